@@ -1,0 +1,1 @@
+"""Inference: sessions that make a film shot by shot, and the rollout that training shares with them."""
