@@ -1,0 +1,72 @@
+"""What the rest of the program knows of a video codec: strides, channels, encode, decode, streamed decode.
+
+A codec is causal in time: the first latent frame stands for one video frame, every later one for
+`geometry.temporal_stride` of them, and a latent frame never depends on a later one. It holds no state between calls:
+the state of a streamed decode is a value, handed in and handed back, so that one codec serves many sessions and a
+session can be forked by keeping a reference.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from shotstream.geometry import VideoGeometry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeState:
+    """Where a streamed decode stands. Never mutated: each call returns a new one, and the old one stays valid."""
+
+    num_latent_frames: int
+    """Latent frames decoded so far; at least 1."""
+    features: tuple[Tensor, ...] = ()
+    """What the codec carries to its next call; its layout is the codec's own."""
+
+    def __post_init__(self) -> None:
+        if self.num_latent_frames < 1:
+            raise ValueError(
+                f"a decode state stands after at least 1 latent frame, got {self.num_latent_frames}; "
+                "pass None to begin a shot"
+            )
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """A causal video codec over normalised latents."""
+
+    @property
+    def geometry(self) -> VideoGeometry:
+        """Strides between pixels, latents and tokens."""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent frame."""
+        ...
+
+    def encode(self, pixels: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b z latent_f latent_h latent_w"]:
+        """Normalised float32 latents of videos in [-1, 1], without sampling; each video is encoded by itself.
+
+        Raises:
+            ValueError: The number of frames or the size does not fit the strides.
+        """
+        ...
+
+    def decode(self, latents: Float[Tensor, "b z latent_f latent_h latent_w"]) -> Float[Tensor, "b 3 f h w"]:
+        """Float32 pixels in [-1, 1] of whole videos, from their first latent frame on."""
+        ...
+
+    def decode_stream(
+        self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], state: DecodeState | None
+    ) -> tuple[Float[Tensor, "b 3 f h w"], DecodeState]:
+        """Float32 pixels in [-1, 1] of the next latent frames of a video, and the state that follows.
+
+        Over consecutive pieces of a video this equals `decode` of the whole.
+
+        Args:
+            latents: The next latent frames, one or more.
+            state: What the call before returned; None begins a video, whose first latent frame gives one frame.
+        """
+        ...
