@@ -1,0 +1,59 @@
+# Every target does its own set-up: a virtual environment in .venv with the pinned constraints.
+# A second call finds the stamp fresh and starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FILM ?= film.mp4
+STORY ?= fox-and-owl
+
+TYPED := --jaxtyping-packages=shotstream,beartype.beartype
+FAST := not slow and not browser and not gpu and not weights
+SLOW := slow and not browser and not gpu and not weights
+
+# Two cores: one thread per process keeps pytest's workers from fighting over them.
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test test-slow test-browser check format clean
+
+help:
+	@echo 'make demo          write $(FILM), a film of 5 shots, with the embedded model'
+	@echo 'make test          checks (format, lint, types, floors, spelling) and the fast tests'
+	@echo 'make test-slow     the slow tests'
+	@echo 'make check         the checks alone'
+	@echo 'make format        format and mend what can be mended by a tool'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'ShotStream needs Python 3.11 or newer: make PYTHON=python3.12 ...' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-core: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.stamp-core
+
+demo: $(VENV)/.stamp-core
+	$(BIN)/shotstream generate $(STORY) -o $(FILM) --overwrite
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '$(FAST)' -n 2 $(TYPED)
+
+# pytest exits 5 when a marker selects no test; that is no failure.
+test-slow: $(VENV)/.stamp-dev
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m '$(SLOW)' $(TYPED) || [ $$? -eq 5 ]
+
+test-browser: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -q -m 'browser' $(TYPED)
+
+check: $(VENV)/.stamp-dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+
+format: $(VENV)/.stamp-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
