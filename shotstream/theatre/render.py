@@ -1,0 +1,142 @@
+"""Draws shots: a stage, a camera and performing actors become frames of palette indices.
+
+Framing is zoom: wide shows the whole stage, medium half of it, close-up a quarter, each pixel of the stage drawn
+as a block of 1, 2 or 4 screen pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shotstream.theatre.cast import SPRITE_SIZE, TRANSPARENT, Action, Actor, Facing, Pose, pose_at, sprite
+from shotstream.theatre.palette import INDEX
+from shotstream.theatre.sets import NUM_LAYOUTS, STAGE_SIZE, Place, Time, stage
+
+Framing = Literal["wide", "medium", "close-up"]
+Spot = Literal["left", "middle", "right"]
+Camera = Literal["still", "pans left", "pans right"]
+
+FRAMINGS: Final[tuple[Framing, ...]] = get_args(Framing)
+SPOTS: Final[tuple[Spot, ...]] = get_args(Spot)
+CAMERAS: Final[tuple[Camera, ...]] = get_args(Camera)
+FPS: Final = 12
+
+ZOOM: Final[dict[Framing, int]] = {"wide": 1, "medium": 2, "close-up": 4}
+_TOP_ROW: Final[dict[Framing, int]] = {"wide": 0, "medium": 20, "close-up": 24}
+_HEAD_ROW: Final = 24
+_SPOT_COLUMN: Final[dict[Spot, int]] = {"left": 16, "middle": 32, "right": 48}
+_PAIR_COLUMNS: Final[dict[Framing, tuple[int, int]]] = {"wide": (16, 48), "medium": (20, 44), "close-up": (20, 44)}
+_PAN_REACH: Final = 8
+_Z: Final = ("zz.", ".z.", ".zz")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performance:
+    """One actor in one shot."""
+
+    actor: Actor
+    action: Action
+    spot: Spot = "middle"
+    """Third of the stage; with two actors the first stands left and the second right."""
+    facing: Facing = "right"
+    """Direction of a walk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shot:
+    """Everything that determines the frames of a shot."""
+
+    place: Place
+    time: Time
+    layout: int
+    framing: Framing
+    performances: tuple[Performance, ...]
+    camera: Camera = "still"
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.performances) <= 2:
+            raise ValueError(f"a shot shows one or two actors, got {len(self.performances)}")
+        if self.framing == "close-up" and len(self.performances) == 2:
+            raise ValueError("a close-up shows one actor; use a medium or a wide shot for two")
+        if self.camera != "still" and (self.framing != "medium" or len(self.performances) == 2):
+            raise ValueError("the camera pans in medium shots of one actor only")
+        if not 0 <= self.layout < NUM_LAYOUTS:
+            raise ValueError(f"layout {self.layout} does not exist: there are {NUM_LAYOUTS}")
+
+
+def _walked(frame: int, facing: Facing, zoom: int) -> int:
+    """Stage columns walked since the shot began: two screen pixels every other frame."""
+    if zoom == ZOOM["close-up"]:
+        return 0
+    steps = (frame + 1) // 2
+    return steps * (2 // zoom) * (1 if facing == "right" else -1)
+
+
+def _column(shot: Shot, index: int, frame: int) -> int:
+    performance, zoom = shot.performances[index], ZOOM[shot.framing]
+    if len(shot.performances) == 2:
+        column = _PAIR_COLUMNS[shot.framing][index]
+    else:
+        column = _SPOT_COLUMN[performance.spot]
+    if performance.action == "walks":
+        walked = _walked(frame, performance.facing, zoom)
+        if len(shot.performances) == 1:
+            walked += -16 // zoom if performance.facing == "right" else 16 // zoom
+        column += walked if zoom != ZOOM["close-up"] else 0
+    return column
+
+
+def _view_column(shot: Shot, frame: int) -> int:
+    """Stage column of the left edge of the picture."""
+    zoom = ZOOM[shot.framing]
+    if zoom == 1:
+        return 0
+    width = STAGE_SIZE.width // zoom
+    if len(shot.performances) == 2:
+        return (STAGE_SIZE.width - width) // 2
+    column = _SPOT_COLUMN[shot.performances[0].spot] + SPRITE_SIZE // 2 - width // 2
+    if shot.camera != "still":
+        travelled = min((frame + 1) // 2, 2 * _PAN_REACH) - _PAN_REACH
+        column += travelled if shot.camera == "pans right" else -travelled
+    return column
+
+
+def _draw(picture: NDArray[np.uint8], actor: Actor, pose: Pose, column: int, bob: int) -> None:
+    figure = sprite(actor, pose)
+    top = _HEAD_ROW - pose.lift + bob
+    left = max(0, -column)
+    right = min(SPRITE_SIZE, picture.shape[1] - column)
+    if right > left:
+        view = picture[top : top + SPRITE_SIZE, column + left : column + right]
+        part = figure[:, left:right]
+        np.copyto(view, part, where=part != TRANSPARENT)
+    if pose.snore:
+        row, start = top + (2 if pose.snore == 1 else 0), column + 14 + (0 if pose.snore == 1 else 1)
+        for dy, line in enumerate(_Z):
+            for dx, mark in enumerate(line):
+                if mark == "z" and 0 <= start + dx < picture.shape[1]:
+                    picture[row + dy, start + dx] = INDEX["white"]
+
+
+def frame_at(shot: Shot, frame: int) -> NDArray[np.uint8]:
+    """Frame `frame` (0-based) of a shot: `[48, 80]` palette indices."""
+    zoom = ZOOM[shot.framing]
+    picture = stage(shot.place, shot.time, shot.layout).copy()
+    for index, performance in enumerate(shot.performances):
+        mirrored = len(shot.performances) == 2 and index == 0
+        pose = pose_at(performance.action, frame, facing=performance.facing, mirrored=mirrored)
+        walking_close = performance.action == "walks" and zoom == ZOOM["close-up"]
+        bob = 1 if walking_close and pose.feet == "left" else 0
+        _draw(picture, performance.actor, pose, _column(shot, index, frame), bob)
+    if zoom == 1:
+        return picture
+    top, left = _TOP_ROW[shot.framing], _view_column(shot, frame)
+    height, width = STAGE_SIZE.height // zoom, STAGE_SIZE.width // zoom
+    return np.kron(picture[top : top + height, left : left + width], np.ones((zoom, zoom), dtype=np.uint8))
+
+
+def render(shot: Shot, num_frames: int) -> NDArray[np.uint8]:
+    """The first `num_frames` frames of a shot: `[f, 48, 80]` palette indices. A pure function."""
+    return np.stack([frame_at(shot, frame) for frame in range(num_frames)])

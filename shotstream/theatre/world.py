@@ -1,0 +1,106 @@
+"""Stories of the theatre: who, where, when and what, drawn from a generator; some combinations are held out.
+
+A story fixes what a film must remember: each actor's scarf and each place's layout. Training stories never show a
+held-out pair of species and colour; held-out stories star at least one, so that evaluation tests combinations and
+not only seeds.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from shotstream.theatre.captions import global_caption, shot_caption
+from shotstream.theatre.cast import ACTIONS, COLOURS, SCARVES, SPECIES, Actor, Colour, Species
+from shotstream.theatre.render import Camera, Framing, Performance, Shot, Spot
+from shotstream.theatre.sets import NUM_LAYOUTS, PLACES, TIMES, Place, Time
+
+HELD_OUT: Final[frozenset[tuple[Species, Colour]]] = frozenset(zip(SPECIES, COLOURS, strict=True))
+"""Pairs of species and colour that no training story shows: one colour for each species."""
+
+_FRAMINGS: Final[tuple[Framing, ...]] = ("wide", "medium", "close-up")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TheatreStory:
+    """A story and the truth about it."""
+
+    global_caption: str
+    captions: tuple[str, ...]
+    """One caption for each shot."""
+    cast: tuple[Actor, ...]
+    shots: tuple[Shot, ...]
+
+
+def _actor(rng: np.random.Generator, *, held_out: bool, not_species: Species | None = None) -> Actor:
+    while True:
+        species = SPECIES[int(rng.integers(len(SPECIES)))]
+        colour = COLOURS[int(rng.integers(len(COLOURS)))]
+        if ((species, colour) in HELD_OUT) == held_out and species != not_species:
+            return Actor(species, colour, SCARVES[int(rng.integers(len(SCARVES)))])
+
+
+def _cast(rng: np.random.Generator, held_out: bool) -> tuple[Actor, ...]:
+    first = _actor(rng, held_out=held_out)
+    if rng.random() < 0.6:
+        return (first,)
+    while True:
+        second = _actor(rng, held_out=held_out and rng.random() < 0.5, not_species=first.species)
+        if second.colour != first.colour and second.scarf != first.scarf:
+            return (first, second) if rng.random() < 0.5 else (second, first)
+
+
+def _performance(rng: np.random.Generator, actor: Actor, spot: Spot) -> Performance:
+    return Performance(
+        actor=actor,
+        action=ACTIONS[int(rng.integers(len(ACTIONS)))],
+        spot=spot,
+        facing="right" if rng.random() < 0.5 else "left",
+    )
+
+
+def _shot(rng: np.random.Generator, cast: tuple[Actor, ...], place: Place, time: Time, layout: int) -> Shot:
+    together = len(cast) == 2 and rng.random() < 0.45
+    framing = _FRAMINGS[int(rng.integers(2 if together else 3))]
+    camera: Camera = "still"
+    if together:
+        performances = tuple(_performance(rng, actor, spot) for actor, spot in zip(cast, ("left", "right"), strict=True))
+    else:
+        spot: Spot = "middle"
+        if framing != "close-up" and rng.random() < 0.4:
+            spot = "left" if rng.random() < 0.5 else "right"
+        performance = _performance(rng, cast[int(rng.integers(len(cast)))], spot)
+        if performance.action == "walks":
+            performance = Performance(actor=performance.actor, action="walks", facing=performance.facing)
+        elif framing == "medium" and spot == "middle" and rng.random() < 0.3:
+            camera = "pans right" if rng.random() < 0.5 else "pans left"
+        performances = (performance,)
+    return Shot(place=place, time=time, layout=layout, framing=framing, performances=performances, camera=camera)
+
+
+def sample_story(rng: np.random.Generator, num_shots: int, *, held_out: bool = False) -> TheatreStory:
+    """Draws a story.
+
+    Args:
+        rng: the only source of randomness.
+        num_shots: 1 or more.
+        held_out: whether the story stars a pair of species and colour that training never shows.
+    """
+    if num_shots < 1:
+        raise ValueError(f"a story has at least one shot, got {num_shots}")
+    cast = _cast(rng, held_out)
+    layouts = {place: int(rng.integers(NUM_LAYOUTS)) for place in PLACES}
+    home = PLACES[int(rng.integers(len(PLACES)))]
+    away = PLACES[int(rng.integers(len(PLACES)))]
+    time = TIMES[int(rng.integers(len(TIMES)))]
+    shots: list[Shot] = []
+    for _ in range(num_shots):
+        place = away if rng.random() < 0.25 else home
+        when = TIMES[int(rng.integers(len(TIMES)))] if rng.random() < 0.2 else time
+        shots.append(_shot(rng, cast, place, when, layouts[place]))
+    return TheatreStory(
+        global_caption=global_caption(cast, home, time, rng),
+        captions=tuple(shot_caption(shot, home, time, rng) for shot in shots),
+        cast=cast,
+        shots=tuple(shots),
+    )
