@@ -1,0 +1,53 @@
+"""Sizes convert both ways, and sizes that do not fit are refused."""
+
+import pytest
+
+from shotstream.geometry import WAN_GEOMETRY, LatentSize, PixelSize, TokenGrid, VideoGeometry
+
+
+def test_a_wan_frame_is_1560_tokens() -> None:
+    latents = WAN_GEOMETRY.latent_size(PixelSize(480, 832))
+    assert latents == LatentSize(60, 104)
+    assert WAN_GEOMETRY.token_grid(latents) == TokenGrid(30, 52)
+    assert WAN_GEOMETRY.token_grid(latents).num_tokens == 1560
+
+
+def test_lengths_of_a_seven_chunk_shot() -> None:
+    assert WAN_GEOMETRY.shot_num_latent_frames(7) == 21
+    assert WAN_GEOMETRY.shot_num_frames(7) == 81
+    assert WAN_GEOMETRY.num_latent_frames(81) == 21
+    assert WAN_GEOMETRY.num_chunks(21) == 7
+
+
+def test_the_first_chunk_is_short_and_chunks_sum_to_the_shot() -> None:
+    assert [WAN_GEOMETRY.chunk_num_frames(chunk) for chunk in range(3)] == [9, 12, 12]
+    for num_chunks in range(1, 9):
+        frames = [WAN_GEOMETRY.chunk_num_frames(chunk) for chunk in range(num_chunks)]
+        assert sum(frames) == WAN_GEOMETRY.shot_num_frames(num_chunks)
+
+
+@pytest.mark.parametrize("geometry", [WAN_GEOMETRY, VideoGeometry(temporal_stride=2, spatial_stride=4)])
+def test_conversions_invert_each_other(geometry: VideoGeometry) -> None:
+    for num_latent_frames in range(1, 30):
+        assert geometry.num_latent_frames(geometry.num_frames(num_latent_frames)) == num_latent_frames
+    assert geometry.latent_size(geometry.pixel_size(LatentSize(5, 9))) == LatentSize(5, 9)
+
+
+def test_sizes_that_do_not_fit_are_refused_with_a_size_that_does() -> None:
+    with pytest.raises(ValueError, match="480x832"):
+        WAN_GEOMETRY.latent_size(PixelSize(479, 831))
+    with pytest.raises(ValueError, match="multiples of 2"):
+        WAN_GEOMETRY.token_grid(LatentSize(7, 8))
+    with pytest.raises(ValueError, match="for example 77"):
+        WAN_GEOMETRY.num_latent_frames(80)
+    with pytest.raises(ValueError, match="for example 18"):
+        WAN_GEOMETRY.num_chunks(20)
+    for refused in (WAN_GEOMETRY.num_frames, WAN_GEOMETRY.num_chunks, WAN_GEOMETRY.shot_num_frames):
+        with pytest.raises(ValueError):
+            refused(0)
+    with pytest.raises(ValueError):
+        WAN_GEOMETRY.num_latent_frames(-3)
+    with pytest.raises(ValueError):
+        PixelSize(0, 8)
+    with pytest.raises(ValueError):
+        VideoGeometry(patch_size=0)
