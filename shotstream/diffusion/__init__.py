@@ -1,0 +1,1 @@
+"""Flow matching as pure functions of tensors: the path, its schedule, its samplers, guidance."""

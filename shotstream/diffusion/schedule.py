@@ -1,0 +1,114 @@
+"""Noise levels: the shifted schedule, its training draws and weights, and the student's few steps.
+
+Sigma is in [0, 1], 1 = noise; a timestep is 1000 sigma and appears here only where the published tables are
+written in timesteps. Tables are computed in float64 and returned as float32 on the CPU. A level is never
+rounded to bfloat16: the network must see the level that the noise was added at.
+
+Source: the flow-matching schedule of Wan2.1 with shift 8 and the warped steps 1000, 740, 500, 260 of the
+published ShotStream code (arXiv 2603.25746).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+TIMESTEPS_PER_SIGMA = 1000
+"""Scale of the published timesteps, whatever the length of a table."""
+
+STUDENT_STEPS = (1000, 740, 500, 260)
+"""Positions of the student's steps on the unshifted scale, before the schedule warps them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowSchedule:
+    """The levels shift s / (1 + (shift - 1) s) for s falling evenly from 1 towards 0."""
+
+    shift: float = 8.0
+    """How far levels lean towards noise; 1 leaves them even."""
+    num_train_steps: int = 1000
+    """Rows of the training table."""
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ValueError(f"shift is {self.shift}; it must be above 0")
+        if self.num_train_steps < 1:
+            raise ValueError(f"num_train_steps is {self.num_train_steps}; it must be at least 1")
+
+    def warp(self, even: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Shifted levels of the evenly spaced levels `even` in [0, 1]."""
+        return self.shift * even / (1 + (self.shift - 1) * even)
+
+    def unwarp(self, sigma: float) -> float:
+        """The even level that `warp` sends to `sigma`."""
+        return sigma / (self.shift - (self.shift - 1) * sigma)
+
+    def train_sigmas(self) -> Float[Tensor, " n"]:
+        """The training table, falling from 1; it stops one step short of 0."""
+        return self._even_sigmas(self.num_train_steps).float()
+
+    def train_timesteps(self) -> Float[Tensor, " n"]:
+        """The training table on the 0..1000 scale."""
+        return (TIMESTEPS_PER_SIGMA * self._even_sigmas(self.num_train_steps)).float()
+
+    def training_weight(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Loss weight of each level: a bell around 1/2, lowered to 0 at its least table entry, mean 1.
+
+        Levels outside the table are weighted by the same formula, never below 0.
+        """
+        table = _bell(self._even_sigmas(self.num_train_steps))
+        scale = 1 / (table - table.min()).mean()
+        return ((_bell(sigma.double()) - table.min()) * scale).clamp_min(0).to(sigma.dtype)
+
+    def nearest_index(self, timestep: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Row of the training table nearest to each timestep (0..1000 scale); the first row wins a tie."""
+        table = self.train_timesteps().to(timestep)
+        return (timestep.unsqueeze(-1) - table).abs().argmin(dim=-1)
+
+    def lookup(self, timestep: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Level of the nearest row to each timestep, as the published code converts timesteps.
+
+        Only for agreement with published numbers: it never returns 0, so timestep 0 is not a clean frame.
+        """
+        return self.train_sigmas().to(timestep)[self.nearest_index(timestep)]
+
+    def student_sigmas(self, steps: Sequence[int] = STUDENT_STEPS) -> Float[Tensor, " k"]:
+        """Levels of the few-step student. A step counts even levels from the clean end; step 0 is level 0.
+
+        Raises ValueError unless the steps fall within 0..num_train_steps.
+        """
+        if not steps or min(steps) < 0 or max(steps) > self.num_train_steps:
+            raise ValueError(f"steps {tuple(steps)} must lie in 0..{self.num_train_steps}")
+        if list(steps) != sorted(set(steps), reverse=True):
+            raise ValueError(f"steps {tuple(steps)} must fall strictly, from noise to data")
+        even = torch.tensor(list(steps), dtype=torch.float64) / self.num_train_steps
+        return self.warp(even).float()
+
+    def sampling_sigmas(self, num_steps: int) -> Float[Tensor, " n_plus_1"]:
+        """Levels of an Euler sampler of `num_steps` steps, the final 0 included."""
+        if num_steps < 1:
+            raise ValueError(f"{num_steps} steps; a sampler takes at least 1")
+        return torch.cat([self._even_sigmas(num_steps), torch.zeros(1, dtype=torch.float64)]).float()
+
+    def sample_training_sigma(
+        self, generator: torch.Generator, shape: Sequence[int], *, low: float = 0.0, high: float = 1.0
+    ) -> Float[Tensor, "..."]:
+        """Random levels in [low, high], float32, on the generator's device.
+
+        Even levels are uniform between the ends' own even levels, so that nothing piles up at `low` or
+        `high` (clamping would).
+        """
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"levels from {low} to {high}; give 0 <= low < high <= 1")
+        first, last = self.unwarp(low), self.unwarp(high)
+        uniform = torch.rand(tuple(shape), generator=generator, device=generator.device)
+        return self.warp(first + (last - first) * uniform)
+
+    def _even_sigmas(self, num_steps: int) -> Tensor:
+        return self.warp(1 - torch.arange(num_steps, dtype=torch.float64) / num_steps)
+
+
+def _bell(sigma: Tensor) -> Tensor:
+    return torch.exp(-2 * (sigma - 0.5) ** 2)

@@ -1,0 +1,91 @@
+"""Samplers walk from noise to data."""
+
+import pytest
+import torch
+
+from shotstream.diffusion.flow import add_noise
+from shotstream.diffusion.guidance import guide
+from shotstream.diffusion.samplers import euler, euler_states, few_step
+from shotstream.diffusion.schedule import FlowSchedule
+
+SCHEDULE = FlowSchedule(shift=8.0)
+SHAPE = (2, 3, 4, 5, 6)
+
+
+def _randn(seed: int) -> torch.Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _identity(noisy: torch.Tensor, _sigma: torch.Tensor) -> torch.Tensor:
+    return noisy
+
+
+def test_euler_is_exact_on_a_straight_path() -> None:
+    x0, noise = _randn(0), _randn(1)
+    out = euler(lambda _noisy, _sigma: noise - x0, noise, SCHEDULE.sampling_sigmas(7))
+    # Levels are float32: the ends 1 and 0 are exact, and so is the sum of the steps up to rounding.
+    torch.testing.assert_close(out, x0, rtol=0, atol=1e-6)
+
+
+def test_euler_states_lie_on_the_path() -> None:
+    x0, noise = _randn(0), _randn(1)
+    sigmas = SCHEDULE.sampling_sigmas(5)
+    states = list(euler_states(lambda _noisy, _sigma: noise - x0, noise, sigmas))
+    assert len(states) == 6
+    for sigma, state in zip(sigmas, states, strict=True):
+        level = sigma.expand(2, 4)
+        torch.testing.assert_close(state, add_noise(x0, noise, level), rtol=0, atol=1e-6)
+
+
+def test_a_network_that_knows_the_answer_gives_it_at_every_exit_step() -> None:
+    x0, noise = _randn(0), _randn(1)
+    sigmas = SCHEDULE.student_sigmas().double()
+
+    def velocity(noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return (noisy - x0) / sigma[:, None, :, None, None]
+
+    for exit_step in (None, 0, 1, 2, 3):
+        out = few_step(velocity, noise, sigmas, lambda step: _randn(10 + step), exit_step=exit_step)
+        torch.testing.assert_close(out, x0, rtol=0, atol=1e-12)
+
+
+def test_only_the_exit_step_carries_a_gradient() -> None:
+    """Gradients through earlier steps would cost a whole rollout of memory."""
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    graded: list[bool] = []
+
+    def velocity(noisy: torch.Tensor, _sigma: torch.Tensor) -> torch.Tensor:
+        out = noisy * weight
+        graded.append(out.requires_grad)
+        return out
+
+    few_step(velocity, _randn(0), SCHEDULE.student_sigmas(), _randn, exit_step=2).sum()
+    assert graded == [False, False, True]
+
+
+def test_the_student_sees_each_level_and_the_noise_of_each_step() -> None:
+    sigmas = SCHEDULE.student_sigmas()
+    seen: list[tuple[float, float]] = []
+
+    def velocity(noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.append((sigma[0, 0].item(), noisy.mean().item()))
+        # x0 is then exactly 0, so that the next input is sigma times the noise given for that step.
+        return noisy / sigma.double()[:, None, :, None, None]
+
+    start = torch.full(SHAPE, 5.0, dtype=torch.float64)
+    few_step(velocity, start, sigmas, lambda step: torch.full_like(start, step))
+    expected = [(s, s * n) for s, n in zip(sigmas.tolist(), (5, 0, 1, 2), strict=True)]
+    for got, wanted in zip(seen, expected, strict=True):
+        assert got == pytest.approx(wanted, abs=1e-6)
+
+
+def test_an_exit_step_past_the_last_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"0\.\.3"):
+        few_step(_identity, _randn(0), SCHEDULE.student_sigmas(), _randn, exit_step=4)
+
+
+def test_guidance_is_the_line_through_both_predictions() -> None:
+    uncond, cond = _randn(0), _randn(1)
+    assert torch.equal(guide(uncond, cond, 0.0), uncond)
+    torch.testing.assert_close(guide(uncond, cond, 1.0), cond)
+    torch.testing.assert_close(guide(uncond, cond, 4.0), cond + 3.0 * (cond - uncond))

@@ -1,0 +1,89 @@
+"""Tables agree with the published numbers; training draws follow the same law."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from shotstream.diffusion.flow import add_noise
+from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
+
+GOLDEN = Path(__file__).parent.parent / "assets" / "goldens" / "schedule.safetensors"
+SCHEDULE = FlowSchedule(shift=8.0)
+# Both sides are float32 tables of numbers up to 1000.
+CLOSE = {"rtol": 2e-7, "atol": 1e-6}
+
+
+def test_tables_equal_the_golden() -> None:
+    golden = load_file(GOLDEN)
+    rows = golden["train_index"]
+    torch.testing.assert_close(SCHEDULE.train_sigmas()[rows], golden["train_sigmas"], **CLOSE)
+    torch.testing.assert_close(SCHEDULE.train_timesteps()[rows], golden["train_timesteps"], **CLOSE)
+    weights = SCHEDULE.training_weight(SCHEDULE.train_sigmas())[rows]
+    torch.testing.assert_close(weights, golden["train_weights"], rtol=1e-4, atol=1e-5)
+    sampling = SCHEDULE.sampling_sigmas(50)
+    torch.testing.assert_close(sampling[:-1], golden["sample50_sigmas"], **CLOSE)
+    assert sampling[-1] == 0
+    torch.testing.assert_close(1000 * SCHEDULE.student_sigmas(), golden["denoising_steps"], **CLOSE)
+    with_data = SCHEDULE.student_sigmas((*STUDENT_STEPS, 0))
+    torch.testing.assert_close(1000 * with_data, golden["denoising_steps_ode"], **CLOSE)
+
+
+def test_adding_noise_equals_the_golden() -> None:
+    golden = load_file(GOLDEN)
+    x0, noise = (golden[f"add_noise.{name}"].transpose(0, 1)[None] for name in ("x0", "noise"))
+    sigma = SCHEDULE.lookup(golden["add_noise.timestep"])[None]
+    expected = golden["add_noise.out"].transpose(0, 1)[None]
+    torch.testing.assert_close(add_noise(x0, noise, sigma), expected, rtol=0, atol=1e-6)
+
+
+def test_lookup_rounds_to_the_nearest_row() -> None:
+    timesteps = torch.tensor([980.0, 20.0, 0.0, 1000.0])
+    assert SCHEDULE.nearest_index(timesteps).tolist() == [140, 997, 999, 0]
+    assert SCHEDULE.lookup(timesteps)[0] == SCHEDULE.train_sigmas()[140]
+
+
+def test_every_fourth_of_the_ode_sampler_meets_the_student() -> None:
+    """Trajectories saved before Euler steps 0, 13, 25 and 37 are exactly at the student's levels."""
+    torch.testing.assert_close(SCHEDULE.sampling_sigmas(50)[[0, 13, 25, 37]], SCHEDULE.student_sigmas())
+
+
+def test_weights_average_to_one_and_are_never_negative() -> None:
+    weights = SCHEDULE.training_weight(SCHEDULE.train_sigmas().double())
+    torch.testing.assert_close(weights.mean(), torch.tensor(1.0, dtype=torch.float64))
+    assert SCHEDULE.training_weight(torch.linspace(0, 1, 101)).min() >= 0
+
+
+def test_warp_and_unwarp_invert_each_other() -> None:
+    for sigma in (0.0, 0.1, 0.737, 1.0):
+        even = torch.tensor(SCHEDULE.unwarp(sigma), dtype=torch.float64)
+        assert SCHEDULE.warp(even).item() == pytest.approx(sigma, abs=1e-15)
+
+
+def test_training_draws_stay_inside_without_piling_up_at_the_ends() -> None:
+    """Clamping put 15 % of the draws exactly at the upper end."""
+    generator = torch.Generator().manual_seed(0)
+    sigma = SCHEDULE.sample_training_sigma(generator, (20_000,), low=0.02, high=0.98)
+    assert sigma.min() >= 0.02
+    assert sigma.max() <= 0.98
+    assert (sigma > 0.979).float().mean() < 0.02
+    everywhere = SCHEDULE.sample_training_sigma(generator, (20_000,))
+    # The shifted schedule's mean level is 0.804; 20,000 draws have a standard error of 0.0015.
+    assert everywhere.mean().item() == pytest.approx(0.804, abs=0.008)
+
+
+def test_training_draws_repeat_under_their_generator() -> None:
+    draws = [SCHEDULE.sample_training_sigma(torch.Generator().manual_seed(7), (2, 3)) for _ in range(2)]
+    assert torch.equal(*draws)
+
+
+def test_impossible_schedules_are_refused() -> None:
+    with pytest.raises(ValueError, match="shift"):
+        FlowSchedule(shift=0.0)
+    with pytest.raises(ValueError, match="fall strictly"):
+        SCHEDULE.student_sigmas((260, 500))
+    with pytest.raises(ValueError, match=r"0\.\.1000"):
+        SCHEDULE.student_sigmas((1001,))
+    with pytest.raises(ValueError, match="low < high"):
+        SCHEDULE.sample_training_sigma(torch.Generator(), (1,), low=0.5, high=0.5)
