@@ -1,8 +1,8 @@
 """Noise levels: the shifted schedule, its training draws and weights, and the student's few steps.
 
-Sigma is in [0, 1], 1 = noise; a timestep is 1000 sigma and appears here only where the published tables are
-written in timesteps. Tables are computed in float64 and returned as float32 on the CPU. A level is never
-rounded to bfloat16: the network must see the level that the noise was added at.
+Sigma is in [0, 1], 1 = noise; a published timestep is 1000 sigma. Tables are computed in float64 and
+returned as float32 on the CPU. A level is never rounded to bfloat16: the network must see the level that the
+noise was added at.
 
 Source: the flow-matching schedule of Wan2.1 with shift 8 and the warped steps 1000, 740, 500, 260 of the
 published ShotStream code (arXiv 2603.25746).
@@ -14,9 +14,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-TIMESTEPS_PER_SIGMA = 1000
-"""Scale of the published timesteps, whatever the length of a table."""
 
 STUDENT_STEPS = (1000, 740, 500, 260)
 """Positions of the student's steps on the unshifted scale, before the schedule warps them."""
@@ -49,10 +46,6 @@ class FlowSchedule:
         """The training table, falling from 1; it stops one step short of 0."""
         return self._even_sigmas(self.num_train_steps).float()
 
-    def train_timesteps(self) -> Float[Tensor, " n"]:
-        """The training table on the 0..1000 scale."""
-        return (TIMESTEPS_PER_SIGMA * self._even_sigmas(self.num_train_steps)).float()
-
     def training_weight(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Loss weight of each level: a bell around 1/2, lowered to 0 at its least table entry, mean 1.
 
@@ -62,17 +55,16 @@ class FlowSchedule:
         scale = 1 / (table - table.min()).mean()
         return ((_bell(sigma.double()) - table.min()) * scale).clamp_min(0).to(sigma.dtype)
 
-    def nearest_index(self, timestep: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """Row of the training table nearest to each timestep (0..1000 scale); the first row wins a tie."""
-        table = self.train_timesteps().to(timestep)
-        return (timestep.unsqueeze(-1) - table).abs().argmin(dim=-1)
+    def nearest_index(self, sigma: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Row of the training table nearest to each level; the first row wins a tie."""
+        return (sigma.unsqueeze(-1) - self.train_sigmas().to(sigma)).abs().argmin(dim=-1)
 
-    def lookup(self, timestep: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Level of the nearest row to each timestep, as the published code converts timesteps.
+    def nearest_sigma(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The level in the training table nearest to each level, as the published code looks levels up.
 
-        Only for agreement with published numbers: it never returns 0, so timestep 0 is not a clean frame.
+        Only for agreement with published numbers: it never returns 0, so level 0 would not be clean.
         """
-        return self.train_sigmas().to(timestep)[self.nearest_index(timestep)]
+        return self.train_sigmas().to(sigma)[self.nearest_index(sigma)]
 
     def student_sigmas(self, steps: Sequence[int] = STUDENT_STEPS) -> Float[Tensor, " k"]:
         """Levels of the few-step student. A step counts even levels from the clean end; step 0 is level 0.

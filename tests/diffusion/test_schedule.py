@@ -19,7 +19,7 @@ def test_tables_equal_the_golden() -> None:
     golden = load_file(GOLDEN)
     rows = golden["train_index"]
     torch.testing.assert_close(SCHEDULE.train_sigmas()[rows], golden["train_sigmas"], **CLOSE)
-    torch.testing.assert_close(SCHEDULE.train_timesteps()[rows], golden["train_timesteps"], **CLOSE)
+    torch.testing.assert_close(1000 * SCHEDULE.train_sigmas()[rows], golden["train_timesteps"], **CLOSE)
     weights = SCHEDULE.training_weight(SCHEDULE.train_sigmas())[rows]
     torch.testing.assert_close(weights, golden["train_weights"], rtol=1e-4, atol=1e-5)
     sampling = SCHEDULE.sampling_sigmas(50)
@@ -33,15 +33,15 @@ def test_tables_equal_the_golden() -> None:
 def test_adding_noise_equals_the_golden() -> None:
     golden = load_file(GOLDEN)
     x0, noise = (golden[f"add_noise.{name}"].transpose(0, 1)[None] for name in ("x0", "noise"))
-    sigma = SCHEDULE.lookup(golden["add_noise.timestep"])[None]
+    sigma = SCHEDULE.nearest_sigma(golden["add_noise.timestep"] / 1000)[None]
     expected = golden["add_noise.out"].transpose(0, 1)[None]
     torch.testing.assert_close(add_noise(x0, noise, sigma), expected, rtol=0, atol=1e-6)
 
 
 def test_lookup_rounds_to_the_nearest_row() -> None:
-    timesteps = torch.tensor([980.0, 20.0, 0.0, 1000.0])
-    assert SCHEDULE.nearest_index(timesteps).tolist() == [140, 997, 999, 0]
-    assert SCHEDULE.lookup(timesteps)[0] == SCHEDULE.train_sigmas()[140]
+    sigmas = torch.tensor([0.98, 0.02, 0.0, 1.0])
+    assert SCHEDULE.nearest_index(sigmas).tolist() == [140, 997, 999, 0]
+    assert SCHEDULE.nearest_sigma(sigmas)[0] == SCHEDULE.train_sigmas()[140]
 
 
 def test_every_fourth_of_the_ode_sampler_meets_the_student() -> None:

@@ -1,0 +1,1 @@
+"""The diffusion transformer, its positions, masks and caches."""

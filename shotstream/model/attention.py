@@ -1,0 +1,111 @@
+"""Self-attention of the transformer, and the one call that computes attention.
+
+What a query may see is decided by the caller: `SelfAttention` makes queries, keys and values and hands them
+to an `Attend` function (full, masked or through a cache).
+
+Source: Wan2.1 (arXiv 2503.20314).
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from shotstream.model.causal_mask import CausalMask, QuerySlice
+from shotstream.model.config import DiTConfig
+from shotstream.model.rope import RopeTable, apply_rope
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(queries, keys, values), each "b n heads k" after rotation -> "b n heads k"."""
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square over the last axis, in float32, then a learned scale."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
+        """`x` normalised, in its own dtype."""
+        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values of all frames, normalised over all heads together, turned by RoPE."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q = nn.Linear(config.dim, config.dim)
+        self.k = nn.Linear(config.dim, config.dim)
+        self.v = nn.Linear(config.dim, config.dim)
+        self.o = nn.Linear(config.dim, config.dim)
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+
+    def forward(self, x: Float[Tensor, "b n d"], rope: RopeTable, attend: Attend) -> Float[Tensor, "b n d"]:
+        """What every token gathers through `attend`."""
+        queries = apply_rope(self._heads(self.norm_q(self.q(x))), rope)
+        keys = apply_rope(self._heads(self.norm_k(self.k(x))), rope)
+        gathered = attend(queries, keys, self._heads(self.v(x)))
+        return self.o(gathered.flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1))  # b n heads k
+
+
+def attend_all(
+    queries: Float[Tensor, "b n heads k"],
+    keys: Float[Tensor, "b m heads k"],
+    values: Float[Tensor, "b m heads k"],
+    mask: Tensor | None = None,
+) -> Float[Tensor, "b n heads k"]:
+    """Softmax attention of every query over all keys, or where the boolean `mask` [n, m] allows."""
+    out = F.scaled_dot_product_attention(
+        queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
+    )
+    return out.transpose(1, 2)
+
+
+def masked_attend(mask: CausalMask, device: torch.device) -> Attend:
+    """Attention under `mask`, in the form it names."""
+    if mask.form == "slices":
+        return partial(_attend_slices, slices=mask.slices())
+    if mask.form == "dense":
+        return partial(attend_all, mask=mask.dense(device))
+    return partial(_attend_blocks, block_mask=mask.block_mask(device))
+
+
+def _attend_slices(
+    queries: Tensor, keys: Tensor, values: Tensor, *, slices: tuple[QuerySlice, ...]
+) -> Tensor:
+    parts = [
+        attend_all(queries[:, part.queries], _take(keys, part.keys), _take(values, part.keys))
+        for part in slices
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _take(x: Tensor, ranges: tuple[slice, ...]) -> Tensor:
+    if len(ranges) == 1:
+        return x[:, ranges[0]]
+    return torch.cat([x[:, part] for part in ranges], dim=1)
+
+
+def _attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, *, block_mask: BlockMask) -> Tensor:
+    flex = _compiled_flex() if queries.is_cuda else flex_attention
+    out = flex(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), block_mask=block_mask)
+    assert isinstance(out, Tensor)
+    return out.transpose(1, 2)
+
+
+@cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    """Uncompiled FlexAttention materialises all scores: 42,120 squared for a seven-chunk 480x832 shot."""
+    return torch.compile(flex_attention)

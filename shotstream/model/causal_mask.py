@@ -1,0 +1,150 @@
+"""Who may attend to whom when a whole shot is seen in one pass: one rule, three forms of it.
+
+The rule, on chunks: context attends to context; a chunk attends to the context, to itself and to the
+chunks before it, as far back as the window reaches. Inside a chunk attention is bidirectional. Frames past
+the last whole chunk form a last, shorter chunk of their own.
+
+The forms compute the same attention. "slices" runs plain attention per chunk over contiguous ranges of keys
+and never builds a mask: the default, and the fastest where a chunk has many tokens. "dense" is a boolean
+matrix. "block" is a FlexAttention BlockMask, compiled on CUDA.
+
+Source: section 4 of arXiv 2603.25746.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Literal, NamedTuple, Self, get_args
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+from shotstream.geometry import TokenGrid
+from shotstream.model.config import DiTConfig
+
+MaskForm = Literal["slices", "dense", "block"]
+
+
+class QuerySlice(NamedTuple):
+    """Consecutive query tokens that share their keys, and the token ranges of those keys."""
+
+    queries: slice
+    keys: tuple[slice, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CausalMask:
+    """The causal rule for one sequence [context | shot]. Hashable: its forms are built once per device."""
+
+    num_context_frames: int
+    num_target_frames: int
+    """Latent frames of the shot."""
+    chunk_latent_frames: int
+    tokens_per_frame: int
+    window_chunks: int | None = None
+    """Chunks that a chunk attends to, itself included; None for all."""
+    form: MaskForm = "slices"
+
+    def __post_init__(self) -> None:
+        least = {
+            "num_context_frames": 0,
+            "num_target_frames": 1,
+            "chunk_latent_frames": 1,
+            "tokens_per_frame": 1,
+        }
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
+        if self.window_chunks is not None and self.window_chunks < 1:
+            raise ValueError(f"window_chunks is {self.window_chunks}; give at least 1, or None for no window")
+        if self.form not in get_args(MaskForm):
+            raise ValueError(f"form is {self.form!r}; give one of {get_args(MaskForm)}")
+
+    @classmethod
+    def for_shot(
+        cls, config: DiTConfig, grid: TokenGrid, num_target_frames: int, *, form: MaskForm = "slices"
+    ) -> Self:
+        """The mask of a full context and a shot, with the window that streaming will use."""
+        return cls(
+            num_context_frames=config.num_context_frames,
+            num_target_frames=num_target_frames,
+            chunk_latent_frames=config.chunk_latent_frames,
+            tokens_per_frame=grid.num_tokens,
+            window_chunks=config.window_chunks,
+            form=form,
+        )
+
+    @property
+    def num_frames(self) -> int:
+        """Latent frames of the sequence, context included."""
+        return self.num_context_frames + self.num_target_frames
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the sequence."""
+        return self.num_frames * self.tokens_per_frame
+
+    def group_allows(self, query: Int[Tensor, "..."], key: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        """The rule itself, on groups of frames: 0 is the context, 1 the first chunk."""
+        seen = query >= key
+        if self.window_chunks is not None:
+            seen = seen & (query - key < self.window_chunks)
+        return seen | (key == 0)
+
+    def token_group(self, token: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """The group that each token belongs to."""
+        frame = token // self.tokens_per_frame
+        return ((frame - self.num_context_frames) // self.chunk_latent_frames + 1).clamp_min(0)
+
+    def dense(self, device: torch.device | str = "cpu") -> Bool[Tensor, "n n"]:
+        """The rule as a matrix [query token, key token], True where attention is allowed."""
+        return _dense(self, torch.device(device))
+
+    def block_mask(self, device: torch.device | str = "cpu") -> BlockMask:
+        """The rule for `flex_attention`."""
+        return _block_mask(self, torch.device(device))
+
+    def slices(self) -> tuple[QuerySlice, ...]:
+        """The rule as contiguous ranges: every query token once, in order."""
+        ranges = self._group_ranges()
+        groups = torch.arange(len(ranges))
+        allowed = self.group_allows(groups[:, None], groups[None, :]).tolist()
+        return tuple(
+            QuerySlice(queries, _merge([keys for keys, seen in zip(ranges, row, strict=True) if seen]))
+            for queries, row in zip(ranges, allowed, strict=True)
+            if queries.stop > queries.start
+        )
+
+    def _group_ranges(self) -> list[slice]:
+        """Tokens of every group; the context's range is empty where there is none."""
+        starts = range(self.num_context_frames, self.num_frames, self.chunk_latent_frames)
+        edges = [frame * self.tokens_per_frame for frame in (0, *starts, self.num_frames)]
+        return [slice(first, last) for first, last in pairwise(edges)]
+
+
+def _merge(ranges: list[slice]) -> tuple[slice, ...]:
+    merged: list[slice] = []
+    for part in ranges:
+        if part.start == part.stop:
+            continue
+        if merged and merged[-1].stop == part.start:
+            merged[-1] = slice(merged[-1].start, part.stop)
+        else:
+            merged.append(part)
+    return tuple(merged)
+
+
+@lru_cache(maxsize=16)
+def _dense(mask: CausalMask, device: torch.device) -> Tensor:
+    group = mask.token_group(torch.arange(mask.num_tokens, device=device))
+    return mask.group_allows(group[:, None], group[None, :])
+
+
+@lru_cache(maxsize=16)
+def _block_mask(mask: CausalMask, device: torch.device) -> BlockMask:
+    def allows(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return mask.group_allows(mask.token_group(query), mask.token_group(key))
+
+    return create_block_mask(allows, None, None, mask.num_tokens, mask.num_tokens, device=device)

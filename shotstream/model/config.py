@@ -1,0 +1,113 @@
+"""Sizes and conventions of a diffusion transformer.
+
+Source: Wan2.1-T2V-1.3B (arXiv 2503.20314) and section 4 of arXiv 2603.25746.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple, Self
+
+from shotstream.geometry import WAN_GEOMETRY
+
+ContextSigma = Literal["clean", "target"]
+
+
+class RotarySplit(NamedTuple):
+    """Channels of one head that turn with each axis; each is even."""
+
+    temporal: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiTConfig:
+    """One transformer: teacher, student and fake score of a family share it."""
+
+    latent_channels: int
+    """Channels of the codec's latents, in and out."""
+    dim: int
+    """Width of the residual stream."""
+    ffn_dim: int
+    """Width inside the feed-forward layers."""
+    num_heads: int
+    """Attention heads; they divide `dim`."""
+    num_layers: int
+    """Transformer blocks."""
+    text_dim: int
+    """Width of the caption embeddings that come in."""
+    text_length: int
+    """Rows of a caption embedding, padding included (padding rows are attended)."""
+    freq_dim: int = 256
+    """Width of the sinusoidal embedding of sigma; even."""
+    patch_size: int = WAN_GEOMETRY.patch_size
+    """Latents per token in height and in width."""
+    eps: float = 1e-6
+    """Added to variances by every normalisation."""
+    phase_angle: float = 1 / 6
+    """Radians added to every temporal angle per shot phase."""
+    context_sigma: ContextSigma = "clean"
+    """The level told for clean context frames: 0, or the target's (published teacher and fake score).
+
+    The transformer itself only takes a level per frame; whoever builds its inputs reads this.
+    """
+    num_context_frames: int = 6
+    """Context frames before a shot's own; target frames start at this position."""
+    chunk_latent_frames: int = WAN_GEOMETRY.chunk_latent_frames
+    """Latent frames denoised together."""
+    window_chunks: int = 7
+    """Chunks of the current shot that a chunk attends to, itself included."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name == "num_context_frames" else 1
+            if field.type is int and value < least:
+                raise ValueError(f"{field.name} is {value}; it must be at least {least}")
+        if self.dim % self.num_heads or self.head_dim % 2 or self.head_dim < 6:
+            raise ValueError(
+                f"dim {self.dim} over {self.num_heads} heads; "
+                "heads must divide dim into even widths of at least 6"
+            )
+        if self.freq_dim % 2:
+            raise ValueError(f"freq_dim is {self.freq_dim}; it must be even")
+        if not self.eps > 0:
+            raise ValueError(f"eps is {self.eps}; it must be above 0")
+        if self.context_sigma not in ("clean", "target"):
+            raise ValueError(f"context_sigma is {self.context_sigma!r}; give 'clean' or 'target'")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.num_heads
+
+    @property
+    def rotary_split(self) -> RotarySplit:
+        """A third of a head for height and for width, rounded down to pairs; time takes the rest."""
+        spatial = 2 * (self.head_dim // 6)
+        return RotarySplit(self.head_dim - 2 * spatial, spatial, spatial)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The config written by `dataclasses.asdict`; ValueError for a key that is unknown or missing."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown config keys {sorted(unknown)}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"incomplete config: {error}") from error
+
+
+def wan_1_3b(*, context_sigma: ContextSigma = "clean") -> DiTConfig:
+    """Wan2.1-T2V-1.3B; the published ShotStream teacher and fake score use context_sigma "target"."""
+    return DiTConfig(
+        latent_channels=16,
+        dim=1536,
+        ffn_dim=8960,
+        num_heads=12,
+        num_layers=30,
+        text_dim=4096,
+        text_length=512,
+        context_sigma=context_sigma,
+    )

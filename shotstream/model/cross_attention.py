@@ -1,0 +1,70 @@
+"""Captions reach frames here: frame f attends to the caption that its `caption_index` names, and to no other.
+
+Where one caption is given, every frame reads it. Padding rows of a caption are attended like any other, as
+the published weights expect.
+
+Source: Wan2.1 (arXiv 2503.20314); one caption per shot, arXiv 2603.25746.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from shotstream.model.attention import RMSNorm, attend_all
+from shotstream.model.config import DiTConfig
+
+
+class CaptionKeys(NamedTuple):
+    """Keys and values of every caption in one layer."""
+
+    keys: Float[Tensor, "b s n heads k"]
+    values: Float[Tensor, "b s n heads k"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextCache:
+    """Keys and values of some captions in every layer, made by `DiT.text_cache` once per shot.
+
+    It never changes: other captions are another cache, so that stale captions cannot be attended.
+    """
+
+    captions: tuple[str, ...]
+    """The captions, in the order of `caption_index`: what the cache is keyed by. May be empty."""
+    layers: tuple[CaptionKeys, ...]
+
+
+class CrossAttention(nn.Module):
+    """Attention of tokens to the caption of their frame."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q = nn.Linear(config.dim, config.dim)
+        self.k = nn.Linear(config.dim, config.dim)
+        self.v = nn.Linear(config.dim, config.dim)
+        self.o = nn.Linear(config.dim, config.dim)
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+
+    def caption_keys(self, text: Float[Tensor, "b s n d"]) -> CaptionKeys:
+        """Keys and values of captions that have passed the text embedding."""
+        keys = self.norm_k(self.k(text)).unflatten(-1, (self.num_heads, -1))
+        values = self.v(text).unflatten(-1, (self.num_heads, -1))
+        return CaptionKeys(keys, values)
+
+    def forward(
+        self, x: Float[Tensor, "b f p d"], captions: CaptionKeys, caption_index: Int[Tensor, "_ f"]
+    ) -> Float[Tensor, "b f p d"]:
+        """What every token gathers from the caption of its frame."""
+        batch, num_frames = x.shape[:2]
+        queries = self.norm_q(self.q(x)).unflatten(-1, (self.num_heads, -1))  # b f p heads k
+        if captions.keys.shape[1] == 1:
+            gathered = attend_all(queries.flatten(1, 2), captions.keys[:, 0], captions.values[:, 0])
+            return self.o(gathered.flatten(2)).unflatten(1, (num_frames, -1))
+        rows = torch.arange(batch, device=x.device)[:, None]
+        keys, values = (part[rows, caption_index].flatten(0, 1) for part in captions)  # (b f) n heads k
+        gathered = attend_all(queries.flatten(0, 1), keys, values)
+        return self.o(gathered.flatten(2)).unflatten(0, (batch, num_frames))

@@ -1,0 +1,252 @@
+"""The diffusion transformer: one class for teacher, student and fake score.
+
+They share parameter names and shapes, and differ only in what the caller passes: full attention, a causal
+mask, or a cache; one level for all frames or one per frame. It computes a velocity and nothing else: no
+schedule, no guidance, no sampling, no input or output. Parameter names are those of the published weights.
+
+Precision: it computes in the dtype of its parameters; normalisations, RoPE and the embedding of sigma are
+computed in float32 or better.
+
+Source: Wan2.1 (arXiv 2503.20314); per-shot captions, phases and caches, arXiv 2603.25746.
+"""
+
+from functools import partial
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from shotstream.geometry import LatentSize, TokenGrid, VideoGeometry
+from shotstream.model.attention import Attend, SelfAttention, attend_all, masked_attend
+from shotstream.model.causal_mask import CausalMask
+from shotstream.model.config import DiTConfig
+from shotstream.model.cross_attention import CaptionKeys, CrossAttention, TextCache
+from shotstream.model.dual_cache import CachePass, DualCache, Write
+from shotstream.model.positions import FramePositions
+from shotstream.model.rope import RopeTable, rope_table
+
+TIMESTEPS_PER_SIGMA = 1000
+"""What the published weights call a timestep is this many times sigma; applied only at its embedding."""
+
+
+class DiT(nn.Module):
+    """Velocity of noisy latents, given captions, positions and a level per frame."""
+
+    def __init__(self, config: DiTConfig, *, generator: torch.Generator | None = None) -> None:
+        """Freshly initialised, see `init_weights`; None draws from torch's default generator."""
+        super().__init__()
+        dim, patch = config.dim, config.patch_size
+        self.config = config
+        self.activation_checkpointing = False
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.patch_embedding = nn.Conv3d(config.latent_channels, dim, (1, patch, patch), (1, patch, patch))
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+        self.init_weights(generator)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Start afresh: Xavier linears, normal 0.02 embeddings, and a zero head (velocity 0 everywhere)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, Block | Head):
+                nn.init.normal_(module.modulation, std=self.config.dim**-0.5, generator=generator)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1), generator=generator)
+        assert self.patch_embedding.bias is not None
+        nn.init.zeros_(self.patch_embedding.bias)
+        for embedding in (self.text_embedding, self.time_embedding):
+            for module in embedding:
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=0.02, generator=generator)
+        nn.init.zeros_(self.head.head.weight)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c f h w"],
+        sigma: Float[Tensor, "b f"],
+        text: Float[Tensor, "b s n d"] | TextCache,
+        positions: FramePositions | RopeTable,
+        *,
+        mask: CausalMask | None = None,
+        cache: DualCache | None = None,
+        write: Write | None = None,
+    ) -> Float[Tensor, "b c f h w"]:
+        """The velocity of every frame, in the dtype of `x`.
+
+        Args:
+            x: Latents: noisy target frames, clean context frames, or both one after the other.
+            sigma: The level told for each frame, in [0, 1], 1 = noise.
+            text: Caption embeddings as they come from the text encoder, `s` of them, or what
+                `text_cache` made of them. Gradients reach the captions' projections only in the first form.
+            positions: Place, shot phase and caption of each frame, or what `rope_table` made of them.
+            mask: None for full attention among all frames.
+            cache: Keys and values to attend to besides the frames' own.
+            write: None for a denoise pass, which only reads the cache. "global" commits the frames as the
+                context (they attend to themselves only), "local" commits them as their chunk of the shot.
+
+        Raises:
+            ValueError: for arguments that contradict each other, or that the cache cannot serve.
+        """
+        grid = self._token_grid(x)
+        rope = positions if isinstance(positions, RopeTable) else rope_table(positions, grid, self.config)
+        _check_call(x, grid, rope, mask, cache, write)
+        dtype = self.patch_embedding.weight.dtype
+        time = self.time_embedding(sigma_embedding(sigma, self.config.freq_dim).to(dtype))  # b f d
+        modulation = self.time_projection(time).unflatten(-1, (6, -1))  # b f 6 d
+        captions = text if isinstance(text, TextCache) else self.text_embedding(text.to(dtype))
+        cache_pass = cache.begin(x.shape[2], rope.positions.chunk_index, write) if cache else None
+        tokens = self._patchify(x.to(dtype))
+        attends = _attends(self.config.num_layers, x.device, mask, cache_pass)
+        for layer, (block, attend) in enumerate(zip(self.blocks, attends, strict=True)):
+            layer_captions = captions.layers[layer] if isinstance(captions, TextCache) else captions
+            arguments = (tokens, modulation, rope, layer_captions, attend)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                tokens = block(*arguments)
+        if cache is not None and cache_pass is not None:
+            cache.finish(cache_pass)
+        return self._unpatchify(self.head(tokens, time), grid).to(x.dtype)
+
+    def text_cache(self, text: Float[Tensor, "b s n d"], captions: tuple[str, ...] = ()) -> TextCache:
+        """Keys and values of captions in every layer, for all passes over one shot."""
+        embedded = self.text_embedding(text.to(self.patch_embedding.weight.dtype))
+        layers: list[CaptionKeys] = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            layers.append(block.cross_attn.caption_keys(embedded))
+        return TextCache(captions, tuple(layers))
+
+    def _token_grid(self, x: Tensor) -> TokenGrid:
+        geometry = VideoGeometry(patch_size=self.config.patch_size)
+        return geometry.token_grid(LatentSize(*x.shape[-2:]))
+
+    def _patchify(self, x: Tensor) -> Tensor:
+        # As a matrix product: the convolution that the parameters belong to is many times slower on a CPU.
+        patch = self.config.patch_size
+        patches = rearrange(x, "b c f (h p) (w q) -> b f (h w) (c p q)", p=patch, q=patch)
+        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+    def _unpatchify(self, patches: Tensor, grid: TokenGrid) -> Tensor:
+        patch = self.config.patch_size
+        return rearrange(
+            patches, "b f (h w) (p q c) -> b c f (h p) (w q)", h=grid.height, w=grid.width, p=patch, q=patch
+        )
+
+
+class Block(nn.Module):
+    """Self-attention and feed-forward, modulated by sigma, with cross-attention to captions between."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.modulation = nn.Parameter(torch.empty(1, 6, dim))
+        self.self_attn = SelfAttention(config)
+        self.norm3 = nn.LayerNorm(dim, eps=config.eps)
+        self.cross_attn = CrossAttention(config)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
+        )
+        self.eps = config.eps
+
+    def forward(
+        self,
+        x: Float[Tensor, "b f p d"],
+        modulation: Float[Tensor, "b f 6 d"],
+        rope: RopeTable,
+        captions: CaptionKeys | Float[Tensor, "b s n d"],
+        attend: Attend,
+    ) -> Float[Tensor, "b f p d"]:
+        """The tokens after this block; `captions` are embedded, or already keys and values."""
+        num_frames = x.shape[1]
+        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
+            part.unsqueeze(2) for part in (self.modulation + modulation).unbind(2)
+        )  # each b f 1 d
+        attended = self.self_attn(modulated_norm(x, shift_sa, scale_sa, self.eps).flatten(1, 2), rope, attend)
+        x = torch.addcmul(x, attended.unflatten(1, (num_frames, -1)), gate_sa)
+        keys = captions if isinstance(captions, CaptionKeys) else self.cross_attn.caption_keys(captions)
+        x = x + self.cross_attn(self.norm3(x), keys, rope.positions.caption_index)
+        return torch.addcmul(x, self.ffn(modulated_norm(x, shift_ff, scale_ff, self.eps)), gate_ff)
+
+
+class Head(nn.Module):
+    """From tokens to the latents of their patches."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.modulation = nn.Parameter(torch.empty(1, 2, config.dim))
+        self.head = nn.Linear(config.dim, config.latent_channels * config.patch_size**2)
+        self.eps = config.eps
+
+    def forward(
+        self, x: Float[Tensor, "b f p d"], time: Float[Tensor, "b f d"]
+    ) -> Float[Tensor, "b f p patch"]:
+        """One value per latent of each patch, channels fastest."""
+        shift, scale = (self.modulation + time.unsqueeze(2)).chunk(2, dim=2)  # each b f 1 d
+        return self.head(modulated_norm(x, shift, scale, self.eps))
+
+
+def modulated_norm(
+    x: Float[Tensor, "b f p d"], shift: Float[Tensor, "b f 1 d"], scale: Float[Tensor, "b f 1 d"], eps: float
+) -> Float[Tensor, "b f p d"]:
+    """LN(x) (1 + scale) + shift, with a shift and a scale per frame."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
+
+
+def sigma_embedding(sigma: Float[Tensor, "b f"], freq_dim: int) -> Float[Tensor, "b f k"]:
+    """Cosines, then sines, of the timestep at frequencies falling from 1 to 1/10000; in float64."""
+    half = freq_dim // 2
+    exponents = torch.arange(half, device=sigma.device, dtype=torch.float64) / half
+    angles = (TIMESTEPS_PER_SIGMA * sigma.double())[..., None] * 10000.0**-exponents
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _attends(
+    num_layers: int, device: torch.device, mask: CausalMask | None, cache_pass: CachePass | None
+) -> list[Attend]:
+    """How each layer attends; only a cache tells layers apart."""
+    if cache_pass is not None:
+        return [partial(_attend_cached, cache_pass=cache_pass, layer=layer) for layer in range(num_layers)]
+    return [attend_all if mask is None else masked_attend(mask, device)] * num_layers
+
+
+def _attend_cached(
+    queries: Tensor, keys: Tensor, values: Tensor, *, cache_pass: CachePass, layer: int
+) -> Tensor:
+    return attend_all(queries, *cache_pass.join(layer, keys, values))
+
+
+def _check_call(
+    x: Tensor,
+    grid: TokenGrid,
+    rope: RopeTable,
+    mask: CausalMask | None,
+    cache: DualCache | None,
+    write: Write | None,
+) -> None:
+    batch, num_frames = x.shape[0], x.shape[2]
+    given: Int[Tensor, "b f"] = rope.positions.frame_index
+    if given.shape[0] not in (1, batch) or given.shape[1] != num_frames:
+        raise ValueError(f"positions for {tuple(given.shape)} frames, latents for {(batch, num_frames)}")
+    if rope.cos.shape[1] != num_frames * grid.num_tokens:
+        raise ValueError("the rope table was made for another token grid")
+    if mask is not None and cache is not None:
+        raise ValueError("a cached pass takes no mask: the cache holds exactly what it may attend to")
+    if mask is not None and mask.num_tokens != num_frames * grid.num_tokens:
+        raise ValueError(f"a mask over {mask.num_tokens} tokens for {num_frames * grid.num_tokens} tokens")
+    if cache is None and write is not None:
+        raise ValueError(f"write={write!r} needs a cache to write to")
+    if cache is not None and (cache.batch, cache.token_grid) != (batch, grid):
+        raise ValueError(
+            f"a cache for batch {cache.batch} of {cache.token_grid}, latents for {batch} of {grid}"
+        )

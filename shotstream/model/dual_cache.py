@@ -1,0 +1,254 @@
+"""Keys and values of what a chunk may look back at: the context, and the chunks of its own shot.
+
+One buffer per layer, allocated once: [context | shot]. A pass reads one contiguous range of it, in which
+order does not matter because positions are already in the keys. A pass either reads or writes:
+
+- a denoise pass of chunk c reads the context and the committed chunks of its window. Its own keys go to
+  chunk c's free place, so that the range stays contiguous, and mean nothing to anybody afterwards;
+- a commit pass ("global": the context; "local": a finished chunk) makes its keys and values last.
+
+Chunk c lives in slot c mod `window_chunks`: past the window, a chunk takes the slot of the one that has just
+left it. With gradients enabled nothing is written: keys are concatenated, and none flows back through here.
+Lengths are Python integers; no pass waits for the device.
+
+Source: the dual cache of arXiv 2603.25746, section 4.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from shotstream.geometry import TokenGrid
+from shotstream.model.config import DiTConfig
+
+Write = Literal["global", "local"]
+
+
+class KeysValues(NamedTuple):
+    """Keys (after RoPE) and values, "b n heads k"."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSnapshot:
+    """Everything a cache holds at one moment, detached from the cache."""
+
+    num_context_frames: int
+    num_chunks: int
+    layers: tuple[KeysValues, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CachePass:
+    """The ranges of one pass over the network. Made by `DualCache.begin`, closed by `DualCache.finish`."""
+
+    cache: "DualCache"
+    write: Write | None
+    num_frames: int
+    chunk_index: int | None
+    others: tuple[slice, ...]
+    """What the pass reads besides its own tokens."""
+    own: slice | None
+    """Where its own keys are put; None to concatenate instead."""
+    whole: slice
+    """`others` and `own` together."""
+    version: int
+
+    def join(self, layer: int, keys: Tensor, values: Tensor) -> KeysValues:
+        """All keys and values that the pass attends to in `layer`, its own included."""
+        buffer = self.cache.layers[layer]
+        if self.own is None:
+            return self._concatenate(buffer, keys, values)
+        for stored, new in zip(buffer, (keys, values), strict=True):
+            stored[:, self.own] = new
+        return KeysValues(*(stored[:, self.whole] for stored in buffer))
+
+    def _concatenate(self, buffer: KeysValues, keys: Tensor, values: Tensor) -> KeysValues:
+        if self.version != self.cache.version:
+            raise RuntimeError(
+                "the cache lost keys that a checkpointed pass needs to be recomputed; "
+                "run backward before the cache is reset, restored or moves past its window"
+            )
+        return KeysValues(
+            *(
+                torch.cat([*(stored[:, part] for part in self.others), new.to(stored.dtype)], dim=1)
+                for stored, new in zip(buffer, (keys, values), strict=True)
+            )
+        )
+
+
+class DualCache:
+    """The state of one shot in the making. One network serves any number of caches."""
+
+    def __init__(
+        self,
+        config: DiTConfig,
+        batch: int,
+        token_grid: TokenGrid,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config = config
+        self.batch = batch
+        self.token_grid = token_grid
+        self._chunk_tokens = config.chunk_latent_frames * token_grid.num_tokens
+        self._shot_start = config.num_context_frames * token_grid.num_tokens
+        num_tokens = self._shot_start + config.window_chunks * self._chunk_tokens
+        shape = (batch, num_tokens, config.num_heads, config.head_dim)
+        self.layers = tuple(
+            KeysValues(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+            for _ in range(config.num_layers)
+        )
+        self.version = 0
+        """Counts the moments at which keys that an earlier pass read may have gone."""
+        self._num_context_frames = 0
+        self._num_chunks = 0
+        self._set_aside: tuple[KeysValues, ...] | None = None
+        """The chunk that last left the window, while a denoise pass uses its slot."""
+
+    @property
+    def num_context_frames(self) -> int:
+        """Context frames committed."""
+        return self._num_context_frames
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of the current shot committed, those past the window included."""
+        return self._num_chunks
+
+    def context(self, layer: int) -> KeysValues:
+        """Views of the committed context in one layer."""
+        return KeysValues(*(stored[:, self._context_range()] for stored in self.layers[layer]))
+
+    def reset(self) -> None:
+        """Forget the context and the shot."""
+        self._num_context_frames = 0
+        self.reset_local()
+
+    def reset_local(self) -> None:
+        """Forget the chunks of the shot and keep the context."""
+        self._num_chunks = 0
+        self._set_aside = None
+        self.version += 1
+
+    def snapshot(self) -> CacheSnapshot:
+        """A copy of everything committed."""
+        self._put_back()
+        used = self._used_range(self._num_context_frames, self._num_chunks)
+        layers = tuple(KeysValues(*(stored[:, used].clone() for stored in layer)) for layer in self.layers)
+        return CacheSnapshot(self._num_context_frames, self._num_chunks, layers)
+
+    @torch.no_grad()
+    def restore(self, snapshot: CacheSnapshot) -> None:
+        """Become what `snapshot` holds. ValueError when it was taken from a cache of another shape."""
+        used = self._used_range(snapshot.num_context_frames, snapshot.num_chunks)
+        held = [tuple(saved.shape) for layer in snapshot.layers for saved in layer]
+        room = [tuple(stored[:, used].shape) for layer in self.layers for stored in layer]
+        if held != room:
+            raise ValueError("the snapshot belongs to a cache of another shape")
+        self.reset()
+        self._num_context_frames, self._num_chunks = snapshot.num_context_frames, snapshot.num_chunks
+        for layer, kept in zip(self.layers, snapshot.layers, strict=True):
+            for stored, saved in zip(layer, kept, strict=True):
+                stored[:, used] = saved
+
+    def begin(self, num_frames: int, chunk_index: int | None, write: Write | None) -> CachePass:
+        """The pass over `num_frames` latent frames; `chunk_index` says which chunk they are.
+
+        Raises ValueError for a pass that the cache cannot serve: a chunk that skips one, a chunk whose
+        window is gone, more context than there is room for, a commit with gradients enabled.
+        """
+        if write is not None and torch.is_grad_enabled():
+            raise ValueError("a commit pass carries no gradient; run it under torch.no_grad()")
+        if write == "global":
+            return self._begin_context(num_frames)
+        return self._begin_chunk(num_frames, chunk_index, write)
+
+    def finish(self, done: CachePass) -> None:
+        """Make a commit pass last, once every layer has written; a denoise pass leaves no trace."""
+        if done.write == "global":
+            self._num_context_frames = done.num_frames
+        elif done.write == "local":
+            assert done.chunk_index is not None
+            self._num_chunks = done.chunk_index + 1
+            self._set_aside = None
+
+    def _begin_context(self, num_frames: int) -> CachePass:
+        if not 1 <= num_frames <= self.config.num_context_frames:
+            raise ValueError(f"{num_frames} context frames; give 1..{self.config.num_context_frames}")
+        self._num_context_frames = 0
+        self.version += 1
+        # The context ends where the shot begins, so that a shorter one leaves no gap between them.
+        own = slice(self._shot_start - num_frames * self.token_grid.num_tokens, self._shot_start)
+        return CachePass(self, "global", num_frames, None, (), own, own, self.version)
+
+    def _begin_chunk(self, num_frames: int, chunk: int | None, write: Write | None) -> CachePass:
+        if chunk is None or num_frames != self.config.chunk_latent_frames:
+            raise ValueError(
+                "a pass over a shot's cache takes the frames of one whole chunk: build its positions with "
+                f"chunk_positions (got chunk {chunk} of {num_frames} frames)"
+            )
+        committed, window = self._num_chunks, self.config.window_chunks
+        if chunk > committed:
+            raise ValueError(f"chunk {chunk} follows {committed} committed chunks; commit those between")
+        if committed > window and chunk < committed - 1:
+            raise ValueError(
+                f"the window of chunk {chunk} is gone after {committed} chunks; restore a snapshot"
+            )
+        if chunk < committed:
+            self._put_back()
+        in_place = write is not None or (chunk == committed and not torch.is_grad_enabled())
+        if in_place and chunk == committed and chunk >= window:
+            self._set_oldest_aside()
+        if write is not None and (chunk < committed or chunk >= window):
+            self.version += 1
+        if write is not None:
+            # Until it is finished the chunk counts as missing, and so do chunks made after its old version.
+            self._num_chunks = chunk
+        own = self._slot(chunk)
+        context = self._context_range()
+        end = self._slot(min(chunk, window - 1)).stop
+        others = (slice(context.start, own.start), slice(own.stop, end))
+        return CachePass(
+            self,
+            write,
+            num_frames,
+            chunk,
+            tuple(part for part in others if part.start < part.stop),
+            own if in_place else None,
+            slice(context.start, end),
+            self.version,
+        )
+
+    @torch.no_grad()
+    def _set_oldest_aside(self) -> None:
+        """Copy the chunk that the next one replaces: the last chunk, if made again, still needs it."""
+        if self._set_aside is None:
+            slot = self._slot(self._num_chunks)
+            self._set_aside = tuple(KeysValues(*(x[:, slot].clone() for x in layer)) for layer in self.layers)
+            self.version += 1
+
+    @torch.no_grad()
+    def _put_back(self) -> None:
+        if self._set_aside is not None:
+            slot = self._slot(self._num_chunks)
+            for layer, kept in zip(self.layers, self._set_aside, strict=True):
+                for stored, saved in zip(layer, kept, strict=True):
+                    stored[:, slot] = saved
+            self._set_aside = None
+
+    def _slot(self, chunk: int) -> slice:
+        start = self._shot_start + (chunk % self.config.window_chunks) * self._chunk_tokens
+        return slice(start, start + self._chunk_tokens)
+
+    def _context_range(self) -> slice:
+        return slice(self._used_range(self._num_context_frames, 0).start, self._shot_start)
+
+    def _used_range(self, num_context_frames: int, num_chunks: int) -> slice:
+        start = self._shot_start - num_context_frames * self.token_grid.num_tokens
+        stored_chunks = min(num_chunks, self.config.window_chunks)
+        return slice(start, self._shot_start + stored_chunks * self._chunk_tokens)
