@@ -14,7 +14,7 @@ Source: section 4 of arXiv 2603.25746.
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Int
@@ -65,7 +65,7 @@ class CausalMask:
     @classmethod
     def for_shot(
         cls, config: DiTConfig, grid: TokenGrid, num_target_frames: int, *, form: MaskForm = "slices"
-    ) -> Self:
+    ) -> "CausalMask":
         """The mask of a full context and a shot, with the window that streaming will use."""
         return cls(
             num_context_frames=config.num_context_frames,
@@ -86,16 +86,18 @@ class CausalMask:
         """Tokens of the sequence."""
         return self.num_frames * self.tokens_per_frame
 
-    def group_allows(self, query: Int[Tensor, "..."], key: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
-        """The rule itself, on groups of frames: 0 is the context, 1 the first chunk."""
+    def group_table(self, device: torch.device | str = "cpu") -> Bool[Tensor, "g g"]:
+        """The rule itself, on groups of frames [query, key]: group 0 is the context, 1 the first chunk."""
+        groups = torch.arange(len(self._group_ranges()), device=device)
+        query, key = groups[:, None], groups[None, :]
         seen = query >= key
         if self.window_chunks is not None:
             seen = seen & (query - key < self.window_chunks)
         return seen | (key == 0)
 
-    def token_group(self, token: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """The group that each token belongs to."""
-        frame = token // self.tokens_per_frame
+    def token_groups(self, device: torch.device | str = "cpu") -> Int[Tensor, " n"]:
+        """The group of every token."""
+        frame = torch.arange(self.num_tokens, device=device) // self.tokens_per_frame
         return ((frame - self.num_context_frames) // self.chunk_latent_frames + 1).clamp_min(0)
 
     def dense(self, device: torch.device | str = "cpu") -> Bool[Tensor, "n n"]:
@@ -109,8 +111,7 @@ class CausalMask:
     def slices(self) -> tuple[QuerySlice, ...]:
         """The rule as contiguous ranges: every query token once, in order."""
         ranges = self._group_ranges()
-        groups = torch.arange(len(ranges))
-        allowed = self.group_allows(groups[:, None], groups[None, :]).tolist()
+        allowed = self.group_table().tolist()
         return tuple(
             QuerySlice(queries, _merge([keys for keys, seen in zip(ranges, row, strict=True) if seen]))
             for queries, row in zip(ranges, allowed, strict=True)
@@ -138,13 +139,20 @@ def _merge(ranges: list[slice]) -> tuple[slice, ...]:
 
 @lru_cache(maxsize=16)
 def _dense(mask: CausalMask, device: torch.device) -> Tensor:
-    group = mask.token_group(torch.arange(mask.num_tokens, device=device))
-    return mask.group_allows(group[:, None], group[None, :])
+    groups = mask.token_groups(device)
+    return mask.group_table(device)[groups[:, None], groups[None, :]]
 
 
 @lru_cache(maxsize=16)
 def _block_mask(mask: CausalMask, device: torch.device) -> BlockMask:
-    def allows(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return mask.group_allows(mask.token_group(query), mask.token_group(key))
-
-    return create_block_mask(allows, None, None, mask.num_tokens, mask.num_tokens, device=device)
+    # The rule enters as a table to look up: a traced function must not run Python of ours.
+    groups, table = mask.token_groups(device), mask.group_table(device)
+    num_tokens = mask.num_tokens
+    return create_block_mask(
+        lambda _batch, _head, query, key: table[groups[query], groups[key]],
+        None,
+        None,
+        num_tokens,
+        num_tokens,
+        device=device,
+    )

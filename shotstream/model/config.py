@@ -5,7 +5,7 @@ Source: Wan2.1-T2V-1.3B (arXiv 2503.20314) and section 4 of arXiv 2603.25746.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 from shotstream.geometry import WAN_GEOMETRY
 
@@ -88,7 +88,7 @@ class DiTConfig:
         return RotarySplit(self.head_dim - 2 * spatial, spatial, spatial)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> "DiTConfig":
         """The config written by `dataclasses.asdict`; ValueError for a key that is unknown or missing."""
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
