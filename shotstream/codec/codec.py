@@ -1,9 +1,9 @@
 """What the rest of the program knows of a video codec: strides, channels, encode, decode, streamed decode.
 
 A codec is causal in time: the first latent frame stands for one video frame, every later one for
-`geometry.temporal_stride` of them, and a latent frame never depends on a later one. It holds no state between calls:
-the state of a streamed decode is a value, handed in and handed back, so that one codec serves many sessions and a
-session can be forked by keeping a reference.
+`geometry.temporal_stride` of them, and a latent frame never depends on a later one. It holds no state
+between calls: the state of a streamed decode is a value, handed in and handed back, so that one codec
+serves many sessions and a session can be forked by keeping a reference.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from shotstream.geometry import VideoGeometry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeState:
-    """Where a streamed decode stands. Never mutated: each call returns a new one, and the old one stays valid."""
+    """Where a streamed decode stands. Never mutated: each call returns a new one, the old one stays valid."""
 
     num_latent_frames: int
     """Latent frames decoded so far; at least 1."""
@@ -67,6 +67,6 @@ class Codec(Protocol):
 
         Args:
             latents: The next latent frames, one or more.
-            state: What the call before returned; None begins a video, whose first latent frame gives one frame.
+            state: What the call before returned; None begins a video: its first latent frame is one frame.
         """
         ...

@@ -1,10 +1,11 @@
 """Captions as embeddings: the small `TextEncoder` protocol, a memo of embeddings, and Wan's UMT5 encoder.
 
-Every caption is encoded by itself: its embedding does not depend on the captions it arrives with, so a shot can be
-replayed alone. Rows past the end of a caption are zero; cross-attention reads them as they are.
-transformers and ftfy are imported when `UMT5TextEncoder` is built or cleans a caption: they come with the `wan` extra.
+Every caption is encoded by itself: its embedding does not depend on the captions it arrives with, so a
+shot can be replayed alone. Rows past the end of a caption are zero; cross-attention reads them as they are.
+transformers and ftfy come with the `wan` extra and are imported only when Wan's encoder is used.
 
-Source: Wan2.1 (arXiv 2503.20314): umT5-XXL, 512 tokens, right truncation; captions repaired, unescaped and collapsed.
+Source: Wan2.1 (arXiv 2503.20314): umT5-XXL, 512 tokens, right truncation; captions repaired, unescaped and
+collapsed.
 """
 
 import html
@@ -32,7 +33,7 @@ class TextEncoder(Protocol):
 
     @property
     def text_length(self) -> int:
-        """Tokens of every embedding: longer captions are cut on the right, shorter ones padded with zero rows."""
+        """Tokens of every embedding: longer captions are cut on the right, shorter ones get zero rows."""
         ...
 
     def encode(self, captions: Sequence[str]) -> Float[Tensor, "s n d"]:
@@ -49,7 +50,7 @@ class TextEncoder(Protocol):
 
 
 class CaptionMemo:
-    """Embeddings by caption, the least recently used dropped first: each caption is encoded once while it is in use."""
+    """Embeddings by caption, the least recently used dropped first: a caption in use is encoded once."""
 
     def __init__(self, max_captions: int = _DEFAULT_MEMO_CAPTIONS) -> None:
         if max_captions < 1:
@@ -67,7 +68,7 @@ class CaptionMemo:
     def encode(
         self, captions: Sequence[str], encode_one: Callable[[str], Float[Tensor, "n d"]]
     ) -> Float[Tensor, "s n d"]:
-        """The embeddings of `captions`, in order; `encode_one` is called once for each that is not remembered.
+        """The embeddings of `captions`, in order; `encode_one` is called once for each not remembered.
 
         Raises:
             ValueError: There is no caption.
@@ -261,8 +262,8 @@ def umt5_shapes(config: UMT5Config) -> dict[str, tuple[int, ...]]:
 
 def _build_on_meta(config: UMT5Config) -> "UMT5EncoderModel":
     try:
-        from transformers import UMT5EncoderModel
         from transformers import UMT5Config as TransformersConfig
+        from transformers import UMT5EncoderModel
     except ImportError as error:
         raise ValueError(
             "Wan's text encoder needs transformers; install it with: pip install 'shotstream[wan]'"

@@ -1,10 +1,10 @@
 """The Wan2.1 video autoencoder as a `Codec`, over diffusers' `AutoencoderKLWan`.
 
-Ours is what diffusers leaves out: the normalisation of latents, and a streamed decode whose state is a value instead
-of fields of the module. diffusers is imported when a codec is built, not before: it comes with the `wan` extra.
-It does not sample the posterior, tile, or resize.
+Ours is what diffusers leaves out: the normalisation of latents, and a streamed decode whose state is a value
+instead of fields of the module. diffusers comes with the `wan` extra and is imported only when a codec is
+built. It does not sample the posterior, tile, or resize.
 
-Source: Wan2.1 (arXiv 2503.20314); encoding is the posterior mean, normalised per channel. Statistics: the published ones.
+Source: Wan2.1 (arXiv 2503.20314): the posterior's mean, normalised per channel by the published statistics.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from shotstream.codec.codec import DecodeState
 from shotstream.geometry import WAN_GEOMETRY, PixelSize, VideoGeometry
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 _PUBLISHED_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -31,7 +31,7 @@ _PUBLISHED_STD = (
 )  # fmt: skip
 
 _FIRST_FRAME_ONLY = "Rep"
-"""diffusers' mark for a temporal upsampler that has seen the first latent frame only; an empty tensor in our state."""
+"""diffusers' mark for a temporal upsampler that has seen one latent frame; an empty tensor in our state."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +96,7 @@ class WanVAE:
         self._config = config
         self._geometry = geometry
         self._module: Any = module.eval().requires_grad_(False)
-        # diffusers wants one cache per causal convolution, also for those of kernel 1, which leave theirs empty.
+        # diffusers wants one cache per causal convolution; those of kernel 1 leave theirs empty.
         self._num_slots = sum(isinstance(part, torch.nn.Conv3d) for part in module.decoder.modules())
         self._mean = torch.tensor(config.latents_mean, device=self.device).view(1, -1, 1, 1, 1)
         self._std = torch.tensor(config.latents_std, device=self.device).view(1, -1, 1, 1, 1)
@@ -207,7 +207,7 @@ class WanVAE:
 
 def _build_on_meta(config: WanVAEConfig) -> "AutoencoderKLWan":
     try:
-        from diffusers import AutoencoderKLWan
+        from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
     except ImportError as error:
         raise ValueError(
             "the Wan2.1 VAE needs diffusers; install it with: pip install 'shotstream[wan]'"
@@ -225,5 +225,5 @@ def _build_on_meta(config: WanVAEConfig) -> "AutoencoderKLWan":
 
 
 def wan_vae_shapes(config: WanVAEConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor `WanVAE.from_tensors` takes; ValueError when diffusers is not installed."""
+    """Name and shape of every tensor that `WanVAE.from_tensors` takes; ValueError without diffusers."""
     return {name: tuple(tensor.shape) for name, tensor in _build_on_meta(config).state_dict().items()}

@@ -1,0 +1,313 @@
+"""Our own format for weights: a directory with config.json, safetensors files and the sha256 of each of them.
+
+    config.json              {"format", "format_version", "config": {...}, "files": {name: {"sha256",
+    "num_bytes"}}} <part>.safetensors       one per network: dit, codec, text_encoder
+    anything else listed     for example tokenizer.json
+
+A bundle is read whole or not at all: every file used is checked against its hash before a tensor of it is
+handed out. Tensors are written one by one, so a bundle may be larger than memory. The configs inside are
+plain JSON; which class they belong to is the reader's knowledge (`config_from_document`).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from shotstream.weights.tensor_files import (
+    CheckpointError,
+    LazyTensor,
+    read_json,
+    read_safetensors,
+    sha256_of_file,
+    write_safetensors,
+)
+
+_FORMAT = "shotstream-bundle"
+_FORMAT_VERSION = 1
+_CONFIG_NAME = "config.json"
+_SUFFIX = ".safetensors"
+
+ConfigT = TypeVar("ConfigT")
+
+
+class BundleError(ValueError):
+    """A directory that is no bundle, or one whose content differs from what was written; says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """Weights and configs, read and verified."""
+
+    directory: Path
+    """Where it was read from."""
+    config: dict[str, Any]
+    """The plain JSON handed to `write_bundle`, tuples as lists."""
+    tensors: dict[str, dict[str, Tensor]]
+    """Tensors by part and name."""
+    files: dict[str, Path]
+    """The other files, verified too."""
+    sha256: str
+    """Identifies configs and weights together: sha256 of what config.json says, all the hashes included."""
+
+
+def write_bundle(
+    directory: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor | LazyTensor]],
+    *,
+    files: Mapping[str, bytes | Path] | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Write a bundle so that `directory` either holds all of it or is untouched; returns the bundle's sha256.
+
+    Everything is written and flushed beside the target and then renamed into place. Replacing an existing
+    bundle takes two renames: a crash between them leaves the old bundle under a `.partial` name and no bundle
+    at the target.
+
+    Args:
+        directory: The bundle to make; its parents are created.
+        config: Plain JSON values with string keys.
+        tensors: Tensors by part; a part becomes `<part>.safetensors`. Lazy ones are loaded one at a time.
+        files: Further files by name, as content or as a path to copy.
+        dtype: Floating tensors are stored in this dtype; None keeps each tensor's own.
+        overwrite: Replace an existing bundle; anything else at the target is never replaced.
+
+    Raises:
+        BundleError: The target exists, a name is unusable, or the config is no plain JSON.
+    """
+    encoded_config = _encode_config(config)
+    _check_target(directory, overwrite)
+    for name in [*tensors, *(files or {})]:
+        _check_name(name)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", suffix=".partial", dir=directory.parent))
+    try:
+        # mkdtemp makes a private directory; a bundle is an ordinary one.
+        scratch.chmod(0o755)
+        listed: dict[str, dict[str, Any]] = {}
+        for part, named in sorted(tensors.items()):
+            path = scratch / f"{part}{_SUFFIX}"
+            sha256 = write_safetensors(path, {name: _as_lazy(value, dtype) for name, value in named.items()})
+            listed[path.name] = {"sha256": sha256, "num_bytes": path.stat().st_size}
+        for name, content in sorted((files or {}).items()):
+            path = scratch / name
+            _write_file(path, content)
+            listed[name] = {"sha256": sha256_of_file(path), "num_bytes": path.stat().st_size}
+        document = {
+            "format": _FORMAT,
+            "format_version": _FORMAT_VERSION,
+            "config": encoded_config,
+            "files": listed,
+        }
+        _write_file(scratch / _CONFIG_NAME, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+        _sync_directory(scratch)
+        _rename_into_place(scratch, directory)
+    finally:
+        if scratch.exists():
+            shutil.rmtree(scratch)
+    return _sha256_of_document(document)
+
+
+def read_bundle(
+    directory: Path,
+    *,
+    parts: Collection[str] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Bundle:
+    """The bundle in `directory`, after checking every file that is read against its hash.
+
+    Args:
+        directory: What `write_bundle` made.
+        parts: The parts to read; None reads all. The other files are always checked.
+        device: Where the tensors go.
+        dtype: Floating tensors are converted to this dtype; None keeps the stored one.
+
+    Raises:
+        BundleError: No bundle, a newer format, a file missing, truncated or changed, or an unknown part.
+    """
+    document = _read_document(directory)
+    listed: dict[str, dict[str, Any]] = document["files"]
+    known = {name.removesuffix(_SUFFIX) for name in listed if name.endswith(_SUFFIX)}
+    wanted = known if parts is None else set(parts)
+    if wanted - known:
+        raise BundleError(
+            f"{directory}: no part {sorted(wanted - known)[0]!r}; the bundle holds {sorted(known)}"
+        )
+    tensors: dict[str, dict[str, Tensor]] = {}
+    files: dict[str, Path] = {}
+    for name, entry in listed.items():
+        path = directory / name
+        part = name.removesuffix(_SUFFIX)
+        if part in known:
+            if part in wanted:
+                _verify(path, entry)
+                tensors[part] = _read_part(path, device, dtype)
+        else:
+            _verify(path, entry)
+            files[name] = path
+    return Bundle(
+        directory=directory,
+        config=document["config"],
+        tensors=tensors,
+        files=files,
+        sha256=_sha256_of_document(document),
+    )
+
+
+def config_from_document(cls: type[ConfigT], document: object, where: str) -> ConfigT:
+    """An instance of the dataclass `cls` from plain JSON; lists become tuples.
+
+    Raises:
+        BundleError: `document` is no object, has a key that is no field, or lacks a field without a default.
+        ValueError: The class refuses a value.
+    """
+    if not isinstance(document, Mapping):
+        raise BundleError(f"{where}: holds a {type(document).__name__}, not an object")
+    known = {field.name: field for field in fields(cls)}  # pyright: ignore[reportArgumentType] (a dataclass)
+    unknown = sorted(document.keys() - known.keys())
+    required = {
+        name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING
+    }
+    missing = sorted(required - document.keys())
+    if unknown or missing:
+        raise BundleError(
+            f"{where}: unknown keys {unknown}, missing keys {missing}; {cls.__name__} has {sorted(known)}"
+        )
+    return cls(**{name: _as_tuple(value) for name, value in document.items()})
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def _as_lazy(value: Tensor | LazyTensor, dtype: torch.dtype | None) -> LazyTensor:
+    lazy = LazyTensor.of(value) if isinstance(value, Tensor) else value
+    return lazy if dtype is None else lazy.to(dtype)
+
+
+def _encode_config(config: Mapping[str, Any]) -> Any:
+    try:
+        return json.loads(json.dumps(config, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise BundleError(
+            f"the config is no plain JSON ({error}); give strings, numbers, lists and objects"
+        ) from error
+
+
+def _check_target(directory: Path, overwrite: bool) -> None:
+    if not directory.exists() and not directory.is_symlink():
+        return
+    if not overwrite:
+        raise BundleError(f"{directory}: exists already; remove it or allow overwriting it")
+    if directory.is_symlink() or not (directory / _CONFIG_NAME).is_file():
+        raise BundleError(
+            f"{directory}: exists and is not a bundle; it is not replaced, choose another place"
+        )
+
+
+def _check_name(name: str) -> None:
+    if Path(name).name != name or name.startswith(".") or name == _CONFIG_NAME:
+        raise BundleError(f"{name!r} cannot be a file of a bundle; use a plain name")
+
+
+def _write_file(path: Path, content: bytes | Path) -> None:
+    with path.open("wb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _rename_into_place(scratch: Path, directory: Path) -> None:
+    aside: Path | None = None
+    if directory.exists():
+        aside = Path(
+            tempfile.mkdtemp(prefix=f".{directory.name}-old-", suffix=".partial", dir=directory.parent)
+        )
+        directory.rename(aside)  # onto an empty directory, which POSIX replaces
+    scratch.rename(directory)
+    _sync_directory(directory.parent)
+    if aside is not None:
+        shutil.rmtree(aside)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Flush a directory's entries; a rename is safe on the disk only after this."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_document(directory: Path) -> dict[str, Any]:
+    path = directory / _CONFIG_NAME
+    if not directory.is_dir():
+        raise BundleError(f"{directory}: no such bundle")
+    try:
+        document = read_json(path)
+    except CheckpointError as error:
+        raise BundleError(f"{error}; a bundle is a directory with a config.json") from error
+    if document.get("format") != _FORMAT:
+        raise BundleError(
+            f"{path}: not a ShotStream bundle; published checkpoints are converted once with: "
+            "shotstream weights import"
+        )
+    if document.get("format_version") != _FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: format version {document.get('format_version')}, and this program reads "
+            f"{_FORMAT_VERSION}; update the program or import again"
+        )
+    config, listed = document.get("config"), document.get("files")
+    if not isinstance(config, dict) or not isinstance(listed, dict):
+        raise BundleError(f"{path}: config or files is missing; fetch or import the bundle again")
+    for name, entry in listed.items():
+        if Path(name).name != name or not isinstance(entry, dict) or entry.keys() != {"sha256", "num_bytes"}:
+            raise BundleError(
+                f"{path}: the entry of file {name!r} is damaged; fetch or import the bundle again"
+            )
+    return document
+
+
+def _verify(path: Path, entry: Mapping[str, Any]) -> None:
+    if not path.is_file():
+        raise BundleError(f"{path}: missing; fetch or import the bundle again")
+    num_bytes = path.stat().st_size
+    if num_bytes != entry["num_bytes"]:
+        raise BundleError(
+            f"{path}: {num_bytes} bytes instead of {entry['num_bytes']}; it is truncated or of another "
+            "bundle, fetch or import it again"
+        )
+    sha256 = sha256_of_file(path)
+    if sha256 != entry["sha256"]:
+        raise BundleError(
+            f"{path}: sha256 {sha256[:12]}... instead of {str(entry['sha256'])[:12]}...; the file was "
+            "changed, fetch or import the bundle again"
+        )
+
+
+def _read_part(path: Path, device: torch.device | str, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    try:
+        lazy = read_safetensors(path)
+    except CheckpointError as error:
+        raise BundleError(str(error)) from error
+    return {name: _as_lazy(tensor, dtype).load().to(device) for name, tensor in lazy.items()}
+
+
+def _sha256_of_document(document: Mapping[str, Any]) -> str:
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(canonical).hexdigest()

@@ -1,0 +1,264 @@
+"""Where weights are: resolve a name, download published files, import them into a bundle.
+
+`resolve` answers with a directory for `theatre` (shipped in the package), for an imported model, or for a
+path. `download` fetches a repository and trusts it the first time only: its revision and the sha256 of each
+file go to a lock file, and every later download must agree. `import_weights` converts published files once.
+
+The download was never run against the network: its lock is tested with a stand-in for the fetch, and
+`fetch_from_hub`, the few lines that call huggingface_hub, are not tested.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from shotstream.weights.bundle import write_bundle
+from shotstream.weights.official import PublishedSource, PublishedWeights, read_published
+from shotstream.weights.tensor_files import CheckpointError, read_json, sha256_of_file
+
+THEATRE = "theatre"
+WAN = "wan-1.3b"
+
+_BUILTIN_BUNDLE = Path(__file__).parents[1] / "theatre" / "bundle"
+_LOCK_NAME = "weights.lock.json"
+_LOCK_VERSION = 1
+_MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class WeightsNotFoundError(ValueError):
+    """No weights under a name; the message says how to get them."""
+
+
+class LockError(ValueError):
+    """Downloaded files or their revision differ from the lock file, or it is damaged."""
+
+
+class Fetch(Protocol):
+    """Fetches a repository into a directory."""
+
+    def __call__(self, repository: str, revision: str | None, target: Path) -> str:
+        """The revision (commit hash) of what is in `target` now; None asks for the newest."""
+        ...
+
+
+def home() -> Path:
+    """Where downloads, imported models and the lock are: SHOTSTREAM_HOME, else the user's cache directory."""
+    if chosen := os.environ.get("SHOTSTREAM_HOME"):
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "shotstream"
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The bundle's directory of a model (`theatre`, `wan-1.3b`, any imported one) or path; reads nothing.
+
+    A known name wins over a directory of that name here; write `./theatre` for the directory.
+
+    Raises:
+        WeightsNotFoundError: Nothing is there; says what to do.
+    """
+    text = str(name_or_path)
+    if text == THEATRE:
+        if not (_BUILTIN_BUNDLE / "config.json").is_file():
+            raise WeightsNotFoundError(
+                f"{_BUILTIN_BUNDLE}: the package came without its embedded model; install it again"
+            )
+        return _BUILTIN_BUNDLE
+    is_name = isinstance(name_or_path, str) and _MODEL_NAME.fullmatch(text) is not None
+    if is_name and (imported := _imported(text) / "config.json").is_file():
+        return imported.parent
+    if text != WAN and Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    if text == WAN:
+        raise WeightsNotFoundError(
+            f"{WAN} is not imported yet ({_imported(WAN)}); run `shotstream weights download "
+            f"Wan-AI/Wan2.1-T2V-1.3B` and then `shotstream weights import DIR --as {WAN}`"
+        )
+    raise WeightsNotFoundError(
+        f"no model {text!r}: neither a directory nor one of {', '.join(available())}; "
+        f"the built-in names are {THEATRE} and {WAN}"
+    )
+
+
+def available() -> tuple[str, ...]:
+    """Names that `resolve` finds now: the embedded model and every imported one."""
+    imported = sorted(path.parent.name for path in (home() / "models").glob("*/config.json"))
+    return (THEATRE, *imported)
+
+
+def import_weights(
+    source: PublishedSource | Path,
+    *,
+    as_: str = WAN,
+    out: Path | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Convert published files into a bundle, one tensor at a time; returns the bundle's directory.
+
+    Args:
+        source: The files, or just their directory.
+        as_: The name `resolve` will know it by; lower-case letters, digits, dots and dashes.
+        out: The directory to make instead of the one under `home()`.
+        dtype: Floating tensors are stored in this dtype; None keeps the published ones.
+        overwrite: Replace a bundle that is there.
+
+    Raises:
+        CheckpointError: The files are incomplete, damaged or of another model.
+        BundleError: The bundle exists already.
+        ValueError: `as_` is not a usable name.
+    """
+    if _MODEL_NAME.fullmatch(as_) is None or as_ == THEATRE:
+        raise ValueError(
+            f"{as_!r} cannot name an imported model; use letters, digits, '.', '-', for example {WAN}"
+        )
+    weights = read_published(
+        source if isinstance(source, PublishedSource) else PublishedSource(directory=source)
+    )
+    directory = _imported(as_) if out is None else out
+    write_bundle(
+        directory,
+        bundle_config(weights, as_),
+        {"dit": weights.dit, "codec": weights.codec, "text_encoder": weights.text_encoder},
+        files={"tokenizer.json": weights.tokenizer},
+        dtype=dtype,
+        overwrite=overwrite,
+    )
+    return directory
+
+
+def bundle_config(weights: PublishedWeights, model_id: str) -> dict[str, Any]:
+    """The config of an imported bundle: the family, which names the classes, and each part's sizes."""
+    return {
+        "family": "wan",
+        "model_id": model_id,
+        "dit": asdict(weights.dit_config),
+        "codec": asdict(weights.codec_config),
+        "text_encoder": asdict(weights.text_config),
+    }
+
+
+def download(repository: str, revision: str | None = None, *, fetch: Fetch | None = None) -> Path:
+    """The directory of a published repository's files, fetched unless they are there and agree with the lock.
+
+    The first download records the revision and the files' sha256; later ones are checked against them,
+    whatever the server says. Files that agree already are not fetched again, so this works offline once it
+    has worked.
+
+    Args:
+        repository: For example Wan-AI/Wan2.1-T2V-1.3B.
+        revision: Commit, branch or tag; None takes the locked revision, or the newest the first time.
+        fetch: Stands in for the Hugging Face hub.
+
+    Raises:
+        LockError: The revision or a file differs from the lock, or the lock is damaged.
+        ValueError: `repository` is no repository name, or huggingface_hub is not installed.
+    """
+    if _REPOSITORY.fullmatch(repository) is None:
+        raise ValueError(
+            f"{repository!r} is no repository; write owner/name, for example Wan-AI/Wan2.1-T2V-1.3B"
+        )
+    target = home() / "downloads" / repository.replace("/", "--")
+    lock_path = home() / _LOCK_NAME
+    lock = _read_lock(lock_path)
+    entry = lock.get(repository)
+    if entry is not None:
+        if revision is not None and revision not in (entry["revision"], entry["requested"]):
+            raise LockError(
+                f"{repository} is locked to revision {entry['revision']}, not {revision}; to change it, "
+                f"remove its entry from {lock_path}"
+            )
+        if target.is_dir() and not _differences(_hash_files(target), entry["files"]):
+            return target
+    target.mkdir(parents=True, exist_ok=True)
+    wanted = revision if entry is None else entry["revision"]
+    fetched = (fetch or fetch_from_hub)(repository, wanted, target)
+    files = _hash_files(target)
+    if entry is None:
+        if not files:
+            raise LockError(f"{repository}: nothing was fetched; check the name and the revision")
+        lock[repository] = {"requested": revision, "revision": fetched, "files": files}
+        _write_lock(lock_path, lock)
+        return target
+    differing = _differences(files, entry["files"])
+    if fetched != entry["revision"] or differing:
+        what = f"files {', '.join(differing[:3])}" if differing else f"revision {fetched}"
+        raise LockError(
+            f"{repository}: {what} of {len(entry['files'])} files differ from {lock_path}; "
+            f"do not use {target}, remove it and download again; if that fails too, the published files have changed"
+        )
+    return target
+
+
+def fetch_from_hub(repository: str, revision: str | None, target: Path) -> str:
+    """Fetch a repository from the Hugging Face hub; ValueError without huggingface_hub. Not tested."""
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+    except ImportError as error:
+        raise ValueError(
+            "downloading needs huggingface_hub; install it with: pip install 'shotstream[wan]'"
+        ) from error
+    commit = HfApi().model_info(repository, revision=revision).sha
+    assert commit is not None, "the hub names the commit of every revision"
+    snapshot_download(repository, revision=commit, local_dir=target)
+    return commit
+
+
+def _imported(name: str) -> Path:
+    return home() / "models" / name
+
+
+def _hash_files(directory: Path) -> dict[str, str]:
+    """sha256 by path; names that begin with a dot are the fetcher's own notes."""
+    return {
+        path.relative_to(directory).as_posix(): sha256_of_file(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(directory).parts)
+    }
+
+
+def _differences(found: Mapping[str, str], locked: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in found.keys() | locked.keys() if found.get(name) != locked.get(name))
+
+
+def _read_lock(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        document = read_json(path)
+    except CheckpointError as error:
+        raise LockError(
+            f"{error}; restore the lock file, or remove it to trust the next download anew"
+        ) from error
+    entries = document.get("repositories")
+    sound = isinstance(entries, dict) and all(
+        isinstance(entry, dict)
+        and entry.keys() == {"requested", "revision", "files"}
+        and isinstance(entry["files"], dict)
+        for entry in entries.values()
+    )
+    if document.get("format_version") != _LOCK_VERSION or not sound:
+        raise LockError(
+            f"{path}: not a lock file of this version; restore it, or remove it to trust the next "
+            "download anew"
+        )
+    return document["repositories"]
+
+
+def _write_lock(path: Path, entries: Mapping[str, Any]) -> None:
+    """Replace the lock whole: a crash leaves the old one."""
+    document = {"format_version": _LOCK_VERSION, "repositories": entries}
+    descriptor, name = tempfile.mkstemp(prefix=".lock-", dir=path.parent)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(json.dumps(document, indent=1, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).replace(path)
