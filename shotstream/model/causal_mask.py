@@ -137,13 +137,16 @@ def _merge(ranges: list[slice]) -> tuple[slice, ...]:
     return tuple(merged)
 
 
+# Both caches outlive the caller: a tensor first made in inference mode could never be used for training.
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _dense(mask: CausalMask, device: torch.device) -> Tensor:
     groups = mask.token_groups(device)
     return mask.group_table(device)[groups[:, None], groups[None, :]]
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _block_mask(mask: CausalMask, device: torch.device) -> BlockMask:
     # The rule enters as a table to look up: a traced function must not run Python of ours.
     groups, table = mask.token_groups(device), mask.group_table(device)

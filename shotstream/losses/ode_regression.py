@@ -1,0 +1,28 @@
+"""ODE regression: the causal student learns to jump from the teacher's trajectory to its end.
+
+Source: CausVid (arXiv 2412.07772); the causal initialisation of arXiv 2603.25746.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def ode_regression_loss(
+    predicted_x0: Float[Tensor, "b c f h w"],
+    x0: Float[Tensor, "b c f h w"],
+    sigma: Float[Tensor, "b f"],
+    *,
+    channel_weight: Float[Tensor, " c"] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean squared error over the frames that were noised, in float32 or better.
+
+    A frame at sigma 0 shows its own answer and counts for nothing; where all frames are clean the loss is 0.
+    """
+    dtype = torch.promote_types(predicted_x0.dtype, torch.float32)
+    error = (predicted_x0.to(dtype) - x0.to(dtype)).square()
+    if channel_weight is not None:
+        error = error * channel_weight.to(dtype)[:, None, None, None]
+    per_frame = error.mean(dim=(1, 3, 4))  # b f
+    noised = (sigma > 0).to(dtype)
+    return (per_frame * noised).sum() / noised.sum().clamp_min(1)
