@@ -1,0 +1,32 @@
+"""Story in; film, subtitles, storyboard and replay file out. Goes on after any kind of end."""
+
+from shotstream.film.make import (
+    Film,
+    FilmExistsError,
+    FilmFiles,
+    FilmSettings,
+    Progress,
+    check_target,
+    count_differences,
+    make_film,
+)
+from shotstream.film.replay import Environment, FilmPlan, Replay, ReplayError, is_replay, read_replay
+from shotstream.film.workdir import WorkDirError
+
+__all__ = [
+    "Environment",
+    "Film",
+    "FilmExistsError",
+    "FilmFiles",
+    "FilmPlan",
+    "FilmSettings",
+    "Progress",
+    "Replay",
+    "ReplayError",
+    "WorkDirError",
+    "check_target",
+    "count_differences",
+    "is_replay",
+    "make_film",
+    "read_replay",
+]

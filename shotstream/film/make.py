@@ -1,0 +1,344 @@
+"""Makes a film from a plan: shot after shot, each safe on disk before the next, then the files to be watched.
+
+A film is `film.mp4` with a chapter per shot, `film.srt`, `film.storyboard.png` and `film.replay.json`;
+unfinished work is in `film.mp4.partial/`, from which the same call goes on after any kind of end. It never
+writes over a finished film unless told to, and it judges nothing: pictures are what the pipeline hands out.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
+from shotstream.film.replay import Environment, FilmPlan, Replay, compare_frames
+from shotstream.film.storyboard import Panel, draw_storyboard
+from shotstream.film.subtitles import subtitles
+from shotstream.film.workdir import (
+    FinishedShot,
+    OtherWorkError,
+    WorkDir,
+    discard_work,
+    load_frames,
+    write_atomically,
+)
+
+_CHAPTER_CHARS = 70
+
+
+class FilmExistsError(ValueError):
+    """The film, or one of the files beside it, is there already."""
+
+
+@runtime_checkable
+class ChunkLike(Protocol):
+    """Frames as they come."""
+
+    @property
+    def frames(self) -> UInt8[np.ndarray, "f h w 3"]: ...
+
+
+@runtime_checkable
+class SessionLike(Protocol):
+    """What a film needs of a session (streaming/session.py)."""
+
+    def shot(
+        self, caption: str, *, num_chunks: int = ..., seed: int | None = ..., steps: int | None = ...
+    ) -> Iterator[ChunkLike]: ...
+
+    def save(self, path: Path) -> None: ...
+
+
+@runtime_checkable
+class PipelineLike(Protocol):
+    """What a film needs of a pipeline (streaming/pipeline.py)."""
+
+    @property
+    def fps(self) -> int: ...
+
+    def session(self, global_caption: str, *, seed: int = ...) -> SessionLike: ...
+
+    def load_session(self, path: Path) -> SessionLike: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmFiles:
+    """The files of one film, all beside `film`."""
+
+    film: Path
+    """The MP4; its name ends in .mp4."""
+
+    def __post_init__(self) -> None:
+        if self.film.suffix.lower() != ".mp4":
+            raise ValueError(f"{self.film}: a film is an MP4; give a name that ends in .mp4")
+
+    @property
+    def subtitles(self) -> Path:
+        """SubRip, a caption per shot."""
+        return self.film.with_suffix(".srt")
+
+    @property
+    def storyboard(self) -> Path:
+        """A page with a picture per shot."""
+        return self.film.with_suffix(".storyboard.png")
+
+    @property
+    def replay(self) -> Path:
+        """What makes the film again."""
+        return self.film.with_suffix(".replay.json")
+
+    @property
+    def partial(self) -> Path:
+        """Directory of the unfinished film."""
+        return self.film.with_name(self.film.name + ".partial")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a film stands; told after each chunk, and before each shot with `chunk_index` None."""
+
+    shot_index: int
+    """0-based."""
+    num_shots: int
+    """Of the film."""
+    chunk_index: int | None
+    """Of the shot, the chunk that was just made; None: the shot begins."""
+    num_chunks: int
+    """Of the shot."""
+    num_frames: int
+    """Made in this run so far."""
+    elapsed_s: float
+    """Since this run's first shot was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Film:
+    """A finished film."""
+
+    files: FilmFiles
+    """Where it is."""
+    replay: Replay
+    """What it was made from, and its frames' hashes."""
+    num_resumed_shots: int
+    """Shots that an earlier run had made."""
+    num_new_frames: int
+    """Frames that this run made."""
+    generate_s: float
+    """Time of this run's shots, until they were safe."""
+    first_frame_s: float | None
+    """From asking for the first shot to its first frames; None when an earlier run had made all shots."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmSettings:
+    """How a film is made and written."""
+
+    files: FilmFiles
+    """Where to."""
+    scale: int = 1
+    """Nearest-neighbour enlargement of the MP4."""
+    overwrite: bool = False
+    """Whether a finished film, and unfinished work of another film, may be replaced."""
+
+
+def make_film(
+    pipeline: PipelineLike,
+    plan: FilmPlan,
+    environment: Environment,
+    settings: FilmSettings,
+    on_progress: Callable[[Progress], None],
+) -> Film:
+    """Makes or goes on with a film.
+
+    Args:
+        pipeline: the plan's model, loaded.
+        plan: what to film.
+        environment: where `pipeline` runs.
+        settings: where to, and how.
+        on_progress: told what happens.
+
+    Raises:
+        FilmExistsError: before anything is made, when a file would be written over.
+        WorkDirError: when unfinished work cannot be gone on with.
+        OSError: a full disk, for example; the shots finished so far stay.
+    """
+    files = settings.files
+    check_target(settings)
+    with _open_work(pipeline, plan, environment, settings) as work:
+        shots = work.finished_shots()
+        num_resumed_shots = len(shots)
+        counter = _Counter(plan, on_progress)
+        if num_resumed_shots < len(plan.story.shots):
+            session = (
+                pipeline.load_session(work.session_file(num_resumed_shots - 1))
+                if num_resumed_shots
+                else pipeline.session(plan.story.global_caption, seed=plan.seed)
+            )
+            for shot_index in range(num_resumed_shots, len(plan.story.shots)):
+                frames = _film_shot(session, plan, shot_index, counter)
+                shots.append(work.keep_shot(shot_index, frames, session.save))
+            counter.stop()
+        replay = Replay(
+            plan=plan, environment=environment, frame_sha256=tuple(shot.frame_sha256 for shot in shots)
+        )
+        _finish(work, shots, replay, settings, pipeline.fps)
+        work.remove()
+    return Film(
+        files=files,
+        replay=replay,
+        num_resumed_shots=num_resumed_shots,
+        num_new_frames=counter.num_frames,
+        generate_s=counter.elapsed_s,
+        first_frame_s=counter.first_frame_s,
+    )
+
+
+def check_target(settings: FilmSettings) -> None:
+    """Raises FilmExistsError when making the film would write over a file without leave."""
+    files = settings.files
+    if settings.overwrite:
+        return
+    # With unfinished work there, the files beside the film may already be in place: only the film decides.
+    beside = () if files.partial.exists() else (files.subtitles, files.storyboard, files.replay)
+    for path in (files.film, *beside):
+        if path.exists():
+            raise FilmExistsError(f"{path} exists; give --overwrite to replace it, or another name with -o")
+
+
+def count_differences(film: Film, expected: Replay) -> tuple[int, str]:
+    """(number of frames that differ from another replay's, where the first one is)."""
+    first: list[str] = []
+    num_different = compare_frames(expected.frame_sha256, film.replay.frame_sha256, first.append)
+    return num_different, "".join(first)
+
+
+class _Counter:
+    """Counts and times a run's frames, and passes on its progress."""
+
+    def __init__(self, plan: FilmPlan, on_progress: Callable[[Progress], None]) -> None:
+        self._plan = plan
+        self._on_progress = on_progress
+        self._start_s: float | None = None
+        self.num_frames = 0
+        self.first_frame_s: float | None = None
+        self.elapsed_s = 0.0
+
+    def shot_begins(self, shot_index: int) -> None:
+        if self._start_s is None:
+            self._start_s = time.perf_counter()
+        self._tell(shot_index, None)
+
+    def chunk_done(self, shot_index: int, chunk_index: int, num_frames: int) -> None:
+        self.stop()
+        if self.first_frame_s is None:
+            self.first_frame_s = self.elapsed_s
+        self.num_frames += num_frames
+        self._tell(shot_index, chunk_index)
+
+    def stop(self) -> None:
+        if self._start_s is not None:
+            self.elapsed_s = time.perf_counter() - self._start_s
+
+    def _tell(self, shot_index: int, chunk_index: int | None) -> None:
+        shots = self._plan.story.shots
+        self._on_progress(
+            Progress(
+                shot_index=shot_index,
+                num_shots=len(shots),
+                chunk_index=chunk_index,
+                num_chunks=shots[shot_index].num_chunks or 0,
+                num_frames=self.num_frames,
+                elapsed_s=self.elapsed_s,
+            )
+        )
+
+
+def _open_work(
+    pipeline: PipelineLike, plan: FilmPlan, environment: Environment, settings: FilmSettings
+) -> WorkDir:
+    settings.files.film.parent.mkdir(parents=True, exist_ok=True)
+    partial = settings.files.partial
+    try:
+        return WorkDir(partial, plan, environment, pipeline.fps)
+    except OtherWorkError:
+        if not settings.overwrite:
+            raise
+        discard_work(partial)
+        return WorkDir(partial, plan, environment, pipeline.fps)
+
+
+def _film_shot(
+    session: SessionLike, plan: FilmPlan, shot_index: int, counter: _Counter
+) -> UInt8[np.ndarray, "f h w 3"]:
+    shot = plan.story.shots[shot_index]
+    assert shot.num_chunks is not None, "a plan names the length of every shot"
+    counter.shot_begins(shot_index)
+    chunks: list[np.ndarray] = []
+    stream = session.shot(shot.caption, num_chunks=shot.num_chunks, seed=shot.seed, steps=plan.num_steps)
+    for chunk_index, chunk in enumerate(stream):
+        chunks.append(chunk.frames)
+        counter.chunk_done(shot_index, chunk_index, len(chunk.frames))
+    return np.concatenate(chunks)
+
+
+def _finish(
+    work: WorkDir, shots: list[FinishedShot], replay: Replay, settings: FilmSettings, fps: int
+) -> None:
+    """Writes the four files inside the work directory, then moves them into place, the film last."""
+    files, story = settings.files, replay.plan.story
+    made = replace(files, film=work.path / files.film.name)
+    lengths = [len(shot.frame_sha256) for shot in shots]
+    panels: list[Panel] = []
+
+    def encode(part: Path) -> None:
+        with (
+            part.open("w+b") as file,
+            Mp4Writer(
+                file, fps, H264Settings(scale=settings.scale), title=story.title, chapters=_chapters(replay)
+            ) as writer,
+        ):
+            for shot, written in zip(shots, story.shots, strict=True):
+                frames = load_frames(shot)
+                writer.write(frames)
+                duration_s = float(len(frames) / Fraction(fps))
+                panels.append(
+                    Panel(picture=frames[len(frames) // 2], caption=written.caption, duration_s=duration_s)
+                )
+
+    write_atomically(made.film, encode)
+    captions = [shot.caption for shot in story.shots]
+    texts = {made.subtitles: subtitles(captions, lengths, fps), made.replay: replay.to_json()}
+    for path, text in texts.items():
+        write_atomically(path, lambda part, text=text: _write_text(part, text))
+    page = draw_storyboard(story.title, story.global_caption, panels)
+    write_atomically(made.storyboard, lambda part: page.save(part, format="png"))
+    for source, target in (
+        (made.subtitles, files.subtitles),
+        (made.storyboard, files.storyboard),
+        (made.replay, files.replay),
+        (made.film, files.film),
+    ):
+        source.replace(target)
+
+
+def _chapters(replay: Replay) -> list[Chapter]:
+    chapters: list[Chapter] = []
+    start_frame = 0
+    for number, (shot, hashes) in enumerate(
+        zip(replay.plan.story.shots, replay.frame_sha256, strict=True), start=1
+    ):
+        caption = " ".join(shot.caption.split())
+        short = caption if len(caption) <= _CHAPTER_CHARS else caption[: _CHAPTER_CHARS - 1].rstrip() + "…"
+        end_frame = start_frame + len(hashes)
+        chapters.append(Chapter(title=f"{number}. {short}", start_frame=start_frame, end_frame=end_frame))
+        start_frame = end_frame
+    return chapters
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,188 @@
+"""What makes a film again: the plan it was made from, where it was made, and the sha256 of every frame.
+
+Identical frames means equal hashes of each uint8 RGB frame "h w 3" in memory order, on the same hardware,
+dtype, thread count and torch version. The file is JSON with a version; unknown versions and keys are refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import UInt8
+
+from shotstream.story import Story, StoryError, story_from_document
+
+FORMAT = "shotstream-replay/1"
+_MAX_REPLAY_BYTES = 1 << 28
+
+
+class ReplayError(ValueError):
+    """A replay file that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmPlan:
+    """All that a film's frames are a function of, on a given machine."""
+
+    model_id: str
+    """The model's name."""
+    weights_sha256: str
+    """Hash of the model's weights."""
+    context_policy: str
+    """How context frames are chosen."""
+    num_steps: int
+    """Denoising steps per chunk."""
+    seed: int
+    """Seed of the session."""
+    story: Story
+    """Every shot with its length and its seed."""
+
+    def __post_init__(self) -> None:
+        if any(shot.num_chunks is None or shot.seed is None for shot in self.story.shots):
+            raise ReplayError("a plan names the length and the seed of every shot")
+
+    def to_document(self) -> dict[str, Any]:
+        """The plan as plain values; `from_document` inverts it."""
+        values = {name: getattr(self, name) for name in _PLAN_KEYS if name != "story"}
+        return {**values, "story": self.story.to_document()}
+
+    @classmethod
+    def from_document(cls, document: object) -> "FilmPlan":
+        """The plan in parsed JSON; ReplayError when it is none."""
+        values = _checked(document, _PLAN_KEYS)
+        try:
+            values["story"] = story_from_document(values["story"])
+        except StoryError as error:
+            raise ReplayError(f"its story is damaged: {error}") from error
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """Where frames were made: what identical frames depend on beside the plan."""
+
+    shotstream: str
+    """Version of this package."""
+    torch: str
+    """Version of torch."""
+    device: str
+    """Kind of device and its name."""
+    dtype: str
+    """Of the model's weights and activations."""
+    num_threads: int
+    """Threads torch computes with."""
+
+    def differences(self, other: "Environment") -> list[str]:
+        """What differs, as "name: mine, theirs"; empty when the two can give identical frames."""
+        mine, theirs = asdict(self), asdict(other)
+        return [f"{name}: {mine[name]}, {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replay:
+    """A finished film, on paper."""
+
+    plan: FilmPlan
+    """What was filmed."""
+    environment: Environment
+    """Where."""
+    frame_sha256: tuple[tuple[str, ...], ...]
+    """Hashes of the frames, shot by shot."""
+
+    def to_json(self) -> str:
+        """The replay file's text."""
+        document = {
+            "format": FORMAT,
+            "plan": self.plan.to_document(),
+            "environment": asdict(self.environment),
+            "frame_sha256": self.frame_sha256,
+        }
+        return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+
+
+def hash_frames(frames: UInt8[np.ndarray, "f h w 3"]) -> tuple[str, ...]:
+    """sha256 of each frame's bytes, row by row."""
+    return tuple(hashlib.sha256(frame.tobytes()).hexdigest() for frame in frames)
+
+
+def is_replay(path: Path) -> bool:
+    """Whether a file says of itself that it is a replay file, of whatever version."""
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b'"shotstream-replay/' in file.read(256)
+
+
+def read_replay(path: Path) -> Replay:
+    """The replay in a file.
+
+    Raises:
+        ReplayError: when it is unreadable, damaged or of another version.
+    """
+    try:
+        if path.stat().st_size > _MAX_REPLAY_BYTES:
+            raise ReplayError(f"larger than {_MAX_REPLAY_BYTES} bytes")
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict) or cast("dict[str, Any]", document).get("format") != FORMAT:
+            raise ReplayError(f"not a replay file of the format {FORMAT!r}")
+        values = _checked(document, {"format": str, "plan": dict, "environment": dict, "frame_sha256": list})
+        return Replay(
+            plan=FilmPlan.from_document(values["plan"]),
+            environment=Environment(**_checked(values["environment"], _ENVIRONMENT_KEYS)),
+            frame_sha256=tuple(tuple(map(str, shot)) for shot in values["frame_sha256"]),
+        )
+    except OSError as error:
+        raise ReplayError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ReplayError(f"{path}: {error}") from error
+
+
+def compare_frames(
+    expected: Sequence[Sequence[str]], found: Sequence[Sequence[str]], on_difference: Callable[[str], None]
+) -> int:
+    """The number of frames that differ; the first difference is described to `on_difference`."""
+    num_different = 0
+    for shot_index in range(max(len(expected), len(found))):
+        shots = [list(side[shot_index]) if shot_index < len(side) else [] for side in (expected, found)]
+        for frame_index in range(max(map(len, shots))):
+            hashes = [shot[frame_index] if frame_index < len(shot) else None for shot in shots]
+            if hashes[0] != hashes[1]:
+                if num_different == 0:
+                    on_difference(f"shot {shot_index + 1}, frame {frame_index}")
+                num_different += 1
+    return num_different
+
+
+_PLAN_KEYS: dict[str, type] = {
+    "model_id": str,
+    "weights_sha256": str,
+    "context_policy": str,
+    "num_steps": int,
+    "seed": int,
+    "story": dict,
+}
+_ENVIRONMENT_KEYS: dict[str, type] = {
+    "shotstream": str,
+    "torch": str,
+    "device": str,
+    "dtype": str,
+    "num_threads": int,
+}
+
+
+def _checked(document: object, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """The document, if it has exactly the keys of `kinds` with values of those kinds."""
+    if not isinstance(document, dict):
+        raise ReplayError("damaged: an object is missing")
+    values = dict(cast("dict[str, Any]", document))
+    if values.keys() != kinds.keys():
+        odd = sorted(values.keys() ^ kinds.keys())
+        raise ReplayError(f"damaged: the key {odd[0]!r} is missing or unknown")
+    for name, kind in kinds.items():
+        if type(values[name]) is not kind:
+            raise ReplayError(f"damaged: {name} is of the wrong kind")
+    return values

@@ -1,0 +1,168 @@
+"""A film on one page: a picture of each shot with its number, its length and its caption, under the title.
+
+Text is set in the font that Pillow carries, so that every machine draws the same page; it knows Latin letters
+and shows others as boxes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+MAX_SHOWN_SHOTS = 60
+
+_PAPER, _CARD = (22, 23, 29), (33, 35, 44)
+_TITLE_INK, _TEXT_INK, _FAINT_INK, _ACCENT = (245, 240, 228), (214, 211, 203), (139, 141, 152), (242, 180, 65)
+_MARGIN_PX, _GAP_PX, _PADDING_PX, _CORNER_PX = 40, 24, 16, 12
+_PICTURE_WIDTH_PX = 400
+_MAX_CAPTION_LINES, _MAX_GLOBAL_LINES = 6, 4
+_ELLIPSIS = "…"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """One shot on the page."""
+
+    picture: UInt8[np.ndarray, "h w 3"]
+    """A frame of the shot."""
+    caption: str
+    """Set under the picture; cut after six lines."""
+    duration_s: float
+    """Length of the shot."""
+
+
+def draw_storyboard(title: str, global_caption: str, panels: Sequence[Panel]) -> Image.Image:
+    """The page as an RGB image; of more than 60 shots an even choice is shown, and the page says so.
+
+    Raises:
+        ValueError: when there is no panel.
+    """
+    if not panels:
+        raise ValueError("a storyboard needs at least one shot")
+    shown = sorted(
+        {round(i) for i in np.linspace(0, len(panels) - 1, min(len(panels), MAX_SHOWN_SHOTS)).tolist()}
+    )
+    num_columns = min(len(shown), 3 if len(shown) <= 9 else 4)
+    cards = [_draw_card(panels[index], index + 1) for index in shown]
+    rows = [cards[start : start + num_columns] for start in range(0, len(cards), num_columns)]
+    row_heights = [max(card.height for card in row) for row in rows]
+
+    width = 2 * _MARGIN_PX + num_columns * cards[0].width + (num_columns - 1) * _GAP_PX
+    header = _draw_header(width, title, global_caption, panels, len(shown))
+    height = header.height + sum(row_heights) + (len(rows) - 1) * _GAP_PX + _MARGIN_PX
+    page = Image.new("RGB", (width, height), _PAPER)
+    page.paste(header, (0, 0))
+    pen = ImageDraw.Draw(page)
+    top = header.height
+    for row, row_height in zip(rows, row_heights, strict=True):
+        for column, card in enumerate(row):
+            left = _MARGIN_PX + column * (card.width + _GAP_PX)
+            box = (left, top, left + card.width - 1, top + row_height - 1)
+            pen.rounded_rectangle(box, _CORNER_PX, fill=_CARD)
+            page.paste(card, (left, top), _rounded_mask(card.size))
+        top += row_height + _GAP_PX
+    return page
+
+
+def _draw_header(
+    width: int, title: str, global_caption: str, panels: Sequence[Panel], num_shown: int
+) -> Image.Image:
+    title_font, text_font = _font(34), _font(17)
+    room = width - 2 * _MARGIN_PX
+    title_lines = wrap_text(title, title_font, room, 2)
+    lines = wrap_text(global_caption, text_font, room, _MAX_GLOBAL_LINES)
+    duration_s = sum(panel.duration_s for panel in panels)
+    facts = f"{len(panels)} shot{'s' if len(panels) > 1 else ''}   ·   {duration_s:.1f} s"
+    if num_shown < len(panels):
+        facts += f"   ·   {num_shown} of them shown"
+    height = _MARGIN_PX + 44 * len(title_lines) + 8 + 25 * len(lines) + 10 + 25 + 22
+    header = Image.new("RGB", (width, height), _PAPER)
+    pen = ImageDraw.Draw(header)
+    top = _MARGIN_PX - 6
+    for line in title_lines:
+        pen.text((_MARGIN_PX, top), line, font=title_font, fill=_TITLE_INK)
+        top += 44
+    top += 8
+    for line in lines:
+        pen.text((_MARGIN_PX, top), line, font=text_font, fill=_TEXT_INK)
+        top += 25
+    pen.text((_MARGIN_PX, top + 8), facts, font=_font(15), fill=_FAINT_INK)
+    return header
+
+
+def _draw_card(panel: Panel, number: int) -> Image.Image:
+    """Picture, number and length, caption: on the card's own ground, as high as it needs."""
+    height, width = panel.picture.shape[:2]
+    picture_height = round(_PICTURE_WIDTH_PX * height / width)
+    # Pixel art stays crisp when enlarged; a large picture is made smaller smoothly.
+    filter_ = Image.Resampling.NEAREST if width <= _PICTURE_WIDTH_PX else Image.Resampling.LANCZOS
+    enlarged = max(1, math.ceil(_PICTURE_WIDTH_PX / width))
+    picture = Image.fromarray(panel.picture)
+    if enlarged > 1:
+        picture = picture.resize((width * enlarged, height * enlarged), filter_)
+    picture = picture.resize((_PICTURE_WIDTH_PX, picture_height), Image.Resampling.LANCZOS)
+
+    font, small_font = _font(17), _font(15)
+    lines = wrap_text(panel.caption, font, _PICTURE_WIDTH_PX - 2 * _PADDING_PX, _MAX_CAPTION_LINES)
+    card_height = picture_height + _PADDING_PX + 34 + 24 * len(lines) + _PADDING_PX - 4
+    card = Image.new("RGB", (_PICTURE_WIDTH_PX, card_height), _CARD)
+    card.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(card)
+    top = picture_height + _PADDING_PX
+    label = f"{number}"
+    badge_width = max(26, round(small_font.getlength(label)) + 16)
+    badge = (_PADDING_PX, top, _PADDING_PX + badge_width, top + 24)
+    pen.rounded_rectangle(badge, 12, fill=_ACCENT)
+    middle = ((badge[0] + badge[2]) / 2, top + 12)
+    pen.text(middle, label, font=small_font, fill=_PAPER, anchor="mm")
+    duration = f"{panel.duration_s:.1f} s"
+    pen.text(
+        (_PICTURE_WIDTH_PX - _PADDING_PX, top + 12), duration, font=small_font, fill=_FAINT_INK, anchor="rm"
+    )
+    top += 34
+    for line in lines:
+        pen.text((_PADDING_PX, top), line, font=font, fill=_TEXT_INK)
+        top += 24
+    return card
+
+
+def wrap_text(text: str, font: ImageFont.FreeTypeFont, room_px: int, max_lines: int) -> list[str]:
+    """The text in lines at most `room_px` wide; what exceeds `max_lines` is replaced by an ellipsis."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= room_px:
+            lines[-1] = joined
+            continue
+        if not lines[-1]:
+            lines.pop()
+        while font.getlength(word) > room_px:
+            fits = next(
+                n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= room_px
+            )
+            lines.append(word[:fits])
+            word = word[fits:]
+        lines.append(word)
+        if len(lines) > max_lines:
+            break
+    if len(lines) > max_lines:
+        last = lines[max_lines - 1]
+        while last and font.getlength(last + _ELLIPSIS) > room_px:
+            last = last[:-1]
+        lines = [*lines[: max_lines - 1], last.rstrip(" .,;:") + _ELLIPSIS]
+    return lines
+
+
+def _rounded_mask(size: tuple[int, int]) -> Image.Image:
+    mask = Image.new("L", size, 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), _CORNER_PX, fill=255)
+    return mask
+
+
+def _font(size_px: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size_px)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    return font

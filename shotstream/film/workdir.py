@@ -1,0 +1,245 @@
+"""The unfinished film on disk: `film.mp4.partial/`, where each finished shot is safe before the next begins.
+
+It holds the plan, and per finished shot its frames (lossless) and a small record with their hashes; and the
+state of the session after the last one. A shot counts as finished once its record is there, which is written
+last. Every file is written beside its place, flushed to the disk and then renamed: after a crash, or a power
+cut, a file is there whole or not at all.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import UInt8
+
+from shotstream.codec.video_io import VideoError, read_frames, write_lossless
+from shotstream.film.replay import Environment, FilmPlan, hash_frames
+
+if os.name == "posix":
+    import fcntl
+
+_PLAN = "plan.json"
+
+
+class WorkDirError(ValueError):
+    """Unfinished work that cannot be gone on with; the message says what to do."""
+
+
+class OtherWorkError(WorkDirError):
+    """The directory holds unfinished work of another film, which may be discarded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedShot:
+    """A shot that is safe on disk."""
+
+    shot_index: int
+    """0-based."""
+    frames_file: Path
+    """Its frames, lossless."""
+    frame_sha256: tuple[str, ...]
+    """Hash of each frame."""
+
+
+class WorkDir:
+    """A film's unfinished work, owned by one process at a time.
+
+    Use as a context manager; the directory stays unless `remove` is called.
+
+    Args:
+        path: the directory, made if it is not there.
+        plan: what is being filmed.
+        environment: where.
+        fps: frames per second of the frames to be kept.
+
+    Raises:
+        OtherWorkError: when it holds the work of another film.
+        WorkDirError: when another process works there, or it holds something else.
+    """
+
+    def __init__(self, path: Path, plan: FilmPlan, environment: Environment, fps: int | Fraction) -> None:
+        self.path = path
+        self._fps = fps
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = _take_lock(path)
+        document = {"plan": plan.to_document(), "environment": _as_document(environment)}
+        try:
+            if not (path / _PLAN).exists():
+                _check_empty(path)
+                write_atomically(path / _PLAN, lambda part: _write_json(part, document))
+            _check_same_work(path, document)
+        except BaseException:
+            self._release()
+            raise
+
+    def __enter__(self) -> "WorkDir":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+
+    def finished_shots(self) -> list[FinishedShot]:
+        """The shots that are safe, in order, from the first on.
+
+        Raises:
+            WorkDirError: when a record cannot be read.
+        """
+        shots: list[FinishedShot] = []
+        while (record := self._record(len(shots))).exists():
+            try:
+                hashes = tuple(map(str, json.loads(record.read_text(encoding="utf-8"))["frame_sha256"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise WorkDirError(f"{record} is damaged; delete {self.path} and start anew") from error
+            shots.append(
+                FinishedShot(shot_index=len(shots), frames_file=self._frames(len(shots)), frame_sha256=hashes)
+            )
+        return shots
+
+    def keep_shot(
+        self, shot_index: int, frames: UInt8[np.ndarray, "f h w 3"], save_session: Callable[[Path], None]
+    ) -> FinishedShot:
+        """Makes a shot safe: its frames, then the session's state, then the record that says so.
+
+        Args:
+            shot_index: 0-based; shots are kept in order.
+            frames: all its frames.
+            save_session: writes the session's state, as it is after this shot, to the path it is given.
+        """
+        hashes = hash_frames(frames)
+        write_atomically(self._frames(shot_index), lambda part: write_lossless(part, frames, self._fps))
+        write_atomically(self.session_file(shot_index), save_session)
+        document = {"frame_sha256": hashes}
+        write_atomically(self._record(shot_index), lambda part: _write_json(part, document))
+        if shot_index > 0:
+            _remove(self.session_file(shot_index - 1))
+        return FinishedShot(shot_index=shot_index, frames_file=self._frames(shot_index), frame_sha256=hashes)
+
+    def session_file(self, shot_index: int) -> Path:
+        """Where the session's state after a shot is; only the last finished shot's is kept."""
+        return self.path / f"session_{shot_index:04}"
+
+    def remove(self) -> None:
+        """Deletes the directory: the film is made."""
+        shutil.rmtree(self.path)
+
+    def _frames(self, shot_index: int) -> Path:
+        return self.path / f"shot_{shot_index:04}.mkv"
+
+    def _record(self, shot_index: int) -> Path:
+        return self.path / f"shot_{shot_index:04}.json"
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def discard_work(path: Path) -> None:
+    """Deletes unfinished work; renamed first, so that a crash half-way leaves nothing to resume from."""
+    discarded = path.with_name(path.name + ".discarded")
+    _remove(discarded)
+    path.replace(discarded)
+    _remove(discarded)
+
+
+def load_frames(shot: FinishedShot) -> UInt8[np.ndarray, "f h w 3"]:
+    """The shot's frames, bit for bit.
+
+    Raises:
+        WorkDirError: when the file is not what was written.
+    """
+    try:
+        frames = read_frames(shot.frames_file)
+    except VideoError as error:
+        raise WorkDirError(f"{error}; delete {shot.frames_file.parent} and start anew") from error
+    if hash_frames(frames) != shot.frame_sha256:
+        raise WorkDirError(
+            f"{shot.frames_file} has changed since it was written; "
+            f"delete {shot.frames_file.parent} and start anew"
+        )
+    return frames
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` make a file or a directory beside `path`, flushes it to the disk and renames it there."""
+    part = path.with_name(f".part.{path.name}")
+    _remove(part)
+    write(part)
+    for file in [part, *part.rglob("*")] if part.is_dir() else [part]:
+        _flush(file)
+    if path.is_dir():
+        _remove(path)
+    part.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _take_lock(directory: Path) -> int | None:
+    """A descriptor that keeps other processes out; the system lets go of it when this process dies."""
+    if os.name != "posix":
+        return None
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise WorkDirError(f"another process is making this film ({directory}); wait for it") from error
+    return descriptor
+
+
+def _as_document(environment: Environment) -> dict[str, Any]:
+    return {name: getattr(environment, name) for name in Environment.__dataclass_fields__}
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _check_empty(path: Path) -> None:
+    strangers = [file.name for file in path.iterdir() if file.name not in ("lock", f".part.{_PLAN}")]
+    if strangers:
+        raise WorkDirError(f"{path} holds {strangers[0]!r} and no unfinished film; choose another name")
+
+
+def _check_same_work(path: Path, document: dict[str, Any]) -> None:
+    try:
+        found = json.loads((path / _PLAN).read_text(encoding="utf-8"))
+        stored = {
+            "plan": FilmPlan.from_document(found["plan"]).to_document(),
+            "environment": found["environment"],
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorkDirError(f"{path} holds no unfinished film of this version; delete it") from error
+    for part in ("plan", "environment"):
+        mine, theirs = cast("dict[str, Any]", document[part]), cast("dict[str, Any]", stored[part])
+        odd = [name for name in mine if mine[name] != theirs.get(name)]
+        if odd:
+            raise OtherWorkError(
+                f"{path} holds unfinished work with another {' and '.join(odd)}; "
+                "go on with the command that began it, or discard it with --overwrite"
+            )

@@ -1,0 +1,193 @@
+import multiprocessing
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from shotstream.codec.video_io import read_frames
+from shotstream.film import (
+    Film,
+    FilmExistsError,
+    FilmFiles,
+    FilmPlan,
+    FilmSettings,
+    Progress,
+    WorkDirError,
+    count_differences,
+    make_film,
+    read_replay,
+)
+from shotstream.film.replay import hash_frames
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_pipeline import ENVIRONMENT, FakePipeline, plan
+
+
+def film(
+    directory: Path,
+    pipeline: FakePipeline | None = None,
+    film_plan: FilmPlan | None = None,
+    *,
+    overwrite: bool = False,
+    told: list[Progress] | None = None,
+) -> Film:
+    settings = FilmSettings(files=FilmFiles(film=directory / "film.mp4"), scale=2, overwrite=overwrite)
+    on_progress = (told if told is not None else []).append
+    return make_film(pipeline or FakePipeline(), film_plan or plan(), ENVIRONMENT, settings, on_progress)
+
+
+def film_until_killed(directory: Path) -> None:
+    film(directory, FakePipeline(stop_at=(2, 1)))
+
+
+def test_a_film_has_its_four_files_and_nothing_else(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    made = film(tmp_path / "new", told=told)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "film.mp4",
+        "film.replay.json",
+        "film.srt",
+        "film.storyboard.png",
+    ]
+    assert read_frames(made.files.film).shape == (4 * 21, 32, 48, 3)
+    with av.open(made.files.film) as container:
+        assert [chapter["metadata"]["title"] for chapter in container.chapters()][:2] == [
+            "1. Shot 0: a --> fox.",
+            "2. Shot 1: a --> fox.",
+        ]
+        assert container.metadata["title"] == "A fox"
+    with Image.open(made.files.storyboard) as page:
+        assert page.size[0] > page.size[1] > 0
+    assert read_replay(made.files.replay) == made.replay
+    assert (
+        made.files.subtitles.read_text().split("\n\n")[1]
+        == "2\n00:00:01,750 --> 00:00:03,500\nShot 1: a → fox.\n".strip()
+    )
+    assert [(p.shot_index, p.chunk_index) for p in told[:4]] == [(0, None), (0, 0), (0, 1), (1, None)]
+    assert (told[-1].num_frames, made.num_new_frames, made.num_resumed_shots) == (84, 84, 0)
+
+
+def test_a_film_killed_in_its_third_shot_goes_on_to_the_same_frames(tmp_path: Path) -> None:
+    whole = film(tmp_path / "whole")
+    process = multiprocessing.get_context("spawn").Process(
+        target=film_until_killed, args=(tmp_path / "killed",)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -9
+    assert not (tmp_path / "killed" / "film.mp4").exists()
+    pipeline = FakePipeline()
+    resumed = film(tmp_path / "killed", pipeline)
+    assert (resumed.num_resumed_shots, pipeline.num_chunks_made) == (2, 4)
+    assert resumed.replay == whole.replay
+    assert count_differences(resumed, whole.replay) == (0, "")
+    assert not resumed.files.partial.exists()
+    assert np.array_equal(read_frames(resumed.files.film), read_frames(whole.files.film))
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), OSError(28, "No space left on device"), MemoryError()]
+)
+@pytest.mark.parametrize("stop_at", [(0, 0), (0, 1), (3, 1)])
+def test_what_is_done_stays_whatever_ends_a_run(
+    tmp_path: Path, error: BaseException, stop_at: tuple[int, int]
+) -> None:
+    with pytest.raises(type(error)):
+        film(tmp_path, FakePipeline(stop_at=stop_at, error=error))
+    resumed = film(tmp_path)
+    assert resumed.num_resumed_shots == stop_at[0]
+    assert resumed.replay == film(tmp_path / "whole").replay
+
+
+def test_a_run_that_ended_while_the_film_was_put_together_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_storyboard(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shotstream.film.make.draw_storyboard", no_storyboard)
+        with pytest.raises(OSError, match="No space"):
+            film(tmp_path)
+    pipeline = FakePipeline()
+    assert film(tmp_path, pipeline).num_resumed_shots == 4
+    assert pipeline.num_chunks_made == 0
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.srt", "film.storyboard.png", "film.replay.json"])
+def test_no_file_is_written_over_without_leave(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    pipeline = FakePipeline()
+    with pytest.raises(FilmExistsError, match=f"{name} exists; give --overwrite"):
+        film(tmp_path, pipeline)
+    assert (tmp_path / name).read_text() == "mine"
+    assert pipeline.num_chunks_made == 0
+    film(tmp_path, overwrite=True)
+    assert (tmp_path / name).read_bytes() != b"mine"
+
+
+def test_the_old_film_stays_until_the_new_one_is_made(tmp_path: Path) -> None:
+    first = film(tmp_path)
+    before = first.files.film.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path, FakePipeline(stop_at=(1, 0), error=KeyboardInterrupt()), plan(seed=8), overwrite=True)
+    assert first.files.film.read_bytes() == before
+
+
+def test_unfinished_work_of_another_film_is_discarded_only_with_leave(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path, FakePipeline(stop_at=(1, 0), error=KeyboardInterrupt()))
+    with pytest.raises(WorkDirError, match="unfinished work with another seed and story"):
+        film(tmp_path, film_plan=plan(seed=8))
+    made = film(tmp_path, film_plan=plan(seed=8), overwrite=True)
+    assert made.num_resumed_shots == 0
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".mp4", ".png", ".srt"]
+
+
+def test_two_processes_do_not_make_one_film_at_once(tmp_path: Path) -> None:
+    class Meanwhile(FakePipeline):
+        def before_chunk(self, shot_index: int, chunk_index: int) -> None:
+            if (shot_index, chunk_index) == (0, 0):
+                with pytest.raises(WorkDirError, match="another process"):
+                    film(tmp_path, overwrite=True)
+
+    film(tmp_path, Meanwhile())
+
+
+def test_a_directory_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    strange = tmp_path / "film.mp4.partial"
+    strange.mkdir()
+    (strange / "notes.txt").write_text("mine")
+    with pytest.raises(WorkDirError, match=r"notes\.txt"):
+        film(tmp_path, overwrite=True)
+    assert (strange / "notes.txt").read_text() == "mine"
+
+
+def test_a_finished_shot_that_changed_on_disk_is_not_used(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path, FakePipeline(stop_at=(2, 0), error=KeyboardInterrupt()))
+    partial = tmp_path / "film.mp4.partial"
+    (partial / "shot_0001.mkv").write_bytes((partial / "shot_0000.mkv").read_bytes())
+    with pytest.raises(WorkDirError, match=r"shot_0001\.mkv has changed"):
+        film(tmp_path)
+
+
+def test_a_replay_tells_which_frame_differs_first(tmp_path: Path) -> None:
+    made = film(tmp_path / "a")
+    other = film(tmp_path / "b", film_plan=plan(seed=9))
+    num_different, first = count_differences(made, other.replay)
+    assert (num_different, first) == (84, "shot 1, frame 0")
+
+
+def test_frame_hashes_do_not_depend_on_the_arrays_layout() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), dtype=np.uint8)
+    assert hash_frames(frames) == hash_frames(np.asfortranarray(frames))
+    assert len(set(hash_frames(frames))) == 2
+
+
+def test_a_film_is_an_mp4() -> None:
+    with pytest.raises(ValueError, match=r"\.mp4"):
+        FilmFiles(film=Path("film.mov"))

@@ -1,0 +1,59 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shotstream.film import Environment, Replay, ReplayError, is_replay, read_replay
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_pipeline import ENVIRONMENT, plan
+
+REPLAY = Replay(plan=plan(2), environment=ENVIRONMENT, frame_sha256=(("a", "b"), ("c",)))
+
+
+def test_a_replay_survives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "film.replay.json"
+    path.write_text(REPLAY.to_json())
+    assert is_replay(path)
+    assert read_replay(path) == REPLAY
+
+
+def test_a_story_is_no_replay(tmp_path: Path) -> None:
+    path = tmp_path / "story.json"
+    path.write_text('{"global_caption": "A fox.", "shot1": "It sits."}')
+    assert not is_replay(path)
+    with pytest.raises(ReplayError, match="not a replay file"):
+        read_replay(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda d: d.update(format="shotstream-replay/99"), "not a replay file of the format"),
+        (lambda d: d.update(extra=1), "'extra' is missing or unknown"),
+        (lambda d: d["plan"].pop("seed"), "'seed' is missing or unknown"),
+        (lambda d: d["plan"].update(num_steps="4"), "num_steps is of the wrong kind"),
+        (lambda d: d["plan"]["story"].update(shots=[]), "its story is damaged: a story of 0 shots"),
+        (lambda d: d["plan"]["story"]["shots"][0].pop("seed"), "names the length and the seed"),
+        (lambda d: d["environment"].pop("torch"), "'torch' is missing or unknown"),
+    ],
+)
+def test_damaged_replays_are_refused(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    document = json.loads(REPLAY.to_json())
+    damage(document)
+    path = tmp_path / "film.replay.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ReplayError, match=reason) as caught:
+        read_replay(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_environments_tell_what_differs() -> None:
+    other = Environment(shotstream="0", torch="1", device="cpu", dtype="float32", num_threads=2)
+    assert ENVIRONMENT.differences(ENVIRONMENT) == []
+    assert ENVIRONMENT.differences(other) == ["torch: 0, 1", "num_threads: 1, 2"]
