@@ -153,7 +153,7 @@ def _published(frames_per_shot: Sequence[int], budget: int, pins: Sequence[int])
 def _theatre(frames_per_shot: Sequence[int], budget: int, pins: Sequence[int]) -> ContextPlan:
     if len(pins) > max_pins("theatre", budget):
         raise ValueError(
-            f"{len(pins)} frames are pinned; at most {budget - 1} of {budget} context frames may be: unpin some"
+            f"{len(pins)} context frames are pinned; at most {budget - 1} of {budget} may be: unpin some"
         )
     free = budget - len(pins)
     sampled = _anchored_shots(len(frames_per_shot), free)

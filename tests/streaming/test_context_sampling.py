@@ -123,7 +123,7 @@ def test_what_has_no_meaning_is_refused_with_the_reason() -> None:
         sample_context([], 6)
     with pytest.raises(ValueError, match="at least 1 frame"):
         sample_context([9, 0], 6)
-    with pytest.raises(ValueError, match="at most 5"):
+    with pytest.raises(ValueError, match="at most 5 of 6"):
         sample_context([9], 6, pins=(0,) * 6)
     with pytest.raises(ValueError, match="pinned to shot 1"):
         sample_context([9], 6, pins=(1,))

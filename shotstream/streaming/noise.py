@@ -1,0 +1,84 @@
+"""Where the noise of a rollout comes from: a seed, a generator, or given tensors.
+
+A rollout asks for the noise of (chunk, step): step 0 is what the chunk starts from, step s > 0 what is
+mixed in before denoising step s. `KeyedNoise` answers as a pure function of (seed, chunk, step), so that
+a shot replays whatever was drawn before it, and a chunk is the same however many steps or chunks surround
+it.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+NoiseSource = Callable[[int, int], Tensor]
+"""(chunk index, step index) -> standard normal noise for one chunk, float32 "b c f h w"."""
+
+
+def derive_seed(*keys: int | str) -> int:
+    """A seed in [0, 2^63) that depends on every key and on their order, the same on every machine."""
+    text = "/".join(str(key) for key in keys)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyedNoise:
+    """Noise keyed by (seed, chunk, step), one seed per sample.
+
+    Drawn on the CPU, so that a seed means the same noise on every device.
+    """
+
+    seeds: tuple[int, ...]
+    """One seed per sample of the batch, each in [0, 2^63)."""
+    shape: tuple[int, int, int, int]
+    """Channels, latent frames, height and width of one chunk."""
+    device: torch.device
+    """Where the noise is wanted."""
+
+    def __call__(self, chunk_index: int, step_index: int) -> Float[Tensor, "b c f h w"]:
+        """Noise of every sample for (chunk, step); equal arguments give equal noise."""
+        drawn = [
+            torch.randn(
+                self.shape,
+                generator=torch.Generator().manual_seed(derive_seed(seed, chunk_index, step_index)),
+                dtype=torch.float32,
+            )
+            for seed in self.seeds
+        ]
+        return torch.stack(drawn).to(self.device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DrawnNoise:
+    """Noise drawn from a generator in the order of the calls: for training, where no draw is repeated."""
+
+    generator: torch.Generator
+    """Advanced by every call; the noise is made on its device."""
+    shape: tuple[int, int, int, int, int]
+    """Batch, channels, latent frames, height and width of one chunk."""
+
+    def __call__(self, chunk_index: int, step_index: int) -> Float[Tensor, "b c f h w"]:  # noqa: ARG002
+        """The next noise of the generator, whatever the indices."""
+        return torch.randn(
+            self.shape, generator=self.generator, device=self.generator.device, dtype=torch.float32
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenNoise:
+    """Noise laid down beforehand: golden cases, and the comparison of two rollouts."""
+
+    noise: Float[Tensor, "b c shot_f h w"]
+    """What the chunks of the shot start from."""
+    renoise: Sequence[Sequence[Float[Tensor, "b c f h w"]]]
+    """Indexed by chunk, then by step - 1."""
+
+    def __call__(self, chunk_index: int, step_index: int) -> Float[Tensor, "b c f h w"]:
+        """The noise recorded for (chunk, step)."""
+        if step_index:
+            return self.renoise[chunk_index][step_index - 1]
+        num_latent_frames = self.noise.shape[2] // len(self.renoise)
+        return self.noise.narrow(2, chunk_index * num_latent_frames, num_latent_frames)

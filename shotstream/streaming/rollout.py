@@ -1,0 +1,158 @@
+"""One rollout of a shot, chunk by chunk: the same code makes films and trains a student on its own output.
+
+A shot starts with a commit pass over its context, which fills the global cache. Every chunk is then
+denoised in a few steps that only read the caches, handed out, and committed clean to the local cache when
+the caller comes back for the next one. Passes that write carry no gradient and read detached values, so
+nothing flows back through the caches: with a gradient asked for, each chunk has exactly one gradient-
+bearing pass, its exit step.
+
+It draws no randomness, opens no file and knows nothing of pixels. Latents stay in float32 between passes,
+whatever the network computes in.
+
+Source: Self-Forcing (arXiv 2506.08009) and section 4 of arXiv 2603.25746. Unlike the published code,
+chunks after the first are not trained through the keys of earlier ones, and a commit pass sees clean
+latents at level 0 in training as at inference.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shotstream.diffusion.samplers import few_step
+from shotstream.model.cross_attention import TextCache
+from shotstream.model.dit import DiT
+from shotstream.model.dual_cache import DualCache
+from shotstream.model.positions import FramePositions
+from shotstream.model.rope import RopeTable, rope_table
+from shotstream.streaming.conditioning import Conditioning
+from shotstream.streaming.noise import NoiseSource
+from shotstream.streaming.timing import Stopwatch
+
+Observe = Callable[[int | None, int, Tensor], None]
+"""Called with (chunk index, None for the context; step; velocity) after all passes but a chunk's commit."""
+
+
+class Rollout:
+    """One shot in the making: its conditioning, its noise, and the cache that it alone uses meanwhile."""
+
+    def __init__(
+        self,
+        dit: DiT,
+        conditioning: Conditioning,
+        text: Float[Tensor, "b s n d"] | TextCache,
+        cache: DualCache,
+        noise: NoiseSource,
+        sigmas: Float[Tensor, " k"],
+        *,
+        stopwatch: Stopwatch | None = None,
+        observe: Observe | None = None,
+    ) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            dit: The student.
+            conditioning: Context and positions; its batch is the rollout's.
+            text: Caption embeddings, whose projections then learn from the exit steps, or a text cache.
+            cache: Overwritten from the start; must fit the batch and the latents.
+            noise: Noise of every (chunk, step).
+            sigmas: Falling levels of the student's steps, best on the network's device.
+            stopwatch: Counts the parts "context", "denoise" and "commit".
+            observe: Sees every velocity.
+
+        Raises:
+            ValueError: The network is not one that is told level 0 for its context.
+        """
+        if dit.config.context_sigma != "clean":
+            raise ValueError(
+                "a rollout keeps the context in a cache, at level 0; "
+                f"this network wants context_sigma {dit.config.context_sigma!r}: use its student"
+            )
+        self._dit = dit
+        self._conditioning = conditioning
+        self._text = text
+        self._cache = cache
+        self._noise = noise
+        self._sigmas = sigmas
+        self._stopwatch = stopwatch
+        self._observe = observe
+        with torch.no_grad():
+            # Passes without gradient need the captions' keys once, not once per pass.
+            self._text_cache = text if isinstance(text, TextCache) else dit.text_cache(text)
+
+    def chunks(
+        self, num_chunks: int | None, exit_steps: Sequence[int] | None = None
+    ) -> Iterator[Float[Tensor, "b c f h w"]]:
+        """Clean latents, chunk by chunk; a chunk is committed when the next one is asked for.
+
+        Args:
+            num_chunks: Where the shot ends; None goes on until the iterator is closed.
+            exit_steps: For each chunk, the step at which denoising ends. That step follows the caller's grad
+                mode and is the only one that ever carries a gradient. None: all steps, without gradient.
+
+        Raises:
+            ValueError: `exit_steps` does not name one step per chunk.
+        """
+        if exit_steps is not None and len(exit_steps) != num_chunks:
+            raise ValueError(f"{len(exit_steps)} exit steps for {num_chunks} chunks; give one for each")
+        self._commit_context()
+        for chunk_index in count() if num_chunks is None else range(num_chunks):
+            rope = self._rope(self._conditioning.chunk(chunk_index, self._dit.config))
+            with self._part("denoise"):
+                x0 = self._denoise(chunk_index, rope, None if exit_steps is None else exit_steps[chunk_index])
+            yield x0
+            if num_chunks is None or chunk_index + 1 < num_chunks:
+                with self._part("commit"), torch.no_grad():
+                    self._pass(x0.detach(), _clean(x0), rope, write=True)
+
+    @torch.no_grad()
+    def _commit_context(self) -> None:
+        """Fill the global cache; the pass sees the context alone."""
+        with self._part("context"):
+            self._cache.reset()
+            context = self._conditioning.context
+            velocity = self._dit(
+                context,
+                _clean(context),
+                self._text_cache,
+                self._rope(self._conditioning.positions),
+                cache=self._cache,
+                write="global",
+            )
+        if self._observe is not None:
+            self._observe(None, 0, velocity)
+
+    def _denoise(self, chunk_index: int, rope: RopeTable, exit_step: int | None) -> Tensor:
+        step = 0
+
+        def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal step
+            predicted = self._pass(noisy, sigma, rope, write=False)
+            if self._observe is not None:
+                self._observe(chunk_index, step, predicted)
+            step += 1
+            return predicted
+
+        def renoise(step_index: int) -> Tensor:
+            return self._noise(chunk_index, step_index + 1)
+
+        with torch.no_grad() if exit_step is None else nullcontext():
+            return few_step(velocity, self._noise(chunk_index, 0), self._sigmas, renoise, exit_step=exit_step)
+
+    def _pass(self, latents: Tensor, sigma: Tensor, rope: RopeTable, *, write: bool) -> Tensor:
+        text = self._text if torch.is_grad_enabled() else self._text_cache
+        return self._dit(latents, sigma, text, rope, cache=self._cache, write="local" if write else None)
+
+    def _rope(self, positions: FramePositions) -> RopeTable:
+        return rope_table(positions, self._cache.token_grid, self._dit.config)
+
+    def _part(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self._stopwatch is None else self._stopwatch.part(name)
+
+
+def _clean(latents: Tensor) -> Tensor:
+    """Level 0 for every frame."""
+    return latents.new_zeros(latents.shape[0], latents.shape[2], dtype=torch.float32)

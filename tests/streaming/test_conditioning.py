@@ -1,0 +1,104 @@
+"""Conditioning: what stands in the context, at which level, with which phase and which caption."""
+
+import pytest
+import torch
+
+from shotstream.model.positions import context_positions
+from shotstream.streaming.conditioning import (
+    Conditioning,
+    caption_shots,
+    context_levels,
+    drop_context,
+    first_shot,
+    full_pass,
+    next_shot,
+    stack_conditioning,
+    target_part,
+)
+from shotstream.streaming.context_sampling import ContextSlot, sample_context
+from tests.streaming.tiny import LATENT_SIZE, tiny_conditioning, tiny_config
+
+
+def test_a_first_shot_has_zero_context_phase_1_and_its_own_caption() -> None:
+    config = tiny_config()
+    conditioning = first_shot(config, LATENT_SIZE, batch=2)
+    assert conditioning.context.shape == (2, 4, 3, 4, 6)
+    assert not conditioning.context.any()
+    assert not conditioning.positions.shot_phase.any()
+    assert conditioning.target_phase.tolist() == [1, 1]
+    assert conditioning.target_caption.tolist() == [0, 0]
+    assert conditioning.target(2, config).frame_index.tolist() == [[3, 4]] * 2
+
+
+def test_a_later_shot_reads_its_own_caption_and_its_context_those_of_their_shots() -> None:
+    plan = sample_context([9] * 10, 3, "theatre")
+    latents = {shot: torch.full((4, 4, 6), float(shot)) for shot in range(10)}
+
+    def latent_of(slot: ContextSlot) -> torch.Tensor:
+        return latents[slot.shot_index]
+
+    conditioning = next_shot(plan, latent_of)
+    assert caption_shots(plan) == (0, 8, 9)
+    assert conditioning.context[0, 0, :, 0, 0].tolist() == [0, 8, 9]
+    assert conditioning.positions.frame_index.tolist() == [[0, 1, 2]]
+    assert conditioning.positions.shot_phase.tolist() == [[0, 1, 2]]
+    assert conditioning.positions.caption_index.tolist() == [[0, 1, 2]]
+    assert conditioning.target_phase.tolist() == [3]
+    assert conditioning.target_caption.tolist() == [3]
+
+
+def test_published_phases_count_all_shots_while_captions_are_those_kept() -> None:
+    plan = sample_context([9] * 8, 6, "published")
+    conditioning = next_shot(plan, lambda _: torch.zeros(4, 4, 6))
+    assert conditioning.positions.shot_phase.tolist() == [[2, 3, 4, 5, 6, 7]]
+    assert conditioning.positions.caption_index.tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert conditioning.target_phase.tolist() == [8]
+    assert conditioning.target_caption.tolist() == [6]
+
+
+def test_context_content_is_never_noised_and_its_level_is_the_families() -> None:
+    noisy = torch.randn(1, 4, 2, 4, 6)
+    sigma = torch.full((1, 2), 0.7)
+    for context_sigma, level in (("clean", 0.0), ("target", 0.7)):
+        config = tiny_config(context_sigma=context_sigma)
+        conditioning = tiny_conditioning(config)
+        inputs = full_pass(conditioning, noisy, sigma, config)
+        assert torch.equal(inputs.x[:, :, :3], conditioning.context)
+        torch.testing.assert_close(inputs.sigma, torch.tensor([[level] * 3 + [0.7] * 2]))
+        torch.testing.assert_close(context_levels(sigma, config), torch.full((1, 3), level))
+        assert torch.equal(target_part(inputs.x, config), noisy)
+        assert inputs.positions.frame_index.tolist() == [[0, 1, 2, 3, 4]]
+        assert inputs.positions.caption_index.tolist() == [[0, 0, 1, 2, 2]]
+
+
+def test_a_dropped_context_is_that_of_a_first_shot_and_the_target_keeps_its_caption() -> None:
+    """The published training gives the target another shot's caption when it drops the context."""
+    config = tiny_config()
+    conditioning = tiny_conditioning(config, batch=2)
+    dropped = drop_context(conditioning, torch.tensor([False, True]))
+    first = first_shot(config, LATENT_SIZE)
+    assert torch.equal(dropped.context[0], conditioning.context[0])
+    assert torch.equal(dropped.context[1], first.context[0])
+    assert dropped.positions.shot_phase.tolist() == [[0, 0, 1], [0, 0, 0]]
+    assert dropped.positions.caption_index.tolist() == [[0, 0, 1], [2, 2, 2]]
+    assert dropped.target_phase.tolist() == [2, first.target_phase.item()]
+    assert dropped.target_caption.tolist() == [2, 2]
+
+
+def test_samples_stack_to_a_batch() -> None:
+    config = tiny_config()
+    both = stack_conditioning([first_shot(config, LATENT_SIZE), tiny_conditioning(config)])
+    assert both.context.shape[0] == 2
+    assert both.target_phase.tolist() == [1, 2]
+    assert both.positions.caption_index.tolist() == [[0, 0, 0], [0, 0, 1]]
+
+
+def test_context_and_positions_must_agree() -> None:
+    zeros = torch.zeros(1, 2, dtype=torch.long)
+    with pytest.raises(ValueError, match="3 context frames with 2 positions"):
+        Conditioning(
+            context=torch.zeros(1, 4, 3, 4, 6),
+            positions=context_positions(zeros, zeros),
+            target_phase=torch.ones(1, dtype=torch.long),
+            target_caption=torch.zeros(1, dtype=torch.long),
+        )

@@ -1,0 +1,63 @@
+"""Tiny networks with random weights for the tests of this directory."""
+
+import torch
+from torch import Tensor
+
+from shotstream.geometry import LatentSize, TokenGrid
+from shotstream.model.config import DiTConfig
+from shotstream.model.dit import DiT
+from shotstream.model.dual_cache import DualCache
+from shotstream.model.positions import context_positions
+from shotstream.streaming.conditioning import Conditioning
+
+LATENT_SIZE = LatentSize(4, 6)
+
+
+def tiny_config(**changes: object) -> DiTConfig:
+    sizes: dict[str, object] = {
+        "latent_channels": 4,
+        "dim": 24,
+        "ffn_dim": 32,
+        "num_heads": 2,
+        "num_layers": 2,
+        "text_dim": 5,
+        "text_length": 3,
+        "freq_dim": 8,
+        "num_context_frames": 3,
+        "chunk_latent_frames": 3,
+        "window_chunks": 4,
+    }
+    return DiTConfig.from_dict({**sizes, **changes})
+
+
+def tiny_dit(config: DiTConfig | None = None, seed: int = 0) -> DiT:
+    """A network whose head is not zero, so that every input matters."""
+    generator = torch.Generator().manual_seed(seed)
+    dit = DiT(config or tiny_config(), generator=generator)
+    with torch.no_grad():
+        for parameter in dit.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.15)
+    return dit.eval()
+
+
+def tiny_cache(dit: DiT, batch: int = 1) -> DualCache:
+    grid = LATENT_SIZE.height // dit.config.patch_size, LATENT_SIZE.width // dit.config.patch_size
+    return DualCache(dit.config, batch, TokenGrid(*grid))
+
+
+def tiny_conditioning(config: DiTConfig, batch: int = 1, seed: int = 0) -> Conditioning:
+    """A context of two earlier shots, whose captions are rows 0 and 1; the target reads row 2."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, config.latent_channels, config.num_context_frames, LATENT_SIZE.height, LATENT_SIZE.width)
+    phases = torch.tensor([[0, 0, 1]]).expand(batch, -1)
+    return Conditioning(
+        context=torch.randn(shape, generator=generator),
+        positions=context_positions(phases, phases),
+        target_phase=torch.full((batch,), 2),
+        target_caption=torch.full((batch,), 2),
+    )
+
+
+def tiny_text(config: DiTConfig, batch: int = 1, num_captions: int = 3, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, num_captions, config.text_length, config.text_dim, generator=generator)
