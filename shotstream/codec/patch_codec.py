@@ -1,0 +1,193 @@
+"""The theatre's codec: causal patches of 8x8 pixels and four frames, decoded by naming a palette colour per pixel.
+
+All work is dense and at latent resolution, so that it runs on two CPU cores far faster than real time. The encoder
+sees one cell at a time; the decoder looks at neighbouring cells and at the group before. Latents have zero mean and
+unit variance per channel by construction (running statistics), and the decoder is trained on noisy ones: a model
+that comes close gets exactly the right pixels. Colours outside the palette cannot be produced.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from shotstream.codec.codec import DecodeState
+from shotstream.geometry import VideoGeometry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchCodecConfig:
+    """Sizes of a patch codec."""
+
+    num_colours: int
+    """Colours of the palette."""
+    latent_channels: int = 16
+    dim: int = 192
+    """Width of encoder and decoder."""
+    num_encoder_layers: int = 3
+    num_decoder_layers: int = 4
+    """Residual layers that also look at the eight neighbours."""
+    colour_dim: int = 12
+    """Length of the vector that is compared with each colour's."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_colours", "latent_channels", "dim", "num_encoder_layers", "num_decoder_layers", "colour_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+class PatchCodec(nn.Module):
+    """A `Codec` for flat-coloured pictures."""
+
+    def __init__(self, config: PatchCodecConfig, palette: Int[Tensor, "num_colours 3"] | None = None) -> None:
+        """Random weights; `palette` holds RGB in 0..255, or None when a checkpoint brings it."""
+        super().__init__()
+        self.config = config
+        self._geometry = VideoGeometry()
+        group_pixels = self._geometry.temporal_stride * self._geometry.spatial_stride**2
+        dim = config.dim
+        self.register_buffer("palette", torch.zeros(config.num_colours, 3, dtype=torch.uint8))
+        if palette is not None:
+            self.palette.copy_(palette)
+        self.embed = nn.Linear(3 * group_pixels, dim)
+        self.encoder = nn.ModuleList(_CellLayer(dim) for _ in range(config.num_encoder_layers))
+        self.to_latent = nn.Linear(dim, config.latent_channels)
+        self.normalise = nn.BatchNorm1d(config.latent_channels, affine=False, momentum=0.02)
+        self.from_latent = nn.Linear(config.latent_channels, dim)
+        self.previous = nn.Linear(config.latent_channels, dim, bias=False)
+        self.decoder = nn.ModuleList(_NeighbourLayer(dim) for _ in range(config.num_decoder_layers))
+        self.head_norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, group_pixels * config.colour_dim)
+        self.colours = nn.Linear(config.colour_dim, config.num_colours)
+
+    @property
+    def geometry(self) -> VideoGeometry:
+        """Strides between pixels, latents and tokens."""
+        return self._geometry
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent frame."""
+        return self.config.latent_channels
+
+    def encode(self, pixels: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b z latent_f latent_h latent_w"]:
+        """Normalised float32 latents of videos in [-1, 1].
+
+        In training mode the statistics of the batch are used and the running ones updated.
+
+        Raises:
+            ValueError: the number of frames or the size does not fit the strides.
+        """
+        cells = self._encode_cells(self._group(pixels.float()))
+        flat = rearrange(cells, "b f h w z -> (b f h w) z")
+        return rearrange(self.normalise(flat).reshape(cells.shape), "b f h w z -> b z f h w")
+
+    def decode(self, latents: Float[Tensor, "b z latent_f latent_h latent_w"]) -> Float[Tensor, "b 3 f h w"]:
+        """Float32 pixels in [-1, 1] of whole videos; each pixel is exactly a palette colour."""
+        pixels, _ = self.decode_stream(latents, None)
+        return pixels
+
+    def decode_stream(
+        self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], state: DecodeState | None
+    ) -> tuple[Float[Tensor, "b 3 f h w"], DecodeState]:
+        """The next frames of a video and the state that follows; see `Codec.decode_stream`."""
+        before = latents[:, :, :1] if state is None else state.features[0]
+        indices = self.decode_logits(latents, before).argmax(dim=-1)
+        colours = self.palette[indices].float() / 127.5 - 1
+        frames = rearrange(colours, "b f t h w c -> b c (f t) h w")
+        if state is None:
+            frames = frames[:, :, self._geometry.temporal_stride - 1 :]
+        seen = latents.shape[2] + (state.num_latent_frames if state else 0)
+        return frames, DecodeState(num_latent_frames=seen, features=(latents[:, :, -1:],))
+
+    def decode_logits(
+        self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], before: Float[Tensor, "b z 1 latent_h latent_w"]
+    ) -> Float[Tensor, "b latent_f t h w num_colours"]:
+        """Unnormalised log-probabilities of every colour, for four frames per latent frame.
+
+        Args:
+            latents: latent frames in order.
+            before: the latent frame before them; for a video's first, that frame itself.
+        """
+        stride = self._geometry.spatial_stride
+        pixels = self.head(self._decode_cells(latents, before))
+        pixels = rearrange(
+            pixels, "b f h w (t i j e) -> b f t (h i) (w j) e",
+            t=self._geometry.temporal_stride, i=stride, j=stride, e=self.config.colour_dim,
+        )  # fmt: skip
+        return self.colours(pixels)
+
+    def decode_cell_logits(
+        self,
+        latents: Float[Tensor, "b z latent_f latent_h latent_w"],
+        before: Float[Tensor, "b z 1 latent_h latent_w"],
+        chosen: Int[Tensor, " chosen"],
+    ) -> Float[Tensor, "b latent_f latent_h latent_w chosen num_colours"]:
+        """The same for a few pixels of each cell only, numbered in (t, i, j) order: training needs no more."""
+        dim = self.config.colour_dim
+        weight = self.head.weight.unflatten(0, (-1, dim))[chosen].flatten(0, 1)
+        bias = self.head.bias.unflatten(0, (-1, dim))[chosen].flatten()
+        vectors = F.linear(self._decode_cells(latents, before), weight, bias)
+        return self.colours(vectors.unflatten(-1, (-1, dim)))
+
+    def _decode_cells(
+        self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], before: Float[Tensor, "b z 1 latent_h latent_w"]
+    ) -> Float[Tensor, "b latent_f latent_h latent_w d"]:
+        current = rearrange(latents.float(), "b z f h w -> b f h w z")
+        earlier = rearrange(torch.cat([before.float(), latents[:, :, :-1].float()], dim=2), "b z f h w -> b f h w z")
+        x = self.from_latent(current) + self.previous(earlier)
+        for layer in self.decoder:
+            x = layer(x)
+        return self.head_norm(x)
+
+    def _group(self, pixels: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b latent_f latent_h latent_w d"]:
+        """Cells of four frames; the first frame is repeated to fill a group of its own."""
+        self._geometry.num_latent_frames(pixels.shape[2])
+        stride, frames = self._geometry.spatial_stride, self._geometry.temporal_stride
+        if pixels.shape[3] % stride or pixels.shape[4] % stride:
+            raise ValueError(f"{pixels.shape[3]}x{pixels.shape[4]} pixels are not multiples of {stride}")
+        first = pixels[:, :, :1].expand(-1, -1, frames - 1, -1, -1)
+        padded = torch.cat([first, pixels], dim=2)
+        return rearrange(padded, "b c (f t) (h i) (w j) -> b f h w (c t i j)", t=frames, i=stride, j=stride)
+
+    def _encode_cells(
+        self, cells: Float[Tensor, "b latent_f latent_h latent_w d"]
+    ) -> Float[Tensor, "b latent_f latent_h latent_w z"]:
+        x = self.embed(cells)
+        for layer in self.encoder:
+            x = layer(x)
+        return self.to_latent(x)
+
+
+class _CellLayer(nn.Module):
+    """A residual layer on each cell by itself."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, 2 * dim)
+        self.down = nn.Linear(2 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(F.gelu(self.up(self.norm(x)), approximate="tanh"))
+
+
+class _NeighbourLayer(nn.Module):
+    """A residual layer that mixes each cell with its neighbours: depthwise 3x3, then a layer on each cell."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.near = nn.Parameter(torch.randn(3, 3, dim) / 9)
+        self.cell = _CellLayer(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Nine shifted products: on a CPU several times faster than a depthwise convolution of this size.
+        height, width = x.shape[-3:-1]
+        padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+        for row in range(3):
+            for column in range(3):
+                x = torch.addcmul(x, padded[..., row : row + height, column : column + width, :], self.near[row, column])
+        return self.cell(x)

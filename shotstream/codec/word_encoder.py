@@ -1,0 +1,114 @@
+"""The theatre's text encoder: a word-level tokenizer and a small transformer, trained with the teacher, then frozen.
+
+It knows the words it was built with and no others; `unknown_words` tells which words of a caption it does not.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor, nn
+
+from shotstream.codec.text import CaptionMemo
+
+_PADDING, _UNKNOWN = "[PAD]", "[UNK]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WordEncoderConfig:
+    """Sizes of a word encoder."""
+
+    words: tuple[str, ...]
+    """Every word and punctuation mark it knows, lower-cased, in the order of their ids."""
+    dim: int = 128
+    num_layers: int = 2
+    num_heads: int = 4
+    text_length: int = 56
+    """Tokens of every embedding; a longer caption is cut on the right."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.words)) != len(self.words) or not self.words:
+            raise ValueError("the encoder's words must be at least one and all different")
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim is {self.dim}; it must be a multiple of num_heads, {self.num_heads}")
+
+
+class WordEncoder(nn.Module):
+    """A `TextEncoder` for a small vocabulary."""
+
+    def __init__(self, config: WordEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = _tokenizer(config.words)
+        self.embedding = nn.Embedding(len(config.words) + 2, config.dim)
+        self.position = nn.Parameter(0.02 * torch.randn(config.text_length, config.dim))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                config.dim, config.num_heads, 4 * config.dim, dropout=0.0, activation="gelu", batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(config.num_layers)
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(config.dim)
+        self.memo = CaptionMemo()
+        nn.init.normal_(self.embedding.weight, std=0.5)
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of every embedding."""
+        return self.config.text_length
+
+    def tokenize(self, captions: Sequence[str]) -> Int[Tensor, "s n"]:
+        """Token ids, cut and padded to `text_length`; 0 is padding and 1 an unknown word."""
+        rows = [self.tokenizer.encode(caption).ids[: self.text_length] for caption in captions]
+        ids = torch.zeros(len(rows), self.text_length, dtype=torch.long)
+        for row, tokens in zip(ids, rows, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        return ids
+
+    def forward(self, ids: Int[Tensor, "s n"]) -> Float[Tensor, "s n d"]:
+        """Embeddings of token ids; padding rows are zero."""
+        known: Bool[Tensor, "s n"] = ids != 0
+        x = self.embedding(ids) + self.position
+        # A caption without words attends its own padding: a softmax over nothing would not be a number.
+        hidden = ~known & known.any(dim=1, keepdim=True)
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=hidden)
+        return self.norm(x) * known[..., None]
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> Float[Tensor, "s n d"]:
+        """One embedding per caption, in order; memoised, so only for frozen weights."""
+        return self.memo.encode(captions, self._encode_one)
+
+    def count_tokens(self, caption: str) -> int:
+        """Tokens of a caption before any cut."""
+        return len(self.tokenizer.encode(caption).ids)
+
+    def unknown_words(self, caption: str) -> tuple[str, ...]:
+        """Words that mean nothing to the encoder, in order, without repeats."""
+        found = self.tokenizer.encode(caption)
+        words = (caption[start:end] for id_, (start, end) in zip(found.ids, found.offsets, strict=True) if id_ == 1)
+        return tuple(dict.fromkeys(words))
+
+    def suggestions(self, word: str) -> tuple[str, ...]:
+        """Known words that are spelled like `word`, the nearest first; may be empty."""
+        return tuple(difflib.get_close_matches(word.lower(), self.config.words, n=2, cutoff=0.6))
+
+    def _encode_one(self, caption: str) -> Float[Tensor, "n d"]:
+        return self(self.tokenize([caption]).to(self.position.device))[0]
+
+
+def _tokenizer(words: Sequence[str]) -> Tokenizer:
+    vocabulary = {word: index for index, word in enumerate((_PADDING, _UNKNOWN, *words))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    # A hyphen stays inside its word; every other mark is a token of its own.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[^\w\-]"), behavior="isolated")]
+    )
+    return tokenizer
+

@@ -1,0 +1,110 @@
+"""Latents of theatre stories for training: rendered, encoded once, kept in memory, renewed as training goes on.
+
+Story i is a pure function of (seed, i), and the stories in the pool at a step are a pure function of the step, so a
+resumed run sees the same data in the same order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shotstream.codec.codec import Codec
+from shotstream.streaming.context_sampling import candidate_frames
+from shotstream.theatre.palette import to_rgb
+from shotstream.theatre.render import Shot, render
+from shotstream.theatre.world import TheatreStory, sample_story
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShotLatents:
+    """One shot as the codec sees it; half precision to save memory."""
+
+    num_frames: int
+    target: Float[Tensor, "z f h w"]
+    """The shot encoded as one video."""
+    context: Float[Tensor, "k z h w"]
+    """Single frames of it, each encoded alone."""
+    context_frames: tuple[int, ...]
+    """Which frames those are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoryLatents:
+    """A story with the latents of its shots."""
+
+    story: TheatreStory
+    shots: tuple[ShotLatents, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolConfig:
+    """How many stories are kept and how fast they are replaced."""
+
+    seed: int = 0
+    block_stories: int = 64
+    """Stories rendered at a time."""
+    num_blocks: int = 16
+    """Blocks kept."""
+    steps_per_block: int = 50
+    """Training steps after which the oldest block is replaced."""
+    num_shots: tuple[int, ...] = (1, 2, 3, 4, 5, 7)
+    """Numbers of shots that a story may have, drawn evenly."""
+    num_latent_frames: tuple[int, ...] = (3, 6, 9)
+    """Lengths that a shot may have, drawn evenly."""
+    budget: int = 6
+    """Context frames that a shot is conditioned on."""
+
+
+class LatentPool:
+    """The stories that training draws from."""
+
+    def __init__(self, codec: Codec, config: PoolConfig) -> None:
+        self.codec = codec
+        self.config = config
+        self._blocks: dict[int, list[StoryLatents]] = {}
+
+    def at(self, step: int) -> list[StoryLatents]:
+        """The stories in the pool at a step; renders what is not there yet."""
+        last = self.config.num_blocks + step // self.config.steps_per_block
+        wanted = range(last - self.config.num_blocks, last)
+        self._blocks = {index: self._blocks[index] for index in wanted if index in self._blocks}
+        for index in wanted:
+            if index not in self._blocks:
+                self._blocks[index] = self._block(index)
+        return [story for index in wanted for story in self._blocks[index]]
+
+    def _block(self, index: int) -> list[StoryLatents]:
+        first = index * self.config.block_stories
+        stories = []
+        for number in range(first, first + self.config.block_stories):
+            rng = np.random.default_rng((self.config.seed, number))
+            story = sample_story(rng, int(rng.choice(self.config.num_shots)))
+            lengths = [1 + 4 * (int(rng.choice(self.config.num_latent_frames)) - 1) for _ in story.shots]
+            stories.append(encode_story(self.codec, story, lengths, self.config.budget))
+        return stories
+
+
+@torch.no_grad()
+def encode_shot(codec: Codec, shot: Shot, num_frames: int, budget: int) -> ShotLatents:
+    """Renders a shot and encodes it whole and as the single frames that may become context."""
+    pixels = torch.from_numpy(to_rgb(render(shot, num_frames))).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    chosen = candidate_frames(num_frames, budget)
+    singles = pixels[0, :, list(chosen)].permute(1, 0, 2, 3)[:, :, None]
+    return ShotLatents(
+        num_frames=num_frames,
+        target=codec.encode(pixels)[0].half(),
+        context=codec.encode(singles)[:, :, 0].half(),
+        context_frames=chosen,
+    )
+
+
+def encode_story(codec: Codec, story: TheatreStory, num_frames: Sequence[int], budget: int) -> StoryLatents:
+    """Encodes every shot of a story at the given lengths."""
+    return StoryLatents(
+        story=story,
+        shots=tuple(encode_shot(codec, shot, n, budget) for shot, n in zip(story.shots, num_frames, strict=True)),
+    )

@@ -1,0 +1,46 @@
+"""Exponential moving average of weights, kept in float32 beside the model."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Averages the parameters of a module; early on it averages over fewer steps, so that it is never stale.
+
+    The decay at step n (from 0) is min(decay, (1 + n) / (10 + n)).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"the EMA's decay is {decay}; it must be in [0, 1)")
+        self.decay = decay
+        self.num_updates = 0
+        self.average = {name: value.detach().float().clone() for name, value in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Takes the module's parameters into the average."""
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        values = dict(module.named_parameters())
+        targets = list(self.average.values())
+        torch._foreach_lerp_(targets, [values[name].detach().float() for name in self.average], 1 - decay)
+
+    def copy_to(self, module: nn.Module) -> None:
+        """Writes the average into the module's parameters."""
+        with torch.no_grad():
+            for name, value in module.named_parameters():
+                value.copy_(self.average[name])
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """The averages and the number of updates."""
+        return {**self.average, "num_updates": self.num_updates}
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """Continues from `state_dict`; keys must be the same."""
+        values = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        if values.keys() != self.average.keys():
+            raise ValueError("the EMA's names do not belong to this module")
+        self.num_updates = int(state["num_updates"])
+        for name, value in values.items():
+            self.average[name].copy_(value)

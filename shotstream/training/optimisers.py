@@ -1,0 +1,71 @@
+"""Muon for hidden matrices, AdamW for everything else, stepped as one optimiser.
+
+Muon (torch.optim.Muon) orthogonalises the momentum of a matrix; for the theatre's small models trained from scratch it
+reaches a loss in a fraction of AdamW's steps. Fine-tuning recipes use AdamW alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class MuonAdamW:
+    """Two optimisers with one learning-rate factor.
+
+    Args:
+        named_parameters: what to train; matrices whose name contains none of `adamw_names` go to Muon.
+        learning_rate: AdamW's; Muon's updates are scaled to the same root mean square.
+        weight_decay: decoupled, for both.
+        adamw_names: parts of names of matrices that are not hidden: embeddings, heads.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        adamw_names: Sequence[str] = (),
+        muon_factor: float = 3.0,
+    ) -> None:
+        hidden: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in named_parameters:
+            if parameter.requires_grad:
+                special = parameter.ndim != 2 or any(part in name for part in adamw_names)
+                (others if special else hidden).append(parameter)
+        self.parameters = [*hidden, *others]
+        self._rates = (learning_rate * muon_factor, learning_rate)
+        self._optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(hidden, lr=self._rates[0], weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay),
+        ]
+
+    def step(self, factor: float = 1.0, max_norm: float | None = 1.0) -> Tensor:
+        """Clips, applies and clears the gradients at `factor` of the learning rates; returns the gradient's norm.
+
+        Raises:
+            FloatingPointError: the norm is not finite; nothing is applied.
+        """
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient's norm is {norm.item()}")
+        if max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
+        for optimiser, rate in zip(self._optimisers, self._rates, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * factor
+            optimiser.step()
+            optimiser.zero_grad()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both optimisers' states."""
+        return {"muon": self._optimisers[0].state_dict(), "adamw": self._optimisers[1].state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+        self._optimisers[0].load_state_dict(state["muon"])
+        self._optimisers[1].load_state_dict(state["adamw"])

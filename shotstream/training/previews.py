@@ -1,0 +1,86 @@
+"""Pictures and numbers drawn while a theatre model trains, always from the same held-out stories."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shotstream.codec.codec import Codec
+from shotstream.data.latents import StoryLatents, encode_story
+from shotstream.diffusion.guidance import guide
+from shotstream.diffusion.samplers import euler
+from shotstream.streaming.conditioning import Conditioning, full_pass, stack_conditioning, target_part
+from shotstream.theatre.palette import to_rgb
+from shotstream.theatre.render import render
+from shotstream.theatre.world import sample_story
+from shotstream.training.stages.teacher import TeacherStage, TheatreModel, condition, draw_batch
+
+_NUM_STORIES, _NUM_SHOTS, _NUM_LATENT_FRAMES = 4, 3, 6
+
+
+def held_out_stories(codec: Codec, budget: int) -> list[StoryLatents]:
+    """The stories of every preview."""
+    rng = np.random.default_rng(20_000)
+    lengths = [1 + 4 * (_NUM_LATENT_FRAMES - 1)] * _NUM_SHOTS
+    return [
+        encode_story(codec, sample_story(rng, _NUM_SHOTS, held_out=True), lengths, budget) for _ in range(_NUM_STORIES)
+    ]
+
+
+@torch.no_grad()
+def preview_teacher(stage: TeacherStage, step: int, directory: Path) -> Mapping[str, float]:
+    """Writes a sheet (a story per pair of rows: truth above, generated below) and measures the held-out loss."""
+    model, codec = stage.averaged(), stage.pool.codec
+    stories = held_out_stories(codec, stage.config.pool.budget)
+    samples = [(story, index) for story in stories for index in range(_NUM_SHOTS)]
+    latents = sample_shots(stage, model, samples, num_steps=12, guidance=1.5)
+    decoded = ((codec.decode(latents.cpu()) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
+    truth = np.stack([to_rgb(render(story.story.shots[index], decoded.shape[1])) for story, index in samples])
+    rows = []
+    for start in range(0, len(samples), _NUM_SHOTS):
+        for frames in (truth, decoded):
+            rows.append(np.concatenate([f[t] for f in frames[start : start + _NUM_SHOTS] for t in (0, 10, 20)], axis=1))
+    sheet = np.concatenate(rows, axis=0)
+    path = directory / f"preview_{step:07d}.png"
+    Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(path)
+    losses: dict[str, float] = {}
+    for causal in (False, True):
+        total = 0.0
+        for index in range(4):
+            generator = torch.Generator().manual_seed(index)
+            batch = draw_batch(stories, stage.config, 10**9 + index)
+            total += stage.loss(model, batch, generator, causal=causal).item() / 4
+        losses["held_out_causal" if causal else "held_out_full"] = total
+    return {"same_pixels": float((truth == decoded).all(-1).mean()), **losses}
+
+
+@torch.no_grad()
+def sample_shots(
+    stage: TeacherStage,
+    model: TheatreModel,
+    samples: list[tuple[StoryLatents, int]],
+    *,
+    num_steps: int,
+    guidance: float,
+) -> Tensor:
+    """Latents of shots sampled bidirectionally, given the true frames of the earlier shots."""
+    config = stage.config.dit
+    pairs = [condition(story, index, config) for story, index in samples]
+    conditioning: Conditioning = stack_conditioning([pair[0] for pair in pairs])
+    text = model.embed([pair[1] for pair in pairs])
+    empty = torch.zeros_like(text)
+    shape = (len(samples), *samples[0][0].shots[0].target.shape)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(stage.device)
+
+    def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
+        inputs = full_pass(conditioning, noisy, sigma, config)
+        given = target_part(model.dit(inputs.x, inputs.sigma, text, inputs.positions), config)
+        if guidance == 1.0:
+            return given
+        free = target_part(model.dit(inputs.x, inputs.sigma, empty, inputs.positions), config)
+        return guide(free, given, guidance)
+
+    return euler(velocity, noise, stage.schedule.sampling_sigmas(num_steps).to(stage.device))

@@ -1,0 +1,138 @@
+"""Trains the theatre's codec: encode clips, disturb the latents, name every pixel's colour.
+
+The noise on the latents is the regulariser: channels must carry what survives it, and the decoder learns to clean
+what a generator leaves behind. The loss is the cross-entropy of the palette colour, in float32.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.theatre.palette import NAMES, RGB, to_rgb
+from shotstream.theatre.render import frame_at
+from shotstream.theatre.world import sample_story
+from shotstream.training.ema import Ema
+from shotstream.training.optimisers import MuonAdamW
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodecTraining:
+    """The recipe of a codec."""
+
+    codec: PatchCodecConfig
+    num_steps: int
+    """Steps over which the learning rate falls to zero."""
+    seed: int = 0
+    batch_size: int = 16
+    """Clips per step, of two latent groups each: frame 4k and the eight after it."""
+    learning_rate: float = 5e-3
+    pixels_per_cell: int = 48
+    """Pixels of each cell's 4x8x8 that a step looks at, drawn anew each step."""
+    max_noise: float = 0.7
+    """Latents are disturbed by noise of a scale drawn uniformly from [0, max_noise], in standard deviations."""
+    ema_decay: float = 0.999
+
+
+class CodecStage:
+    """A `Stage` that trains a `PatchCodec`."""
+
+    def __init__(self, config: CodecTraining) -> None:
+        torch.manual_seed(config.seed)  # the initial weights
+        self.config = config
+        self.codec = PatchCodec(config.codec, torch.from_numpy(RGB))
+        self.ema = Ema(self.codec, config.ema_decay)
+        self.optimiser = MuonAdamW(
+            self.codec.named_parameters(), learning_rate=config.learning_rate, adamw_names=("latent", "colours", "previous")
+        )
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Colour indices `[b, 9, h, w]` and pixels in [-1, 1] `[b, 3, 9, h, w]` of a step's clips."""
+        rng = np.random.default_rng((self.config.seed, step))
+        clips = []
+        for _ in range(self.config.batch_size):
+            shot = sample_story(rng, 1, held_out=bool(rng.random() < 0.1)).shots[0]
+            start = 4 * int(rng.integers(0, 9))
+            clips.append(np.stack([frame_at(shot, frame) for frame in range(start, start + 9)]))
+        indices = torch.from_numpy(np.stack(clips))
+        pixels = torch.from_numpy(to_rgb(np.stack(clips))).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        return indices, pixels
+
+    def step(self, step: int) -> Mapping[str, float]:
+        """One step; see `Stage.step`."""
+        fraction = step / self.config.num_steps
+        factor = min(1.0, (step + 1) / 30) * max(1 - fraction, 0.0)
+        indices, pixels = self.batch(step)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        self.codec.train()
+        latents = self.codec.encode(pixels)
+        scale = torch.rand(latents.shape[0], 1, 1, 1, 1, generator=generator) * self.config.max_noise
+        noisy = latents + scale * torch.randn(latents.shape, generator=generator)
+        chosen = torch.randperm(256, generator=generator)[: self.config.pixels_per_cell]
+        logits = self.codec.decode_cell_logits(noisy, noisy[:, :, :1], chosen).flatten(0, -2)
+        groups = torch.cat([indices[:, :1].expand(-1, 3, -1, -1), indices], dim=1)
+        targets = rearrange(groups, "b (f t) (h i) (w j) -> b f h w (t i j)", t=4, i=8, j=8)[..., chosen].flatten().long()
+        loss = F.cross_entropy(logits, targets)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the codec's loss is {loss.item()} at step {step}")
+        loss.backward()
+        self.optimiser.step(factor)
+        self.ema.update(self.codec)
+        right = (logits.detach().argmax(-1) == targets).float().mean()
+        return {"loss": loss.item(), "pixels_right": right.item()}
+
+    def averaged(self) -> PatchCodec:
+        """The codec with averaged weights, in eval mode."""
+        codec = PatchCodec(self.config.codec)
+        codec.load_state_dict(self.codec.state_dict())
+        self.ema.copy_to(codec)
+        return codec.eval()
+
+    @torch.no_grad()
+    def preview(self, step: int, directory: Path) -> Mapping[str, float]:
+        """Truth beside reconstruction; returns the share of exactly right pixels, without and with noise 0.4."""
+        codec = self.averaged()
+        indices, pixels = self.batch(-1 % 2**31)
+        latents = codec.encode(pixels)
+        generator = torch.Generator().manual_seed(0)
+        disturbed = latents + 0.4 * torch.randn(latents.shape, generator=generator)
+        truth = torch.from_numpy(to_rgb(indices.numpy()))
+        scores: dict[str, float] = {}
+        rows = [truth[:, ::4]]
+        for name, value in (("clean", latents), ("noisy", disturbed)):
+            decoded = ((codec.decode(value) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
+            scores[f"right_{name}"] = (decoded == truth).all(-1).float().mean().item()
+            rows.append(decoded[:, ::4])
+        sheet = np.concatenate([np.concatenate([r[:, t].numpy() for r in rows for t in range(3)], axis=2)], axis=0)
+        picture = np.concatenate(list(sheet), axis=0)
+        Image.fromarray(picture).resize((picture.shape[1] * 2, picture.shape[0] * 2), 0).save(
+            directory / f"preview_{step:07d}.png"
+        )
+        return scores
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        return {
+            "codec": self.codec.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "ema": self.ema.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+        self.codec.load_state_dict(state["codec"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.ema.load_state_dict(state["ema"])
+
+
+def theatre_codec_config() -> PatchCodecConfig:
+    """Sizes of the shipped codec."""
+    return PatchCodecConfig(num_colours=len(NAMES))

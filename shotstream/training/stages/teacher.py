@@ -1,0 +1,224 @@
+"""Trains the theatre's teacher: flow matching on next shots, with context frames and a caption per shot.
+
+A share of the steps trains the same weights causally: each chunk has its own noise level, earlier chunks are often
+clean (as in streaming), and the causal mask hides the future. So one set of weights is the bidirectional teacher and
+the causal one from which a few-step student is made without a gap (the causal initialisation of Causal Forcing,
+arXiv 2602.02214). The text encoder is trained here, and frozen afterwards.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from shotstream.codec.codec import Codec
+from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.data.latents import LatentPool, PoolConfig, StoryLatents
+from shotstream.diffusion.flow import add_noise, velocity_target
+from shotstream.diffusion.schedule import FlowSchedule
+from shotstream.geometry import LatentSize, TokenGrid
+from shotstream.model.causal_mask import CausalMask
+from shotstream.model.config import DiTConfig
+from shotstream.model.dit import DiT
+from shotstream.streaming.conditioning import (
+    Conditioning,
+    caption_shots,
+    drop_context,
+    first_shot,
+    full_pass,
+    next_shot,
+    stack_conditioning,
+    target_part,
+)
+from shotstream.streaming.context_sampling import ContextSlot, sample_context
+from shotstream.training.ema import Ema
+from shotstream.training.optimisers import MuonAdamW
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherTraining:
+    """The recipe of a theatre teacher."""
+
+    dit: DiTConfig
+    text: WordEncoderConfig
+    pool: PoolConfig
+    num_steps: int
+    """Steps of the run; the learning rate falls to zero over the last `decay_steps`."""
+    decay_steps: int
+    seed: int = 0
+    batch_size: int = 16
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 100
+    shift: float = 3.0
+    """Shift of the schedule that training levels are drawn from."""
+    causal_share: float = 0.5
+    """Share of the steps trained with the causal mask and a level per chunk."""
+    clean_history: float = 0.5
+    """Chance that an earlier chunk is clean in a causal step."""
+    context_drop: float = 0.1
+    caption_drop: float = 0.1
+    """Chance that a sample's captions are empty: what guidance calls unconditional."""
+    ema_decay: float = 0.9995
+
+
+class Batch(NamedTuple):
+    """Shots to learn from, all of one length."""
+
+    x0: Float[Tensor, "b z f h w"]
+    conditioning: Conditioning
+    captions: list[list[str]]
+    """The caption rows of each sample."""
+
+
+class TheatreModel(nn.Module):
+    """The transformer with its text encoder, trained together."""
+
+    def __init__(self, dit: DiTConfig, text: WordEncoderConfig) -> None:
+        super().__init__()
+        self.dit = DiT(dit)
+        self.text = WordEncoder(text)
+
+    def embed(self, captions: Sequence[Sequence[str]]) -> Float[Tensor, "b s n d"]:
+        """Embeddings of each sample's captions, padded with empty ones to the same number; with gradients."""
+        rows = max(len(sample) for sample in captions)
+        flat = [caption for sample in captions for caption in (*sample, *[""] * (rows - len(sample)))]
+        unique = list(dict.fromkeys(flat))
+        device = self.text.position.device
+        embedded = self.text(self.text.tokenize(unique).to(device))
+        order = torch.tensor([unique.index(caption) for caption in flat], device=device)
+        return embedded[order].unflatten(0, (len(captions), rows))
+
+
+class TeacherStage:
+    """A `Stage` that trains a `TheatreModel`."""
+
+    def __init__(self, config: TeacherTraining, codec: Codec, device: torch.device | str = "cpu") -> None:
+        torch.manual_seed(config.seed)  # the initial weights
+        self.config = config
+        self.device = torch.device(device)
+        self.schedule = FlowSchedule(shift=config.shift)
+        self.model = TheatreModel(config.dit, config.text).to(self.device)
+        self.ema = Ema(self.model, config.ema_decay)
+        self.pool = LatentPool(codec, config.pool)
+        self.optimiser = MuonAdamW(
+            self.model.named_parameters(),
+            learning_rate=config.learning_rate,
+            adamw_names=("head", "text.embedding", "position", "dit.text_embedding", "time_embedding"),
+        )
+
+    def step(self, step: int) -> Mapping[str, float]:
+        """One step; see `Stage.step`."""
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        batch = draw_batch(self.pool.at(step), self.config, step)
+        causal = bool(torch.rand((), generator=generator) < self.config.causal_share)
+        loss = self.loss(self.model, batch, generator, causal=causal)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
+        loss.backward()
+        norm = self.optimiser.step(self._rate(step))
+        self.ema.update(self.model)
+        return {"loss": loss.item(), "causal_loss" if causal else "full_loss": loss.item(), "norm": norm.item()}
+
+    def _rate(self, step: int) -> float:
+        left = (self.config.num_steps - step) / self.config.decay_steps
+        return min(1.0, (step + 1) / self.config.warmup_steps, left)
+
+    def loss(self, model: TheatreModel, batch: Batch, generator: torch.Generator, *, causal: bool) -> Float[Tensor, ""]:
+        """The mean squared error of the velocity over frames that carry noise, in float32."""
+        b, _, f = batch.x0.shape[:3]
+        sigma, noisy_frames = self._levels(b, f, generator, causal)
+        noise = torch.randn(batch.x0.shape, generator=generator)
+        x0, noise, sigma = (value.to(self.device) for value in (batch.x0, noise, sigma))
+        inputs = full_pass(batch.conditioning, add_noise(x0, noise, sigma), sigma, self.config.dit)
+        mask = CausalMask.for_shot(self.config.dit, token_grid(x0, self.config.dit), f) if causal else None
+        velocity = model.dit(inputs.x, inputs.sigma, model.embed(batch.captions), inputs.positions, mask=mask)
+        error = (target_part(velocity, self.config.dit).float() - velocity_target(x0, noise)) ** 2
+        weight = noisy_frames.to(self.device)[:, None, :, None, None].float()
+        return (error * weight).sum() / (weight.sum() * error[0, :, 0].numel())
+
+    def _levels(self, b: int, f: int, generator: torch.Generator, causal: bool) -> tuple[Tensor, Tensor]:
+        """A level per frame `[b, f]`, and which frames count."""
+        if not causal:
+            sigma = self.schedule.sample_training_sigma(generator, (b, 1)).expand(b, f)
+            return sigma, torch.ones(b, f, dtype=torch.bool)
+        size = self.config.dit.chunk_latent_frames
+        chunks = -(-f // size)
+        sigma = self.schedule.sample_training_sigma(generator, (b, chunks))
+        clean = torch.rand(b, chunks, generator=generator) < self.config.clean_history
+        clean[:, -1] = False
+        sigma = torch.where(clean, 0.0, sigma).repeat_interleave(size, dim=1)[:, :f]
+        return sigma, ~clean.repeat_interleave(size, dim=1)[:, :f]
+
+    def averaged(self) -> TheatreModel:
+        """The model with averaged weights, in eval mode."""
+        model = TheatreModel(self.config.dit, self.config.text).to(self.device)
+        self.ema.copy_to(model)
+        return model.eval()
+
+    def preview(self, step: int, directory: Path) -> Mapping[str, float]:
+        """Shots of held-out stories beside their truth, and the loss on held-out stories; see `previews.py`."""
+        from shotstream.training.previews import preview_teacher
+
+        return preview_teacher(self, step, directory)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "ema": self.ema.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.ema.load_state_dict(state["ema"])
+
+
+def token_grid(latents: Float[Tensor, "b z f h w"], config: DiTConfig) -> TokenGrid:
+    """Tokens of a latent frame."""
+    size = LatentSize(*latents.shape[-2:])
+    return TokenGrid(size.height // config.patch_size, size.width // config.patch_size)
+
+
+def draw_batch(stories: Sequence[StoryLatents], config: TeacherTraining, step: int) -> Batch:
+    """The batch of a step: shots of one length, each with the context its story gives it."""
+    rng = np.random.default_rng((config.seed, 1, step))
+    length = int(rng.choice(config.pool.num_latent_frames))
+    x0: list[Tensor] = []
+    conditionings: list[Conditioning] = []
+    captions: list[list[str]] = []
+    while len(x0) < config.batch_size:
+        story = stories[int(rng.integers(len(stories)))]
+        index = int(rng.integers(len(story.shots)))
+        if story.shots[index].target.shape[1] < length:
+            continue
+        x0.append(story.shots[index].target[:, :length].float())
+        conditioning, rows = condition(story, index, config.dit)
+        if index > 0 and rng.random() < config.context_drop:
+            conditioning = drop_context(conditioning, torch.ones(1, dtype=torch.bool))
+        conditionings.append(conditioning)
+        captions.append([""] * len(rows) if rng.random() < config.caption_drop else rows)
+    return Batch(torch.stack(x0), stack_conditioning(conditionings), captions)
+
+
+def condition(story: StoryLatents, index: int, config: DiTConfig) -> tuple[Conditioning, list[str]]:
+    """Conditioning of shot `index` of a story on its earlier shots, and the caption rows that belong to it."""
+    texts = [f"{story.story.global_caption} {caption}" for caption in story.story.captions]
+    if index == 0:
+        size = LatentSize(*story.shots[0].target.shape[-2:])
+        return first_shot(config, size), [texts[0]]
+    plan = sample_context([shot.num_frames for shot in story.shots[:index]], config.num_context_frames, "theatre")
+
+    def latent_of(slot: ContextSlot) -> Float[Tensor, "z h w"]:
+        shot = story.shots[slot.shot_index]
+        assert slot.frame_index is not None
+        return shot.context[shot.context_frames.index(slot.frame_index)].float()
+
+    return next_shot(plan, latent_of), [texts[shot] for shot in (*caption_shots(plan), index)]
