@@ -1,0 +1,66 @@
+"""Runs golden cases: recorded inputs and outputs of the published implementation, against ours.
+
+The cases and the layout of their tensors are described in tests/assets/goldens/README.md. Any directory of
+such files is valid input, of any sizes. It passes only if every tensor that is not an input was compared and
+agrees: an unknown case, an unreadable file, a tensor that nobody compared or a directory without goldens is
+a failure.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from shotstream.verify.cases import CASES, Target
+from shotstream.verify.golden import Row, compare, read_golden
+
+__all__ = ["Row", "verify_directory"]
+
+_FAILURES = (ImportError, KeyError, OSError, RuntimeError, ValueError, SafetensorError)
+"""What a file that is not a golden of ours, or an install that cannot run it, raises."""
+
+
+def verify_directory(
+    directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> list[Row]:
+    """One row per expected tensor of every golden in `directory`, and one per failure.
+
+    All is well only if every row has passed. A bad file becomes a failed row and the others still run.
+
+    Args:
+        directory: Where the goldens lie, not searched further down.
+        device: Where the networks run.
+        dtype: Their precision; float32 is what the goldens' own tolerances are for.
+    """
+    paths = sorted(path for path in directory.glob("*") if path.suffix in (".safetensors", ".json"))
+    target = Target(device=torch.device(device), dtype=dtype)
+    # TF32 convolutions, torch's default on CUDA, are a thousand times less exact than the tolerances.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        rows = [row for path in paths for row in _verify_file(path, target)]
+    if not rows:
+        rows.append(_failure(directory.name, "", f"{directory}: no golden (.safetensors or .json) in there"))
+    return rows
+
+
+def _verify_file(path: Path, target: Target) -> list[Row]:
+    case = ""
+    try:
+        golden = read_golden(path)
+        case = golden.case
+        if case not in CASES:
+            raise ValueError(f"unknown case {case!r}; known are {', '.join(sorted(CASES))}")
+        with torch.no_grad():
+            outputs = CASES[case](golden, target)
+        rows = [
+            compare(golden, name, expected, outputs.get(name), target.dtype)
+            for name, expected in golden.expected().items()
+        ]
+        if not rows:
+            raise ValueError("the file expects nothing of us")
+    except _FAILURES as error:
+        return [_failure(path.name, case, f"{type(error).__name__}: {error}")]
+    return rows
+
+
+def _failure(file: str, case: str, message: str) -> Row:
+    return Row(file=file, case=case, tensor="", passed=False, message=message)

@@ -1,0 +1,305 @@
+"""One function per golden case: inputs from the file, our outputs under the file's names.
+
+Adapters only: layouts, timesteps and flags of the published code become ours, and the rooms that own each
+computation compute it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shotstream.codec.text import UMT5Config, build_umt5, embed_tokens
+from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
+from shotstream.diffusion.flow import add_noise, x0_from_velocity
+from shotstream.diffusion.guidance import guide
+from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
+from shotstream.geometry import LatentSize, VideoGeometry
+from shotstream.losses.dmd import dmd_gradient, dmd_loss
+from shotstream.model.causal_mask import CausalMask
+from shotstream.model.config import DiTConfig
+from shotstream.model.dit import TIMESTEPS_PER_SIGMA, DiT
+from shotstream.model.dual_cache import DualCache
+from shotstream.model.positions import FramePositions, context_positions
+from shotstream.streaming.conditioning import Conditioning
+from shotstream.streaming.context_sampling import sample_context
+from shotstream.streaming.rollout import Rollout
+from shotstream.verify.golden import Golden
+from shotstream.weights.key_names import umt5_names, vae_names
+from shotstream.weights.tensor_files import lazy_tensors, rename
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Where and in which precision the networks run."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+Outputs = dict[str, Tensor]
+"""Our tensors under the golden's names; more than the golden expects is no fault."""
+
+
+def _schedule(golden: Golden, _target: Target) -> Outputs:
+    config = golden.config
+    schedule = FlowSchedule(shift=float(config["shift"]), num_train_steps=int(config["num_train_timesteps"]))
+    steps = tuple(config["denoising_step_list"])
+    sigmas, rows = schedule.train_sigmas(), golden.take("train_index")
+    noised = add_noise(
+        _video(golden.take("add_noise.x0")[None]),
+        _video(golden.take("add_noise.noise")[None]),
+        schedule.nearest_sigma(golden.take("add_noise.timestep") / TIMESTEPS_PER_SIGMA)[None],
+    )
+    outputs = {
+        "train_timesteps": TIMESTEPS_PER_SIGMA * sigmas[rows],
+        "train_sigmas": sigmas[rows],
+        "train_weights": schedule.training_weight(sigmas)[rows],
+        "denoising_steps": TIMESTEPS_PER_SIGMA * schedule.student_sigmas(steps),
+        "denoising_steps_ode": TIMESTEPS_PER_SIGMA * schedule.student_sigmas((*steps, 0)),
+        "add_noise.out": _published(noised)[0],
+    }
+    # sample50_sigmas is the table of a 50-step sampler; any other number may stand there.
+    for name in golden.expected():
+        prefix, _, quantity = name.partition("_")
+        num_steps = prefix.removeprefix("sample")
+        if num_steps.isdigit() and quantity in ("sigmas", "timesteps"):
+            table = schedule.sampling_sigmas(int(num_steps))[:-1]
+            outputs[name] = table if quantity == "sigmas" else TIMESTEPS_PER_SIGMA * table
+    return outputs
+
+
+def _context_sampling(golden: Golden, _target: Target) -> Outputs:
+    """The rows of the JSON file become tensors: expected as recorded, ours as sampled."""
+    outputs: Outputs = {}
+    expected: dict[str, Tensor] = {}
+    policy = golden.config["policy"]
+    for index, row in enumerate(golden.config["rows"]):
+        frames: list[int] = row["frames_per_shot"]
+        plan = sample_context(frames, row["budget"], policy)
+        before = [sum(frames[:shot]) for shot in range(len(frames))]
+        ours = {
+            "frame_index": [before[slot.shot_index] + (slot.frame_index or 0) for slot in plan.slots],
+            "shot_index": [slot.shot_index for slot in plan.slots],
+        }
+        for key in row.keys() - {"frames_per_shot", "budget"}:
+            expected[f"rows.{index}.{key}"] = torch.tensor(row[key])
+        outputs |= {f"rows.{index}.{key}": torch.tensor(values) for key, values in ours.items()}
+    golden.tensors = expected
+    return outputs
+
+
+def _teacher_forward(golden: Golden, target: Target) -> Outputs:
+    dit = _dit(golden, target, "weights.")
+    latents = _video(golden.take("latents")).to(target.device)
+    flags = golden.take("shot_index").to(target.device)
+    captions = golden.take("prompt_embeds").to(target.device)
+    sigma = _sigmas(golden.take("timestep"), latents)
+    phased, plain = _positions(flags), _positions(torch.zeros_like(flags))
+    return {
+        "flow.multi_caption": _published(dit(latents, sigma, _text(captions, latents), phased)),
+        "flow.single_caption": _published(dit(latents, sigma, _text(captions[:1], latents), phased)),
+        "flow.single_caption_no_shots": _published(dit(latents, sigma, _text(captions[:1], latents), plain)),
+    }
+
+
+def _student_masked_forward(golden: Golden, target: Target) -> Outputs:
+    latents = _video(golden.take("latents")).to(target.device)
+    dit = _dit(golden, target, "weights.", window_chunks=latents.shape[2])
+    text = _text(golden.take("prompt_embeds").to(target.device), latents)
+    positions = _positions(golden.take("shot_index").to(target.device))
+    sigma = _sigmas(golden.take("timestep"), latents)
+    grid = VideoGeometry(patch_size=dit.config.patch_size).token_grid(LatentSize(*latents.shape[-2:]))
+    num_target_frames = latents.shape[2] - dit.config.num_context_frames
+    mask = CausalMask.for_shot(dit.config, grid, num_target_frames)
+    return {"flow": _published(dit(latents, sigma, text, positions, mask=mask))}
+
+
+def _student_rollout(golden: Golden, target: Target) -> Outputs:
+    renoise = golden.take("renoise").to(target.device)
+    dit = _dit(golden, target, "weights.", window_chunks=renoise.shape[0])
+    config = dit.config
+    context = _video(golden.take("condition_latents")).to(target.device)
+    noise = _video(golden.take("noise")).to(target.device)
+    captions = golden.take("prompt_embeds").to(target.device)
+    flags = golden.take("shot_index").to(target.device)[None].expand(context.shape[0], -1)
+    chunk, num_chunks = config.chunk_latent_frames, renoise.shape[0]
+    schedule = FlowSchedule(shift=float(golden.config["shift"]))
+    sigmas = schedule.student_sigmas(tuple(golden.config.get("denoising_step_list", STUDENT_STEPS)))
+    if renoise.shape[1] != len(sigmas) - 1 or noise.shape[2] != num_chunks * chunk:
+        raise ValueError(
+            f"renoise {list(renoise.shape)} does not fit {len(sigmas)} steps of the noise's chunks"
+        )
+    outputs: Outputs = {}
+
+    def noise_of(chunk_index: int, step: int) -> Tensor:
+        if step == 0:
+            return noise[:, :, chunk_index * chunk : (chunk_index + 1) * chunk]
+        return _video(renoise[chunk_index, step - 1][None]).expand(context.shape[0], -1, -1, -1, -1)
+
+    def observe(chunk_index: int | None, step: int, velocity: Tensor) -> None:
+        name = "context" if chunk_index is None else f"block{chunk_index}.step{step}"
+        outputs[f"out.{name}.flow"] = _published(velocity)
+
+    num_context = context.shape[2]
+    grid = VideoGeometry(patch_size=config.patch_size).token_grid(LatentSize(*context.shape[-2:]))
+    cache = DualCache(config, context.shape[0], grid, target.dtype, target.device)
+    conditioning = Conditioning(
+        context=context,
+        positions=context_positions(flags[:, :num_context], flags[:, :num_context]),
+        target_phase=flags[:, num_context],
+        target_caption=flags[:, num_context],
+    )
+    rollout = Rollout(
+        dit,
+        conditioning,
+        _text(captions, context),
+        cache,
+        noise_of,
+        sigmas.to(target.device),
+        observe=observe,
+    )
+    outputs["out.latents"] = _published(torch.cat(list(rollout.chunks(num_chunks)), dim=2))
+    for layer in range(config.num_layers):
+        outputs[f"out.context.layer{layer}.k"], outputs[f"out.context.layer{layer}.v"] = cache.context(layer)
+    return outputs
+
+
+def _dmd_gradient(golden: Golden, target: Target) -> Outputs:
+    fake, real = (_dit(golden, target, f"{network}.") for network in ("fake", "real"))
+    context, x0, noise = (
+        _video(golden.take(name)).to(target.device) for name in ("condition_latents", "x0", "noise")
+    )
+    captions, negative = (
+        _text(golden.take(name).to(target.device), x0) for name in ("prompt_embeds", "negative_prompt_embeds")
+    )
+    positions = _positions(golden.take("shot_index").to(target.device))
+    schedule = FlowSchedule(shift=float(golden.config["shift"]))
+    told = _sigmas(golden.take("timestep"), torch.cat([context, x0], dim=2))
+    sigma = schedule.nearest_sigma(told)[:, context.shape[2] :]
+    noisy = add_noise(x0, noise, sigma)
+
+    def predict_x0(dit: DiT, text: Tensor) -> Tensor:
+        velocity = dit(torch.cat([context, noisy], dim=2), told, text, positions)
+        return x0_from_velocity(noisy, velocity[:, :, context.shape[2] :], sigma)
+
+    pred_fake = predict_x0(fake, captions)
+    # The published scale s means c + s (c - u).
+    scale = float(golden.take("guidance_scale")) + 1
+    pred_real = guide(predict_x0(real, negative), predict_x0(real, captions), scale)
+    gradient = dmd_gradient(x0, pred_fake, pred_real)
+    return {
+        "noisy": _published(noisy),
+        "pred_fake": _published(pred_fake),
+        "pred_real_guided": _published(pred_real),
+        "gradient": _published(gradient),
+        "loss": dmd_loss(x0, gradient)[None],
+    }
+
+
+def _vae(golden: Golden, target: Target) -> Outputs:
+    names = {"z_dim": "latent_channels"}
+    values = {names.get(key, key): value for key, value in golden.config.items()}
+    values |= {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    config = WanVAEConfig(**values)
+    tensors = rename(lazy_tensors(golden.weights("weights."), golden.file), vae_names(config))
+    vae = WanVAE.from_tensors(
+        config,
+        {name: tensor.load() for name, tensor in tensors.items()},
+        geometry=VideoGeometry(temporal_stride=config.temporal_stride, spatial_stride=config.spatial_stride),
+        device=target.device,
+        dtype=target.dtype,
+    )
+    video = golden.take("video").to(target.device)
+    latents = vae.encode(video)
+    outputs = {"latents": latents, "decoded": vae.decode(latents)}
+    for name in golden.expected():
+        frame = name.removeprefix("image_latents_frame")
+        if frame.isdigit() and int(frame) < video.shape[2]:
+            outputs[name] = vae.encode(video[:, :, int(frame)][:, :, None])
+    return outputs
+
+
+def _text_encoder(golden: Golden, target: Target) -> Outputs:
+    ids, mask = golden.take("input_ids"), golden.take("attention_mask")
+    config = UMT5Config(**golden.config, text_length=ids.shape[1])
+    tensors = rename(lazy_tensors(golden.weights("weights."), golden.file), umt5_names(config.num_layers))
+    loaded = {name: tensor.load() for name, tensor in tensors.items()}
+    encoder = build_umt5(config, loaded, device=target.device, dtype=target.dtype).eval()
+    return {"prompt_embeds": embed_tokens(encoder, ids.to(target.device), mask.to(target.device))}
+
+
+CASES: dict[str, Callable[[Golden, Target], Outputs]] = {
+    "schedule": _schedule,
+    "context_sampling": _context_sampling,
+    "teacher_forward": _teacher_forward,
+    "student_rollout": _student_rollout,
+    "student_masked_forward": _student_masked_forward,
+    "dmd_gradient": _dmd_gradient,
+    "vae": _vae,
+    "text_encoder": _text_encoder,
+}
+
+
+def _dit(golden: Golden, target: Target, prefix: str, *, window_chunks: int = 1) -> DiT:
+    """The network of the file; the recorded causal passes look back without limit: give all their chunks."""
+    config = golden.config
+    patch = config["patch_size"]
+    if config.get("model_type", "t2v") != "t2v" or not config.get("qk_norm", True):
+        raise ValueError("only text-to-video transformers with normalised queries and keys are known")
+    if not config.get("cross_attn_norm", True) or config["in_dim"] != config["out_dim"]:
+        raise ValueError("only transformers with a norm before cross-attention and equal ends are known")
+    if patch != [1, patch[1], patch[1]]:
+        raise ValueError(f"patch_size {patch}; only square patches of one frame are known")
+    dit_config = DiTConfig(
+        latent_channels=config["in_dim"],
+        dim=config["dim"],
+        ffn_dim=config["ffn_dim"],
+        num_heads=config["num_heads"],
+        num_layers=config["num_layers"],
+        text_dim=config["text_dim"],
+        text_length=config["text_len"],
+        freq_dim=config["freq_dim"],
+        patch_size=patch[1],
+        eps=float(config["eps"]),
+        phase_angle=float(config["rope_phase_radians_per_shot"]),
+        num_context_frames=config["num_context_frames"],
+        chunk_latent_frames=int(config["num_frames_per_chunk"]),
+        window_chunks=window_chunks,
+    )
+    # Made on the meta device: loading replaces every tensor, strictly.
+    with torch.device("meta"):
+        dit = DiT(dit_config)
+    tensors = {name.removeprefix("model."): tensor for name, tensor in golden.weights(prefix).items()}
+    dit.load_state_dict(tensors, strict=True, assign=True)
+    return dit.to(target.device, target.dtype).eval()
+
+
+def _video(latents: Tensor) -> Tensor:
+    """From the goldens' layout, b f c h w, to ours."""
+    return latents.transpose(1, 2)
+
+
+def _published(latents: Tensor) -> Tensor:
+    """From our layout, b c f h w, to the goldens'."""
+    return latents.transpose(1, 2)
+
+
+def _sigmas(timestep: Tensor, latents: Tensor) -> Tensor:
+    """Levels "b f" of timesteps given for the batch or for every frame; exact, so float64."""
+    per_frame = timestep if timestep.ndim == 2 else timestep[:, None]
+    return (
+        (per_frame.double() / TIMESTEPS_PER_SIGMA)
+        .expand(latents.shape[0], latents.shape[2])
+        .to(latents.device)
+    )
+
+
+def _positions(flags: Tensor) -> FramePositions:
+    """The published flag is both the shot phase and the caption of a frame; frames count from 0."""
+    return FramePositions(torch.arange(len(flags), device=flags.device)[None], flags[None], flags[None])
+
+
+def _text(captions: Tensor, latents: Tensor) -> Tensor:
+    return captions[None].expand(latents.shape[0], -1, -1, -1)
