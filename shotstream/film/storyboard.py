@@ -136,24 +136,27 @@ def wrap_text(text: str, font: ImageFont.FreeTypeFont, room_px: int, max_lines: 
         joined = f"{lines[-1]} {word}".strip()
         if font.getlength(joined) <= room_px:
             lines[-1] = joined
-            continue
-        if not lines[-1]:
-            lines.pop()
-        while font.getlength(word) > room_px:
-            fits = next(
-                n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= room_px
-            )
-            lines.append(word[:fits])
-            word = word[fits:]
-        lines.append(word)
-        if len(lines) > max_lines:
+        else:
+            lines += _split_word(word, font, room_px)
+        if len(lines) > max_lines + 1:
             break
+    lines = [line for line in lines if line]
     if len(lines) > max_lines:
         last = lines[max_lines - 1]
         while last and font.getlength(last + _ELLIPSIS) > room_px:
             last = last[:-1]
         lines = [*lines[: max_lines - 1], last.rstrip(" .,;:") + _ELLIPSIS]
     return lines
+
+
+def _split_word(word: str, font: ImageFont.FreeTypeFont, room_px: int) -> list[str]:
+    """The word in pieces that fit; grown letter by letter: measuring costs as much as the text is long."""
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and font.getlength(pieces[-1] + letter) > room_px:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
 
 
 def _rounded_mask(size: tuple[int, int]) -> Image.Image:
