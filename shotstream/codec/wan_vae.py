@@ -170,22 +170,19 @@ class WanVAE:
         """
         if latents.shape[2] < 1:
             raise ValueError("no latent frame to decode; give at least 1")
-        raw = latents.to(self.device, torch.float32) * self._std + self._mean
-        raw = self._module.post_quant_conv(raw.to(self.dtype))
+        raw = (latents.to(self.device, torch.float32) * self._std + self._mean).to(self.dtype)
         num_before = 0 if state is None else state.num_latent_frames
         cache = self._unpack(state)
         pieces: list[Tensor] = []
         num_used = [0]
         for index in range(raw.shape[2]):
-            # One latent frame at a time, as diffusers does: the first is decoded without temporal upsampling.
+            # One latent frame at a time, contiguous: the same arithmetic, to the bit, however a video is cut.
+            latent_frame = self._module.post_quant_conv(raw[:, :, index : index + 1].contiguous())
             num_used = [0]
+            # The first latent frame is decoded without temporal upsampling.
+            is_first = num_before + index == 0
             pieces.append(
-                self._module.decoder(
-                    raw[:, :, index : index + 1],
-                    feat_cache=cache,
-                    feat_idx=num_used,
-                    first_chunk=num_before + index == 0,
-                )
+                self._module.decoder(latent_frame, feat_cache=cache, feat_idx=num_used, first_chunk=is_first)
             )
         pixels = torch.cat(pieces, dim=2).float().clamp(-1, 1)
         following = DecodeState(

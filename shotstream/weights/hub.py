@@ -12,10 +12,10 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -41,12 +41,8 @@ class LockError(ValueError):
     """Downloaded files or their revision differ from the lock file, or it is damaged."""
 
 
-class Fetch(Protocol):
-    """Fetches a repository into a directory."""
-
-    def __call__(self, repository: str, revision: str | None, target: Path) -> str:
-        """The revision (commit hash) of what is in `target` now; None asks for the newest."""
-        ...
+# Fetches a repository at a revision (None: the newest) into a directory; answers with the commit it fetched.
+Fetch = Callable[[str, str | None, Path], str]
 
 
 def home() -> Path:
@@ -193,7 +189,7 @@ def download(repository: str, revision: str | None = None, *, fetch: Fetch | Non
         what = f"files {', '.join(differing[:3])}" if differing else f"revision {fetched}"
         raise LockError(
             f"{repository}: {what} of {len(entry['files'])} files differ from {lock_path}; "
-            f"do not use {target}, remove it and download again; if that fails too, the published files have changed"
+            f"do not use {target}, remove it and download again; failing that, the published files changed"
         )
     return target
 

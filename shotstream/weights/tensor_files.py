@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,20 @@ _DTYPE_NAMES = {
     "BOOL": torch.bool,
 }
 _NAMES_OF_DTYPES = {dtype: name for name, dtype in _DTYPE_NAMES.items()}
+
+# What torch's unpickler runs into in a damaged file, by trial with files cut and changed at random.
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 class CheckpointError(ValueError):
@@ -151,7 +166,7 @@ def read_pytorch(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    is_zip = zipfile.is_zipfile(path)
+    is_zip = _is_zip(path)
     if not is_zip and _begins_as_zip(path):
         raise CheckpointError(f"{path}: truncated PyTorch file; fetch it again")
     try:
@@ -161,7 +176,7 @@ def read_pytorch(path: Path) -> dict[str, Any]:
             f"{path}: refused, it holds more than tensors or is damaged ({_brief(error)}); "
             "only checkpoints of plain tensors are read, for they cannot run code"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(
             f"{path}: not a whole PyTorch file ({_brief(error)}); fetch it again"
         ) from error
@@ -240,6 +255,13 @@ def sha256_of_file(path: Path) -> str:
     """sha256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
 
 
 def _begins_as_zip(path: Path) -> bool:

@@ -1,0 +1,117 @@
+"""Wan2.1's VAE agrees with the published implementation, streams exactly, and holds no state."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from shotstream.codec.codec import Codec, DecodeState
+from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
+from shotstream.geometry import VideoGeometry
+from shotstream.weights.key_names import vae_names
+
+_GOLDEN = Path(__file__).parents[1] / "assets" / "goldens" / "vae.safetensors"
+# The tolerance recorded in the golden; measured errors are below 1e-5.
+_TOLERANCE = 1e-4
+_CONFIG = WanVAEConfig(dim=8)
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    return load_file(_GOLDEN)
+
+
+@pytest.fixture(scope="module")
+def codec(golden: dict[str, Tensor]) -> WanVAE:
+    names = vae_names(_CONFIG)
+    weights = {name: golden[f"weights.{theirs}"] for theirs, name in names.items()}
+    assert len(weights) == sum(name.startswith("weights.") for name in golden)
+    return WanVAE.from_tensors(_CONFIG, weights)
+
+
+def _error(ours: Tensor, expected: Tensor) -> float:
+    return float((ours - expected).abs().max() / max(1.0, float(expected.abs().max())))
+
+
+def test_latents_of_a_clip_equal_the_published_ones(codec: WanVAE, golden: dict[str, Tensor]) -> None:
+    assert _error(codec.encode(golden["video"]), golden["latents"]) < _TOLERANCE
+
+
+def test_latents_of_a_single_frame_equal_the_published_ones(codec: WanVAE, golden: dict[str, Tensor]) -> None:
+    assert _error(codec.encode(golden["video"][:, :, 4:5]), golden["image_latents_frame4"]) < _TOLERANCE
+
+
+def test_pixels_equal_the_published_ones(codec: WanVAE, golden: dict[str, Tensor]) -> None:
+    assert _error(codec.decode(golden["latents"]), golden["decoded"]) < _TOLERANCE
+
+
+def _random_latents(num_latent_frames: int, seed: int = 0) -> Tensor:
+    return torch.randn(1, 16, num_latent_frames, 2, 3, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("pieces", [(1, 1, 1, 1, 1, 1), (3, 3), (2, 1, 3), (1, 5)])
+def test_decoding_in_pieces_equals_decoding_once(codec: WanVAE, pieces: tuple[int, ...]) -> None:
+    latents = _random_latents(6)
+    state: DecodeState | None = None
+    streamed: list[Tensor] = []
+    for piece in latents.split(pieces, dim=2):
+        before = 0 if state is None else state.num_latent_frames
+        pixels, state = codec.decode_stream(piece, state)
+        assert pixels.shape[2] == piece.shape[2] * 4 - (3 if before == 0 else 0)
+        assert state.num_latent_frames == before + piece.shape[2]
+        streamed.append(pixels)
+    assert torch.equal(torch.cat(streamed, dim=2), codec.decode(latents))
+
+
+def test_a_state_can_be_continued_twice_and_between_other_videos(codec: WanVAE) -> None:
+    latents = _random_latents(4)
+    _, state = codec.decode_stream(latents[:, :, :2], None)
+    first, _ = codec.decode_stream(latents[:, :, 2:], state)
+    codec.decode(_random_latents(3, seed=1))
+    codec.encode(torch.zeros(1, 3, 5, 16, 24))
+    second, _ = codec.decode_stream(latents[:, :, 2:], state)
+    assert torch.equal(first, second)
+
+
+def test_videos_of_a_batch_do_not_mix(codec: WanVAE) -> None:
+    latents = torch.cat([_random_latents(3), _random_latents(3, seed=1)])
+    # Batched convolutions sum in another order; the error is float32 rounding.
+    assert torch.allclose(codec.decode(latents)[1:], codec.decode(latents[1:]), atol=1e-5)
+
+
+def test_no_pixel_depends_on_a_later_latent_frame(codec: WanVAE) -> None:
+    latents = _random_latents(4)
+    changed = latents.clone()
+    changed[:, :, 2:] += 1
+    before, after = codec.decode(latents), codec.decode(changed)
+    assert torch.equal(before[:, :, :5], after[:, :, :5])
+    assert not torch.equal(before[:, :, 5:], after[:, :, 5:])
+
+
+def test_it_is_a_codec_and_half_precision_gives_float32(codec: WanVAE, golden: dict[str, Tensor]) -> None:
+    assert isinstance(codec, Codec)
+    weights = {name: golden[f"weights.{theirs}"] for theirs, name in vae_names(_CONFIG).items()}
+    half = WanVAE.from_tensors(_CONFIG, weights, dtype=torch.bfloat16)
+    pixels, latents = half.decode(golden["latents"]), half.encode(golden["video"])
+    assert pixels.dtype == latents.dtype == torch.float32
+    relative = (latents - golden["latents"]).norm() / golden["latents"].norm()
+    # bfloat16 keeps 8 bits; about twenty convolutions deep, a few percent are its rounding.
+    assert relative < 0.05
+
+
+def test_sizes_that_do_not_fit_are_refused(codec: WanVAE, golden: dict[str, Tensor]) -> None:
+    with pytest.raises(ValueError, match="8 frames do not fill"):
+        codec.encode(torch.zeros(1, 3, 8, 16, 16))
+    with pytest.raises(ValueError, match="20x16 pixels"):
+        codec.encode(torch.zeros(1, 3, 1, 20, 16))
+    with pytest.raises(ValueError, match="no latent frame"):
+        codec.decode(torch.zeros(1, 16, 0, 2, 2))
+    weights = {name: golden[f"weights.{theirs}"] for theirs, name in vae_names(_CONFIG).items()}
+    with pytest.raises(ValueError, match="strides"):
+        WanVAE.from_tensors(_CONFIG, weights, geometry=VideoGeometry(temporal_stride=2))
+    with pytest.raises(ValueError, match="latents_mean has 16 entries"):
+        WanVAEConfig(latent_channels=4)
+    with pytest.raises(RuntimeError, match="quant_conv"):
+        WanVAE.from_tensors(_CONFIG, {name: t for name, t in weights.items() if "quant_conv" not in name})

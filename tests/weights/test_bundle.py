@@ -1,0 +1,147 @@
+"""A bundle comes back as it was written, or not at all."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from shotstream.weights.bundle import BundleError, config_from_document, read_bundle, write_bundle
+
+_TENSORS = {
+    "dit": {"a": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor([1, 2])},
+    "codec": {"b": torch.ones(4, dtype=torch.bfloat16)},
+}
+_CONFIG = {"family": "theatre", "sizes": (1, 2), "nested": {"x": 0.5, "none": None}}
+
+
+def _write(directory: Path) -> Path:
+    write_bundle(directory, _CONFIG, _TENSORS, files={"words.json": b"[]"})
+    return directory
+
+
+def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    sha256 = write_bundle(tmp_path / "b", _CONFIG, _TENSORS, files={"words.json": b"[]"})
+    bundle = read_bundle(tmp_path / "b")
+    assert bundle.config == {"family": "theatre", "sizes": [1, 2], "nested": {"x": 0.5, "none": None}}
+    assert bundle.sha256 == sha256
+    assert bundle.files["words.json"].read_bytes() == b"[]"
+    assert bundle.tensors.keys() == _TENSORS.keys()
+    for part, named in _TENSORS.items():
+        assert bundle.tensors[part].keys() == named.keys()
+        for name, tensor in named.items():
+            assert torch.equal(bundle.tensors[part][name], tensor)
+
+
+def test_equal_content_has_equal_bytes_and_any_change_another_identity(tmp_path: Path) -> None:
+    first = write_bundle(tmp_path / "a", _CONFIG, _TENSORS)
+    assert write_bundle(tmp_path / "b", _CONFIG, _TENSORS) == first
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert write_bundle(tmp_path / "c", _CONFIG | {"family": "wan"}, _TENSORS) != first
+    assert write_bundle(tmp_path / "d", _CONFIG, {"dit": _TENSORS["dit"]}) != first
+
+
+def test_half_precision_is_stored_and_restored_on_request(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "b", {}, _TENSORS, dtype=torch.float16)
+    stored = read_bundle(tmp_path / "b").tensors["dit"]
+    assert stored["a"].dtype == torch.float16 and stored["steps"].dtype == torch.int64
+    restored = read_bundle(tmp_path / "b", dtype=torch.float32).tensors["dit"]
+    assert restored["a"].dtype == torch.float32 and restored["steps"].dtype == torch.int64
+
+
+def test_parts_are_read_alone(tmp_path: Path) -> None:
+    directory = _write(tmp_path / "b")
+    (directory / "codec.safetensors").unlink()
+    assert read_bundle(directory, parts=["dit"]).tensors.keys() == {"dit"}
+    with pytest.raises(BundleError, match="no part 'ditt'"):
+        read_bundle(directory, parts=["ditt"])
+
+
+@pytest.mark.parametrize("name", ["dit.safetensors", "words.json"])
+def test_a_changed_missing_or_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
+    directory = _write(tmp_path / "b")
+    path = directory / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(BundleError, match=rf"{name}: sha256 .* the file was changed"):
+        read_bundle(directory)
+    path.write_bytes(content[:-1])
+    with pytest.raises(BundleError, match=rf"{name}: .* truncated"):
+        read_bundle(directory)
+    path.unlink()
+    with pytest.raises(BundleError, match=rf"{name}: missing"):
+        read_bundle(directory)
+
+
+def test_a_foreign_directory_is_refused(tmp_path: Path) -> None:
+    directory = _write(tmp_path / "b")
+    config = directory / "config.json"
+    document = json.loads(config.read_text())
+    for content, complaint in (
+        ("", "not JSON"),
+        ("[]", "not an object"),
+        ('{"_class_name": "WanModel"}', "not a ShotStream bundle"),
+        (json.dumps(document | {"format_version": 99}), "format version 99"),
+        (json.dumps(document | {"files": {"../x": {"sha256": "", "num_bytes": 0}}}), "is damaged"),
+        (
+            json.dumps({key: document[key] for key in ("format", "format_version")}),
+            "config or files is missing",
+        ),
+    ):
+        config.write_text(content)
+        with pytest.raises(BundleError, match=complaint):
+            read_bundle(directory)
+    config.unlink()
+    with pytest.raises(BundleError, match="no such file"):
+        read_bundle(directory)
+    with pytest.raises(BundleError, match="no such bundle"):
+        read_bundle(tmp_path / "nowhere")
+
+
+def test_an_interrupted_write_leaves_no_trace_and_the_old_bundle(tmp_path: Path) -> None:
+    directory = _write(tmp_path / "b")
+    before = read_bundle(directory).sha256
+    with pytest.raises(FileNotFoundError):
+        write_bundle(directory, {}, _TENSORS, files={"x": tmp_path / "nowhere"}, overwrite=True)
+    assert read_bundle(directory).sha256 == before
+    with pytest.raises(FileNotFoundError):
+        write_bundle(tmp_path / "new", {}, _TENSORS, files={"x": tmp_path / "nowhere"})
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_only_a_bundle_is_replaced_and_only_on_request(tmp_path: Path) -> None:
+    directory = _write(tmp_path / "b")
+    with pytest.raises(BundleError, match="exists already"):
+        write_bundle(directory, {}, _TENSORS)
+    sha256 = write_bundle(directory, {}, _TENSORS, overwrite=True)
+    assert read_bundle(directory).sha256 == sha256
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(BundleError, match="is not a bundle"):
+        write_bundle(tmp_path / "photos", {}, _TENSORS, overwrite=True)
+
+
+def test_unusable_names_and_configs_are_refused(tmp_path: Path) -> None:
+    for name in ("../x", "config.json", ".hidden"):
+        with pytest.raises(BundleError, match="cannot be a file of a bundle"):
+            write_bundle(tmp_path / "b", {}, _TENSORS, files={name: b""})
+    for config in ({"x": float("nan")}, {"x": torch.zeros(1)}):
+        with pytest.raises(BundleError, match="no plain JSON"):
+            write_bundle(tmp_path / "b", config, _TENSORS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sizes:
+    widths: tuple[int, ...]
+    depth: int = 2
+
+
+def test_a_config_survives_json_and_is_strict() -> None:
+    sizes = _Sizes(widths=(1, 2), depth=3)
+    assert config_from_document(_Sizes, json.loads(json.dumps(asdict(sizes))), "here") == sizes
+    with pytest.raises(BundleError, match=r"here: unknown keys \['dept'\], missing keys \['widths'\]"):
+        config_from_document(_Sizes, {"dept": 1}, "here")
+    with pytest.raises(BundleError, match="holds a list"):
+        config_from_document(_Sizes, [], "here")
