@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from shotstream.codec.codec import DecodeState
@@ -34,7 +34,14 @@ class PatchCodecConfig:
     """Length of the vector that is compared with each colour's."""
 
     def __post_init__(self) -> None:
-        for name in ("num_colours", "latent_channels", "dim", "num_encoder_layers", "num_decoder_layers", "colour_dim"):
+        for name in (
+            "num_colours",
+            "latent_channels",
+            "dim",
+            "num_encoder_layers",
+            "num_decoder_layers",
+            "colour_dim",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -42,7 +49,9 @@ class PatchCodecConfig:
 class PatchCodec(nn.Module):
     """A `Codec` for flat-coloured pictures."""
 
-    def __init__(self, config: PatchCodecConfig, palette: Int[Tensor, "num_colours 3"] | None = None) -> None:
+    def __init__(
+        self, config: PatchCodecConfig, palette: UInt8[Tensor, "num_colours 3"] | None = None
+    ) -> None:
         """Random weights; `palette` holds RGB in 0..255, or None when a checkpoint brings it."""
         super().__init__()
         self.config = config
@@ -104,7 +113,9 @@ class PatchCodec(nn.Module):
         return frames, DecodeState(num_latent_frames=seen, features=(latents[:, :, -1:],))
 
     def decode_logits(
-        self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], before: Float[Tensor, "b z 1 latent_h latent_w"]
+        self,
+        latents: Float[Tensor, "b z latent_f latent_h latent_w"],
+        before: Float[Tensor, "b z 1 latent_h latent_w"],
     ) -> Float[Tensor, "b latent_f t h w num_colours"]:
         """Unnormalised log-probabilities of every colour, for four frames per latent frame.
 
@@ -134,10 +145,14 @@ class PatchCodec(nn.Module):
         return self.colours(vectors.unflatten(-1, (-1, dim)))
 
     def _decode_cells(
-        self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], before: Float[Tensor, "b z 1 latent_h latent_w"]
+        self,
+        latents: Float[Tensor, "b z latent_f latent_h latent_w"],
+        before: Float[Tensor, "b z 1 latent_h latent_w"],
     ) -> Float[Tensor, "b latent_f latent_h latent_w d"]:
         current = rearrange(latents.float(), "b z f h w -> b f h w z")
-        earlier = rearrange(torch.cat([before.float(), latents[:, :, :-1].float()], dim=2), "b z f h w -> b f h w z")
+        earlier = rearrange(
+            torch.cat([before.float(), latents[:, :, :-1].float()], dim=2), "b z f h w -> b f h w z"
+        )
         x = self.from_latent(current) + self.previous(earlier)
         for layer in self.decoder:
             x = layer(x)
@@ -189,5 +204,7 @@ class _NeighbourLayer(nn.Module):
         padded = F.pad(x, (0, 0, 1, 1, 1, 1))
         for row in range(3):
             for column in range(3):
-                x = torch.addcmul(x, padded[..., row : row + height, column : column + width, :], self.near[row, column])
+                x = torch.addcmul(
+                    x, padded[..., row : row + height, column : column + width, :], self.near[row, column]
+                )
         return self.cell(x)

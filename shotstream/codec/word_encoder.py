@@ -91,7 +91,9 @@ class WordEncoder(nn.Module):
     def unknown_words(self, caption: str) -> tuple[str, ...]:
         """Words that mean nothing to the encoder, in order, without repeats."""
         found = self.tokenizer.encode(caption)
-        words = (caption[start:end] for id_, (start, end) in zip(found.ids, found.offsets, strict=True) if id_ == 1)
+        words = (
+            caption[start:end] for id_, (start, end) in zip(found.ids, found.offsets, strict=True) if id_ == 1
+        )
         return tuple(dict.fromkeys(words))
 
     def suggestions(self, word: str) -> tuple[str, ...]:
@@ -111,4 +113,3 @@ def _tokenizer(words: Sequence[str]) -> Tokenizer:
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[^\w\-]"), behavior="isolated")]
     )
     return tokenizer
-

@@ -106,5 +106,7 @@ def encode_story(codec: Codec, story: TheatreStory, num_frames: Sequence[int], b
     """Encodes every shot of a story at the given lengths."""
     return StoryLatents(
         story=story,
-        shots=tuple(encode_shot(codec, shot, n, budget) for shot, n in zip(story.shots, num_frames, strict=True)),
+        shots=tuple(
+            encode_shot(codec, shot, n, budget) for shot, n in zip(story.shots, num_frames, strict=True)
+        ),
     )

@@ -6,15 +6,14 @@ resumed run draws what an uninterrupted one would have drawn.
 
 import json
 import logging
-import os
 import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-import torch
+from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from shotstream.training.stage import Stage
 
 log = logging.getLogger(__name__)
 
@@ -40,41 +39,6 @@ class LoopConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
-class Stage(Protocol):
-    """What one training stage supplies."""
-
-    def step(self, step: int) -> Mapping[str, float]:
-        """One optimiser step; returns scalars for the log. Raises FloatingPointError before applying a bad one."""
-        ...
-
-    def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Draws what the model can do into the directory; returns scalars for the log."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: weights, optimisers, averages."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state_dict`."""
-        ...
-
-
-def save_atomically(value: object, path: Path) -> None:
-    """Writes with torch.save so that `path` holds either the old file or the whole new one."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def checkpoints(directory: Path) -> list[Path]:
-    """The run's checkpoints, oldest first."""
-    return sorted(directory.glob("step_*.pt"))
-
-
 def train(stage: Stage, config: LoopConfig, directory: Path) -> int:
     """Trains until `num_steps` are done or SIGTERM comes; resumes from the newest checkpoint in `directory`.
 
@@ -85,9 +49,8 @@ def train(stage: Stage, config: LoopConfig, directory: Path) -> int:
     first = 0
     found = checkpoints(directory)
     if found:
-        saved = torch.load(found[-1], map_location="cpu", weights_only=True)
-        stage.load_state_dict(saved["stage"])
-        first = int(saved["step"])
+        first, state = load_checkpoint(found[-1])
+        stage.load_state_dict(state)
         log.info("resuming at step %d from %s", first, found[-1])
     stopping = False
 
@@ -114,18 +77,12 @@ def train(stage: Stage, config: LoopConfig, directory: Path) -> int:
                 _write_log(directory, {"step": step, **stage.preview(step, directory)})
                 began, totals, count = time.monotonic(), {}, 0
             if step % config.save_every == 0:
-                _save(stage, step, config, directory)
+                save_checkpoint(stage.state_dict(), step, directory, config.keep)
         if step > first and step % config.save_every:
-            _save(stage, step, config, directory)
+            save_checkpoint(stage.state_dict(), step, directory, config.keep)
         return step
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _save(stage: Stage, step: int, config: LoopConfig, directory: Path) -> None:
-    save_atomically({"step": step, "stage": stage.state_dict()}, directory / f"step_{step:07d}.pt")
-    for old in checkpoints(directory)[: -config.keep]:
-        old.unlink()
 
 
 def _write_log(directory: Path, entry: Mapping[str, float]) -> None:

@@ -39,7 +39,9 @@ class MuonAdamW:
         self.parameters = [*hidden, *others]
         self._rates = (learning_rate * muon_factor, learning_rate)
         self._optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(hidden, lr=self._rates[0], weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Muon(
+                hidden, lr=self._rates[0], weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            ),
             torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay),
         ]
 

@@ -26,7 +26,8 @@ def held_out_stories(codec: Codec, budget: int) -> list[StoryLatents]:
     rng = np.random.default_rng(20_000)
     lengths = [1 + 4 * (_NUM_LATENT_FRAMES - 1)] * _NUM_SHOTS
     return [
-        encode_story(codec, sample_story(rng, _NUM_SHOTS, held_out=True), lengths, budget) for _ in range(_NUM_STORIES)
+        encode_story(codec, sample_story(rng, _NUM_SHOTS, held_out=True), lengths, budget)
+        for _ in range(_NUM_STORIES)
     ]
 
 
@@ -37,15 +38,23 @@ def preview_teacher(stage: TeacherStage, step: int, directory: Path) -> Mapping[
     stories = held_out_stories(codec, stage.config.pool.budget)
     samples = [(story, index) for story in stories for index in range(_NUM_SHOTS)]
     latents = sample_shots(stage, model, samples, num_steps=12, guidance=1.5)
-    decoded = ((codec.decode(latents.cpu()) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
+    decoded = (
+        ((codec.decode(latents.cpu()) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
+    )
     truth = np.stack([to_rgb(render(story.story.shots[index], decoded.shape[1])) for story, index in samples])
     rows = []
     for start in range(0, len(samples), _NUM_SHOTS):
         for frames in (truth, decoded):
-            rows.append(np.concatenate([f[t] for f in frames[start : start + _NUM_SHOTS] for t in (0, 10, 20)], axis=1))
+            rows.append(
+                np.concatenate(
+                    [f[t] for f in frames[start : start + _NUM_SHOTS] for t in (0, 10, 20)], axis=1
+                )
+            )
     sheet = np.concatenate(rows, axis=0)
     path = directory / f"preview_{step:07d}.png"
-    Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(path)
+    Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(
+        path
+    )
     losses: dict[str, float] = {}
     for causal in (False, True):
         total = 0.0

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.theatre.palette import NAMES, RGB, to_rgb
+from shotstream.theatre.palette import RGB, to_rgb
 from shotstream.theatre.render import frame_at
 from shotstream.theatre.world import sample_story
+from shotstream.training.checkpoint import load_checkpoint
 from shotstream.training.ema import Ema
 from shotstream.training.optimisers import MuonAdamW
 
@@ -51,7 +52,9 @@ class CodecStage:
         self.codec = PatchCodec(config.codec, torch.from_numpy(RGB))
         self.ema = Ema(self.codec, config.ema_decay)
         self.optimiser = MuonAdamW(
-            self.codec.named_parameters(), learning_rate=config.learning_rate, adamw_names=("latent", "colours", "previous")
+            self.codec.named_parameters(),
+            learning_rate=config.learning_rate,
+            adamw_names=("latent", "colours", "previous"),
         )
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -79,7 +82,11 @@ class CodecStage:
         chosen = torch.randperm(256, generator=generator)[: self.config.pixels_per_cell]
         logits = self.codec.decode_cell_logits(noisy, noisy[:, :, :1], chosen).flatten(0, -2)
         groups = torch.cat([indices[:, :1].expand(-1, 3, -1, -1), indices], dim=1)
-        targets = rearrange(groups, "b (f t) (h i) (w j) -> b f h w (t i j)", t=4, i=8, j=8)[..., chosen].flatten().long()
+        targets = (
+            rearrange(groups, "b (f t) (h i) (w j) -> b f h w (t i j)", t=4, i=8, j=8)[..., chosen]
+            .flatten()
+            .long()
+        )
         loss = F.cross_entropy(logits, targets)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the codec's loss is {loss.item()} at step {step}")
@@ -111,7 +118,9 @@ class CodecStage:
             decoded = ((codec.decode(value) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
             scores[f"right_{name}"] = (decoded == truth).all(-1).float().mean().item()
             rows.append(decoded[:, ::4])
-        sheet = np.concatenate([np.concatenate([r[:, t].numpy() for r in rows for t in range(3)], axis=2)], axis=0)
+        sheet = np.concatenate(
+            [np.concatenate([r[:, t].numpy() for r in rows for t in range(3)], axis=2)], axis=0
+        )
         picture = np.concatenate(list(sheet), axis=0)
         Image.fromarray(picture).resize((picture.shape[1] * 2, picture.shape[0] * 2), 0).save(
             directory / f"preview_{step:07d}.png"
@@ -121,18 +130,22 @@ class CodecStage:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""
         return {
-            "codec": self.codec.state_dict(),
+            "weights": self.codec.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "ema": self.ema.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from `state_dict`."""
-        self.codec.load_state_dict(state["codec"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.codec.load_state_dict(state["weights"])
         self.ema.load_state_dict(state["ema"])
+        if "optimiser" in state:
+            self.optimiser.load_state_dict(state["optimiser"])
 
 
-def theatre_codec_config() -> PatchCodecConfig:
-    """Sizes of the shipped codec."""
-    return PatchCodecConfig(num_colours=len(NAMES))
+def codec_from_run(checkpoint: Path, config: PatchCodecConfig) -> PatchCodec:
+    """The averaged codec of a run, frozen."""
+    stage = CodecStage(CodecTraining(codec=config, num_steps=1))
+    _, state = load_checkpoint(checkpoint)
+    stage.load_state_dict({key: value for key, value in state.items() if key != "optimiser"})
+    return stage.averaged().requires_grad_(False)

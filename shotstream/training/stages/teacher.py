@@ -122,13 +122,19 @@ class TeacherStage:
         loss.backward()
         norm = self.optimiser.step(self._rate(step))
         self.ema.update(self.model)
-        return {"loss": loss.item(), "causal_loss" if causal else "full_loss": loss.item(), "norm": norm.item()}
+        return {
+            "loss": loss.item(),
+            "causal_loss" if causal else "full_loss": loss.item(),
+            "norm": norm.item(),
+        }
 
     def _rate(self, step: int) -> float:
         left = (self.config.num_steps - step) / self.config.decay_steps
         return min(1.0, (step + 1) / self.config.warmup_steps, left)
 
-    def loss(self, model: TheatreModel, batch: Batch, generator: torch.Generator, *, causal: bool) -> Float[Tensor, ""]:
+    def loss(
+        self, model: TheatreModel, batch: Batch, generator: torch.Generator, *, causal: bool
+    ) -> Float[Tensor, ""]:
         """The mean squared error of the velocity over frames that carry noise, in float32."""
         b, _, f = batch.x0.shape[:3]
         sigma, noisy_frames = self._levels(b, f, generator, causal)
@@ -169,16 +175,17 @@ class TeacherStage:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""
         return {
-            "model": self.model.state_dict(),
+            "weights": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "ema": self.ema.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from `state_dict`."""
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.model.load_state_dict(state["weights"])
         self.ema.load_state_dict(state["ema"])
+        if "optimiser" in state:
+            self.optimiser.load_state_dict(state["optimiser"])
 
 
 def token_grid(latents: Float[Tensor, "b z f h w"], config: DiTConfig) -> TokenGrid:
@@ -214,7 +221,9 @@ def condition(story: StoryLatents, index: int, config: DiTConfig) -> tuple[Condi
     if index == 0:
         size = LatentSize(*story.shots[0].target.shape[-2:])
         return first_shot(config, size), [texts[0]]
-    plan = sample_context([shot.num_frames for shot in story.shots[:index]], config.num_context_frames, "theatre")
+    plan = sample_context(
+        [shot.num_frames for shot in story.shots[:index]], config.num_context_frames, "theatre"
+    )
 
     def latent_of(slot: ContextSlot) -> Float[Tensor, "z h w"]:
         shot = story.shots[slot.shot_index]

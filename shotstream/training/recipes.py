@@ -1,0 +1,126 @@
+"""Every training run of the project, as a function that returns its whole configuration.
+
+`shotstream train NAME` runs one. Values can be overridden by dotted names, for example
+`--set stage.batch_size=8`; an unknown name or a value of the wrong kind is refused.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+from shotstream.codec.patch_codec import PatchCodecConfig
+from shotstream.codec.word_encoder import WordEncoderConfig
+from shotstream.data.latents import PoolConfig
+from shotstream.model.config import DiTConfig
+from shotstream.theatre.captions import vocabulary
+from shotstream.theatre.palette import NAMES
+from shotstream.training.loop import LoopConfig
+from shotstream.training.stages.codec import CodecTraining
+from shotstream.training.stages.teacher import TeacherTraining
+
+StageConfig = CodecTraining | TeacherTraining
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One run."""
+
+    name: str
+    stage: StageConfig
+    loop: LoopConfig
+    inputs: tuple[str, ...] = ()
+    """Names of the recipes whose runs this one starts from."""
+
+
+def theatre_codec() -> Recipe:
+    """The theatre's codec: about a quarter of an hour on two CPU cores."""
+    num_steps = 2000
+    return Recipe(
+        name="theatre_codec",
+        stage=CodecTraining(codec=PatchCodecConfig(num_colours=len(NAMES)), num_steps=num_steps),
+        loop=LoopConfig(num_steps=num_steps, log_every=20, preview_every=500),
+    )
+
+
+def theatre_teacher() -> Recipe:
+    """The theatre's teacher, bidirectional and causal in one: hours on two CPU cores."""
+    num_steps = 20_000
+    dim = 192
+    return Recipe(
+        name="theatre_teacher",
+        stage=TeacherTraining(
+            dit=DiTConfig(
+                latent_channels=16,
+                dim=dim,
+                ffn_dim=4 * dim,
+                num_heads=3,
+                num_layers=6,
+                text_dim=128,
+                text_length=56,
+                freq_dim=128,
+            ),
+            text=WordEncoderConfig(words=vocabulary()),
+            pool=PoolConfig(num_blocks=12, steps_per_block=100),
+            num_steps=num_steps,
+            decay_steps=3000,
+        ),
+        loop=LoopConfig(num_steps=num_steps, log_every=50, preview_every=1000),
+        inputs=("theatre_codec",),
+    )
+
+
+RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
+    "theatre_codec": theatre_codec,
+    "theatre_teacher": theatre_teacher,
+}
+"""By name."""
+
+
+def recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a name, with `key.path=value` overrides.
+
+    Raises:
+        ValueError: there is no such recipe or key, or the value is of another kind.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+    result = RECIPES[name]()
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator:
+            raise ValueError(f"{override!r} is not an override; write key.path=value")
+        result = _replace(result, path.split("."), yaml.safe_load(text), path)
+    return result
+
+
+def to_document(value: Any) -> Any:
+    """A configuration as plain dictionaries, lists and scalars."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: to_document(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, tuple):
+        return [to_document(item) for item in value]
+    return value
+
+
+def _replace(config: Any, path: Sequence[str], value: Any, whole: str) -> Any:
+    names = [field.name for field in dataclasses.fields(config)]
+    if path[0] not in names:
+        raise ValueError(f"there is no setting {whole!r}: {type(config).__name__} has {', '.join(names)}")
+    old = getattr(config, path[0])
+    if len(path) > 1:
+        if not dataclasses.is_dataclass(old):
+            raise ValueError(f"there is no setting {whole!r}: {path[0]} has no parts")
+        return dataclasses.replace(config, **{path[0]: _replace(old, path[1:], value, whole)})
+    if dataclasses.is_dataclass(old):
+        raise ValueError(f"{whole!r} has parts; set one of them")
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(old, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not type(old):
+        raise ValueError(f"{whole} is {value!r}; it must be of type {type(old).__name__}, like {old!r}")
+    return dataclasses.replace(config, **{path[0]: value})

@@ -1,0 +1,121 @@
+"""Runs: resumed equals uninterrupted, damage and changed settings are refused, bad steps are not applied."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
+from shotstream.training.recipes import Recipe, recipe
+from shotstream.training.run import build_stage, run_recipe
+from shotstream.training.stages.teacher import TeacherStage
+
+CODEC = [
+    "stage.batch_size=1",
+    "stage.pixels_per_cell=4",
+    "stage.codec.dim=16",
+    "stage.codec.num_decoder_layers=1",
+]
+TEACHER = [
+    "stage.dit.dim=24",
+    "stage.dit.ffn_dim=24",
+    "stage.dit.num_heads=2",
+    "stage.dit.num_layers=1",
+    "stage.dit.freq_dim=8",
+    "stage.dit.text_dim=8",
+    "stage.text.dim=8",
+    "stage.text.num_layers=1",
+    "stage.text.num_heads=2",
+    "stage.pool.block_stories=2",
+    "stage.pool.num_blocks=1",
+    "stage.pool.steps_per_block=2",
+    "stage.batch_size=2",
+]
+
+
+def codec(num_steps: int, save_every: int = 100) -> Recipe:
+    loop = [f"loop.num_steps={num_steps}", f"loop.save_every={save_every}", "loop.preview_every=1000"]
+    return recipe("theatre_codec", [*CODEC, *loop])
+
+
+def teacher(num_steps: int) -> Recipe:
+    return recipe("theatre_teacher", [*TEACHER, f"loop.num_steps={num_steps}", "loop.preview_every=1000"])
+
+
+def weights(runs: Path, name: str) -> dict[str, Tensor]:
+    _, state = load_checkpoint(checkpoints(runs / name)[-1])
+    return state["weights"]
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_resumed_codec_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    run_recipe(codec(2), tmp_path / "parts")
+    half = weights(tmp_path / "parts", "theatre_codec")
+    run_recipe(codec(4), tmp_path / "parts")
+    run_recipe(codec(4), tmp_path / "whole")
+    assert same(weights(tmp_path / "parts", "theatre_codec"), weights(tmp_path / "whole", "theatre_codec"))
+    assert not same(half, weights(tmp_path / "whole", "theatre_codec"))
+
+
+def test_a_resumed_teacher_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    for part in ("parts", "whole"):
+        run_recipe(codec(1), tmp_path / part)
+    run_recipe(teacher(2), tmp_path / "parts")
+    half = weights(tmp_path / "parts", "theatre_teacher")
+    run_recipe(teacher(5), tmp_path / "parts")
+    run_recipe(teacher(5), tmp_path / "whole")
+    assert same(
+        weights(tmp_path / "parts", "theatre_teacher"), weights(tmp_path / "whole", "theatre_teacher")
+    )
+    assert not same(half, weights(tmp_path / "whole", "theatre_teacher"))
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    run_recipe(codec(4, save_every=1), tmp_path)
+    assert [path.name for path in checkpoints(tmp_path / "theatre_codec")] == [
+        "step_0000003.pt",
+        "step_0000004.pt",
+    ]
+
+
+def test_a_portable_checkpoint_starts_a_run_elsewhere(tmp_path: Path) -> None:
+    run_recipe(codec(2), tmp_path / "here")
+    write_portable(checkpoints(tmp_path / "here" / "theatre_codec")[-1], tmp_path / "portable.pt")
+    assert run_recipe(codec(3), tmp_path / "there", start_from=tmp_path / "portable.pt") == 3
+
+
+def test_other_settings_do_not_resume_a_run(tmp_path: Path) -> None:
+    run_recipe(codec(1), tmp_path)
+    changed = recipe("theatre_codec", [*CODEC, "loop.num_steps=2", "stage.seed=5"])
+    with pytest.raises(ValueError, match="other values of seed"):
+        run_recipe(changed, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    run_recipe(codec(1), tmp_path)
+    path = checkpoints(tmp_path / "theatre_codec")[-1]
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged"):
+        run_recipe(codec(2), tmp_path)
+
+
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shotstream train theatre_codec"):
+        run_recipe(teacher(1), tmp_path)
+
+
+def test_a_step_with_a_loss_that_is_no_number_is_not_applied(tmp_path: Path) -> None:
+    run_recipe(codec(1), tmp_path)
+    stage = build_stage(teacher(1), tmp_path)
+    assert isinstance(stage, TeacherStage)
+    with torch.no_grad():
+        stage.model.dit.head.head.bias.fill_(float("nan"))
+    before = {name: value.clone() for name, value in stage.model.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="step 0"):
+        stage.step(0)
+    after = stage.model.state_dict()
+    assert all(torch.equal(before[name].nan_to_num(7), after[name].nan_to_num(7)) for name in before)
