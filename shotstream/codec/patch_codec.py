@@ -1,9 +1,11 @@
-"""The theatre's codec: causal patches of 8x8 pixels and four frames, decoded by naming a palette colour per pixel.
+"""The theatre's codec: causal patches of 8x8 pixels and four frames, decoded by naming a palette colour per
+pixel.
 
-All work is dense and at latent resolution, so that it runs on two CPU cores far faster than real time. The encoder
-sees one cell at a time; the decoder looks at neighbouring cells and at the group before. Latents have zero mean and
-unit variance per channel by construction (running statistics), and the decoder is trained on noisy ones: a model
-that comes close gets exactly the right pixels. Colours outside the palette cannot be produced.
+All work is dense and at latent resolution, so that it runs on two CPU cores far faster than real time. The
+encoder sees one cell at a time; the decoder looks at neighbouring cells and at the group before. Latents
+have zero mean and unit variance per channel by construction (running statistics), and the decoder is trained
+on noisy ones: a model that comes close gets exactly the right pixels. Colours outside the palette cannot be
+produced.
 """
 
 from dataclasses import dataclass
@@ -137,7 +139,9 @@ class PatchCodec(nn.Module):
         before: Float[Tensor, "b z 1 latent_h latent_w"],
         chosen: Int[Tensor, " chosen"],
     ) -> Float[Tensor, "b latent_f latent_h latent_w chosen num_colours"]:
-        """The same for a few pixels of each cell only, numbered in (t, i, j) order: training needs no more."""
+        """The same for a few pixels of each cell only, numbered in (t, i, j) order: training needs no
+        more.
+        """
         dim = self.config.colour_dim
         weight = self.head.weight.unflatten(0, (-1, dim))[chosen].flatten(0, 1)
         bias = self.head.bias.unflatten(0, (-1, dim))[chosen].flatten()

@@ -1,6 +1,8 @@
-"""The theatre's text encoder: a word-level tokenizer and a small transformer, trained with the teacher, then frozen.
+"""The theatre's text encoder: a word-level tokenizer and a small transformer, trained with the teacher, then
+frozen.
 
-It knows the words it was built with and no others; `unknown_words` tells which words of a caption it does not.
+It knows the words it was built with and no others; `unknown_words` tells which words of a caption it does
+not.
 """
 
 import difflib
@@ -47,8 +49,8 @@ class WordEncoder(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(config.text_length, config.dim))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                config.dim, config.num_heads, 4 * config.dim, dropout=0.0, activation="gelu", batch_first=True,
-                norm_first=True,
+                config.dim, config.num_heads, 4 * config.dim, dropout=0.0, activation="gelu",
+                batch_first=True, norm_first=True,
             )
             for _ in range(config.num_layers)
         )  # fmt: skip

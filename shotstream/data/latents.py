@@ -1,7 +1,8 @@
-"""Latents of theatre stories for training: rendered, encoded once, kept in memory, renewed as training goes on.
+"""Latents of theatre stories for training: rendered, encoded once, kept in memory, renewed as training goes
+on.
 
-Story i is a pure function of (seed, i), and the stories in the pool at a step are a pure function of the step, so a
-resumed run sees the same data in the same order.
+Story i is a pure function of (seed, i), and the stories in the pool at a step are a pure function of the
+step, so a resumed run sees the same data in the same order.
 """
 
 from collections.abc import Sequence

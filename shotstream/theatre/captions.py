@@ -1,7 +1,7 @@
 """What the theatre says about its stories, and so what it understands.
 
-Captions are natural, varied English. They name species, colour, place, time, framing, action, side and camera; a
-shot may leave out what the global caption already said. They never mention scarves or layouts.
+Captions are natural, varied English. They name species, colour, place, time, framing, action, side and
+camera; a shot may leave out what the global caption already said. They never mention scarves or layouts.
 """
 
 from collections.abc import Sequence
@@ -71,7 +71,15 @@ def _pick(rng: np.random.Generator, phrases: Sequence[str]) -> str:
 def _tidy(text: str) -> str:
     """Collapses gaps left by omitted parts and capitalises each sentence."""
     words = " ".join(text.split())
-    for wrong, right in ((" ,", ","), (" .", "."), (", ,", ","), (",,", ","), (",.", "."), (". ,", "."), (".,", ".")):
+    for wrong, right in (
+        (" ,", ","),
+        (" .", "."),
+        (", ,", ","),
+        (",,", ","),
+        (",.", "."),
+        (". ,", "."),
+        (".,", "."),
+    ):
         words = words.replace(wrong, right)
     sentences = [part.strip(" ,") for part in words.split(".")]
     return " ".join(part[0].upper() + part[1:] + "." for part in sentences if part)
@@ -86,7 +94,9 @@ def global_caption(cast: Sequence[Actor], place: Place, time: Time, rng: np.rand
     names = " and ".join(_article(f"{actor.colour} {actor.species}") for actor in cast)
     pattern = _pick(rng, GLOBAL_PATTERNS)
     return _tidy(
-        pattern.format(cast=names, place=_pick(rng, PLACE_PHRASES[place]), time=_pick(rng, TIME_PHRASES[time]))
+        pattern.format(
+            cast=names, place=_pick(rng, PLACE_PHRASES[place]), time=_pick(rng, TIME_PHRASES[time])
+        )
     )
 
 
@@ -143,5 +153,5 @@ def vocabulary() -> tuple[str, ...]:
 
 def split_words(text: str) -> list[str]:
     """Lower-cased words and punctuation marks; a hyphen stays inside its word."""
-    spaced = "".join(f" {mark} " if mark in ".,:;!?\"()" else mark for mark in text.lower())
+    spaced = "".join(f" {mark} " if mark in '.,:;!?"()' else mark for mark in text.lower())
     return spaced.split()

@@ -1,9 +1,9 @@
 """The cast: species, colours, scarves, and how each action is performed.
 
-Sprites are 16x16: 14x14 drawn pixels and an automatic dark outline. A pose is a head, a face that may look aside,
-a body with arms and feet, and a scarf. Actors are animated on twos or fours, in step with the codec's groups of
-four frames, like puppets. A scarf's colour is never mentioned in any caption: a later shot can only get it right
-from memory.
+Sprites are 16x16: 14x14 drawn pixels and an automatic dark outline. A pose is a head, a face that may look
+aside, a body with arms and feet, and a scarf. Actors are animated on twos or fours, in step with the codec's
+groups of four frames, like puppets. A scarf's colour is never mentioned in any caption: a later shot can
+only get it right from memory.
 """
 
 from dataclasses import dataclass
@@ -154,8 +154,8 @@ class Actor:
 def pose_at(action: Action, frame: int, *, facing: Facing, mirrored: bool = False) -> Pose:
     """The pose of an action in a frame (0-based).
 
-    Poses change inside a group of four frames at its middle, or from group to group; frame 0 is a group of its own.
-    `mirrored` makes the left arm the waving one, so that two actors can wave at each other.
+    Poses change inside a group of four frames at its middle, or from group to group; frame 0 is a group of
+    its own. `mirrored` makes the left arm the waving one, so that two actors can wave at each other.
     """
     group, second_half = (frame + 3) // 4, frame > 0 and (frame - 1) % 4 >= 2
     direction = 1 if facing == "right" else -1
@@ -189,11 +189,13 @@ def _put(canvas: NDArray[np.uint8], marks: str, column: int, default: str, colou
 
 @cache
 def sprite(actor: Actor, pose: Pose) -> NDArray[np.uint8]:
-    """A 16x16 picture of palette indices, `TRANSPARENT` around the figure. The lift and the z are not in it."""
+    """A 16x16 picture of palette indices, `TRANSPARENT` around the figure. The lift and the z are not in
+    it.
+    """
     colours = {
         "B": INDEX[actor.colour], "S": INDEX[f"{actor.colour}_shade"], "L": INDEX[f"{actor.colour}_light"],
-        "W": INDEX["white"], "o": INDEX["outline"], "p": INDEX["pink"], "y": INDEX["beak"], "c": INDEX["lens"],
-        "l": INDEX[f"{actor.colour}_light"], "s": INDEX[actor.scarf], ".": TRANSPARENT,
+        "W": INDEX["white"], "o": INDEX["outline"], "p": INDEX["pink"], "y": INDEX["beak"], "c":
+        INDEX["lens"], "l": INDEX[f"{actor.colour}_light"], "s": INDEX[actor.scarf], ".": TRANSPARENT,
     }  # fmt: skip
     canvas = np.full((SPRITE_SIZE, SPRITE_SIZE), TRANSPARENT, dtype=np.uint8)
     for row, line in enumerate([*_rows(_BODY), _FEET[pose.feet]], start=10):

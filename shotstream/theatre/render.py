@@ -1,7 +1,7 @@
 """Draws shots: a stage, a camera and performing actors become frames of palette indices.
 
-Framing is zoom: wide shows the whole stage, medium half of it, close-up a quarter, each pixel of the stage drawn
-as a block of 1, 2 or 4 screen pixels.
+Framing is zoom: wide shows the whole stage, medium half of it, close-up a quarter, each pixel of the stage
+drawn as a block of 1, 2 or 4 screen pixels.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,11 @@ ZOOM: Final[dict[Framing, int]] = {"wide": 1, "medium": 2, "close-up": 4}
 _TOP_ROW: Final[dict[Framing, int]] = {"wide": 0, "medium": 20, "close-up": 24}
 _HEAD_ROW: Final = 24
 _SPOT_COLUMN: Final[dict[Spot, int]] = {"left": 16, "middle": 32, "right": 48}
-_PAIR_COLUMNS: Final[dict[Framing, tuple[int, int]]] = {"wide": (16, 48), "medium": (20, 44), "close-up": (20, 44)}
+_PAIR_COLUMNS: Final[dict[Framing, tuple[int, int]]] = {
+    "wide": (16, 48),
+    "medium": (20, 44),
+    "close-up": (20, 44),
+}
 _PAN_REACH: Final = 8
 _Z: Final = ("zz.", ".z.", ".zz")
 

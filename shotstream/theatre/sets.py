@@ -1,8 +1,8 @@
 """The sets: places, times of day and layouts, drawn as a stage of 48x80 palette indices.
 
-A stage has a sky, a distance, three landmarks and a ground, all on a grid of four pixels, so that each cell of the
-codec sees few patterns. A *layout* says which landmark stands on which third of the stage. No caption mentions it:
-a later shot in the same place can only get it right from memory.
+A stage has a sky, a distance, three landmarks and a ground, all on a grid of four pixels, so that each cell
+of the codec sees few patterns. A *layout* says which landmark stands on which third of the stage. No caption
+mentions it: a later shot in the same place can only get it right from memory.
 """
 
 from collections.abc import Callable
@@ -71,7 +71,17 @@ def _sky(stage: Stage, time: Time) -> None:
         _rect(stage, 20, 0, 12, 80, "night_haze")
         _disc(stage, 2, 66, "moon")
         _cloud(stage, 12, 10, "night_cloud")
-        for row, column in ((2, 4), (6, 20), (3, 34), (10, 30), (6, 46), (12, 56), (2, 58), (16, 40), (16, 4)):
+        for row, column in (
+            (2, 4),
+            (6, 20),
+            (3, 34),
+            (10, 30),
+            (6, 46),
+            (12, 56),
+            (2, 58),
+            (16, 40),
+            (16, 4),
+        ):
             stage[row, column] = INDEX["moon"]
 
 
@@ -90,13 +100,22 @@ def _round_tree(stage: Stage, column: int, time: Time) -> None:
 def _pine(stage: Stage, column: int, time: Time, top: int = 4) -> None:
     _rect(stage, 28, column + 10, 4, 4, _lit(time, "wood_dark", "night_wood"))
     for level, half in enumerate((2, 4, 6, 4, 6, 8, 6, 8, 10)):
-        _rect(stage, top + 2 + 2 * level + (26 - 22 - top if level else 0), column + 12 - half, 2, 2 * half, f"{time}_leaf")
+        _rect(
+            stage,
+            top + 2 + 2 * level + (26 - 22 - top if level else 0),
+            column + 12 - half,
+            2,
+            2 * half,
+            f"{time}_leaf",
+        )
 
 
 def _house(stage: Stage, column: int, time: Time) -> None:
     _rect(stage, 20, column + 4, 12, 16, _lit(time, "white", "night_stone"))
     for level in range(5):
-        _rect(stage, 10 + 2 * level, column + 10 - 2 * level, 2, 4 + 4 * level, _lit(time, "roof", "night_roof"))
+        _rect(
+            stage, 10 + 2 * level, column + 10 - 2 * level, 2, 4 + 4 * level, _lit(time, "roof", "night_roof")
+        )
     _rect(stage, 24, column + 6, 4, 4, _lit(time, "day_road", "sun"))
     _rect(stage, 24, column + 14, 8, 4, _lit(time, "wood", "night_wood"))
 
@@ -140,7 +159,16 @@ def _palm(stage: Stage, column: int, time: Time) -> None:
     _rect(stage, 10, column + 10, 22, 4, _lit(time, "wood", "night_wood"))
     for row in (14, 20, 26):
         _rect(stage, row, column + 10, 2, 4, "wood_dark")
-    for row, col, width in ((4, 4, 16), (6, 0, 8), (6, 16, 8), (8, 0, 4), (8, 20, 4), (8, 8, 8), (10, 6, 4), (10, 14, 4)):
+    for row, col, width in (
+        (4, 4, 16),
+        (6, 0, 8),
+        (6, 16, 8),
+        (8, 0, 4),
+        (8, 20, 4),
+        (8, 8, 8),
+        (10, 6, 4),
+        (10, 14, 4),
+    ):
         _rect(stage, row, column + col, 2, width, f"{time}_leaf")
 
 

@@ -1,8 +1,8 @@
 """Stories of the theatre: who, where, when and what, drawn from a generator; some combinations are held out.
 
-A story fixes what a film must remember: each actor's scarf and each place's layout. Training stories never show a
-held-out pair of species and colour; held-out stories star at least one, so that evaluation tests combinations and
-not only seeds.
+A story fixes what a film must remember: each actor's scarf and each place's layout. Training stories never
+show a held-out pair of species and colour; held-out stories star at least one, so that evaluation tests
+combinations and not only seeds.
 """
 
 from dataclasses import dataclass
@@ -64,7 +64,9 @@ def _shot(rng: np.random.Generator, cast: tuple[Actor, ...], place: Place, time:
     framing = _FRAMINGS[int(rng.integers(2 if together else 3))]
     camera: Camera = "still"
     if together:
-        performances = tuple(_performance(rng, actor, spot) for actor, spot in zip(cast, ("left", "right"), strict=True))
+        performances = tuple(
+            _performance(rng, actor, spot) for actor, spot in zip(cast, ("left", "right"), strict=True)
+        )
     else:
         spot: Spot = "middle"
         if framing != "close-up" and rng.random() < 0.4:
@@ -75,7 +77,9 @@ def _shot(rng: np.random.Generator, cast: tuple[Actor, ...], place: Place, time:
         elif framing == "medium" and spot == "middle" and rng.random() < 0.3:
             camera = "pans right" if rng.random() < 0.5 else "pans left"
         performances = (performance,)
-    return Shot(place=place, time=time, layout=layout, framing=framing, performances=performances, camera=camera)
+    return Shot(
+        place=place, time=time, layout=layout, framing=framing, performances=performances, camera=camera
+    )
 
 
 def sample_story(rng: np.random.Generator, num_shots: int, *, held_out: bool = False) -> TheatreStory:

@@ -1,4 +1,6 @@
-"""Checkpoints of a run: whole files or none, the newest few kept, and a small one to carry a run elsewhere."""
+"""Checkpoints of a run: whole files or none, the newest few kept, and a small one to carry a run
+elsewhere.
+"""
 
 import os
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The one training loop: steps a stage, saves, resumes, logs, and stops before a non-finite loss is applied.
 
-A stage supplies models, batches and `step`; the loop owns time. Everything random is keyed by (seed, step), so a
-resumed run draws what an uninterrupted one would have drawn.
+A stage supplies models, batches and `step`; the loop owns time. Everything random is keyed by (seed, step),
+so a resumed run draws what an uninterrupted one would have drawn.
 """
 
 import json

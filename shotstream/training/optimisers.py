@@ -1,7 +1,7 @@
 """Muon for hidden matrices, AdamW for everything else, stepped as one optimiser.
 
-Muon (torch.optim.Muon) orthogonalises the momentum of a matrix; for the theatre's small models trained from scratch it
-reaches a loss in a fraction of AdamW's steps. Fine-tuning recipes use AdamW alone.
+Muon (torch.optim.Muon) orthogonalises the momentum of a matrix; for the theatre's small models trained from
+scratch it reaches a loss in a fraction of AdamW's steps. Fine-tuning recipes use AdamW alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -46,7 +46,8 @@ class MuonAdamW:
         ]
 
     def step(self, factor: float = 1.0, max_norm: float | None = 1.0) -> Tensor:
-        """Clips, applies and clears the gradients at `factor` of the learning rates; returns the gradient's norm.
+        """Clips, applies and clears the gradients at `factor` of the learning rates; returns the gradient's
+        norm.
 
         Raises:
             FloatingPointError: the norm is not finite; nothing is applied.

@@ -1,4 +1,6 @@
-"""Runs a recipe in a directory: builds its stage, writes the resolved configuration beside it, trains or resumes."""
+"""Runs a recipe in a directory: builds its stage, writes the resolved configuration beside it, trains or
+resumes.
+"""
 
 import json
 import shutil

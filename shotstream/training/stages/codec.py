@@ -1,7 +1,7 @@
 """Trains the theatre's codec: encode clips, disturb the latents, name every pixel's colour.
 
-The noise on the latents is the regulariser: channels must carry what survives it, and the decoder learns to clean
-what a generator leaves behind. The loss is the cross-entropy of the palette colour, in float32.
+The noise on the latents is the regulariser: channels must carry what survives it, and the decoder learns to
+clean what a generator leaves behind. The loss is the cross-entropy of the palette colour, in float32.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,9 @@ class CodecTraining:
     pixels_per_cell: int = 48
     """Pixels of each cell's 4x8x8 that a step looks at, drawn anew each step."""
     max_noise: float = 0.7
-    """Latents are disturbed by noise of a scale drawn uniformly from [0, max_noise], in standard deviations."""
+    """Latents are disturbed by noise of a scale drawn uniformly from [0, max_noise], in standard
+    deviations.
+    """
     ema_decay: float = 0.999
 
 
@@ -105,7 +107,9 @@ class CodecStage:
 
     @torch.no_grad()
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Truth beside reconstruction; returns the share of exactly right pixels, without and with noise 0.4."""
+        """Truth beside reconstruction; returns the share of exactly right pixels, without and with noise
+        0.4.
+        """
         codec = self.averaged()
         indices, pixels = self.batch(-1 % 2**31)
         latents = codec.encode(pixels)

@@ -1,9 +1,9 @@
 """Trains the theatre's teacher: flow matching on next shots, with context frames and a caption per shot.
 
-A share of the steps trains the same weights causally: each chunk has its own noise level, earlier chunks are often
-clean (as in streaming), and the causal mask hides the future. So one set of weights is the bidirectional teacher and
-the causal one from which a few-step student is made without a gap (the causal initialisation of Causal Forcing,
-arXiv 2602.02214). The text encoder is trained here, and frozen afterwards.
+A share of the steps trains the same weights causally: each chunk has its own noise level, earlier chunks are
+often clean (as in streaming), and the causal mask hides the future. So one set of weights is the
+bidirectional teacher and the causal one from which a few-step student is made without a gap (the causal
+initialisation of Causal Forcing, arXiv 2602.02214). The text encoder is trained here, and frozen afterwards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from shotstream.codec.codec import Codec
@@ -167,7 +167,9 @@ class TeacherStage:
         return model.eval()
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Shots of held-out stories beside their truth, and the loss on held-out stories; see `previews.py`."""
+        """Shots of held-out stories beside their truth, and the loss on held-out stories; see
+        `previews.py`.
+        """
         from shotstream.training.previews import preview_teacher
 
         return preview_teacher(self, step, directory)
@@ -216,7 +218,9 @@ def draw_batch(stories: Sequence[StoryLatents], config: TeacherTraining, step: i
 
 
 def condition(story: StoryLatents, index: int, config: DiTConfig) -> tuple[Conditioning, list[str]]:
-    """Conditioning of shot `index` of a story on its earlier shots, and the caption rows that belong to it."""
+    """Conditioning of shot `index` of a story on its earlier shots, and the caption rows that belong to
+    it.
+    """
     texts = [f"{story.story.global_caption} {caption}" for caption in story.story.captions]
     if index == 0:
         size = LatentSize(*story.shots[0].target.shape[-2:])
