@@ -147,3 +147,7 @@ def _require_multiple(size: PixelSize | LatentSize, step: int, unit: str) -> Non
             f"{size.height}x{size.width} {unit} are not multiples of {step}; "
             f"the nearest size is {near[0]}x{near[1]}"
         )
+
+
+WAN_FRAME_SIZE = PixelSize(480, 832)
+"""What the published weights were trained at."""

@@ -15,9 +15,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -166,7 +166,7 @@ def read_bundle(
 
 
 def config_from_document(cls: type[ConfigT], document: object, where: str) -> ConfigT:
-    """An instance of the dataclass `cls` from plain JSON; lists become tuples.
+    """An instance of the dataclass `cls` from plain JSON; lists become tuples, objects dataclasses.
 
     Raises:
         BundleError: `document` is no object, has a key that is no field, or lacks a field without a default.
@@ -184,7 +184,15 @@ def config_from_document(cls: type[ConfigT], document: object, where: str) -> Co
         raise BundleError(
             f"{where}: unknown keys {unknown}, missing keys {missing}; {cls.__name__} has {sorted(known)}"
         )
-    return cls(**{name: _as_tuple(value) for name, value in document.items()})
+    hints = get_type_hints(cls)
+    return cls(
+        **{
+            name: config_from_document(hints[name], value, f"{where}.{name}")
+            if is_dataclass(hints[name])
+            else _as_tuple(value)
+            for name, value in document.items()
+        }
+    )
 
 
 def _as_tuple(value: Any) -> Any:

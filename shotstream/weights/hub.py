@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
+from shotstream.geometry import WAN_FRAME_SIZE
 from shotstream.weights.bundle import write_bundle
 from shotstream.weights.official import PublishedSource, PublishedWeights, read_published
 from shotstream.weights.tensor_files import CheckpointError, read_json, sha256_of_file
@@ -26,6 +28,8 @@ from shotstream.weights.tensor_files import CheckpointError, read_json, sha256_o
 THEATRE = "theatre"
 WAN = "wan-1.3b"
 
+# The published inference writes its videos at this rate.
+_FPS = 16
 _BUILTIN_BUNDLE = Path(__file__).parents[1] / "theatre" / "bundle"
 _LOCK_NAME = "weights.lock.json"
 _LOCK_VERSION = 1
@@ -132,10 +136,18 @@ def import_weights(
 
 
 def bundle_config(weights: PublishedWeights, model_id: str) -> dict[str, Any]:
-    """The config of an imported bundle: the family, which names the classes, and each part's sizes."""
+    """The config of an imported bundle: how its films are made, and the sizes of each network."""
     return {
-        "family": "wan",
-        "model_id": model_id,
+        "engine": {
+            "family": "wan",
+            "model_id": model_id,
+            "fps": _FPS,
+            "pixel_size": asdict(WAN_FRAME_SIZE),
+            "num_chunks": weights.dit_config.window_chunks,
+            "context_policy": "published",
+            "student_steps": STUDENT_STEPS,
+            "shift": FlowSchedule().shift,
+        },
         "dit": asdict(weights.dit_config),
         "codec": asdict(weights.codec_config),
         "text_encoder": asdict(weights.text_config),

@@ -1,7 +1,7 @@
 """A bundle comes back as it was written, or not at all."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
@@ -133,15 +133,23 @@ def test_unusable_names_and_configs_are_refused(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Inner:
+    gain: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Sizes:
     widths: tuple[int, ...]
     depth: int = 2
+    inner: _Inner = field(default_factory=lambda: _Inner(gain=1.0))
 
 
 def test_a_config_survives_json_and_is_strict() -> None:
-    sizes = _Sizes(widths=(1, 2), depth=3)
+    sizes = _Sizes(widths=(1, 2), depth=3, inner=_Inner(gain=0.5))
     assert config_from_document(_Sizes, json.loads(json.dumps(asdict(sizes))), "here") == sizes
     with pytest.raises(BundleError, match=r"here: unknown keys \['dept'\], missing keys \['widths'\]"):
         config_from_document(_Sizes, {"dept": 1}, "here")
+    with pytest.raises(BundleError, match=r"here\.inner: unknown keys \['gian'\]"):
+        config_from_document(_Sizes, {"widths": [1], "inner": {"gian": 1}}, "here")
     with pytest.raises(BundleError, match="holds a list"):
         config_from_document(_Sizes, [], "here")
