@@ -24,6 +24,11 @@ def derive_seed(*keys: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
+def shot_seed(session_seed: int, shot_index: int) -> int:
+    """The seed of a shot for which none was given."""
+    return derive_seed(session_seed, "shot", shot_index)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyedNoise:
     """Noise keyed by (seed, chunk, step), one seed per sample.

@@ -3,12 +3,17 @@
 import torch
 from torch import Tensor
 
-from shotstream.geometry import LatentSize, TokenGrid
+from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.geometry import LatentSize, PixelSize, TokenGrid
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.model.positions import context_positions
+from shotstream.story import compose_caption
 from shotstream.streaming.conditioning import Conditioning
+from shotstream.streaming.context_sampling import PolicyName
+from shotstream.streaming.engine import Engine, EngineConfig
 
 LATENT_SIZE = LatentSize(4, 6)
 
@@ -61,3 +66,33 @@ def tiny_conditioning(config: DiTConfig, batch: int = 1, seed: int = 0) -> Condi
 def tiny_text(config: DiTConfig, batch: int = 1, num_captions: int = 3, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, num_captions, config.text_length, config.text_dim, generator=generator)
+
+
+WORDS = ("a", "fox", "walks", "sleeps", "forest", "night", "owl", "flies")
+
+
+def tiny_engine(policy: PolicyName = "theatre", *, num_context_frames: int = 3, seed: int = 0) -> Engine:
+    """Theatre classes with random weights at 32x48 pixels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        palette = torch.randint(0, 256, (16, 3), dtype=torch.uint8)
+        codec_config = PatchCodecConfig(num_colours=16, latent_channels=4, dim=8, colour_dim=4)
+        codec = PatchCodec(codec_config, palette).eval().requires_grad_(False)
+        words = WordEncoder(WordEncoderConfig(words=WORDS, dim=8, num_layers=1, num_heads=2, text_length=6))
+    dit = tiny_dit(tiny_config(text_dim=8, text_length=6, num_context_frames=num_context_frames), seed)
+    config = EngineConfig(
+        family="theatre",
+        model_id="tiny",
+        fps=12,
+        pixel_size=PixelSize(32, 48),
+        num_chunks=2,
+        context_policy=policy,
+    )
+    return Engine(
+        config,
+        dit.requires_grad_(False),
+        codec,
+        words.eval().requires_grad_(False),
+        compose_caption,
+        weights_sha256=f"{seed:064}",
+    )

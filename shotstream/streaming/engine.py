@@ -1,0 +1,189 @@
+"""What every shot of every session is made with: the networks, the schedule, the policy, and spare caches.
+
+Nothing in it belongs to a film. It turns captions into text caches, frames into context latents and
+latents into frames, and lends out dual caches: a shot in the making borrows one, so that interleaved
+sessions never share one, and gives it back, so that a long film allocates nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from shotstream.codec.codec import Codec, DecodeState
+from shotstream.codec.text import TextEncoder
+from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
+from shotstream.geometry import LatentSize, PixelSize
+from shotstream.model.cross_attention import TextCache
+from shotstream.model.dit import DiT
+from shotstream.model.dual_cache import DualCache
+from shotstream.streaming.context_sampling import PolicyName
+from shotstream.streaming.timing import Stopwatch
+
+Family = Literal["theatre", "wan"]
+
+Compose = Callable[[str, str, int], str]
+"""(global caption, shot caption, shot index) -> the text given to the text encoder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How a model makes films, apart from the sizes of its networks."""
+
+    family: Family
+    """Which classes of codec and text encoder, and how captions are composed."""
+    model_id: str
+    """Name of the model, for people and replay files."""
+    fps: int
+    """Frames per second of its films."""
+    pixel_size: PixelSize
+    """Size of its frames."""
+    num_chunks: int
+    """Usual length of a shot, in chunks."""
+    context_policy: PolicyName
+    """How context frames are chosen."""
+    student_steps: tuple[int, ...] = STUDENT_STEPS
+    """Denoising steps that the student was trained for, of 1000 and before the schedule warps them."""
+    shift: float = 8.0
+    """Shift of the schedule that it was trained with."""
+
+    def __post_init__(self) -> None:
+        if self.family not in ("theatre", "wan"):
+            raise ValueError(f"unknown model family {self.family!r}; known: theatre, wan")
+        if self.context_policy not in ("published", "theatre"):
+            raise ValueError(f"unknown context policy {self.context_policy!r}; known: published, theatre")
+        if self.fps < 1 or self.num_chunks < 1:
+            raise ValueError(f"fps {self.fps} and num_chunks {self.num_chunks} must be at least 1")
+        FlowSchedule(shift=self.shift).student_sigmas(self.student_steps)
+
+
+class Engine:
+    """A loaded model. Serves any number of sessions, one call at a time."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        dit: DiT,
+        codec: Codec,
+        text_encoder: TextEncoder,
+        compose: Compose,
+        *,
+        weights_sha256: str = "",
+        synchronize: bool = False,
+    ) -> None:
+        """The networks are used as they are: put them on one device and in evaluation mode first.
+
+        Args:
+            config: How films are made.
+            dit: The student.
+            codec: Between frames and latents.
+            text_encoder: Of whole captions.
+            compose: From global and shot caption to what the text encoder is given.
+            weights_sha256: Identifies the weights; sessions are saved with it.
+            synchronize: Wait for the device after each part of a chunk, so that timings hold their own work.
+
+        Raises:
+            ValueError: The parts do not fit each other.
+        """
+        if codec.latent_channels != dit.config.latent_channels:
+            raise ValueError(
+                f"the codec has {codec.latent_channels} latent channels, the transformer "
+                f"{dit.config.latent_channels}; they belong to different models"
+            )
+        self.config = config
+        self.dit = dit
+        self.codec = codec
+        self.text_encoder = text_encoder
+        self.compose = compose
+        self.weights_sha256 = weights_sha256
+        self.synchronize = synchronize
+        self.latent_size: LatentSize = codec.geometry.latent_size(config.pixel_size)
+        self._token_grid = codec.geometry.token_grid(self.latent_size)
+        self._sigmas: dict[int, Tensor] = {}
+        self._spare_caches: list[DualCache] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return self.dit.patch_embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the transformer computes in."""
+        return self.dit.patch_embedding.weight.dtype
+
+    @property
+    def context_budget(self) -> int:
+        """Context frames of a shot."""
+        return self.dit.config.num_context_frames
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int, int]:
+        """Channels, latent frames, height and width of a chunk."""
+        config = self.dit.config
+        size = self.latent_size
+        return config.latent_channels, config.chunk_latent_frames, size.height, size.width
+
+    def sigmas(self, num_steps: int) -> Float[Tensor, " k"]:
+        """Levels of `num_steps` denoising steps, on the device.
+
+        The trained number of steps gives the trained ones; any other number spreads them evenly before the
+        schedule warps them.
+        """
+        if num_steps not in self._sigmas:
+            schedule = FlowSchedule(shift=self.config.shift)
+            steps = self.config.student_steps
+            if num_steps != len(steps):
+                total = schedule.num_train_steps
+                steps = tuple(round(total * (1 - step / num_steps)) for step in range(num_steps))
+            self._sigmas[num_steps] = schedule.student_sigmas(steps).to(self.device)
+        return self._sigmas[num_steps]
+
+    def stopwatch(self) -> Stopwatch:
+        """A stopwatch for one shot."""
+        return Stopwatch(self.device, synchronize=self.synchronize)
+
+    @torch.no_grad()
+    def text_cache(self, captions: Sequence[str]) -> TextCache:
+        """The captions' keys and values in every layer; each caption is encoded once while it is in use."""
+        embeddings = self.text_encoder.encode(captions).to(self.device)
+        return self.dit.text_cache(embeddings.unsqueeze(0), tuple(captions))
+
+    @torch.no_grad()
+    def encode_frames(self, frames: UInt8[np.ndarray, "f h w 3"]) -> Float[Tensor, "f z latent_h latent_w"]:
+        """Latents of frames, each encoded alone as a video of one frame; float32, kept on the CPU."""
+        expected = self.config.pixel_size
+        if frames.shape[1:3] != (expected.height, expected.width):
+            raise ValueError(
+                f"frames of {frames.shape[1]}x{frames.shape[2]} pixels; this model's are "
+                f"{expected.height}x{expected.width}: resize them"
+            )
+        # Copied, because frames handed out are read-only and torch has no such tensors.
+        pixels = rearrange(torch.from_numpy(frames.copy()).to(self.device), "f h w c -> f c 1 h w")
+        return self.codec.encode(pixels.float() / 127.5 - 1)[:, :, 0].float().cpu()
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Float[Tensor, "1 z f h w"], state: DecodeState | None
+    ) -> tuple[UInt8[np.ndarray, "frames pixel_h pixel_w 3"], DecodeState]:
+        """The next frames of a shot, read-only, and the state that follows. Waits for the device."""
+        pixels, state = self.codec.decode_stream(latents, state)
+        scaled = (pixels[0].float() + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        frames = np.ascontiguousarray(rearrange(scaled, "c f h w -> f h w c").cpu().numpy())
+        frames.flags.writeable = False
+        return frames, state
+
+    def borrow_cache(self) -> DualCache:
+        """A dual cache that nobody else uses; give it back with `return_cache`."""
+        if self._spare_caches:
+            return self._spare_caches.pop()
+        return DualCache(self.dit.config, 1, self._token_grid, self.dtype, self.device)
+
+    def return_cache(self, cache: DualCache) -> None:
+        """Take back a borrowed cache for the next shot."""
+        self._spare_caches.append(cache)

@@ -1,0 +1,281 @@
+"""Loads a model from its bundle and opens sessions on it: the front door of the package.
+
+The bundle's config names the family, which decides the classes: the theatre's patch codec and word
+encoder, or Wan's autoencoder and UMT5. What Wan's published files do not say (frame rate, size, schedule)
+is `WAN_SETTINGS` here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shotstream.codec.codec import Codec
+from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.codec.text import TextEncoder, UMT5Config, UMT5TextEncoder
+from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
+from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.geometry import PixelSize, VideoGeometry
+from shotstream.model.config import DiTConfig
+from shotstream.model.dit import DiT
+from shotstream.story import CaptionStyle, fit_caption
+from shotstream.streaming.engine import Compose, Engine, EngineConfig, Family
+from shotstream.streaming.session import StorySession
+from shotstream.weights.bundle import Bundle, BundleError, config_from_document, read_bundle
+from shotstream.weights.hub import WAN, resolve
+
+WAN_SETTINGS = EngineConfig(
+    family="wan",
+    model_id=WAN,
+    fps=16,
+    pixel_size=PixelSize(480, 832),
+    num_chunks=7,
+    context_policy="published",
+)
+"""How the published weights were trained (arXiv 2603.25746, section 5)."""
+
+CAPTION_STYLES: dict[Family, CaptionStyle] = {"theatre": "plain", "wan": "published"}
+"""How each family's captions are composed."""
+
+_SETTINGS = ("model_id", "fps", "num_chunks", "context_policy", "student_steps", "shift")
+
+
+class StreamingPipeline:
+    """A loaded model. Opens any number of sessions; one thread at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model."""
+        return self._engine.config.model_id
+
+    @property
+    def weights_sha256(self) -> str:
+        """Identifies weights and configs together."""
+        return self._engine.weights_sha256
+
+    @property
+    def family(self) -> Family:
+        """Which family of models it is of."""
+        return self._engine.config.family
+
+    @property
+    def caption_style(self) -> CaptionStyle:
+        """How a global caption and a shot's become one text."""
+        return CAPTION_STYLES[self.family]
+
+    @property
+    def fps(self) -> int:
+        """Frames per second of its films."""
+        return self._engine.config.fps
+
+    @property
+    def pixel_size(self) -> PixelSize:
+        """Size of its frames."""
+        return self._engine.config.pixel_size
+
+    @property
+    def geometry(self) -> VideoGeometry:
+        """Strides between pixels, latents and tokens."""
+        return self._engine.codec.geometry
+
+    @property
+    def num_chunks(self) -> int:
+        """Usual length of a shot."""
+        return self._engine.config.num_chunks
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps per chunk that it was trained for."""
+        return len(self._engine.config.student_steps)
+
+    @property
+    def context_policy(self) -> str:
+        """How context frames are chosen."""
+        return self._engine.config.context_policy
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """Tells what it does not understand of a caption, and how much of it it takes."""
+        return self._engine.text_encoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self._engine.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its transformer computes in."""
+        return self._engine.dtype
+
+    def session(self, global_caption: str, *, seed: int = 0) -> StorySession:
+        """A new film; see `StorySession`."""
+        return StorySession(self._engine, global_caption, seed=seed)
+
+    def load_session(self, path: Path) -> StorySession:
+        """The session that `StorySession.save` wrote; SessionError when it is of another model or damaged."""
+        return StorySession.load(path, self._engine)
+
+
+def load(
+    name: str | Path = "theatre",
+    device: torch.device | str = "auto",
+    dtype: torch.dtype | None = None,
+    *,
+    synchronize: bool = False,
+) -> StreamingPipeline:
+    """A model, ready to film.
+
+    Args:
+        name: A name that `weights.hub.resolve` knows, or a bundle's directory.
+        device: "auto" takes a GPU when there is one, else the CPU.
+        dtype: What to compute in; None is float32, and bfloat16 for the Wan family on a GPU.
+        synchronize: Wait for the device after each part of a chunk, so that its timings hold its own work.
+
+    Raises:
+        ValueError: No such model or device, or a damaged or foreign bundle.
+    """
+    directory = resolve(name)
+    chosen = _device(device)
+    bundle = read_bundle(directory)
+    family = _family(bundle)
+    if dtype is None:
+        dtype = torch.bfloat16 if family == "wan" and chosen.type == "cuda" else torch.float32
+    engine = build_engine(bundle, chosen, dtype, synchronize=synchronize)
+    return StreamingPipeline(engine)
+
+
+def build_engine(
+    bundle: Bundle, device: torch.device, dtype: torch.dtype, *, synchronize: bool = False
+) -> Engine:
+    """The engine of a bundle that was read; BundleError when its parts do not make one."""
+    family = _family(bundle)
+    dit_config = config_from_document(DiTConfig, _section(bundle, "dit"), f"{bundle.directory}: dit")
+    with torch.device("meta"):
+        dit = DiT(dit_config)
+    _fill(dit, bundle, "dit", device, dtype)
+    codec, text_encoder = (_theatre if family == "theatre" else _wan)(bundle, device, dtype)
+    return Engine(
+        _engine_config(bundle, family),
+        dit,
+        codec,
+        text_encoder,
+        fitted_captions(text_encoder, CAPTION_STYLES[family]),
+        weights_sha256=bundle.sha256,
+        synchronize=synchronize,
+    )
+
+
+def theatre_bundle_config(
+    config: EngineConfig, dit: DiTConfig, codec: PatchCodecConfig, text_encoder: WordEncoderConfig
+) -> dict[str, Any]:
+    """The config to write a theatre bundle with; its parts are dit, codec and text_encoder."""
+    settings = asdict(config)
+    settings["pixel_size"] = (config.pixel_size.height, config.pixel_size.width)
+    return {**settings, "dit": asdict(dit), "codec": asdict(codec), "text_encoder": asdict(text_encoder)}
+
+
+def fitted_captions(text_encoder: TextEncoder, style: CaptionStyle) -> Compose:
+    """Captions composed in a style and cut, at the end of the global one, to what the encoder takes."""
+
+    def compose(global_caption: str, caption: str, shot_index: int) -> str:
+        fitted = fit_caption(
+            global_caption,
+            caption,
+            text_encoder.text_length,
+            text_encoder.count_tokens,
+            shot_index=shot_index,
+            style=style,
+        )
+        return fitted.text
+
+    return compose
+
+
+def _theatre(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> tuple[Codec, TextEncoder]:
+    del dtype  # Both are small, and the codec names colours: they stay in float32.
+    where = f"{bundle.directory}: codec"
+    codec = PatchCodec(config_from_document(PatchCodecConfig, _section(bundle, "codec"), where))
+    _fill(codec, bundle, "codec", device, torch.float32)
+    where = f"{bundle.directory}: text_encoder"
+    words = WordEncoder(config_from_document(WordEncoderConfig, _section(bundle, "text_encoder"), where))
+    _fill(words, bundle, "text_encoder", device, torch.float32)
+    return codec, words
+
+
+def _wan(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> tuple[Codec, TextEncoder]:
+    tensors, where = bundle.tensors, bundle.directory
+    vae_config = config_from_document(WanVAEConfig, _section(bundle, "codec"), f"{where}: codec")
+    text_config = config_from_document(UMT5Config, _section(bundle, "text_encoder"), f"{where}: text_encoder")
+    if "tokenizer.json" not in bundle.files:
+        raise BundleError(f"{where}: no tokenizer.json; import the published files again")
+    codec = WanVAE.from_tensors(vae_config, tensors["codec"], device=device, dtype=dtype)
+    text_encoder = UMT5TextEncoder.from_tensors(
+        text_config, tensors["text_encoder"], bundle.files["tokenizer.json"], device=device, dtype=dtype
+    )
+    return codec, text_encoder
+
+
+def _engine_config(bundle: Bundle, family: Family) -> EngineConfig:
+    config = bundle.config
+    if family == "wan":
+        return replace(WAN_SETTINGS, model_id=config.get("model_id", WAN))
+    missing = [name for name in (*_SETTINGS, "pixel_size") if name not in config]
+    if missing:
+        raise BundleError(f"{bundle.directory}: its config lacks {', '.join(missing)}")
+    height, width = config["pixel_size"]
+    settings = {name: config[name] for name in _SETTINGS}
+    settings["student_steps"] = tuple(settings["student_steps"])
+    return EngineConfig(family=family, pixel_size=PixelSize(height, width), **settings)
+
+
+def _family(bundle: Bundle) -> Family:
+    family = bundle.config.get("family")
+    if family not in CAPTION_STYLES:
+        raise BundleError(
+            f"{bundle.directory}: of the family {family!r}; this program knows {', '.join(CAPTION_STYLES)}"
+        )
+    return family
+
+
+def _section(bundle: Bundle, name: str) -> Mapping[str, Any]:
+    if name not in bundle.config or name not in bundle.tensors:
+        raise BundleError(
+            f"{bundle.directory}: it holds no {name!r}; a bundle needs its config and its tensors"
+        )
+    return bundle.config[name]
+
+
+def _fill(module: nn.Module, bundle: Bundle, part: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Put a part's tensors into a module, which needs exactly these; BundleError otherwise."""
+    placed = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in bundle.tensors[part].items()
+    }
+    try:
+        module.load_state_dict(placed, strict=True, assign=True)
+    except RuntimeError as error:
+        raise BundleError(f"{bundle.directory}: {part} does not fit its config: {error}") from error
+    module.to(device).eval().requires_grad_(False)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"no device {device!r}; give auto, cpu or cuda") from error
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count()
+        if (chosen.index or 0) >= count:
+            raise ValueError(f"no device {device}: this machine has {count} CUDA devices; give auto or cpu")
+    elif chosen.type != "cpu":
+        raise ValueError(f"no support for the device {device}; give auto, cpu or cuda")
+    return chosen

@@ -1,0 +1,150 @@
+"""The lossless state of a session, and the one file it is saved in.
+
+A safetensors file: latents as tensors, everything else as JSON in its metadata, so that a session is on
+disk whole or not at all. Unknown versions and keys are refused.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+_FORMAT = "shotstream-session/1"
+
+
+class SessionError(ValueError):
+    """A file that is no saved session, a damaged one, or one of another model; one line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Take:
+    """One rendering of a shot: what it was made from, and what later shots may see of it."""
+
+    caption: str
+    """The shot's own caption."""
+    seed: int
+    """Of its noise."""
+    num_steps: int
+    """Denoising steps per chunk."""
+    num_chunks: int
+    """Its length."""
+    num_frames: int
+    """Its length in video frames."""
+    candidate_frames: tuple[int, ...]
+    """The frames that a later shot may take into its context."""
+    latents: Float[Tensor, "k z h w"]
+    """Those frames, each encoded alone; float32, on the CPU."""
+    keep_s: float = 0.0
+    """Seconds it took to encode them, after the last chunk; 0 in a loaded session."""
+
+    def __post_init__(self) -> None:
+        if len(self.candidate_frames) != len(self.latents):
+            raise ValueError(
+                f"{len(self.candidate_frames)} candidate frames with {len(self.latents)} latents"
+            )
+
+    def latent_of(self, frame_index: int) -> Float[Tensor, "z h w"]:
+        """The latent of a candidate frame."""
+        return self.latents[self.candidate_frames.index(frame_index)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pin:
+    """A picture that stays in the context."""
+
+    shot_index: int
+    """The shot that it counts as a frame of."""
+    latent: Float[Tensor, "z h w"]
+    """The picture, encoded alone; float32, on the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedSession:
+    """All that a session is."""
+
+    model_id: str
+    """Name of the model, for messages."""
+    weights_sha256: str
+    """The weights that the takes and their latents belong to."""
+    context_policy: str
+    """How context frames were chosen."""
+    global_caption: str
+    """What all shots share."""
+    seed: int
+    """Of shots without one."""
+    takes: tuple[Take, ...]
+    """The finished shots."""
+    pins: tuple[Pin, ...]
+    """The pinned pictures, in the order of pinning."""
+
+
+_SESSION_KEYS = ("model_id", "weights_sha256", "context_policy", "global_caption", "seed")
+_TAKE_KEYS = ("caption", "seed", "num_steps", "num_chunks", "num_frames", "candidate_frames")
+
+
+def write_session(path: Path, session: SavedSession) -> None:
+    """Write a session to `path`, whole or not at all whatever happens meanwhile."""
+    document = {
+        "format": _FORMAT,
+        **{key: getattr(session, key) for key in _SESSION_KEYS},
+        "takes": [{key: getattr(take, key) for key in _TAKE_KEYS} for take in session.takes],
+        "pins": [pin.shot_index for pin in session.pins],
+    }
+    tensors = {f"take.{index}": take.latents.contiguous() for index, take in enumerate(session.takes)}
+    tensors |= {f"pin.{index}": pin.latent.contiguous() for index, pin in enumerate(session.pins)}
+    content = save(tensors, metadata={"session": json.dumps(document, ensure_ascii=False)})
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_session(path: Path) -> SavedSession:
+    """The session in a file.
+
+    Raises:
+        SessionError: There is none, or it is damaged.
+    """
+    if not path.is_file():
+        raise SessionError(f"{path}: no such saved session")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            names = cast("list[str]", list(file.keys()))
+            # Cloned: the tensors would hold on to the mapped file, which may be replaced or deleted.
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
+    except (SafetensorError, OSError) as error:
+        raise SessionError(f"{path}: not a saved session, or a damaged one: {error}") from error
+    try:
+        document = json.loads(metadata["session"])
+        session = _session_from(document, tensors) if document["format"] == _FORMAT else None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise SessionError(f"{path}: not a saved session of this program, or a damaged one") from error
+    if session is None:
+        raise SessionError(f"{path}: of format {document['format']!r}; this program reads {_FORMAT!r}")
+    return session
+
+
+def _session_from(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedSession:
+    takes = tuple(
+        Take(
+            **{key: value for key, value in entry.items() if key != "candidate_frames"},
+            candidate_frames=tuple(entry["candidate_frames"]),
+            latents=tensors[f"take.{index}"],
+        )
+        for index, entry in enumerate(document["takes"])
+    )
+    pins = tuple(
+        Pin(shot_index=shot_index, latent=tensors[f"pin.{index}"])
+        for index, shot_index in enumerate(document["pins"])
+    )
+    return SavedSession(**{key: document[key] for key in _SESSION_KEYS}, takes=takes, pins=pins)

@@ -1,0 +1,145 @@
+"""One shot, chunk by chunk: from an order to decoded frames, as a function that changes no session.
+
+A chunk is handed out as soon as it is decoded; its commit pass runs when the next one is asked for.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from shotstream.codec.codec import DecodeState
+from shotstream.story import MAX_SEED
+from shotstream.streaming.conditioning import Conditioning, caption_shots, first_shot, next_shot
+from shotstream.streaming.context_sampling import ContextPlan, ContextSlot, sample_context
+from shotstream.streaming.engine import Engine
+from shotstream.streaming.noise import KeyedNoise
+from shotstream.streaming.rollout import Rollout
+from shotstream.streaming.saved_session import Pin, Take
+from shotstream.streaming.timing import Stopwatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkTimings:
+    """Seconds on the way to a chunk; see `timing` for what they mean on a GPU."""
+
+    text_s: float
+    """Encoding captions; first chunk of a shot only."""
+    context_s: float
+    """Sampling and committing the context; first chunk of a shot only."""
+    denoise_s: float
+    """Denoising this chunk."""
+    commit_s: float
+    """Committing the chunk before it, which runs after that one was handed out; not in the first chunk."""
+    decode_s: float
+    """From latents to frames in memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """Frames of a shot, as they are done."""
+
+    frames: UInt8[np.ndarray, "f h w 3"]
+    """RGB, read-only: later shots look back at this very memory."""
+    shot_index: int
+    """0-based, in the film."""
+    chunk_index: int
+    """0-based, in the shot."""
+    timings: ChunkTimings
+    """How long its parts took."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShotOrder:
+    """A shot to be made, and all it is a function of beside the model."""
+
+    global_caption: str
+    """What all shots share."""
+    caption: str
+    """What this one shows."""
+    seed: int
+    """Of its noise."""
+    num_steps: int
+    """Denoising steps per chunk."""
+    num_chunks: int
+    """Its length."""
+    takes: tuple[Take, ...]
+    """The shots before it."""
+    pins: tuple[Pin, ...]
+    """The pinned pictures."""
+
+    def __post_init__(self) -> None:
+        for caption in (self.global_caption, self.caption):
+            if not caption.strip():
+                raise ValueError("a caption is empty; say what is to be seen")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed {self.seed}; allowed are 0 to {MAX_SEED}")
+        if self.num_chunks < 1 or self.num_steps < 1:
+            raise ValueError(
+                f"{self.num_chunks} chunks of {self.num_steps} steps; a shot has at least 1 of both"
+            )
+
+
+def make_shot(engine: Engine, order: ShotOrder) -> Generator[Chunk, None, None]:
+    """The chunks of one shot, each computed when it is asked for."""
+    stopwatch = engine.stopwatch()
+    cache = engine.borrow_cache()
+    try:
+        plan = _plan(engine, order)
+        captions = [
+            engine.compose(order.global_caption, order.takes[index].caption, index)
+            for index in (caption_shots(plan) if plan else ())
+        ]
+        captions.append(engine.compose(order.global_caption, order.caption, len(order.takes)))
+        with stopwatch.part("text"):
+            text = engine.text_cache(captions)
+        with stopwatch.part("context"):
+            conditioning = _condition(engine, plan, order)
+        noise = KeyedNoise(seeds=(order.seed,), shape=engine.chunk_shape, device=engine.device)
+        sigmas = engine.sigmas(order.num_steps)
+        rollout = Rollout(engine.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch)
+        state: DecodeState | None = None
+        for chunk_index, latents in enumerate(rollout.chunks(order.num_chunks)):
+            with stopwatch.part("decode"):
+                frames, state = engine.decode(latents, state)
+            yield Chunk(
+                frames=frames,
+                shot_index=len(order.takes),
+                chunk_index=chunk_index,
+                timings=_timings(stopwatch),
+            )
+    finally:
+        engine.return_cache(cache)
+
+
+def _plan(engine: Engine, order: ShotOrder) -> ContextPlan | None:
+    if not order.takes:
+        return None
+    return sample_context(
+        [take.num_frames for take in order.takes],
+        engine.context_budget,
+        engine.config.context_policy,
+        pins=[pin.shot_index for pin in order.pins],
+    )
+
+
+def _condition(engine: Engine, plan: ContextPlan | None, order: ShotOrder) -> Conditioning:
+    if plan is None:
+        return first_shot(engine.dit.config, engine.latent_size, device=engine.device)
+
+    def latent_of(slot: ContextSlot) -> Tensor:
+        if slot.pin_index is not None:
+            return order.pins[slot.pin_index].latent
+        assert slot.frame_index is not None
+        return order.takes[slot.shot_index].latent_of(slot.frame_index)
+
+    return next_shot(plan, latent_of, device=engine.device)
+
+
+def _timings(stopwatch: Stopwatch) -> ChunkTimings:
+    parts_s = stopwatch.take()
+    return ChunkTimings(
+        **{f"{part}_s": parts_s.get(part, 0.0) for part in ("text", "context", "denoise", "commit", "decode")}
+    )

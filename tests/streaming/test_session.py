@@ -1,0 +1,402 @@
+"""Sessions: streamed chunks, cuts, replay, forks, undo, retakes, pins, saved state; none disturbs another."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shotstream.streaming.context_sampling import PolicyName
+from shotstream.streaming.engine import Engine
+from shotstream.streaming.noise import shot_seed
+from shotstream.streaming.saved_session import SessionError
+from shotstream.streaming.session import StorySession
+from shotstream.streaming.shot import Chunk
+from tests.streaming.tiny import tiny_engine
+
+CAPTIONS = ("a fox walks", "a fox sleeps", "a owl flies", "a owl sleeps")
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return tiny_engine()
+
+
+def start(engine: Engine, seed: int = 7) -> StorySession:
+    return StorySession(engine, "a forest night", seed=seed)
+
+
+def frames_of(chunks: Iterator[Chunk]) -> np.ndarray:
+    return np.concatenate([chunk.frames for chunk in chunks])
+
+
+def film(session: StorySession, num_shots: int = 4) -> list[np.ndarray]:
+    return [frames_of(session.shot(CAPTIONS[index % 4])) for index in range(num_shots)]
+
+
+def equal(film_a: list[np.ndarray], film_b: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(film_a, film_b, strict=True))
+
+
+def test_chunks_come_in_order_with_the_frames_of_their_place(engine: Engine) -> None:
+    session = start(engine)
+    for shot_index in range(2):
+        chunks = list(session.shot("a fox walks", num_chunks=3))
+        assert [chunk.frames.shape for chunk in chunks] == [
+            (9, 32, 48, 3),
+            (12, 32, 48, 3),
+            (12, 32, 48, 3),
+        ]
+        assert [(chunk.shot_index, chunk.chunk_index) for chunk in chunks] == [
+            (shot_index, c) for c in range(3)
+        ]
+        assert all(chunk.frames.dtype == np.uint8 for chunk in chunks)
+    assert [take.num_frames for take in session.shots] == [33, 33]
+
+
+def test_streamed_frames_are_those_of_the_whole_shot_decoded_at_once(engine: Engine) -> None:
+    latents: list[torch.Tensor] = []
+    decode = engine.codec.decode_stream
+
+    def remember(chunk: torch.Tensor, state: object) -> object:
+        latents.append(chunk)
+        return decode(chunk, state)  # pyright: ignore[reportArgumentType]
+
+    engine.codec.decode_stream = remember  # pyright: ignore[reportAttributeAccessIssue]
+    streamed = frames_of(start(engine).shot("a fox walks", num_chunks=3))
+    del engine.codec.decode_stream
+    whole, _ = engine.decode(torch.cat(latents, dim=2), None)
+    assert np.array_equal(streamed, whole)
+
+
+def test_a_chunk_is_handed_out_before_its_commit_and_the_last_one_is_never_committed(engine: Engine) -> None:
+    events: list[str] = []
+
+    def watch(_module: object, _args: object, kwargs: dict[str, object]) -> None:
+        events.append(str(kwargs["write"]))
+
+    engine.dit.register_forward_pre_hook(watch, with_kwargs=True)
+    for chunk in start(engine).shot("a fox walks", num_chunks=2, steps=2):
+        events.append(f"chunk {chunk.chunk_index}")
+    assert events == ["global", "None", "None", "chunk 0", "local", "None", "None", "chunk 1"]
+
+
+def test_nothing_is_computed_before_the_first_chunk_is_asked_for(engine: Engine) -> None:
+    session = start(engine)
+    session.shot("a fox walks")
+    assert engine.text_encoder.memo.__len__() == 0  # pyright: ignore[reportAttributeAccessIssue]
+    assert session.shots == ()
+
+
+def test_replay_gives_identical_frames_and_every_seed_another_film(engine: Engine) -> None:
+    first = film(start(engine))
+    assert equal(film(start(engine)), first)
+    assert not any(np.array_equal(a, b) for a, b in zip(film(start(engine, seed=8)), first, strict=True))
+    assert len({shot.tobytes() for shot in first}) == 4
+
+
+def test_a_shot_depends_on_its_own_seed_not_on_the_sessions(engine: Engine) -> None:
+    by_default = frames_of(start(engine, seed=3).shot("a fox walks"))
+    named = frames_of(start(engine, seed=4).shot("a fox walks", seed=shot_seed(3, 0)))
+    assert np.array_equal(by_default, named)
+
+
+def test_a_shot_depends_on_earlier_shots_and_on_captions(engine: Engine) -> None:
+    long, short = start(engine), start(engine)
+    film(long, 2)
+    film(short, 1)
+    assert not np.array_equal(
+        frames_of(long.shot("a owl flies", seed=1)), frames_of(short.shot("a owl flies", seed=1))
+    )
+    again = short.fork()
+    assert not np.array_equal(frames_of(short.shot("a fox", seed=1)), frames_of(again.shot("a owl", seed=1)))
+
+
+@pytest.mark.parametrize("how", ["close", "let go", "next shot"])
+def test_a_shot_ended_early_is_a_shot_of_that_length(engine: Engine, how: str) -> None:
+    planned = start(engine)
+    expected = frames_of(planned.shot("a fox walks", num_chunks=2))
+    after = frames_of(planned.shot("a fox sleeps"))
+
+    session = start(engine)
+    chunks = session.shot("a fox walks", num_chunks=1000)
+    frames = [next(chunks).frames, next(chunks).frames]
+    if how == "close":
+        chunks.close()  # pyright: ignore[reportAttributeAccessIssue]
+        assert [take.num_chunks for take in session.shots] == [2]
+    elif how == "let go":
+        del chunks
+        assert [take.num_chunks for take in session.shots] == [2]
+    following = frames_of(session.shot("a fox sleeps"))
+    assert np.array_equal(np.concatenate(frames), expected)
+    assert np.array_equal(following, after)
+    assert [take.num_chunks for take in session.shots] == [2, 2]
+
+
+def test_a_shot_of_which_nothing_was_handed_out_is_no_shot(engine: Engine) -> None:
+    session = start(engine)
+    unused = session.shot("a fox walks")
+    frames_of(session.shot("a fox sleeps"))
+    assert len(session.shots) == 1
+    assert list(unused) == []
+
+
+def test_two_interleaved_sessions_equal_two_separate_ones(engine: Engine) -> None:
+    separate = [film(start(engine, seed), 3) for seed in (1, 2)]
+    sessions = [start(engine, seed) for seed in (1, 2)]
+    together: list[list[np.ndarray]] = [[], []]
+    for shot_index in range(3):
+        streams = [session.shot(CAPTIONS[shot_index]) for session in sessions]
+        parts: list[list[np.ndarray]] = [[], []]
+        for _ in range(2):
+            for part, stream in zip(parts, streams, strict=True):
+                part.append(next(stream).frames)
+        for shots, part, stream in zip(together, parts, streams, strict=True):
+            assert list(stream) == []
+            shots.append(np.concatenate(part))
+    assert equal(together[0], separate[0]) and equal(together[1], separate[1])
+
+
+def test_a_fork_that_films_and_undoes_equals_never_having_filmed(engine: Engine) -> None:
+    session = start(engine)
+    film(session, 2)
+    fork = session.fork()
+    frames_of(fork.shot("a owl flies"))
+    dropped = fork.undo()
+    assert dropped.caption == "a owl flies"
+    assert fork.shots == session.shots
+    assert equal(film(fork), film(session))
+
+
+def test_undo_takes_back_a_shot_that_is_still_open(engine: Engine) -> None:
+    session = start(engine)
+    film(session, 1)
+    chunks = session.shot("a owl flies")
+    next(chunks)
+    assert session.undo().caption == "a owl flies"
+    assert len(session.shots) == 1 and list(chunks) == []
+    session.undo()
+    with pytest.raises(ValueError, match="no shot to undo"):
+        session.undo()
+
+
+def test_retake_replaces_the_last_shot(engine: Engine) -> None:
+    session, expected = start(engine), start(engine)
+    film(session, 2)
+    film(expected, 1)
+    old = session.shots[1]
+    again = frames_of(session.retake(1, seed=old.seed))
+    assert np.array_equal(again, frames_of(expected.shot(CAPTIONS[1])))
+    other = frames_of(session.retake(-1))
+    assert not np.array_equal(other, again)
+    assert len(session.shots) == 2 and session.shots[1].seed != old.seed
+    frames_of(session.retake(1, caption="a owl"))
+    assert session.shots[1].caption == "a owl" and session.shots[1].num_chunks == old.num_chunks
+
+
+def test_retake_of_an_earlier_shot_drops_what_was_made_from_it_and_leaves_a_fork_alone(
+    engine: Engine,
+) -> None:
+    session = start(engine)
+    film(session, 3)
+    fork = session.fork()
+    old = session.shots
+    chunks = session.retake(1, seed=5)
+    next(chunks)
+    assert session.shots == old
+    list(chunks)
+    assert session.shots[0] is old[0] and session.shots[1].seed == 5 and len(session.shots) == 2
+    assert fork.shots == old
+    with pytest.raises(ValueError, match="no finished shot 2"):
+        session.retake(2)
+
+
+def test_an_error_in_a_shot_keeps_nothing_of_it_and_the_session_goes_on(engine: Engine) -> None:
+    expected = film(start(engine), 2)
+    session = start(engine)
+    first = film(session, 1)
+    kept = engine.codec.decode_stream
+    chunks = session.shot(CAPTIONS[1])
+    next(chunks)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    engine.codec.decode_stream = fail  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        next(chunks)
+    engine.codec.decode_stream = kept  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(session.shots) == 1
+    assert equal([*first, frames_of(session.shot(CAPTIONS[1]))], expected)
+
+
+def test_pins_hold_a_picture_in_the_context_until_they_are_taken_out(engine: Engine) -> None:
+    session = start(engine)
+    film(session, 2)
+    plain, pinned, unpinned = session.fork(), session.fork(), session.fork()
+    picture = next(session.shot("a owl")).frames[3]
+    for fork in (pinned, unpinned):
+        fork.pin(picture, 0)
+    unpinned.unpin(0)
+    assert pinned.pinned_shots == (0,) and unpinned.pinned_shots == ()
+    expected = frames_of(plain.shot("a fox"))
+    assert not np.array_equal(frames_of(pinned.shot("a fox")), expected)
+    assert np.array_equal(frames_of(unpinned.shot("a fox")), expected)
+    pinned.pin(picture, -1)
+    assert pinned.pinned_shots == (0, 2)
+    with pytest.raises(ValueError, match="allows 2 pinned of 3"):
+        pinned.pin(picture, 1)
+    pinned.undo()
+    assert pinned.pinned_shots == (0,)
+    pinned.unpin()
+    assert pinned.pinned_shots == ()
+
+
+def test_a_pin_that_makes_no_sense_is_refused(engine: Engine) -> None:
+    session = start(engine)
+    picture = np.zeros((32, 48, 3), np.uint8)
+    with pytest.raises(ValueError, match="no finished shot 0"):
+        session.pin(picture, 0)
+    film(session, 1)
+    with pytest.raises(ValueError, match="resize"):
+        session.pin(picture[:16], 0)
+    published = start(tiny_engine("published"))
+    film(published, 1)
+    with pytest.raises(ValueError, match="allows 0 pinned"):
+        published.pin(picture, 0)
+
+
+@pytest.mark.parametrize("policy", ["theatre", "published"])
+def test_more_shots_than_context_frames(policy: PolicyName) -> None:
+    session = start(tiny_engine(policy))
+    shots = film(session, 7)
+    assert len({shot.tobytes() for shot in shots}) == 7
+    assert [len(take.candidate_frames) for take in session.shots] == [3, 2, 1, 1, 1, 1, 1]
+
+
+def test_a_shot_longer_than_the_window_goes_on(engine: Engine) -> None:
+    frames = frames_of(start(engine).shot("a fox walks", num_chunks=7))
+    assert len(frames) == 9 + 6 * 12
+
+
+@pytest.mark.parametrize("num_before", [0, 1, 4])
+def test_a_saved_session_goes_on_as_if_it_had_never_ended(
+    engine: Engine, tmp_path: Path, num_before: int
+) -> None:
+    session = start(engine)
+    film(session, num_before)
+    if num_before:
+        session.pin(np.full((32, 48, 3), 200, np.uint8), 0)
+    session.save(tmp_path / "session")
+    loaded = StorySession.load(tmp_path / "session", tiny_engine())
+    (tmp_path / "session").unlink()
+    assert equal(film(loaded, 2), film(session, 2))
+    assert loaded.pinned_shots == session.pinned_shots
+    assert [(t.caption, t.seed, t.num_chunks) for t in loaded.shots] == [
+        (t.caption, t.seed, t.num_chunks) for t in session.shots
+    ]
+
+
+def test_what_is_no_session_of_this_model_is_refused(engine: Engine, tmp_path: Path) -> None:
+    session = start(engine)
+    film(session, 1)
+    path = tmp_path / "session"
+    session.save(path)
+    content = path.read_bytes()
+    with pytest.raises(SessionError, match="made with tiny"):
+        StorySession.load(path, tiny_engine(seed=1))
+    with pytest.raises(SessionError, match="context policy"):
+        StorySession.load(path, tiny_engine("published"))
+    path.write_bytes(content[:-10])
+    with pytest.raises(SessionError, match="damaged"):
+        StorySession.load(path, engine)
+    path.write_bytes(content.replace(b"shotstream-session/1", b"shotstream-session/9"))
+    with pytest.raises(SessionError, match="session/9"):
+        StorySession.load(path, engine)
+    save_file({"take.0": torch.zeros(1)}, path)
+    with pytest.raises(SessionError, match="not a saved session"):
+        StorySession.load(path, engine)
+    with pytest.raises(SessionError, match="no such"):
+        StorySession.load(tmp_path / "none", engine)
+
+
+def test_a_saved_session_holds_a_few_latents_and_no_shot(engine: Engine, tmp_path: Path) -> None:
+    session = start(engine)
+    film(session, 4)
+    session.save(tmp_path / "session")
+    tensors = load_file(tmp_path / "session")
+    assert {name: tuple(value.shape) for name, value in tensors.items()} == {
+        "take.0": (3, 4, 4, 6),
+        "take.1": (2, 4, 4, 6),
+        "take.2": (1, 4, 4, 6),
+        "take.3": (1, 4, 4, 6),
+    }
+
+
+def test_captions_and_context_frames_are_encoded_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions: list[str] = []
+    batches: list[int] = []
+    embed, encode = engine.text_encoder._encode_one, engine.codec.encode  # pyright: ignore
+
+    def count_caption(caption: str) -> torch.Tensor:
+        captions.append(caption)
+        return embed(caption)
+
+    def count_frames(pixels: torch.Tensor) -> torch.Tensor:
+        batches.append(len(pixels))
+        return encode(pixels)
+
+    monkeypatch.setattr(engine.text_encoder, "_encode_one", count_caption)
+    monkeypatch.setattr(engine.codec, "encode", count_frames)
+    session = start(engine)
+    for index in range(6):
+        frames_of(session.shot("a fox " + "walks " * index))
+    assert len(captions) == len(set(captions)) == 6
+    assert batches == [3, 2, 1, 1, 1, 1]
+
+
+def test_a_long_film_allocates_one_cache_and_interleaved_shots_one_each(engine: Engine) -> None:
+    film(start(engine))
+    assert len(engine._spare_caches) == 1  # pyright: ignore[reportPrivateUsage]
+    streams = [start(engine).shot("a fox") for _ in range(3)]
+    for stream in streams:
+        next(stream)
+    assert len(engine._spare_caches) == 0  # pyright: ignore[reportPrivateUsage]
+    del stream, streams
+    assert len(engine._spare_caches) == 3  # pyright: ignore[reportPrivateUsage]
+
+
+def test_timings_name_the_parts_of_each_chunk(engine: Engine) -> None:
+    first, second = (chunk.timings for chunk in start(engine).shot("a fox"))
+    assert first.text_s > 0 and first.context_s > 0 and first.denoise_s > 0 and first.decode_s > 0
+    assert first.commit_s == 0 and second.commit_s > 0
+    assert second.text_s == 0 and second.context_s == 0
+
+
+def test_frames_handed_out_cannot_be_changed_under_the_sessions_feet(engine: Engine) -> None:
+    chunk = next(start(engine).shot("a fox"))
+    with pytest.raises(ValueError, match="read-only"):
+        chunk.frames[0] = 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7])
+def test_any_number_of_steps(engine: Engine, steps: int) -> None:
+    session = start(engine)
+    frames_of(session.shot("a fox", steps=steps))
+    assert session.shots[0].num_steps == steps
+    assert len(engine.sigmas(steps)) == steps and engine.sigmas(steps)[0] == 1
+
+
+def test_bad_orders_are_refused_at_once(engine: Engine) -> None:
+    session = start(engine)
+    for arguments in ({"num_chunks": 0}, {"steps": 0}, {"seed": -1}, {"seed": 2**63}):
+        with pytest.raises(ValueError, match=r"chunks of|allowed are"):
+            session.shot("a fox", **arguments)
+    with pytest.raises(ValueError, match="empty"):
+        session.shot("  ")
+    with pytest.raises(ValueError, match="empty"):
+        StorySession(engine, "")
