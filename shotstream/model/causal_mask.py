@@ -86,14 +86,10 @@ class CausalMask:
         """Tokens of the sequence."""
         return self.num_frames * self.tokens_per_frame
 
-    def group_table(self, device: torch.device | str = "cpu") -> Bool[Tensor, "g g"]:
-        """The rule itself, on groups of frames [query, key]: group 0 is the context, 1 the first chunk."""
-        groups = torch.arange(len(self._group_ranges()), device=device)
-        query, key = groups[:, None], groups[None, :]
-        seen = query >= key
-        if self.window_chunks is not None:
-            seen = seen & (query - key < self.window_chunks)
-        return seen | (key == 0)
+    def allows(self, query_group: int, key_group: int) -> bool:
+        """The rule itself, on groups of frames: group 0 is the context, 1 the first chunk."""
+        in_window = self.window_chunks is None or query_group - key_group < self.window_chunks
+        return key_group == 0 or (query_group >= key_group and in_window)
 
     def token_groups(self, device: torch.device | str = "cpu") -> Int[Tensor, " n"]:
         """The group of every token."""
@@ -111,12 +107,16 @@ class CausalMask:
     def slices(self) -> tuple[QuerySlice, ...]:
         """The rule as contiguous ranges: every query token once, in order."""
         ranges = self._group_ranges()
-        allowed = self.group_table().tolist()
         return tuple(
-            QuerySlice(queries, _merge([keys for keys, seen in zip(ranges, row, strict=True) if seen]))
-            for queries, row in zip(ranges, allowed, strict=True)
+            QuerySlice(queries, _merge([keys for key, keys in enumerate(ranges) if self.allows(query, key)]))
+            for query, queries in enumerate(ranges)
             if queries.stop > queries.start
         )
+
+    def group_table(self, device: torch.device | str = "cpu") -> Bool[Tensor, "g g"]:
+        """The rule on every pair of groups, [query, key]."""
+        groups = range(len(self._group_ranges()))
+        return torch.tensor([[self.allows(query, key) for key in groups] for query in groups], device=device)
 
     def _group_ranges(self) -> list[slice]:
         """Tokens of every group; the context's range is empty where there is none."""

@@ -124,7 +124,7 @@ class DiT(nn.Module):
         layers: list[CaptionKeys] = []
         for block in self.blocks:
             assert isinstance(block, Block)
-            layers.append(block.cross_attn.caption_keys(embedded))
+            layers.append(block.caption_keys(embedded))
         return TextCache(captions, tuple(layers))
 
     def _token_grid(self, x: Tensor) -> TokenGrid:
@@ -174,9 +174,16 @@ class Block(nn.Module):
         )  # each b f 1 d
         attended = self.self_attn(modulated_norm(x, shift_sa, scale_sa, self.eps).flatten(1, 2), rope, attend)
         x = torch.addcmul(x, attended.unflatten(1, (num_frames, -1)), gate_sa)
-        keys = captions if isinstance(captions, CaptionKeys) else self.cross_attn.caption_keys(captions)
+        keys = captions if isinstance(captions, CaptionKeys) else self.caption_keys(captions)
         x = x + self.cross_attn(self.norm3(x), keys, rope.positions.caption_index)
         return torch.addcmul(x, self.ffn(modulated_norm(x, shift_ff, scale_ff, self.eps)), gate_ff)
+
+    def caption_keys(self, text: Float[Tensor, "b s n d"]) -> CaptionKeys:
+        """Keys and values of embedded captions in this block.
+
+        Parameters are used outside `forward` here: a wrapper that gathers them must know this method too.
+        """
+        return self.cross_attn.caption_keys(text)
 
 
 class Head(nn.Module):
