@@ -1,4 +1,7 @@
-"""The network compiles without a graph break. In a process of its own: the shape checks of the tests break graphs."""
+"""The network compiles without a graph break.
+
+In a process of its own: the shape checks that the other tests run under would break the graph.
+"""
 
 import subprocess
 import sys

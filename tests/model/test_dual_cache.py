@@ -286,13 +286,29 @@ def test_recomputed_passes_see_the_cache_as_it_was() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_recomputing_after_the_keys_have_gone_is_refused() -> None:
+@pytest.mark.parametrize(
+    "loss_of_keys", ["new context", "chunk again", "window moved", "shot forgotten", "restored"]
+)
+def test_recomputing_after_the_keys_have_gone_is_refused(loss_of_keys: str) -> None:
     dit, text = tiny_dit(), captions()
     dit.activation_checkpointing = True
     cache = new_cache(dit)
     _commit_context(dit, cache, text)
-    loss = _denoise(dit, cache, text, 0, seed=0).square().mean()
-    _commit_context(dit, cache, text, seed=1)
+    _commit(dit, cache, text, 0, seed=0)
+    snapshot = cache.snapshot()
+    loss = _denoise(dit, cache, text, 1, seed=0).square().mean()
+    match loss_of_keys:
+        case "new context":
+            _commit_context(dit, cache, text, seed=1)
+        case "chunk again":
+            _commit(dit, cache, text, 0, seed=1)
+        case "window moved":
+            for index in (1, 2, 3):
+                _commit(dit, cache, text, index, seed=index)
+        case "shot forgotten":
+            cache.reset_local()
+        case _:
+            cache.restore(snapshot)
     with pytest.raises(RuntimeError, match="run backward before"):
         loss.backward()
 
