@@ -1,14 +1,14 @@
 """Loads a model from its bundle and opens sessions on it: the front door of the package.
 
-The bundle's config names the family, which decides the classes: the theatre's patch codec and word
-encoder, or Wan's autoencoder and UMT5. What Wan's published files do not say (frame rate, size, schedule)
-is `WAN_SETTINGS` here.
+A bundle's config has four sections: `engine` (an `EngineConfig`), and the sizes of its parts `dit`,
+`codec` and `text_encoder`. The family named in the first decides the classes of the last two: the
+theatre's patch codec and word encoder, or Wan's autoencoder and UMT5.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,22 +25,10 @@ from shotstream.story import CaptionStyle, fit_caption
 from shotstream.streaming.engine import Compose, Engine, EngineConfig, Family
 from shotstream.streaming.session import StorySession
 from shotstream.weights.bundle import Bundle, BundleError, config_from_document, read_bundle
-from shotstream.weights.hub import WAN, resolve
-
-WAN_SETTINGS = EngineConfig(
-    family="wan",
-    model_id=WAN,
-    fps=16,
-    pixel_size=PixelSize(480, 832),
-    num_chunks=7,
-    context_policy="published",
-)
-"""How the published weights were trained (arXiv 2603.25746, section 5)."""
+from shotstream.weights.hub import resolve
 
 CAPTION_STYLES: dict[Family, CaptionStyle] = {"theatre": "plain", "wan": "published"}
 """How each family's captions are composed."""
-
-_SETTINGS = ("model_id", "fps", "num_chunks", "context_policy", "student_steps", "shift")
 
 
 class StreamingPipeline:
@@ -144,9 +132,9 @@ def load(
     directory = resolve(name)
     chosen = _device(device)
     bundle = read_bundle(directory)
-    family = _family(bundle)
     if dtype is None:
-        dtype = torch.bfloat16 if family == "wan" and chosen.type == "cuda" else torch.float32
+        is_wan = _engine_config(bundle).family == "wan"
+        dtype = torch.bfloat16 if is_wan and chosen.type == "cuda" else torch.float32
     engine = build_engine(bundle, chosen, dtype, synchronize=synchronize)
     return StreamingPipeline(engine)
 
@@ -155,18 +143,18 @@ def build_engine(
     bundle: Bundle, device: torch.device, dtype: torch.dtype, *, synchronize: bool = False
 ) -> Engine:
     """The engine of a bundle that was read; BundleError when its parts do not make one."""
-    family = _family(bundle)
+    config = _engine_config(bundle)
     dit_config = config_from_document(DiTConfig, _section(bundle, "dit"), f"{bundle.directory}: dit")
     with torch.device("meta"):
         dit = DiT(dit_config)
     _fill(dit, bundle, "dit", device, dtype)
-    codec, text_encoder = (_theatre if family == "theatre" else _wan)(bundle, device, dtype)
+    codec, text_encoder = (_theatre if config.family == "theatre" else _wan)(bundle, device, dtype)
     return Engine(
-        _engine_config(bundle, family),
+        config,
         dit,
         codec,
         text_encoder,
-        fitted_captions(text_encoder, CAPTION_STYLES[family]),
+        fitted_captions(text_encoder, CAPTION_STYLES[config.family]),
         weights_sha256=bundle.sha256,
         synchronize=synchronize,
     )
@@ -176,9 +164,12 @@ def theatre_bundle_config(
     config: EngineConfig, dit: DiTConfig, codec: PatchCodecConfig, text_encoder: WordEncoderConfig
 ) -> dict[str, Any]:
     """The config to write a theatre bundle with; its parts are dit, codec and text_encoder."""
-    settings = asdict(config)
-    settings["pixel_size"] = (config.pixel_size.height, config.pixel_size.width)
-    return {**settings, "dit": asdict(dit), "codec": asdict(codec), "text_encoder": asdict(text_encoder)}
+    return {
+        "engine": asdict(config),
+        "dit": asdict(dit),
+        "codec": asdict(codec),
+        "text_encoder": asdict(text_encoder),
+    }
 
 
 def fitted_captions(text_encoder: TextEncoder, style: CaptionStyle) -> Compose:
@@ -222,26 +213,18 @@ def _wan(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> tuple[Code
     return codec, text_encoder
 
 
-def _engine_config(bundle: Bundle, family: Family) -> EngineConfig:
-    config = bundle.config
-    if family == "wan":
-        return replace(WAN_SETTINGS, model_id=config.get("model_id", WAN))
-    missing = [name for name in (*_SETTINGS, "pixel_size") if name not in config]
-    if missing:
-        raise BundleError(f"{bundle.directory}: its config lacks {', '.join(missing)}")
-    height, width = config["pixel_size"]
-    settings = {name: config[name] for name in _SETTINGS}
-    settings["student_steps"] = tuple(settings["student_steps"])
-    return EngineConfig(family=family, pixel_size=PixelSize(height, width), **settings)
-
-
-def _family(bundle: Bundle) -> Family:
-    family = bundle.config.get("family")
+def _engine_config(bundle: Bundle) -> EngineConfig:
+    where = f"{bundle.directory}: engine"
+    document = bundle.config.get("engine")
+    if not isinstance(document, dict):
+        raise BundleError(f"{where}: missing; the bundle does not say how its films are made")
+    settings = cast("dict[str, Any]", document)
+    family = settings.get("family")
     if family not in CAPTION_STYLES:
         raise BundleError(
-            f"{bundle.directory}: of the family {family!r}; this program knows {', '.join(CAPTION_STYLES)}"
+            f"{where}: of the family {family!r}; this program knows {', '.join(CAPTION_STYLES)}"
         )
-    return family
+    return config_from_document(EngineConfig, settings, where)
 
 
 def _section(bundle: Bundle, name: str) -> Mapping[str, Any]:

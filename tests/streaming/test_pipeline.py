@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.codec.text import UMT5Config, umt5_shapes
+from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
+from shotstream.geometry import PixelSize
 from shotstream.streaming.engine import Engine, EngineConfig
 from shotstream.streaming.pipeline import (
-    WAN_SETTINGS,
     StreamingPipeline,
     fitted_captions,
     load,
@@ -19,10 +22,10 @@ from shotstream.streaming.pipeline import (
 )
 from shotstream.weights.bundle import BundleError, write_bundle
 from shotstream.weights.hub import WeightsNotFoundError
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_config, tiny_dit, tiny_engine
 
 
-def write_tiny(directory: Path, engine: Engine, **changes: Any) -> str:
+def write_tiny(directory: Path, engine: Engine, /, **changes: Any) -> str:
     codec, words = engine.codec, engine.text_encoder
     config = theatre_bundle_config(
         engine.config,
@@ -30,7 +33,8 @@ def write_tiny(directory: Path, engine: Engine, **changes: Any) -> str:
         codec.config,
         words.config,  # pyright: ignore
     )
-    config |= changes
+    config["engine"] |= {key: value for key, value in changes.items() if key in config["engine"]}
+    config |= {key: value for key, value in changes.items() if key not in config["engine"]}
     tensors = {
         "dit": engine.dit.state_dict(),
         "codec": codec.state_dict(),  # pyright: ignore
@@ -77,8 +81,9 @@ def test_the_theatre_in_bfloat16_keeps_codec_and_text_in_float32(tmp_path: Path)
     ("changes", "message"),
     [
         ({"family": "opera"}, "of the family 'opera'"),
-        ({"fps": None}, "its config lacks fps"),
-        ({"pixel_size": [30, 48]}, "not multiples of 8"),
+        ({"engine": None}, "engine: missing"),
+        ({"speed": 3, "engine": {"family": "theatre", "fps": 12}}, "missing keys"),
+        ({"pixel_size": {"height": 30, "width": 48}}, "not multiples of 8"),
         ({"codec": None}, "holds no 'codec'"),
     ],
 )
@@ -127,10 +132,49 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         "family": "theatre",
         "model_id": "tiny",
         "fps": 12,
-        "pixel_size": WAN_SETTINGS.pixel_size,
+        "pixel_size": PixelSize(32, 48),
         "num_chunks": 2,
         "context_policy": "theatre",
     }
     for change in ({"fps": 0}, {"num_chunks": 0}, {"student_steps": (10, 20)}, {"shift": 0.0}):
         with pytest.raises(ValueError, match="must"):
             EngineConfig(**values | change)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    vae = WanVAEConfig(dim=4, latent_channels=4, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4)
+    umt5 = UMT5Config(vocab_size=4, dim=8, dim_ffn=8, num_heads=2, num_layers=1, num_buckets=4, text_length=6)
+    dit = tiny_dit(tiny_config(text_dim=8, text_length=6))
+    settings = EngineConfig(
+        family="wan",
+        model_id="tiny-wan",
+        fps=16,
+        pixel_size=PixelSize(32, 48),
+        num_chunks=2,
+        context_policy="published",
+    )
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"codec": wan_vae_shapes(vae), "text_encoder": umt5_shapes(umt5)}
+    tensors = {
+        part: {name: 0.2 * torch.randn(shape, generator=generator) for name, shape in named.items()}
+        for part, named in shapes.items()
+    }
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "</s>": 1, "<unk>": 2, "fox": 3}, unk_token="<unk>"))
+    write_bundle(
+        tmp_path / "wan",
+        {
+            "engine": asdict(settings),
+            "dit": asdict(dit.config),
+            "codec": asdict(vae),
+            "text_encoder": asdict(umt5),
+        },
+        {"dit": dit.state_dict(), **tensors},
+        files={"tokenizer.json": tokenizer.to_str().encode()},
+    )
+    pipeline = load(tmp_path / "wan", "cpu")
+    assert (pipeline.family, pipeline.caption_style, pipeline.fps) == ("wan", "published", 16)
+    shot = frames(pipeline)
+    assert shot.shape == (21, 32, 48, 3)
+    assert np.array_equal(shot, frames(load(tmp_path / "wan", "cpu")))
