@@ -24,7 +24,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class RMSNorm(nn.Module):
-    """Division by the root mean square over the last axis, in float32, then a learned scale."""
+    """Division by the root mean square over the last axis, in float32 or better, then a learned scale."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -33,7 +33,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
         """`x` normalised, in its own dtype."""
-        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.rms_norm(precise, self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
 
 
 class SelfAttention(nn.Module):
@@ -67,6 +68,10 @@ def attend_all(
     mask: Tensor | None = None,
 ) -> Float[Tensor, "b n heads k"]:
     """Softmax attention of every query over all keys, or where the boolean `mask` [n, m] allows."""
+    if queries.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        # Half-precision attention is several times slower on a CPU, its backward pass above all.
+        with torch.autocast("cpu", enabled=False):
+            return attend_all(queries.float(), keys.float(), values.float(), mask)
     out = F.scaled_dot_product_attention(
         queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
     )

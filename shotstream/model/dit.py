@@ -99,7 +99,7 @@ class DiT(nn.Module):
         """
         grid = self._token_grid(x)
         rope = positions if isinstance(positions, RopeTable) else rope_table(positions, grid, self.config)
-        _check_call(x, grid, rope, mask, cache, write)
+        _check_call(x, sigma, grid, rope, mask, cache, write)
         dtype = self.patch_embedding.weight.dtype
         time = self.time_embedding(sigma_embedding(sigma, self.config.freq_dim).to(dtype))  # b f d
         modulation = self.time_projection(time).unflatten(-1, (6, -1))  # b f 6 d
@@ -235,6 +235,7 @@ def _attend_cached(
 
 def _check_call(
     x: Tensor,
+    sigma: Tensor,
     grid: TokenGrid,
     rope: RopeTable,
     mask: CausalMask | None,
@@ -242,6 +243,9 @@ def _check_call(
     write: Write | None,
 ) -> None:
     batch, num_frames = x.shape[0], x.shape[2]
+    if sigma.dtype not in (torch.float32, torch.float64):
+        # Mixed-precision wrappers cast every input: the network would be told another level than was used.
+        raise ValueError(f"sigma is {sigma.dtype}; keep levels in float32 (exclude them from input casts)")
     given: Int[Tensor, "b f"] = rope.positions.frame_index
     if given.shape[0] not in (1, batch) or given.shape[1] != num_frames:
         raise ValueError(f"positions for {tuple(given.shape)} frames, latents for {(batch, num_frames)}")

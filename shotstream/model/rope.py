@@ -57,8 +57,8 @@ def rope_table(positions: FramePositions, grid: TokenGrid, config: DiTConfig) ->
 
 
 def apply_rope(x: Float[Tensor, "b n heads k"], table: RopeTable) -> Float[Tensor, "b n heads k"]:
-    """Queries or keys turned to their positions; computed in float32, returned in the dtype of `x`."""
-    turned = x.float()
+    """Queries or keys turned to their positions; in float32 or better inside, in the dtype of `x` outside."""
+    turned = x.to(torch.promote_types(x.dtype, torch.float32))
     swapped = turned.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return torch.addcmul(turned * table.cos, swapped, table.sin).to(x.dtype)
 

@@ -134,6 +134,17 @@ def test_a_level_is_told_in_full_to_a_half_precision_network() -> None:
     assert not torch.equal(*near)
 
 
+@torch.no_grad()
+def test_a_double_precision_network_loses_nothing_to_float32() -> None:
+    """Only the tables of rotations are float32: the two must agree far closer than float32 networks do."""
+    dit = tiny_dit().double()
+    x, text = latents(NUM_FRAMES).double(), captions().double()
+    slices, dense = (
+        dit(x, _levels(), text, _positions(), mask=replace(MASK, form=form)) for form in ("slices", "dense")
+    )
+    torch.testing.assert_close(slices, dense, rtol=0, atol=1e-12)
+
+
 def test_a_new_network_predicts_zero_and_is_made_by_its_generator() -> None:
     networks = [DiT(CONFIG, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     with torch.no_grad():
@@ -194,6 +205,8 @@ def test_calls_that_contradict_themselves_are_refused() -> None:
     cache = new_cache(dit)
     with pytest.raises(ValueError, match="takes no mask"):
         dit(x[:, :, :2], sigma[:, :2], text, chunk(0), mask=CausalMask.for_shot(CONFIG, GRID, 2), cache=cache)
+    with pytest.raises(ValueError, match="keep levels in float32"):
+        dit(x, sigma.to(torch.bfloat16), text, target(4))
     with pytest.raises(ValueError, match="needs a cache"):
         dit(x, sigma, text, target(4), write="local")
     with pytest.raises(ValueError, match="positions for"):
