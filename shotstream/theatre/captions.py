@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from shotstream.theatre.cast import Action, Actor
+from shotstream.theatre.cast import COLOURS, SPECIES, Action, Actor
 from shotstream.theatre.render import Camera, Framing, Performance, Shot, Spot
 from shotstream.theatre.sets import Place, Time
 
@@ -138,8 +138,6 @@ def shot_caption(shot: Shot, place: Place, time: Time, rng: np.random.Generator)
 
 def vocabulary() -> tuple[str, ...]:
     """Every word and mark that a caption of the theatre can contain, sorted."""
-    from shotstream.theatre.cast import COLOURS, SPECIES
-
     tables = (PLACE_PHRASES, TIME_PHRASES, FRAMING_PHRASES, ACTION_PHRASES, SPOT_PHRASES, CAMERA_PHRASES)
     texts = [phrase for table in tables for phrases in table.values() for phrase in phrases]
     for pattern in (*GLOBAL_PATTERNS, *SHOT_PATTERNS):

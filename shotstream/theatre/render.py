@@ -5,6 +5,7 @@ drawn as a block of 1, 2 or 4 screen pixels.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -24,15 +25,16 @@ CAMERAS: Final[tuple[Camera, ...]] = get_args(Camera)
 FPS: Final = 12
 
 ZOOM: Final[dict[Framing, int]] = {"wide": 1, "medium": 2, "close-up": 4}
-_TOP_ROW: Final[dict[Framing, int]] = {"wide": 0, "medium": 20, "close-up": 24}
-_HEAD_ROW: Final = 24
-_SPOT_COLUMN: Final[dict[Spot, int]] = {"left": 16, "middle": 32, "right": 48}
+TOP_ROW: Final[dict[Framing, int]] = {"wide": 0, "medium": 20, "close-up": 24}
+HEAD_ROW: Final = 24
+SPOT_COLUMN: Final[dict[Spot, int]] = {"left": 16, "middle": 32, "right": 48}
 _PAIR_COLUMNS: Final[dict[Framing, tuple[int, int]]] = {
     "wide": (16, 48),
     "medium": (20, 44),
     "close-up": (20, 44),
 }
 _PAN_REACH: Final = 8
+_Z_OVERHANG: Final = 2
 _Z: Final = ("zz.", ".z.", ".zz")
 
 
@@ -70,26 +72,35 @@ class Shot:
             raise ValueError(f"layout {self.layout} does not exist: there are {NUM_LAYOUTS}")
 
 
-def _walked(frame: int, facing: Facing, zoom: int) -> int:
-    """Stage columns walked since the shot began: two screen pixels every other frame."""
+def walked_columns(frame: int, facing: Facing, zoom: int) -> int:
+    """Stage columns walked since the shot began: two screen pixels every other frame; none in a close-up."""
     if zoom == ZOOM["close-up"]:
         return 0
     steps = (frame + 1) // 2
     return steps * (2 // zoom) * (1 if facing == "right" else -1)
 
 
+def panned_columns(frame: int, camera: Camera) -> int:
+    """Stage columns between the camera and where it looks in the middle of its pan: from -8 to 8, or back."""
+    if camera == "still":
+        return 0
+    travelled = min((frame + 1) // 2, 2 * _PAN_REACH) - _PAN_REACH
+    return travelled if camera == "pans right" else -travelled
+
+
+def bob(action: Action, pose: Pose, framing: Framing) -> int:
+    """Rows that an actor is lower than its pose says: walking in a close-up shows in the head only."""
+    return 1 if framing == "close-up" and action == "walks" and pose.feet == "left" else 0
+
+
 def _column(shot: Shot, index: int, frame: int) -> int:
     performance, zoom = shot.performances[index], ZOOM[shot.framing]
-    if len(shot.performances) == 2:
-        column = _PAIR_COLUMNS[shot.framing][index]
-    else:
-        column = _SPOT_COLUMN[performance.spot]
-    if performance.action == "walks":
-        walked = _walked(frame, performance.facing, zoom)
-        if len(shot.performances) == 1:
-            walked += -16 // zoom if performance.facing == "right" else 16 // zoom
-        column += walked if zoom != ZOOM["close-up"] else 0
-    return column
+    alone = len(shot.performances) == 1
+    column = SPOT_COLUMN[performance.spot] if alone else _PAIR_COLUMNS[shot.framing][index]
+    if performance.action != "walks" or shot.framing == "close-up":
+        return column
+    run_up = (-16 if performance.facing == "right" else 16) // zoom if alone else 0
+    return column + run_up + walked_columns(frame, performance.facing, zoom)
 
 
 def _view_column(shot: Shot, frame: int) -> int:
@@ -100,28 +111,35 @@ def _view_column(shot: Shot, frame: int) -> int:
     width = STAGE_SIZE.width // zoom
     if len(shot.performances) == 2:
         return (STAGE_SIZE.width - width) // 2
-    column = _SPOT_COLUMN[shot.performances[0].spot] + SPRITE_SIZE // 2 - width // 2
-    if shot.camera != "still":
-        travelled = min((frame + 1) // 2, 2 * _PAN_REACH) - _PAN_REACH
-        column += travelled if shot.camera == "pans right" else -travelled
-    return column
+    column = SPOT_COLUMN[shot.performances[0].spot] + SPRITE_SIZE // 2 - width // 2
+    return column + panned_columns(frame, shot.camera)
 
 
-def _draw(picture: NDArray[np.uint8], actor: Actor, pose: Pose, column: int, bob: int) -> None:
-    figure = sprite(actor, pose)
-    top = _HEAD_ROW - pose.lift + bob
-    left = max(0, -column)
-    right = min(SPRITE_SIZE, picture.shape[1] - column)
-    if right > left:
-        view = picture[top : top + SPRITE_SIZE, column + left : column + right]
-        part = figure[:, left:right]
-        np.copyto(view, part, where=part != TRANSPARENT)
+@cache
+def figure(actor: Actor, pose: Pose) -> NDArray[np.uint8]:
+    """The sprite with the letter z of a sleeper: 16x18 palette indices, `TRANSPARENT` around it."""
+    picture = np.full((SPRITE_SIZE, SPRITE_SIZE + _Z_OVERHANG), TRANSPARENT, dtype=np.uint8)
+    picture[:, :SPRITE_SIZE] = sprite(actor, pose)
     if pose.snore:
-        row, start = top + (2 if pose.snore == 1 else 0), column + 14 + (0 if pose.snore == 1 else 1)
+        row, column = (2, 14) if pose.snore == 1 else (0, 15)
         for dy, line in enumerate(_Z):
             for dx, mark in enumerate(line):
-                if mark == "z" and 0 <= start + dx < picture.shape[1]:
-                    picture[row + dy, start + dx] = INDEX["white"]
+                if mark == "z":
+                    picture[row + dy, column + dx] = INDEX["white"]
+    picture.setflags(write=False)
+    return picture
+
+
+def draw(picture: NDArray[np.uint8], actor: Actor, pose: Pose, column: int, lower: int = 0) -> None:
+    """Draws an actor onto a stage-sized picture in place, cut off at the sides, `lower` rows lower."""
+    drawn = figure(actor, pose)
+    top = HEAD_ROW - pose.lift + lower
+    left = max(0, -column)
+    right = min(drawn.shape[1], picture.shape[1] - column)
+    if right > left:
+        view = picture[top : top + SPRITE_SIZE, column + left : column + right]
+        part = drawn[:, left:right]
+        np.copyto(view, part, where=part != TRANSPARENT)
 
 
 def frame_at(shot: Shot, frame: int) -> NDArray[np.uint8]:
@@ -131,12 +149,11 @@ def frame_at(shot: Shot, frame: int) -> NDArray[np.uint8]:
     for index, performance in enumerate(shot.performances):
         mirrored = len(shot.performances) == 2 and index == 0
         pose = pose_at(performance.action, frame, facing=performance.facing, mirrored=mirrored)
-        walking_close = performance.action == "walks" and zoom == ZOOM["close-up"]
-        bob = 1 if walking_close and pose.feet == "left" else 0
-        _draw(picture, performance.actor, pose, _column(shot, index, frame), bob)
+        lower = bob(performance.action, pose, shot.framing)
+        draw(picture, performance.actor, pose, _column(shot, index, frame), lower)
     if zoom == 1:
         return picture
-    top, left = _TOP_ROW[shot.framing], _view_column(shot, frame)
+    top, left = TOP_ROW[shot.framing], _view_column(shot, frame)
     height, width = STAGE_SIZE.height // zoom, STAGE_SIZE.width // zoom
     return np.kron(picture[top : top + height, left : left + width], np.ones((zoom, zoom), dtype=np.uint8))
 
