@@ -72,7 +72,7 @@ class Mp4Writer:
     Use as a context manager: the file is complete only after a clean exit.
 
     Args:
-        file: a path, or a seekable binary file.
+        path: where to; FFmpeg rewrites the file at the end, so it must be a real one.
         fps: frames per second.
         settings: how to encode.
         title: stored as the film's title.
@@ -81,7 +81,7 @@ class Mp4Writer:
 
     def __init__(
         self,
-        file: Path | io.BufferedIOBase,
+        path: Path,
         fps: int | Fraction,
         settings: H264Settings | None = None,
         *,
@@ -91,7 +91,7 @@ class Mp4Writer:
         self._settings = settings or H264Settings()
         self._fps = Fraction(fps)
         self._key_frames = {chapter.start_frame for chapter in chapters}
-        self._container = _open_mp4(file, {"movflags": "+faststart"})
+        self._container = _open_mp4(path, {"movflags": "+faststart"})
         if title:
             self._container.metadata["title"] = title
         if chapters:
@@ -233,10 +233,9 @@ def write_mp4(path: Path, frames: Frames, fps: int | Fraction, settings: H264Set
         writer.write(frames)
 
 
-def write_lossless(file: Path | io.BufferedIOBase, frames: Frames, fps: int | Fraction) -> None:
+def write_lossless(path: Path, frames: Frames, fps: int | Fraction) -> None:
     """Writes frames that `read_frames` returns bit for bit (H.264 RGB at quantiser 0, in Matroska)."""
-    target: Any = file
-    with av.open(target, "w", format="matroska") as container:
+    with av.open(path, "w", format="matroska") as container:
         stream = container.add_stream(
             "libx264rgb", rate=Fraction(fps), options={"qp": "0", "preset": "ultrafast"}
         )
@@ -248,7 +247,7 @@ def write_lossless(file: Path | io.BufferedIOBase, frames: Frames, fps: int | Fr
         container.mux(stream.encode(None))
 
 
-def _open_mp4(file: Path | io.BufferedIOBase, options: dict[str, str]) -> OutputContainer:
+def _open_mp4(file: Path | io.BytesIO, options: dict[str, str]) -> OutputContainer:
     target: Any = file
     return av.open(target, "w", format="mp4", options=options)
 

@@ -10,6 +10,7 @@ from shotstream.film.make import (
     count_differences,
     make_film,
 )
+from shotstream.film.prepare import caption_warnings, check_replay, plan_film, running_environment
 from shotstream.film.replay import Environment, FilmPlan, Replay, ReplayError, is_replay, read_replay
 from shotstream.film.workdir import WorkDirError
 
@@ -24,9 +25,13 @@ __all__ = [
     "Replay",
     "ReplayError",
     "WorkDirError",
+    "caption_warnings",
+    "check_replay",
     "check_target",
     "count_differences",
     "is_replay",
     "make_film",
+    "plan_film",
     "read_replay",
+    "running_environment",
 ]

@@ -48,7 +48,12 @@ class SessionLike(Protocol):
     """What a film needs of a session (streaming/session.py)."""
 
     def shot(
-        self, caption: str, *, num_chunks: int = ..., seed: int | None = ..., steps: int | None = ...
+        self,
+        caption: str,
+        *,
+        num_chunks: int | None = ...,
+        seed: int | None = ...,
+        steps: int | None = ...,
     ) -> Iterator[ChunkLike]: ...
 
     def save(self, path: Path) -> None: ...
@@ -56,7 +61,7 @@ class SessionLike(Protocol):
 
 @runtime_checkable
 class PipelineLike(Protocol):
-    """What a film needs of a pipeline (streaming/pipeline.py)."""
+    """What making a film needs of a pipeline (streaming/pipeline.py)."""
 
     @property
     def fps(self) -> int: ...
@@ -296,12 +301,8 @@ def _finish(
     panels: list[Panel] = []
 
     def encode(part: Path) -> None:
-        with (
-            part.open("w+b") as file,
-            Mp4Writer(
-                file, fps, H264Settings(scale=settings.scale), title=story.title, chapters=_chapters(replay)
-            ) as writer,
-        ):
+        h264 = H264Settings(scale=settings.scale)
+        with Mp4Writer(part, fps, h264, title=story.title, chapters=_chapters(replay)) as writer:
             for shot, written in zip(shots, story.shots, strict=True):
                 frames = load_frames(shot)
                 writer.write(frames)

@@ -1,81 +1,134 @@
-"""From a story to a plan: lengths and seeds fixed, and what the model will not take told in advance."""
+"""From a story to a plan: lengths and seeds fixed, and what the model will not take told beforehand."""
 
-import difflib
-from collections.abc import Sequence
+import platform
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
+import torch
+
+import shotstream
 from shotstream.codec.text import TextEncoder
-from shotstream.film.replay import FilmPlan
+from shotstream.film.replay import Environment, FilmPlan, Replay, ReplayError
 from shotstream.story import CaptionStyle, Story, compose_caption, fit_caption
-from shotstream.streaming.noise import derive_seed
+from shotstream.streaming.noise import shot_seed
 
 MAX_NAMED_WORDS = 5
 _NUM_CUT_WORDS_SHOWN = 6
 
 
+@runtime_checkable
+class PlanningPipeline(Protocol):
+    """What planning a film needs to know of a pipeline (streaming/pipeline.py)."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    @property
+    def weights_sha256(self) -> str: ...
+
+    @property
+    def context_policy(self) -> str: ...
+
+    @property
+    def num_chunks(self) -> int: ...
+
+    @property
+    def num_steps(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def caption_style(self) -> CaptionStyle: ...
+
+    @property
+    def text_encoder(self) -> TextEncoder: ...
+
+
+@runtime_checkable
+class SuggestsWords(Protocol):
+    """A text encoder with a vocabulary small enough to suggest from."""
+
+    def suggestions(self, word: str) -> tuple[str, ...]:
+        """Known words close to an unknown one, the closest first."""
+        ...
+
+
 def plan_film(
-    story: Story,
-    *,
-    model_id: str,
-    weights_sha256: str,
-    context_policy: str,
-    seed: int,
-    num_steps: int,
-    num_chunks: int,
+    story: Story, pipeline: PlanningPipeline, *, seed: int, num_steps: int | None = None
 ) -> FilmPlan:
     """The plan of a story.
 
     Args:
-        story: what to film.
-        model_id: the model's name.
-        weights_sha256: of the model's weights.
-        context_policy: how context frames are chosen.
+        story: what to film; its own seed is not looked at.
+        pipeline: what to film it with; shots without a length get its usual one.
         seed: shots without a seed get one derived from it and their index.
-        num_steps: denoising steps per chunk.
-        num_chunks: length of the shots that have none.
+        num_steps: denoising steps per chunk; None: what the model was trained for.
     """
     shots = tuple(
         replace(
             shot,
-            num_chunks=num_chunks if shot.num_chunks is None else shot.num_chunks,
-            seed=derive_seed(seed, "shot", index) if shot.seed is None else shot.seed,
+            num_chunks=pipeline.num_chunks if shot.num_chunks is None else shot.num_chunks,
+            seed=shot_seed(seed, index) if shot.seed is None else shot.seed,
         )
         for index, shot in enumerate(story.shots)
     )
     return FilmPlan(
-        model_id=model_id,
-        weights_sha256=weights_sha256,
-        context_policy=context_policy,
-        num_steps=num_steps,
+        model_id=pipeline.model_id,
+        weights_sha256=pipeline.weights_sha256,
+        context_policy=pipeline.context_policy,
+        num_steps=pipeline.num_steps if num_steps is None else num_steps,
         seed=seed,
         story=replace(story, shots=shots, seed=None),
     )
 
 
-def caption_warnings(
-    story: Story, encoder: TextEncoder, style: CaptionStyle = "plain", vocabulary: Sequence[str] = ()
-) -> list[str]:
-    """What the encoder will not take of a story, each kind told once; empty when it takes everything.
+def running_environment(pipeline: PlanningPipeline) -> Environment:
+    """Where the pipeline runs."""
+    device = pipeline.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return Environment(
+        shotstream=shotstream.__version__,
+        torch=torch.__version__,
+        device=f"{device.type} {name}",
+        dtype=str(pipeline.dtype).removeprefix("torch."),
+        num_threads=torch.get_num_threads(),
+    )
 
-    Args:
-        story: what is to be filmed.
-        encoder: the model's.
-        style: how captions are composed.
-        vocabulary: words to suggest in place of unknown ones.
-    """
+
+def check_replay(replay: Replay, pipeline: PlanningPipeline) -> None:
+    """Raises ReplayError when the pipeline is not the model that the replayed film was made with."""
+    plan = replay.plan
+    for name, theirs, ours in (
+        ("weights", plan.weights_sha256, pipeline.weights_sha256),
+        ("context policy", plan.context_policy, pipeline.context_policy),
+    ):
+        if theirs != ours:
+            raise ReplayError(
+                f"the film was made with {plan.model_id} and {name} {theirs[:12]}; this is "
+                f"{pipeline.model_id} with {ours[:12]}: name the right model with --model"
+            )
+
+
+def caption_warnings(story: Story, pipeline: PlanningPipeline) -> list[str]:
+    """What the model will not take of a story, each kind told once; empty when it takes everything."""
+    encoder = pipeline.text_encoder
     unknown: dict[str, None] = {}
     cut: list[str] = []
     for index, shot in enumerate(story.shots):
-        unknown.update(
-            dict.fromkeys(encoder.unknown_words(compose_caption(story.global_caption, shot.caption, index)))
-        )
+        # Joined plainly: the published style glues a label to the words around it.
+        whole = compose_caption(story.global_caption, shot.caption, index)
+        unknown.update(dict.fromkeys(encoder.unknown_words(whole)))
         fitted = fit_caption(
             story.global_caption,
             shot.caption,
             encoder.text_length,
             encoder.count_tokens,
             shot_index=index,
-            style=style,
+            style=pipeline.caption_style,
         )
         if fitted.cut:
             cut.append(
@@ -85,7 +138,7 @@ def caption_warnings(
             cut.append(f"shot {index + 1}: the end of its own caption is cut")
     warnings: list[str] = []
     if unknown:
-        named = [_with_suggestion(word, vocabulary) for word in list(unknown)[:MAX_NAMED_WORDS]]
+        named = [_with_suggestion(word, encoder) for word in list(unknown)[:MAX_NAMED_WORDS]]
         more = f" and {len(unknown) - MAX_NAMED_WORDS} more" if len(unknown) > MAX_NAMED_WORDS else ""
         warnings.append(f"words that the model does not know: {', '.join(named)}{more}")
     if cut:
@@ -96,8 +149,8 @@ def caption_warnings(
     return warnings
 
 
-def _with_suggestion(word: str, vocabulary: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, vocabulary, n=1, cutoff=0.6)
+def _with_suggestion(word: str, encoder: TextEncoder) -> str:
+    close = encoder.suggestions(word) if isinstance(encoder, SuggestsWords) else ()
     return f"{word} ({close[0]}?)" if close else word
 
 

@@ -1,5 +1,4 @@
 import multiprocessing
-import sys
 from pathlib import Path
 
 import av
@@ -21,9 +20,7 @@ from shotstream.film import (
     read_replay,
 )
 from shotstream.film.replay import hash_frames
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_pipeline import ENVIRONMENT, FakePipeline, plan
+from tests.film.fake_pipeline import ENVIRONMENT, FakePipeline, plan
 
 
 def film(

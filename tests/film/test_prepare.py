@@ -1,11 +1,14 @@
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shotstream.film.prepare import caption_warnings, plan_film
-from shotstream.story import Shot, Story
+from shotstream.film import Replay, ReplayError
+from shotstream.film.prepare import caption_warnings, check_replay, plan_film, running_environment
+from shotstream.story import CaptionStyle, Shot, Story
 
 
 class WordEncoder:
@@ -23,15 +26,36 @@ class WordEncoder:
     def unknown_words(self, caption: str) -> tuple[str, ...]:
         return tuple(word for word in caption.split() if word not in self._known)
 
+    def suggestions(self, word: str) -> tuple[str, ...]:
+        return ("fox",) if word.startswith("fo") else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOnPaper:
+    text_encoder: WordEncoder
+    model_id: str = "m"
+    weights_sha256: str = "0" * 64
+    context_policy: str = "ours"
+    num_chunks: int = 3
+    num_steps: int = 4
+    dtype: torch.dtype = torch.float32
+    caption_style: CaptionStyle = "plain"
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def model(text_length: int = 99, known: str = "") -> ModelOnPaper:
+    return ModelOnPaper(text_encoder=WordEncoder(text_length, known))
+
 
 def story(global_caption: str, *captions: str) -> Story:
     return Story(global_caption=global_caption, shots=tuple(Shot(caption=caption) for caption in captions))
 
 
 def planned(written: Story, seed: int = 7) -> list[tuple[int | None, int | None]]:
-    plan = plan_film(
-        written, model_id="m", weights_sha256="0", context_policy="ours", seed=seed, num_steps=4, num_chunks=3
-    )
+    plan = plan_film(written, model(), seed=seed)
     return [(shot.num_chunks, shot.seed) for shot in plan.story.shots]
 
 
@@ -48,19 +72,31 @@ def test_a_plan_fixes_lengths_and_seeds_and_keeps_those_that_are_given() -> None
 
 
 def test_a_story_the_encoder_takes_whole_gives_no_warning() -> None:
-    assert caption_warnings(story("a fox", "it sits"), WordEncoder(4, "a fox it sits")) == []
+    assert caption_warnings(story("a fox", "it sits"), model(4, "a fox it sits")) == []
 
 
 def test_the_first_five_unknown_words_are_named_once_with_suggestions() -> None:
     written = story("a foxx", "u v w x y", "u v z")
-    (warning,) = caption_warnings(written, WordEncoder(99, "a fox"), vocabulary=("fox", "owl"))
+    (warning,) = caption_warnings(written, model(99, "a fox"))
     assert warning == "words that the model does not know: foxx (fox?), u, v, w, x and 2 more"
 
 
 def test_what_is_cut_from_long_captions_is_told_once() -> None:
     written = story("one two three", "a b", "a b c d e f")
-    (warning,) = caption_warnings(written, WordEncoder(4, "one two three a b c d e f"))
+    (warning,) = caption_warnings(written, model(4, "one two three a b c d e f"))
     assert warning == (
         "captions longer than the 4 tokens the model takes: "
         "shot 1: 'three' is cut from the end of the global caption (and 2 more such cuts)"
     )
+
+
+def test_a_replay_is_made_again_only_with_its_own_model() -> None:
+    pipeline = model()
+    plan = plan_film(story("g", "a"), pipeline, seed=7, num_steps=2)
+    replay = Replay(plan=plan, environment=running_environment(pipeline), frame_sha256=(("x",),))
+    check_replay(replay, pipeline)
+    assert plan.num_steps == 2
+    with pytest.raises(ReplayError, match="weights 000000000000; this is m with 111111111111"):
+        check_replay(replay, ModelOnPaper(text_encoder=WordEncoder(9, ""), weights_sha256="1" * 64))
+    with pytest.raises(ReplayError, match="context policy ours"):
+        check_replay(replay, ModelOnPaper(text_encoder=WordEncoder(9, ""), context_policy="other"))

@@ -1,5 +1,4 @@
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +6,7 @@ from typing import Any
 import pytest
 
 from shotstream.film import Environment, Replay, ReplayError, is_replay, read_replay
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_pipeline import ENVIRONMENT, plan
+from tests.film.fake_pipeline import ENVIRONMENT, plan
 
 REPLAY = Replay(plan=plan(2), environment=ENVIRONMENT, frame_sha256=(("a", "b"), ("c",)))
 

@@ -1,0 +1,81 @@
+"""A film in the making, shown to a person: a live line on a terminal, a line per shot elsewhere."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from shotstream.film.make import Progress
+from shotstream.film.replay import FilmPlan
+
+LONG_WAIT_S = 120
+"""A film that will take longer gets an estimate, once."""
+
+
+class LiveView:
+    """Shows progress; a context manager, to be called with what `make_film` tells."""
+
+    def __init__(self, console: Console, plan: FilmPlan) -> None:
+        self._console = console
+        self._chunks_before = [0]
+        for shot in plan.story.shots:
+            self._chunks_before.append(self._chunks_before[-1] + (shot.num_chunks or 0))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[facts]}"),
+        )
+        self._bar = Bar(*columns, console=console, transient=True)
+        self._task = self._bar.add_task("", total=self._chunks_before[-1], facts="")
+        self._first_chunk: int | None = None
+        self._first_frame_s: float | None = None
+        self._was_estimated = False
+
+    def __enter__(self) -> "LiveView":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Shows where the film stands."""
+        label = f"shot {progress.shot_index + 1}/{progress.num_shots}"
+        num_done = self._chunks_before[progress.shot_index]
+        if self._first_chunk is None:
+            self._first_chunk = num_done
+        if progress.chunk_index is None:
+            self._bar.update(self._task, description=label, completed=num_done)
+            return
+        num_done += progress.chunk_index + 1
+        if self._first_frame_s is None:
+            self._first_frame_s = progress.elapsed_s
+        facts = (
+            f"{progress.num_frames / progress.elapsed_s:.0f} fps   "
+            f"first frame after {self._first_frame_s:.2f} s"
+        )
+        detail = f"{label} chunk {progress.chunk_index + 1}/{progress.num_chunks}"
+        self._bar.update(self._task, description=detail, completed=num_done, facts=facts)
+        if progress.chunk_index + 1 == progress.num_chunks:
+            if not self._console.is_terminal:
+                self._console.print(f"{label}: {facts}", highlight=False, soft_wrap=True)
+            self._estimate(num_done, progress.elapsed_s / (num_done - self._first_chunk))
+
+    def _estimate(self, num_done: int, chunk_s: float) -> None:
+        left_s = (self._chunks_before[-1] - num_done) * chunk_s
+        if not self._was_estimated and left_s > LONG_WAIT_S:
+            minutes = round(left_s / 60)
+            warn(
+                self._console,
+                f"a long story: about {minutes} more minutes; stop it when you like, and go on later",
+            )
+        self._was_estimated = True
+
+
+def warn(console: Console, message: str) -> None:
+    """Shows a warning in one line."""
+    console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,254 @@
+"""The command as a person meets it: exit codes, one line for each thing that is wrong, films that go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shotstream import cli
+from shotstream.film import read_replay
+from tests.streaming.test_pipeline import write_tiny
+from tests.streaming.tiny import tiny_engine
+
+GOLDENS = Path(__file__).parent / "assets" / "goldens"
+STORY = """
+title: A fox
+global_caption: a forest night
+shots:
+  - a fox walks
+  - {caption: a fox sleeps, num_chunks: 1}
+  - {caption: a owl flies, num_chunks: 12}
+  - a owl sleeps
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a bundle of tiny random weights and a story of the words it knows."""
+    write_tiny(tmp_path / "tiny", tiny_engine())
+    (tmp_path / "story.yaml").write_text(STORY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    """The exit code of the command, run in this process."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that was said."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_film_is_made_and_its_replay_gives_the_same_frames(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("generate", "story.yaml", "--model", "./tiny", "--device", "cpu") == 0
+    said = capsys.readouterr().err
+    assert "film.mp4: 4 shots" in said and "shot 4/4" in said
+    assert "warning" not in said
+    assert run("generate", "film.replay.json", "-o", "again.mp4", "--model", "./tiny") == 0
+    assert "every frame equals the replay's" in capsys.readouterr().err
+    assert (tiny / "again.mp4").read_bytes() == (tiny / "film.mp4").read_bytes()
+    assert read_replay(tiny / "again.replay.json") == read_replay(tiny / "film.replay.json")
+
+
+def test_a_replay_whose_frames_come_out_different_is_a_fault(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1") == 0
+    path = tiny / "film.replay.json"
+    document = json.loads(path.read_text())
+    document["frame_sha256"][1][3] = "0" * 64
+    path.write_text(json.dumps(document))
+    assert run("generate", "film.replay.json", "-o", "again.mp4", "--model", "./tiny") == 1
+    assert "1 frames differ from the replay's, the first one: shot 2, frame 3" in capsys.readouterr().err
+
+
+def test_a_film_killed_in_its_third_shot_goes_on_to_equal_hashes(tiny: Path) -> None:
+    command = [sys.executable, "-m", "shotstream.cli", "generate", "story.yaml", "--model", "./tiny"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen([*command, "-o", "killed.mp4"], env=environment, stderr=subprocess.PIPE)
+    deadline_s = time.monotonic() + 120
+    while not (tiny / "killed.mp4.partial" / "shot_0001.json").exists() and time.monotonic() < deadline_s:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tiny / "killed.mp4").exists()
+    resumed = subprocess.run([*command, "-o", "killed.mp4"], env=environment, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "4 shots, 2 of them from before" in resumed.stderr
+    subprocess.run([*command, "-o", "whole.mp4"], env=environment, check=True, capture_output=True)
+    assert read_replay(tiny / "killed.replay.json") == read_replay(tiny / "whole.replay.json")
+
+
+def test_the_published_examples_are_filmed_with_one_warning_of_each_kind(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = Path(__file__).parent / "assets" / "stories" / "02.json"
+    assert run("generate", str(example), "--model", "./tiny", "--steps", "1", "--scale", "1") == 0
+    said = capsys.readouterr().err
+    assert said.count("warning: words that the model does not know") == 1
+    assert said.count("warning: captions longer than the 6 tokens") == 1
+    assert (tiny / "film.mp4").exists()
+
+
+def test_an_existing_film_is_kept(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "film.mp4").write_text("mine")
+    assert run("generate", "story.yaml", "--model", "./tiny") == 2
+    assert "film.mp4 exists; give --overwrite" in complaint(capsys)
+    assert (tiny / "film.mp4").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("story", "reason"),
+    [
+        (b"global_caption: a\nshots: []\n", "a story of 0 shots"),
+        (b"global_caption: a\nshots: ['']\n", "shot 1: caption is empty"),
+        (b"global_caption: a\nshots: [{num_chunks: 1}]\n", "shot 1: 'caption' is missing"),
+        (b"global_caption: a\nshots: [b]\nsed: 1\n", "unknown key 'sed'"),
+        (b"global_caption: \xff\n", "not UTF-8"),
+    ],
+)
+def test_bad_stories_are_bad_input(
+    tiny: Path, capsys: pytest.CaptureFixture[str], story: bytes, reason: str
+) -> None:
+    (tiny / "story.yaml").write_bytes(story)
+    assert run("generate", "story.yaml", "--model", "./tiny") == 2
+    assert reason in complaint(capsys)
+    assert not (tiny / "film.mp4.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("generate", "absent.yaml"), "no such file"),
+        (("generate", "story.yaml", "-o", "film.mov"), "ends in .mp4"),
+        (("generate", "story.yaml", "--model", "./absent"), "absent"),
+        (("generate", "story.yaml", "--model", "./tiny", "--device", "cuda:99"), "cuda"),
+        (("generate", "story.yaml", "--model", "./tiny", "--device", "abacus"), "abacus"),
+        (("generate", "story.yaml", "--scale", "0"), "--scale"),
+        (("generate", "story.yaml", "--sead", "1"), "--sead"),
+        (("generate",), "Missing argument"),
+        (("genrate",), "No such command"),
+        (("verify", "absent"), "no such directory"),
+        (("verify", ".", "--dtype", "int8"), "int8"),
+        (("train", "absent"), "there is no recipe 'absent'"),
+        (("weights", "show", "./absent"), "absent"),
+        (("weights", "import", "absent"), "no such directory"),
+    ],
+)
+def test_bad_arguments_are_bad_input(
+    tiny: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], reason: str
+) -> None:
+    assert run(*arguments) == 2
+    assert reason in complaint(capsys)
+    assert sorted(path.name for path in tiny.iterdir()) == ["story.yaml", "tiny"]
+
+
+def test_a_damaged_bundle_is_bad_input(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = tiny / "tiny" / "dit.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert run("generate", "story.yaml", "--model", "./tiny") == 2
+    assert "sha256" in complaint(capsys)
+    weights.write_bytes(content[:100])
+    assert run("generate", "story.yaml", "--model", "./tiny") == 2
+    assert "dit.safetensors" in complaint(capsys)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_unfinished_work_of_another_film_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shotstream.film.make.draw_storyboard", interrupt)
+        assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1") == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--seed", "8") == 2
+    assert "unfinished work with another seed" in complaint(capsys)
+    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1") == 0
+    assert "4 of them from before" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_full_disk_is_a_fault_and_finished_shots_stay(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shotstream.film.make.draw_storyboard", full)
+        assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1") == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "No space left on device; finished shots are kept in film.mp4.partial" in said
+    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1") == 0
+
+
+def test_a_fault_of_ours_is_one_line_and_its_traceback_goes_to_the_log(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug\nin two lines")
+
+    monkeypatch.setattr("shotstream.film.make.draw_storyboard", broken)
+    arguments = ("generate", "story.yaml", "--model", "./tiny", "--steps", "1")
+    assert run(*arguments) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("shotstream: a bug in two lines (")
+    assert not (tiny / cli.DEBUG_LOG).exists()
+    assert run("--debug", *arguments) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert "in two lines" in (tiny / cli.DEBUG_LOG).read_text()
+
+
+def test_verify_passes_on_the_goldens_and_fails_on_nothing_and_on_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "good").mkdir()
+    golden = GOLDENS / "schedule.safetensors"
+    content = golden.read_bytes()
+    (tmp_path / "good" / golden.name).write_bytes(content)
+    assert run("verify", str(tmp_path / "good")) == 0
+    assert "all within tolerance" in capsys.readouterr().out
+    (tmp_path / "good" / "strange.safetensors").write_bytes(content[:-16])
+    assert run("verify", str(tmp_path / "good")) == 1
+    (tmp_path / "empty").mkdir()
+    assert run("verify", str(tmp_path / "empty")) == 1
+    assert "comparisons failed" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny")
+def test_models_and_vocabulary_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("weights", "show", "./tiny") == 0
+    assert "dit: " in capsys.readouterr().out
+    assert run("weights", "show") == 0
+    assert "theatre" in capsys.readouterr().out
+    assert run("theatre", "vocabulary") == 0
+    words = capsys.readouterr().out.split()
+    assert "fox" in words and "close-up" in words and "." not in words
+
+
+def test_help_comes_without_loading_torch() -> None:
+    code = "import sys, shotstream.cli; sys.exit('torch' in sys.modules or 'rich' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    assert "generate" in capsys.readouterr().out
+    assert run("--version") == 0
