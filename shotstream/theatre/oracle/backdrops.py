@@ -1,0 +1,127 @@
+"""Every empty set as every camera sees it: the first thing the oracle asks of frames."""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shotstream.theatre.cast import SPRITE_SIZE
+from shotstream.theatre.palette import NAMES
+from shotstream.theatre.render import SPOT_COLUMN, TOP_ROW, ZOOM, Camera, Framing, panned_columns
+from shotstream.theatre.sets import NUM_LAYOUTS, PLACES, STAGE_SIZE, TIMES, Place, Time, stage
+
+SETS: Final[tuple[tuple[Place, Time, int], ...]] = tuple(product(PLACES, TIMES, range(NUM_LAYOUTS)))
+"""Place, time and layout of every set."""
+
+_MIDDLE: Final = (STAGE_SIZE.width - STAGE_SIZE.width // ZOOM["medium"]) // 2
+_PAN_SLACK: Final = 2
+"""Columns that a pan may be off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backdrop:
+    """A set behind a moving camera."""
+
+    framing: Framing
+    set_index: int
+    """Index into `SETS`."""
+    camera: Camera
+    lefts: NDArray[np.int64]
+    """`[n]`: stage column of the picture's left edge in each frame."""
+    matches: NDArray[np.float32]
+    """`[n, h, w]`: share of each stage pixel's block that agrees with it."""
+
+    @property
+    def agreement(self) -> float:
+        """Share of the picture that agrees, in [0, 1]."""
+        return float(self.matches.mean())
+
+
+def colour_counts(frames: NDArray[np.uint8], framing: Framing) -> NDArray[np.float32]:
+    """The share of each colour in each block that shows one stage pixel: `[n, h, w, num_colours]`."""
+    zoom, num_colours = ZOOM[framing], len(NAMES)
+    n, height, width = frames.shape
+    blocks = frames.reshape(n, height // zoom, zoom, width // zoom, zoom).transpose(0, 1, 3, 2, 4)
+    cells = blocks.reshape(-1, zoom * zoom).astype(np.int64)
+    flat = np.arange(len(cells))[:, None] * num_colours + cells
+    counted = np.bincount(flat.ravel(), minlength=len(cells) * num_colours).astype(np.float32)
+    shape = (n, height // zoom, width // zoom, num_colours)
+    return np.divide(counted, zoom * zoom, dtype=np.float32).reshape(shape)
+
+
+def best_backdrops(
+    counts: NDArray[np.float32], framing: Framing, frames: NDArray[np.int64], num_best: int
+) -> list[Backdrop]:
+    """The sets that frames agree with most, each with its best camera; the best first.
+
+    Args:
+        counts: what `colour_counts` returned.
+        framing: how far away the camera is.
+        frames: the frames' indices in their shot, 0-based.
+        num_best: how many sets.
+    """
+    pictures = _pictures(framing)
+    shares = _agreeing(counts.mean(axis=0), pictures).max(axis=1)
+    backdrops: list[Backdrop] = []
+    for set_index in np.argsort(-shares)[:num_best].tolist():
+        per_view = np.stack([_agreeing(one, pictures[set_index : set_index + 1])[0] for one in counts])
+        camera, views = _best_camera(per_view, framing, frames)
+        seen = pictures[set_index, views]
+        matches = np.take_along_axis(counts, seen[..., None].astype(np.int64), axis=3)[..., 0]
+        backdrops.append(Backdrop(framing, set_index, camera, np.array(_lefts(framing))[views], matches))
+    return sorted(backdrops, key=lambda backdrop: -backdrop.agreement)
+
+
+def backdrop_pictures(backdrop: Backdrop, set_index: int) -> NDArray[np.uint8]:
+    """What that camera sees of a set: `[n, h, w]` stage pixels."""
+    views = np.searchsorted(np.array(_lefts(backdrop.framing)), backdrop.lefts)
+    return _pictures(backdrop.framing)[set_index, views]
+
+
+@cache
+def _lefts(framing: Framing) -> tuple[int, ...]:
+    width = STAGE_SIZE.width // ZOOM[framing]
+    if framing == "close-up":
+        return tuple(column + SPRITE_SIZE // 2 - width // 2 for column in SPOT_COLUMN.values())
+    return tuple(range(STAGE_SIZE.width - width + 1))
+
+
+@cache
+def _pictures(framing: Framing) -> NDArray[np.uint8]:
+    """`[sets, views, h, w]`."""
+    top, zoom = TOP_ROW[framing], ZOOM[framing]
+    height, width = STAGE_SIZE.height // zoom, STAGE_SIZE.width // zoom
+    stages = [stage(*choice)[top : top + height] for choice in SETS]
+    return np.stack([[view[:, left : left + width] for left in _lefts(framing)] for view in stages])
+
+
+def _agreeing(counts: NDArray[np.float32], pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Share of `[h, w, colours]` that agrees with each of `[sets, views, h, w]`."""
+    height, width, num_colours = counts.shape
+    offsets = (np.arange(height * width) * num_colours).reshape(height, width)
+    return counts.ravel()[pictures + offsets].mean(axis=(2, 3))
+
+
+def _best_camera(
+    per_view: NDArray[np.float32], framing: Framing, frames: NDArray[np.int64]
+) -> tuple[Camera, NDArray[np.int64]]:
+    """The camera whose views agree most, and the index of its view in each frame."""
+    still = int(per_view.mean(axis=0).argmax())
+    best: tuple[float, Camera, NDArray[np.int64]] = (
+        float(per_view[:, still].mean()),
+        "still",
+        np.full(len(frames), still),
+    )
+    if framing != "medium":
+        return best[1:]
+    order = np.arange(len(frames))
+    cameras: tuple[Camera, ...] = ("pans left", "pans right")
+    for camera, off in product(cameras, range(-_PAN_SLACK, _PAN_SLACK + 1)):
+        views = np.array([_MIDDLE + off + panned_columns(int(frame), camera) for frame in frames])
+        share = float(per_view[order, views].mean())
+        if share > best[0]:
+            best = (share, camera, views)
+    return best[1:]
