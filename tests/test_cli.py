@@ -54,11 +54,11 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_film_is_made_and_its_replay_gives_the_same_frames(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("generate", "story.yaml", "--model", "./tiny", "--device", "cpu") == 0
+    assert run("generate", "story.yaml", "--model", "./tiny", "--device", "cpu", "--scale", "2") == 0
     said = capsys.readouterr().err
     assert "film.mp4: 4 shots" in said and "shot 4/4" in said
     assert "warning" not in said
-    assert run("generate", "film.replay.json", "-o", "again.mp4", "--model", "./tiny") == 0
+    assert run("generate", "film.replay.json", "-o", "again.mp4", "--model", "./tiny", "--scale", "2") == 0
     assert "every frame equals the replay's" in capsys.readouterr().err
     assert (tiny / "again.mp4").read_bytes() == (tiny / "film.mp4").read_bytes()
     assert read_replay(tiny / "again.replay.json") == read_replay(tiny / "film.replay.json")
@@ -67,17 +67,26 @@ def test_a_film_is_made_and_its_replay_gives_the_same_frames(
 def test_a_replay_whose_frames_come_out_different_is_a_fault(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1") == 0
+    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1") == 0
     path = tiny / "film.replay.json"
     document = json.loads(path.read_text())
     document["frame_sha256"][1][3] = "0" * 64
     path.write_text(json.dumps(document))
-    assert run("generate", "film.replay.json", "-o", "again.mp4", "--model", "./tiny") == 1
+    assert run("generate", "film.replay.json", "-o", "again.mp4", "--model", "./tiny", "--scale", "1") == 1
     assert "1 frames differ from the replay's, the first one: shot 2, frame 3" in capsys.readouterr().err
 
 
 def test_a_film_killed_in_its_third_shot_goes_on_to_equal_hashes(tiny: Path) -> None:
-    command = [sys.executable, "-m", "shotstream.cli", "generate", "story.yaml", "--model", "./tiny"]
+    command = [
+        sys.executable,
+        "-m",
+        "shotstream.cli",
+        "generate",
+        "story.yaml",
+        "--model",
+        "./tiny",
+        "--scale=1",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen([*command, "-o", "killed.mp4"], env=environment, stderr=subprocess.PIPE)
     deadline_s = time.monotonic() + 120
@@ -177,11 +186,13 @@ def test_unfinished_work_of_another_film_is_bad_input(capsys: pytest.CaptureFixt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shotstream.film.make.draw_storyboard", interrupt)
-        assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1") == 130
+        assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1") == 130
     assert "interrupted; the same command goes on" in capsys.readouterr().err
-    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--seed", "8") == 2
+    assert (
+        run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1", "--seed", "8") == 2
+    )
     assert "unfinished work with another seed" in complaint(capsys)
-    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1") == 0
+    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1") == 0
     assert "4 of them from before" in capsys.readouterr().err
 
 
@@ -194,10 +205,10 @@ def test_a_full_disk_is_a_fault_and_finished_shots_stay(
 
     with monkeypatch.context() as patch:
         patch.setattr("shotstream.film.make.draw_storyboard", full)
-        assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1") == 1
+        assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1") == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "No space left on device; finished shots are kept in film.mp4.partial" in said
-    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1") == 0
+    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1") == 0
 
 
 def test_a_fault_of_ours_is_one_line_and_its_traceback_goes_to_the_log(
@@ -207,7 +218,7 @@ def test_a_fault_of_ours_is_one_line_and_its_traceback_goes_to_the_log(
         raise RuntimeError("a bug\nin two lines")
 
     monkeypatch.setattr("shotstream.film.make.draw_storyboard", broken)
-    arguments = ("generate", "story.yaml", "--model", "./tiny", "--steps", "1")
+    arguments = ("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1")
     assert run(*arguments) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("shotstream: a bug in two lines (")
     assert not (tiny / cli.DEBUG_LOG).exists()

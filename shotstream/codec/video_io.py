@@ -17,7 +17,7 @@ import av.error
 import numpy as np
 from av.container import OutputContainer
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
@@ -99,6 +99,7 @@ class Mp4Writer:
                 [_av_chapter(i, chapter, self._fps) for i, chapter in enumerate(chapters)]
             )
         self._stream: VideoStream | None = None
+        self._size: tuple[int, ...] = ()
         self._num_frames = 0
 
     def __enter__(self) -> "Mp4Writer":
@@ -117,11 +118,13 @@ class Mp4Writer:
         Raises:
             VideoError: on frames of another size.
         """
-        pictures = enlarge(frames, self._settings.scale)
+        pictures = even_frames(frames, self._settings.scale)
+        size = pictures.shape[1:3]
         if self._stream is None:
-            self._stream = _add_h264(
-                self._container, pictures.shape[2], pictures.shape[1], self._fps, self._settings
-            )
+            self._size = size
+            self._stream = _add_h264(self._container, size, self._fps, self._settings)
+        if size != self._size:
+            raise VideoError(f"frames of {size[0]}x{size[1]} cannot follow frames of {self._size}")
         for picture in pictures:
             frame = _yuv_frame(picture, self._stream, self._num_frames)
             if self._num_frames in self._key_frames:
@@ -150,8 +153,8 @@ class FragmentWriter:
         Raises:
             VideoError: on frames of another size than the first chunk's, or on no frames.
         """
-        pictures = enlarge(frames, self._settings.scale)
-        size = pictures.shape[1:]
+        pictures = even_frames(frames, self._settings.scale)
+        size = pictures.shape[1:3]
         if len(pictures) == 0 or (self._size is not None and size != self._size):
             raise VideoError(
                 f"a chunk of frames shaped {frames.shape} cannot follow pictures of size {self._size}"
@@ -165,9 +168,7 @@ class FragmentWriter:
             "fragment_index": str(self._num_fragments + 1),
         }
         with _open_mp4(data, options) as container:
-            stream = _add_h264(
-                container, size[1], size[0], self._fps, self._settings, {"tune": "zerolatency"}
-            )
+            stream = _add_h264(container, size, self._fps, self._settings, {"tune": "zerolatency"})
             for picture in pictures:
                 container.mux(stream.encode(_yuv_frame(picture, stream, self._num_frames)))
                 self._num_frames += 1
@@ -177,16 +178,15 @@ class FragmentWriter:
         return (header if self._num_fragments == 1 else b""), fragment
 
 
-def enlarge(frames: Frames, scale: int) -> UInt8[np.ndarray, "f even_h even_w 3"]:
-    """The frames enlarged by nearest neighbour, their last row and column repeated where a size is odd.
+def even_frames(frames: Frames, scale: int = 1) -> UInt8[np.ndarray, "f even_h even_w 3"]:
+    """The frames, their last row or column repeated where `scale` times the size would be odd.
 
     H.264 in yuv420p, which every player can show, has even sizes only.
     """
-    enlarged = frames.repeat(scale, axis=1).repeat(scale, axis=2) if scale > 1 else frames
-    odd_rows, odd_columns = enlarged.shape[1] % 2, enlarged.shape[2] % 2
+    odd_rows, odd_columns = (frames.shape[1] * scale) % 2, (frames.shape[2] * scale) % 2
     if odd_rows or odd_columns:
-        enlarged = np.pad(enlarged, ((0, 0), (0, odd_rows), (0, odd_columns), (0, 0)), mode="edge")
-    return enlarged
+        return np.pad(frames, ((0, 0), (0, odd_rows), (0, odd_columns), (0, 0)), mode="edge")
+    return frames
 
 
 def iter_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Frames]:
@@ -254,15 +254,15 @@ def _open_mp4(file: Path | io.BytesIO, options: dict[str, str]) -> OutputContain
 
 def _add_h264(
     container: OutputContainer,
-    width: int,
-    height: int,
+    size: tuple[int, ...],
     fps: Fraction,
     settings: H264Settings,
     more: dict[str, str] | None = None,
 ) -> VideoStream:
     options = {"crf": str(settings.crf), "preset": settings.preset, **(more or {})}
     stream = container.add_stream("libx264", rate=fps, options=options)
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    height, width = size
+    stream.width, stream.height, stream.pix_fmt = width * settings.scale, height * settings.scale, "yuv420p"
     codec = stream.codec_context
     codec.time_base = 1 / fps
     # Untagged colours are guessed, differently by each player.
@@ -272,16 +272,17 @@ def _add_h264(
 
 
 def _yuv_frame(picture: UInt8[np.ndarray, "h w 3"], stream: VideoStream, index: int) -> VideoFrame:
-    height, width = picture.shape[:2]
-    if (height, width) != (stream.height, stream.width):
-        raise VideoError(
-            f"a frame of {height}x{width} cannot follow frames of {stream.height}x{stream.width}"
-        )
+    # Nearest neighbour inside the colour conversion keeps the colours of enlarged pixels exact at their
+    # edges, and is faster than enlarging first.
+    is_enlarged = stream.height > picture.shape[0]
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
+        width=stream.width,
+        height=stream.height,
         format="yuv420p",
         dst_colorspace=Colorspace.ITU709,
         src_color_range=ColorRange.JPEG,
         dst_color_range=ColorRange.MPEG,
+        interpolation=Interpolation.POINT if is_enlarged else Interpolation.AREA,
     )
     frame.pts = index
     frame.time_base = stream.codec_context.time_base

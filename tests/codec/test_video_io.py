@@ -11,7 +11,7 @@ from shotstream.codec.video_io import (
     H264Settings,
     Mp4Writer,
     VideoError,
-    enlarge,
+    even_frames,
     iter_frames,
     read_frames,
     write_lossless,
@@ -72,10 +72,22 @@ def test_an_mp4_is_of_the_kind_that_every_player_takes(tmp_path: Path) -> None:
     assert kinds.index("moov") < kinds.index("mdat")
 
 
-def test_enlarging_repeats_pixels_and_makes_sizes_even() -> None:
+@pytest.mark.parametrize("scale", [1, 2, 3, 8])
+def test_enlarged_pixels_stay_crisp_and_odd_sizes_become_even(tmp_path: Path, scale: int) -> None:
+    frames = np.random.default_rng(2).integers(0, 256, (3, 7, 11, 3), dtype=np.uint8)
+    write_mp4(tmp_path / "film.mp4", frames, 12, H264Settings(scale=scale, crf=1))
+    pictures = read_frames(tmp_path / "film.mp4")
+    assert pictures.shape[1:3] == (8 * scale, 12 * scale) if scale % 2 else (7 * scale, 11 * scale)
+    if scale == 8:
+        # Away from the borders of a pixel, where readers smooth the halved chroma.
+        centres = pictures[:, 4::8, 4::8].astype(int)
+        assert np.abs(centres - frames).max() <= 12
+
+
+def test_odd_sizes_repeat_their_last_row_and_column() -> None:
     frames = np.arange(2 * 3 * 5 * 3, dtype=np.uint8).reshape(2, 3, 5, 3)
-    assert np.array_equal(enlarge(frames, 2)[:, ::2, 1::2], frames)
-    padded = enlarge(frames, 1)
+    assert even_frames(frames, 2) is frames
+    padded = even_frames(frames)
     assert padded.shape == (2, 4, 6, 3)
     assert np.array_equal(padded[:, :3, :5], frames)
     assert np.array_equal(padded[:, 3, :5], frames[:, 2])
