@@ -1,0 +1,38 @@
+"""Documents that name code must name code that is there."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAPER_TO_CODE = (ROOT / "docs" / "paper_to_code.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(shotstream/[\w/]+\.py)`", PAPER_TO_CODE))))
+def test_every_file_of_paper_to_code_imports(path: str) -> None:
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    assert Path(str(module.__file__)) == ROOT / path
+    assert module.__doc__
+
+
+def test_every_test_of_paper_to_code_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAPER_TO_CODE)
+    assert len(named) >= 30
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
+
+
+def test_every_row_of_paper_to_code_names_a_file_and_a_test() -> None:
+    rows = [line for line in PAPER_TO_CODE.splitlines() if line.startswith("| ")][1:]
+    assert all("`shotstream/" in row and "::" in row for row in rows)
+
+
+def test_what_makefile_demo_films_is_a_bundled_story() -> None:
+    from shotstream.story import bundled_stories, read_story
+
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    name = re.search(r"STORY \?= (\S+)", makefile)
+    assert name is not None
+    assert len(read_story(bundled_stories()[name[1]]).shots) == 5
