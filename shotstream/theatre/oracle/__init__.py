@@ -1,0 +1,36 @@
+"""The oracle: scores of films of the theatre that need no learned judge, for the world is known exactly."""
+
+from shotstream.theatre.oracle.facts import ActorFacts, ShotFacts, planned
+from shotstream.theatre.oracle.judge import (
+    AXES,
+    CAPTION_AXES,
+    LAYOUT_CHANCE,
+    SCARF_CHANCE,
+    Axis,
+    CaptionAxis,
+    Scores,
+    Verdict,
+    judge_captions,
+    judge_film,
+    judge_memory,
+)
+from shotstream.theatre.oracle.reading import ShotReading, read_shot
+
+__all__ = [
+    "AXES",
+    "CAPTION_AXES",
+    "LAYOUT_CHANCE",
+    "SCARF_CHANCE",
+    "ActorFacts",
+    "Axis",
+    "CaptionAxis",
+    "Scores",
+    "ShotFacts",
+    "ShotReading",
+    "Verdict",
+    "judge_captions",
+    "judge_film",
+    "judge_memory",
+    "planned",
+    "read_shot",
+]

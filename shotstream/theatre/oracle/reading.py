@@ -16,12 +16,7 @@ from shotstream.theatre.cast import (
     SCARVES,
     SPECIES,
     TRANSPARENT,
-    Action,
     Actor,
-    Colour,
-    Facing,
-    Scarf,
-    Species,
 )
 from shotstream.theatre.oracle.backdrops import (
     SETS,
@@ -30,6 +25,7 @@ from shotstream.theatre.oracle.backdrops import (
     best_backdrops,
     colour_counts,
 )
+from shotstream.theatre.oracle.facts import ActorFacts, ShotFacts
 from shotstream.theatre.oracle.figures import (
     FIGURE_WIDTH,
     Likeness,
@@ -41,8 +37,8 @@ from shotstream.theatre.oracle.figures import (
     windows,
 )
 from shotstream.theatre.palette import to_indices
-from shotstream.theatre.render import TOP_ROW, ZOOM, Camera, Framing, draw
-from shotstream.theatre.sets import NUM_LAYOUTS, STAGE_SIZE, Place, Time
+from shotstream.theatre.render import SPOT_COLUMN, TOP_ROW, ZOOM, Framing, draw
+from shotstream.theatre.sets import NUM_LAYOUTS, STAGE_SIZE
 
 MAX_LOOKED_AT: Final = 8
 """Frames of a shot that are compared."""
@@ -60,42 +56,21 @@ _PHASES: Final = (0, 2, 4, 6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActorReading:
-    """An actor as seen."""
-
-    species: Species
-    colour: Colour
-    scarf: Scarf
-    action: Action
-    facing: Facing
-    """Direction of a walk."""
-    column: int
-    """Stage column of its left edge in the first frame."""
-    support: float
-    """Share of its pixels that only it explains."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ShotReading:
     """A shot as seen."""
 
-    place: Place
-    time: Time
-    layout: int
-    layout_legible: bool
-    """Whether enough of the set is seen to tell its layout."""
-    framing: Framing
-    camera: Camera
-    actors: tuple[ActorReading, ...]
-    """From left to right; none, one or two."""
-    agreement: float
-    """Share of pixels that agree with the drawing of this reading, in [0, 1]."""
+    facts: ShotFacts
     looked_at: NDArray[np.int64]
     """Which frames were compared."""
     seen: NDArray[np.uint8]
     """Those frames: `[n, h, w]` palette indices."""
     drawn: NDArray[np.uint8]
     """What the reading says they show: `[n, h, w]` palette indices."""
+
+    @property
+    def agreement(self) -> float:
+        """Share of pixels that agree with the drawing of this reading, in [0, 1]."""
+        return float((self.seen == self.drawn).mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,23 +124,19 @@ def read_shot(frames: NDArray[np.uint8]) -> ShotReading:
     looked_at = look_at(len(frames))
     seen = to_indices(frames[looked_at])
     scene = _scene(seen, looked_at)
-    parts, matches = _parts(scene)
-    actors = [_actor(scene, parts, index, looked_at) for index in range(len(parts))]
-    place, time, layout = SETS[scene.backdrop.set_index]
+    parts = _parts(scene)
     drawn = _draw(scene, parts, scene.backdrop.set_index)
-    return ShotReading(
+    place, time, layout = SETS[scene.backdrop.set_index]
+    facts = ShotFacts(
         place=place,
         time=time,
         layout=layout,
         layout_legible=_is_legible(scene, parts, drawn),
         framing=scene.backdrop.framing,
         camera=scene.backdrop.camera,
-        actors=tuple(sorted(actors, key=lambda actor: actor.column)),
-        agreement=float(matches.mean()),
-        looked_at=looked_at,
-        seen=seen,
-        drawn=drawn,
+        actors=tuple(_actor(scene, parts, index, looked_at) for index in range(len(parts))),
     )
+    return ShotReading(facts=facts, looked_at=looked_at, seen=seen, drawn=drawn)
 
 
 def _scene(seen: NDArray[np.uint8], looked_at: NDArray[np.int64]) -> _Scene:
@@ -197,8 +168,8 @@ def _hidden(matches: NDArray[np.float32], clothes: Wardrobe) -> NDArray[np.float
     return windows(matches[:, clothes.rows, :, None])[:, :, 0] @ clothes.whole.T
 
 
-def _parts(scene: _Scene) -> tuple[list[_Part], NDArray[np.float32]]:
-    """One actor after another, as long as drawing one explains the frames better; and what then agrees."""
+def _parts(scene: _Scene) -> list[_Part]:
+    """One actor after another, as long as drawing one explains the frames better; from left to right."""
     parts: list[_Part] = []
     matches = scene.backdrop.matches
     max_actors = 1 if scene.backdrop.framing == "close-up" else 2
@@ -210,7 +181,7 @@ def _parts(scene: _Scene) -> tuple[list[_Part], NDArray[np.float32]]:
             break
         parts.append(part)
         matches = drawn
-    return parts, matches
+    return sorted(parts, key=lambda part: int(part.columns[0]))
 
 
 def _best_identity(scene: _Scene, hidden: NDArray[np.float32]) -> _Part:
@@ -265,7 +236,7 @@ def _support(scene: _Scene, part: _Part, before: NDArray[np.float32], after: NDA
     return float((after - before).sum() / max(num_pixels, least))
 
 
-def _actor(scene: _Scene, parts: list[_Part], index: int, looked_at: NDArray[np.int64]) -> ActorReading:
+def _actor(scene: _Scene, parts: list[_Part], index: int, looked_at: NDArray[np.int64]) -> ActorFacts:
     """What one of the actors does, the others standing where they were seen."""
     part, clothes, framing = parts[index], scene.clothes, scene.backdrop.framing
     before = scene.backdrop.matches
@@ -293,14 +264,12 @@ def _actor(scene: _Scene, parts: list[_Part], index: int, looked_at: NDArray[np.
             if sums.max() > best[0]:
                 best = (float(sums.max()), number, int(sums.argmax()))
     performed = clothes.performed[best[1]]
-    return ActorReading(
-        species=part.actor.species,
-        colour=part.actor.colour,
-        scarf=part.actor.scarf,
+    column = int(starts[best[2], 0])
+    return ActorFacts(
+        actor=part.actor,
         action=performed.action,
         facing=performed.facing,
-        column=int(starts[best[2], 0]),
-        support=_support(scene, part, before, _with(scene, before, part)),
+        spot=min(SPOT_COLUMN, key=lambda spot: abs(SPOT_COLUMN[spot] - column)),
     )
 
 

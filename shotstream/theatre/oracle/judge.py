@@ -1,0 +1,148 @@
+"""Scores of a film of the theatre: its frames, read without the plan, against the plan.
+
+Caption axes ask whether a shot shows what its captions say. Memory asks whether details that no caption
+mentions, scarves and layouts, are in later shots what they were in the earliest shot of the same film that
+shows them; a film is free to choose them there. A detail is judged where it can be: a scarf where its wearer
+is recognised, a layout where the place is and enough of it is seen.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shotstream.theatre.cast import SCARVES, Scarf
+from shotstream.theatre.oracle.cuts import WINDOW, cut_offset, cut_score, is_visible
+from shotstream.theatre.oracle.edges import edge_agreement
+from shotstream.theatre.oracle.facts import (
+    ShotFacts,
+    is_same_character,
+    pair_up,
+    planned,
+)
+from shotstream.theatre.oracle.reading import read_shot
+from shotstream.theatre.palette import to_indices
+from shotstream.theatre.render import Shot, frame_at
+from shotstream.theatre.sets import NUM_LAYOUTS, Place
+
+CaptionAxis = Literal["characters", "species", "colour", "set", "time", "framing", "action", "staging"]
+Axis = Literal[
+    "characters", "species", "colour", "set", "time", "framing", "action", "staging",
+    "memory", "scarf", "layout", "cut", "sharpness",
+]  # fmt: skip
+
+CAPTION_AXES: Final[tuple[CaptionAxis, ...]] = get_args(CaptionAxis)
+AXES: Final[tuple[Axis, ...]] = get_args(Axis)
+SCARF_CHANCE: Final = 1 / len(SCARVES)
+LAYOUT_CHANCE: Final = 1 / NUM_LAYOUTS
+
+Scores = Mapping[Axis, tuple[float, ...]]
+"""On each axis a score in [0, 1] for every shot, detail or cut that could be judged; there may be none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the oracle says of a film."""
+
+    seen: tuple[ShotFacts, ...]
+    """Each shot as it was read."""
+    scores: Scores
+
+
+def judge_film(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> Verdict:
+    """Judges a film.
+
+    Args:
+        shots: the plan.
+        takes: the frames of each shot as filmed, RGB `[f, 48, 80, 3]`; shots of 3 frames or more.
+
+    Raises:
+        ValueError: the numbers of shots and takes differ, or a take is of another size or too short.
+    """
+    if len(shots) != len(takes):
+        raise ValueError(f"{len(takes)} takes of {len(shots)} planned shots")
+    readings = [read_shot(take) for take in takes]
+    plans = [planned(shot) for shot in shots]
+    seen = tuple(reading.facts for reading in readings)
+    captions = [judge_captions(plan, facts) for plan, facts in zip(plans, seen, strict=True)]
+    scores: dict[Axis, tuple[float, ...]] = {
+        axis: tuple(score for shot in captions for score in shot[axis]) for axis in CAPTION_AXES
+    }
+    scores |= judge_memory(plans, seen)
+    scores["cut"] = _judge_cuts(shots, takes)
+    scores["sharpness"] = tuple(edge_agreement(reading.seen, reading.drawn) for reading in readings)
+    return Verdict(seen=seen, scores=scores)
+
+
+def judge_captions(plan: ShotFacts, seen: ShotFacts) -> Mapping[CaptionAxis, tuple[float, ...]]:
+    """How well one shot shows what its captions say; an axis on which they say nothing is empty.
+
+    Actors are paired with the most similar of the plan; one too many or too few costs its share.
+    """
+    pairs = [
+        (wanted, found)
+        for wanted, found in zip(plan.actors, pair_up(plan, seen), strict=True)
+        if found is not None
+    ]
+    most = max(len(plan.actors), len(seen.actors))
+    return {
+        "characters": (sum(is_same_character(*pair) for pair in pairs) / most,),
+        "species": (sum(a.actor.species == b.actor.species for a, b in pairs) / most,),
+        "colour": (sum(a.actor.colour == b.actor.colour for a, b in pairs) / most,),
+        "set": (float(plan.place == seen.place),),
+        "time": (float(plan.time == seen.time),),
+        "framing": (float(plan.framing == seen.framing),),
+        "action": (sum(a.action == b.action for a, b in pairs) / len(plan.actors),),
+        "staging": _judge_staging(plan, seen),
+    }
+
+
+def judge_memory(plans: Sequence[ShotFacts], seen: Sequence[ShotFacts]) -> dict[Axis, tuple[float, ...]]:
+    """Whether details are what they were in the earliest shot of the film that shows them."""
+    scarves: dict[tuple[str, str], Scarf] = {}
+    layouts: dict[Place, int] = {}
+    scarf_scores: list[float] = []
+    layout_scores: list[float] = []
+    for plan, facts in zip(plans, seen, strict=True):
+        for wanted, found in zip(plan.actors, pair_up(plan, facts), strict=True):
+            if found is not None and is_same_character(wanted, found):
+                who = (wanted.actor.species, wanted.actor.colour)
+                if who in scarves:
+                    scarf_scores.append(float(scarves[who] == found.actor.scarf))
+                scarves.setdefault(who, found.actor.scarf)
+        if plan.place == facts.place and facts.layout_legible:
+            if facts.place in layouts:
+                layout_scores.append(float(layouts[facts.place] == facts.layout))
+            layouts.setdefault(facts.place, facts.layout)
+    return {
+        "memory": (*scarf_scores, *layout_scores),
+        "scarf": tuple(scarf_scores),
+        "layout": tuple(layout_scores),
+    }
+
+
+def _judge_staging(plan: ShotFacts, seen: ShotFacts) -> tuple[float, ...]:
+    """What captions say of side, direction and camera, as one share; nothing when they say nothing."""
+    claims: list[bool] = []
+    if plan.camera != "still":
+        claims.append(plan.camera == seen.camera)
+    alone = len(plan.actors) == 1
+    for wanted, found in zip(plan.actors, pair_up(plan, seen), strict=True):
+        if wanted.action == "walks":
+            walks = found is not None and found.action == "walks"
+            claims.append(walks and found is not None and found.facing == wanted.facing)
+        elif alone and plan.framing != "close-up":
+            claims.append(found is not None and found.spot == wanted.spot)
+    return (sum(claims) / len(claims),) if claims else ()
+
+
+def _judge_cuts(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> tuple[float, ...]:
+    scores: list[float] = []
+    for index in range(1, len(shots)):
+        before, after = takes[index - 1], takes[index]
+        if is_visible(frame_at(shots[index - 1], len(before) - 1), frame_at(shots[index], 0)):
+            offset = cut_offset(to_indices(before[-WINDOW:]), to_indices(after[:WINDOW]))
+            scores.append(cut_score(offset))
+    return tuple(scores)
