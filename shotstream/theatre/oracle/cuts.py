@@ -18,8 +18,8 @@ TOLERANCE: Final = 4
 """Frames off at which a cut counts nothing."""
 _LEAST_CHANGE: Final = 0.02
 """Share of the picture that must change at a cut for it to be seen."""
-_VISIBLE_CHANGE: Final = 0.05
-"""Share of the picture that must change at a planned cut for it to be judged."""
+_VISIBLE_CHANGE: Final = 0.06
+"""Share of the picture by which the frames at a planned cut must differ from all of the other shot."""
 
 
 def cut_offset(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> int | None:
@@ -51,12 +51,14 @@ def cut_offset(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> int | Non
     return best - reach
 
 
-def is_visible(last: NDArray[np.uint8], first: NDArray[np.uint8]) -> bool:
-    """Whether a cut between two planned frames, palette indices `[h, w]`, can be told from motion.
+def is_visible(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> bool:
+    """Whether a planned cut, frames as for `cut_offset`, can be told from motion.
 
-    Two shots of one actor in one place can be planned so alike that nobody could tell where the cut is.
+    Two shots of one actor in one place can be planned so alike that nobody could tell where the cut is: the
+    first frame after it looks like one of those before it.
     """
-    return float((last != first).mean()) >= _VISIBLE_CHANGE
+    old, new = before[-WINDOW:], after[:WINDOW]
+    return 1 - max(_alike(after[0], old), _alike(before[-1], new)) >= _VISIBLE_CHANGE
 
 
 def cut_score(offset: int | None) -> float:

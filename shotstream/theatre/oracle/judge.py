@@ -24,7 +24,7 @@ from shotstream.theatre.oracle.facts import (
 )
 from shotstream.theatre.oracle.reading import read_shot
 from shotstream.theatre.palette import to_indices
-from shotstream.theatre.render import Shot, frame_at
+from shotstream.theatre.render import Shot, frame_at, render
 from shotstream.theatre.sets import NUM_LAYOUTS, Place
 
 CaptionAxis = Literal["characters", "species", "colour", "set", "time", "framing", "action", "staging"]
@@ -142,7 +142,13 @@ def _judge_cuts(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> tu
     scores: list[float] = []
     for index in range(1, len(shots)):
         before, after = takes[index - 1], takes[index]
-        if is_visible(frame_at(shots[index - 1], len(before) - 1), frame_at(shots[index], 0)):
+        if is_visible(*_planned_cut(shots[index - 1], shots[index], len(before))):
             offset = cut_offset(to_indices(before[-WINDOW:]), to_indices(after[:WINDOW]))
             scores.append(cut_score(offset))
     return tuple(scores)
+
+
+def _planned_cut(before: Shot, after: Shot, num_frames: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The frames of the plan at a cut."""
+    last = [frame_at(before, frame) for frame in range(max(0, num_frames - WINDOW), num_frames)]
+    return np.stack(last), render(after, WINDOW)

@@ -1,0 +1,1 @@
+"""Scores of films against what they should show."""

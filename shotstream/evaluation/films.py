@@ -1,0 +1,154 @@
+"""Films to be judged, from whatever makes them: a model, a codec, the world itself, or the world made worse.
+
+A source takes a story's number and the story, and returns the frames of each shot. What is judged in the
+same way can be compared: truth, codec, teacher and student differ in their source alone.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageFilter
+
+from shotstream.codec.codec import Codec
+from shotstream.geometry import WAN_GEOMETRY
+from shotstream.streaming.noise import shot_seed
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.theatre.cast import SCARVES
+from shotstream.theatre.palette import RGB, to_rgb
+from shotstream.theatre.render import Shot, render
+from shotstream.theatre.sets import NUM_LAYOUTS
+from shotstream.theatre.world import TheatreStory, sample_story
+
+Take = UInt8[np.ndarray, "f h w 3"]
+FilmSource = Callable[[int, TheatreStory], Sequence[np.ndarray]]
+"""From a story's number and the story to the frames of each shot, uint8 RGB `f h w 3`."""
+
+_HELD_OUT_STREAM = 1_000_003
+
+
+def held_out_stories(num_stories: int, num_shots: int, seed: int) -> list[TheatreStory]:
+    """Stories with a pair of species and colour that training never shows; story i depends on seed and i."""
+    return [
+        sample_story(np.random.default_rng((seed, _HELD_OUT_STREAM, number)), num_shots, held_out=True)
+        for number in range(num_stories)
+    ]
+
+
+def model_films(pipeline: StreamingPipeline, *, context: bool, num_chunks: int, seed: int) -> FilmSource:
+    """Films of a model; without context each shot is the first one of a session of its own.
+
+    With and without context a shot has the same seed, and so the same noise.
+    """
+
+    def film(number: int, story: TheatreStory) -> list[np.ndarray]:
+        session = pipeline.session(story.global_caption, seed=seed + number)
+        takes: list[np.ndarray] = []
+        for index, caption in enumerate(story.captions):
+            if not context:
+                session = pipeline.session(story.global_caption, seed=seed + number)
+            chunks = session.shot(caption, num_chunks=num_chunks, seed=shot_seed(seed + number, index))
+            takes.append(np.concatenate([chunk.frames for chunk in chunks]))
+        return takes
+
+    return film
+
+
+def true_films(num_chunks: int) -> FilmSource:
+    """The world itself."""
+    num_frames = WAN_GEOMETRY.shot_num_frames(num_chunks)
+    return lambda _, story: [_rendered(shot, num_frames) for shot in story.shots]
+
+
+def coded_films(codec: Codec, num_chunks: int) -> FilmSource:
+    """The world encoded and decoded: the best that a model over this codec can do."""
+    true = true_films(num_chunks)
+
+    def film(number: int, story: TheatreStory) -> list[np.ndarray]:
+        return [_coded(codec, take) for take in true(number, story)]
+
+    return film
+
+
+def shuffled_films(num_chunks: int, seed: int) -> FilmSource:
+    """The world's film of another held-out story: what captions do not decide."""
+    true = true_films(num_chunks)
+
+    def film(number: int, story: TheatreStory) -> Sequence[np.ndarray]:
+        rng = np.random.default_rng((seed, 1, number))
+        return true(number, sample_story(rng, len(story.shots), held_out=True))
+
+    return film
+
+
+def forgetful_films(num_chunks: int, seed: int) -> FilmSource:
+    """The world's film with scarves and layouts drawn anew in each shot."""
+    true = true_films(num_chunks)
+
+    def film(number: int, story: TheatreStory) -> Sequence[np.ndarray]:
+        rng = np.random.default_rng((seed, 2, number))
+        shots = tuple(_with_new_details(shot, rng) for shot in story.shots)
+        return true(number, replace(story, shots=shots))
+
+    return film
+
+
+def films_with_moved_cuts(num_chunks: int, num_late: int) -> FilmSource:
+    """The world's film with every cut a few frames late."""
+    num_frames = WAN_GEOMETRY.shot_num_frames(num_chunks)
+
+    def film(_: int, story: TheatreStory) -> list[np.ndarray]:
+        longer = [_rendered(shot, num_frames + num_late) for shot in story.shots]
+        rest = [
+            np.concatenate([before[num_frames:], after[: num_frames - num_late]])
+            for before, after in itertools.pairwise(longer)
+        ]
+        return [longer[0][:num_frames], *rest]
+
+    return film
+
+
+def changed(source: FilmSource, change: Callable[[np.ndarray], np.ndarray]) -> FilmSource:
+    """Films with every take changed, for example by one of the functions below."""
+    return lambda number, story: [change(take) for take in source(number, story)]
+
+
+def blurred(take: Take, radius_px: float) -> Take:
+    """Frames under a Gaussian blur."""
+    blur = ImageFilter.GaussianBlur(radius_px)
+    return np.stack([np.asarray(Image.fromarray(frame).filter(blur)) for frame in take])
+
+
+def mosaicked(take: Take, size_px: int) -> Take:
+    """Frames averaged over blocks; the size of frames must be a multiple of the block's."""
+    f, h, w, c = take.shape
+    blocks = take.reshape(f, h // size_px, size_px, w // size_px, size_px, c).mean(axis=(2, 4))
+    return blocks.round().astype(np.uint8).repeat(size_px, axis=1).repeat(size_px, axis=2)
+
+
+def speckled(take: Take, share: float, rng: np.random.Generator) -> Take:
+    """Frames with a share of the pixels replaced by random colours of the palette."""
+    noise = RGB[rng.integers(len(RGB), size=take.shape[:3])]
+    return np.where((rng.random(take.shape[:3]) < share)[..., None], noise, take)
+
+
+def _rendered(shot: Shot, num_frames: int) -> np.ndarray:
+    return to_rgb(render(shot, num_frames))
+
+
+def _with_new_details(shot: Shot, rng: np.random.Generator) -> Shot:
+    performances = tuple(
+        replace(one, actor=replace(one.actor, scarf=SCARVES[int(rng.integers(len(SCARVES)))]))
+        for one in shot.performances
+    )
+    return replace(shot, layout=int(rng.integers(NUM_LAYOUTS)), performances=performances)
+
+
+@torch.no_grad()
+def _coded(codec: Codec, take: np.ndarray) -> np.ndarray:
+    pixels = torch.from_numpy(take).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    decoded = codec.decode(codec.encode(pixels))[0].permute(1, 2, 3, 0)
+    return ((decoded + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()

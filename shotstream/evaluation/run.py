@@ -1,0 +1,160 @@
+"""Evaluates a theatre model on held-out stories with the oracle; refuses models of other worlds.
+
+The same function scores any source of films, so that truth, codec, teacher and student are rows of one
+table.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shotstream.evaluation.films import FilmSource, held_out_stories, model_films, true_films
+from shotstream.evaluation.report import Report, make_report
+from shotstream.evaluation.sheet import Panel, SheetStory, draw_sheet
+from shotstream.streaming.pipeline import StreamingPipeline, load
+from shotstream.theatre.oracle import Scores, judge_film
+
+_CHANCE_SEED_OFFSET = 500_009
+_NUM_CHANCE_STORIES = 64
+_MAX_SHOWN = 6
+
+Progress = Callable[[int, int], None]
+"""Called with the number of stories done and the number of all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """What is filmed.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    num_stories: int = 50
+    num_shots: int = 5
+    """Shots of each story."""
+    num_chunks: int = 3
+    """Chunks of each shot."""
+    seed: int = 0
+    """Of the stories and of the films' noise."""
+    judge_truth: bool = True
+    """Whether the world's own films of the same stories are judged beside."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_stories", "num_shots", "num_chunks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be at least 0")
+
+
+def evaluate(
+    pipeline: StreamingPipeline,
+    config: EvaluationConfig | None = None,
+    *,
+    context: bool = True,
+    sheet: Path | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Scores of a model.
+
+    Args:
+        pipeline: a theatre model.
+        config: what is filmed; None: 50 stories of 5 shots.
+        context: False films each shot in a session of its own, which leaves nothing to remember.
+        sheet: where to write a PNG of some of the films below their truth; None writes none.
+        progress: told after each story.
+
+    Raises:
+        ValueError: the model is not of the theatre.
+    """
+    if pipeline.family != "theatre":
+        raise ValueError(
+            f"{pipeline.model_id} is of family {pipeline.family!r}; only the theatre can be judged"
+        )
+    config = config or EvaluationConfig()
+    source = model_films(pipeline, context=context, num_chunks=config.num_chunks, seed=config.seed)
+    facts = {
+        "model": pipeline.model_id,
+        "weights_sha256": pipeline.weights_sha256,
+        "context": context,
+        "num_steps": pipeline.num_steps,
+    }
+    return score_films(source, config, facts=facts, sheet=sheet, progress=progress)
+
+
+def score_films(
+    source: FilmSource,
+    config: EvaluationConfig,
+    *,
+    facts: dict[str, Any] | None = None,
+    sheet: Path | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Scores of any source of films; see `evaluate`.
+
+    Args:
+        source: makes the film of a story.
+        config: what is filmed.
+        facts: what the source is, for the report's JSON line.
+        sheet: where to write a PNG; None writes none.
+        progress: told after each story.
+    """
+    started_s = time.perf_counter()
+    stories = held_out_stories(config.num_stories, config.num_shots, config.seed)
+    others = held_out_stories(_NUM_CHANCE_STORIES, config.num_shots, config.seed + _CHANCE_SEED_OFFSET)
+    truth = true_films(config.num_chunks)
+    scores: list[Scores] = []
+    true_scores: list[Scores] = []
+    shown: list[SheetStory] = []
+    for number, story in enumerate(stories):
+        takes, true_takes = source(number, story), truth(number, story)
+        verdict = judge_film(story.shots, takes)
+        scores.append(verdict.scores)
+        if config.judge_truth:
+            true_scores.append(judge_film(story.shots, true_takes).scores)
+        if len(shown) < _MAX_SHOWN:
+            panels = tuple(
+                Panel(truth=true[len(true) // 2], film=take[len(take) // 2], caption=caption)
+                for true, take, caption in zip(true_takes, takes, story.captions, strict=True)
+            )
+            shown.append(SheetStory(global_caption=story.global_caption, panels=panels))
+        if progress:
+            progress(number + 1, len(stories))
+    if sheet is not None:
+        draw_sheet(shown).save(sheet)
+    facts = {
+        **(facts or {}),
+        "num_stories": config.num_stories,
+        "num_shots": config.num_shots,
+        "num_chunks": config.num_chunks,
+        "seed": config.seed,
+        "wall_s": round(time.perf_counter() - started_s, 1),
+    }
+    return make_report(facts, stories, scores, true_scores or None, others)
+
+
+def evaluate_model(
+    model: str | Path = "theatre",
+    config: EvaluationConfig | None = None,
+    *,
+    context: bool = True,
+    device: str = "auto",
+    directory: Path | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Loads a model and evaluates it; writes `sheet.png` and `report.json` into `directory`, made if absent.
+
+    Raises:
+        ValueError: there is no such model or device, or the model is not of the theatre.
+    """
+    pipeline = load(model, device=device)
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+    sheet = directory / "sheet.png" if directory else None
+    report = evaluate(pipeline, config, context=context, sheet=sheet, progress=progress)
+    if directory is not None:
+        (directory / "report.json").write_text(report.json_line() + "\n", encoding="utf-8")
+    return report
