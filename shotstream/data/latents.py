@@ -52,7 +52,7 @@ class PoolConfig:
     """Blocks kept."""
     steps_per_block: int = 50
     """Training steps after which the oldest block is replaced."""
-    num_shots: tuple[int, ...] = (1, 2, 3, 4, 5, 7)
+    num_shots: tuple[int, ...] = (2, 3, 5, 7)
     """Numbers of shots that a story may have, drawn evenly."""
     num_latent_frames: tuple[int, ...] = (3, 6, 9)
     """Lengths that a shot may have, drawn evenly."""

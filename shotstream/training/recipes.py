@@ -18,10 +18,12 @@ from shotstream.model.config import DiTConfig
 from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.palette import NAMES
 from shotstream.training.loop import LoopConfig
+from shotstream.training.stages.causal_init import CausalInitTraining
 from shotstream.training.stages.codec import CodecTraining
+from shotstream.training.stages.ode_pairs import OdePairsTraining
 from shotstream.training.stages.teacher import TeacherTraining
 
-StageConfig = CodecTraining | TeacherTraining
+StageConfig = CodecTraining | TeacherTraining | OdePairsTraining | CausalInitTraining
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,18 +65,49 @@ def theatre_teacher() -> Recipe:
                 freq_dim=128,
             ),
             text=WordEncoderConfig(words=vocabulary()),
-            pool=PoolConfig(num_blocks=12, steps_per_block=100),
+            pool=PoolConfig(num_blocks=10, steps_per_block=80),
             num_steps=num_steps,
             decay_steps=3000,
+            batch_size=24,
+            learning_rate=2e-3,
+            bf16_matmuls=True,
         ),
         loop=LoopConfig(num_steps=num_steps, log_every=50, preview_every=1000),
         inputs=("theatre_codec",),
     )
 
 
+def theatre_ode_pairs() -> Recipe:
+    """Two thousand trajectories of the causal teacher: some minutes on two CPU cores."""
+    teacher = theatre_teacher().stage
+    assert isinstance(teacher, TeacherTraining)
+    pool = dataclasses.replace(teacher.pool, seed=1, steps_per_block=8)
+    return Recipe(
+        name="theatre_ode_pairs",
+        stage=OdePairsTraining(teacher=dataclasses.replace(teacher, batch_size=16, pool=pool)),
+        loop=LoopConfig(num_steps=128, save_every=10, log_every=5, preview_every=1000),
+        inputs=("theatre_codec", "theatre_teacher"),
+    )
+
+
+def theatre_causal_init() -> Recipe:
+    """The four-step causal student, from its teacher and the teacher's trajectories."""
+    pairs = theatre_ode_pairs()
+    assert isinstance(pairs.stage, OdePairsTraining)
+    num_steps = 800
+    return Recipe(
+        name="theatre_causal_init",
+        stage=CausalInitTraining(pairs=pairs.stage, num_steps=num_steps),
+        loop=LoopConfig(num_steps=num_steps, save_every=200, log_every=20, preview_every=100),
+        inputs=("theatre_teacher", "theatre_ode_pairs"),
+    )
+
+
 RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
     "theatre_codec": theatre_codec,
     "theatre_teacher": theatre_teacher,
+    "theatre_ode_pairs": theatre_ode_pairs,
+    "theatre_causal_init": theatre_causal_init,
 }
 """By name."""
 

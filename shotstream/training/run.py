@@ -9,12 +9,15 @@ from pathlib import Path
 import torch
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.training.checkpoint import checkpoints
+from shotstream.data.latents import LatentPool
+from shotstream.training.checkpoint import checkpoints, load_checkpoint
 from shotstream.training.loop import train
 from shotstream.training.recipes import Recipe, theatre_codec, to_document
 from shotstream.training.stage import Stage
+from shotstream.training.stages.causal_init import CausalInitStage
 from shotstream.training.stages.codec import CodecStage, CodecTraining, codec_from_run
-from shotstream.training.stages.teacher import TeacherStage
+from shotstream.training.stages.ode_pairs import OdePairsStage, OdePairsTraining
+from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel
 
 
 def run_recipe(
@@ -44,9 +47,16 @@ def run_recipe(
 
 def build_stage(recipe: Recipe, runs: Path, device: torch.device | str = "cpu") -> Stage:
     """The recipe's stage, at its beginning."""
-    if isinstance(recipe.stage, CodecTraining):
-        return CodecStage(recipe.stage)
-    return TeacherStage(recipe.stage, input_codec(runs), device)
+    config = recipe.stage
+    if isinstance(config, CodecTraining):
+        return CodecStage(config)
+    if isinstance(config, TeacherTraining):
+        return TeacherStage(config, input_codec(runs), device)
+    if isinstance(config, OdePairsTraining):
+        pool = LatentPool(input_codec(runs), config.teacher.pool)
+        return OdePairsStage(config, input_teacher(runs, config.teacher), pool, runs / recipe.name)
+    files = sorted((runs / "theatre_ode_pairs").glob("pairs_*.safetensors"))
+    return CausalInitStage(config, input_teacher(runs, config.pairs.teacher), files)
 
 
 def newest_checkpoint(runs: Path, name: str) -> Path:
@@ -72,6 +82,28 @@ def input_codec(runs: Path) -> PatchCodec:
     stage = theatre_codec().stage
     assert isinstance(stage, CodecTraining)
     return codec_from_run(checkpoint, stage.codec)
+
+
+def input_teacher(runs: Path, config: TeacherTraining) -> TheatreModel:
+    """The averaged weights of the run of `theatre_teacher`."""
+    return averaged_model(newest_checkpoint(runs, "theatre_teacher"), TheatreModel(config.dit, config.text))
+
+
+def averaged_model(checkpoint: Path, model: TheatreModel) -> TheatreModel:
+    """Fills `model` with the averaged weights of a checkpoint; those not averaged (frozen ones) as they are.
+
+    Raises:
+        ValueError: the checkpoint belongs to a model of other sizes.
+    """
+    _, state = load_checkpoint(checkpoint)
+    averages = {name: value for name, value in state["ema"].items() if name != "num_updates"}
+    if not averages.keys() <= dict(model.named_parameters()).keys():
+        averages = {f"dit.{name}": value for name, value in averages.items()}
+    try:
+        model.load_state_dict({**state["weights"], **averages})
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint} does not fit the recipe: {error}") from error
+    return model.eval()
 
 
 def _write_config(recipe: Recipe, directory: Path) -> None:

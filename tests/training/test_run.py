@@ -29,6 +29,8 @@ TEACHER = [
     "stage.text.num_heads=2",
     "stage.pool.block_stories=2",
     "stage.pool.num_blocks=1",
+    "stage.pool.num_shots=[3]",
+    "stage.pool.num_latent_frames=[3, 6]",
     "stage.pool.steps_per_block=2",
     "stage.batch_size=2",
 ]

@@ -22,9 +22,11 @@ from shotstream.data.latents import LatentPool, PoolConfig, StoryLatents
 from shotstream.diffusion.flow import add_noise, velocity_target
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.geometry import LatentSize, TokenGrid
+from shotstream.losses.flow_matching import flow_matching_loss
 from shotstream.model.causal_mask import CausalMask
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
+from shotstream.story import compose_caption
 from shotstream.streaming.conditioning import (
     Conditioning,
     caption_shots,
@@ -60,10 +62,14 @@ class TeacherTraining:
     """Share of the steps trained with the causal mask and a level per chunk."""
     clean_history: float = 0.5
     """Chance that an earlier chunk is clean in a causal step."""
+    shot_weights: tuple[float, ...] = (0.3, 0.25, 0.2, 0.1, 0.1, 0.0, 0.05)
+    """How often a step's shots are the first, second, ... of their stories."""
     context_drop: float = 0.1
     caption_drop: float = 0.1
     """Chance that a sample's captions are empty: what guidance calls unconditional."""
     ema_decay: float = 0.9995
+    bf16_matmuls: bool = False
+    """Linear layers in bfloat16: twice as fast on CPUs that have AVX512-BF16, slower on others."""
 
 
 class Batch(NamedTuple):
@@ -142,10 +148,15 @@ class TeacherStage:
         x0, noise, sigma = (value.to(self.device) for value in (batch.x0, noise, sigma))
         inputs = full_pass(batch.conditioning, add_noise(x0, noise, sigma), sigma, self.config.dit)
         mask = CausalMask.for_shot(self.config.dit, token_grid(x0, self.config.dit), f) if causal else None
-        velocity = model.dit(inputs.x, inputs.sigma, model.embed(batch.captions), inputs.positions, mask=mask)
-        error = (target_part(velocity, self.config.dit).float() - velocity_target(x0, noise)) ** 2
-        weight = noisy_frames.to(self.device)[:, None, :, None, None].float()
-        return (error * weight).sum() / (weight.sum() * error[0, :, 0].numel())
+        text = model.embed(batch.captions)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16_matmuls):
+            velocity = model.dit(inputs.x, inputs.sigma, text, inputs.positions, mask=mask)
+        counted = noisy_frames.to(self.device).float()
+        return flow_matching_loss(
+            target_part(velocity, self.config.dit),
+            velocity_target(x0, noise),
+            frame_weight=counted / counted.mean(),
+        )
 
     def _levels(self, b: int, f: int, generator: torch.Generator, causal: bool) -> tuple[Tensor, Tensor]:
         """A level per frame `[b, f]`, and which frames count."""
@@ -196,24 +207,39 @@ def token_grid(latents: Float[Tensor, "b z f h w"], config: DiTConfig) -> TokenG
     return TokenGrid(size.height // config.patch_size, size.width // config.patch_size)
 
 
-def draw_batch(stories: Sequence[StoryLatents], config: TeacherTraining, step: int) -> Batch:
-    """The batch of a step: shots of one length, each with the context its story gives it."""
+def draw_batch(
+    stories: Sequence[StoryLatents], config: TeacherTraining, step: int, *, keep_captions: bool = False
+) -> Batch:
+    """The batch of a step: shots of one length and one place in their stories, with the context these give.
+
+    Args:
+        stories: what to draw from.
+        config: lengths, places and chances.
+        step: all that is drawn is keyed by it and the seed.
+        keep_captions: never empty a sample's captions.
+    """
     rng = np.random.default_rng((config.seed, 1, step))
     length = int(rng.choice(config.pool.num_latent_frames))
+    eligible = [
+        [story for story in stories if len(story.shots) > i and story.shots[i].target.shape[1] >= length]
+        for i in range(len(config.shot_weights))
+    ]
+    weights = np.array([w if found else 0.0 for w, found in zip(config.shot_weights, eligible, strict=True)])
+    if not weights.any():
+        raise ValueError(f"no story of the pool has a shot of {length} latent frames; make the pool larger")
+    index = int(rng.choice(len(weights), p=weights / weights.sum()))
     x0: list[Tensor] = []
     conditionings: list[Conditioning] = []
     captions: list[list[str]] = []
     while len(x0) < config.batch_size:
-        story = stories[int(rng.integers(len(stories)))]
-        index = int(rng.integers(len(story.shots)))
-        if story.shots[index].target.shape[1] < length:
-            continue
+        story = eligible[index][int(rng.integers(len(eligible[index])))]
         x0.append(story.shots[index].target[:, :length].float())
         conditioning, rows = condition(story, index, config.dit)
         if index > 0 and rng.random() < config.context_drop:
             conditioning = drop_context(conditioning, torch.ones(1, dtype=torch.bool))
         conditionings.append(conditioning)
-        captions.append([""] * len(rows) if rng.random() < config.caption_drop else rows)
+        dropped = rng.random() < config.caption_drop and not keep_captions
+        captions.append([""] * len(rows) if dropped else rows)
     return Batch(torch.stack(x0), stack_conditioning(conditionings), captions)
 
 
@@ -221,7 +247,8 @@ def condition(story: StoryLatents, index: int, config: DiTConfig) -> tuple[Condi
     """Conditioning of shot `index` of a story on its earlier shots, and the caption rows that belong to
     it.
     """
-    texts = [f"{story.story.global_caption} {caption}" for caption in story.story.captions]
+    told = story.story
+    texts = [compose_caption(told.global_caption, text, shot) for shot, text in enumerate(told.captions)]
     if index == 0:
         size = LatentSize(*story.shots[0].target.shape[-2:])
         return first_shot(config, size), [texts[0]]

@@ -1,0 +1,152 @@
+"""Makes ODE pairs: a causal teacher integrates chunks from noise to data, and the student's levels are kept.
+
+The teacher is causal and its history is clean (teacher forcing), as the student's will be: each noisy chunk
+then has one end under the teacher's own flow, which a bidirectional teacher cannot promise a causal student
+(Causal Forcing, arXiv 2602.02214). Each step of this stage writes one file; a resumed run goes on with the
+next.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shotstream.data.latents import LatentPool
+from shotstream.data.ode_pairs import OdePairs
+from shotstream.diffusion.guidance import guide
+from shotstream.diffusion.samplers import euler_states
+from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
+from shotstream.model.config import DiTConfig
+from shotstream.model.dit import DiT
+from shotstream.model.dual_cache import DualCache
+from shotstream.model.rope import rope_table
+from shotstream.streaming.conditioning import Conditioning
+from shotstream.training.stages.teacher import TeacherTraining, TheatreModel, draw_batch, token_grid
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OdePairsTraining:
+    """The recipe of a set of ODE pairs."""
+
+    teacher: TeacherTraining
+    """How the teacher was trained; batches are drawn as there, from other seeds."""
+    seed: int = 1
+    batch_size: int = 16
+    student_steps: tuple[int, ...] = STUDENT_STEPS
+    """Levels that are kept, of 1000 and before the schedule warps them; the end is kept too."""
+    substeps: int = 4
+    """Euler steps between two of them."""
+    guidance: float = 1.5
+
+
+class OdePairsStage:
+    """A `Stage` that writes a file of pairs per step."""
+
+    def __init__(
+        self, config: OdePairsTraining, model: TheatreModel, pool: LatentPool, directory: Path
+    ) -> None:
+        self.config = config
+        self.model = model.eval().requires_grad_(False)
+        self.pool = pool
+        self.directory = directory
+        self.schedule = FlowSchedule(shift=config.teacher.shift)
+
+    @torch.no_grad()
+    def step(self, step: int) -> Mapping[str, float]:
+        """Writes pairs number `step`."""
+        pairs = self.make(step)
+        pairs.write(self.directory / f"pairs_{step:06d}.safetensors")
+        return {"pairs": float(pairs.states.shape[0]), "std": pairs.states[:, -1].std().item()}
+
+    @torch.no_grad()
+    def make(self, step: int) -> OdePairs:
+        """Draws shots and a chunk of them, and integrates it."""
+        teacher, dit = self.config.teacher, self.model.dit
+        batch = draw_batch(
+            self.pool.at(step), teacher, self.config.seed * 10_000_019 + step, keep_captions=True
+        )
+        size = dit.config.chunk_latent_frames
+        rng = np.random.default_rng((self.config.seed, 2, step))
+        chunk = int(rng.integers(batch.x0.shape[2] // size))
+        history = batch.x0[:, :, : chunk * size]
+        text = self.model.embed(batch.captions)
+        given = CausalVelocity(dit, batch.conditioning, text, history)
+        free = CausalVelocity(dit, batch.conditioning, torch.zeros_like(text), history)
+
+        def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
+            return guide(free(noisy, sigma), given(noisy, sigma), self.config.guidance)
+
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        noise = torch.randn(batch.x0[:, :, :size].shape, generator=generator)
+        states = list(euler_states(velocity, noise, self._levels()))[:: self.config.substeps]
+        return OdePairs(
+            states=torch.stack(states, dim=1),
+            history=history,
+            conditioning=batch.conditioning,
+            captions=batch.captions,
+        )
+
+    def _levels(self) -> Float[Tensor, " n"]:
+        """The student's levels and zero, with evenly spaced ones between."""
+        kept = [*self.schedule.student_sigmas(self.config.student_steps).tolist(), 0.0]
+        levels: list[float] = []
+        for here, there in pairwise(kept):
+            levels += [
+                here + (there - here) * part / self.config.substeps for part in range(self.config.substeps)
+            ]
+        return torch.tensor([*levels, 0.0])
+
+    def preview(self, step: int, directory: Path) -> Mapping[str, float]:
+        """Nothing to draw: the pairs are the product."""
+        del step, directory
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: a step leaves its file and nothing else."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load."""
+        del state
+
+
+class CausalVelocity:
+    """The velocity of the chunk after a clean history, through a cache that is filled once."""
+
+    def __init__(
+        self,
+        dit: DiT,
+        conditioning: Conditioning,
+        text: Float[Tensor, "b s n d"],
+        history: Float[Tensor, "b c f h w"],
+    ) -> None:
+        self.dit = dit
+        config: DiTConfig = dit.config
+        grid = token_grid(conditioning.context, config)
+        self.cache = DualCache(
+            config, conditioning.context.shape[0], grid, device=conditioning.context.device
+        )
+        self.text = dit.text_cache(text)
+        self._commit(conditioning.context, rope_table(conditioning.positions, grid, config), "global")
+        size = config.chunk_latent_frames
+        num_chunks = history.shape[2] // size
+        for chunk in range(num_chunks):
+            clean = history[:, :, chunk * size : (chunk + 1) * size]
+            self._commit(clean, rope_table(conditioning.chunk(chunk, config), grid, config), "local")
+        self.rope = rope_table(conditioning.chunk(num_chunks, config), grid, config)
+
+    def __call__(
+        self, noisy: Float[Tensor, "b c f h w"], sigma: Float[Tensor, "b f"]
+    ) -> Float[Tensor, "b c f h w"]:
+        """Velocity of the noisy chunk."""
+        return self.dit(noisy, sigma, self.text, self.rope, cache=self.cache)
+
+    def _commit(self, clean: Tensor, rope: Any, write: Any) -> None:
+        levels = clean.new_zeros(clean.shape[0], clean.shape[2])
+        self.dit(clean, levels, self.text, rope, cache=self.cache, write=write)
