@@ -42,11 +42,9 @@ def cut_offset(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> int | Non
     doubtful = np.concatenate([before[-reach:], after[:reach]])
     leaning = np.array([_alike(frame, old) - _alike(frame, new) for frame in doubtful])
     total = np.concatenate([[0.0], np.cumsum(leaning)])
-    evidence = 2 * total - total[-1]
+    best = int((2 * total - total[-1]).argmax())
     whole = np.concatenate([old[-1:], doubtful, new[:1]])
-    changes = (whole[1:] != whole[:-1]).mean(axis=(1, 2))
-    best = int((evidence + changes).argmax())
-    if changes[best] < _LEAST_CHANGE:
+    if (whole[best] != whole[best + 1]).mean() < _LEAST_CHANGE:
         return None
     return best - reach
 

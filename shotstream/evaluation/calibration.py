@@ -1,0 +1,76 @@
+"""Calibrates the oracle: what it says of films whose scores are known beforehand.
+
+The world's own films score 1 on every axis. Films of other stories are at chance on the caption axes, films
+with details drawn anew in each shot at chance in memory. As films are blurred, mosaicked, speckled, or their
+cuts moved, scores fall step by step.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+
+from shotstream.evaluation.films import (
+    FilmSource,
+    blurred,
+    changed,
+    films_with_moved_cuts,
+    forgetful_films,
+    mosaicked,
+    shuffled_films,
+    speckled,
+    true_films,
+)
+from shotstream.evaluation.report import Report
+from shotstream.evaluation.run import EvaluationConfig, score_films
+from shotstream.theatre.oracle import AXES
+
+BLURS_PX = (0.5, 1.0, 2.0, 4.0)
+MOSAICS_PX = (2, 4, 8, 16)
+SPECKLES = (0.02, 0.1, 0.3, 0.6)
+MOVES = (1, 2, 3, 4)
+
+
+def calibration_films(num_chunks: int, seed: int) -> dict[str, FilmSource]:
+    """Films whose scores are known beforehand, by name."""
+    true = true_films(num_chunks)
+    films = {
+        "truth": true,
+        "other story": shuffled_films(num_chunks, seed),
+        "new details": forgetful_films(num_chunks, seed),
+    }
+    films |= {f"blur {radius:g} px": changed(true, partial(blurred, radius_px=radius)) for radius in BLURS_PX}
+    films |= {f"mosaic {size} px": changed(true, partial(mosaicked, size_px=size)) for size in MOSAICS_PX}
+    films |= {
+        f"speckle {share:.0%}": changed(true, partial(speckled, share=share, rng=np.random.default_rng(seed)))
+        for share in SPECKLES
+    }
+    films |= {f"cut {late} late": films_with_moved_cuts(num_chunks, late) for late in MOVES}
+    return films
+
+
+def calibrate(
+    config: EvaluationConfig, progress: Callable[[str], None] | None = None
+) -> Mapping[str, Report]:
+    """A report for each of the calibration films; `progress` is told each name before its turn."""
+    reports: dict[str, Report] = {}
+    for name, films in calibration_films(config.num_chunks, config.seed).items():
+        if progress:
+            progress(name)
+        reports[name] = score_films(films, config, facts={"films": name})
+    return reports
+
+
+def calibration_table(reports: Mapping[str, Report]) -> str:
+    """The mean of each axis, a line for each of the films, chance above them."""
+    first = next(iter(reports.values()))
+    lines = [" ".join([f"{'':<12}", *(f"{axis[:8]:>8}" for axis in AXES)])]
+    lines.append(_line("chance", [row.chance for row in first.rows]))
+    lines += [_line(name, [row.mean for row in report.rows]) for name, report in reports.items()]
+    return "\n".join(lines)
+
+
+def _line(name: str, values: list[float | None]) -> str:
+    return " ".join(
+        [f"{name:<12}", *(f"{'-' if value is None else format(value, '.3f'):>8}" for value in values)]
+    )
