@@ -5,13 +5,35 @@ from pathlib import Path
 import torch
 
 from shotstream.codec.patch_codec import PatchCodec
-from shotstream.diffusion.schedule import STUDENT_STEPS
 from shotstream.streaming.engine import EngineConfig
 from shotstream.streaming.pipeline import theatre_bundle_config
 from shotstream.theatre.render import FPS
 from shotstream.theatre.sets import STAGE_SIZE
-from shotstream.training.stages.teacher import TheatreModel
+from shotstream.training.recipes import Recipe
+from shotstream.training.run import averaged_model, input_codec, newest_checkpoint, recipe_of_run
+from shotstream.training.stages.causal_init import CausalInitTraining
+from shotstream.training.stages.ode_pairs import OdePairsTraining
+from shotstream.training.stages.teacher import TeacherTraining, TheatreModel
 from shotstream.weights.bundle import write_bundle
+
+
+def export_run(name: str, runs: Path, directory: Path) -> str:
+    """Writes the bundle of a theatre run, replacing one that is there; returns its sha256.
+
+    Args:
+        name: a recipe whose run made a model: the causal teacher can stream too, with more steps.
+        runs: folder of all runs.
+        directory: the bundle.
+
+    Raises:
+        ValueError: the run made no model, or has no checkpoint.
+    """
+    chosen = recipe_of_run(runs, name)
+    teacher, student_steps = _teacher_of(chosen)
+    model = averaged_model(newest_checkpoint(runs, name), TheatreModel(teacher.dit, teacher.text))
+    return export_theatre(
+        input_codec(runs), model, directory, shift=teacher.shift, student_steps=student_steps
+    )
 
 
 def export_theatre(
@@ -20,7 +42,7 @@ def export_theatre(
     directory: Path,
     *,
     shift: float,
-    student_steps: tuple[int, ...] = STUDENT_STEPS,
+    student_steps: tuple[int, ...],
     num_chunks: int = 3,
 ) -> str:
     """Writes the bundle of a theatre model, replacing one that is there; returns its sha256.
@@ -43,14 +65,20 @@ def export_theatre(
         student_steps=student_steps,
         shift=shift,
     )
+    parts = {"dit": model.dit, "codec": codec, "text_encoder": model.text}
     return write_bundle(
         directory,
         theatre_bundle_config(engine, model.dit.config, codec.config, model.text.config),
-        {
-            "dit": model.dit.state_dict(),
-            "codec": codec.state_dict(),
-            "text_encoder": model.text.state_dict(),
-        },
+        {name: part.state_dict() for name, part in parts.items()},
         dtype=torch.float16,
         overwrite=True,
     )
+
+
+def _teacher_of(chosen: Recipe) -> tuple[TeacherTraining, tuple[int, ...]]:
+    """How the model's teacher was trained, and the steps that the model takes."""
+    if isinstance(chosen.stage, CausalInitTraining):
+        return chosen.stage.pairs.teacher, chosen.stage.pairs.student_steps
+    if isinstance(chosen.stage, TeacherTraining):
+        return chosen.stage, OdePairsTraining(teacher=chosen.stage).student_steps
+    raise ValueError(f"{chosen.name} makes no model; export a teacher or a student")

@@ -112,6 +112,23 @@ RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
 """By name."""
 
 
+_KINDS: Final = {
+    kind.__name__: kind
+    for kind in (
+        Recipe,
+        LoopConfig,
+        CodecTraining,
+        TeacherTraining,
+        OdePairsTraining,
+        CausalInitTraining,
+        PatchCodecConfig,
+        WordEncoderConfig,
+        DiTConfig,
+        PoolConfig,
+    )
+}
+
+
 def recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a name, with `key.path=value` overrides.
 
@@ -137,6 +154,23 @@ def to_document(value: Any) -> Any:
     if isinstance(value, tuple):
         return [to_document(item) for item in value]
     return value
+
+
+def from_document(value: Any) -> Any:
+    """The configuration that `to_document` wrote.
+
+    Raises:
+        ValueError: it names a kind or a setting that does not exist.
+    """
+    if isinstance(value, list):
+        return tuple(from_document(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    fields = {name: from_document(item) for name, item in value.items() if name != "kind"}
+    try:
+        return _KINDS[value["kind"]](**fields)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a configuration of this version: {error}") from error
 
 
 def _replace(config: Any, path: Sequence[str], value: Any, whole: str) -> Any:

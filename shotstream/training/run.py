@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.codec.patch_codec import PatchCodec
 from shotstream.data.latents import LatentPool
 from shotstream.training.checkpoint import checkpoints, load_checkpoint
 from shotstream.training.loop import train
-from shotstream.training.recipes import Recipe, theatre_codec, to_document
+from shotstream.training.recipes import Recipe, from_document, to_document
 from shotstream.training.stage import Stage
 from shotstream.training.stages.causal_init import CausalInitStage
 from shotstream.training.stages.codec import CodecStage, CodecTraining, codec_from_run
@@ -71,17 +71,25 @@ def newest_checkpoint(runs: Path, name: str) -> Path:
     return found[-1]
 
 
+def recipe_of_run(runs: Path, name: str) -> Recipe:
+    """The resolved recipe that a run was made with.
+
+    Raises:
+        ValueError: there is no such run, or another version wrote it.
+    """
+    path = runs / name / "config.json"
+    if not path.exists():
+        raise ValueError(f"{runs / name} holds no run; run `shotstream train {name}` first")
+    found = from_document(json.loads(path.read_text()))
+    assert isinstance(found, Recipe)
+    return found
+
+
 def input_codec(runs: Path) -> PatchCodec:
-    """The codec that a run of `theatre_codec` trained."""
-    checkpoint = newest_checkpoint(runs, "theatre_codec")
-    resolved = runs / "theatre_codec" / "config.json"
-    if resolved.exists():
-        fields = json.loads(resolved.read_text())["stage"]["codec"]
-        fields.pop("kind")
-        return codec_from_run(checkpoint, PatchCodecConfig(**fields))
-    stage = theatre_codec().stage
+    """The averaged codec that a run of `theatre_codec` trained."""
+    stage = recipe_of_run(runs, "theatre_codec").stage
     assert isinstance(stage, CodecTraining)
-    return codec_from_run(checkpoint, stage.codec)
+    return codec_from_run(newest_checkpoint(runs, "theatre_codec"), stage.codec)
 
 
 def input_teacher(runs: Path, config: TeacherTraining) -> TheatreModel:
