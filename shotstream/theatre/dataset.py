@@ -61,11 +61,11 @@ def write_dataset(
         progress: called with the number of stories done and of all.
 
     Raises:
-        FileExistsError: the directory is not empty.
+        ValueError: the directory is not empty.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
-        raise FileExistsError(f"{directory} is not empty; give a new directory")
+        raise ValueError(f"{directory} is not empty; give a new directory")
     clips: list[Clip] = []
     with (directory / TRUTH_NAME).open("w", encoding="utf-8") as truth:
         for number in range(config.num_stories):
