@@ -1,0 +1,105 @@
+"""Judgements: small literal cases of what is right, what is wrong, and what cannot be judged."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from shotstream.theatre.cast import Actor
+from shotstream.theatre.oracle import ActorFacts, ShotFacts, judge_captions, judge_film, judge_memory, planned
+from shotstream.theatre.oracle.facts import pair_up
+from shotstream.theatre.palette import to_rgb
+from shotstream.theatre.render import render
+from shotstream.theatre.world import sample_story
+
+_FOX = ActorFacts(actor=Actor("fox", "blue", "white"), action="waves", facing="right", spot="left")
+_OWL = ActorFacts(actor=Actor("owl", "red", "scarf_cyan"), action="walks", facing="left", spot="right")
+_ONE = ShotFacts(place="city", time="night", layout=1, framing="wide", camera="still", actors=(_FOX,))
+_TWO = replace(_ONE, actors=(_FOX, _OWL))
+
+
+def _as(facts: ActorFacts, **changes: str) -> ActorFacts:
+    return replace(facts, actor=replace(facts.actor, **changes))
+
+
+def test_the_truth_is_right_on_every_axis() -> None:
+    for facts in (_ONE, _TWO):
+        assert all(scores == (1.0,) for scores in judge_captions(facts, facts).values())
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (replace(_TWO, actors=(_OWL, _FOX)), (1, 1, 1, 1)),
+        (replace(_TWO, actors=(_FOX,)), (0.5, 0.5, 0.5, 0.5)),
+        (replace(_TWO, actors=()), (0, 0, 0, 0)),
+        (replace(_TWO, actors=(_as(_FOX, colour="grey"), _OWL)), (0.5, 1, 0.5, 1)),
+        (replace(_TWO, actors=(_FOX, _as(_OWL, species="bear"))), (0.5, 0.5, 1, 1)),
+        (replace(_TWO, actors=(_FOX, replace(_OWL, action="jumps"))), (1, 1, 1, 0.5)),
+    ],
+)
+def test_each_actor_counts_by_its_share(seen: ShotFacts, expected: tuple[float, ...]) -> None:
+    scores = judge_captions(_TWO, seen)
+    found = tuple(scores[axis][0] for axis in ("characters", "species", "colour", "action"))
+    assert found == expected
+
+
+def test_an_actor_too_many_costs_its_share() -> None:
+    scores = judge_captions(_ONE, _TWO)
+    assert scores["characters"] == (0.5,)
+    assert scores["action"] == (1.0,)
+
+
+def test_staging_is_judged_where_captions_speak_of_it() -> None:
+    elsewhere = replace(_ONE, actors=(replace(_FOX, spot="right"),))
+    assert judge_captions(_ONE, elsewhere)["staging"] == (0.0,)
+    close = replace(_ONE, framing="close-up")
+    assert judge_captions(close, elsewhere)["staging"] == ()
+    turned = replace(_TWO, actors=(_FOX, replace(_OWL, facing="right")))
+    assert judge_captions(_TWO, turned)["staging"] == (0.0,)
+    pan = replace(_ONE, framing="medium", camera="pans left")
+    assert judge_captions(pan, replace(pan, camera="pans right"))["staging"] == (0.5,)
+
+
+def test_memory_compares_with_the_earliest_shot_that_shows_a_detail() -> None:
+    orange = replace(_ONE, actors=(_as(_FOX, scarf="scarf_orange"),))
+    scores = judge_memory([_ONE] * 3, [orange, _ONE, orange])
+    assert scores["scarf"] == (0.0, 1.0)
+    assert scores["layout"] == (1.0, 1.0)
+    assert scores["memory"] == (0.0, 1.0, 1.0, 1.0)
+
+
+def test_the_first_shot_chooses_its_details_freely() -> None:
+    other = replace(_ONE, layout=2, actors=(_as(_FOX, scarf="scarf_magenta"),))
+    assert judge_memory([_ONE, _ONE], [other, other])["memory"] == (1.0, 1.0)
+    assert judge_memory([_ONE], [other])["memory"] == ()
+
+
+def test_a_detail_that_cannot_be_judged_is_not() -> None:
+    illegible = replace(_ONE, layout_legible=False)
+    elsewhere = replace(_ONE, place="beach")
+    stranger = replace(_ONE, actors=(_as(_FOX, species="bear"),))
+    for seen in (illegible, elsewhere):
+        assert judge_memory([_ONE, _ONE], [_ONE, seen])["layout"] == ()
+    assert judge_memory([_ONE, _ONE], [_ONE, stranger])["scarf"] == ()
+
+
+def test_actors_are_paired_with_the_most_similar() -> None:
+    grey_owl = _as(_OWL, colour="grey")
+    assert pair_up(_TWO, replace(_TWO, actors=(grey_owl, _FOX))) == (_FOX, grey_owl)
+    assert pair_up(_TWO, replace(_TWO, actors=(grey_owl,))) == (None, grey_owl)
+    assert pair_up(_ONE, _TWO) == (_FOX,)
+    assert pair_up(_ONE, replace(_ONE, actors=())) == (None,)
+
+
+def test_a_film_of_the_world_is_faultless() -> None:
+    story = sample_story(np.random.default_rng(4), 3, held_out=True)
+    verdict = judge_film(story.shots, [to_rgb(render(shot, 21)) for shot in story.shots])
+    assert all(score == 1.0 for scores in verdict.scores.values() for score in scores)
+    assert [facts.place for facts in verdict.seen] == [planned(shot).place for shot in story.shots]
+
+
+def test_a_missing_take_is_refused() -> None:
+    story = sample_story(np.random.default_rng(4), 2)
+    with pytest.raises(ValueError, match="1 takes of 2 planned shots"):
+        judge_film(story.shots, [to_rgb(render(story.shots[0], 9))])
