@@ -63,17 +63,21 @@ class LiveView:
         if progress.chunk_index + 1 == progress.num_chunks:
             if not self._console.is_terminal:
                 self._console.print(f"{label}: {facts}", highlight=False, soft_wrap=True)
-            self._estimate(num_done, progress.elapsed_s / (num_done - self._first_chunk))
+            self._estimate(num_done, progress.elapsed_s)
 
-    def _estimate(self, num_done: int, chunk_s: float) -> None:
+    def _estimate(self, num_done: int, elapsed_s: float) -> None:
+        # The very first chunk, which waits for caches to be made, says little about the others.
+        num_timed = num_done - (self._first_chunk or 0) - 1
+        if self._was_estimated or num_timed < 1:
+            return
+        self._was_estimated = True
+        chunk_s = (elapsed_s - (self._first_frame_s or 0.0)) / num_timed
         left_s = (self._chunks_before[-1] - num_done) * chunk_s
-        if not self._was_estimated and left_s > LONG_WAIT_S:
-            minutes = round(left_s / 60)
+        if left_s > LONG_WAIT_S:
             warn(
                 self._console,
-                f"a long story: about {minutes} more minutes; stop it when you like, and go on later",
+                f"a long story: about {round(left_s / 60)} more minutes; stop it at will, and go on later",
             )
-        self._was_estimated = True
 
 
 def warn(console: Console, message: str) -> None:

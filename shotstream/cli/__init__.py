@@ -1,0 +1,83 @@
+"""The command `shotstream`: reads arguments, calls the package, and tells a person what happened in one line.
+
+Exit codes: 0 done, 1 a fault (full disk, frames that differ, a failed check), 2 bad input, 130 interrupted.
+Tracebacks go to a log file, with --debug, and nowhere else. Only typer is imported at the start, everything
+else when a command needs it, so that help comes at once.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from shotstream.cli.generate import generate
+from shotstream.cli.measure import bench_app, evaluate, verify
+from shotstream.cli.models import train, weights_app
+from shotstream.cli.shared import BAD_INPUT, FAULT, INTERRUPTED, BadInput, Fault, complain, one_line
+from shotstream.cli.theatre import theatre_app
+
+DEBUG_LOG = Path("shotstream-debug.log")
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Makes a film shot by shot: streaming multi-shot video generation.",
+)
+for command in (generate, verify, evaluate, train):
+    app.command()(command)
+app.add_typer(bench_app, name="bench")
+app.add_typer(weights_app, name="weights")
+app.add_typer(theatre_app, name="theatre")
+
+_is_debugging = False
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command with the given arguments (None: the process's) and exits with its code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = app(given or ["--help"], standalone_mode=False)
+    except typer.TyperException as error:
+        code = complain(error.format_message(), BAD_INPUT)
+    except BadInput as error:
+        code = complain(str(error), BAD_INPUT)
+    except (typer.Abort, KeyboardInterrupt):
+        code = complain("interrupted", INTERRUPTED)
+    except Fault as error:
+        code = complain(str(error), FAULT)
+    except Exception as error:
+        if _is_debugging:
+            with DEBUG_LOG.open("a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+            where = f"traceback in {DEBUG_LOG}"
+        else:
+            where = "shotstream --debug ... writes the traceback to a file"
+        code = complain(f"{one_line(error)} ({where})", FAULT)
+    sys.exit(code or 0)
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        import shotstream
+
+        print(shotstream.__version__)
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _options(  # pyright: ignore[reportUnusedFunction]
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"On a fault, write the traceback to {DEBUG_LOG}.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 (its callback acts)
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop."),
+    ] = False,
+) -> None:
+    global _is_debugging
+    _is_debugging = debug

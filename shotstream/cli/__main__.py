@@ -1,0 +1,5 @@
+"""`python -m shotstream.cli`: the command without an installed script."""
+
+from shotstream.cli import main
+
+main()

@@ -1,0 +1,143 @@
+"""`shotstream generate`: a story in, a film out, with live progress."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shotstream.cli.shared import (
+    BadInput,
+    DeviceOption,
+    Fault,
+    ModelOption,
+    ScaleOption,
+    bad_input,
+    comfortable_scale,
+    interruptible,
+    make_console,
+    one_line,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shotstream.film import Environment, Film, FilmPlan, FilmSettings, Replay
+    from shotstream.streaming.pipeline import StreamingPipeline
+
+DEFAULT_SEED = 7
+
+
+def generate(
+    story: Annotated[
+        str, typer.Argument(help="Story file (YAML, JSON), a replay file, or a bundled story's name.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The film; its name ends in .mp4.")] = Path(
+        "film.mp4"
+    ),
+    model: ModelOption = "theatre",
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help=f"Default: the story's own, or {DEFAULT_SEED}."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Denoising steps per chunk; default: the model's.")
+    ] = None,
+    scale: ScaleOption = None,
+    device: DeviceOption = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing film.")] = False,
+) -> None:
+    """Make a film of a story.
+
+    Given a replay file, make its film again and check every frame. The same command goes on with a film that
+    was interrupted.
+    """
+    console = make_console()
+    with bad_input():
+        from shotstream.film import FilmFiles, FilmSettings, check_target, is_replay, read_replay
+        from shotstream.story import find_story, read_story
+
+        path = find_story(story)
+        replay = read_replay(path) if is_replay(path) else None
+        if replay and (seed is not None or steps is not None):
+            raise ValueError("a replay names its own seed and steps; leave --seed and --steps out")
+        written = replay.plan.story if replay else read_story(path)
+        settings = FilmSettings(files=FilmFiles(film=output), overwrite=overwrite)
+        check_target(settings)
+    with bad_input(), console.status(f"loading {model}"):
+        from shotstream.film import caption_warnings, check_replay, plan_film, running_environment
+        from shotstream.film.live import warn
+        from shotstream.streaming.pipeline import load
+
+        pipeline = load(model, device=device)
+        environment = running_environment(pipeline)
+        if replay:
+            check_replay(replay, pipeline)
+            plan = replay.plan
+        else:
+            chosen = seed if seed is not None else written.seed
+            plan = plan_film(
+                written, pipeline, seed=DEFAULT_SEED if chosen is None else chosen, num_steps=steps
+            )
+        warnings = caption_warnings(written, pipeline)
+    if replay and (differences := replay.environment.differences(environment)):
+        warnings.append(f"frames may differ from the replay's: then and now {'; '.join(differences)}")
+    for warning in warnings:
+        warn(console, warning)
+    if scale is None:
+        scale = comfortable_scale(pipeline)
+    film = _film_live(console, pipeline, plan, environment, replace(settings, scale=scale))
+    _report(console, film, pipeline.fps)
+    if replay:
+        _check_frames(console, film, replay)
+
+
+def _film_live(
+    console: "Console",
+    pipeline: "StreamingPipeline",
+    plan: "FilmPlan",
+    environment: "Environment",
+    settings: "FilmSettings",
+) -> "Film":
+    from shotstream.film import FilmExistsError, WorkDirError, make_film
+    from shotstream.film.live import LiveView
+    from shotstream.streaming.saved_session import SessionError
+
+    try:
+        with interruptible("the same command goes on"), LiveView(console, plan) as view:
+            return make_film(pipeline, plan, environment, settings, view)
+    except (FilmExistsError, WorkDirError, SessionError) as error:
+        raise BadInput(one_line(error)) from error
+    except OSError as error:
+        kept = f"finished shots are kept in {settings.files.partial}"
+        raise Fault(f"{error.strerror or error}; {kept}; the same command goes on") from error
+
+
+def _report(console: "Console", film: "Film", fps: int) -> None:
+    files = film.files
+    num_frames = sum(map(len, film.replay.frame_sha256))
+    size_mb = files.film.stat().st_size / 1e6
+    resumed = f", {film.num_resumed_shots} of them from before" if film.num_resumed_shots else ""
+    console.print(
+        f"[bold]{files.film}[/]: {len(film.replay.frame_sha256)} shots{resumed}, "
+        f"{num_frames / fps:.1f} s, {size_mb:.1f} MB",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if film.first_frame_s is not None:
+        console.print(
+            f"generated {film.num_new_frames} frames at {film.num_new_frames / film.generate_s:.0f} fps, "
+            f"the first after {film.first_frame_s:.2f} s",
+            highlight=False,
+        )
+    for path in (files.storyboard, files.subtitles, files.replay):
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+
+def _check_frames(console: "Console", film: "Film", replay: "Replay") -> None:
+    from shotstream.film import count_differences
+
+    num_different, first = count_differences(film, replay)
+    if num_different:
+        raise Fault(f"{num_different} frames differ from the replay's, the first one: {first}")
+    console.print("every frame equals the replay's")

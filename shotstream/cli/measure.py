@@ -1,0 +1,118 @@
+"""Commands that judge: `verify` against goldens, `evaluate` with the oracle, `bench` with the clock."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shotstream.cli.shared import (
+    DeviceOption,
+    Fault,
+    ModelOption,
+    ScaleOption,
+    bad_input,
+    comfortable_scale,
+    make_console,
+)
+
+bench_app = typer.Typer(help="Measure; a table, and one JSON line last.")
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(help="Directory of golden cases.")],
+    device: DeviceOption = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
+) -> None:
+    """Check this install against golden cases."""
+    with bad_input():
+        import torch
+        from rich.table import Table
+
+        from shotstream.verify import verify_directory
+
+        if not directory.is_dir():
+            raise ValueError(f"{directory}: no such directory")
+        if dtype not in ("float32", "bfloat16", "float16", "float64"):
+            raise ValueError(f"no dtype {dtype!r}; give float32, bfloat16, float16 or float64")
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        rows = verify_directory(directory, chosen, getattr(torch, dtype))
+    table = Table("case", "tensor", "error", "tolerance", "pass", header_style="bold")
+    for row in rows:
+        table.add_row(
+            row.case or row.file,
+            row.tensor or row.message,
+            "" if row.error is None else f"{row.error:.2e}",
+            "" if row.bound is None else f"{row.bound:.0e}",
+            "[green]yes[/]" if row.passed else "[red]NO[/]",
+        )
+    console = make_console(stderr=False)
+    console.print(table)
+    num_failed = sum(not row.passed for row in rows)
+    if num_failed:
+        raise Fault(f"{num_failed} of {len(rows)} comparisons failed")
+    console.print(f"{len(rows)} comparisons, all within tolerance")
+
+
+def evaluate(
+    model: ModelOption = "theatre",
+    stories: Annotated[int, typer.Option(help="Number of held-out stories.")] = 50,
+    shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the stories and of their noise.")] = 0,
+    no_context: Annotated[
+        bool, typer.Option("--no-context", help="Film each shot without memory of the others.")
+    ] = False,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Directory for the contact sheet and the report.")
+    ] = Path("evaluation"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Film held-out stories and score them; one JSON line last."""
+    console = make_console()
+    with bad_input(), console.status("loading") as status:
+        from shotstream.evaluation.run import EvaluationConfig, evaluate_model
+
+        config = EvaluationConfig(num_stories=stories, num_shots=shots, seed=seed)
+
+        def tell(num_done: int, num_all: int) -> None:
+            status.update(f"{num_done} of {num_all} stories")
+
+        report = evaluate_model(
+            model, config, context=not no_context, device=device, directory=output, progress=tell
+        )
+    print(report.table())
+    print(report.json_line())
+
+
+@bench_app.command("generate")
+def bench_generate(
+    model: ModelOption = "theatre",
+    stories: Annotated[int, typer.Option(help="Measured stories; one more warms up.")] = 8,
+    shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the stories and of their noise.")] = 0,
+    scale: ScaleOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """How fast is a film made, end to end?"""
+    console = make_console()
+    with bad_input(), console.status("loading") as status:
+        from rich.table import Table
+
+        from shotstream.bench import generate as bench
+        from shotstream.streaming.pipeline import load
+
+        pipeline = load(model, device=device, synchronize=True)
+        config = bench.BenchConfig(
+            num_stories=stories,
+            num_shots=shots,
+            seed=seed,
+            scale=comfortable_scale(pipeline) if scale is None else scale,
+        )
+        status.update("warming up")
+        report = bench.bench_generate(
+            pipeline, config, lambda num_done: status.update(f"{num_done} of {stories} stories")
+        )
+    table = Table("measured", "value", header_style="bold")
+    for row in report.rows():
+        table.add_row(*row)
+    make_console(stderr=False).print(table)
+    print(report.json_line())

@@ -1,0 +1,96 @@
+"""Commands about models: `weights` and `train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shotstream.cli.shared import DeviceOption, bad_input, interruptible, make_console
+
+weights_app = typer.Typer(help="Import, download and show model weights.")
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe.")],
+    runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, for example loop.num_steps=100; repeatable.")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a recipe; the same command resumes."""
+    with bad_input():
+        import torch
+
+        from shotstream.training import recipes
+        from shotstream.training.run import run_recipe
+
+        chosen = recipes.recipe(recipe, set_ or ())
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+    with interruptible("the same command resumes at the last checkpoint"):
+        num_steps = run_recipe(chosen, runs, device=device)
+    make_console().print(f"{recipe}: {num_steps} steps done; {runs / chosen.name}")
+
+
+@weights_app.command("import")
+def weights_import(
+    source: Annotated[Path, typer.Argument(help="Directory of published files.")],
+    as_: Annotated[str, typer.Option("--as", help="Name of the model from now on.")] = "wan-1.3b",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Bundle directory to make.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File whose transformer replaces the base one.")
+    ] = None,
+    lora: Annotated[Path | None, typer.Option(help="File of LoRA tensors to merge.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Convert published weights into a bundle, once."""
+    console = make_console()
+    with bad_input(), console.status(f"importing {source}"):
+        from shotstream.weights.hub import import_weights
+        from shotstream.weights.official import PublishedSource
+
+        if not source.is_dir():
+            raise ValueError(f"{source}: no such directory")
+        published = PublishedSource(directory=source, checkpoint=checkpoint, lora=lora)
+        directory = import_weights(published, as_=as_, out=output, overwrite=overwrite)
+    console.print(f"{as_} is imported: {directory}", soft_wrap=True)
+
+
+@weights_app.command("download")
+def weights_download(
+    repository: Annotated[str, typer.Argument(help="For example KlingTeam/ShotStream.")],
+    revision: Annotated[
+        str | None, typer.Option(help="Default: the locked one, the newest at first.")
+    ] = None,
+) -> None:
+    """Fetch published weights; revision and hashes are locked by the first download."""
+    with bad_input():
+        from shotstream.weights.hub import download
+
+        directory = download(repository, revision)
+    make_console().print(f"{repository}: {directory}", soft_wrap=True)
+
+
+@weights_app.command("show")
+def weights_show(
+    model: Annotated[str | None, typer.Argument(help="A name or a bundle's directory; default: all.")] = None,
+) -> None:
+    """Show which models there are, or what one holds; its hashes are checked."""
+    console = make_console(stderr=False)
+    with bad_input():
+        from shotstream.weights.bundle import read_bundle
+        from shotstream.weights.hub import available, resolve
+
+        if model is None:
+            console.print("\n".join(available()))
+            return
+        bundle = read_bundle(resolve(model))
+    console.print(f"{bundle.directory}\nsha256 {bundle.sha256}", soft_wrap=True, highlight=False)
+    for part, tensors in bundle.tensors.items():
+        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        num_parameters = sum(tensor.numel() for tensor in tensors.values())
+        console.print(
+            f"{part}: {len(tensors)} tensors, {num_parameters:,} parameters, {num_bytes / 1e6:.1f} MB",
+            highlight=False,
+        )
