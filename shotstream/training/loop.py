@@ -73,11 +73,11 @@ def train(stage: Stage, config: LoopConfig, directory: Path) -> int:
                 entry["steps_per_s"] = count / elapsed
                 _write_log(directory, entry)
                 began, totals, count = time.monotonic(), {}, 0
+            if step % config.save_every == 0:
+                save_checkpoint(stage.state_dict(), step, directory, config.keep)
             if step % config.preview_every == 0:
                 _write_log(directory, {"step": step, **stage.preview(step, directory)})
                 began, totals, count = time.monotonic(), {}, 0
-            if step % config.save_every == 0:
-                save_checkpoint(stage.state_dict(), step, directory, config.keep)
         if step > first and step % config.save_every:
             save_checkpoint(stage.state_dict(), step, directory, config.keep)
         return step
@@ -85,7 +85,7 @@ def train(stage: Stage, config: LoopConfig, directory: Path) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _write_log(directory: Path, entry: Mapping[str, float]) -> None:
+def _write_log(directory: Path, entry: Mapping[str, float | int]) -> None:
     line = json.dumps({name: round(value, 5) for name, value in entry.items()})
     log.info(line)
     with (directory / "log.jsonl").open("a") as file:

@@ -1,5 +1,6 @@
 """Pictures and numbers drawn while a theatre model trains, always from the same held-out stories."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,12 +58,15 @@ def preview_teacher(stage: TeacherStage, step: int, directory: Path) -> Mapping[
     Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(
         path
     )
+    # These stories have one length, training's have several.
+    pool = dataclasses.replace(stage.config.pool, num_latent_frames=(_NUM_LATENT_FRAMES,))
+    config = dataclasses.replace(stage.config, pool=pool)
     losses: dict[str, float] = {}
     for causal in (False, True):
         total = 0.0
         for index in range(4):
             generator = torch.Generator().manual_seed(index)
-            batch = draw_batch(stories, stage.config, 10**9 + index)
+            batch = draw_batch(stories, config, 10**9 + index)
             total += stage.loss(model, batch, generator, causal=causal).item() / 4
         losses["held_out_causal" if causal else "held_out_full"] = total
     return {"same_pixels": float((truth == decoded).all(-1).mean()), **losses}

@@ -90,6 +90,15 @@ def test_a_portable_checkpoint_starts_a_run_elsewhere(tmp_path: Path) -> None:
     assert run_recipe(codec(3), tmp_path / "there", start_from=tmp_path / "portable.pt") == 3
 
 
+def test_a_teachers_preview_is_drawn_after_its_step_is_saved(tmp_path: Path) -> None:
+    """A preview that failed once took two hundred steps with it."""
+    run_recipe(codec(1), tmp_path)
+    run_recipe(recipe("theatre_teacher", [*TEACHER, "loop.num_steps=1", "loop.preview_every=1"]), tmp_path)
+    directory = tmp_path / "theatre_teacher"
+    assert (directory / "preview_0000001.png").stat().st_size > 0
+    assert "held_out_causal" in (directory / "log.jsonl").read_text()
+
+
 def test_other_settings_do_not_resume_a_run(tmp_path: Path) -> None:
     run_recipe(codec(1), tmp_path)
     changed = recipe("theatre_codec", [*CODEC, "loop.num_steps=2", "stage.seed=5"])
