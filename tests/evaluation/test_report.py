@@ -1,0 +1,57 @@
+"""Reports: means, intervals and levels of chance."""
+
+import json
+
+import numpy as np
+import pytest
+
+from shotstream.evaluation.films import held_out_stories
+from shotstream.evaluation.report import chance_levels, interval, make_report
+from shotstream.theatre.oracle import AXES, Axis, Scores
+
+
+def _scores(value: float) -> Scores:
+    scores: dict[Axis, tuple[float, ...]] = dict.fromkeys(AXES, (value, value))
+    scores["scarf"], scores["layout"], scores["staging"] = (value,), (value,) * 3, ()
+    return scores
+
+
+def test_the_interval_holds_the_mean_and_narrows_with_more_stories() -> None:
+    rng = np.random.default_rng(0)
+    few = [tuple(rng.random(5)) for _ in range(10)]
+    many = few * 20
+    mean, low, high, count = interval(few)
+    assert mean is not None and low is not None and high is not None
+    assert low < mean < high and count == 50
+    _, other_low, other_high, _ = interval(many)
+    assert other_low is not None and other_high is not None
+    assert other_high - other_low < 0.4 * (high - low)
+
+
+def test_stories_count_by_what_was_judged_of_them() -> None:
+    assert interval([(1.0, 1.0, 1.0), (0.0,)])[0] == 0.75
+    assert interval([(), ()]) == (None, None, None, 0)
+
+
+def test_chance_weighs_scarves_and_layouts_as_they_were_judged() -> None:
+    stories = held_out_stories(4, 3, 0)
+    levels = chance_levels(stories, [_scores(1.0)] * 4, held_out_stories(20, 3, 9))
+    assert levels["memory"] == pytest.approx((1 / 4 + 3 / 3) / 4)
+    assert levels["sharpness"] is None
+    assert levels["cut"] == pytest.approx(4 / 13)
+    assert 0.2 < (levels["framing"] or 0) < 0.5
+    assert 0.1 < (levels["set"] or 0) < 0.35
+
+
+def test_a_report_is_a_table_and_one_line() -> None:
+    stories = held_out_stories(2, 2, 0)
+    report = make_report(
+        {"model": "m"}, stories, [_scores(0.5), _scores(1.0)], None, held_out_stories(2, 2, 1)
+    )
+    assert report.row("set").mean == 0.75 and report.row("set").count == 4
+    assert report.row("staging").mean is None
+    lines = report.table().splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(AXES)
+    line = report.json_line()
+    assert "\n" not in line
+    assert json.loads(line)["axes"]["set"]["mean"] == 0.75
