@@ -15,9 +15,11 @@ import typer
 
 from shotstream.cli.generate import generate
 from shotstream.cli.measure import bench_app, evaluate, verify
-from shotstream.cli.models import train, weights_app
+from shotstream.cli.models import weights_app
 from shotstream.cli.shared import BAD_INPUT, FAULT, INTERRUPTED, BadInput, Fault, complain, one_line
 from shotstream.cli.theatre import theatre_app
+from shotstream.cli.train import train
+from shotstream.process import tune_cpu
 
 DEBUG_LOG = Path("shotstream-debug.log")
 
@@ -38,6 +40,12 @@ _is_debugging = False
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command with the given arguments (None: the process's) and exits with its code."""
+    from shotstream.process import tune_cpu
+
+    tune_cpu()
+    from shotstream.process import tune_cpu
+
+    tune_cpu()
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = app(given or ["--help"], standalone_mode=False)
@@ -81,3 +89,4 @@ def _options(  # pyright: ignore[reportUnusedFunction]
 ) -> None:
     global _is_debugging
     _is_debugging = debug
+    tune_cpu()

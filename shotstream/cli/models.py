@@ -1,36 +1,13 @@
-"""Commands about models: `weights` and `train`."""
+"""Commands about weights: import, download, show, and what training leaves behind."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from shotstream.cli.shared import DeviceOption, bad_input, interruptible, make_console
+from shotstream.cli.shared import bad_input, make_console
 
 weights_app = typer.Typer(help="Import, download and show model weights.")
-
-
-def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe.")],
-    runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, for example loop.num_steps=100; repeatable.")
-    ] = None,
-    device: DeviceOption = "auto",
-) -> None:
-    """Train a recipe; the same command resumes."""
-    with bad_input():
-        import torch
-
-        from shotstream.training import recipes
-        from shotstream.training.run import run_recipe
-
-        chosen = recipes.recipe(recipe, set_ or ())
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-    with interruptible("the same command resumes at the last checkpoint"):
-        num_steps = run_recipe(chosen, runs, device=device)
-    make_console().print(f"{recipe}: {num_steps} steps done; {runs / chosen.name}")
 
 
 @weights_app.command("import")
@@ -94,3 +71,32 @@ def weights_show(
             f"{part}: {len(tensors)} tensors, {num_parameters:,} parameters, {num_bytes / 1e6:.1f} MB",
             highlight=False,
         )
+
+
+@weights_app.command("export")
+def weights_export(
+    run: Annotated[str, typer.Argument(help="The run of a recipe, for example theatre_causal_init.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle directory to make or replace.")],
+    runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
+) -> None:
+    """Make a bundle of what a run has trained: averaged weights in half precision."""
+    with bad_input():
+        from shotstream.training.export import export_run
+
+        sha256 = export_run(run, runs, output)
+    make_console().print(f"{output}\nsha256 {sha256}", soft_wrap=True, highlight=False)
+
+
+@weights_app.command("pack")
+def weights_pack(
+    run: Annotated[str, typer.Argument(help="The run of a recipe, for example theatre_teacher.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to make or replace.")],
+    runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
+) -> None:
+    """Make a small file that starts the run elsewhere: `train --start-from`. The optimiser is left out."""
+    with bad_input():
+        from shotstream.training.checkpoint import write_portable
+        from shotstream.training.run import newest_checkpoint
+
+        write_portable(newest_checkpoint(runs, run), output)
+    make_console().print(f"{output}: {output.stat().st_size / 1e6:.1f} MB", highlight=False)

@@ -1,0 +1,44 @@
+"""The command `train`: any recipe, on any machine, resumed by the same command."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shotstream.cli.shared import DeviceOption, bad_input, interruptible, make_console
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe.")],
+    runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, for example loop.num_steps=100; repeatable.")
+    ] = None,
+    device: DeviceOption = "auto",
+    start_from: Annotated[
+        Path | None, typer.Option(help="Where a new run begins: a file that `weights pack` made.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved recipe and stop.")] = False,
+) -> None:
+    """Train a recipe; the same command resumes."""
+    console = make_console()
+    with bad_input():
+        import torch
+
+        from shotstream.training import recipes
+        from shotstream.training.run import run_recipe
+
+        chosen = recipes.recipe(recipe, set_ or ())
+        if dry_run:
+            make_console(stderr=False).print_json(json.dumps(recipes.to_document(chosen)))
+            return
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if start_from is not None and not start_from.is_file():
+            raise ValueError(f"{start_from}: no such file")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    with interruptible("the same command resumes at the last checkpoint"):
+        num_steps = run_recipe(chosen, runs, device=device, start_from=start_from)
+    console.print(f"{recipe}: {num_steps} steps done; {runs / chosen.name}")
