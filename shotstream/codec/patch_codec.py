@@ -60,6 +60,7 @@ class PatchCodec(nn.Module):
         self._geometry = VideoGeometry()
         group_pixels = self._geometry.temporal_stride * self._geometry.spatial_stride**2
         dim = config.dim
+        self.palette: Tensor
         self.register_buffer("palette", torch.zeros(config.num_colours, 3, dtype=torch.uint8))
         if palette is not None:
             self.palette.copy_(palette)

@@ -56,7 +56,7 @@ class H264Settings:
     """Nearest-neighbour enlargement: every pixel becomes scale x scale pixels."""
     crf: int = 14
     """x264's constant rate factor: 0 (largest) to 51; 14 shows no artefacts on flat colours."""
-    preset: str = "veryfast"
+    preset: str = "superfast"
     """x264's speed preset."""
 
     def __post_init__(self) -> None:

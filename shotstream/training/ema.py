@@ -23,8 +23,8 @@ class Ema:
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         values = dict(module.named_parameters())
-        targets = list(self.average.values())
-        torch._foreach_lerp_(targets, [values[name].detach().float() for name in self.average], 1 - decay)
+        for name, average in self.average.items():
+            average.lerp_(values[name].detach().float(), 1 - decay)
 
     def copy_to(self, module: nn.Module) -> None:
         """Writes the average into the module's parameters."""

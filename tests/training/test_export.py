@@ -12,9 +12,7 @@ from shotstream.training.run import run_recipe
 from tests.training.test_run import codec, teacher
 
 
-@pytest.mark.parametrize(
-    "name", ["theatre_codec", "theatre_teacher", "theatre_ode_pairs", "theatre_causal_init"]
-)
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_survives_its_document(name: str) -> None:
     assert from_document(to_document(recipe(name))) == recipe(name)
 

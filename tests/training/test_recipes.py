@@ -5,6 +5,7 @@ import json
 import pytest
 
 from shotstream.training.recipes import RECIPES, recipe, to_document
+from shotstream.training.stages.teacher import TeacherTraining
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -18,9 +19,10 @@ def test_an_override_reaches_its_field() -> None:
     result = recipe(
         "theatre_teacher", ["stage.dit.num_layers=2", "stage.learning_rate=1", "stage.pool.num_shots=[1, 2]"]
     )
-    assert result.stage.dit.num_layers == 2  # type: ignore[union-attr]
+    assert isinstance(result.stage, TeacherTraining)
+    assert result.stage.dit.num_layers == 2
     assert result.stage.learning_rate == 1.0
-    assert result.stage.pool.num_shots == (1, 2)  # type: ignore[union-attr]
+    assert result.stage.pool.num_shots == (1, 2)
 
 
 @pytest.mark.parametrize(
