@@ -169,9 +169,7 @@ class _Run:
         self.interval_s: list[float] = []
 
     def film(self, story: TheatreStory) -> None:
-        writer = FragmentWriter(
-            self._pipeline.fps, H264Settings(scale=self._config.scale, crf=18, preset="veryfast")
-        )
+        writer = FragmentWriter(self._pipeline.fps, H264Settings(scale=self._config.scale))
         story_s = time.perf_counter()
         session = self._pipeline.session(story.global_caption, seed=self._config.seed)
         chunk_s: float | None = None

@@ -40,12 +40,6 @@ _is_debugging = False
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command with the given arguments (None: the process's) and exits with its code."""
-    from shotstream.process import tune_cpu
-
-    tune_cpu()
-    from shotstream.process import tune_cpu
-
-    tune_cpu()
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = app(given or ["--help"], standalone_mode=False)
