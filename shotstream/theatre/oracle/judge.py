@@ -124,7 +124,10 @@ def judge_memory(plans: Sequence[ShotFacts], seen: Sequence[ShotFacts]) -> dict[
 
 
 def _judge_staging(plan: ShotFacts, seen: ShotFacts) -> tuple[float, ...]:
-    """What captions say of side, direction and camera, as one share; nothing when they say nothing."""
+    """What captions say of side, direction and camera, as one share; nothing when they say nothing.
+
+    An actor that walks is on no side.
+    """
     claims: list[bool] = []
     if plan.camera != "still":
         claims.append(plan.camera == seen.camera)
@@ -134,7 +137,8 @@ def _judge_staging(plan: ShotFacts, seen: ShotFacts) -> tuple[float, ...]:
             walks = found is not None and found.action == "walks"
             claims.append(walks and found is not None and found.facing == wanted.facing)
         elif alone and plan.framing != "close-up":
-            claims.append(found is not None and found.spot == wanted.spot)
+            stays = found is not None and found.action != "walks"
+            claims.append(stays and found is not None and found.spot == wanted.spot)
     return (sum(claims) / len(claims),) if claims else ()
 
 

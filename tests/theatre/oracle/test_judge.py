@@ -103,3 +103,9 @@ def test_a_missing_take_is_refused() -> None:
     story = sample_story(np.random.default_rng(4), 2)
     with pytest.raises(ValueError, match="1 takes of 2 planned shots"):
         judge_film(story.shots, [to_rgb(render(story.shots[0], 9))])
+
+
+def test_who_walks_is_on_no_side() -> None:
+    """Another story's walk used to count as being in the middle, and chance came out too high."""
+    walking = replace(_ONE, actors=(replace(_FOX, action="walks"),))
+    assert judge_captions(_ONE, walking)["staging"] == (0.0,)
