@@ -1,6 +1,4 @@
-"""Settings of the whole process that make tensors on a CPU cheaper; called by programs, never by a library
-import.
-"""
+"""Process-wide settings that make tensors on a CPU cheaper; for programs, never at a library's import."""
 
 import ctypes
 import os

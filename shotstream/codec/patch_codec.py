@@ -140,9 +140,7 @@ class PatchCodec(nn.Module):
         before: Float[Tensor, "b z 1 latent_h latent_w"],
         chosen: Int[Tensor, " chosen"],
     ) -> Float[Tensor, "b latent_f latent_h latent_w chosen num_colours"]:
-        """The same for a few pixels of each cell only, numbered in (t, i, j) order: training needs no
-        more.
-        """
+        """The same for a few pixels of each cell, numbered in (t, i, j) order: all that training needs."""
         dim = self.config.colour_dim
         weight = self.head.weight.unflatten(0, (-1, dim))[chosen].flatten(0, 1)
         bias = self.head.bias.unflatten(0, (-1, dim))[chosen].flatten()

@@ -189,9 +189,7 @@ def _put(canvas: NDArray[np.uint8], marks: str, column: int, default: str, colou
 
 @cache
 def sprite(actor: Actor, pose: Pose) -> NDArray[np.uint8]:
-    """A 16x16 picture of palette indices, `TRANSPARENT` around the figure. The lift and the z are not in
-    it.
-    """
+    """A 16x16 picture of palette indices, `TRANSPARENT` around the figure, without its lift and its z."""
     colours = {
         "B": INDEX[actor.colour], "S": INDEX[f"{actor.colour}_shade"], "L": INDEX[f"{actor.colour}_light"],
         "W": INDEX["white"], "o": INDEX["outline"], "p": INDEX["pink"], "y": INDEX["beak"], "c":

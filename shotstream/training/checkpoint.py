@@ -1,6 +1,4 @@
-"""Checkpoints of a run: whole files or none, the newest few kept, and a small one to carry a run
-elsewhere.
-"""
+"""Checkpoints of a run: whole files or none, the newest few kept, a small one to carry the run."""
 
 import os
 from pathlib import Path

@@ -34,9 +34,7 @@ def held_out_stories(codec: Codec, budget: int) -> list[StoryLatents]:
 
 @torch.no_grad()
 def preview_teacher(stage: TeacherStage, step: int, directory: Path) -> Mapping[str, float]:
-    """Writes a sheet (a story per pair of rows: truth above, generated below) and measures the held-out
-    loss.
-    """
+    """Writes a sheet, a story per pair of rows (truth, generated), and measures the held-out loss."""
     model, codec = stage.averaged(), stage.pool.codec
     stories = held_out_stories(codec, stage.config.pool.budget)
     samples = [(story, index) for story in stories for index in range(_NUM_SHOTS)]

@@ -1,6 +1,4 @@
-"""Runs a recipe in a directory: builds its stage, writes the resolved configuration beside it, trains or
-resumes.
-"""
+"""Runs a recipe in a directory: builds its stage, writes its configuration beside it, trains or resumes."""
 
 import json
 import shutil

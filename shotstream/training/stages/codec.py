@@ -39,9 +39,7 @@ class CodecTraining:
     pixels_per_cell: int = 48
     """Pixels of each cell's 4x8x8 that a step looks at, drawn anew each step."""
     max_noise: float = 0.7
-    """Latents are disturbed by noise of a scale drawn uniformly from [0, max_noise], in standard
-    deviations.
-    """
+    """Scale of the noise on latents is uniform in [0, max_noise], in standard deviations."""
     ema_decay: float = 0.999
 
 
@@ -107,9 +105,7 @@ class CodecStage:
 
     @torch.no_grad()
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Truth beside reconstruction; returns the share of exactly right pixels, without and with noise
-        0.4.
-        """
+        """Truth beside reconstruction; returns the share of right pixels, without and with noise 0.4."""
         codec = self.averaged()
         indices, pixels = self.batch(-1 % 2**31)
         latents = codec.encode(pixels)

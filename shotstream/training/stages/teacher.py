@@ -178,9 +178,7 @@ class TeacherStage:
         return model.eval()
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Shots of held-out stories beside their truth, and the loss on held-out stories; see
-        `previews.py`.
-        """
+        """Shots of held-out stories beside their truth, and the held-out loss; see `previews.py`."""
         from shotstream.training.previews import preview_teacher
 
         return preview_teacher(self, step, directory)
@@ -244,9 +242,7 @@ def draw_batch(
 
 
 def condition(story: StoryLatents, index: int, config: DiTConfig) -> tuple[Conditioning, list[str]]:
-    """Conditioning of shot `index` of a story on its earlier shots, and the caption rows that belong to
-    it.
-    """
+    """Conditioning of shot `index` of a story on its earlier shots, and its caption rows."""
     told = story.story
     texts = [compose_caption(told.global_caption, text, shot) for shot, text in enumerate(told.captions)]
     if index == 0:
