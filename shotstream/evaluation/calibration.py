@@ -26,7 +26,7 @@ from shotstream.evaluation.run import EvaluationConfig, score_films
 from shotstream.theatre.oracle import AXES
 
 BLURS_PX = (0.5, 1.0, 2.0, 4.0)
-MOSAICS_PX = (2, 4, 8, 16)
+MOSAICS_PX = (2, 4, 8)
 SPECKLES = (0.02, 0.1, 0.3, 0.6)
 MOVES = (1, 2, 3, 4)
 
