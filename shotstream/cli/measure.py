@@ -61,6 +61,12 @@ def evaluate(
     no_context: Annotated[
         bool, typer.Option("--no-context", help="Film each shot without memory of the others.")
     ] = False,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps per chunk; default: the model's.")
+    ] = None,
+    codec_only: Annotated[
+        bool, typer.Option("--codec-only", help="Score the truth encoded and decoded: the best there can be.")
+    ] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Directory for the contact sheet and the report.")
     ] = Path("evaluation"),
@@ -71,7 +77,9 @@ def evaluate(
     with bad_input(), console.status("loading") as status:
         from shotstream.evaluation.run import EvaluationConfig, evaluate_model
 
-        config = EvaluationConfig(num_stories=stories, num_shots=shots, seed=seed)
+        config = EvaluationConfig(
+            num_stories=stories, num_shots=shots, seed=seed, steps=steps, codec_only=codec_only
+        )
 
         def tell(num_done: int, num_all: int) -> None:
             status.update(f"{num_done} of {num_all} stories")

@@ -38,10 +38,13 @@ def held_out_stories(num_stories: int, num_shots: int, seed: int) -> list[Theatr
     ]
 
 
-def model_films(pipeline: StreamingPipeline, *, context: bool, num_chunks: int, seed: int) -> FilmSource:
+def model_films(
+    pipeline: StreamingPipeline, *, context: bool, num_chunks: int, seed: int, steps: int | None = None
+) -> FilmSource:
     """Films of a model; without context each shot is the first one of a session of its own.
 
-    With and without context a shot has the same seed, and so the same noise.
+    With and without context a shot has the same seed, and so the same noise. `steps` is the number of
+    denoising steps; None takes those that the model was trained for.
     """
 
     def film(number: int, story: TheatreStory) -> list[np.ndarray]:
@@ -50,7 +53,9 @@ def model_films(pipeline: StreamingPipeline, *, context: bool, num_chunks: int, 
         for index, caption in enumerate(story.captions):
             if not context:
                 session = pipeline.session(story.global_caption, seed=seed + number)
-            chunks = session.shot(caption, num_chunks=num_chunks, seed=shot_seed(seed + number, index))
+            chunks = session.shot(
+                caption, num_chunks=num_chunks, seed=shot_seed(seed + number, index), steps=steps
+            )
             takes.append(np.concatenate([chunk.frames for chunk in chunks]))
         return takes
 

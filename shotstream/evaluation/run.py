@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shotstream.evaluation.films import FilmSource, held_out_stories, model_films, true_films
+from shotstream.evaluation.films import (
+    FilmSource,
+    coded_films,
+    held_out_stories,
+    model_films,
+    true_films,
+)
 from shotstream.evaluation.report import Report, make_report
 from shotstream.evaluation.sheet import Panel, SheetStory, draw_sheet
 from shotstream.streaming.pipeline import StreamingPipeline, load
@@ -39,6 +45,10 @@ class EvaluationConfig:
     """Chunks of each shot."""
     seed: int = 0
     """Of the stories and of the films' noise."""
+    steps: int | None = None
+    """Denoising steps; None takes those that the model was trained for."""
+    codec_only: bool = False
+    """Judge the world's films, encoded and decoded: the best that a model over this codec can do."""
     judge_truth: bool = True
     """Whether the world's own films of the same stories are judged beside."""
 
@@ -46,6 +56,8 @@ class EvaluationConfig:
         for name in ("num_stories", "num_shots", "num_chunks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
 
@@ -75,13 +87,15 @@ def evaluate(
             f"{pipeline.model_id} is of family {pipeline.family!r}; only the theatre can be judged"
         )
     config = config or EvaluationConfig()
-    source = model_films(pipeline, context=context, num_chunks=config.num_chunks, seed=config.seed)
-    facts = {
-        "model": pipeline.model_id,
-        "weights_sha256": pipeline.weights_sha256,
-        "context": context,
-        "num_steps": pipeline.num_steps,
-    }
+    facts: dict[str, Any] = {"model": pipeline.model_id, "weights_sha256": pipeline.weights_sha256}
+    if config.codec_only:
+        source = coded_films(pipeline.codec, config.num_chunks)
+        facts["codec_only"] = True
+    else:
+        source = model_films(
+            pipeline, context=context, num_chunks=config.num_chunks, seed=config.seed, steps=config.steps
+        )
+        facts |= {"context": context, "num_steps": config.steps or pipeline.num_steps}
     return score_films(source, config, facts=facts, sheet=sheet, progress=progress)
 
 

@@ -93,6 +93,11 @@ class StreamingPipeline:
         return self._engine.text_encoder
 
     @property
+    def codec(self) -> Codec:
+        """Between frames and latents."""
+        return self._engine.codec
+
+    @property
     def device(self) -> torch.device:
         """Where it runs."""
         return self._engine.device

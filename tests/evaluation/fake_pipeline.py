@@ -24,7 +24,14 @@ class FakeSession:
         self._scarves: dict[tuple[str, str], Scarf] = {}
         self._layouts: dict[Place, int] = {}
 
-    def shot(self, caption: str, *, num_chunks: int, seed: int) -> Iterator[FakeChunk]:
+    def shot(
+        self,
+        caption: str,
+        *,
+        num_chunks: int,
+        seed: int,
+        steps: int | None,  # noqa: ARG002 (a drawing takes none)
+    ) -> Iterator[FakeChunk]:
         shot, rng = self._shots[caption], np.random.default_rng(seed)
         layout = self._layouts.setdefault(shot.place, int(rng.integers(NUM_LAYOUTS)))
         performances = tuple(replace(one, actor=self._dressed(one.actor, rng)) for one in shot.performances)
