@@ -9,6 +9,7 @@ from PIL import Image
 
 from shotstream.evaluation.films import held_out_stories, true_films
 from shotstream.evaluation.run import EvaluationConfig, evaluate, score_films
+from shotstream.streaming.pipeline import StreamingPipeline, load
 from shotstream.theatre.oracle import AXES, CAPTION_AXES
 from shotstream.theatre.world import HELD_OUT
 from tests.evaluation.fake_pipeline import FakePipeline
@@ -69,3 +70,16 @@ def test_frames_of_chunks_are_joined_in_order() -> None:
     report = score_films(true_films(2), EvaluationConfig(num_stories=1, num_shots=1, num_chunks=2))
     assert report.row("sharpness").mean == 1.0
     assert len(np.concatenate(true_films(2)(0, stories[0]))) == 21
+
+
+def test_the_codec_alone_bounds_its_models(bundled: StreamingPipeline) -> None:
+    """Encoding and decoding the truth keeps places and framings, and loses some edges."""
+    config = EvaluationConfig(num_stories=2, num_shots=2, num_chunks=1, codec_only=True, judge_truth=False)
+    report = evaluate(bundled, config)
+    assert report.row("set").mean == report.row("framing").mean == 1
+    assert 0.8 < report.row("sharpness").mean < 1
+
+
+@pytest.fixture
+def bundled() -> StreamingPipeline:
+    return load("theatre", device="cpu")
