@@ -25,17 +25,15 @@ def train(
     """Train a recipe; the same command resumes."""
     console = make_console()
     with bad_input():
-        import torch
-
         from shotstream.training import recipes
-        from shotstream.training.run import run_recipe
+        from shotstream.training.run import default_device, run_recipe
 
         chosen = recipes.recipe(recipe, set_ or ())
         if dry_run:
             make_console(stderr=False).print_json(json.dumps(recipes.to_document(chosen)))
             return
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = default_device(chosen)
         if start_from is not None and not start_from.is_file():
             raise ValueError(f"{start_from}: no such file")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

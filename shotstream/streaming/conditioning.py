@@ -64,6 +64,15 @@ class Conditioning:
                 f"{self.context.shape[2]} context frames with {self.positions.frame_index.shape[1]} positions"
             )
 
+    def to(self, device: torch.device | str) -> "Conditioning":
+        """The same conditioning on `device`."""
+        return Conditioning(
+            context=self.context.to(device),
+            positions=self.positions.to(device),
+            target_phase=self.target_phase.to(device),
+            target_caption=self.target_caption.to(device),
+        )
+
     def chunk(self, chunk_index: int, config: DiTConfig) -> FramePositions:
         """Positions of chunk `chunk_index` of the shot."""
         return chunk_positions(self.target_phase, self.target_caption, chunk_index, config)

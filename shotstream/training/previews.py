@@ -13,7 +13,7 @@ from shotstream.codec.codec import Codec
 from shotstream.data.latents import StoryLatents, encode_story
 from shotstream.diffusion.guidance import guide
 from shotstream.diffusion.samplers import euler
-from shotstream.streaming.conditioning import Conditioning, full_pass, stack_conditioning, target_part
+from shotstream.streaming.conditioning import full_pass, stack_conditioning, target_part
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import render
 from shotstream.theatre.world import sample_story
@@ -82,7 +82,7 @@ def sample_shots(
     """Latents of shots sampled bidirectionally, given the true frames of the earlier shots."""
     config = stage.config.dit
     pairs = [condition(story, index, config) for story, index in samples]
-    conditioning: Conditioning = stack_conditioning([pair[0] for pair in pairs])
+    conditioning = stack_conditioning([pair[0] for pair in pairs]).to(stage.device)
     text = model.embed([pair[1] for pair in pairs])
     empty = torch.zeros_like(text)
     shape = (len(samples), *samples[0][0].shots[0].target.shape)

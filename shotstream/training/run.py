@@ -44,8 +44,13 @@ def run_recipe(
 
 
 def build_stage(recipe: Recipe, runs: Path, device: torch.device | str = "cpu") -> Stage:
-    """The recipe's stage, at its beginning."""
+    """The recipe's stage, at its beginning.
+
+    Raises:
+        ValueError: an input has not been trained, the device is not there, or the stage cannot use it.
+    """
     config = recipe.stage
+    _check_device(recipe, device)
     if isinstance(config, CodecTraining):
         return CodecStage(config)
     if isinstance(config, TeacherTraining):
@@ -55,6 +60,21 @@ def build_stage(recipe: Recipe, runs: Path, device: torch.device | str = "cpu") 
         return OdePairsStage(config, input_teacher(runs, config.teacher), pool, runs / recipe.name)
     files = sorted((runs / "theatre_ode_pairs").glob("pairs_*.safetensors"))
     return CausalInitStage(config, input_teacher(runs, config.pairs.teacher), files)
+
+
+def default_device(recipe: Recipe) -> str:
+    """Where a recipe trains when nobody says: a GPU if there is one and the recipe can use it."""
+    return "cuda" if isinstance(recipe.stage, TeacherTraining) and torch.cuda.is_available() else "cpu"
+
+
+def _check_device(recipe: Recipe, device: torch.device | str) -> None:
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # a build of torch without CUDA asserts
+        raise ValueError(f"device {str(device)!r} cannot be used here; try cpu") from error
+    if chosen.type != "cpu" and not isinstance(recipe.stage, TeacherTraining):
+        raise ValueError(f"{recipe.name} runs on the CPU only, not on {chosen}; give --device cpu")
 
 
 def newest_checkpoint(runs: Path, name: str) -> Path:

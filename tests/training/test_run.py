@@ -1,5 +1,6 @@
 """Runs: resumed equals uninterrupted, damage and changed settings are refused, bad steps are not applied."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ from torch import Tensor
 
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
 from shotstream.training.recipes import Recipe, recipe
-from shotstream.training.run import build_stage, run_recipe
-from shotstream.training.stages.teacher import TeacherStage
+from shotstream.training.run import build_stage, default_device, run_recipe
+from shotstream.training.stages.teacher import TeacherStage, draw_batch
 
 CODEC = [
     "stage.batch_size=1",
@@ -130,3 +131,37 @@ def test_a_step_with_a_loss_that_is_no_number_is_not_applied(tmp_path: Path) -> 
         stage.step(0)
     after = stage.model.state_dict()
     assert all(torch.equal(before[name].nan_to_num(7), after[name].nan_to_num(7)) for name in before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_teacher_steps_and_previews_on_a_gpu(tmp_path: Path) -> None:
+    """The conditioning once stayed on the CPU, where the codec's latents are."""
+    run_recipe(codec(1), tmp_path)
+    run_recipe(
+        recipe("theatre_teacher", [*TEACHER, "loop.num_steps=1", "loop.preview_every=1"]),
+        tmp_path,
+        device="cuda",
+    )
+    assert "held_out_causal" in (tmp_path / "theatre_teacher" / "log.jsonl").read_text()
+
+
+def test_a_teacher_takes_its_batch_to_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device every operand must have been moved, or torch refuses; nothing is computed."""
+    run_recipe(codec(1), tmp_path)
+    stage = build_stage(teacher(1), tmp_path)
+    assert isinstance(stage, TeacherStage)
+    batch = draw_batch(stage.pool.at(0), stage.config, 0)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none on meta
+    stage.device, model = torch.device("meta"), stage.model.to("meta")
+    for causal in (False, True):
+        assert stage.loss(model, batch, torch.Generator().manual_seed(0), causal=causal).device.type == "meta"
+
+
+def test_a_device_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    """Stages that never take a device once trained on the CPU when a GPU was asked for."""
+    with pytest.raises(ValueError, match="CPU only"):
+        build_stage(codec(1), tmp_path, "meta")
+    with pytest.raises(ValueError, match="cannot be used here"):
+        build_stage(teacher(1), tmp_path, "abacus")
+    assert default_device(codec(1)) == "cpu"

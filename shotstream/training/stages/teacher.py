@@ -104,6 +104,7 @@ class TeacherStage:
     """A `Stage` that trains a `TheatreModel`."""
 
     def __init__(self, config: TeacherTraining, codec: Codec, device: torch.device | str = "cpu") -> None:
+        """The model lives on `device`; the codec and the latents stay on the CPU."""
         torch.manual_seed(config.seed)  # the initial weights
         self.config = config
         self.device = torch.device(device)
@@ -146,7 +147,8 @@ class TeacherStage:
         sigma, noisy_frames = self._levels(b, f, generator, causal)
         noise = torch.randn(batch.x0.shape, generator=generator)
         x0, noise, sigma = (value.to(self.device) for value in (batch.x0, noise, sigma))
-        inputs = full_pass(batch.conditioning, add_noise(x0, noise, sigma), sigma, self.config.dit)
+        conditioning = batch.conditioning.to(self.device)
+        inputs = full_pass(conditioning, add_noise(x0, noise, sigma), sigma, self.config.dit)
         mask = CausalMask.for_shot(self.config.dit, token_grid(x0, self.config.dit), f) if causal else None
         text = model.embed(batch.captions)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16_matmuls):
