@@ -17,12 +17,20 @@ from PIL import Image
 from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.geometry import WAN_GEOMETRY as _GEOMETRY
 from shotstream.theatre.palette import RGB, to_rgb
 from shotstream.theatre.render import frame_at
 from shotstream.theatre.world import sample_story
 from shotstream.training.checkpoint import load_checkpoint
 from shotstream.training.ema import Ema
 from shotstream.training.optimisers import MuonAdamW
+
+_CLIP_FRAMES = _GEOMETRY.shot_num_frames(1)
+_CELL_PIXELS = _GEOMETRY.temporal_stride * _GEOMETRY.spatial_stride**2
+# Latent frames of a shot that a clip may start at.
+_NUM_STARTS = 9
+# Keys the clips of every preview; no run is that long.
+_PREVIEW_STEP = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +45,7 @@ class CodecTraining:
     """Clips per step, of two latent groups each: frame 4k and the eight after it."""
     learning_rate: float = 5e-3
     pixels_per_cell: int = 48
-    """Pixels of each cell's 4x8x8 that a step looks at, drawn anew each step."""
+    """Pixels, of those that one latent stands for, that a step looks at, drawn anew each step."""
     max_noise: float = 0.7
     """Scale of the noise on latents is uniform in [0, max_noise], in standard deviations."""
     ema_decay: float = 0.999
@@ -58,13 +66,16 @@ class CodecStage:
         )
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Colour indices `[b, 9, h, w]` and pixels in [-1, 1] `[b, 3, 9, h, w]` of a step's clips."""
+        """Colour indices `[b, f, h, w]` and pixels in [-1, 1] `[b, 3, f, h, w]` of a step's clips.
+
+        No clip shows a pair of species and colour that is held out.
+        """
         rng = np.random.default_rng((self.config.seed, step))
         clips = []
         for _ in range(self.config.batch_size):
-            shot = sample_story(rng, 1, held_out=bool(rng.random() < 0.1)).shots[0]
-            start = 4 * int(rng.integers(0, 9))
-            clips.append(np.stack([frame_at(shot, frame) for frame in range(start, start + 9)]))
+            shot = sample_story(rng, 1, held_out=False).shots[0]
+            start = _GEOMETRY.temporal_stride * int(rng.integers(_NUM_STARTS))
+            clips.append(np.stack([frame_at(shot, start + frame) for frame in range(_CLIP_FRAMES)]))
         indices = torch.from_numpy(np.stack(clips))
         pixels = torch.from_numpy(to_rgb(np.stack(clips))).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         return indices, pixels
@@ -79,14 +90,9 @@ class CodecStage:
         latents = self.codec.encode(pixels)
         scale = torch.rand(latents.shape[0], 1, 1, 1, 1, generator=generator) * self.config.max_noise
         noisy = latents + scale * torch.randn(latents.shape, generator=generator)
-        chosen = torch.randperm(256, generator=generator)[: self.config.pixels_per_cell]
+        chosen = torch.randperm(_CELL_PIXELS, generator=generator)[: self.config.pixels_per_cell]
         logits = self.codec.decode_cell_logits(noisy, noisy[:, :, :1], chosen).flatten(0, -2)
-        groups = torch.cat([indices[:, :1].expand(-1, 3, -1, -1), indices], dim=1)
-        targets = (
-            rearrange(groups, "b (f t) (h i) (w j) -> b f h w (t i j)", t=4, i=8, j=8)[..., chosen]
-            .flatten()
-            .long()
-        )
+        targets = _cells(indices)[..., chosen].flatten().long()
         loss = F.cross_entropy(logits, targets)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the codec's loss is {loss.item()} at step {step}")
@@ -107,19 +113,19 @@ class CodecStage:
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         """Truth beside reconstruction; returns the share of right pixels, without and with noise 0.4."""
         codec = self.averaged()
-        indices, pixels = self.batch(-1 % 2**31)
+        indices, pixels = self.batch(_PREVIEW_STEP)
         latents = codec.encode(pixels)
         generator = torch.Generator().manual_seed(0)
         disturbed = latents + 0.4 * torch.randn(latents.shape, generator=generator)
         truth = torch.from_numpy(to_rgb(indices.numpy()))
         scores: dict[str, float] = {}
-        rows = [truth[:, ::4]]
+        rows = [truth[:, :: _GEOMETRY.temporal_stride]]
         for name, value in (("clean", latents), ("noisy", disturbed)):
             decoded = ((codec.decode(value) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
             scores[f"right_{name}"] = (decoded == truth).all(-1).float().mean().item()
-            rows.append(decoded[:, ::4])
+            rows.append(decoded[:, :: _GEOMETRY.temporal_stride])
         sheet = np.concatenate(
-            [np.concatenate([r[:, t].numpy() for r in rows for t in range(3)], axis=2)], axis=0
+            [np.concatenate([r[:, t].numpy() for r in rows for t in range(r.shape[1])], axis=2)], axis=0
         )
         picture = np.concatenate(list(sheet), axis=0)
         Image.fromarray(picture).resize((picture.shape[1] * 2, picture.shape[0] * 2), 0).save(
@@ -141,6 +147,13 @@ class CodecStage:
         self.ema.load_state_dict(state["ema"])
         if "optimiser" in state:
             self.optimiser.load_state_dict(state["optimiser"])
+
+
+def _cells(indices: Tensor) -> Tensor:
+    """Values of frames `[b, f, h, w]` by the latent that stands for them; the first frame fills its own."""
+    time, space = _GEOMETRY.temporal_stride, _GEOMETRY.spatial_stride
+    groups = torch.cat([indices[:, :1].expand(-1, time - 1, -1, -1), indices], dim=1)
+    return rearrange(groups, "b (f t) (h i) (w j) -> b f h w (t i j)", t=time, i=space, j=space)
 
 
 def codec_from_run(checkpoint: Path, config: PatchCodecConfig) -> PatchCodec:
