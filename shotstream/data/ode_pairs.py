@@ -8,9 +8,10 @@ from pathlib import Path
 
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from shotstream.data.files import write_atomically
 from shotstream.model.positions import context_positions
 from shotstream.streaming.conditioning import Conditioning
 
@@ -40,10 +41,8 @@ class OdePairs:
             "target_phase": self.conditioning.target_phase,
             "target_caption": self.conditioning.target_caption,
         }
-        temporary = path.with_suffix(".tmp")
         contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
-        save_file(contiguous, temporary, metadata={"captions": json.dumps(self.captions)})
-        temporary.replace(path)
+        write_atomically(save(contiguous, metadata={"captions": json.dumps(self.captions)}), path)
 
     @classmethod
     def read(cls, path: Path) -> "OdePairs":

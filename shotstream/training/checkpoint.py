@@ -1,21 +1,30 @@
 """Checkpoints of a run: whole files or none, the newest few kept, a small one to carry the run."""
 
-import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from shotstream.data.files import replacing
+
+# What torch raises for files of other formats, cut files and other contents.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+
 
 def save_atomically(value: object, path: Path) -> None:
     """Writes with torch.save so that `path` holds either the old file or the whole new one."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def checkpoints(directory: Path) -> list[Path]:
@@ -40,9 +49,11 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        return int(saved["step"]), saved["stage"]
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a checkpoint of a run, or it is damaged: {error}") from error
+        return int(saved["step"]), dict(saved["stage"])
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{path} is not a checkpoint of a run, or it is damaged; remove it or give another"
+        ) from error
 
 
 def write_portable(checkpoint: Path, path: Path) -> None:

@@ -3,13 +3,19 @@
 import contextlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from shotstream.codec.patch_codec import PatchCodecConfig
+from shotstream.data.files import replacing, write_atomically
+from shotstream.theatre.palette import NAMES
+from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
 from shotstream.training.recipes import Recipe, recipe
 from shotstream.training.run import build_stage, default_device, run_recipe
+from shotstream.training.stages.codec import CodecStage, CodecTraining
 from shotstream.training.stages.teacher import TeacherStage, draw_batch
 
 CODEC = [
@@ -165,3 +171,38 @@ def test_a_device_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be used here"):
         build_stage(teacher(1), tmp_path, "abacus")
     assert default_device(codec(1)) == "cpu"
+
+
+def test_the_codec_never_learns_from_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of its clips once starred held-out pairs, so that its scores on them said nothing."""
+    asked: list[bool] = []
+
+    def watched(rng: np.random.Generator, num_shots: int, *, held_out: bool = False) -> TheatreStory:
+        asked.append(held_out)
+        return sample_story(rng, num_shots, held_out=held_out)
+
+    monkeypatch.setattr("shotstream.training.stages.codec.sample_story", watched)
+    stage = CodecStage(CodecTraining(codec=PatchCodecConfig(num_colours=len(NAMES), dim=16), num_steps=1))
+    for step in range(4):
+        stage.batch(step)
+    assert not any(asked)
+    assert len(asked) == 4 * stage.config.batch_size
+
+
+@pytest.mark.parametrize("content", [b"Once upon a time", b"", b"PK\x03\x04"])
+def test_a_file_that_is_no_checkpoint_is_named_in_our_words(tmp_path: Path, content: bytes) -> None:
+    """A text file once ended in torch's advice about weights_only."""
+    (tmp_path / "notes.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"notes\.txt is not a checkpoint of a run") as caught:
+        load_checkpoint(tmp_path / "notes.txt")
+    assert "weights_only" not in str(caught.value)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    write_atomically(b"old", path)
+    with pytest.raises(OSError, match="full"), replacing(path) as file:
+        file.write(b"ne")
+        raise OSError("the disk is full")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
