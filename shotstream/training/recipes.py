@@ -4,6 +4,7 @@
 `--set stage.batch_size=8`; an unknown name or a value of the wrong kind is refused.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,11 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         path, separator, text = override.partition("=")
         if not separator:
             raise ValueError(f"{override!r} is not an override; write key.path=value")
-        result = _replace(result, path.split("."), yaml.safe_load(text), path)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{override!r}: {text!r} is not a value in YAML") from error
+        result = _replace(result, path.split("."), value, path)
     return result
 
 
@@ -184,8 +189,9 @@ def _replace(config: Any, path: Sequence[str], value: Any, whole: str) -> Any:
         return dataclasses.replace(config, **{path[0]: _replace(old, path[1:], value, whole)})
     if dataclasses.is_dataclass(old):
         raise ValueError(f"{whole!r} has parts; set one of them")
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if isinstance(old, float) and isinstance(value, int | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):  # said below, with the name of the setting
+            value = float(value)  # YAML takes 1e-3, which has no point, for a word
     if isinstance(old, tuple) and isinstance(value, list):
         value = tuple(value)
     if type(value) is not type(old):

@@ -33,6 +33,8 @@ def test_an_override_reaches_its_field() -> None:
         ("stage.batch_size=big", "must be of type int"),
         ("stage.batch_size=true", "must be of type int"),
         ("stage.batch_size", "not an override"),
+        ("stage.batch_size=[", "not a value in YAML"),
+        ("stage.learning_rate=fast", "must be of type float"),
         ("stage.seed.more=2", "has no parts"),
     ],
 )
@@ -44,3 +46,10 @@ def test_an_override_that_cannot_take_effect_is_refused(override: str, message: 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="theatre_codec"):
         recipe("cinema")
+
+
+def test_a_float_may_be_written_without_a_point() -> None:
+    """YAML reads 1e-3 as a word."""
+    result = recipe("theatre_teacher", ["stage.learning_rate=1e-3"])
+    assert isinstance(result.stage, TeacherTraining)
+    assert result.stage.learning_rate == 0.001
