@@ -26,7 +26,7 @@ def train(
     console = make_console()
     with bad_input():
         from shotstream.training import recipes
-        from shotstream.training.run import default_device, run_recipe
+        from shotstream.training.run import default_device, prepare_run
 
         chosen = recipes.recipe(recipe, set_ or ())
         if dry_run:
@@ -36,7 +36,14 @@ def train(
             device = default_device(chosen)
         if start_from is not None and not start_from.is_file():
             raise ValueError(f"{start_from}: no such file")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        prepared = prepare_run(chosen, runs, device=device, start_from=start_from)
     with interruptible("the same command resumes at the last checkpoint"):
-        num_steps = run_recipe(chosen, runs, device=device, start_from=start_from)
-    console.print(f"{recipe}: {num_steps} steps done; {runs / chosen.name}")
+        done = prepared.train()
+    if done < chosen.loop.num_steps:
+        console.print(
+            f"{recipe}: stopped at step {done} of {chosen.loop.num_steps}; "
+            f"the same command resumes; {prepared.directory}"
+        )
+    else:
+        console.print(f"{recipe}: {done} steps done; {prepared.directory}")

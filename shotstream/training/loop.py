@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from shotstream.training.checkpoint import load_checkpoint, save_checkpoint
 from shotstream.training.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -39,30 +39,47 @@ class LoopConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
-def train(stage: Stage, config: LoopConfig, directory: Path) -> int:
-    """Trains until `num_steps` are done or SIGTERM comes; resumes from the newest checkpoint in `directory`.
+def resume(stage: Stage, checkpoint: Path) -> int:
+    """Loads a checkpoint into the stage; returns the steps done.
+
+    Raises:
+        ValueError: the file is no checkpoint, or one of another recipe.
+    """
+    step, state = load_checkpoint(checkpoint)
+    try:
+        stage.load_state_dict(state)
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{checkpoint} is a checkpoint of another recipe or of other sizes") from error
+    log.info("resuming at step %d from %s", step, checkpoint)
+    return step
+
+
+def train(stage: Stage, config: LoopConfig, directory: Path, first: int = 0) -> int:
+    """Trains until `num_steps` are done, or SIGTERM or SIGINT comes; saves in each case.
+
+    Args:
+        stage: as it was after `first` steps.
+        config: when to stop and what to leave behind.
+        directory: where the run is kept.
+        first: steps done before.
 
     Returns:
-        The number of steps done in all.
+        The number of steps done in all; fewer than `num_steps` after SIGTERM.
+
+    Raises:
+        KeyboardInterrupt: SIGINT came, and what was done is saved. A second one does not wait for that.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    first = 0
-    found = checkpoints(directory)
-    if found:
-        first, state = load_checkpoint(found[-1])
-        stage.load_state_dict(state)
-        log.info("resuming at step %d from %s", first, found[-1])
-    stopping = False
+    stopped_by: list[int] = []
 
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
+    def stop(number: int, _: object) -> None:
+        stopped_by.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         began, totals, count = time.monotonic(), dict[str, float](), 0
         step = first
-        while step < config.num_steps and not stopping:
+        while step < config.num_steps and not stopped_by:
             for name, value in stage.step(step).items():
                 totals[name] = totals.get(name, 0.0) + value
             count += 1
@@ -80,9 +97,12 @@ def train(stage: Stage, config: LoopConfig, directory: Path) -> int:
                 began, totals, count = time.monotonic(), {}, 0
         if step > first and step % config.save_every:
             save_checkpoint(stage.state_dict(), step, directory, config.keep)
+        if signal.SIGINT in stopped_by and step < config.num_steps:
+            raise KeyboardInterrupt
         return step
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _write_log(directory: Path, entry: Mapping[str, float | int]) -> None:

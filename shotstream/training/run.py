@@ -1,15 +1,16 @@
 """Runs a recipe in a directory: builds its stage, writes its configuration beside it, trains or resumes."""
 
 import json
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from shotstream.codec.patch_codec import PatchCodec
+from shotstream.data.files import write_atomically
 from shotstream.data.latents import LatentPool
 from shotstream.training.checkpoint import checkpoints, load_checkpoint
-from shotstream.training.loop import train
+from shotstream.training.loop import LoopConfig, resume, train
 from shotstream.training.recipes import Recipe, from_document, to_document
 from shotstream.training.stage import Stage
 from shotstream.training.stages.causal_init import CausalInitStage
@@ -18,10 +19,35 @@ from shotstream.training.stages.ode_pairs import OdePairsStage, OdePairsTraining
 from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedRun:
+    """A run whose inputs have been found good: what is left can fail, but not for what was given."""
+
+    stage: Stage
+    """As it was after `first` steps."""
+    first: int
+    """Steps done."""
+    loop: LoopConfig
+    directory: Path
+
+    def train(self) -> int:
+        """Trains to the end; see `loop.train`."""
+        return train(self.stage, self.loop, self.directory, self.first)
+
+
 def run_recipe(
     recipe: Recipe, runs: Path, *, device: torch.device | str = "cpu", start_from: Path | None = None
 ) -> int:
-    """Trains a recipe in `runs/NAME`; the same call resumes.
+    """Prepares a run and trains it; returns the number of steps done in all."""
+    return prepare_run(recipe, runs, device=device, start_from=start_from).train()
+
+
+def prepare_run(
+    recipe: Recipe, runs: Path, *, device: torch.device | str = "cpu", start_from: Path | None = None
+) -> PreparedRun:
+    """Checks everything that a run of a recipe in `runs/NAME` needs; the same call resumes.
+
+    The directory is written only when nothing was found wrong.
 
     Args:
         recipe: what to run.
@@ -29,18 +55,28 @@ def run_recipe(
         device: where to train.
         start_from: a portable checkpoint that a run without checkpoints of its own begins at.
 
-    Returns:
-        The number of steps done in all.
-
     Raises:
-        ValueError: an input has not been trained, or the directory holds a run of another configuration.
+        ValueError: an input has not been trained, the directory holds a run of another configuration, the
+            device cannot be used, or `start_from` does not belong to the recipe or comes too late.
     """
     directory = runs / recipe.name
+    found = checkpoints(directory)
+    if found and start_from is not None:
+        raise ValueError(
+            f"{directory} holds a run already, at {found[-1].name}; leave --start-from out to resume it, "
+            "or use another --runs folder"
+        )
+    if found:
+        _check_config(recipe, directory)
+    stage = build_stage(recipe, runs, device)
+    beginning = found[-1] if found else start_from
+    first = resume(stage, beginning) if beginning is not None else 0
     directory.mkdir(parents=True, exist_ok=True)
-    _write_config(recipe, directory)
-    if start_from is not None and not checkpoints(directory):
-        shutil.copy(start_from, directory / "step_0000000.pt")
-    return train(build_stage(recipe, runs, device), recipe.loop, directory)
+    document = json.dumps(to_document(recipe), indent=1) + "\n"
+    write_atomically(document.encode(), directory / "config.json")
+    if start_from is not None:
+        write_atomically(start_from.read_bytes(), directory / "step_0000000.pt")
+    return PreparedRun(stage=stage, first=first, loop=recipe.loop, directory=directory)
 
 
 def build_stage(recipe: Recipe, runs: Path, device: torch.device | str = "cpu") -> Stage:
@@ -132,17 +168,16 @@ def averaged_model(checkpoint: Path, model: TheatreModel) -> TheatreModel:
     return model.eval()
 
 
-def _write_config(recipe: Recipe, directory: Path) -> None:
-    """Writes the resolved configuration; lengths of the run may change on resume, nothing else."""
-    document = to_document(recipe)
+def _check_config(recipe: Recipe, directory: Path) -> None:
+    """Lengths of the run may change on resume, nothing else."""
     path = directory / "config.json"
-    if path.exists() and checkpoints(directory):
-        old = json.loads(path.read_text())
-        changed = [key for key, value in document["stage"].items() if old["stage"].get(key) != value]
-        changed = [key for key in changed if key not in ("num_steps", "decay_steps")]
-        if changed:
-            raise ValueError(
-                f"{directory} holds a run with other values of {', '.join(changed)}; "
-                "use another --runs folder or the same values"
-            )
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    if not path.exists():
+        return
+    old = json.loads(path.read_text())["stage"]
+    changed = [key for key, value in to_document(recipe)["stage"].items() if old.get(key) != value]
+    changed = [key for key in changed if key not in ("num_steps", "decay_steps")]
+    if changed:
+        raise ValueError(
+            f"{directory} holds a run with other values of {', '.join(changed)}; "
+            "use another --runs folder or the same values"
+        )

@@ -112,8 +112,9 @@ class OdePairsStage:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load."""
-        del state
+        """Nothing to load; ValueError when there is something, which is another recipe's."""
+        if state:
+            raise ValueError(f"ODE pairs have no state, but the checkpoint holds {', '.join(state)}")
 
 
 class CausalVelocity:

@@ -1,0 +1,119 @@
+"""The loop stops when it is told to, keeps what was done, and says how it ended."""
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shotstream.cli import main
+from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
+from shotstream.training.loop import LoopConfig, resume, train
+from shotstream.training.run import prepare_run, run_recipe
+from tests.training.test_run import CODEC, codec, teacher
+
+
+class Signalled:
+    """A stage that is sent a signal, or fails, in its third step."""
+
+    def __init__(self, event: signal.Signals | Exception) -> None:
+        self.event = event
+        self.done = 0
+
+    def step(self, step: int) -> Mapping[str, float]:
+        if step == 2:
+            if isinstance(self.event, Exception):
+                raise self.event
+            signal.raise_signal(self.event)
+        self.done = step + 1
+        return {"loss": 0.0}
+
+    def preview(self, step: int, directory: Path) -> Mapping[str, float]:
+        del step, directory
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.done = state["done"]
+
+
+def test_a_run_that_is_terminated_is_saved(tmp_path: Path) -> None:
+    assert train(Signalled(signal.SIGTERM), LoopConfig(num_steps=9), tmp_path) == 3
+    assert load_checkpoint(checkpoints(tmp_path)[-1]) == (3, {"done": 3})
+
+
+def test_a_run_that_is_interrupted_is_saved_and_says_so(tmp_path: Path) -> None:
+    """An interrupt once took everything since the last checkpoint with it."""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(Signalled(signal.SIGINT), LoopConfig(num_steps=9), tmp_path)
+    assert load_checkpoint(checkpoints(tmp_path)[-1]) == (3, {"done": 3})
+    assert signal.getsignal(signal.SIGINT) is before
+    stage = Signalled(signal.SIGINT)
+    assert train(stage, LoopConfig(num_steps=5), tmp_path, resume(stage, checkpoints(tmp_path)[-1])) == 5
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str]:
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    return caught.value.code or 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "message"),
+    [
+        (signal.SIGTERM, 0, "stopped at step 3 of 9"),
+        (signal.SIGINT, 130, "the same command resumes"),
+        (FloatingPointError("the loss is nan"), 1, "the loss is nan"),
+        (OSError("the disk is full"), 1, "the disk is full"),
+    ],
+)
+def test_the_command_says_how_a_run_ended(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    event: signal.Signals | Exception,
+    code: int,
+    message: str,
+) -> None:
+    """A run that was stopped once called itself done."""
+    monkeypatch.setattr("shotstream.training.run.build_stage", lambda *_: Signalled(event))
+    command = ("train", "theatre_codec", "--runs", tmp_path, "--set", "loop.num_steps=9")
+    got, err = told(capsys, *command)
+    assert (got, message in " ".join(err.split())) == (code, True), err
+
+
+def test_bad_input_ends_with_two_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """These once came out as faults, after the run's directory had been written."""
+    (tmp_path / "notes.txt").write_text("Once upon a time")
+    small = [part for override in CODEC for part in ("--set", override)]
+    for arguments, message in (
+        (["theatre_teacher", "--device", "cpu"], "shotstream train theatre_codec"),
+        (["theatre_codec", "--device", "abacus"], "cannot be used here"),
+        (["theatre_codec", *small, "--start-from", tmp_path / "notes.txt"], "is not a checkpoint"),
+        (["theatre_codec", *small, "--start-from", tmp_path / "absent.pt"], "no such file"),
+    ):
+        code, err = told(capsys, "train", *arguments, "--runs", tmp_path / "runs")
+        assert (code, message in err, err.count("\n")) == (2, True, 1), err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_checkpoint_of_another_recipe_starts_nothing(tmp_path: Path) -> None:
+    run_recipe(codec(1), tmp_path / "here")
+    write_portable(checkpoints(tmp_path / "here" / "theatre_codec")[-1], tmp_path / "codec.pt")
+    with pytest.raises(ValueError, match="of another recipe"):
+        prepare_run(teacher(1), tmp_path / "here", start_from=tmp_path / "codec.pt")
+    assert not (tmp_path / "here" / "theatre_teacher").exists()
+
+
+def test_a_beginning_given_to_a_run_that_has_begun_is_refused(tmp_path: Path) -> None:
+    """It was once ignored without a word."""
+    run_recipe(codec(1), tmp_path)
+    write_portable(checkpoints(tmp_path / "theatre_codec")[-1], tmp_path / "codec.pt")
+    with pytest.raises(ValueError, match="holds a run already"):
+        prepare_run(codec(2), tmp_path, start_from=tmp_path / "codec.pt")
+    assert json.loads((tmp_path / "theatre_codec" / "config.json").read_text())["loop"]["num_steps"] == 1
