@@ -1,8 +1,11 @@
 """Runs a recipe in a directory: builds its stage, writes its configuration beside it, trains or resumes."""
 
+import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -147,8 +150,33 @@ def input_codec(runs: Path) -> PatchCodec:
 
 
 def input_teacher(runs: Path, config: TeacherTraining) -> TheatreModel:
-    """The averaged weights of the run of `theatre_teacher`."""
+    """The averaged weights of the run of `theatre_teacher`.
+
+    Raises:
+        ValueError: there is no such run, or `config` would make another network of its weights.
+    """
+    trained = recipe_of_run(runs, "theatre_teacher").stage
+    assert isinstance(trained, TeacherTraining)
+    differences = _differences(trained, config, ("dit", "text", "shift"))
+    if differences:
+        raise ValueError(
+            f"{runs / 'theatre_teacher'} was trained with another value of {', '.join(differences)}; "
+            "give this recipe the teacher's"
+        )
     return averaged_model(newest_checkpoint(runs, "theatre_teacher"), TheatreModel(config.dit, config.text))
+
+
+def _differences(left: Any, right: Any, names: Iterable[str]) -> list[str]:
+    """Dotted names of the settings that differ."""
+    found: list[str] = []
+    for name in names:
+        one, other = getattr(left, name), getattr(right, name)
+        if dataclasses.is_dataclass(one):
+            parts = [field.name for field in dataclasses.fields(one)]
+            found += [f"{name}.{part}" for part in _differences(one, other, parts)]
+        elif one != other:
+            found.append(name)
+    return found
 
 
 def averaged_model(checkpoint: Path, model: TheatreModel) -> TheatreModel:

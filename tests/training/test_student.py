@@ -132,3 +132,13 @@ def test_a_student_without_pairs_is_refused(tmp_path: Path) -> None:
     run_recipe(teacher(1), tmp_path)
     with pytest.raises(ValueError, match="no ODE pairs"):
         build_stage(student(1), tmp_path)
+
+
+def test_a_teacher_that_was_trained_otherwise_is_refused(runs: Path) -> None:
+    """The phase has no weights: another one loads without complaint and makes pairs of another network."""
+    phase = nested("teacher.", "stage.teacher.dit.phase_angle=0.5", "stage.teacher.shift=4.5")
+    with pytest.raises(ValueError, match=r"another value of dit\.phase_angle, shift"):
+        build_stage(recipe("theatre_ode_pairs", phase), runs)
+    layers = nested("pairs.teacher.", "stage.pairs.teacher.dit.num_layers=2")
+    with pytest.raises(ValueError, match=r"another value of dit\.num_layers"):
+        build_stage(recipe("theatre_causal_init", layers), runs)
