@@ -7,6 +7,7 @@ step, so a resumed run sees the same data in the same order.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shotstream.codec.codec import Codec
+from shotstream.data.checks import require_within
 from shotstream.streaming.context_sampling import candidate_frames
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import Shot, render
@@ -46,6 +48,7 @@ class PoolConfig:
     """How many stories are kept and how fast they are replaced."""
 
     seed: int = 0
+    """Of the stories."""
     block_stories: int = 64
     """Stories rendered at a time."""
     num_blocks: int = 16
@@ -58,6 +61,18 @@ class PoolConfig:
     """Lengths that a shot may have, drawn evenly."""
     budget: int = 6
     """Context frames that a shot is conditioned on."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 0, inf, ("seed",))
+        counts = (
+            "block_stories",
+            "num_blocks",
+            "steps_per_block",
+            "num_shots",
+            "num_latent_frames",
+            "budget",
+        )
+        require_within(self, 1, inf, counts)
 
 
 class LatentPool:

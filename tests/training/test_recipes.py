@@ -53,3 +53,37 @@ def test_a_float_may_be_written_without_a_point() -> None:
     result = recipe("theatre_teacher", ["stage.learning_rate=1e-3"])
     assert isinstance(result.stage, TeacherTraining)
     assert result.stage.learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        ("theatre_codec", "stage.batch_size=0"),
+        ("theatre_codec", "stage.num_steps=0"),
+        ("theatre_codec", "stage.pixels_per_cell=257"),
+        ("theatre_codec", "stage.max_noise=-1"),
+        ("theatre_codec", "stage.ema_decay=1"),
+        ("theatre_teacher", "stage.batch_size=0"),
+        ("theatre_teacher", "stage.decay_steps=0"),
+        ("theatre_teacher", "stage.warmup_steps=0"),
+        ("theatre_teacher", "stage.causal_share=1.5"),
+        ("theatre_teacher", "stage.context_drop=-0.1"),
+        ("theatre_teacher", "stage.caption_drop=nan"),
+        ("theatre_teacher", "stage.learning_rate=inf"),
+        ("theatre_teacher", "stage.shift=0"),
+        ("theatre_teacher", "stage.shot_weights=[]"),
+        ("theatre_teacher", "stage.shot_weights=[0.0, 0.0]"),
+        ("theatre_teacher", "stage.pool.num_shots=[]"),
+        ("theatre_teacher", "stage.pool.num_latent_frames=[3, 0]"),
+        ("theatre_teacher", "stage.pool.steps_per_block=0"),
+        ("theatre_ode_pairs", "stage.substeps=0"),
+        ("theatre_ode_pairs", "stage.student_steps=[260, 1000]"),
+        ("theatre_causal_init", "stage.num_steps=0"),
+        ("theatre_causal_init", "stage.learning_rate=-1"),
+    ],
+)
+def test_a_value_that_cannot_train_is_refused_at_once(name: str, override: str) -> None:
+    """A decay of no steps once failed as a division by zero, an empty batch hours into a chain of runs."""
+    setting = override.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(ValueError, match=setting.replace("student_steps", "steps")):
+        recipe(name, [override])

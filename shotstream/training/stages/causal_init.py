@@ -6,6 +6,7 @@ with a clean history (arXiv 2602.02214). The text encoder is the teacher's, froz
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shotstream.data.checks import require_decay, require_positive, require_within
 from shotstream.data.ode_pairs import OdePairs
 from shotstream.diffusion.flow import x0_from_velocity
 from shotstream.diffusion.schedule import FlowSchedule
@@ -31,12 +33,23 @@ class CausalInitTraining:
     """The recipe of a causal initialisation."""
 
     pairs: OdePairsTraining
+    """How the pairs were made."""
     num_steps: int
     """Steps over which the learning rate falls to zero."""
     seed: int = 2
+    """Of everything that is drawn."""
     learning_rate: float = 2e-4
+    """AdamW's; hidden matrices go to Muon, at three times it."""
     warmup_steps: int = 50
+    """Steps over which the learning rate rises from zero."""
     ema_decay: float = 0.995
+    """Decay per step of the averaged weights, which are what is used afterwards."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 0, inf, ("seed",))
+        require_within(self, 1, inf, ("num_steps", "warmup_steps"))
+        require_positive(self, ("learning_rate",))
+        require_decay(self, ("ema_decay",))
 
 
 class CausalInitStage:

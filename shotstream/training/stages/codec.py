@@ -6,6 +6,7 @@ clean what a generator leaves behind. The loss is the cross-entropy of the palet
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.data.checks import require_decay, require_positive, require_within
 from shotstream.geometry import WAN_GEOMETRY as _GEOMETRY
 from shotstream.theatre.palette import RGB, to_rgb
 from shotstream.theatre.render import frame_at
@@ -38,17 +40,28 @@ class CodecTraining:
     """The recipe of a codec."""
 
     codec: PatchCodecConfig
+    """Sizes of the codec."""
     num_steps: int
     """Steps over which the learning rate falls to zero."""
     seed: int = 0
+    """Of everything that is drawn."""
     batch_size: int = 16
     """Clips per step, of two latent groups each: frame 4k and the eight after it."""
     learning_rate: float = 5e-3
+    """AdamW's; hidden matrices go to Muon, at three times it."""
     pixels_per_cell: int = 48
     """Pixels, of those that one latent stands for, that a step looks at, drawn anew each step."""
     max_noise: float = 0.7
     """Scale of the noise on latents is uniform in [0, max_noise], in standard deviations."""
     ema_decay: float = 0.999
+    """Decay per step of the averaged weights, which are what is used afterwards."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 0, inf, ("seed", "max_noise"))
+        require_within(self, 1, inf, ("num_steps", "batch_size"))
+        require_within(self, 1, _CELL_PIXELS, ("pixels_per_cell",))
+        require_positive(self, ("learning_rate",))
+        require_decay(self, ("ema_decay",))
 
 
 class CodecStage:

@@ -9,6 +9,7 @@ next.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shotstream.data.checks import require_within
 from shotstream.data.latents import LatentPool
 from shotstream.data.ode_pairs import OdePairs
 from shotstream.diffusion.guidance import guide
@@ -37,12 +39,20 @@ class OdePairsTraining:
     teacher: TeacherTraining
     """How the teacher was trained; batches are drawn as there, from other seeds."""
     seed: int = 1
+    """Of everything that is drawn."""
     batch_size: int = 16
+    """Recorded only: a file holds as many trajectories as `teacher.batch_size` says."""
     student_steps: tuple[int, ...] = STUDENT_STEPS
     """Levels that are kept, of 1000 and before the schedule warps them; the end is kept too."""
     substeps: int = 4
     """Euler steps between two of them."""
     guidance: float = 1.5
+    """Scale of the guidance that the trajectories follow; 1 follows the captions alone."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 0, inf, ("seed", "guidance"))
+        require_within(self, 1, inf, ("batch_size", "substeps"))
+        FlowSchedule(shift=self.teacher.shift).student_sigmas(self.student_steps)
 
 
 class OdePairsStage:

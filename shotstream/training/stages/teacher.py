@@ -8,6 +8,7 @@ initialisation of Causal Forcing, arXiv 2602.02214). The text encoder is trained
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from shotstream.codec.codec import Codec
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.data.checks import require_decay, require_positive, require_within
 from shotstream.data.latents import LatentPool, PoolConfig, StoryLatents
 from shotstream.diffusion.flow import add_noise, velocity_target
 from shotstream.diffusion.schedule import FlowSchedule
@@ -47,15 +49,23 @@ class TeacherTraining:
     """The recipe of a theatre teacher."""
 
     dit: DiTConfig
+    """Sizes of the transformer."""
     text: WordEncoderConfig
+    """Sizes and words of the text encoder."""
     pool: PoolConfig
+    """The stories that batches are drawn from."""
     num_steps: int
     """Steps of the run; the learning rate falls to zero over the last `decay_steps`."""
     decay_steps: int
+    """Steps at the end over which the learning rate falls to zero."""
     seed: int = 0
+    """Of everything that is drawn."""
     batch_size: int = 16
+    """Shots per step."""
     learning_rate: float = 1.5e-3
+    """AdamW's; hidden matrices go to Muon, at three times it."""
     warmup_steps: int = 100
+    """Steps over which the learning rate rises from zero."""
     shift: float = 3.0
     """Shift of the schedule that training levels are drawn from."""
     causal_share: float = 0.5
@@ -65,11 +75,22 @@ class TeacherTraining:
     shot_weights: tuple[float, ...] = (0.3, 0.25, 0.2, 0.1, 0.1, 0.0, 0.05)
     """How often a step's shots are the first, second, ... of their stories."""
     context_drop: float = 0.1
+    """Chance that a later shot is conditioned as a first one."""
     caption_drop: float = 0.1
     """Chance that a sample's captions are empty: what guidance calls unconditional."""
     ema_decay: float = 0.9995
+    """Decay per step of the averaged weights, which are what is used afterwards."""
     bf16_matmuls: bool = False
     """Linear layers in bfloat16: twice as fast on CPUs that have AVX512-BF16, slower on others."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 0, inf, ("seed", "shot_weights"))
+        require_within(self, 1, inf, ("num_steps", "decay_steps", "batch_size", "warmup_steps"))
+        require_within(self, 0, 1, ("causal_share", "clean_history", "context_drop", "caption_drop"))
+        require_positive(self, ("learning_rate", "shift"))
+        require_decay(self, ("ema_decay",))
+        if not 0 < sum(self.shot_weights) < inf:
+            raise ValueError(f"shot_weights is {self.shot_weights!r}; one must be above 0, and all finite")
 
 
 class Batch(NamedTuple):
