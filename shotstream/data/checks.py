@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def require_within(config: Any, low: float, high: float, names: Iterable[str]) -> None:
+def require_within(config: Any, low: int | float, high: int | float, names: Iterable[str]) -> None:
     """ValueError unless every named setting lies in [low, high]; of a tuple, every element.
 
     A tuple may not be empty, and what is not a number lies nowhere.
