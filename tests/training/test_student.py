@@ -142,3 +142,20 @@ def test_a_teacher_that_was_trained_otherwise_is_refused(runs: Path) -> None:
     layers = nested("pairs.teacher.", "stage.pairs.teacher.dit.num_layers=2")
     with pytest.raises(ValueError, match=r"another value of dit\.num_layers"):
         build_stage(recipe("theatre_causal_init", layers), runs)
+
+
+def test_pairs_that_are_cut_off_while_written_are_not_there(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were once renamed before the disk had them."""
+    stage = build_stage(pairs(1), runs)
+    assert isinstance(stage, OdePairsStage)
+    made = stage.make(0)
+
+    def fail(_: int) -> None:
+        raise OSError("the power is gone")
+
+    monkeypatch.setattr("shotstream.data.files.os.fsync", fail)
+    with pytest.raises(OSError, match="the power is gone"):
+        made.write(tmp_path / "pairs.safetensors")
+    assert not list(tmp_path.glob("pairs.*"))
