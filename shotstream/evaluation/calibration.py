@@ -33,7 +33,7 @@ MOVES = (1, 2, 3, 4)
 
 _JUDGED_IN_FULL = ("truth", "other story", "new details")
 _NUM_DEGRADED_STORIES = 12
-"""Stories that degraded films are made of, at most: their scores fall in steps far wider than their spread."""
+"""Stories of degraded films, at most: their scores fall in steps far wider than their spread."""
 
 
 def calibration_films(num_chunks: int, seed: int) -> dict[str, FilmSource]:
