@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FILM ?= film.mp4
+FILM ?= demo.mp4
 STORY ?= fox-and-owl
 
 TYPED := --jaxtyping-packages=shotstream,beartype.beartype

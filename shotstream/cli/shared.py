@@ -20,7 +20,7 @@ ModelOption = Annotated[str, typer.Option(help="theatre, an imported model's nam
 ScaleOption = Annotated[
     int | None, typer.Option(min=1, max=32, help="Enlargement of the film; default: a comfortable size.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 
 
 class BadInput(Exception):

@@ -87,6 +87,8 @@ def evaluate(
             f"{pipeline.model_id} is of family {pipeline.family!r}; only the theatre can be judged"
         )
     config = config or EvaluationConfig()
+    if config.codec_only and (config.steps is not None or not context):
+        raise ValueError("the codec alone films nothing: leave out steps and keep the context")
     facts: dict[str, Any] = {"model": pipeline.model_id, "weights_sha256": pipeline.weights_sha256}
     if config.codec_only:
         source = coded_films(pipeline.codec, config.num_chunks)

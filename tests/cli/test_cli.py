@@ -63,6 +63,16 @@ def test_a_film_is_made_and_its_replay_gives_the_same_frames(
     assert read_replay(tiny / "again.replay.json") == read_replay(tiny / "film.replay.json")
 
 
+def test_a_replay_is_never_overwritten_by_the_film_that_it_checks(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1") == 0
+    before = (tiny / "film.replay.json").read_bytes()
+    assert run("generate", "film.replay.json", "--model", "./tiny", "--overwrite") == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert (tiny / "film.replay.json").read_bytes() == before
+
+
 def test_a_replay_whose_frames_come_out_different_is_a_fault(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,11 @@ def test_the_codec_alone_bounds_its_models(bundled: StreamingPipeline) -> None:
     assert 0.8 < report.row("sharpness").mean < 1
 
 
+def test_options_that_the_codec_alone_cannot_follow_are_refused(bundled: StreamingPipeline) -> None:
+    with pytest.raises(ValueError, match="films nothing"):
+        evaluate(bundled, EvaluationConfig(codec_only=True), context=False)
+
+
 @pytest.fixture
 def bundled() -> StreamingPipeline:
     return load("theatre", device="cpu")
