@@ -63,7 +63,7 @@ def generate(
             raise ValueError("a replay names its own seed and steps; leave --seed and --steps out")
         written = replay.plan.story if replay else read_story(path)
         settings = FilmSettings(files=FilmFiles(film=output), overwrite=overwrite)
-        if replay and settings.files.replay.absolute() == path.absolute():
+        if replay and settings.files.replay.resolve() == path.resolve():
             raise ValueError(f"{path} would be overwritten by the film that it checks; give another -o")
         check_target(settings)
     with bad_input(), console.status(f"loading {model}"):
