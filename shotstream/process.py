@@ -12,9 +12,9 @@ def tune_cpu() -> None:
     """Keeps freed memory, and every kernel that oneDNN has compiled for a shape.
 
     glibc hands each large buffer back to the system and faults it in again, page by page, at the next pass;
-    on a virtual machine that can cost more than the arithmetic (a training step here took three times as
-    long, all of it system time). oneDNN forgets the oldest of 1024 kernels and compiles it again; a training
-    run meets more shapes. Does nothing to a setting that the environment has already made, nor without glibc.
+    on a virtual machine two cores were seen wholly in system time. oneDNN forgets the oldest of 1024 kernels
+    and compiles it again; a training run meets more shapes. Does nothing to a setting that the environment
+    has already made, nor without glibc.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
