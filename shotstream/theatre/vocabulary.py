@@ -53,7 +53,7 @@ def describe() -> str:
         "",
         *(f"    {line}" for line in _STORY.splitlines()),
         "",
-        fill(f"Never seen in training, and a fair test: {untaught}.", _WIDTH),
+        fill(f"Never shown to the transformer in training, and a fair test: {untaught}.", _WIDTH),
         "",
         fill(f"All {len(words)} words: {' '.join(words)}", _WIDTH),
     ]
