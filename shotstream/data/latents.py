@@ -11,7 +11,9 @@ from math import inf
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from einops import rearrange
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shotstream.codec.codec import Codec
@@ -29,6 +31,8 @@ class ShotLatents:
     num_frames: int
     target: Float[Tensor, "z f h w"]
     """The shot encoded as one video."""
+    figures: Bool[Tensor, "f h w"]
+    """Which of its cells show some of an actor."""
     context: Float[Tensor, "k z h w"]
     """Single frames of it, each encoded alone."""
     context_frames: tuple[int, ...]
@@ -107,15 +111,26 @@ class LatentPool:
 @torch.no_grad()
 def encode_shot(codec: Codec, shot: Shot, num_frames: int, budget: int) -> ShotLatents:
     """Renders a shot and encodes it whole and as the single frames that may become context."""
-    pixels = torch.from_numpy(to_rgb(render(shot, num_frames))).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    drawn = render(shot, num_frames)
+    empty = render(shot, num_frames, empty=True)
+    pixels = torch.from_numpy(to_rgb(drawn)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     chosen = candidate_frames(num_frames, budget)
     singles = pixels[0, :, list(chosen)].permute(1, 0, 2, 3)[:, :, None]
     return ShotLatents(
         num_frames=num_frames,
         target=codec.encode(pixels)[0].half(),
+        figures=_cells(drawn != empty, codec),
         context=codec.encode(singles)[:, :, 0].half(),
         context_frames=chosen,
     )
+
+
+def _cells(seen: NDArray[np.bool_], codec: Codec) -> Bool[Tensor, "f h w"]:
+    """Which latent cells hold a pixel `[f, h, w]` that is True."""
+    stride, frames = codec.geometry.spatial_stride, codec.geometry.temporal_stride
+    padded = torch.from_numpy(np.concatenate([seen[:1].repeat(frames - 1, axis=0), seen]))
+    cells = rearrange(padded, "(f t) (h i) (w j) -> f h w (t i j)", t=frames, i=stride, j=stride)
+    return cells.any(dim=-1)
 
 
 def encode_story(codec: Codec, story: TheatreStory, num_frames: Sequence[int], budget: int) -> StoryLatents:

@@ -13,6 +13,7 @@ def flow_matching_loss(
     target: Float[Tensor, "b c f h w"],
     *,
     frame_weight: Float[Tensor, "b f"] | None = None,
+    cell_weight: Float[Tensor, "b f h w"] | None = None,
     channel_weight: Float[Tensor, " c"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared error of predicted velocities, in float32 or better.
@@ -24,6 +25,7 @@ def flow_matching_loss(
         target: `velocity_target(x0, noise)`.
         frame_weight: Weight of each frame, for example `FlowSchedule.training_weight(sigma)`; not
             normalised here.
+        cell_weight: Weight of each latent cell, for example to attend to what is small; not normalised here.
         channel_weight: Weight of each latent channel, for codecs whose channels differ in what they show.
     """
     dtype = torch.promote_types(velocity.dtype, torch.float32)
@@ -32,4 +34,6 @@ def flow_matching_loss(
         error = error * channel_weight.to(dtype)[:, None, None, None]
     if frame_weight is not None:
         error = error * frame_weight.to(dtype)[:, None, :, None, None]
+    if cell_weight is not None:
+        error = error * cell_weight.to(dtype)[:, None]
     return error.mean()

@@ -142,11 +142,11 @@ def draw(picture: NDArray[np.uint8], actor: Actor, pose: Pose, column: int, lowe
         np.copyto(view, part, where=part != TRANSPARENT)
 
 
-def frame_at(shot: Shot, frame: int) -> NDArray[np.uint8]:
-    """Frame `frame` (0-based) of a shot: `[48, 80]` palette indices."""
+def frame_at(shot: Shot, frame: int, *, empty: bool = False) -> NDArray[np.uint8]:
+    """Frame `frame` (0-based) of a shot: `[48, 80]` palette indices; `empty` leaves the actors out."""
     zoom = ZOOM[shot.framing]
     picture = stage(shot.place, shot.time, shot.layout).copy()
-    for index, performance in enumerate(shot.performances):
+    for index, performance in enumerate(() if empty else shot.performances):
         mirrored = len(shot.performances) == 2 and index == 0
         pose = pose_at(performance.action, frame, facing=performance.facing, mirrored=mirrored)
         lower = bob(performance.action, pose, shot.framing)
@@ -158,6 +158,12 @@ def frame_at(shot: Shot, frame: int) -> NDArray[np.uint8]:
     return np.kron(picture[top : top + height, left : left + width], np.ones((zoom, zoom), dtype=np.uint8))
 
 
-def render(shot: Shot, num_frames: int) -> NDArray[np.uint8]:
-    """The first `num_frames` frames of a shot: `[f, 48, 80]` palette indices. A pure function."""
-    return np.stack([frame_at(shot, frame) for frame in range(num_frames)])
+def render(shot: Shot, num_frames: int, *, empty: bool = False) -> NDArray[np.uint8]:
+    """The first `num_frames` frames of a shot: `[f, 48, 80]` palette indices. A pure function.
+
+    Args:
+        shot: what to draw.
+        num_frames: 1 or more.
+        empty: leave the actors out.
+    """
+    return np.stack([frame_at(shot, frame, empty=empty) for frame in range(num_frames)])

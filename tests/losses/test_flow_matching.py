@@ -34,3 +34,12 @@ def test_half_precision_predictions_are_compared_in_float32() -> None:
     loss = flow_matching_loss(velocity, target)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, flow_matching_loss(velocity.float(), target.float()))
+
+
+def test_weights_choose_cells() -> None:
+    velocity, target = _pair()
+    cell_weight = torch.zeros(2, 4, 5, 6)
+    cell_weight[1, 3, 2, 0] = 3.0
+    loss = flow_matching_loss(velocity, target, cell_weight=cell_weight)
+    error = (velocity - target).square()
+    torch.testing.assert_close(loss, 3.0 * error[1, :, 3, 2, 0].sum() / error.numel())
