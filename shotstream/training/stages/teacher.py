@@ -83,6 +83,9 @@ class TeacherTraining:
     weights they are learnt last. The optimum is the same."""
     max_figure_weight: float = 8.0
     """Most that one such cell may weigh."""
+    pair_share: float = 0.3
+    """Share of the samples drawn from shots with two actors alone, which are rare and where who is what is
+    learnt last. The others are drawn from all shots."""
     ema_decay: float = 0.9995
     """Decay per step of the averaged weights, which are what is used afterwards."""
     bf16_matmuls: bool = False
@@ -92,7 +95,10 @@ class TeacherTraining:
         require_within(self, 0, inf, ("seed", "shot_weights"))
         require_within(self, 1, inf, ("num_steps", "decay_steps", "batch_size", "warmup_steps"))
         require_within(
-            self, 0, 1, ("causal_share", "clean_history", "context_drop", "caption_drop", "figure_share")
+            self,
+            0,
+            1,
+            ("causal_share", "clean_history", "context_drop", "caption_drop", "figure_share", "pair_share"),
         )
         require_positive(self, ("learning_rate", "shift", "max_figure_weight"))
         require_decay(self, ("ema_decay",))
@@ -266,12 +272,14 @@ def draw_batch(
     if not weights.any():
         raise ValueError(f"no story of the pool has a shot of {length} latent frames; make the pool larger")
     index = int(rng.choice(len(weights), p=weights / weights.sum()))
+    pairs = [story for story in eligible[index] if len(story.story.shots[index].performances) > 1]
     x0: list[Tensor] = []
     figures: list[Tensor] = []
     conditionings: list[Conditioning] = []
     captions: list[list[str]] = []
     while len(x0) < config.batch_size:
-        story = eligible[index][int(rng.integers(len(eligible[index])))]
+        drawn = pairs if pairs and rng.random() < config.pair_share else eligible[index]
+        story = drawn[int(rng.integers(len(drawn)))]
         x0.append(story.shots[index].target[:, :length].float())
         figures.append(story.shots[index].figures[:length])
         conditioning, rows = condition(story, index, config.dit)
