@@ -46,6 +46,8 @@ class DiTConfig:
     """Added to variances by every normalisation."""
     phase_angle: float = 1 / 6
     """Radians added to every temporal angle per shot phase."""
+    num_shot_embeddings: int = 0
+    """Learned vectors added to the tokens of each shot phase, an ablation of arXiv 2603.25746; 0: none."""
     context_sigma: ContextSigma = "clean"
     """The level told for clean context frames: 0, or the target's (published teacher and fake score).
 
@@ -61,7 +63,7 @@ class DiTConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "num_context_frames" else 1
+            least = 0 if field.name in ("num_context_frames", "num_shot_embeddings") else 1
             if field.type is int and value < least:
                 raise ValueError(f"{field.name} is {value}; it must be at least {least}")
         if self.dim % self.num_heads or self.head_dim % 2 or self.head_dim < 6:

@@ -48,6 +48,9 @@ class DiT(nn.Module):
         )
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.shot_embedding = (
+            nn.Embedding(config.num_shot_embeddings, dim) if config.num_shot_embeddings else None
+        )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
         self.init_weights(generator)
@@ -68,6 +71,8 @@ class DiT(nn.Module):
             for module in embedding:
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=0.02, generator=generator)
+        if self.shot_embedding is not None:
+            nn.init.normal_(self.shot_embedding.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.head.head.weight)
 
     def forward(
@@ -106,6 +111,8 @@ class DiT(nn.Module):
         captions = text if isinstance(text, TextCache) else self.text_embedding(text.to(dtype))
         cache_pass = cache.begin(x.shape[2], rope.positions.chunk_index, write) if cache else None
         tokens = self._patchify(x.to(dtype))
+        if self.shot_embedding is not None:
+            tokens = tokens + self.shot_embedding(rope.positions.shot_phase).unsqueeze(2)
         attends = _attends(self.config.num_layers, x.device, mask, cache_pass)
         for layer, (block, attend) in enumerate(zip(self.blocks, attends, strict=True)):
             layer_captions = captions.layers[layer] if isinstance(captions, TextCache) else captions

@@ -120,19 +120,20 @@ def next_shot(
     """Conditioning of one shot after others, reading the captions of `caption_shots(plan)`, then its own."""
     rows = {shot_index: row for row, shot_index in enumerate(caption_shots(plan))}
     phases = torch.tensor([[slot.shot_phase for slot in plan.slots]])
-    captions = torch.tensor([[rows[slot.shot_index] for slot in plan.slots]])
+    own = len(rows)
+    captions = torch.tensor([[rows.get(slot.shot_index, own) for slot in plan.slots]])
     context = torch.stack([latent_of(slot) for slot in plan.slots], dim=1).unsqueeze(0)
     return Conditioning(
         context=context.to(device=device, dtype=dtype),
         positions=context_positions(phases, captions).to(device),
         target_phase=torch.tensor([plan.target_phase], device=device),
-        target_caption=torch.tensor([len(rows)], device=device),
+        target_caption=torch.tensor([own], device=device),
     )
 
 
 def caption_shots(plan: ContextPlan) -> tuple[int, ...]:
     """The earlier shots whose captions the context reads, oldest first; the target's caption follows them."""
-    return tuple(sorted({slot.shot_index for slot in plan.slots}))
+    return tuple(sorted({slot.shot_index for slot in plan.slots})) if plan.own_captions else ()
 
 
 def stack_conditioning(samples: Sequence[Conditioning]) -> Conditioning:

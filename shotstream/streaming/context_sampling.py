@@ -11,16 +11,21 @@ it, and the RoPE phase its shot gets. It never touches pixels or latents. Two po
   first shot, which introduced cast and place, and of the most recent `budget - 1` shots. Pinned frames
   take slots first, and the rule applies to what is left. Phases rank the shots kept, so no phase difference
   exceeds `budget`, whatever the length of the film: training on up to `budget` earlier shots has seen all.
+
+Three more are ablations of arXiv 2603.25746, each `theatre` but for one thing: `first_frames` repeats each
+shot's first frame instead of spreading over it, `first_and_last_frames` its first and its last, and under
+`target_caption` every context frame reads the caption of the shot to be made instead of its own shot's.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 
-PolicyName = Literal["published", "theatre"]
+PolicyName = Literal["published", "theatre", "first_frames", "first_and_last_frames", "target_caption"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +55,8 @@ class ContextPlan:
     slots: tuple[ContextSlot, ...]
     target_phase: int
     """RoPE phase index of the frames to be generated."""
+    own_captions: bool = True
+    """Whether a context frame reads the caption of its own shot; False: that of the shot to be made."""
 
 
 def sample_context(
@@ -65,7 +72,8 @@ def sample_context(
 
     Raises:
         ValueError: No earlier shot (a first shot has no plan: its context is empty), an empty shot, a budget
-            below 1, too many pins or a pin to a shot that is not there, or pins under `published`.
+            below 1, too many pins or a pin to a shot that is not there, pins under `published`, or an unknown
+            policy.
     """
     if policy not in _POLICIES:
         raise ValueError(f"unknown context policy {policy!r}; known: {', '.join(sorted(_POLICIES))}")
@@ -85,7 +93,7 @@ def sample_context(
 
 def max_pins(policy: PolicyName, budget: int) -> int:
     """How many pictures may be pinned: one slot is always left to the shots; 0 where pins are undefined."""
-    return budget - 1 if policy == "theatre" else 0
+    return 0 if policy == "published" else budget - 1
 
 
 def allocate(num_shots: int, budget: int) -> tuple[int, ...]:
@@ -150,7 +158,23 @@ def _published(frames_per_shot: Sequence[int], budget: int, pins: Sequence[int])
     return ContextPlan(slots=tuple(slots), target_phase=len(frames_per_shot))
 
 
-def _theatre(frames_per_shot: Sequence[int], budget: int, pins: Sequence[int]) -> ContextPlan:
+def _first(first: int, last: int, count: int) -> tuple[int, ...]:
+    del last
+    return (first,) * count
+
+
+def _first_and_last(first: int, last: int, count: int) -> tuple[int, ...]:
+    return (first,) * (count - count // 2) + (last,) * (count // 2)
+
+
+def _theatre(
+    frames_per_shot: Sequence[int],
+    budget: int,
+    pins: Sequence[int],
+    *,
+    choose: Callable[[int, int, int], tuple[int, ...]] = spread,
+    own_captions: bool = True,
+) -> ContextPlan:
     if len(pins) > max_pins("theatre", budget):
         raise ValueError(
             f"{len(pins)} context frames are pinned; at most {budget - 1} of {budget} may be: unpin some"
@@ -168,9 +192,9 @@ def _theatre(frames_per_shot: Sequence[int], budget: int, pins: Sequence[int]) -
         ]
         slots += [
             ContextSlot(shot_index=shot_index, frame_index=frame, pin_index=None, shot_phase=phase)
-            for frame in spread(0, frames_per_shot[shot_index] - 1, counts.get(shot_index, 0))
+            for frame in choose(0, frames_per_shot[shot_index] - 1, counts.get(shot_index, 0))
         ]
-    return ContextPlan(slots=tuple(slots), target_phase=len(kept))
+    return ContextPlan(slots=tuple(slots), target_phase=len(kept), own_captions=own_captions)
 
 
 def _anchored_shots(num_shots: int, budget: int) -> list[int]:
@@ -185,4 +209,7 @@ def _anchored_shots(num_shots: int, budget: int) -> list[int]:
 _POLICIES: dict[str, Callable[[Sequence[int], int, Sequence[int]], ContextPlan]] = {
     "published": _published,
     "theatre": _theatre,
+    "first_frames": partial(_theatre, choose=_first),
+    "first_and_last_frames": partial(_theatre, choose=_first_and_last),
+    "target_caption": partial(_theatre, own_captions=False),
 }

@@ -7,7 +7,7 @@ sessions never share one, and gives it back, so that a long film allocates nothi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -55,8 +55,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.family not in ("theatre", "wan"):
             raise ValueError(f"unknown model family {self.family!r}; known: theatre, wan")
-        if self.context_policy not in ("published", "theatre"):
-            raise ValueError(f"unknown context policy {self.context_policy!r}; known: published, theatre")
+        if self.context_policy not in (known := get_args(PolicyName)):
+            raise ValueError(f"unknown context policy {self.context_policy!r}; known: {', '.join(known)}")
         if self.fps < 1 or self.num_chunks < 1:
             raise ValueError(f"fps {self.fps} and num_chunks {self.num_chunks} must be at least 1")
         FlowSchedule(shift=self.shift).student_sigmas(self.student_steps)

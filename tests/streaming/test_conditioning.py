@@ -47,6 +47,14 @@ def test_a_later_shot_reads_its_own_caption_and_its_context_those_of_their_shots
     assert conditioning.target_caption.tolist() == [3]
 
 
+def test_under_the_target_caption_policy_the_context_reads_the_caption_of_the_shot_to_be_made() -> None:
+    plan = sample_context([9] * 3, 3, "target_caption")
+    conditioning = next_shot(plan, lambda _: torch.zeros(4, 4, 6))
+    assert caption_shots(plan) == ()
+    assert conditioning.positions.caption_index.tolist() == [[0, 0, 0]]
+    assert conditioning.target_caption.tolist() == [0]
+
+
 def test_published_phases_count_all_shots_while_captions_are_those_kept() -> None:
     plan = sample_context([9] * 8, 6, "published")
     conditioning = next_shot(plan, lambda _: torch.zeros(4, 4, 6))

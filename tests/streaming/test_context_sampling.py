@@ -2,7 +2,9 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,7 +18,7 @@ from shotstream.streaming.context_sampling import (
 )
 
 GOLDEN = Path(__file__).parents[1] / "assets" / "goldens" / "context_sampling.json"
-POLICIES: tuple[PolicyName, ...] = ("published", "theatre")
+POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
 def chosen(frames_per_shot: list[int], budget: int, policy: PolicyName) -> list[tuple[int, int]]:
@@ -57,6 +59,20 @@ def test_theatre_policy_keeps_the_first_shot_and_the_most_recent_ones() -> None:
     assert [slot.frame_index for slot in plan.slots] == [0] * 6
     assert [slot.shot_phase for slot in plan.slots] == [0, 1, 2, 3, 4, 5]
     assert plan.target_phase == 6
+
+
+def test_ablations_differ_from_theatre_in_one_thing_each() -> None:
+    lengths = [33, 21]
+    ours = sample_context(lengths, 6, "theatre")
+    assert chosen(lengths, 6, "theatre") == [(0, 0), (0, 16), (0, 32), (1, 0), (1, 10), (1, 20)]
+    assert chosen(lengths, 6, "first_frames") == [(0, 0)] * 3 + [(1, 0)] * 3
+    ends = [(0, 0), (0, 0), (0, 32), (1, 0), (1, 0), (1, 20)]
+    assert chosen(lengths, 6, "first_and_last_frames") == ends
+    assert replace(sample_context(lengths, 6, "target_caption"), own_captions=True) == ours
+    for policy in ("first_frames", "first_and_last_frames"):
+        plan = sample_context(lengths, 6, policy)
+        assert [slot.shot_phase for slot in plan.slots] == [slot.shot_phase for slot in ours.slots]
+        assert plan.own_captions
 
 
 def test_pins_take_slots_first_and_stand_before_the_frames_of_their_shot() -> None:
