@@ -38,6 +38,11 @@ class StreamingPipeline:
         self._engine = engine
 
     @property
+    def engine(self) -> Engine:
+        """What its films are made with."""
+        return self._engine
+
+    @property
     def model_id(self) -> str:
         """Name of the model."""
         return self._engine.config.model_id

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shotstream.story import MAX_SEED
-from shotstream.streaming.context_sampling import candidate_frames, max_frame_count, max_pins
+from shotstream.streaming.context_sampling import max_pins
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.saved_session import (
@@ -32,7 +32,7 @@ from shotstream.streaming.saved_session import (
     read_session,
     write_session,
 )
-from shotstream.streaming.shot import Chunk, ShotOrder, make_shot
+from shotstream.streaming.shot import Chunk, ShotOrder, finish_shot, make_shot
 
 
 class StorySession:
@@ -250,23 +250,8 @@ class StorySession:
         self._keep(order, frames)
 
     def _keep(self, order: ShotOrder, frames: list[np.ndarray]) -> None:
-        """Make a take of the chunks handed out: encode what later shots may look at, forget the rest."""
-        stopwatch = self._engine.stopwatch()
-        with stopwatch.part("keep"):
-            shot = np.concatenate(frames)
-            max_count = max_frame_count(len(order.takes), self._engine.context_budget)
-            candidates = candidate_frames(len(shot), max_count)
-            latents = self._engine.encode_frames(shot[list(candidates)])
-        take = Take(
-            caption=order.caption,
-            seed=order.seed,
-            num_steps=order.num_steps,
-            num_chunks=len(frames),
-            num_frames=len(shot),
-            candidate_frames=candidates,
-            latents=latents,
-            keep_s=stopwatch.take()["keep"],
-        )
+        """Make a take of the chunks handed out, and forget their frames."""
+        take = finish_shot(self._engine, order, np.concatenate(frames), len(frames))
         self._set((*order.takes, take))
 
     def _set(self, takes: tuple[Take, ...]) -> None:

@@ -13,7 +13,12 @@ from torch import Tensor
 from shotstream.codec.codec import DecodeState
 from shotstream.story import MAX_SEED
 from shotstream.streaming.conditioning import Conditioning, caption_shots, first_shot, next_shot
-from shotstream.streaming.context_sampling import ContextPlan, ContextSlot, sample_context
+from shotstream.streaming.context_sampling import (
+    ContextSlot,
+    candidate_frames,
+    max_frame_count,
+    sample_context,
+)
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.rollout import Rollout
@@ -87,16 +92,10 @@ def make_shot(engine: Engine, order: ShotOrder) -> Generator[Chunk, None, None]:
     stopwatch = engine.stopwatch()
     cache = engine.borrow_cache()
     try:
-        plan = _plan(engine, order)
-        captions = [
-            engine.compose(order.global_caption, order.takes[index].caption, index)
-            for index in (caption_shots(plan) if plan else ())
-        ]
-        captions.append(engine.compose(order.global_caption, order.caption, len(order.takes)))
+        with stopwatch.part("context"):
+            captions, conditioning = condition_shot(engine, order)
         with stopwatch.part("text"):
             text = engine.text_cache(captions)
-        with stopwatch.part("context"):
-            conditioning = _condition(engine, plan, order)
         noise = KeyedNoise(seeds=(order.seed,), shape=engine.chunk_shape, device=engine.device)
         sigmas = engine.sigmas(order.num_steps)
         rollout = Rollout(engine.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch)
@@ -114,20 +113,21 @@ def make_shot(engine: Engine, order: ShotOrder) -> Generator[Chunk, None, None]:
         engine.return_cache(cache)
 
 
-def _plan(engine: Engine, order: ShotOrder) -> ContextPlan | None:
+def condition_shot(engine: Engine, order: ShotOrder) -> tuple[list[str], Conditioning]:
+    """The caption rows of a shot and its conditioning, a batch of one on the engine's device."""
+    own = engine.compose(order.global_caption, order.caption, len(order.takes))
     if not order.takes:
-        return None
-    return sample_context(
+        return [own], first_shot(engine.dit.config, engine.latent_size, device=engine.device)
+    plan = sample_context(
         [take.num_frames for take in order.takes],
         engine.context_budget,
         engine.config.context_policy,
         pins=[pin.shot_index for pin in order.pins],
     )
-
-
-def _condition(engine: Engine, plan: ContextPlan | None, order: ShotOrder) -> Conditioning:
-    if plan is None:
-        return first_shot(engine.dit.config, engine.latent_size, device=engine.device)
+    captions = [
+        engine.compose(order.global_caption, order.takes[index].caption, index)
+        for index in caption_shots(plan)
+    ]
 
     def latent_of(slot: ContextSlot) -> Tensor:
         if slot.pin_index is not None:
@@ -135,7 +135,34 @@ def _condition(engine: Engine, plan: ContextPlan | None, order: ShotOrder) -> Co
         assert slot.frame_index is not None
         return order.takes[slot.shot_index].latent_of(slot.frame_index)
 
-    return next_shot(plan, latent_of, device=engine.device)
+    return [*captions, own], next_shot(plan, latent_of, device=engine.device)
+
+
+def finish_shot(
+    engine: Engine, order: ShotOrder, frames: UInt8[np.ndarray, "f h w 3"], num_chunks: int
+) -> Take:
+    """The take of a shot whose frames are done: what later shots may look at of them is encoded.
+
+    Args:
+        engine: What it was made with.
+        order: What it was made from.
+        frames: All of them.
+        num_chunks: Those that were made, which may be fewer than were ordered.
+    """
+    stopwatch = engine.stopwatch()
+    with stopwatch.part("keep"):
+        candidates = candidate_frames(len(frames), max_frame_count(len(order.takes), engine.context_budget))
+        latents = engine.encode_frames(frames[list(candidates)])
+    return Take(
+        caption=order.caption,
+        seed=order.seed,
+        num_steps=order.num_steps,
+        num_chunks=num_chunks,
+        num_frames=len(frames),
+        candidate_frames=candidates,
+        latents=latents,
+        keep_s=stopwatch.take()["keep"],
+    )
 
 
 def _timings(stopwatch: Stopwatch) -> ChunkTimings:

@@ -1,7 +1,7 @@
-"""Muon for hidden matrices, AdamW for everything else, stepped as one optimiser.
+"""Muon for hidden matrices, AdamW for everything else, stepped as one optimiser; and AdamW alone.
 
 Muon (torch.optim.Muon) orthogonalises the momentum of a matrix; for the theatre's small models trained from
-scratch it reaches a loss in a fraction of AdamW's steps. Fine-tuning recipes use AdamW alone.
+scratch it reaches a loss in a fraction of AdamW's steps. Distribution matching uses AdamW alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -72,3 +72,45 @@ class MuonAdamW:
         """Goes on from `state_dict`."""
         self._optimisers[0].load_state_dict(state["muon"])
         self._optimisers[1].load_state_dict(state["adamw"])
+
+
+class ClippedAdamW:
+    """AdamW without momentum, as distribution matching wants it: yesterday's direction is another's."""
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        max_norm: float,
+        *,
+        betas: tuple[float, float] = (0.0, 0.999),
+        weight_decay: float = 0.01,
+    ) -> None:
+        """Trains those of the parameters that need a gradient, clipped to `max_norm` together."""
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self._max_norm = max_norm
+        self._optimiser = torch.optim.AdamW(
+            self.parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay
+        )
+
+    def step(self) -> Tensor:
+        """Clips, applies and clears the gradients; returns the gradient's norm.
+
+        Raises:
+            FloatingPointError: the norm is not finite; nothing is applied.
+        """
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient's norm is {norm.item()}")
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self._max_norm, norm)
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's state."""
+        return self._optimiser.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+        self._optimiser.load_state_dict(state)

@@ -13,7 +13,9 @@ from shotstream.codec.codec import Codec
 from shotstream.data.latents import StoryLatents, encode_story
 from shotstream.diffusion.guidance import guide
 from shotstream.diffusion.samplers import euler
+from shotstream.evaluation.run import EvaluationConfig, evaluate
 from shotstream.streaming.conditioning import full_pass, stack_conditioning, target_part
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import render
 from shotstream.theatre.world import sample_story
@@ -81,7 +83,7 @@ def sample_shots(
 ) -> Tensor:
     """Latents of shots sampled bidirectionally, given the true frames of the earlier shots."""
     config = stage.config.dit
-    pairs = [condition(story, index, config) for story, index in samples]
+    pairs = [condition(story, index, stage.config) for story, index in samples]
     conditioning = stack_conditioning([pair[0] for pair in pairs]).to(stage.device)
     text = model.embed([pair[1] for pair in pairs])
     empty = torch.zeros_like(text)
@@ -97,3 +99,10 @@ def sample_shots(
         return guide(free, given, guidance)
 
     return euler(velocity, noise, stage.schedule.sampling_sigmas(num_steps).to(stage.device))
+
+
+def preview_student(pipeline: StreamingPipeline, step: int, directory: Path) -> Mapping[str, float]:
+    """Writes a sheet of held-out films with their truth above, and scores them with the oracle."""
+    config = EvaluationConfig(num_stories=_NUM_STORIES, num_shots=_NUM_SHOTS, num_chunks=2, judge_truth=False)
+    report = evaluate(pipeline, config, sheet=directory / f"preview_{step:07d}.png")
+    return {row.axis: row.mean for row in report.rows if row.mean is not None}

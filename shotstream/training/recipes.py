@@ -21,10 +21,20 @@ from shotstream.theatre.palette import NAMES
 from shotstream.training.loop import LoopConfig
 from shotstream.training.stages.causal_init import CausalInitTraining
 from shotstream.training.stages.codec import CodecTraining
+from shotstream.training.stages.dmd import DmdTraining
+from shotstream.training.stages.inter_shot import InterShotTraining
+from shotstream.training.stages.intra_shot import IntraShotTraining
 from shotstream.training.stages.ode_pairs import OdePairsTraining
 from shotstream.training.stages.teacher import TeacherTraining
 
-StageConfig = CodecTraining | TeacherTraining | OdePairsTraining | CausalInitTraining
+StageConfig = (
+    CodecTraining
+    | TeacherTraining
+    | OdePairsTraining
+    | CausalInitTraining
+    | IntraShotTraining
+    | InterShotTraining
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,11 +114,44 @@ def theatre_causal_init() -> Recipe:
     )
 
 
+def _matching(num_steps: int) -> DmdTraining:
+    teacher = theatre_teacher().stage
+    assert isinstance(teacher, TeacherTraining)
+    pool = dataclasses.replace(teacher.pool, seed=2, num_blocks=8, steps_per_block=20)
+    return DmdTraining(
+        teacher=dataclasses.replace(teacher, batch_size=8, pool=pool), num_steps=num_steps, fake_updates=4
+    )
+
+
+def theatre_intra_shot() -> Recipe:
+    """The student matched to the bidirectional teacher, given true earlier shots."""
+    num_steps = 220
+    return Recipe(
+        name="theatre_intra_shot",
+        stage=IntraShotTraining(dmd=_matching(num_steps)),
+        loop=LoopConfig(num_steps=num_steps, save_every=20, log_every=5, preview_every=40),
+        inputs=("theatre_codec", "theatre_teacher", "theatre_causal_init"),
+    )
+
+
+def theatre_inter_shot() -> Recipe:
+    """The student matched to the bidirectional teacher, given its own earlier shots."""
+    num_steps = 120
+    return Recipe(
+        name="theatre_inter_shot",
+        stage=InterShotTraining(dmd=dataclasses.replace(_matching(num_steps), seed=4)),
+        loop=LoopConfig(num_steps=num_steps, save_every=20, log_every=5, preview_every=40),
+        inputs=("theatre_codec", "theatre_teacher", "theatre_intra_shot"),
+    )
+
+
 RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
     "theatre_codec": theatre_codec,
     "theatre_teacher": theatre_teacher,
     "theatre_ode_pairs": theatre_ode_pairs,
     "theatre_causal_init": theatre_causal_init,
+    "theatre_intra_shot": theatre_intra_shot,
+    "theatre_inter_shot": theatre_inter_shot,
 }
 """By name."""
 
@@ -122,6 +165,9 @@ _KINDS: Final = {
         TeacherTraining,
         OdePairsTraining,
         CausalInitTraining,
+        DmdTraining,
+        IntraShotTraining,
+        InterShotTraining,
         PatchCodecConfig,
         WordEncoderConfig,
         DiTConfig,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,19 @@ import torch
 from shotstream.codec.patch_codec import PatchCodec
 from shotstream.data.files import write_atomically
 from shotstream.data.latents import LatentPool
+from shotstream.diffusion.schedule import STUDENT_STEPS
+from shotstream.theatre.sets import STAGE_SIZE
 from shotstream.training.checkpoint import checkpoints, load_checkpoint
+from shotstream.training.films import theatre_pipeline
 from shotstream.training.loop import LoopConfig, resume, train
+from shotstream.training.lora import merge_adapters
 from shotstream.training.recipes import Recipe, from_document, to_document
 from shotstream.training.stage import Stage
-from shotstream.training.stages.causal_init import CausalInitStage
+from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
 from shotstream.training.stages.codec import CodecStage, CodecTraining, codec_from_run
+from shotstream.training.stages.dmd import DmdStage, DmdTraining
+from shotstream.training.stages.inter_shot import InterShotTraining, adapt, inter_shot_stage
+from shotstream.training.stages.intra_shot import IntraShotTraining, intra_shot_stage
 from shotstream.training.stages.ode_pairs import OdePairsStage, OdePairsTraining
 from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel
 
@@ -97,8 +104,30 @@ def build_stage(recipe: Recipe, runs: Path, device: torch.device | str = "cpu") 
     if isinstance(config, OdePairsTraining):
         pool = LatentPool(input_codec(runs), config.teacher.pool)
         return OdePairsStage(config, input_teacher(runs, config.teacher), pool, runs / recipe.name)
-    files = sorted((runs / "theatre_ode_pairs").glob("pairs_*.safetensors"))
-    return CausalInitStage(config, input_teacher(runs, config.pairs.teacher), files)
+    if isinstance(config, CausalInitTraining):
+        files = sorted((runs / "theatre_ode_pairs").glob("pairs_*.safetensors"))
+        return CausalInitStage(config, input_teacher(runs, config.pairs.teacher), files)
+    return _matching_stage(config, recipe, runs)
+
+
+def _matching_stage(config: IntraShotTraining | InterShotTraining, recipe: Recipe, runs: Path) -> DmdStage:
+    dmd, codec = config.dmd, input_codec(runs)
+    student = input_student(runs, recipe.inputs[-1], dmd)
+    teacher = input_teacher(runs, dmd.teacher)
+
+    def film(student: TheatreModel, step: int, directory: Path) -> Mapping[str, float]:
+        from shotstream.training.previews import preview_student
+
+        pipeline = theatre_pipeline(codec, student, dmd.teacher, dmd.student_steps)
+        return preview_student(pipeline, step, directory)
+
+    if isinstance(config, IntraShotTraining):
+        pool = LatentPool(codec, dmd.teacher.pool)
+        return intra_shot_stage(config, student=student, teacher=teacher, pool=pool, film=film)
+    size = codec.geometry.latent_size(STAGE_SIZE)
+    return inter_shot_stage(
+        config, student=student, teacher=teacher, codec=codec, latent_size=size, film=film
+    )
 
 
 def default_device(recipe: Recipe) -> str:
@@ -157,13 +186,63 @@ def input_teacher(runs: Path, config: TeacherTraining) -> TheatreModel:
     """
     trained = recipe_of_run(runs, "theatre_teacher").stage
     assert isinstance(trained, TeacherTraining)
-    differences = _differences(trained, config, ("dit", "text", "shift"))
+    _require_alike(trained, config, ("dit", "text", "shift", "context_policy"), runs / "theatre_teacher")
+    return trained_model(runs, "theatre_teacher")
+
+
+def input_student(runs: Path, name: str, config: DmdTraining) -> TheatreModel:
+    """The averaged student of a run.
+
+    Raises:
+        ValueError: there is no such run, or it was trained for other steps or with another teacher.
+    """
+    found = recipe_of_run(runs, name)
+    teacher, student_steps = teacher_of(found)
+    _require_alike(teacher, config.teacher, ("dit", "text", "shift", "context_policy"), runs / name)
+    if student_steps != config.student_steps:
+        raise ValueError(
+            f"{runs / name} was trained for the steps {student_steps}; give this recipe the same"
+        )
+    return trained_model(runs, name)
+
+
+def trained_model(runs: Path, name: str) -> TheatreModel:
+    """The averaged weights of any run that trains a model, its adapters merged.
+
+    Raises:
+        ValueError: there is no such run, or it trains no model.
+    """
+    found = recipe_of_run(runs, name)
+    teacher, _ = teacher_of(found)
+    model = TheatreModel(teacher.dit, teacher.text)
+    if isinstance(found.stage, InterShotTraining):
+        adapt(model.dit, found.stage, "student")
+    return merge_adapters(averaged_model(newest_checkpoint(runs, name), model))
+
+
+def teacher_of(found: Recipe) -> tuple[TeacherTraining, tuple[int, ...]]:
+    """How the teacher of a model was trained, and the steps that the model takes.
+
+    Raises:
+        ValueError: the recipe trains no model.
+    """
+    stage = found.stage
+    if isinstance(stage, TeacherTraining):
+        return stage, STUDENT_STEPS
+    if isinstance(stage, CausalInitTraining):
+        return stage.pairs.teacher, stage.pairs.student_steps
+    if isinstance(stage, IntraShotTraining | InterShotTraining):
+        return stage.dmd.teacher, stage.dmd.student_steps
+    raise ValueError(f"{found.name} makes no model; name a teacher or a student")
+
+
+def _require_alike(trained: Any, config: Any, names: Iterable[str], directory: Path) -> None:
+    differences = _differences(trained, config, names)
     if differences:
         raise ValueError(
-            f"{runs / 'theatre_teacher'} was trained with another value of {', '.join(differences)}; "
-            "give this recipe the teacher's"
+            f"{directory} was trained with another value of {', '.join(differences)}; "
+            "give this recipe the same"
         )
-    return averaged_model(newest_checkpoint(runs, "theatre_teacher"), TheatreModel(config.dit, config.text))
 
 
 def _differences(left: Any, right: Any, names: Iterable[str]) -> list[str]:
@@ -201,7 +280,8 @@ def _check_config(recipe: Recipe, directory: Path) -> None:
     path = directory / "config.json"
     if not path.exists():
         return
-    old = json.loads(path.read_text())["stage"]
+    # Through the configuration, so that a setting which is newer than the run has its default there.
+    old = to_document(from_document(json.loads(path.read_text())))["stage"]
     changed = [key for key, value in to_document(recipe)["stage"].items() if old.get(key) != value]
     changed = [key for key in changed if key not in ("num_steps", "decay_steps")]
     if changed:

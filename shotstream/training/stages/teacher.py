@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from shotstream.streaming.conditioning import (
     stack_conditioning,
     target_part,
 )
-from shotstream.streaming.context_sampling import ContextSlot, sample_context
+from shotstream.streaming.context_sampling import ContextSlot, PolicyName, sample_context
 from shotstream.training.ema import Ema
 from shotstream.training.optimisers import MuonAdamW
 
@@ -68,6 +68,8 @@ class TeacherTraining:
     """Steps over which the learning rate rises from zero."""
     shift: float = 3.0
     """Shift of the schedule that training levels are drawn from."""
+    context_policy: PolicyName = "theatre"
+    """How context frames are chosen from earlier shots, see `context_sampling`."""
     causal_share: float = 0.5
     """Share of the steps trained with the causal mask and a level per chunk."""
     clean_history: float = 0.5
@@ -101,6 +103,8 @@ class TeacherTraining:
             ("causal_share", "clean_history", "context_drop", "caption_drop", "figure_share", "pair_share"),
         )
         require_positive(self, ("learning_rate", "shift", "max_figure_weight"))
+        if self.context_policy not in (known := get_args(PolicyName)):
+            raise ValueError(f"unknown context policy {self.context_policy!r}; known: {', '.join(known)}")
         require_decay(self, ("ema_decay",))
         if not 0 < sum(self.shot_weights) < inf:
             raise ValueError(f"shot_weights is {self.shot_weights!r}; one must be above 0, and all finite")
@@ -282,7 +286,7 @@ def draw_batch(
         story = drawn[int(rng.integers(len(drawn)))]
         x0.append(story.shots[index].target[:, :length].float())
         figures.append(story.shots[index].figures[:length])
-        conditioning, rows = condition(story, index, config.dit)
+        conditioning, rows = condition(story, index, config)
         if index > 0 and rng.random() < config.context_drop:
             conditioning = drop_context(conditioning, torch.ones(1, dtype=torch.bool))
         conditionings.append(conditioning)
@@ -291,15 +295,16 @@ def draw_batch(
     return Batch(torch.stack(x0), torch.stack(figures), stack_conditioning(conditionings), captions)
 
 
-def condition(story: StoryLatents, index: int, config: DiTConfig) -> tuple[Conditioning, list[str]]:
+def condition(story: StoryLatents, index: int, training: TeacherTraining) -> tuple[Conditioning, list[str]]:
     """Conditioning of shot `index` of a story on its earlier shots, and its caption rows."""
+    config = training.dit
     told = story.story
     texts = [compose_caption(told.global_caption, text, shot) for shot, text in enumerate(told.captions)]
     if index == 0:
         size = LatentSize(*story.shots[0].target.shape[-2:])
         return first_shot(config, size), [texts[0]]
     plan = sample_context(
-        [shot.num_frames for shot in story.shots[:index]], config.num_context_frames, "theatre"
+        [shot.num_frames for shot in story.shots[:index]], config.num_context_frames, training.context_policy
     )
 
     def latent_of(slot: ContextSlot) -> Float[Tensor, "z h w"]:

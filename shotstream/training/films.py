@@ -1,0 +1,146 @@
+"""Films of models as training leaves them: a student streams, a bidirectional teacher makes whole shots."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from shotstream.codec.patch_codec import PatchCodec
+from shotstream.diffusion.guidance import guide
+from shotstream.diffusion.samplers import euler
+from shotstream.diffusion.schedule import FlowSchedule
+from shotstream.evaluation.films import FilmSource
+from shotstream.streaming.conditioning import Conditioning, full_pass, target_part
+from shotstream.streaming.engine import Engine, EngineConfig
+from shotstream.streaming.noise import derive_seed, shot_seed
+from shotstream.streaming.pipeline import CAPTION_STYLES, StreamingPipeline, fitted_captions
+from shotstream.streaming.saved_session import Take
+from shotstream.streaming.shot import ShotOrder, condition_shot, finish_shot
+from shotstream.theatre.render import FPS
+from shotstream.theatre.sets import STAGE_SIZE
+from shotstream.theatre.world import TheatreStory
+from shotstream.training.stages.teacher import TeacherTraining, TheatreModel
+
+
+def theatre_engine_config(
+    training: TeacherTraining, student_steps: Sequence[int], *, num_chunks: int = 3
+) -> EngineConfig:
+    """How a theatre model films.
+
+    Args:
+        training: how its teacher was trained.
+        student_steps: steps that it was trained for.
+        num_chunks: usual length of a shot.
+    """
+    return EngineConfig(
+        family="theatre",
+        model_id="theatre",
+        fps=FPS,
+        pixel_size=STAGE_SIZE,
+        num_chunks=num_chunks,
+        context_policy=training.context_policy,
+        student_steps=tuple(student_steps),
+        shift=training.shift,
+    )
+
+
+def theatre_pipeline(
+    codec: PatchCodec, model: TheatreModel, training: TeacherTraining, student_steps: Sequence[int]
+) -> StreamingPipeline:
+    """A model in memory as a pipeline, in full precision; see `theatre_engine_config`."""
+    engine = Engine(
+        theatre_engine_config(training, student_steps),
+        model.dit.eval(),
+        codec.eval(),
+        model.text.eval(),
+        fitted_captions(model.text, CAPTION_STYLES["theatre"]),
+    )
+    return StreamingPipeline(engine)
+
+
+def teacher_films(
+    pipeline: StreamingPipeline,
+    *,
+    context: bool = True,
+    num_chunks: int = 3,
+    seed: int = 0,
+    num_steps: int = 25,
+    guidance: float = 1.5,
+) -> FilmSource:
+    """Films of a bidirectional teacher: whole shots by Euler steps, conditioned on its own earlier shots.
+
+    Args:
+        pipeline: of the teacher, see `theatre_pipeline`.
+        context: False films each shot as a first one.
+        num_chunks: length of a shot.
+        seed: of the noise; as in `model_films` a shot has the same noise with and without context.
+        num_steps: Euler steps.
+        guidance: scale of the guidance; 1 has none.
+    """
+    engine = pipeline.engine
+    schedule = FlowSchedule(shift=engine.config.shift)
+    sigmas = schedule.sampling_sigmas(num_steps).to(engine.device)
+
+    @torch.no_grad()
+    def film(number: int, story: TheatreStory) -> list[np.ndarray]:
+        takes: list[Take] = []
+        films: list[np.ndarray] = []
+        for index, caption in enumerate(story.captions):
+            order = ShotOrder(
+                global_caption=story.global_caption,
+                caption=caption,
+                seed=shot_seed(seed + number, index),
+                num_steps=num_steps,
+                num_chunks=num_chunks,
+                takes=tuple(takes) if context else (),
+                pins=(),
+            )
+            captions, conditioning = condition_shot(engine, order)
+            noise = _noise(engine, order)
+            given, free = (
+                engine.text_encoder.encode(texts).to(engine.device)[None]
+                for texts in (captions, [""] * len(captions))
+            )
+            latents = _sample(engine, conditioning, given, free, noise, sigmas, guidance)
+            frames, _ = engine.decode(latents, None)
+            takes.append(finish_shot(engine, order, frames, num_chunks))
+            films.append(frames)
+        return films
+
+    return film
+
+
+def _sample(
+    engine: Engine,
+    conditioning: Conditioning,
+    given: Float[Tensor, "1 s n d"],
+    free: Float[Tensor, "1 s n d"],
+    noise: Float[Tensor, "1 c f h w"],
+    sigmas: Float[Tensor, " n_plus_1"],
+    guidance: float,
+) -> Float[Tensor, "1 c f h w"]:
+    config = engine.dit.config
+
+    def one(text: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        inputs = full_pass(conditioning, noisy, sigma, config)
+        return target_part(engine.dit(inputs.x, inputs.sigma, text, inputs.positions), config)
+
+    def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
+        if guidance == 1.0:
+            return one(given, noisy, sigma)
+        return guide(one(free, noisy, sigma), one(given, noisy, sigma), guidance)
+
+    return euler(velocity, noise, sigmas)
+
+
+def _noise(engine: Engine, order: ShotOrder) -> Float[Tensor, "1 c f h w"]:
+    chunks = [
+        torch.randn(
+            engine.chunk_shape, generator=torch.Generator().manual_seed(derive_seed(order.seed, index, 0))
+        )
+        for index in range(order.num_chunks)
+    ]
+    return rearrange(torch.stack(chunks), "n c f h w -> 1 c (n f) h w").to(engine.device)

@@ -1,0 +1,178 @@
+"""Distribution matching with the student's own history: what it filmed before conditions what it films next.
+
+The second distillation stage of arXiv 2603.25746, which closes the gap to inference: the earlier shots are
+filmed by the student with all its steps, decoded, and looked back at frame by frame as a session does.
+Adapters of low rank learn, on student and fake score; they are merged when the model is exported.
+
+A step draws a place in a story and films up to it from the beginning, so that its history is of the
+student as it is now, and a step depends on no other. The world's captions are all the data it takes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from shotstream.codec.codec import Codec
+from shotstream.data.checks import require_within
+from shotstream.diffusion.schedule import FlowSchedule
+from shotstream.geometry import LatentSize
+from shotstream.model.dit import DiT
+from shotstream.story import compose_caption
+from shotstream.streaming.conditioning import (
+    Conditioning,
+    caption_shots,
+    first_shot,
+    next_shot,
+    stack_conditioning,
+)
+from shotstream.streaming.context_sampling import (
+    ContextSlot,
+    candidate_frames,
+    max_frame_count,
+    sample_context,
+)
+from shotstream.streaming.noise import derive_seed
+from shotstream.theatre.world import TheatreStory, sample_story
+from shotstream.training.lora import attach_adapters
+from shotstream.training.stages.dmd import DmdStage, DmdTraining, Scene, fake_of, student_rollout
+from shotstream.training.stages.teacher import TeacherTraining, TheatreModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InterShotTraining:
+    """The recipe of an inter-shot student."""
+
+    dmd: DmdTraining
+    """How it is matched to its teacher."""
+    lora_rank: int = 32
+    """Rank of the adapters that learn; 0: there are none, student and fake score learn whole."""
+    lora_alpha: int = 32
+    """The adapters' output is scaled by this over the rank."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 0, inf, ("lora_rank",))
+        require_within(self, 1, inf, ("lora_alpha",))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmedShot:
+    """A shot of every story of a batch, as later shots look back at it."""
+
+    num_frames: int
+    frames: tuple[int, ...]
+    """Which frames were kept."""
+    latents: Float[Tensor, "b k z h w"]
+    """Each of them encoded alone."""
+
+
+def inter_shot_stage(
+    config: InterShotTraining,
+    *,
+    student: TheatreModel,
+    teacher: TheatreModel,
+    codec: Codec,
+    latent_size: LatentSize,
+    film: Callable[[TheatreModel, int, Path], Mapping[str, float]] | None = None,
+) -> DmdStage:
+    """The stage.
+
+    Args:
+        config: the recipe.
+        student: an intra-shot student; changed in place.
+        teacher: frozen in place; the fake score starts as a copy of it.
+        codec: decodes what was filmed and encodes what is looked back at.
+        latent_size: of the stories' frames.
+        film: see `DmdStage`.
+    """
+    dmd = config.dmd
+    fake = fake_of(teacher)
+    adapt(student.dit, config, "student")
+    adapt(fake, config, "fake")
+    sigmas = FlowSchedule(shift=dmd.teacher.shift).student_sigmas(dmd.student_steps)
+
+    def draw(step: int) -> Scene:
+        stories, lengths = draw_stories(config, step)
+        shots: list[FilmedShot] = []
+        for index, num_chunks in enumerate(lengths[:-1]):
+            conditioning, captions = condition_on(stories, shots, dmd.teacher, latent_size)
+            seeds = [derive_seed(dmd.seed, "history", step, index, sample) for sample in range(len(stories))]
+            with torch.no_grad():
+                text = student.embed(captions)
+                rollout = student_rollout(student.dit, conditioning, text, sigmas, seeds=seeds)
+                latents = torch.cat(list(rollout.chunks(num_chunks)), dim=2)
+                shots.append(look_back_at(codec, latents, index, student.dit.config.num_context_frames))
+        return Scene(*condition_on(stories, shots, dmd.teacher, latent_size), lengths[-1])
+
+    return DmdStage(dmd, student=student, teacher=teacher, fake=fake, draw=draw, film=film)
+
+
+def adapt(dit: DiT, config: InterShotTraining, name: str) -> None:
+    """Attaches the recipe's adapters, if it has any, in place."""
+    if config.lora_rank:
+        seed = derive_seed(config.dmd.seed, "lora", name)
+        attach_adapters(dit, rank=config.lora_rank, alpha=config.lora_alpha, seed=seed)
+
+
+def draw_stories(config: InterShotTraining, step: int) -> tuple[list[TheatreStory], list[int]]:
+    """The stories of a step up to the shot that is learnt, and the length of each shot in chunks."""
+    dmd = config.dmd
+    rng = np.random.default_rng((dmd.seed, 6, step))
+    weights = np.array(dmd.teacher.shot_weights)
+    num_shots = 1 + int(rng.choice(len(weights), p=weights / weights.sum()))
+    size = dmd.teacher.dit.chunk_latent_frames
+    lengths = [int(length) // size for length in rng.choice(dmd.teacher.pool.num_latent_frames, num_shots)]
+    stories = [
+        sample_story(np.random.default_rng((dmd.seed, 7, step, sample)), num_shots)
+        for sample in range(dmd.teacher.batch_size)
+    ]
+    return stories, lengths
+
+
+def condition_on(
+    stories: Sequence[TheatreStory], shots: Sequence[FilmedShot], trained: TeacherTraining, size: LatentSize
+) -> tuple[Conditioning, list[list[str]]]:
+    """Conditioning of the shot after `shots` in every story, and its caption rows."""
+    config, index = trained.dit, len(shots)
+    texts = [
+        [compose_caption(story.global_caption, text, shot) for shot, text in enumerate(story.captions)]
+        for story in stories
+    ]
+    if not shots:
+        return first_shot(config, size, batch=len(stories)), [rows[:1] for rows in texts]
+    plan = sample_context(
+        [shot.num_frames for shot in shots], config.num_context_frames, trained.context_policy
+    )
+
+    def conditioning_of(sample: int) -> Conditioning:
+        def latent_of(slot: ContextSlot) -> Float[Tensor, "z h w"]:
+            shot = shots[slot.shot_index]
+            assert slot.frame_index is not None
+            return shot.latents[sample, shot.frames.index(slot.frame_index)]
+
+        return next_shot(plan, latent_of)
+
+    read = (*caption_shots(plan), index)
+    return stack_conditioning([conditioning_of(sample) for sample in range(len(stories))]), [
+        [rows[shot] for shot in read] for rows in texts
+    ]
+
+
+def look_back_at(
+    codec: Codec, latents: Float[Tensor, "b z f h w"], shot_index: int, budget: int
+) -> FilmedShot:
+    """What a session keeps of a shot: frames as a viewer gets them, in whole levels, each encoded alone."""
+    pixels = ((codec.decode(latents) + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    num_frames = pixels.shape[2]
+    chosen = candidate_frames(num_frames, max_frame_count(shot_index, budget))
+    singles = rearrange(pixels[:, :, list(chosen)], "b c k h w -> (b k) c 1 h w")
+    encoded = codec.encode(singles)[:, :, 0]
+    return FilmedShot(
+        num_frames=num_frames, frames=chosen, latents=encoded.unflatten(0, (len(latents), len(chosen)))
+    )

@@ -1,0 +1,284 @@
+"""Distribution matching: who learns when, from what, and that it leads to the teacher."""
+
+import copy
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from shotstream.streaming.conditioning import drop_context
+from shotstream.streaming.noise import shot_seed
+from shotstream.streaming.rollout import Rollout
+from shotstream.training.films import theatre_pipeline
+from shotstream.training.lora import attach_adapters, merge_adapters
+from shotstream.training.recipes import Recipe, recipe
+from shotstream.training.run import build_stage, input_codec, run_recipe, trained_model
+from shotstream.training.stages import dmd as dmd_module
+from shotstream.training.stages.dmd import DmdStage
+from shotstream.training.stages.inter_shot import (
+    InterShotTraining,
+    condition_on,
+    draw_stories,
+    look_back_at,
+)
+from tests.training.test_run import codec, same, teacher, weights
+from tests.training.test_student import nested, pairs, student
+
+STAGES = ("theatre_intra_shot", "theatre_inter_shot")
+
+
+def matching(name: str, num_steps: int, *more: str) -> Recipe:
+    overrides = nested(
+        "dmd.teacher.",
+        f"loop.num_steps={num_steps}",
+        "loop.preview_every=1000",
+        "stage.dmd.fake_warmup_steps=1",
+        "stage.dmd.fake_updates=2",
+        "stage.dmd.teacher.pool.num_latent_frames=[3]",
+        *(["stage.lora_rank=2"] if name == "theatre_inter_shot" else []),
+        *more,
+    )
+    return recipe(name, overrides)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs")
+    run_recipe(codec(1), directory)
+    run_recipe(teacher(3), directory)
+    run_recipe(pairs(2), directory)
+    run_recipe(student(1), directory)
+    run_recipe(matching("theatre_intra_shot", 2), directory)
+    return directory
+
+
+def built(name: str, runs: Path, *more: str) -> DmdStage:
+    stage = build_stage(matching(name, 4, *more), runs)
+    assert isinstance(stage, DmdStage)
+    return stage
+
+
+def everything(stage: DmdStage) -> dict[str, Tensor]:
+    parts = {"student": stage.student, "fake": stage.fake, "teacher": stage.teacher}
+    return {
+        f"{part}.{name}": value.clone()
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_warm_up_moves_the_fake_score_alone_and_later_steps_the_student_too(
+    name: str, runs: Path
+) -> None:
+    stage = built(name, runs)
+    states = [everything(stage)]
+    for step in (0, 1):
+        scalars = stage.step(step)
+        assert all(np.isfinite(value) for value in scalars.values())
+        states.append(everything(stage))
+    moved = [
+        {key.split(".")[0] for key in after if not torch.equal(before[key], after[key])}
+        for before, after in pairwise(states)
+    ]
+    assert moved == [{"fake"}, {"fake", "student"}]
+    changed = {key for key in states[2] if not torch.equal(states[1][key], states[2][key])}
+    assert not any(".text." in key for key in changed), "the text encoder is frozen"
+    if name == "theatre_inter_shot":
+        assert all("lora_" in key for key in changed), "only adapters learn"
+
+
+def test_a_student_update_leaves_no_gradient_on_the_scores(runs: Path) -> None:
+    stage = built("theatre_intra_shot", runs)
+    scene = stage.draw(0)
+    text = stage.student.embed(scene.captions).detach()
+    loss, _ = stage.student_loss(scene, text, torch.zeros_like(text), (0, 9))
+    loss.backward()
+    assert any(value.grad is not None for value in stage.student.dit.parameters())
+    for module in (stage.fake, stage.teacher):
+        assert all(value.grad is None for value in module.parameters())
+
+
+def test_a_rollout_carries_its_gradient_through_the_exit_step_alone(runs: Path) -> None:
+    stage = built("theatre_intra_shot", runs, "stage.dmd.teacher.pool.num_latent_frames=[6]")
+    scene = stage.draw(0)
+    text = stage.student.embed(scene.captions).detach()
+    carrying: list[tuple[int | None, int]] = []
+
+    def observe(chunk: int | None, step: int, velocity: Tensor) -> None:
+        if velocity.requires_grad:
+            carrying.append((chunk, step))
+
+    original = Rollout.__init__
+
+    def spying(self: Rollout, *args: object, **kwargs: object) -> None:
+        original(self, *args, **{**kwargs, "observe": observe})  # pyright: ignore[reportArgumentType]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rollout, "__init__", spying)
+        exits = {tuple(_carried(stage, scene, text, carrying, key)) for key in range(12)}
+    assert all(len({step for _, step in one}) == 1 and [chunk for chunk, _ in one] == [0, 1] for one in exits)
+    assert {one[0][1] for one in exits} == {0, 1, 2, 3}, "every step is an exit step"
+
+
+def _carried(
+    stage: DmdStage, scene: dmd_module.Scene, text: Tensor, carrying: list[tuple[int | None, int]], key: int
+) -> list[tuple[int | None, int]]:
+    carrying.clear()
+    stage.rollout(scene, text, (key, 0))
+    return list(carrying)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_resumed_run_equals_an_uninterrupted_one(name: str, runs: Path) -> None:
+    used = {path.name for path in runs.iterdir()}
+    parts = runs / name
+    kept = [path for path in parts.iterdir()] if name in used else []
+    for path in kept:
+        path.unlink()
+    run_recipe(matching(name, 2), runs)
+    run_recipe(matching(name, 4), runs)
+    resumed = weights(runs, name)
+    for path in parts.iterdir():
+        path.unlink()
+    run_recipe(matching(name, 4), runs)
+    assert same(resumed, weights(runs, name))
+
+
+def test_context_and_captions_reach_the_student_and_both_scores(runs: Path) -> None:
+    stage = built("theatre_inter_shot", runs, "stage.dmd.teacher.shot_weights=[0.0, 1.0]")
+    for dit in (stage.student.dit, stage.fake, stage.teacher.dit):
+        torch.nn.init.normal_(dit.head.head.weight, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        scene = stage.draw(0)
+        text = stage.student.embed(scene.captions)
+        blind = scene._replace(
+            conditioning=drop_context(scene.conditioning, torch.ones(len(text), dtype=torch.bool))
+        )
+        x0 = stage.rollout(scene, text, (0, 0))
+        assert not torch.allclose(x0, stage.rollout(blind, text, (0, 0)), atol=1e-4)
+        assert not torch.allclose(x0, stage.rollout(scene, torch.zeros_like(text), (0, 0)), atol=1e-4)
+        for dit in (stage.fake, stage.teacher.dit):
+            sigma = torch.full((len(text), x0.shape[2]), 0.5)
+            seen = stage.velocity(dit, scene, text, x0, sigma)
+            assert not torch.allclose(seen, stage.velocity(dit, blind, text, x0, sigma), atol=1e-4)
+            assert not torch.allclose(
+                seen, stage.velocity(dit, scene, torch.zeros_like(text), x0, sigma), atol=1e-4
+            )
+
+
+def test_the_student_moves_towards_a_teacher_that_knows_one_answer(runs: Path) -> None:
+    """The teacher's data are all one constant; the student's samples must come to it on average."""
+    config = matching(
+        "theatre_intra_shot",
+        60,
+        "stage.dmd.student_rate=0.01",
+        "stage.dmd.fake_rate=0.01",
+        "stage.dmd.guidance=1.0",
+    )
+    stage = build_stage(config, runs)
+    assert isinstance(stage, DmdStage)
+    wanted = 0.5
+
+    def real(noisy: Tensor, sigma: Tensor) -> Tensor:
+        return (noisy - wanted) / sigma[:, None, :, None, None]
+
+    networks = stage.velocity
+    stage.velocity = lambda dit, scene, text, noisy, sigma: (  # pyright: ignore[reportAttributeAccessIssue]
+        real(noisy, sigma) if dit is stage.teacher.dit else networks(dit, scene, text, noisy, sigma)
+    )
+    distances: list[float] = []
+    for step in range(60):
+        stage.step(step)
+        with torch.no_grad():
+            scene = stage.draw(0)
+            x0 = stage.rollout(scene, stage.student.embed(scene.captions), (0, 0))
+        distances.append(abs(x0.mean().item() - wanted))
+    assert np.mean(distances[-5:]) < 0.4 * np.mean(distances[:5])
+
+
+def test_places_in_a_story_are_drawn_by_the_recipe_and_the_first_is_among_them() -> None:
+    config = matching("theatre_inter_shot", 4).stage
+    assert isinstance(config, InterShotTraining)
+    counts = np.bincount([len(draw_stories(config, step)[1]) - 1 for step in range(600)], minlength=7)
+    expected = 600 * np.array(config.dmd.teacher.shot_weights) / sum(config.dmd.teacher.shot_weights)
+    assert counts[0] > 0
+    assert (np.abs(counts - expected) <= 4 * np.sqrt(expected)).all()
+
+
+def test_history_is_what_a_session_would_look_back_at(runs: Path) -> None:
+    """Filmed with all its steps, decoded and encoded: the conditioning equals that of streaming."""
+    stage = built("theatre_inter_shot", runs, "stage.dmd.teacher.shot_weights=[0.0, 0.0, 1.0]")
+    config = matching("theatre_inter_shot", 4, "stage.dmd.teacher.shot_weights=[0.0, 0.0, 1.0]").stage
+    assert isinstance(config, InterShotTraining)
+    config = replace(config, dmd=replace(config.dmd, teacher=replace(config.dmd.teacher, batch_size=1)))
+    patch_codec = input_codec(runs)
+    model = trained_model(runs, "theatre_intra_shot")
+    torch.nn.init.normal_(model.dit.head.head.weight, std=0.2, generator=torch.Generator().manual_seed(0))
+    pipeline = theatre_pipeline(patch_codec, model, config.dmd.teacher, config.dmd.student_steps)
+    (story,), lengths = draw_stories(config, 0)
+    session = pipeline.session(story.global_caption, seed=5)
+    shots = []
+    size = pipeline.engine.latent_size
+    for index, num_chunks in enumerate(lengths[:-1]):
+        list(session.shot(story.captions[index], num_chunks=num_chunks))
+        conditioning, captions = condition_on([story], shots, config.dmd.teacher, size)
+        with torch.no_grad():
+            rollout = dmd_module.student_rollout(
+                model.dit,
+                conditioning,
+                model.embed(captions),
+                pipeline.engine.sigmas(len(config.dmd.student_steps)),
+                seeds=[shot_seed(5, index)],
+            )
+            latents = torch.cat(list(rollout.chunks(num_chunks)), dim=2)
+            shots.append(look_back_at(patch_codec, latents, index, model.dit.config.num_context_frames))
+    for ours, take in zip(shots, session.shots, strict=True):
+        assert (ours.num_frames, ours.frames) == (take.num_frames, take.candidate_frames)
+        assert torch.equal(ours.latents[0], take.latents)
+    assert len(stage.draw(0).captions[0]) == 3
+
+
+def test_merged_adapters_compute_what_attached_ones_did(runs: Path) -> None:
+    dit = trained_model(runs, "theatre_intra_shot").dit
+    plain = copy.deepcopy(dit)
+    names = set(dit.state_dict())
+    stage = built("theatre_intra_shot", runs)
+    attach_adapters(dit, rank=2, alpha=4, seed=0)
+    learning = [name for name, value in dit.named_parameters() if value.requires_grad]
+    assert len(learning) == 2 * 10 * dit.config.num_layers
+    scene = stage.draw(0)
+    text = stage.student.embed(scene.captions).detach()
+    x = torch.randn(2, dit.config.latent_channels, 3, *scene.conditioning.context.shape[-2:])
+    sigma = torch.full((2, 3), 0.4)
+    with torch.no_grad():
+        torch.nn.init.normal_(dit.head.head.weight, generator=torch.Generator().manual_seed(0))
+        plain.head.head.weight.copy_(dit.head.head.weight)
+        untouched = stage.velocity(dit, scene, text, x, sigma)
+        torch.testing.assert_close(untouched, stage.velocity(plain, scene, text, x, sigma))
+        for name, value in dit.named_parameters():
+            if "lora_B" in name:
+                value.normal_(generator=torch.Generator().manual_seed(1))
+        attached = stage.velocity(dit, scene, text, x, sigma)
+        assert not torch.allclose(attached, untouched, atol=1e-2)
+        merged = stage.velocity(merge_adapters(dit), scene, text, x, sigma)
+    torch.testing.assert_close(merged, attached, rtol=1e-4, atol=1e-4)
+    assert set(dit.state_dict()) == names
+
+
+def test_a_run_with_adapters_becomes_a_plain_model(runs: Path) -> None:
+    run_recipe(matching("theatre_inter_shot", 2), runs)
+    merged, before = (trained_model(runs, name) for name in ("theatre_inter_shot", "theatre_intra_shot"))
+    assert merged.state_dict().keys() == before.state_dict().keys()
+    assert any(
+        not torch.equal(value, before.state_dict()[name]) for name, value in merged.state_dict().items()
+    )
+
+
+def test_a_recipe_that_would_never_train_its_student_is_refused() -> None:
+    with pytest.raises(ValueError, match="never learn"):
+        recipe("theatre_intra_shot", ["stage.dmd.fake_warmup_steps=500"])
