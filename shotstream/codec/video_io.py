@@ -212,6 +212,22 @@ def iter_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator
         raise VideoError(f"{path}: not a readable video ({error})") from error
 
 
+def frame_rate(path: Path) -> Fraction:
+    """Frames per second of a video, on average.
+
+    Raises:
+        VideoError: when the file holds no readable video, or none that tells its rate.
+    """
+    try:
+        with av.open(path) as container:
+            rate = container.streams.video[0].average_rate
+    except (av.error.FFmpegError, OSError, IndexError) as error:
+        raise VideoError(f"{path}: not a readable video ({error})") from error
+    if not rate:
+        raise VideoError(f"{path}: does not tell its frame rate")
+    return rate
+
+
 def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Frames:
     """Frames [start, stop) of a video, in one array.
 
