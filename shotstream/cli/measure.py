@@ -67,6 +67,15 @@ def evaluate(
     codec_only: Annotated[
         bool, typer.Option("--codec-only", help="Score the truth encoded and decoded: the best there can be.")
     ] = False,
+    run: Annotated[
+        str | None, typer.Option(help="Score a training run instead of a model, for example theatre_teacher.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
+    sampler_steps: Annotated[int, typer.Option(help="Euler steps of a teacher's run.", min=1)] = 25,
+    guidance: Annotated[float, typer.Option(help="Guidance of a teacher's run; 1: none.", min=0)] = 1.5,
+    by_shot: Annotated[
+        bool, typer.Option("--by-shot", help="Also print the scores at each place in the stories.")
+    ] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Directory for the contact sheet and the report.")
     ] = Path("evaluation"),
@@ -75,7 +84,7 @@ def evaluate(
     """Film held-out stories and score them; one JSON line last."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
-        from shotstream.evaluation.run import EvaluationConfig, evaluate_model
+        from shotstream.evaluation.run import EvaluationConfig, evaluate_model, write_report
 
         config = EvaluationConfig(
             num_stories=stories, num_shots=shots, seed=seed, steps=steps, codec_only=codec_only
@@ -84,10 +93,30 @@ def evaluate(
         def tell(num_done: int, num_all: int) -> None:
             status.update(f"{num_done} of {num_all} stories")
 
-        report = evaluate_model(
-            model, config, context=not no_context, device=device, directory=output, progress=tell
-        )
+        if run is None:
+            report = evaluate_model(
+                model, config, context=not no_context, device=device, directory=output, progress=tell
+            )
+        else:
+            from shotstream.training.scores import evaluate_run
+
+            if codec_only:
+                raise ValueError("--codec-only judges a model's codec; leave --run out")
+            output.mkdir(parents=True, exist_ok=True)
+            report = evaluate_run(
+                run,
+                runs,
+                config,
+                context=not no_context,
+                sampler_steps=sampler_steps,
+                guidance=guidance,
+                sheet=output / "sheet.png",
+                progress=tell,
+            )
+            write_report(report, output)
     print(report.table())
+    if by_shot:
+        print("\n" + report.shot_table())
     print(report.json_line())
 
 

@@ -14,6 +14,7 @@ from shotstream.theatre.oracle import (
     SCARF_CHANCE,
     Axis,
     Scores,
+    Verdict,
     judge_captions,
     planned,
 )
@@ -51,6 +52,8 @@ class Report:
     """What was judged: model, weights, seed, numbers of stories and shots, seconds."""
     rows: tuple[AxisRow, ...]
     """In the order of `oracle.AXES`."""
+    by_shot: Mapping[Axis, tuple[float | None, ...]]
+    """For each axis the mean at each place in the stories; None where nothing could be judged."""
 
     def row(self, axis: Axis) -> AxisRow:
         """The row of an axis."""
@@ -67,6 +70,15 @@ class Report:
             )
         return "\n".join(lines)
 
+    def shot_table(self) -> str:
+        """A table of the means at each place in the stories, for people."""
+        axes = ("characters", "action", "set", "framing", "memory", "sharpness")
+        lines = [" ".join([f"{'shot':<5}", *(f"{axis:>10}" for axis in axes)])]
+        for index in range(len(self.by_shot["sharpness"])):
+            values = (f"{_shown(self.by_shot[axis][index]):>10}" for axis in axes)
+            lines.append(" ".join([f"{index + 1:<5}", *values]))
+        return "\n".join(lines)
+
     def json_line(self) -> str:
         """Everything, for programs, without a line break."""
         axes = {
@@ -80,13 +92,14 @@ class Report:
             }
             for row in self.rows
         }
-        return json.dumps({**self.facts, "axes": axes})
+        by_shot = {axis: [_rounded(value) for value in values] for axis, values in self.by_shot.items()}
+        return json.dumps({**self.facts, "axes": axes, "by_shot": by_shot})
 
 
 def make_report(
     facts: Mapping[str, Any],
     stories: Sequence[TheatreStory],
-    scores: Sequence[Scores],
+    verdicts: Sequence[Verdict],
     true_scores: Sequence[Scores] | None,
     chance_stories: Sequence[TheatreStory],
 ) -> Report:
@@ -95,10 +108,11 @@ def make_report(
     Args:
         facts: what was judged, for the JSON line.
         stories: the stories filmed.
-        scores: what each film scored.
+        verdicts: what the oracle says of each film.
         true_scores: what the world's own films score; None when they were not judged.
         chance_stories: other stories of the same kind, whose shots are taken for the answer.
     """
+    scores = [verdict.scores for verdict in verdicts]
     chances = chance_levels(stories, scores, chance_stories)
     rows: list[AxisRow] = []
     for axis in AXES:
@@ -107,7 +121,17 @@ def make_report(
         rows.append(
             AxisRow(axis=axis, count=count, mean=mean, low=low, high=high, chance=chances[axis], truth=truth)
         )
-    return Report(facts=facts, rows=tuple(rows))
+    num_shots = max(len(verdict.by_shot) for verdict in verdicts)
+    by_shot: dict[Axis, tuple[float | None, ...]] = {
+        axis: tuple(
+            interval([verdict.by_shot[index][axis] for verdict in verdicts if index < len(verdict.by_shot)])[
+                0
+            ]
+            for index in range(num_shots)
+        )
+        for axis in AXES
+    }
+    return Report(facts=facts, rows=tuple(rows), by_shot=by_shot)
 
 
 def interval(

@@ -20,7 +20,7 @@ from shotstream.evaluation.films import (
 from shotstream.evaluation.report import Report, make_report
 from shotstream.evaluation.sheet import Panel, SheetStory, draw_sheet
 from shotstream.streaming.pipeline import StreamingPipeline, load
-from shotstream.theatre.oracle import Scores, judge_film
+from shotstream.theatre.oracle import Scores, Verdict, judge_film
 
 _CHANCE_SEED_OFFSET = 500_009
 _NUM_CHANCE_STORIES = 64
@@ -122,13 +122,12 @@ def score_films(
     stories = held_out_stories(config.num_stories, config.num_shots, config.seed)
     others = held_out_stories(_NUM_CHANCE_STORIES, config.num_shots, config.seed + _CHANCE_SEED_OFFSET)
     truth = true_films(config.num_chunks)
-    scores: list[Scores] = []
+    verdicts: list[Verdict] = []
     true_scores: list[Scores] = []
     shown: list[SheetStory] = []
     for number, story in enumerate(stories):
         takes, true_takes = source(number, story), truth(number, story)
-        verdict = judge_film(story.shots, takes)
-        scores.append(verdict.scores)
+        verdicts.append(judge_film(story.shots, takes))
         if config.judge_truth:
             true_scores.append(judge_film(story.shots, true_takes).scores)
         if len(shown) < _MAX_SHOWN:
@@ -149,7 +148,7 @@ def score_films(
         "seed": config.seed,
         "wall_s": round(time.perf_counter() - started_s, 1),
     }
-    return make_report(facts, stories, scores, true_scores or None, others)
+    return make_report(facts, stories, verdicts, true_scores or None, others)
 
 
 def evaluate_model(
@@ -172,5 +171,10 @@ def evaluate_model(
     sheet = directory / "sheet.png" if directory else None
     report = evaluate(pipeline, config, context=context, sheet=sheet, progress=progress)
     if directory is not None:
-        (directory / "report.json").write_text(report.json_line() + "\n", encoding="utf-8")
+        write_report(report, directory)
     return report
+
+
+def write_report(report: Report, directory: Path) -> None:
+    """Writes `report.json` into a directory that is there."""
+    (directory / "report.json").write_text(report.json_line() + "\n", encoding="utf-8")

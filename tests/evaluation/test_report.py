@@ -7,7 +7,7 @@ import pytest
 
 from shotstream.evaluation.films import held_out_stories
 from shotstream.evaluation.report import chance_levels, interval, make_report
-from shotstream.theatre.oracle import AXES, Axis, Scores
+from shotstream.theatre.oracle import AXES, Axis, Scores, Verdict
 
 
 def _scores(value: float) -> Scores:
@@ -43,11 +43,15 @@ def test_chance_weighs_scarves_and_layouts_as_they_were_judged() -> None:
     assert 0.1 < (levels["set"] or 0) < 0.35
 
 
+def _twice(scores: Scores) -> Verdict:
+    """What the oracle says of a film of two shots, both scored alike."""
+    return Verdict(seen=(), by_shot=(scores, scores))
+
+
 def test_a_report_is_a_table_and_one_line() -> None:
     stories = held_out_stories(2, 2, 0)
-    report = make_report(
-        {"model": "m"}, stories, [_scores(0.5), _scores(1.0)], None, held_out_stories(2, 2, 1)
-    )
+    verdicts = [_twice({axis: scores[:1] for axis, scores in _scores(mean).items()}) for mean in (0.5, 1.0)]
+    report = make_report({"model": "m"}, stories, verdicts, None, held_out_stories(2, 2, 1))
     assert report.row("set").mean == 0.75 and report.row("set").count == 4
     assert report.row("staging").mean is None
     lines = report.table().splitlines()
@@ -55,3 +59,13 @@ def test_a_report_is_a_table_and_one_line() -> None:
     line = report.json_line()
     assert "\n" not in line
     assert json.loads(line)["axes"]["set"]["mean"] == 0.75
+    assert json.loads(line)["by_shot"]["set"] == [0.75, 0.75]
+    assert len(report.shot_table().splitlines()) == 3
+
+
+def test_a_fall_from_one_shot_to_the_next_is_seen() -> None:
+    stories = held_out_stories(1, 2, 0)
+    good: Scores = {axis: (1.0,) for axis in AXES}
+    bad: Scores = {axis: (0.25,) for axis in AXES}
+    report = make_report({}, stories, [Verdict(seen=(), by_shot=(good, bad))], None, stories)
+    assert report.by_shot["characters"] == (1.0, 0.25)

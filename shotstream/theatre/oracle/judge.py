@@ -48,7 +48,18 @@ class Verdict:
 
     seen: tuple[ShotFacts, ...]
     """Each shot as it was read."""
-    scores: Scores
+    by_shot: tuple[Scores, ...]
+    """Of each shot; a detail and a cut count for the shot in which they are judged, the later one."""
+
+    @property
+    def scores(self) -> Scores:
+        """Of the whole film."""
+        return joined(self.by_shot)
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """The scores of several shots together."""
+    return {axis: tuple(score for part in parts for score in part.get(axis, ())) for axis in AXES}
 
 
 def judge_film(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> Verdict:
@@ -66,14 +77,14 @@ def judge_film(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> Ver
     readings = [read_shot(take) for take in takes]
     plans = [planned(shot) for shot in shots]
     seen = tuple(reading.facts for reading in readings)
-    captions = [judge_captions(plan, facts) for plan, facts in zip(plans, seen, strict=True)]
-    scores: dict[Axis, tuple[float, ...]] = {
-        axis: tuple(score for shot in captions for score in shot[axis]) for axis in CAPTION_AXES
-    }
-    scores |= judge_memory(plans, seen)
-    scores["cut"] = _judge_cuts(shots, takes)
-    scores["sharpness"] = tuple(edge_agreement(reading.seen, reading.drawn) for reading in readings)
-    return Verdict(seen=seen, scores=scores)
+    by_shot: list[Scores] = []
+    remembered, cuts = judge_memory(plans, seen), _judge_cuts(shots, takes)
+    for plan, reading, memory, cut in zip(plans, readings, remembered, cuts, strict=True):
+        scores: dict[Axis, tuple[float, ...]] = {**judge_captions(plan, reading.facts), **memory}
+        scores["cut"] = cut
+        scores["sharpness"] = (edge_agreement(reading.seen, reading.drawn),)
+        by_shot.append(scores)
+    return Verdict(seen=seen, by_shot=tuple(by_shot))
 
 
 def judge_captions(plan: ShotFacts, seen: ShotFacts) -> Mapping[CaptionAxis, tuple[float, ...]]:
@@ -99,13 +110,16 @@ def judge_captions(plan: ShotFacts, seen: ShotFacts) -> Mapping[CaptionAxis, tup
     }
 
 
-def judge_memory(plans: Sequence[ShotFacts], seen: Sequence[ShotFacts]) -> dict[Axis, tuple[float, ...]]:
-    """Whether details are what they were in the earliest shot of the film that shows them."""
+def judge_memory(
+    plans: Sequence[ShotFacts], seen: Sequence[ShotFacts]
+) -> list[dict[Axis, tuple[float, ...]]]:
+    """Whether details of each shot are what they were in the earliest shot of the film that shows them."""
     scarves: dict[tuple[str, str], Scarf] = {}
     layouts: dict[Place, int] = {}
-    scarf_scores: list[float] = []
-    layout_scores: list[float] = []
+    by_shot: list[dict[Axis, tuple[float, ...]]] = []
     for plan, facts in zip(plans, seen, strict=True):
+        scarf_scores: list[float] = []
+        layout_scores: list[float] = []
         for wanted, found in zip(plan.actors, pair_up(plan, facts), strict=True):
             if found is not None and is_same_character(wanted, found):
                 who = (wanted.actor.species, wanted.actor.colour)
@@ -116,11 +130,14 @@ def judge_memory(plans: Sequence[ShotFacts], seen: Sequence[ShotFacts]) -> dict[
             if facts.place in layouts:
                 layout_scores.append(float(layouts[facts.place] == facts.layout))
             layouts.setdefault(facts.place, facts.layout)
-    return {
-        "memory": (*scarf_scores, *layout_scores),
-        "scarf": tuple(scarf_scores),
-        "layout": tuple(layout_scores),
-    }
+        by_shot.append(
+            {
+                "memory": (*scarf_scores, *layout_scores),
+                "scarf": tuple(scarf_scores),
+                "layout": tuple(layout_scores),
+            }
+        )
+    return by_shot
 
 
 def _judge_staging(plan: ShotFacts, seen: ShotFacts) -> tuple[float, ...]:
@@ -142,14 +159,15 @@ def _judge_staging(plan: ShotFacts, seen: ShotFacts) -> tuple[float, ...]:
     return (sum(claims) / len(claims),) if claims else ()
 
 
-def _judge_cuts(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> tuple[float, ...]:
-    scores: list[float] = []
+def _judge_cuts(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> list[tuple[float, ...]]:
+    """For each shot the score of the cut to it, if that can be seen."""
+    scores: list[tuple[float, ...]] = [() for _ in shots]
     for index in range(1, len(shots)):
         before, after = takes[index - 1], takes[index]
         if is_visible(*_planned_cut(shots[index - 1], shots[index], len(before))):
             offset = cut_offset(to_indices(before[-WINDOW:]), to_indices(after[:WINDOW]))
-            scores.append(cut_score(offset))
-    return tuple(scores)
+            scores[index] = (cut_score(offset),)
+    return scores
 
 
 def _planned_cut(before: Shot, after: Shot, num_frames: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

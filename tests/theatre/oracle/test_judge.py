@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from shotstream.theatre.cast import Actor
-from shotstream.theatre.oracle import ActorFacts, ShotFacts, judge_captions, judge_film, judge_memory, planned
+from shotstream.theatre.oracle import (
+    ActorFacts,
+    ShotFacts,
+    joined,
+    judge_captions,
+    judge_film,
+    judge_memory,
+    planned,
+)
 from shotstream.theatre.oracle.facts import pair_up
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import render
@@ -63,7 +71,7 @@ def test_staging_is_judged_where_captions_speak_of_it() -> None:
 
 def test_memory_compares_with_the_earliest_shot_that_shows_a_detail() -> None:
     orange = replace(_ONE, actors=(_as(_FOX, scarf="scarf_orange"),))
-    scores = judge_memory([_ONE] * 3, [orange, _ONE, orange])
+    scores = joined(judge_memory([_ONE] * 3, [orange, _ONE, orange]))
     assert scores["scarf"] == (0.0, 1.0)
     assert scores["layout"] == (1.0, 1.0)
     assert scores["memory"] == (0.0, 1.0, 1.0, 1.0)
@@ -71,8 +79,8 @@ def test_memory_compares_with_the_earliest_shot_that_shows_a_detail() -> None:
 
 def test_the_first_shot_chooses_its_details_freely() -> None:
     other = replace(_ONE, layout=2, actors=(_as(_FOX, scarf="scarf_magenta"),))
-    assert judge_memory([_ONE, _ONE], [other, other])["memory"] == (1.0, 1.0)
-    assert judge_memory([_ONE], [other])["memory"] == ()
+    assert joined(judge_memory([_ONE, _ONE], [other, other]))["memory"] == (1.0, 1.0)
+    assert joined(judge_memory([_ONE], [other]))["memory"] == ()
 
 
 def test_a_detail_that_cannot_be_judged_is_not() -> None:
@@ -80,8 +88,8 @@ def test_a_detail_that_cannot_be_judged_is_not() -> None:
     elsewhere = replace(_ONE, place="beach")
     stranger = replace(_ONE, actors=(_as(_FOX, species="bear"),))
     for seen in (illegible, elsewhere):
-        assert judge_memory([_ONE, _ONE], [_ONE, seen])["layout"] == ()
-    assert judge_memory([_ONE, _ONE], [_ONE, stranger])["scarf"] == ()
+        assert joined(judge_memory([_ONE, _ONE], [_ONE, seen]))["layout"] == ()
+    assert joined(judge_memory([_ONE, _ONE], [_ONE, stranger]))["scarf"] == ()
 
 
 def test_actors_are_paired_with_the_most_similar() -> None:
@@ -109,3 +117,9 @@ def test_who_walks_is_on_no_side() -> None:
     """Another story's walk used to count as being in the middle, and chance came out too high."""
     walking = replace(_ONE, actors=(replace(_FOX, action="walks"),))
     assert judge_captions(_ONE, walking)["staging"] == (0.0,)
+
+
+def test_a_forgotten_detail_is_counted_in_the_shot_that_forgets_it() -> None:
+    changed = replace(_ONE, layout=(_ONE.layout + 1) % 3)
+    by_shot = judge_memory([_ONE] * 3, [_ONE, _ONE, changed])
+    assert [shot["layout"] for shot in by_shot] == [(), (1.0,), (0.0,)]

@@ -1,0 +1,58 @@
+"""Scores of a run: the oracle judges what its averaged weights film, without an export."""
+
+from pathlib import Path
+
+from shotstream.evaluation.films import model_films
+from shotstream.evaluation.report import Report
+from shotstream.evaluation.run import EvaluationConfig, Progress, score_films
+from shotstream.training.films import teacher_films, theatre_pipeline
+from shotstream.training.run import input_codec, newest_checkpoint, recipe_of_run, teacher_of, trained_model
+from shotstream.training.stages.teacher import TeacherTraining
+
+
+def evaluate_run(
+    name: str,
+    runs: Path,
+    config: EvaluationConfig,
+    *,
+    context: bool = True,
+    sampler_steps: int = 25,
+    guidance: float = 1.5,
+    sheet: Path | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Scores of a run's newest checkpoint: a teacher films whole shots bidirectionally, a student streams.
+
+    Args:
+        name: of the run.
+        runs: folder of all runs.
+        config: what is filmed; `steps` is the student's.
+        context: False films each shot as a first one.
+        sampler_steps: Euler steps of a teacher.
+        guidance: scale of a teacher's guidance.
+        sheet: where to write a PNG; None writes none.
+        progress: told after each story.
+
+    Raises:
+        ValueError: there is no such run, or it trains no model.
+    """
+    found = recipe_of_run(runs, name)
+    training, student_steps = teacher_of(found)
+    pipeline = theatre_pipeline(input_codec(runs), trained_model(runs, name), training, student_steps)
+    facts = {"run": name, "checkpoint": newest_checkpoint(runs, name).name, "context": context}
+    if isinstance(found.stage, TeacherTraining):
+        source = teacher_films(
+            pipeline,
+            context=context,
+            num_chunks=config.num_chunks,
+            seed=config.seed,
+            num_steps=sampler_steps,
+            guidance=guidance,
+        )
+        facts |= {"sampler_steps": sampler_steps, "guidance": guidance}
+    else:
+        source = model_films(
+            pipeline, context=context, num_chunks=config.num_chunks, seed=config.seed, steps=config.steps
+        )
+        facts |= {"num_steps": config.steps or pipeline.num_steps}
+    return score_films(source, config, facts=facts, sheet=sheet, progress=progress)

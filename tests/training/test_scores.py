@@ -1,0 +1,60 @@
+"""Runs are scored as they stand: a teacher by whole shots on its own history, a student by streaming."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shotstream import cli
+from shotstream.evaluation.films import held_out_stories
+from shotstream.evaluation.run import EvaluationConfig
+from shotstream.training.films import teacher_films, theatre_pipeline
+from shotstream.training.run import input_codec, run_recipe, trained_model
+from shotstream.training.scores import evaluate_run
+from shotstream.training.stages.teacher import TeacherTraining
+from tests.training.test_run import codec, teacher
+from tests.training.test_student import pairs, student
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs")
+    for recipe in (codec(1), teacher(1), pairs(1), student(1)):
+        run_recipe(recipe, directory)
+    return directory
+
+
+def test_a_teacher_films_on_its_own_history(runs: Path) -> None:
+    training = teacher(1).stage
+    assert isinstance(training, TeacherTraining)
+    model = trained_model(runs, "theatre_teacher")
+    torch.nn.init.normal_(model.dit.head.head.weight, std=0.5, generator=torch.Generator().manual_seed(0))
+    pipeline = theatre_pipeline(input_codec(runs), model, training, (1000, 500))
+    (story,) = held_out_stories(1, 3, 0)
+    films = {
+        context: teacher_films(pipeline, context=context, num_chunks=1, num_steps=2)(0, story)
+        for context in (True, False)
+    }
+    assert [len(take) for take in films[True]] == [9, 9, 9]
+    assert np.array_equal(films[True][0], films[False][0])
+    assert not np.array_equal(films[True][1], films[False][1])
+    plain = teacher_films(pipeline, num_chunks=1, num_steps=2, guidance=1.0)(0, story)
+    assert not np.array_equal(films[True][0], plain[0])
+
+
+def test_teachers_and_students_are_scored_and_say_how_they_filmed(runs: Path) -> None:
+    config = EvaluationConfig(num_stories=1, num_shots=2, num_chunks=1, judge_truth=False)
+    one = evaluate_run("theatre_teacher", runs, config, sampler_steps=2)
+    assert one.facts["sampler_steps"] == 2 and one.facts["checkpoint"].startswith("step_")
+    other = evaluate_run("theatre_causal_init", runs, config)
+    assert other.facts["num_steps"] == 4
+    assert len(other.by_shot["characters"]) == 2
+
+
+def test_what_cannot_be_scored_is_bad_input(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, message in (("theatre_codec", "makes no model"), ("theatre_inter_shot", "holds no run")):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["evaluate", "--run", name, "--runs", str(runs), "--stories", "1"])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")
