@@ -1,7 +1,7 @@
 """Muon for hidden matrices, AdamW for everything else, stepped as one optimiser; and AdamW alone.
 
-Muon (torch.optim.Muon) orthogonalises the momentum of a matrix; for the theatre's small models trained from
-scratch it reaches a loss in a fraction of AdamW's steps. Distribution matching uses AdamW alone.
+Muon orthogonalises the momentum of a matrix; for the theatre's small models trained from scratch it reaches a
+loss in a fraction of AdamW's steps. Distribution matching uses AdamW alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from shotstream.training.muon import Muon
 
 
 class MuonAdamW:
@@ -39,9 +41,7 @@ class MuonAdamW:
         self.parameters = [*hidden, *others]
         self._rates = (learning_rate * muon_factor, learning_rate)
         self._optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                hidden, lr=self._rates[0], weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
+            Muon(hidden, self._rates[0], weight_decay=weight_decay),
             torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay),
         ]
 

@@ -81,7 +81,6 @@ def theatre_teacher() -> Recipe:
             decay_steps=3000,
             batch_size=24,
             learning_rate=2e-3,
-            bf16_matmuls=True,
         ),
         loop=LoopConfig(num_steps=num_steps, log_every=50, preview_every=1000),
         inputs=("theatre_codec",),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from shotstream.losses.flow_matching import flow_matching_loss
 from shotstream.model.causal_mask import CausalMask
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
+from shotstream.process import has_fast_bfloat16
 from shotstream.story import compose_caption
 from shotstream.streaming.conditioning import (
     Conditioning,
@@ -90,8 +91,8 @@ class TeacherTraining:
     learnt last. The others are drawn from all shots."""
     ema_decay: float = 0.9995
     """Decay per step of the averaged weights, which are what is used afterwards."""
-    bf16_matmuls: bool = False
-    """Linear layers in bfloat16: twice as fast on CPUs that have AVX512-BF16, slower on others."""
+    matmul_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What linear layers compute in; "auto" is bfloat16 where the device multiplies it faster."""
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("seed", "shot_weights"))
@@ -105,6 +106,8 @@ class TeacherTraining:
         require_positive(self, ("learning_rate", "shift", "max_figure_weight"))
         if self.context_policy not in (known := get_args(PolicyName)):
             raise ValueError(f"unknown context policy {self.context_policy!r}; known: {', '.join(known)}")
+        if self.matmul_dtype not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"matmul_dtype is {self.matmul_dtype!r}; give auto, float32 or bfloat16")
         require_decay(self, ("ema_decay",))
         if not 0 < sum(self.shot_weights) < inf:
             raise ValueError(f"shot_weights is {self.shot_weights!r}; one must be above 0, and all finite")
@@ -148,6 +151,8 @@ class TeacherStage:
         torch.manual_seed(config.seed)  # the initial weights
         self.config = config
         self.device = torch.device(device)
+        wanted = config.matmul_dtype
+        self._bfloat16 = has_fast_bfloat16(self.device) if wanted == "auto" else wanted == "bfloat16"
         self.schedule = FlowSchedule(shift=config.shift)
         self.model = TheatreModel(config.dit, config.text).to(self.device)
         self.ema = Ema(self.model, config.ema_decay)
@@ -191,7 +196,7 @@ class TeacherStage:
         inputs = full_pass(conditioning, add_noise(x0, noise, sigma), sigma, self.config.dit)
         mask = CausalMask.for_shot(self.config.dit, token_grid(x0, self.config.dit), f) if causal else None
         text = model.embed(batch.captions)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16_matmuls):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             velocity = model.dit(inputs.x, inputs.sigma, text, inputs.positions, mask=mask)
         counted = noisy_frames.to(self.device).float()
         return flow_matching_loss(
