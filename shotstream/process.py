@@ -4,8 +4,6 @@ import ctypes
 import os
 import sys
 
-import torch
-
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _KEPT_BYTES = 64 * 2**20
 
@@ -26,14 +24,3 @@ def tune_cpu() -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_TOP_PAD, _KEPT_BYTES)
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies matrices in bfloat16 faster than in float32.
-
-    GPUs do, and CPUs with AVX512-BF16 or AMX; on others it was measured ten times slower (`docs/LOG.md`).
-    """
-    if device.type != "cpu":
-        return device.type == "cuda"
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

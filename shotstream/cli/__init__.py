@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from shotstream.cli.data import data_app
 from shotstream.cli.generate import generate
 from shotstream.cli.measure import bench_app, evaluate, verify
 from shotstream.cli.models import weights_app
@@ -34,6 +35,7 @@ for command in (generate, verify, evaluate, train):
 app.add_typer(bench_app, name="bench")
 app.add_typer(weights_app, name="weights")
 app.add_typer(theatre_app, name="theatre")
+app.add_typer(data_app, name="data")
 
 _is_debugging = False
 

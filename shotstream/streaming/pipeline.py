@@ -6,7 +6,7 @@ theatre's patch codec and word encoder, or Wan's autoencoder and UMT5.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,6 +147,44 @@ def load(
         dtype = torch.bfloat16 if is_wan and chosen.type == "cuda" else torch.float32
     engine = build_engine(bundle, chosen, dtype, synchronize=synchronize)
     return StreamingPipeline(engine)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoders:
+    """What turns clips into training data: a model without its transformer."""
+
+    engine: EngineConfig
+    """How the model's films are made."""
+    dit: DiTConfig
+    """Sizes of its transformer."""
+    codec: Codec
+    text_encoder: TextEncoder
+    compose: Compose
+    """From global and shot caption to what the text encoder is given."""
+    weights_sha256: str
+    """Identifies the bundle."""
+
+
+def load_encoders(
+    name: str | Path, device: torch.device | str = "auto", dtype: torch.dtype | None = None
+) -> Encoders:
+    """The codec and the text encoder of a model; arguments and errors as of `load`."""
+    chosen = _device(device)
+    bundle = read_bundle(resolve(name), parts=("codec", "text_encoder"))
+    config = _engine_config(bundle)
+    if dtype is None:
+        is_wan = config.family == "wan"
+        dtype = torch.bfloat16 if is_wan and chosen.type == "cuda" else torch.float32
+    codec, text_encoder = (_theatre if config.family == "theatre" else _wan)(bundle, chosen, dtype)
+    dit = config_from_document(DiTConfig, bundle.config.get("dit"), f"{bundle.directory}: dit")
+    return Encoders(
+        engine=config,
+        dit=dit,
+        codec=codec,
+        text_encoder=text_encoder,
+        compose=fitted_captions(text_encoder, CAPTION_STYLES[config.family]),
+        weights_sha256=bundle.sha256,
+    )
 
 
 def build_engine(

@@ -28,7 +28,6 @@ from shotstream.losses.flow_matching import flow_matching_loss
 from shotstream.model.causal_mask import CausalMask
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
-from shotstream.process import has_fast_bfloat16
 from shotstream.story import compose_caption
 from shotstream.streaming.conditioning import (
     Conditioning,
@@ -42,6 +41,7 @@ from shotstream.streaming.conditioning import (
 )
 from shotstream.streaming.context_sampling import ContextSlot, PolicyName, sample_context
 from shotstream.training.ema import Ema
+from shotstream.training.muon import has_fast_bfloat16
 from shotstream.training.optimisers import MuonAdamW
 
 

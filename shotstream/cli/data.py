@@ -1,0 +1,130 @@
+"""Commands about the data that training streams: encode clips into shards, and check shards."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shotstream.cli.shared import FAULT, DeviceOption, Fault, ModelOption, bad_input, complain, make_console
+
+data_app = typer.Typer(help="Data that training streams.")
+
+
+@data_app.command("encode")
+def data_encode(
+    manifest: Annotated[Path, typer.Argument(help="A CSV in the published format, or our JSON Lines.")],
+    directory: Annotated[Path, typer.Option("--output", "-o", help="Where the shards go.")],
+    model: ModelOption = "theatre",
+    shard_size: Annotated[int, typer.Option(min=1, help="Clips of a shard.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that read videos ahead.")] = 1,
+    max_bad: Annotated[
+        str, typer.Option(help="Clips that may be left out: a number, or a share of the manifest.")
+    ] = "1%",
+    max_latent_frames: Annotated[
+        int | None, typer.Option(help="Cut longer shots; default: the model's usual length.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of what is stored: float16 or bfloat16.")] = "float16",
+    text: Annotated[
+        bool, typer.Option("--text/--no-text", help="Store captions as embeddings too, not as text alone.")
+    ] = True,
+    shard_of: Annotated[
+        str | None,
+        typer.Option(help="i/n: make every n-th shard, from i on; default: RANK and WORLD_SIZE, if set."),
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Encode the clips of a manifest once; the same command goes on after the last whole shard."""
+    console = make_console()
+    with bad_input(), console.status("reading the manifest"):
+        from shotstream.data.encode import EncodeConfig, TooManyBadClips, encode_manifest
+        from shotstream.streaming.pipeline import load_encoders
+
+        process, num_processes = _share(shard_of)
+        config = EncodeConfig(
+            clips_per_shard=shard_size,
+            dtype=dtype,
+            max_latent_frames=max_latent_frames,
+            with_text=text,
+            max_bad=max_bad,
+            num_workers=workers,
+            process=process,
+            num_processes=num_processes,
+        )
+        if not manifest.is_file():
+            raise ValueError(f"{manifest}: no such manifest")
+        if device == "auto" and "LOCAL_RANK" in os.environ:
+            device = _local_device(int(os.environ["LOCAL_RANK"]))
+        encoders = load_encoders(model, device)
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    bar = Progress("clips", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+    try:
+        with bad_input(), bar:
+            task = bar.add_task("clips", total=None)
+
+            def progress(done: int, total: int, left_out: str) -> None:
+                bar.update(task, completed=done, total=total)
+                if left_out:
+                    bar.console.print(f"left out: {left_out}", markup=False, highlight=False, soft_wrap=True)
+
+            report = encode_manifest(manifest, encoders, directory, config, progress)
+    except TooManyBadClips as error:
+        raise Fault(str(error)) from error
+    console.print(
+        f"{directory}: {report.num_encoded} shards made, {report.num_kept} were there, "
+        f"{report.num_clips} clips; left out: {len(report.bad_clips)} bad clips, "
+        f"{report.num_short_shots} short shots"
+        + ("" if report.is_complete else "; shards of other processes are missing, so there is no index yet"),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@data_app.command("check")
+def data_check(
+    directory: Annotated[Path, typer.Argument(help="Shards that `data encode` made.")],
+) -> None:
+    """Read every shard, compare it with its hashes, and show a table and one line of JSON."""
+    with bad_input():
+        from rich.table import Table
+
+        from shotstream.data.shards import check_shards
+
+        findings = check_shards(directory)
+        first = next(findings)
+    table = Table("shard", "clips", "shots", "MB", "state")
+    damaged: list[str] = []
+    totals = {"shards": 0, "clips": 0, "shots": 0, "bytes": 0}
+    for finding in (first, *findings):
+        size = f"{finding.num_bytes / 1e6:.1f}"
+        table.add_row(
+            finding.name, str(finding.num_samples), str(finding.num_shots), size, finding.damage or "good"
+        )
+        counts = (1, finding.num_samples, finding.num_shots, finding.num_bytes)
+        for name, count in zip(totals, counts, strict=True):
+            totals[name] += count
+        if finding.damage:
+            damaged.append(finding.name)
+    make_console(stderr=False).print(table)
+    print(json.dumps({"directory": str(directory), **totals, "damaged": damaged}))
+    if damaged:
+        raise typer.Exit(complain(f"{directory}: damaged: {', '.join(damaged)}", FAULT))
+
+
+def _share(shard_of: str | None) -> tuple[int, int]:
+    """Which of how many processes this is."""
+    if shard_of is None:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    first, _, second = shard_of.partition("/")
+    if not (first.isdecimal() and second.isdecimal()):
+        raise ValueError(f"--shard-of is {shard_of!r}; write i/n, for example 0/4")
+    return int(first), int(second)
+
+
+def _local_device(local_rank: int) -> str:
+    import torch
+
+    count = torch.cuda.device_count()
+    return f"cuda:{local_rank % count}" if count else "cpu"

@@ -1,0 +1,486 @@
+"""Encodes the clips of a manifest once, with a frozen codec and text encoder, into shards.
+
+Shard k holds clips k * clips_per_shard and on, whatever the number of processes: process r of n makes every
+n-th shard, so shards come out the same, byte for byte, and a run that was stopped goes on after the last
+whole one. A clip that cannot be read is named, counted and left out, up to a stated number; beyond it the
+run ends. What a form file beside the shards says may not change between calls.
+
+webdataset comes with the `train` extra and is imported when the first shard is written.
+"""
+
+import json
+import logging
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save
+from torch import Tensor
+
+from shotstream.codec.video_io import Frames, VideoError
+from shotstream.data.clips import ClipForm, ShotFrames, iter_shots
+from shotstream.data.files import replacing, write_atomically
+from shotstream.data.shards import (
+    CONTEXT,
+    DTYPES,
+    FORM_NAME,
+    TEXT,
+    UNCONDITIONAL_NAME,
+    Member,
+    ShardError,
+    ShardForm,
+    ShardRecord,
+    StoredSample,
+    form_document,
+    has_record,
+    read_form,
+    read_record,
+    sha256_of_documents,
+    shard_name,
+    write_document,
+    write_index,
+    write_record,
+)
+from shotstream.manifest import Clip, read_manifest
+from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
+from shotstream.streaming.pipeline import Encoders
+from shotstream.weights.tensor_files import sha256_of_file
+
+_log = logging.getLogger(__name__)
+
+NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"  # noqa: RUF001
+    "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，"  # noqa: RUF001
+    "手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"  # noqa: RUF001
+)
+"""What Wan2.1's guidance turns away from, in its authors' words."""
+
+UNCONDITIONAL_TEXT = {"theatre": "", "wan": NEGATIVE_PROMPT}
+"""By family."""
+
+
+class TooManyBadClips(Exception):
+    """More clips than allowed cannot be read; the message names the last of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodeConfig:
+    """How a manifest is encoded.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    clips_per_shard: int = 64
+    dtype: str = "float16"
+    """Of latents and embeddings."""
+    max_latent_frames: int | None = None
+    """Longer shots are cut at the end; None: the model's usual length of a shot."""
+    with_text: bool = True
+    """Whether captions are stored as embeddings too; a text encoder that is trained needs them as text."""
+    max_bad: str = "1%"
+    """Clips that may be left out: a number, or a share of the manifest, rounded down."""
+    num_workers: int = 1
+    """Threads that read videos while others are encoded; 0: none."""
+    process: int = 0
+    """Which of the processes this is."""
+    num_processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.clips_per_shard < 1 or self.num_workers < 0:
+            raise ValueError("a shard holds at least 1 clip, and there are at least 0 workers")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; give {' or '.join(DTYPES)}")
+        if not 0 <= self.process < self.num_processes:
+            raise ValueError(
+                f"process {self.process} of {self.num_processes}; the first is 0, the last one less than all"
+            )
+        bad_allowed(self.max_bad, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodeReport:
+    """What a call did."""
+
+    num_encoded: int
+    """Shards made by this call."""
+    num_kept: int
+    """Shards of this process that were whole already."""
+    num_clips: int
+    """Clips in this process's shards."""
+    num_short_shots: int
+    bad_clips: tuple[tuple[str, str], ...]
+    """Video and reason."""
+    is_complete: bool
+    """Whether every shard of the directory is there."""
+
+
+def bad_allowed(max_bad: str, num_clips: int) -> int:
+    """How many of `num_clips` may be bad; ValueError unless `max_bad` is a count or a share such as 1%."""
+    number, is_share = max_bad.removesuffix("%"), max_bad.endswith("%")
+    try:
+        value = float(number) if is_share else int(number)
+    except ValueError:
+        value = -1
+    if not 0 <= value < float("inf") or (is_share and value > 100):
+        raise ValueError(f"--max-bad is {max_bad!r}; give a number of clips or a share such as 1%")
+    return int(value * num_clips / 100) if is_share else int(value)
+
+
+def encode_manifest(
+    manifest: Path,
+    encoders: Encoders,
+    directory: Path,
+    config: EncodeConfig,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> EncodeReport:
+    """Encodes this process's share of a manifest; a call that was stopped goes on where it stood.
+
+    Args:
+        manifest: the published CSV or our JSON Lines.
+        encoders: frozen.
+        directory: where the shards go; made if absent.
+        config: how.
+        progress: called with this process's clips done, all of them, and what was left out, or "".
+
+    Raises:
+        ValueError: the manifest is wrong, or the directory holds shards made with something else.
+        TooManyBadClips: more clips than allowed are bad.
+    """
+    form = make_form(manifest, encoders, config)
+    _prepare(directory, form, encoders, config)
+    own = range(config.process, form.num_shards, config.num_processes)
+    total = sum(_num_clips(form, shard) for shard in own)
+    allowed = bad_allowed(config.max_bad, form.num_clips)
+    bad = [found for number in range(form.num_shards) for found in _bad_of(directory, number)]
+    _check_bad(bad, allowed, form)
+    done, num_encoded = 0, 0
+    records: list[ShardRecord] = []
+    clip_form = _clip_form(form, encoders)
+    for number, clips in _shards_of(manifest, form, own):
+        if has_record(directory, shard_name(number)):
+            records.append(read_record(directory, shard_name(number)))
+            done += len(clips)
+            if progress:
+                progress(done, total, "")
+            continue
+        samples = _encoded(clips, number * form.clips_per_shard, encoders, form, clip_form, config)
+
+        def counted(samples: Iterator[_Encoded] = samples) -> Iterator[_Encoded]:
+            nonlocal done
+            for sample in samples:
+                done += 1
+                if sample.bad is not None:
+                    bad.append(sample.bad)
+                    _log.warning("left out: %s: %s", *sample.bad)
+                if progress:
+                    progress(done, total, "" if sample.bad is None else f"{sample.bad[0]}: {sample.bad[1]}")
+                _check_bad(bad, allowed, form)
+                yield sample
+
+        records.append(_write_shard(directory, shard_name(number), counted()))
+        num_encoded += 1
+    return EncodeReport(
+        num_encoded=num_encoded,
+        num_kept=len(records) - num_encoded,
+        num_clips=sum(record.num_samples for record in records),
+        num_short_shots=sum(record.num_short_shots for record in records),
+        bad_clips=tuple(found for record in records for found in record.bad_clips),
+        is_complete=_complete(directory, form, allowed),
+    )
+
+
+def make_form(manifest: Path, encoders: Encoders, config: EncodeConfig) -> ShardForm:
+    """What the shards of a manifest are made with; reads the manifest to its end, and no video.
+
+    Raises:
+        ValueError: a line of the manifest is wrong, or it is empty.
+    """
+    num_clips = 0
+
+    def described() -> Iterator[dict[str, Any]]:
+        nonlocal num_clips
+        for clip in read_manifest(manifest):
+            num_clips += 1
+            story = clip.story.to_document()
+            yield {"video": clip.video.name, "ranges": clip.shot_ranges, "story": story}
+
+    sha256 = sha256_of_documents(described())
+    if not num_clips:
+        raise ValueError(f"{manifest}: lists no clip")
+    engine, codec = encoders.engine, encoders.codec
+    latent = codec.geometry.latent_size(engine.pixel_size)
+    usual = codec.geometry.shot_num_latent_frames(engine.num_chunks)
+    return ShardForm(
+        model_id=engine.model_id,
+        family=engine.family,
+        weights_sha256=encoders.weights_sha256,
+        manifest_sha256=sha256,
+        num_clips=num_clips,
+        clips_per_shard=config.clips_per_shard,
+        fps=engine.fps,
+        height=engine.pixel_size.height,
+        width=engine.pixel_size.width,
+        latent_channels=codec.latent_channels,
+        latent_height=latent.height,
+        latent_width=latent.width,
+        chunk_latent_frames=codec.geometry.chunk_latent_frames,
+        max_latent_frames=usual if config.max_latent_frames is None else config.max_latent_frames,
+        context_budget=encoders.dit.num_context_frames,
+        dtype=config.dtype,
+        text_shape=(encoders.dit.text_length, encoders.dit.text_dim) if config.with_text else None,
+    )
+
+
+def _clip_form(form: ShardForm, encoders: Encoders) -> ClipForm:
+    return ClipForm(
+        size=encoders.engine.pixel_size,
+        fps=form.fps,
+        geometry=encoders.codec.geometry,
+        max_latent_frames=form.max_latent_frames,
+    )
+
+
+def _prepare(directory: Path, form: ShardForm, encoders: Encoders, config: EncodeConfig) -> None:
+    """Makes the directory, or finds that it was made with the same."""
+    _clip_form(form, encoders)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / FORM_NAME
+    if path.exists():
+        found = read_form(path, "use another directory")
+        differing = [name for name in ShardForm.__dataclass_fields__ if _of(found, name) != _of(form, name)]
+        if differing:
+            raise ValueError(
+                f"{directory} holds shards with another {', '.join(differing)}; "
+                "use another directory, or the same manifest, model and settings"
+            )
+        return
+    if any(entry for entry in directory.iterdir() if not entry.name.endswith((".tmp", ".log"))):
+        raise ValueError(f"{directory} is not empty and holds no shards; give a new directory")
+    if config.with_text:
+        text = UNCONDITIONAL_TEXT[form.family]
+        tensors = {"empty": _embedding("", encoders, form), "unconditional": _embedding(text, encoders, form)}
+        write_atomically(save(tensors), directory / UNCONDITIONAL_NAME)
+    write_document(path, form_document(form))
+
+
+def _of(form: ShardForm, name: str) -> object:
+    return getattr(form, name)
+
+
+def _shards_of(manifest: Path, form: ShardForm, own: Sequence[int]) -> Iterator[tuple[int, list[Clip]]]:
+    clips = read_manifest(manifest)
+    for number in range(form.num_shards):
+        group = list(islice(clips, form.clips_per_shard))
+        if number in own:
+            yield number, group
+
+
+def _num_clips(form: ShardForm, shard: int) -> int:
+    return min(form.clips_per_shard, form.num_clips - shard * form.clips_per_shard)
+
+
+class _Encoded(NamedTuple):
+    """A clip that was encoded, or was found bad."""
+
+    key: str
+    num_latent_frames: tuple[int, ...]
+    num_short_shots: int
+    files: dict[str, bytes]
+    bad: tuple[str, str] | None
+
+
+def _encoded(
+    clips: Sequence[Clip],
+    first: int,
+    encoders: Encoders,
+    form: ShardForm,
+    clip_form: ClipForm,
+    config: EncodeConfig,
+) -> Iterator[_Encoded]:
+    for number, (clip, result) in enumerate(_read_ahead(clips, clip_form, config.num_workers), start=first):
+        key = f"{number:08d}"
+        try:
+            yield encode_clip(key, clip, result(), encoders, form)
+        except VideoError as error:
+            why = str(error).removeprefix(f"{clip.video}: ")
+            yield _Encoded(key, (), 0, {}, (str(clip.video), " ".join(why.split())))
+
+
+def _read_ahead(
+    clips: Sequence[Clip], form: ClipForm, num_workers: int
+) -> Iterator[tuple[Clip, Callable[[], list[ShotFrames]]]]:
+    """Each clip with a call that returns its shots, read by threads a few clips ahead, in order."""
+
+    def read(clip: Clip) -> list[ShotFrames]:
+        return list(iter_shots(clip, form))
+
+    if not num_workers:
+        for clip in clips:
+            yield clip, lambda clip=clip: read(clip)
+        return
+    with ThreadPoolExecutor(num_workers) as pool:
+        waiting: list[Future[list[ShotFrames]]] = []
+        try:
+            for index, clip in enumerate(clips):
+                while len(waiting) <= num_workers and index + len(waiting) < len(clips):
+                    waiting.append(pool.submit(read, clips[index + len(waiting)]))
+                yield clip, waiting.pop(0).result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def encode_clip(
+    key: str, clip: Clip, shots: Sequence[ShotFrames], encoders: Encoders, form: ShardForm
+) -> _Encoded:
+    """The files of one clip.
+
+    Raises:
+        VideoError: no shot of the clip is long enough, or its latents are not finite.
+    """
+    num_short = len(clip.shot_ranges) - len(shots)
+    if not shots:
+        raise VideoError(f"{clip.video}: no shot fills a chunk of {form.chunk_latent_frames} latent frames")
+    files: dict[str, bytes] = {}
+    contexts: dict[str, Tensor] = {}
+    told: list[dict[str, Any]] = []
+    lengths: list[int] = []
+    for position, shot in enumerate(shots):
+        pixels = _pixels(shot.frames)
+        chosen = candidate_frames(len(shot.frames), max_frame_count(position, form.context_budget))
+        latents = _stored(encoders.codec.encode(pixels)[0], clip, form)
+        singles = pixels[0, :, list(chosen)].permute(1, 0, 2, 3)[:, :, None]
+        # As many at a time as the codec takes frames of a video at a time: no more memory than for that.
+        few = singles.split(encoders.codec.geometry.temporal_stride)
+        alone = torch.cat([encoders.codec.encode(some)[:, :, 0] for some in few])
+        contexts[f"shot{position}"] = _stored(alone, clip, form)
+        files[f"shot{position}.safetensors"] = save({"latents": latents})
+        lengths.append(latents.shape[1])
+        caption = clip.story.shots[shot.shot_index].caption
+        told.append(
+            {
+                "shot_index": shot.shot_index,
+                "caption": caption,
+                "composed": encoders.compose(clip.story.global_caption, caption, shot.shot_index),
+                "frame_range": clip.shot_ranges[shot.shot_index],
+                "num_frames": len(shot.frames),
+                "num_latent_frames": latents.shape[1],
+                "context_frames": chosen,
+            }
+        )
+    files[CONTEXT] = save(contexts)
+    if form.text_shape is not None:
+        embeddings = {f"shot{i}": _embedding(shot["composed"], encoders, form) for i, shot in enumerate(told)}
+        files[TEXT] = save(embeddings)
+    document = {
+        "video": clip.video.name,
+        "global_caption": clip.story.global_caption,
+        "fps": form.fps,
+        "shots": told,
+    }
+    files["json"] = json.dumps(document, ensure_ascii=False).encode()
+    return _Encoded(key, tuple(lengths), num_short, files, None)
+
+
+def _pixels(frames: Frames) -> Float[Tensor, "1 3 f h w"]:
+    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+def _stored(latents: Tensor, clip: Clip, form: ShardForm) -> Tensor:
+    stored = latents.to(device="cpu", dtype=DTYPES[form.dtype]).contiguous()
+    if not torch.isfinite(stored).all():
+        raise VideoError(f"{clip.video}: its latents are not finite in {form.dtype}")
+    return stored
+
+
+@torch.no_grad()
+def _embedding(caption: str, encoders: Encoders, form: ShardForm) -> Float[Tensor, "n d"]:
+    """The embedding of a composed caption without the zero rows at its end."""
+    whole = encoders.text_encoder.encode([caption])[0]
+    used = whole.abs().sum(dim=1).nonzero()
+    num_rows = int(used.max()) + 1 if len(used) else 0
+    stored = whole[:num_rows].to(device="cpu", dtype=DTYPES[form.dtype]).contiguous()
+    if not torch.isfinite(stored).all():
+        raise ValueError(f"an embedding is not finite in {form.dtype}; give --dtype bfloat16")
+    return stored
+
+
+def _write_shard(directory: Path, name: str, samples: Iterator[_Encoded]) -> ShardRecord:
+    """Writes a shard, then its record: without the record the shard is made again."""
+    try:
+        from webdataset.writer import TarWriter
+    except ImportError as error:
+        raise ValueError(
+            "writing shards needs webdataset; install it with: pip install 'shotstream[train]'"
+        ) from error
+    kept: list[_Encoded] = []
+    checksums: dict[str, int] = {}
+    members: dict[str, dict[str, Member]] = {}
+    bad: list[tuple[str, str]] = []
+    path = directory / name
+    with replacing(path) as file:
+        # mtime and owner fixed: the same clips give the same bytes.
+        with TarWriter(file, encoder=False, mtime=0, user="", group="") as writer:
+            for sample in samples:
+                if sample.bad is not None:
+                    bad.append(sample.bad)
+                    continue
+                writer.write({"__key__": sample.key, **sample.files})
+                checksums |= {f"{sample.key}.{kind}": zlib.crc32(data) for kind, data in sample.files.items()}
+                kept.append(sample._replace(files={}))
+        file.flush()
+        with tarfile.open(file.name) as tar:
+            for entry in tar:
+                key, _, kind = entry.name.partition(".")
+                where = Member(entry.offset_data, entry.size, checksums[entry.name])
+                members.setdefault(key, {})[kind] = where
+    stored = tuple(
+        StoredSample(key=sample.key, num_latent_frames=sample.num_latent_frames, members=members[sample.key])
+        for sample in kept
+    )
+    record = ShardRecord(
+        name=name,
+        num_bytes=path.stat().st_size,
+        sha256=sha256_of_file(path),
+        num_samples=len(kept),
+        num_shots=sum(len(sample.num_latent_frames) for sample in kept),
+        num_short_shots=sum(sample.num_short_shots for sample in kept),
+        bad_clips=tuple(bad),
+        samples=stored,
+    )
+    write_record(directory, record)
+    return record
+
+
+def _bad_of(directory: Path, number: int) -> tuple[tuple[str, str], ...]:
+    name = shard_name(number)
+    return read_record(directory, name).bad_clips if has_record(directory, name) else ()
+
+
+def _check_bad(bad: Sequence[tuple[str, str]], allowed: int, form: ShardForm) -> None:
+    if len(bad) > allowed:
+        raise TooManyBadClips(
+            f"{bad[-1][0]}: {bad[-1][1]}; {len(bad)} bad clips, and --max-bad allows {allowed} of "
+            f"{form.num_clips}"
+        )
+
+
+def _complete(directory: Path, form: ShardForm, allowed: int) -> bool:
+    """Writes the index if every shard of every process is there."""
+    names = [shard_name(number) for number in range(form.num_shards)]
+    if not all(has_record(directory, name) for name in names):
+        return False
+    records = [read_record(directory, name) for name in names]
+    _check_bad([found for record in records for found in record.bad_clips], allowed, form)
+    if not any(record.num_samples for record in records):
+        raise ShardError(f"{directory}: no clip could be encoded")
+    write_index(directory, form, records)
+    return True

@@ -1,0 +1,326 @@
+"""Encoded clips on disk: WebDataset shards, beside each what lies where in it, and an index of all.
+
+    index.json               what the shards were made with, and every shard's size, sha256 and counts;
+                             written last, so a directory that has one is complete
+    form.json                what the shards are made with; written first
+    unconditional.safetensors  embeddings of the texts that guidance turns away from
+    shard-000000.tar         a WebDataset shard, uncompressed; a sample is one clip:
+        KEY.json                 video, captions, frame ranges, frame rate, one entry per shot
+        KEY.context.safetensors  per shot, single frames that may become context, each encoded alone
+        KEY.shot0.safetensors    the first shot encoded whole; KEY.shot1.safetensors, ...
+        KEY.text.safetensors     embeddings of the composed captions, without the zero rows at their end
+    shard-000000.json        where the members of each sample begin, their lengths and checksums
+
+Any WebDataset reader can stream the shards. Training here reads single members through the offsets instead,
+because an order that is new in every epoch and yet resumes exactly needs random access: a stream can be
+shuffled in a buffer only, whose content depends on everything read before.
+"""
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from shotstream.data.files import write_atomically
+from shotstream.weights.tensor_files import sha256_of_file
+
+FORMAT = "shotstream-shards/1"
+INDEX_NAME, FORM_NAME, UNCONDITIONAL_NAME = "index.json", "form.json", "unconditional.safetensors"
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+CONTEXT, TEXT = "context.safetensors", "text.safetensors"
+
+
+class ShardError(ValueError):
+    """Shards that are missing, incomplete, damaged or of another kind; the message names the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardForm:
+    """What shards are made with; all shards of a directory share it."""
+
+    model_id: str
+    """Of the bundle whose codec and text encoder were used."""
+    family: str
+    weights_sha256: str
+    """Of that bundle."""
+    manifest_sha256: str
+    """Of the clips that the manifest lists."""
+    num_clips: int
+    """In the manifest."""
+    clips_per_shard: int
+    fps: int
+    height: int
+    """Of a frame, in pixels."""
+    width: int
+    latent_channels: int
+    latent_height: int
+    latent_width: int
+    chunk_latent_frames: int
+    """Least latent frames of a shot."""
+    max_latent_frames: int
+    """Most latent frames of a shot."""
+    context_budget: int
+    """Context frames that the stored single frames serve."""
+    dtype: str
+    """Of latents and embeddings."""
+    text_shape: tuple[int, int] | None = None
+    """Rows and width of an embedding; None: captions are stored as text alone."""
+
+    @property
+    def num_shards(self) -> int:
+        """All of them, empty ones included."""
+        return -(-self.num_clips // self.clips_per_shard)
+
+
+class Member(NamedTuple):
+    """Where a file lies in its shard."""
+
+    offset: int
+    num_bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredSample:
+    """One clip in a shard."""
+
+    key: str
+    """Its position in the manifest, eight digits."""
+    num_latent_frames: tuple[int, ...]
+    """Of each of its shots."""
+    members: Mapping[str, Member]
+    """By what follows the key in their names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardRecord:
+    """What is known of a shard."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+    num_samples: int
+    num_shots: int
+    num_short_shots: int
+    """Shots left out because they do not fill a chunk."""
+    bad_clips: tuple[tuple[str, str], ...] = ()
+    """Video and reason of each clip that is not in it."""
+    samples: tuple[StoredSample, ...] = field(default=(), repr=False)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the samples, as plain JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "samples"}
+
+
+def shard_name(number: int) -> str:
+    """Name of a shard's tar."""
+    return f"shard-{number:06d}.tar"
+
+
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes JSON that is whole or not there."""
+    write_atomically((json.dumps(document, indent=1, sort_keys=True) + "\n").encode(), path)
+
+
+def read_document(path: Path, advice: str) -> dict[str, Any]:
+    """JSON of this format; ShardError, which ends with `advice`, when it is not there or is not that."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path}: not readable; {advice}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ShardError(f"{path}: not of the format {FORMAT!r}; {advice}")
+    return document
+
+
+def form_document(form: ShardForm) -> dict[str, Any]:
+    """A form as plain JSON."""
+    return {"format": FORMAT, **json.loads(json.dumps(asdict(form)))}
+
+
+def read_form(path: Path, advice: str) -> ShardForm:
+    """The form in form.json or index.json; ShardError when there is none."""
+    document = read_document(path, advice)
+    values: dict[str, Any] = {name: document.get(name) for name in ShardForm.__dataclass_fields__}
+    shape = values["text_shape"]
+    values["text_shape"] = None if shape is None else tuple(shape)
+    return ShardForm(**values)
+
+
+def write_record(directory: Path, record: ShardRecord) -> None:
+    """Writes what is known of a shard beside it; from then on the shard counts as whole."""
+    document = {"format": FORMAT, **asdict(record)}
+    write_document(_record_path(directory, record.name), document)
+
+
+def read_record(directory: Path, name: str) -> ShardRecord:
+    """What `write_record` wrote; ShardError when it is missing or damaged."""
+    path = _record_path(directory, name)
+    document = read_document(path, "encode the shard again: delete it and run the same command")
+    try:
+        values: dict[str, Any] = {key: document[key] for key in ShardRecord.__dataclass_fields__}
+        values["bad_clips"] = tuple((video, why) for video, why in values["bad_clips"])
+        values["samples"] = tuple(
+            StoredSample(
+                key=sample["key"],
+                num_latent_frames=tuple(sample["num_latent_frames"]),
+                members={name: Member(*where) for name, where in sample["members"].items()},
+            )
+            for sample in values["samples"]
+        )
+        return ShardRecord(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"{path}: damaged ({error}); delete the shard and encode it again") from error
+
+
+def has_record(directory: Path, name: str) -> bool:
+    """Whether a shard is whole."""
+    return _record_path(directory, name).is_file() and (directory / name).is_file()
+
+
+def write_index(directory: Path, form: ShardForm, records: Iterable[ShardRecord]) -> None:
+    """Marks a directory as complete."""
+    shards = [record.summary() for record in records]
+    write_document(directory / INDEX_NAME, {**form_document(form), "shards": shards})
+
+
+class ShardDirectory:
+    """A complete directory of shards, open for reading; any number of threads may read.
+
+    Raises:
+        ShardError: there is no index: the directory is no such thing, or is not complete.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        path = directory / INDEX_NAME
+        advice = "give a directory that `shotstream data encode` has finished"
+        self.form = read_form(path, advice)
+        self.shards: list[dict[str, Any]] = read_document(path, advice)["shards"]
+        self.record = lru_cache(maxsize=64)(self._record)
+
+    def _record(self, shard: int) -> ShardRecord:
+        summary = self.shards[shard]
+        record = read_record(self.directory, summary["name"])
+        if json.loads(json.dumps(record.summary())) != summary:
+            raise ShardError(f"{self.directory / summary['name']}: is not the shard that the index lists")
+        return record
+
+    def read(self, shard: int, sample: int, member: str) -> bytes:
+        """The bytes of a member.
+
+        Raises:
+            ShardError: they are missing or not those that were written.
+        """
+        record = self.record(shard)
+        stored = record.samples[sample]
+        path = self.directory / record.name
+        where = stored.members[member]
+        try:
+            with path.open("rb") as file:
+                content = os.pread(file.fileno(), where.num_bytes, where.offset)
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
+        if len(content) != where.num_bytes or zlib.crc32(content) != where.crc32:
+            raise ShardError(f"{path}: {stored.key}.{member} is damaged")
+        return content
+
+    def tensors(self, shard: int, sample: int, member: str) -> dict[str, Tensor]:
+        """The tensors of a member, as they were stored; ShardError as `read`."""
+        content = self.read(shard, sample, member)
+        try:
+            return load_tensors(content)
+        except SafetensorError as error:
+            raise ShardError(f"{self.directory / shard_name(shard)}: {member} holds no tensors") from error
+
+
+class ShardFinding(NamedTuple):
+    """What `check_shards` says of a shard."""
+
+    name: str
+    num_samples: int
+    num_shots: int
+    num_bytes: int
+    damage: str
+    """What is wrong, in one line; empty: nothing."""
+
+
+def check_shards(directory: Path) -> Iterator[ShardFinding]:
+    """Reads every shard to its last byte and says what it found, shard after shard.
+
+    Size and sha256 are compared with the index, every member with its checksum, and every tensor with the
+    shape and dtype that the form promises.
+
+    Raises:
+        ShardError: there is no index.
+    """
+    shards = ShardDirectory(directory)
+    for number, summary in enumerate(shards.shards):
+        try:
+            _check_shard(shards, number)
+            damage = ""
+        except (ShardError, KeyError, TypeError, ValueError) as error:
+            damage = " ".join(str(error).split()) or type(error).__name__
+        yield ShardFinding(
+            summary["name"], summary["num_samples"], summary["num_shots"], summary["num_bytes"], damage
+        )
+
+
+def _check_shard(shards: ShardDirectory, number: int) -> None:
+    record = shards.record(number)
+    path = shards.directory / record.name
+    if not path.is_file():
+        raise ShardError("missing")
+    if path.stat().st_size != record.num_bytes:
+        raise ShardError(f"{path.stat().st_size} bytes instead of {record.num_bytes}")
+    for sample, stored in enumerate(record.samples):
+        told = json.loads(shards.read(number, sample, "json"))["shots"]
+        _require(len(told) == len(stored.num_latent_frames), stored.key, "another number of shots")
+        context = shards.tensors(number, sample, CONTEXT)
+        text = {} if shards.form.text_shape is None else shards.tensors(number, sample, TEXT)
+        for shot, length in enumerate(stored.num_latent_frames):
+            latents = shards.tensors(number, sample, f"shot{shot}.safetensors")["latents"]
+            _check_latents(latents, (length,), shards.form, f"{stored.key}.shot{shot}")
+            singles = context[f"shot{shot}"].transpose(0, 1)
+            count = (len(told[shot]["context_frames"]),)
+            _check_latents(singles, count, shards.form, f"{stored.key}.context shot{shot}")
+            if shards.form.text_shape is not None:
+                rows, width = text[f"shot{shot}"].shape
+                fits = rows <= shards.form.text_shape[0] and width == shards.form.text_shape[1]
+                _require(fits, stored.key, f"an embedding of {rows} rows of {width}")
+    if sha256_of_file(path) != record.sha256:
+        raise ShardError("another sha256 than it was written with")
+
+
+def _check_latents(latents: Tensor, frames: tuple[int, ...], form: ShardForm, name: str) -> None:
+    shape = (form.latent_channels, *frames, form.latent_height, form.latent_width)
+    _require(tuple(latents.shape) == shape, name, f"shape {tuple(latents.shape)} instead of {shape}")
+    _require(latents.dtype == DTYPES[form.dtype], name, f"dtype {latents.dtype} instead of {form.dtype}")
+    _require(bool(torch.isfinite(latents).all()), name, "values that are not finite")
+
+
+def _require(fits: bool, name: str, what: str) -> None:
+    if not fits:
+        raise ShardError(f"{name}: {what}")
+
+
+def sha256_of_documents(documents: Iterable[Mapping[str, Any]]) -> str:
+    """sha256 of plain JSON, in order."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(json.dumps(document, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _record_path(directory: Path, name: str) -> Path:
+    return (directory / name).with_suffix(".json")
