@@ -13,9 +13,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from shotstream.cli.bench import bench_app
 from shotstream.cli.data import data_app
 from shotstream.cli.generate import generate
-from shotstream.cli.measure import bench_app, evaluate, verify
+from shotstream.cli.measure import evaluate, verify
 from shotstream.cli.models import weights_app
 from shotstream.cli.shared import BAD_INPUT, FAULT, INTERRUPTED, BadInput, Fault, complain, one_line
 from shotstream.cli.theatre import theatre_app

@@ -1,4 +1,4 @@
-"""Commands that judge: `verify` against goldens, `evaluate` with the oracle, `bench` with the clock."""
+"""Commands that judge: `verify` against goldens, `evaluate` with the oracle."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +9,9 @@ from shotstream.cli.shared import (
     DeviceOption,
     Fault,
     ModelOption,
-    ScaleOption,
     bad_input,
-    comfortable_scale,
     make_console,
 )
-
-bench_app = typer.Typer(help="Measure; a table, and one JSON line last.")
 
 
 def verify(
@@ -117,39 +113,4 @@ def evaluate(
     print(report.table())
     if by_shot:
         print("\n" + report.shot_table())
-    print(report.json_line())
-
-
-@bench_app.command("generate")
-def bench_generate(
-    model: ModelOption = "theatre",
-    stories: Annotated[int, typer.Option(help="Measured stories; one more warms up.")] = 8,
-    shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the stories and of their noise.")] = 0,
-    scale: ScaleOption = None,
-    device: DeviceOption = "auto",
-) -> None:
-    """How fast is a film made, end to end?"""
-    console = make_console()
-    with bad_input(), console.status("loading") as status:
-        from rich.table import Table
-
-        from shotstream.bench import generate as bench
-        from shotstream.streaming.pipeline import load
-
-        pipeline = load(model, device=device, synchronize=True)
-        config = bench.BenchConfig(
-            num_stories=stories,
-            num_shots=shots,
-            seed=seed,
-            scale=comfortable_scale(pipeline) if scale is None else scale,
-        )
-        status.update("warming up")
-        report = bench.bench_generate(
-            pipeline, config, lambda num_done: status.update(f"{num_done} of {stories} stories")
-        )
-    table = Table("measured", "value", header_style="bold")
-    for row in report.rows():
-        table.add_row(*row)
-    make_console(stderr=False).print(table)
     print(report.json_line())

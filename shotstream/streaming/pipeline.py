@@ -140,7 +140,7 @@ def load(
         ValueError: No such model or device, or a damaged or foreign bundle.
     """
     directory = resolve(name)
-    chosen = _device(device)
+    chosen = choose_device(device)
     bundle = read_bundle(directory)
     if dtype is None:
         is_wan = _engine_config(bundle).family == "wan"
@@ -169,7 +169,7 @@ def load_encoders(
     name: str | Path, device: torch.device | str = "auto", dtype: torch.dtype | None = None
 ) -> Encoders:
     """The codec and the text encoder of a model; arguments and errors as of `load`."""
-    chosen = _device(device)
+    chosen = choose_device(device)
     bundle = read_bundle(resolve(name), parts=("codec", "text_encoder"))
     config = _engine_config(bundle)
     if dtype is None:
@@ -237,6 +237,23 @@ def fitted_captions(text_encoder: TextEncoder, style: CaptionStyle) -> Compose:
     return compose
 
 
+def choose_device(device: torch.device | str) -> torch.device:
+    """The device; "auto" is a GPU when there is one, else the CPU. ValueError when it is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"no device {device!r}; give auto, cpu or cuda") from error
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count()
+        if (chosen.index or 0) >= count:
+            raise ValueError(f"no device {device}: this machine has {count} CUDA devices; give auto or cpu")
+    elif chosen.type != "cpu":
+        raise ValueError(f"no support for the device {device}; give auto, cpu or cuda")
+    return chosen
+
+
 def _theatre(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> tuple[Codec, TextEncoder]:
     del dtype  # Both are small, and the codec names colours: they stay in float32.
     where = f"{bundle.directory}: codec"
@@ -294,19 +311,3 @@ def _fill(module: nn.Module, bundle: Bundle, part: str, device: torch.device, dt
     except RuntimeError as error:
         raise BundleError(f"{bundle.directory}: {part} does not fit its config: {error}") from error
     module.to(device).eval().requires_grad_(False)
-
-
-def _device(device: torch.device | str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"no device {device!r}; give auto, cpu or cuda") from error
-    if chosen.type == "cuda":
-        count = torch.cuda.device_count()
-        if (chosen.index or 0) >= count:
-            raise ValueError(f"no device {device}: this machine has {count} CUDA devices; give auto or cpu")
-    elif chosen.type != "cpu":
-        raise ValueError(f"no support for the device {device}; give auto, cpu or cuda")
-    return chosen

@@ -1,0 +1,82 @@
+"""How fast does the codec turn latents into frames, and frames into the latents that later shots look at?
+
+Decode: whole shots of random latents, chunk by chunk with the state between, up to frames in the machine's
+memory: what the engine does, conversion to levels and the copy from a GPU included. Encode: the frames that
+a finished shot keeps, each alone as a video of one frame. No transformer, no text, no H.264. The first shot
+warms up and is told apart.
+"""
+
+import time
+
+import numpy as np
+import torch
+
+from shotstream.bench.denoise import PartConfig
+from shotstream.bench.report import Report, Row, Spread, milliseconds, peak_rows, pipeline_facts, synchronize
+from shotstream.codec.codec import DecodeState
+from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
+from shotstream.streaming.engine import Engine
+from shotstream.streaming.pipeline import StreamingPipeline
+
+
+def bench_decode(pipeline: StreamingPipeline, config: PartConfig) -> Report:
+    """Measures decoding."""
+    engine = pipeline.engine
+    num_chunks = config.num_chunks or pipeline.num_chunks
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(num_chunks, 1, *engine.chunk_shape, generator=generator).to(engine.device)
+    start_s = time.perf_counter()
+    _decode_shot(engine, latents)
+    warm_up_s = time.perf_counter() - start_s
+    shots = [_decode_shot(engine, latents) for _ in range(config.num_shots)]
+    num_frames = engine.codec.geometry.shot_num_frames(num_chunks)
+    shot_s = Spread(tuple(map(sum, shots)))
+    later = milliseconds([chunk_s for shot in shots for chunk_s in shot[1:]])
+    rows = (
+        Row("first_chunk_ms", "a shot's first chunk, ms", milliseconds([shot[0] for shot in shots])),
+        Row("chunk_ms", "a later chunk, ms", later),
+        Row("decode_fps", "frames per second of the decoder alone", num_frames / shot_s.p50),
+        Row("warm_up_s", "first shot, compilation included, s", warm_up_s),
+    )
+    facts = {**pipeline_facts(pipeline), "num_chunks": num_chunks}
+    return Report(bench="decode", facts=facts, rows=(*rows, *peak_rows(engine.device)))
+
+
+def bench_encode(pipeline: StreamingPipeline, config: PartConfig) -> Report:
+    """Measures the encoding of context frames."""
+    engine = pipeline.engine
+    num_frames = engine.codec.geometry.shot_num_frames(config.num_chunks or pipeline.num_chunks)
+    size = pipeline.pixel_size
+    shape = (num_frames, size.height, size.width, 3)
+    frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    rows: list[Row] = []
+    warm_up_s = 0.0
+    # The first shot of a film keeps the most, a shot past the budget the fewest.
+    for shot_index, name in ((0, "first"), (engine.context_budget, "late")):
+        most = max_frame_count(shot_index, engine.context_budget)
+        kept = frames[list(candidate_frames(num_frames, most))]
+        warm_up_s += _encode_s(engine, kept)
+        samples = milliseconds([_encode_s(engine, kept) for _ in range(config.num_shots)])
+        rows.append(Row(f"{name}_shot_ms", f"{len(kept)} frames of a film's {name} shot, ms", samples))
+        per_frame = samples.p50 / len(kept)
+        rows.append(Row(f"{name}_shot_ms_per_frame", "of that, ms per frame", per_frame))
+    rows.append(Row("warm_up_s", "first calls, compilation included, s", warm_up_s))
+    return Report(bench="encode", facts=pipeline_facts(pipeline), rows=(*rows, *peak_rows(engine.device)))
+
+
+def _decode_shot(engine: Engine, latents: torch.Tensor) -> list[float]:
+    state: DecodeState | None = None
+    chunks_s: list[float] = []
+    for chunk in latents:
+        synchronize(engine.device)
+        start_s = time.perf_counter()
+        _, state = engine.decode(chunk, state)
+        chunks_s.append(time.perf_counter() - start_s)
+    return chunks_s
+
+
+def _encode_s(engine: Engine, frames: np.ndarray) -> float:
+    synchronize(engine.device)
+    start_s = time.perf_counter()
+    engine.encode_frames(frames)
+    return time.perf_counter() - start_s

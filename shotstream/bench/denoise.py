@@ -1,0 +1,146 @@
+"""How long does the transformer take for a chunk, at each place in a shot?
+
+Measured: shots of noise after three earlier ones, each chunk denoised in all its steps and committed, with
+the context in the cache, so that later chunks attend to more. Counted in: the drawing of noise, rotary
+tables, every pass. Not counted, and told apart: the context's own pass, the very first shot (which compiles
+and fills caches). No codec, no text encoder: the frames per second of this line are an upper bound of what a
+film can reach, never a claim about one.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shotstream.bench.report import (
+    Report,
+    Row,
+    Spread,
+    milliseconds,
+    peak_rows,
+    pipeline_facts,
+)
+from shotstream.bench.roofline import Ceilings, chunk_cost, context_cost, measure_ceilings
+from shotstream.streaming.conditioning import Conditioning, caption_shots, next_shot
+from shotstream.streaming.context_sampling import ContextSlot, sample_context
+from shotstream.streaming.engine import Engine
+from shotstream.streaming.noise import KeyedNoise
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.rollout import Rollout
+from shotstream.streaming.timing import Stopwatch
+
+_NUM_EARLIER_SHOTS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartConfig:
+    """How a part of the engine is measured.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    num_shots: int = 10
+    """Measured ones; one more warms up."""
+    num_chunks: int | None = None
+    """Chunks of each; None: the model's usual number."""
+    num_steps: int | None = None
+    """Denoising steps per chunk; None: the model's own."""
+
+    def __post_init__(self) -> None:
+        if min(self.num_shots, self.num_chunks or 1, self.num_steps or 1) < 1:
+            raise ValueError("shots, chunks and steps must be at least 1")
+
+
+def bench_denoise(pipeline: StreamingPipeline, config: PartConfig) -> Report:
+    """Measures the transformer of a pipeline that was loaded with `synchronize=True`."""
+    engine = pipeline.engine
+    num_chunks = config.num_chunks or pipeline.num_chunks
+    num_steps = config.num_steps or pipeline.num_steps
+    conditioning, text = later_shot(engine)
+    start_s = time.perf_counter()
+    time_shot(engine, conditioning, text, num_chunks, num_steps)
+    first_shot_s = time.perf_counter() - start_s
+    shots = [
+        time_shot(engine, conditioning, text, num_chunks, num_steps, seed) for seed in range(config.num_shots)
+    ]
+    # A chunk's pass is complete once it is committed; the last of a shot is not.
+    denoise = [milliseconds([shot[chunk]["denoise"] for shot in shots]) for chunk in range(num_chunks)]
+    commit = milliseconds([part["commit"] for shot in shots for part in shot[1:]])
+    shot_s = Spread(tuple(sum(sum(part.values()) for part in shot) for shot in shots))
+    num_frames = engine.codec.geometry.shot_num_frames(num_chunks)
+    rows = [
+        Row("context_ms", "context, once per shot, ms", milliseconds([shot[0]["context"] for shot in shots])),
+        *(Row(f"chunk_{i}_ms", f"chunk {i + 1}, {num_steps} steps, ms", x) for i, x in enumerate(denoise)),
+        Row("commit_ms", "commit, ms", commit),
+        Row("shot_s", f"shot of {num_chunks} chunks, s", shot_s),
+        Row("denoise_fps", "frames per second of the transformer alone", num_frames / shot_s.p50),
+        Row("first_shot_s", "first shot, compilation included, s", first_shot_s),
+    ]
+    rows += _roofline_rows(
+        engine, measure_ceilings(engine.device, engine.dtype), shot_s.p50, num_chunks, num_steps
+    )
+    facts = {**pipeline_facts(pipeline), "num_steps": num_steps, "num_chunks": num_chunks}
+    return Report(bench="denoise", facts=facts, rows=(*rows, *peak_rows(engine.device)))
+
+
+def later_shot(engine: Engine) -> tuple[Conditioning, Tensor]:
+    """Conditioning and caption embeddings, both drawn, of a shot that follows three others."""
+    generator = torch.Generator().manual_seed(0)
+    config = engine.dit.config
+    channels, _, height, width = engine.chunk_shape
+    plan = sample_context(
+        [engine.codec.geometry.shot_num_frames(engine.config.num_chunks)] * _NUM_EARLIER_SHOTS,
+        engine.context_budget,
+        engine.config.context_policy,
+    )
+
+    def latent_of(slot: ContextSlot) -> Tensor:
+        del slot
+        return torch.randn(channels, height, width, generator=generator)
+
+    conditioning = next_shot(plan, latent_of, device=engine.device)
+    num_captions = len(caption_shots(plan)) + 1
+    text = torch.randn(1, num_captions, config.text_length, config.text_dim, generator=generator)
+    return conditioning, text.to(engine.device)
+
+
+@torch.no_grad()
+def time_shot(
+    engine: Engine, conditioning: Conditioning, text: Tensor, num_chunks: int, num_steps: int, seed: int = 0
+) -> list[dict[str, float]]:
+    """Seconds of each part of each chunk: context (in the first), denoise, commit (of the one before)."""
+    stopwatch: Stopwatch = engine.stopwatch()
+    cache = engine.borrow_cache()
+    try:
+        noise = KeyedNoise(seeds=(seed,), shape=engine.chunk_shape, device=engine.device)
+        rollout = Rollout(
+            engine.dit, conditioning, text, cache, noise, engine.sigmas(num_steps), stopwatch=stopwatch
+        )
+        return [stopwatch.take() for _ in rollout.chunks(num_chunks)]
+    finally:
+        engine.return_cache(cache)
+
+
+def _roofline_rows(
+    engine: Engine, ceilings: Ceilings, shot_s: float, num_chunks: int, num_steps: int
+) -> list[Row]:
+    config, grid, itemsize = (
+        engine.dit.config,
+        engine.codec.geometry.token_grid(engine.latent_size),
+        engine.dtype.itemsize,
+    )
+    cost = context_cost(config, grid, itemsize)
+    for chunk in range(num_chunks):
+        cost += chunk_cost(config, grid, chunk, num_steps, itemsize, with_commit=chunk + 1 < num_chunks)
+    return [
+        Row("shot_tflop", "shot, Tflop", cost.flops / 1e12),
+        Row("shot_gbyte", "shot, Gbyte at the least", cost.num_bytes / 1e9),
+        Row("reached_tflops", "reached, Tflop/s", cost.flops / shot_s / 1e12),
+        Row("matmul_tflops", "matrix products alone, Tflop/s", ceilings.flops_per_s / 1e12),
+        Row("copy_gbyte_per_s", "copies alone, Gbyte/s read and written", ceilings.bytes_per_s / 1e9),
+        Row("of_matmul", "fraction of the matrix ceiling", cost.flops / shot_s / ceilings.flops_per_s),
+        Row("of_copy", "fraction of the copy ceiling", cost.num_bytes / shot_s / ceilings.bytes_per_s),
+        Row("of_roofline", "fraction of the roofline", ceilings.least_s(cost) / shot_s),
+    ]

@@ -1,0 +1,195 @@
+"""The model that is measured: a real one or one with random weights, at any size of picture.
+
+How long a network takes does not depend on the values of its weights, so that the speed of the 1.3B model
+can be measured without its files. What random weights show is noise: they say nothing of quality.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+
+from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.codec.text import UMT5Config, umt5_shapes
+from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
+from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.geometry import PixelSize
+from shotstream.model.config import DiTConfig, wan_1_3b
+from shotstream.model.dit import DiT
+from shotstream.streaming.pipeline import StreamingPipeline, build_engine, choose_device
+from shotstream.weights.bundle import Bundle, config_from_document, read_bundle
+from shotstream.weights.hub import WAN, WeightsNotFoundError, bundle_config, resolve
+from shotstream.weights.official import PublishedWeights
+
+WAN_TINY = "wan-tiny"
+"""A model of the Wan family so small that a CPU runs every part of it in no time. Always random."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+# One layer and a short vocabulary: for questions in which the text encoder is not asked anything.
+_SHORT_TEXT = {"num_layers": 1, "vocab_size": 512}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchModel:
+    """What to measure.
+
+    Raises:
+        ValueError: an unknown dtype.
+    """
+
+    name: str = "theatre"
+    """A model's name or a bundle's directory."""
+    is_random: bool = False
+    """Only its sizes are read; its weights are drawn."""
+    size: PixelSize | None = None
+    """Of its frames; None: the model's own."""
+    device: str = "auto"
+    dtype: str | None = None
+    """What the transformer computes in, and in the Wan family every network; None: as `load` chooses."""
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ValueError(f"no dtype {self.dtype!r}; give one of {', '.join(DTYPES)}")
+
+
+def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingPipeline:
+    """The pipeline, whose timings wait for the device.
+
+    Args:
+        model: What to measure.
+        with_text: Whether captions are encoded. Without, a random model's text encoder is cut to a layer.
+
+    Raises:
+        ValueError: No such model or device, a damaged bundle, or a size that its strides do not divide.
+    """
+    device = choose_device(model.device)
+    bundle = None if model.is_random else read_bundle(resolve(model.name))
+    settings = _random_config(model.name, with_text=with_text) if bundle is None else bundle.config
+    is_wan = settings["engine"]["family"] == "wan"
+    default = "bfloat16" if is_wan and device.type == "cuda" else "float32"
+    dtype: torch.dtype = getattr(torch, model.dtype or default)
+    if model.size is not None:
+        settings = {**settings, "engine": {**settings["engine"], "pixel_size": asdict(model.size)}}
+    with tempfile.TemporaryDirectory() as directory:
+        if bundle is None:
+            bundle = _random_bundle(settings, Path(directory), device, dtype)
+        engine = build_engine(replace(bundle, config=settings), device, dtype, synchronize=True)
+    return StreamingPipeline(engine)
+
+
+def parse_size(text: str) -> PixelSize:
+    """The size written HxW, for example 480x832; ValueError otherwise."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"no size {text!r}; write height x width, for example 480x832")
+    return PixelSize(int(height), int(width))
+
+
+def _random_config(name: str, *, with_text: bool) -> dict[str, Any]:
+    """The config of a bundle that may not be there; JSON values only."""
+    try:
+        config = read_bundle(resolve(name), parts=()).config if name != WAN_TINY else _wan_config(WAN_TINY)
+    except WeightsNotFoundError:
+        if name != WAN:
+            raise
+        config = _wan_config(WAN)
+    engine = {**config["engine"], "model_id": f"{config['engine']['model_id']} (random weights)"}
+    config = {**config, "engine": engine}
+    if not with_text and engine["family"] == "wan":
+        config["text_encoder"] = {**config["text_encoder"], **_SHORT_TEXT}
+    return config
+
+
+def _wan_config(name: str) -> dict[str, Any]:
+    dit, codec, text = wan_1_3b(), WanVAEConfig(), UMT5Config()
+    if name == WAN_TINY:
+        dit = replace(dit, dim=48, ffn_dim=96, num_heads=2, num_layers=2, text_dim=32, text_length=16)
+        codec = replace(codec, dim=8, num_res_blocks=1)
+        text = replace(
+            text, vocab_size=512, dim=32, dim_ffn=64, num_heads=2, num_layers=2, text_length=dit.text_length
+        )
+    published = PublishedWeights(
+        dit_config=dit,
+        dit={},
+        codec_config=codec,
+        codec={},
+        text_config=text,
+        text_encoder={},
+        tokenizer=Path(),
+    )
+    # Through JSON, so that tuples are lists as in a bundle that was read.
+    return json.loads(json.dumps(bundle_config(published, name)))
+
+
+def _random_bundle(
+    config: Mapping[str, Any], directory: Path, device: torch.device, dtype: torch.dtype
+) -> Bundle:
+    parts = {part: _draw(shapes, device, dtype) for part, shapes in _shapes(config).items()}
+    tokenizer = directory / "tokenizer.json"
+    _byte_tokenizer().save(str(tokenizer))
+    return Bundle(
+        directory=directory, config=dict(config), tensors=parts, files={tokenizer.name: tokenizer}, sha256=""
+    )
+
+
+def _shapes(config: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of all tensors by part and name."""
+
+    def read(cls: type[Any], part: str) -> Any:
+        return config_from_document(cls, config[part], part)
+
+    with torch.device("meta"):
+        shapes = {"dit": _module_shapes(DiT(read(DiTConfig, "dit")))}
+        if config["engine"]["family"] == "theatre":
+            shapes["codec"] = _module_shapes(PatchCodec(read(PatchCodecConfig, "codec")))
+            shapes["text_encoder"] = _module_shapes(WordEncoder(read(WordEncoderConfig, "text_encoder")))
+            return shapes
+    shapes["codec"] = wan_vae_shapes(read(WanVAEConfig, "codec"))
+    shapes["text_encoder"] = umt5_shapes(read(UMT5Config, "text_encoder"))
+    return shapes
+
+
+def _module_shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _draw(
+    shapes: Mapping[str, tuple[int, ...]], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Matrices that keep the size of what they are given, scales of one, biases of zero: nothing overflows,
+    and no number is so small that a processor slows down over it."""
+    generator = torch.Generator(device).manual_seed(0)
+    drawn: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        fan_in = 1
+        for extent in shape[1:]:
+            fan_in *= extent
+        if name == "palette":
+            levels = torch.randint(0, 256, shape, generator=generator, device=device)
+            drawn[name] = levels.to(torch.uint8)
+        elif name.endswith("num_batches_tracked"):
+            drawn[name] = torch.zeros(shape, dtype=torch.long, device=device)
+        elif fan_in > 1:
+            tensor = torch.empty(shape, dtype=dtype, device=device)
+            drawn[name] = tensor.normal_(std=fan_in**-0.5, generator=generator)
+        else:
+            fill = torch.zeros if name.endswith(("bias", "running_mean")) else torch.ones
+            drawn[name] = fill(shape, dtype=dtype, device=device)
+    return drawn
+
+
+def _byte_tokenizer() -> Tokenizer:
+    """A token per byte: enough to give a text encoder, which pads to its full length anyway, its work."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    vocabulary = {letter: index for index, letter in enumerate(sorted(alphabet))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer

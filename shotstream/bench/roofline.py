@@ -1,0 +1,137 @@
+"""What must a chunk cost? Arithmetic and memory traffic counted from the sizes of the transformer.
+
+Counted: every matrix product and both products of every attention, a multiplication and an addition as two
+operations. Not counted: normalisations, rotations, activations, softmax, less than a hundredth of the
+arithmetic and all of it memory-bound. Bytes are a lower bound: each weight, each cached key and value
+read once per pass, own keys and values and the latents written once, nothing in between leaving the caches.
+
+Ceilings are measured in the same run, on matrices and copies too large for any cache: the fraction reached
+then says how far the program is from this machine, and not from a data sheet.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from shotstream.bench.report import synchronize
+from shotstream.geometry import TokenGrid
+from shotstream.model.config import DiTConfig
+
+_ROUNDS = 5
+_TOKENS_PER_CAPTION_KEY = 2
+"""A key and a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of some passes."""
+
+    flops: float
+    """Floating-point operations."""
+    num_bytes: float
+    """Least traffic to and from memory."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.flops + other.flops, self.num_bytes + other.num_bytes)
+
+    def __mul__(self, times: int) -> "Cost":
+        return Cost(self.flops * times, self.num_bytes * times)
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What a device does at best."""
+
+    flops_per_s: float
+    """In products of large matrices."""
+    bytes_per_s: float
+    """In copies: what is read and what is written, together."""
+
+    def least_s(self, cost: Cost) -> float:
+        """The time that a cost takes on the roofline: arithmetic and traffic overlapping perfectly."""
+        return max(cost.flops / self.flops_per_s, cost.num_bytes / self.bytes_per_s)
+
+
+def chunk_cost(
+    config: DiTConfig,
+    grid: TokenGrid,
+    chunk_index: int,
+    num_steps: int,
+    itemsize: int,
+    *,
+    num_context_frames: int | None = None,
+    with_commit: bool = True,
+) -> Cost:
+    """All denoise passes of a chunk, and its commit.
+
+    Args:
+        config: Sizes of the transformer.
+        grid: Tokens of a latent frame.
+        chunk_index: Its place in the shot: it attends to the context, the chunks of its window and itself.
+        num_steps: Denoise passes.
+        itemsize: Bytes of a number.
+        num_context_frames: In the cache; None: all that the model takes.
+        with_commit: Whether the chunk is committed, which costs a pass more.
+    """
+    context = config.num_context_frames if num_context_frames is None else num_context_frames
+    seen = min(chunk_index + 1, config.window_chunks) * config.chunk_latent_frames + context
+    one = pass_cost(config, grid, config.chunk_latent_frames, seen, itemsize)
+    return one * (num_steps + with_commit)
+
+
+def context_cost(config: DiTConfig, grid: TokenGrid, itemsize: int) -> Cost:
+    """The pass that commits the context."""
+    return pass_cost(config, grid, config.num_context_frames, config.num_context_frames, itemsize)
+
+
+def pass_cost(config: DiTConfig, grid: TokenGrid, num_frames: int, num_seen: int, itemsize: int) -> Cost:
+    """One pass over `num_frames` latent frames that attend to `num_seen`, their own included.
+
+    Captions' keys are in a cache. One caption is read per frame.
+    """
+    dim, tokens, seen = config.dim, num_frames * grid.num_tokens, num_seen * grid.num_tokens
+    patch = config.latent_channels * config.patch_size**2
+    # Per token: q, k, v, o of self-attention, q and o of cross-attention, both feed-forward matrices.
+    per_token = 6 * dim * dim + 2 * dim * config.ffn_dim
+    # Per query and key: a product with the key and one with the value.
+    attended = 2 * dim * (seen + config.text_length)
+    per_frame = config.freq_dim * dim + 7 * dim * dim
+    products = (
+        tokens * (config.num_layers * (per_token + attended) + 2 * patch * dim) + num_frames * per_frame
+    )
+    weights = config.num_layers * per_token + 2 * patch * dim + per_frame
+    cached = config.num_layers * _TOKENS_PER_CAPTION_KEY * dim * (seen + config.text_length)
+    latents = 2 * tokens * patch
+    return Cost(flops=2.0 * products, num_bytes=float(itemsize * (weights + cached + latents)))
+
+
+def measure_ceilings(device: torch.device, dtype: torch.dtype, *, size: int | None = None) -> Ceilings:
+    """What the device does in large products and large copies; the best of a few rounds.
+
+    Args:
+        device: Where.
+        dtype: Of the matrices.
+        size: Rows and columns of the matrices; None: large enough for the kind of device.
+    """
+    size = size or (8192 if device.type == "cuda" else 1536)
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    product = torch.empty_like(left)
+    product_s = _best_s(lambda: torch.mm(left, right, out=product), device)
+    source = torch.ones(16 * size * size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copy_s = _best_s(lambda: target.copy_(source), device)
+    return Ceilings(2.0 * size**3 / product_s, 2.0 * source.numel() / copy_s)
+
+
+def _best_s(work: Callable[[], object], device: torch.device) -> float:
+    work()
+    best_s = float("inf")
+    for _ in range(_ROUNDS):
+        synchronize(device)
+        start_s = time.perf_counter()
+        work()
+        synchronize(device)
+        best_s = min(best_s, time.perf_counter() - start_s)
+    return best_s

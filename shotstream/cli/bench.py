@@ -1,0 +1,219 @@
+"""Commands that hold a clock to a model, one for each question: a table, and one JSON line last.
+
+Every question takes the same model options: a real model or one with random weights, at any size.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shotstream.cli.shared import (
+    DeviceOption,
+    ModelOption,
+    ScaleOption,
+    bad_input,
+    comfortable_scale,
+    make_console,
+)
+
+if TYPE_CHECKING:
+    from shotstream.bench.denoise import PartConfig
+    from shotstream.bench.report import Report
+    from shotstream.streaming.pipeline import StreamingPipeline
+
+bench_app = typer.Typer(help="Measure; a table, and one JSON line last.")
+
+RandomOption = Annotated[
+    bool, typer.Option("--random", help="Random weights: a model's sizes without its files (wan-1.3b too).")
+]
+SizeOption = Annotated[str | None, typer.Option(help="Frame size HxW; default: the model's.")]
+DtypeOption = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; default: as for a film.")
+]
+ChunksOption = Annotated[int | None, typer.Option(min=1, help="Chunks of a shot; default: the model's.")]
+StepsOption = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Denoising steps per chunk; default: the model's.")
+]
+RepeatsOption = Annotated[int, typer.Option(min=1, help="Measured repetitions; one more warms up.")]
+
+
+@bench_app.command("generate")
+def bench_generate(
+    model: ModelOption = "theatre",
+    random: RandomOption = False,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = "auto",
+    stories: Annotated[int, typer.Option(help="Measured stories; one more warms up.")] = 8,
+    shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
+    chunks: ChunksOption = None,
+    steps: StepsOption = None,
+    seed: Annotated[int, typer.Option(help="Of the stories and of their noise.")] = 0,
+    scale: ScaleOption = None,
+) -> None:
+    """How fast is a film made, end to end?"""
+
+    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+        from shotstream.bench import generate
+
+        config = generate.BenchConfig(
+            num_stories=stories,
+            num_shots=shots,
+            num_chunks=chunks,
+            num_steps=steps,
+            seed=seed,
+            scale=comfortable_scale(pipeline) if scale is None else scale,
+        )
+        tell("warming up")
+        return generate.bench_generate(
+            pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories")
+        )
+
+    _run(measure, model, random, size, dtype, device)
+
+
+@bench_app.command("denoise")
+def bench_denoise(
+    model: ModelOption = "theatre",
+    random: RandomOption = False,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = "auto",
+    chunks: ChunksOption = None,
+    steps: StepsOption = None,
+    repeats: RepeatsOption = 20,
+) -> None:
+    """How long does the transformer take for a chunk, and how near is that to the machine's ceilings?"""
+
+    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+        from shotstream.bench.denoise import bench_denoise
+
+        tell("measuring")
+        return bench_denoise(pipeline, _part(repeats, chunks, steps))
+
+    _run(measure, model, random, size, dtype, device, with_text=False)
+
+
+@bench_app.command("decode")
+def bench_decode(
+    model: ModelOption = "theatre",
+    random: RandomOption = False,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = "auto",
+    chunks: ChunksOption = None,
+    repeats: RepeatsOption = 20,
+) -> None:
+    """How fast do latents become frames?"""
+
+    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+        from shotstream.bench.codec import bench_decode
+
+        tell("measuring")
+        return bench_decode(pipeline, _part(repeats, chunks, None))
+
+    _run(measure, model, random, size, dtype, device, with_text=False)
+
+
+@bench_app.command("encode")
+def bench_encode(
+    model: ModelOption = "theatre",
+    random: RandomOption = False,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = "auto",
+    chunks: ChunksOption = None,
+    repeats: RepeatsOption = 20,
+) -> None:
+    """How long does it take to encode what later shots look at?"""
+
+    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+        from shotstream.bench.codec import bench_encode
+
+        tell("measuring")
+        return bench_encode(pipeline, _part(repeats, chunks, None))
+
+    _run(measure, model, random, size, dtype, device, with_text=False)
+
+
+@bench_app.command("cut")
+def bench_cut(
+    model: ModelOption = "theatre",
+    random: RandomOption = False,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = "auto",
+    chunks: ChunksOption = None,
+    steps: StepsOption = None,
+    repeats: RepeatsOption = 20,
+    scale: ScaleOption = None,
+) -> None:
+    """How long from a prompt to its first pixels, with the engine idle and with it busy?"""
+
+    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+        from shotstream.bench.cut import bench_cut
+
+        tell("measuring")
+        chosen = comfortable_scale(pipeline) if scale is None else scale
+        return bench_cut(pipeline, _part(repeats, chunks, steps), scale=chosen)
+
+    _run(measure, model, random, size, dtype, device)
+
+
+@bench_app.command("shots")
+def bench_shots(
+    model: ModelOption = "theatre",
+    random: RandomOption = False,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = "auto",
+    chunks: ChunksOption = None,
+    steps: StepsOption = None,
+) -> None:
+    """Does a chunk cost more at shot 100 than at shot 1?"""
+
+    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+        from shotstream.bench.shots import bench_shots
+
+        return bench_shots(pipeline, _part(1, chunks, steps), on_shot=lambda number: tell(f"shot {number}"))
+
+    _run(measure, model, random, size, dtype, device)
+
+
+def _part(repeats: int, chunks: int | None, steps: int | None) -> "PartConfig":
+    from shotstream.bench.denoise import PartConfig
+
+    return PartConfig(num_shots=repeats, num_chunks=chunks, num_steps=steps)
+
+
+def _run(
+    measure: "Callable[[StreamingPipeline, Callable[[str], None]], Report]",
+    model: str,
+    is_random: bool,
+    size: str | None,
+    dtype: str | None,
+    device: str,
+    *,
+    with_text: bool = True,
+) -> None:
+    """Loads the model, measures, and shows what came out."""
+    console = make_console()
+    with bad_input(), console.status("loading") as status:
+        from rich.table import Table
+
+        from shotstream.bench.models import BenchModel, load_bench_model, parse_size
+
+        chosen = BenchModel(
+            name=model,
+            is_random=is_random,
+            size=None if size is None else parse_size(size),
+            device=device,
+            dtype=dtype,
+        )
+        report = measure(load_bench_model(chosen, with_text=with_text), status.update)
+    table = Table("measured", "value, or p50 / p95", header_style="bold")
+    for row in report.table():
+        table.add_row(*row)
+    make_console(stderr=False).print(table)
+    print(report.json_line())
