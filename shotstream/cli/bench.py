@@ -181,6 +181,31 @@ def bench_shots(
     _run(measure, model, random, size, dtype, device)
 
 
+@bench_app.command("baseline")
+def bench_baseline(
+    model: ModelOption = "theatre",
+    random: RandomOption = False,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = "auto",
+    stories: Annotated[int, typer.Option(help="Filmed by both, turn by turn; one more warms up.")] = 6,
+    shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
+    chunks: ChunksOption = None,
+    steps: StepsOption = None,
+) -> None:
+    """How many times faster than the published loop, with the same weights and the same results?"""
+
+    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+        from shotstream.bench.baseline import bench_baseline
+        from shotstream.bench.generate import BenchConfig
+
+        config = BenchConfig(num_stories=stories, num_shots=shots, num_chunks=chunks, num_steps=steps)
+        tell("warming up")
+        return bench_baseline(pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories"))
+
+    _run(measure, model, random, size, dtype, device)
+
+
 def _part(repeats: int, chunks: int | None, steps: int | None) -> "PartConfig":
     from shotstream.bench.denoise import PartConfig
 

@@ -170,6 +170,11 @@ class UMT5TextEncoder:
         return self._config.text_length
 
     @property
+    def memo(self) -> CaptionMemo:
+        """Embeddings of the captions met last."""
+        return self._memo
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are and the embeddings come out."""
         return self._module.shared.weight.device

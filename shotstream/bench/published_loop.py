@@ -1,0 +1,296 @@
+"""The published loop, rendered plainly, with our weights: what the engine is compared with.
+
+It does what the published inference of ShotStream does (arXiv 2603.25746) where that costs time:
+
+- at every cut all captions of the film so far are encoded again, every context frame is encoded again from
+  its pixels, one after another, and every cache is allocated anew;
+- at every pass each layer clones its whole local and its whole context cache, puts the new keys into the
+  clone, concatenates both, asks the device how full they are, and writes back when all layers are done;
+- rotations are complex numbers in double precision, their table made on the CPU at every pass;
+- the captions' keys are gathered frame by frame at every pass;
+- nothing is decoded before the whole shot is denoised, and its last chunk is committed for nobody.
+
+All else is the engine's own: weights, dtype, threads, fused attention, norms, sampler, noise, codec. So the
+results are the same and only the arrangement differs. It knows shots up to the window, and inference only.
+It was written from a description of the behaviour; no line of the published code is in it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Complex, Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from shotstream.codec.text import TextEncoder, UMT5TextEncoder
+from shotstream.codec.word_encoder import WordEncoder
+from shotstream.diffusion.samplers import few_step
+from shotstream.model.attention import SelfAttention, attend_all
+from shotstream.model.cross_attention import CaptionKeys, CrossAttention
+from shotstream.model.dit import Block, modulated_norm, sigma_embedding
+from shotstream.model.positions import FramePositions
+from shotstream.streaming.conditioning import Conditioning, caption_shots, first_shot, next_shot
+from shotstream.streaming.context_sampling import ContextPlan, ContextSlot, sample_context
+from shotstream.streaming.engine import Engine
+from shotstream.streaming.noise import KeyedNoise, shot_seed
+
+_ROPE_BASE = 10000.0
+_ROPE_TABLE_LENGTH = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedShot:
+    """One shot, whole."""
+
+    latents: Float[Tensor, "1 c f h w"]
+    frames: UInt8[np.ndarray, "frames pixel_h pixel_w 3"]
+
+
+@dataclass(slots=True)
+class _LayerCache:
+    """What a layer keeps of its shot; lengths are tensors on the device."""
+
+    keys: Float[Tensor, "1 n heads k"]
+    values: Float[Tensor, "1 n heads k"]
+    local_end: Int[Tensor, "1"]
+
+
+@dataclass(slots=True)
+class _ShotCaches:
+    """All caches of one shot."""
+
+    context: list[_LayerCache]
+    local: list[_LayerCache]
+    captions: list[CaptionKeys]
+
+
+class PublishedLoop:
+    """Films whole stories the published way with an engine's parts."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._dit = engine.dit
+        self._grid = engine.codec.geometry.token_grid(engine.latent_size)
+        self._rope_powers = _rope_powers(engine.dit.config.rotary_split)
+
+    @torch.no_grad()
+    def film(
+        self, global_caption: str, captions: Sequence[str], *, seed: int, num_chunks: int, num_steps: int
+    ) -> Iterator[PublishedShot]:
+        """The shots of a story as they are done, with the noise that a session of this seed draws.
+
+        Raises:
+            ValueError: More chunks than the window holds.
+        """
+        if num_chunks > self._dit.config.window_chunks:
+            raise ValueError(
+                f"{num_chunks} chunks; the published loop makes at most {self._dit.config.window_chunks}"
+            )
+        shots: list[PublishedShot] = []
+        for index in range(len(captions)):
+            forget_captions(self._engine.text_encoder)
+            composed = [
+                self._engine.compose(global_caption, caption, shot_index)
+                for shot_index, caption in enumerate(captions[: index + 1])
+            ]
+            text = self._engine.text_encoder.encode(composed).to(self._engine.device).unsqueeze(0)
+            conditioning = self._condition(shots)
+            noise = KeyedNoise(
+                seeds=(shot_seed(seed, index),), shape=self._engine.chunk_shape, device=self._engine.device
+            )
+            latents = self._shot(text, conditioning, noise, num_chunks, num_steps)
+            shots.append(PublishedShot(latents=latents, frames=self._engine.decode(latents, None)[0]))
+            yield shots[-1]
+
+    def _condition(self, shots: Sequence[PublishedShot]) -> Conditioning:
+        engine = self._engine
+        if not shots:
+            return first_shot(self._dit.config, engine.latent_size, device=engine.device)
+        plan: ContextPlan = sample_context(
+            [len(shot.frames) for shot in shots], engine.context_budget, engine.config.context_policy
+        )
+
+        def latent_of(slot: ContextSlot) -> Tensor:
+            assert slot.frame_index is not None
+            frame = shots[slot.shot_index].frames[slot.frame_index]
+            return engine.encode_frames(frame[None])[0]
+
+        conditioning = next_shot(plan, latent_of, device=engine.device)
+        # All captions are given here, so that a caption's row is its shot.
+        rows = torch.tensor([*caption_shots(plan), len(shots)], device=engine.device)
+        positions = conditioning.positions
+        return Conditioning(
+            context=conditioning.context,
+            positions=FramePositions(
+                positions.frame_index, positions.shot_phase, rows[positions.caption_index]
+            ),
+            target_phase=conditioning.target_phase,
+            target_caption=rows[conditioning.target_caption],
+        )
+
+    def _shot(
+        self, text: Tensor, conditioning: Conditioning, noise: KeyedNoise, num_chunks: int, num_steps: int
+    ) -> Float[Tensor, "1 c f h w"]:
+        caches = self._allocate(text)
+        self._forward(conditioning.context, _clean(conditioning.context), conditioning.positions, caches)
+        chunks: list[Tensor] = []
+        for chunk in range(num_chunks):
+            positions = conditioning.chunk(chunk, self._dit.config)
+            x0 = few_step(
+                lambda noisy, sigma, at=positions: self._forward(noisy, sigma, at, caches),
+                noise(chunk, 0),
+                self._engine.sigmas(num_steps),
+                lambda step, at=chunk: noise(at, step + 1),
+            )
+            self._forward(x0, _clean(x0), positions, caches)
+            chunks.append(x0)
+        return torch.cat(chunks, dim=2)
+
+    def _allocate(self, text: Float[Tensor, "1 s n d"]) -> _ShotCaches:
+        config, tokens = self._dit.config, self._grid.num_tokens
+        context_tokens = config.num_context_frames * tokens
+        local_tokens = config.window_chunks * config.chunk_latent_frames * tokens
+        context = [self._layer_cache(context_tokens) for _ in range(config.num_layers)]
+        local = [self._layer_cache(local_tokens) for _ in range(config.num_layers)]
+        embedded = self._dit.text_embedding(text.to(self._engine.dtype))
+        return _ShotCaches(context, local, [block.caption_keys(embedded) for block in self._blocks()])
+
+    def _layer_cache(self, num_tokens: int) -> _LayerCache:
+        config, device = self._dit.config, self._engine.device
+        shape = (1, num_tokens, config.num_heads, config.head_dim)
+        keys, values = (torch.zeros(shape, dtype=self._engine.dtype, device=device) for _ in range(2))
+        return _LayerCache(keys, values, torch.zeros(1, dtype=torch.long, device=device))
+
+    def _forward(
+        self, x: Float[Tensor, "1 c f h w"], sigma: Tensor, positions: FramePositions, caches: _ShotCaches
+    ) -> Float[Tensor, "1 c f h w"]:
+        dit, dtype, patch = self._dit, self._engine.dtype, self._dit.config.patch_size
+        time = dit.time_embedding(sigma_embedding(sigma, dit.config.freq_dim).to(dtype))
+        modulation = dit.time_projection(time).unflatten(-1, (6, -1))
+        rope = self._rope(positions)
+        patches = rearrange(x.to(dtype), "b c f (h p) (w q) -> b f (h w) (c p q)", p=patch, q=patch)
+        tokens = F.linear(patches, dit.patch_embedding.weight.flatten(1), dit.patch_embedding.bias)
+        if dit.shot_embedding is not None:
+            tokens = tokens + dit.shot_embedding(positions.shot_phase).unsqueeze(2)
+        written: list[tuple[_LayerCache, slice, Tensor, Tensor]] = []
+        for layer, block in enumerate(self._blocks()):
+            shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
+                part.unsqueeze(2) for part in (block.modulation + modulation).unbind(2)
+            )
+            normed = modulated_norm(tokens, shift_sa, scale_sa, block.eps).flatten(1, 2)
+            attended = self._self_attention(block.self_attn, normed, rope, positions, caches, layer, written)
+            tokens = torch.addcmul(tokens, attended.unflatten(1, (x.shape[2], -1)), gate_sa)
+            tokens = tokens + _cross_attention(
+                block.cross_attn, block.norm3(tokens), caches.captions[layer], positions.caption_index
+            )
+            fed = block.ffn(modulated_norm(tokens, shift_ff, scale_ff, block.eps))
+            tokens = torch.addcmul(tokens, fed, gate_ff)
+        for cache, place, keys, values in written:
+            cache.keys[:, place], cache.values[:, place] = keys, values
+            cache.local_end.fill_(place.stop)
+        return rearrange(
+            dit.head(tokens, time),
+            "b f (h w) (p q c) -> b c f (h p) (w q)",
+            h=self._grid.height,
+            w=self._grid.width,
+            p=patch,
+            q=patch,
+        ).to(x.dtype)
+
+    def _self_attention(
+        self,
+        attention: SelfAttention,
+        x: Float[Tensor, "1 n d"],
+        rope: Complex[Tensor, "n 1 pairs"],
+        positions: FramePositions,
+        caches: _ShotCaches,
+        layer: int,
+        written: list[tuple[_LayerCache, slice, Tensor, Tensor]],
+    ) -> Float[Tensor, "1 n d"]:
+        heads = (attention.num_heads, -1)
+        queries = _turn(attention.norm_q(attention.q(x)).unflatten(-1, heads), rope)
+        keys = _turn(attention.norm_k(attention.k(x)).unflatten(-1, heads), rope)
+        values = attention.v(x).unflatten(-1, heads)
+        num_tokens = x.shape[1]
+        if positions.chunk_index is None:
+            written.append((caches.context[layer], slice(0, num_tokens), keys, values))
+            return attention.o(attend_all(queries, keys, values).flatten(2))
+        local, context = caches.local[layer], caches.context[layer]
+        start = positions.chunk_index * num_tokens
+        # A first visit appends, a later one overwrites.
+        end = max(int(local.local_end.item()), start + num_tokens)
+        place = slice(end - num_tokens, end)
+        all_keys, all_values = local.keys.clone(), local.values.clone()
+        all_keys[:, place], all_values[:, place] = keys, values
+        context_end = int(context.local_end.item())
+        context_keys = context.keys.clone()[:, :context_end]
+        context_values = context.values.clone()[:, :context_end]
+        gathered = attend_all(
+            queries,
+            torch.cat([context_keys, all_keys[:, :end]], dim=1),
+            torch.cat([context_values, all_values[:, :end]], dim=1),
+        )
+        written.append((local, place, keys, values))
+        return attention.o(gathered.flatten(2))
+
+    def _rope(self, positions: FramePositions) -> Complex[Tensor, "n 1 pairs"]:
+        temporal, vertical, horizontal = self._rope_powers
+        frame_index, phase = positions.frame_index[0].cpu(), positions.shot_phase[0].cpu()
+        angle = phase.double()[:, None] * self._dit.config.phase_angle
+        jump = torch.polar(torch.ones_like(angle), angle)
+        shape = (len(frame_index), self._grid.height, self._grid.width, -1)
+        table = torch.cat(
+            [
+                (temporal[frame_index] * jump)[:, None, None].expand(*shape),
+                vertical[: self._grid.height][None, :, None].expand(*shape),
+                horizontal[: self._grid.width][None, None].expand(*shape),
+            ],
+            dim=-1,
+        )
+        return table.flatten(0, 2).unsqueeze(1).to(self._engine.device)
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self._dit.blocks if isinstance(block, Block)]
+
+
+def forget_captions(text_encoder: TextEncoder) -> None:
+    """Every caption is new to the encoder again; ValueError for an encoder without a known memo."""
+    if not isinstance(text_encoder, WordEncoder | UMT5TextEncoder):
+        raise ValueError(f"{type(text_encoder).__name__} has no memo of captions that could be emptied")
+    text_encoder.memo.reset()
+
+
+def _cross_attention(
+    attention: CrossAttention,
+    x: Float[Tensor, "1 f p d"],
+    captions: CaptionKeys,
+    caption_index: Int[Tensor, "1 f"],
+) -> Float[Tensor, "1 f p d"]:
+    queries = attention.norm_q(attention.q(x[0])).unflatten(-1, (attention.num_heads, -1))
+    keys, values = (part[0][caption_index[0]] for part in captions)
+    return attention.o(attend_all(queries, keys, values).flatten(2)).unsqueeze(0)
+
+
+def _turn(
+    x: Float[Tensor, "1 n heads k"], rope: Complex[Tensor, "n 1 pairs"]
+) -> Float[Tensor, "1 n heads k"]:
+    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * rope).flatten(-2).to(x.dtype)
+
+
+def _rope_powers(channels: Sequence[int]) -> list[Complex[Tensor, "position pairs"]]:
+    """Rotations of every position on every axis, in double precision."""
+    positions = torch.arange(_ROPE_TABLE_LENGTH, dtype=torch.float64)
+    powers: list[Tensor] = []
+    for count in channels:
+        exponents = torch.arange(0, count, 2, dtype=torch.float64) / count
+        angles = positions[:, None] * _ROPE_BASE**-exponents
+        powers.append(torch.polar(torch.ones_like(angles), angles))
+    return powers
+
+
+def _clean(x: Float[Tensor, "1 c f h w"]) -> Float[Tensor, "1 f"]:
+    return torch.zeros(1, x.shape[2], device=x.device)
