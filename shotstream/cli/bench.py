@@ -3,7 +3,9 @@
 Every question takes the same model options: a real model or one with random weights, at any size.
 """
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +21,7 @@ from shotstream.cli.shared import (
 
 if TYPE_CHECKING:
     from shotstream.bench.denoise import PartConfig
+    from shotstream.bench.everything import Answer
     from shotstream.bench.report import Report
     from shotstream.streaming.pipeline import StreamingPipeline
 
@@ -206,6 +209,54 @@ def bench_baseline(
     _run(measure, model, random, size, dtype, device)
 
 
+@bench_app.command("all")
+def bench_all(
+    model: ModelOption = "theatre",
+    random: RandomOption = False,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = "auto",
+    chunks: ChunksOption = None,
+    repeats: RepeatsOption = 5,
+    stories: Annotated[int, typer.Option(help="Stories end to end, and against the baseline.")] = 2,
+    shots: Annotated[int, typer.Option(help="Shots of each.")] = 3,
+    last_shot: Annotated[int, typer.Option(min=1, help="Where the long film ends.")] = 100,
+    limit: Annotated[float, typer.Option(help="Seconds after which no question is begun.")] = 540.0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A Markdown file for all answers.")
+    ] = None,
+) -> None:
+    """Every question about one model, one after the other; a JSON line for each."""
+    console = make_console()
+    with bad_input(), console.status("loading") as status:
+        from shotstream.bench.everything import EverythingConfig, as_markdown, bench_everything
+        from shotstream.bench.shots import PROBED
+
+        pipeline = _load(model, random, size, dtype, device)
+        config = EverythingConfig(
+            limit_s=limit,
+            num_repeats=repeats,
+            num_stories=stories,
+            num_shots=shots,
+            num_chunks=chunks,
+            probed_shots=tuple(number for number in PROBED if number <= last_shot),
+            scale=comfortable_scale(pipeline),
+        )
+        answers: list[Answer] = []
+        for answer in bench_everything(pipeline, config, status.update):
+            answers.append(answer)
+            if answer.report is None:
+                console.print(f"{answer.name}: not asked, the time limit had passed")
+            else:
+                _show(answer.report, f"{answer.name}, {answer.wall_s:.0f} s")
+            if output is not None:
+                # After every answer, so that a run that is cut off leaves what it found.
+                output.parent.mkdir(parents=True, exist_ok=True)
+                output.write_text(
+                    as_markdown(answers, f"shotstream {' '.join(sys.argv[1:])}"), encoding="utf-8"
+                )
+
+
 def _part(repeats: int, chunks: int | None, steps: int | None) -> "PartConfig":
     from shotstream.bench.denoise import PartConfig
 
@@ -225,19 +276,30 @@ def _run(
     """Loads the model, measures, and shows what came out."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
-        from rich.table import Table
+        pipeline = _load(model, is_random, size, dtype, device, with_text=with_text)
+        report = measure(pipeline, status.update)
+    _show(report)
 
-        from shotstream.bench.models import BenchModel, load_bench_model, parse_size
 
-        chosen = BenchModel(
-            name=model,
-            is_random=is_random,
-            size=None if size is None else parse_size(size),
-            device=device,
-            dtype=dtype,
-        )
-        report = measure(load_bench_model(chosen, with_text=with_text), status.update)
-    table = Table("measured", "value, or p50 / p95", header_style="bold")
+def _load(
+    model: str, is_random: bool, size: str | None, dtype: str | None, device: str, *, with_text: bool = True
+) -> "StreamingPipeline":
+    from shotstream.bench.models import BenchModel, load_bench_model, parse_size
+
+    chosen = BenchModel(
+        name=model,
+        is_random=is_random,
+        size=None if size is None else parse_size(size),
+        device=device,
+        dtype=dtype,
+    )
+    return load_bench_model(chosen, with_text=with_text)
+
+
+def _show(report: "Report", title: str | None = None) -> None:
+    from rich.table import Table
+
+    table = Table("measured", "value, or p50 / p95", header_style="bold", title=title)
     for row in report.table():
         table.add_row(*row)
     make_console(stderr=False).print(table)
