@@ -35,6 +35,20 @@ class TextCache:
     """The captions, in the order of `caption_index`: what the cache is keyed by. May be empty."""
     layers: tuple[CaptionKeys, ...]
 
+    def only(self, rows: Int[Tensor, " b"]) -> "TextCache":
+        """The one caption of each sample that `rows` names, for frames that all read it; without its text.
+
+        A pass then attends to it as it is, instead of gathering a copy for every frame in every layer. Where
+        one caption was given every frame reads it already, whatever `rows` says.
+        """
+        if all(layer.keys.shape[1] == 1 for layer in self.layers):
+            return self
+        batch = torch.arange(len(rows), device=rows.device)
+        return TextCache(
+            (),
+            tuple(CaptionKeys(*(part[batch, rows].unsqueeze(1) for part in layer)) for layer in self.layers),
+        )
+
 
 class CrossAttention(nn.Module):
     """Attention of tokens to the caption of their frame."""

@@ -82,6 +82,8 @@ class Rollout:
         with torch.no_grad():
             # Passes without gradient need the captions' keys once, not once per pass.
             self._text_cache = text if isinstance(text, TextCache) else dit.text_cache(text)
+            # All frames of a chunk read the shot's own caption; only the context reads others.
+            self._own_text = self._text_cache.only(conditioning.target_caption)
 
     def chunks(
         self, num_chunks: int | None, exit_steps: Sequence[int] | None = None
@@ -143,7 +145,7 @@ class Rollout:
             return few_step(velocity, self._noise(chunk_index, 0), self._sigmas, renoise, exit_step=exit_step)
 
     def _pass(self, latents: Tensor, sigma: Tensor, rope: RopeTable, *, write: bool) -> Tensor:
-        text = self._text if torch.is_grad_enabled() else self._text_cache
+        text = self._text if torch.is_grad_enabled() else self._own_text
         return self._dit(latents, sigma, text, rope, cache=self._cache, write="local" if write else None)
 
     def _rope(self, positions: FramePositions) -> RopeTable:

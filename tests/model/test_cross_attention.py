@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from shotstream.model.cross_attention import CrossAttention
+from shotstream.model.cross_attention import CrossAttention, TextCache
 from tests.model.tiny import CONFIG, GRID, randn, tiny_dit
 
 NUM_FRAMES = 6
@@ -68,3 +68,17 @@ def test_positions_of_one_sample_serve_a_batch() -> None:
     room, x, text = _room(), _tokens(2), _text(batch=2)
     keys = room.caption_keys(text)
     assert torch.equal(room(x, keys, CAPTION_INDEX), room(x, keys, CAPTION_INDEX.expand(2, -1)))
+
+
+@torch.no_grad()
+def test_frames_of_one_caption_read_the_same_from_a_cache_of_it_alone() -> None:
+    """A fused kernel may add in another order for one sequence than for a batch of frames."""
+    room, x, text = _room(), _tokens(2), _text(batch=2)
+    rows = torch.tensor([2, 0])
+    cache = TextCache(("a", "b", "c"), (room.caption_keys(text),))
+    gathered = room(x, cache.layers[0], rows[:, None].expand(-1, NUM_FRAMES))
+    alone = cache.only(rows)
+    assert alone.layers[0].keys.shape[1] == 1
+    torch.testing.assert_close(room(x, alone.layers[0], torch.zeros(2, NUM_FRAMES).long()), gathered)
+    # Of one caption there is nothing to choose, and a row past it names it too.
+    assert alone.only(torch.tensor([5, 5])) is alone
