@@ -54,6 +54,9 @@ def bench_generate(
     steps: StepsOption = None,
     seed: Annotated[int, typer.Option(help="Of the stories and of their noise.")] = 0,
     scale: ScaleOption = None,
+    overlap: Annotated[
+        bool, typer.Option("--overlap", help="H.264 in a thread of its own, as in a studio.")
+    ] = False,
 ) -> None:
     """How fast is a film made, end to end?"""
 
@@ -67,6 +70,7 @@ def bench_generate(
             num_steps=steps,
             seed=seed,
             scale=comfortable_scale(pipeline) if scale is None else scale,
+            overlap=overlap,
         )
         tell("warming up")
         return generate.bench_generate(
@@ -205,6 +209,36 @@ def bench_baseline(
         config = BenchConfig(num_stories=stories, num_shots=shots, num_chunks=chunks, num_steps=steps)
         tell("warming up")
         return bench_baseline(pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories"))
+
+    _run(measure, model, random, size, dtype, device)
+
+
+@bench_app.command("overlap")
+def bench_overlap(
+    model: ModelOption = "theatre",
+    random: RandomOption = False,
+    size: SizeOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = "auto",
+    stories: Annotated[int, typer.Option(help="Filmed both ways; one more warms up.")] = 10,
+    shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
+    chunks: ChunksOption = None,
+    scale: ScaleOption = None,
+) -> None:
+    """What does it bring to encode H.264 beside the engine?"""
+
+    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+        from shotstream.bench.generate import BenchConfig
+        from shotstream.bench.overlap import bench_overlap
+
+        config = BenchConfig(
+            num_stories=stories,
+            num_shots=shots,
+            num_chunks=chunks,
+            scale=comfortable_scale(pipeline) if scale is None else scale,
+        )
+        tell("warming up")
+        return bench_overlap(pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories"))
 
     _run(measure, model, random, size, dtype, device)
 

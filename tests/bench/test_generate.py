@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from shotstream.bench.generate import PARTS, BenchConfig, bench_generate
+from shotstream.bench.overlap import bench_overlap
 from shotstream.streaming.pipeline import StreamingPipeline
 from tests.streaming.tiny import tiny_engine
 
@@ -33,3 +35,13 @@ def test_the_last_line_is_json_with_all_that_was_measured() -> None:
     assert len(report.table()) == len(report.rows) >= len(PARTS) + 5
     with pytest.raises(ValueError, match="at least 1"):
         BenchConfig(num_stories=0)
+
+
+def test_both_ways_to_encode_film_the_same_stories() -> None:
+    config = BenchConfig(num_stories=2, num_shots=2, num_chunks=2)
+    pipeline = StreamingPipeline(tiny_engine())
+    document = json.loads(bench_overlap(pipeline, config).json_line())
+    assert document["ratio"]["count"] == document["beside_fps"]["count"] == 2
+    beside = json.loads(bench_generate(pipeline, replace(config, overlap=True)).json_line())
+    assert beside["num_frames"] == 2 * 2 * 21 and beside["config"]["overlap"]
+    assert beside["explained"] <= 1.001
