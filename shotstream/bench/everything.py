@@ -32,7 +32,7 @@ class EverythingConfig:
     """
 
     limit_s: float = 540.0
-    """No question is begun after it."""
+    """No question but the first is begun after it."""
     num_repeats: int = 5
     """Shots, cuts or decodes of each kind."""
     num_stories: int = 2
@@ -87,9 +87,9 @@ def bench_everything(
         "shots": lambda: bench_shots(pipeline, part, probed=config.probed_shots),
     }
     start_s = time.perf_counter()
-    for name, ask in questions.items():
+    for index, (name, ask) in enumerate(questions.items()):
         asked_s = time.perf_counter()
-        if asked_s - start_s > config.limit_s:
+        if index and asked_s - start_s > config.limit_s:
             yield Answer(name, None, 0.0)
             continue
         tell(name)

@@ -1,0 +1,64 @@
+"""The questions of `shotstream bench` as a person asks them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shotstream import cli
+
+TINY = ("--model", "wan-tiny", "--random", "--size", "32x48", "--device", "cpu")
+
+
+def run(*arguments: str) -> int:
+    """The exit code of the command, run in this process."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(["bench", *arguments])
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [
+        ("denoise", ("--dtype", "bfloat16", "--steps", "1", "--chunks", "2", "--repeats", "1")),
+        ("decode", ("--chunks", "2", "--repeats", "1")),
+        ("encode", ("--chunks", "1", "--repeats", "1")),
+        ("cut", ("--chunks", "1", "--repeats", "1", "--steps", "1")),
+        ("baseline", ("--chunks", "1", "--stories", "1", "--shots", "2")),
+        ("overlap", ("--chunks", "1", "--stories", "1", "--shots", "1", "--scale", "1")),
+    ],
+)
+def test_every_question_ends_in_one_json_line(
+    question: str, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(question, *TINY, *options) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document["bench"] == question
+    assert document["weights_sha256"] == "random" and document["pixel_size"] == [32, 48]
+
+
+def test_all_of_them_stand_in_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "results" / "all.md"
+    options = ("--chunks", "1", "--repeats", "1", "--stories", "1", "--shots", "1", "--last-shot", "1")
+    assert run("all", *TINY, *options, "--limit", "0.001", "-o", str(output)) == 0
+    # The first question is always asked.
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["bench"] for line in lines] == ["generate"]
+    assert output.read_text(encoding="utf-8").count("Not asked") == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--size", "30x48"), "multiples of 8"),
+        (("--size", "big"), "height x width"),
+        (("--dtype", "int4"), "no dtype"),
+        (("--model", "nowhere", "--random"), "nowhere"),
+        (("--device", "cuda:77"), "cuda:77"),
+    ],
+)
+def test_what_cannot_be_measured_is_bad_input(
+    options: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("decode", *options) == 2
+    assert complaint in capsys.readouterr().err
