@@ -1,0 +1,91 @@
+"""The tables of docs/studio_protocol.md, drawn from the events: `python -m shotstream.studio.protocol`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from shotstream.studio import events
+
+MARK = "<!-- Below this line: written by python -m shotstream.studio.protocol -->"
+
+_PARTS = (
+    events.NewShot, events.Place, events.Effect, events.ContextFrame, events.TakeState, events.ShotState,
+    events.PinState, events.BranchState, events.Making, events.StoryState, events.StorySummary,
+    events.LimitsState, events.ModelState,
+)  # fmt: skip
+_BODIES = (
+    events.CreateStory, events.BundledStory, events.Suggestions, events.CaptionCheck, events.CaptionAdvice,
+    events.Problem,
+)  # fmt: skip
+
+_KINDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}
+
+
+def tables() -> str:
+    """Every message with its fields, as Markdown."""
+    from_viewer = get_args(get_args(events.FromViewer)[0])
+    from_server = get_args(get_args(events.FromServer)[0])
+    sections = (
+        ("From the viewer", from_viewer),
+        ("From the server", from_server),
+        ("What messages are made of", _PARTS),
+        ("Bodies of REST routes", _BODIES),
+    )
+    lines: list[str] = []
+    for title, models in sections:
+        lines += ["", f"## {title}"]
+        for model in models:
+            lines += ["", *_table(model)]
+    return "\n".join(lines) + "\n"
+
+
+def write(path: Path) -> None:
+    """Puts the tables below the mark of a document."""
+    before, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
+    if not mark:
+        raise ValueError(f"{path} has no line {MARK!r}")
+    path.write_text(before + MARK + "\n" + tables(), encoding="utf-8")
+
+
+def _table(model: type[BaseModel]) -> Iterator[str]:
+    schema: dict[str, Any] = model.model_json_schema()
+    name = schema["properties"].get("type", {}).get("const", model.__name__)
+    yield f"### {name}"
+    yield ""
+    yield " ".join((model.__doc__ or "").split())
+    fields = {key: value for key, value in schema["properties"].items() if key != "type"}
+    if not fields:
+        return
+    yield ""
+    yield "| field | type | |"
+    yield "|---|---|---|"
+    required = schema.get("required", ())
+    for key, value in fields.items():
+        optional = "" if key in required or "default" not in value else f" = {_literal(value['default'])}"
+        yield f"| `{key}` | {_kind(value)}{optional} | {' '.join(value.get('description', '').split())} |"
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        return schema["$ref"].rsplit("/", 1)[-1]
+    if "anyOf" in schema:
+        return " or ".join(_kind(part) for part in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    kind = schema.get("type", "any")
+    if kind == "array":
+        return f"list of {_kind(schema['items'])}" if "items" in schema else "pair of texts"
+    return _KINDS.get(kind, str(kind))
+
+
+def _literal(value: Any) -> str:
+    return "null" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/studio_protocol.md"))
