@@ -45,7 +45,9 @@ def generate(
     ] = None,
     scale: ScaleOption = None,
     device: DeviceOption = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing film.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing film, and unfinished work.")
+    ] = False,
 ) -> None:
     """Make a film of a story.
 

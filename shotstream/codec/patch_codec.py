@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from shotstream.codec.codec import DecodeState
+from shotstream.codec.pixels import from_levels
 from shotstream.geometry import VideoGeometry
 
 
@@ -108,7 +109,7 @@ class PatchCodec(nn.Module):
         """The next frames of a video and the state that follows; see `Codec.decode_stream`."""
         before = latents[:, :, :1] if state is None else state.features[0]
         indices = self.decode_logits(latents, before).argmax(dim=-1)
-        colours = self.palette[indices].float() / 127.5 - 1
+        colours = from_levels(self.palette[indices])
         frames = rearrange(colours, "b f t h w c -> b c (f t) h w")
         if state is None:
             frames = frames[:, :, self._geometry.temporal_stride - 1 :]

@@ -94,7 +94,9 @@ class WordEncoder(nn.Module):
         """Words that mean nothing to the encoder, in order, without repeats."""
         found = self.tokenizer.encode(caption)
         words = (
-            caption[start:end] for id_, (start, end) in zip(found.ids, found.offsets, strict=True) if id_ == 1
+            caption[start:end].lower()
+            for id_, (start, end) in zip(found.ids, found.offsets, strict=True)
+            if id_ == 1
         )
         return tuple(dict.fromkeys(words))
 

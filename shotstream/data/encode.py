@@ -24,9 +24,9 @@ from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
+from shotstream.codec.pixels import from_levels
 from shotstream.codec.video_io import Frames, VideoError
 from shotstream.data.clips import ClipForm, ShotFrames, iter_shots
-from shotstream.data.files import replacing, write_atomically
 from shotstream.data.shards import (
     CONTEXT,
     DTYPES,
@@ -48,6 +48,7 @@ from shotstream.data.shards import (
     write_index,
     write_record,
 )
+from shotstream.files import replacing, write_atomically
 from shotstream.manifest import Clip, read_manifest
 from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
 from shotstream.streaming.pipeline import Encoders
@@ -391,7 +392,7 @@ def encode_clip(
 
 
 def _pixels(frames: Frames) -> Float[Tensor, "1 3 f h w"]:
-    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    return from_levels(torch.from_numpy(frames)).permute(3, 0, 1, 2)[None]
 
 
 def _stored(latents: Tensor, clip: Clip, form: ShardForm) -> Tensor:

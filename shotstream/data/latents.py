@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shotstream.codec.codec import Codec
+from shotstream.codec.pixels import from_levels
 from shotstream.data.checks import require_within
 from shotstream.streaming.context_sampling import candidate_frames
 from shotstream.theatre.palette import to_rgb
@@ -113,7 +114,7 @@ def encode_shot(codec: Codec, shot: Shot, num_frames: int, budget: int) -> ShotL
     """Renders a shot and encodes it whole and as the single frames that may become context."""
     drawn = render(shot, num_frames)
     empty = render(shot, num_frames, empty=True)
-    pixels = torch.from_numpy(to_rgb(drawn)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    pixels = from_levels(torch.from_numpy(to_rgb(drawn))).permute(3, 0, 1, 2)[None]
     chosen = candidate_frames(num_frames, budget)
     singles = pixels[0, :, list(chosen)].permute(1, 0, 2, 3)[:, :, None]
     return ShotLatents(

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from shotstream.data.files import write_atomically
+from shotstream.files import write_atomically
 from shotstream.model.positions import context_positions
 from shotstream.streaming.conditioning import Conditioning
 

@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from shotstream.data.files import write_atomically
+from shotstream.files import write_atomically
 from shotstream.weights.tensor_files import sha256_of_file
 
 FORMAT = "shotstream-shards/1"

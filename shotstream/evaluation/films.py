@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
 from shotstream.codec.codec import Codec
+from shotstream.codec.pixels import from_levels, to_levels
 from shotstream.geometry import WAN_GEOMETRY
 from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
@@ -154,6 +155,6 @@ def _with_new_details(shot: Shot, rng: np.random.Generator) -> Shot:
 
 @torch.no_grad()
 def _coded(codec: Codec, take: np.ndarray) -> np.ndarray:
-    pixels = torch.from_numpy(take).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    pixels = from_levels(torch.from_numpy(take)).permute(3, 0, 1, 2)[None]
     decoded = codec.decode(codec.encode(pixels))[0].permute(1, 2, 3, 0)
-    return ((decoded + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    return to_levels(decoded).numpy()

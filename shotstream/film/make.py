@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
+from shotstream.files import make_atomically
 from shotstream.film.replay import Environment, FilmPlan, Replay, compare_frames
 from shotstream.film.storyboard import Panel, draw_storyboard
 from shotstream.film.subtitles import subtitles
@@ -25,7 +26,6 @@ from shotstream.film.workdir import (
     WorkDir,
     discard_work,
     load_frames,
-    write_atomically,
 )
 
 _CHAPTER_CHARS = 70
@@ -176,6 +176,8 @@ def make_film(
     check_target(settings)
     with _open_work(pipeline, plan, environment, settings) as work:
         shots = work.finished_shots()
+        for shot in shots:
+            load_frames(shot)  # damage is found before time is spent on what follows
         num_resumed_shots = len(shots)
         counter = _Counter(plan, on_progress)
         if num_resumed_shots < len(plan.story.shots):
@@ -311,13 +313,13 @@ def _finish(
                     Panel(picture=frames[len(frames) // 2], caption=written.caption, duration_s=duration_s)
                 )
 
-    write_atomically(made.film, encode)
+    make_atomically(made.film, encode)
     captions = [shot.caption for shot in story.shots]
     texts = {made.subtitles: subtitles(captions, lengths, fps), made.replay: replay.to_json()}
     for path, text in texts.items():
-        write_atomically(path, lambda part, text=text: _write_text(part, text))
+        make_atomically(path, lambda part, text=text: _write_text(part, text))
     page = draw_storyboard(story.title, story.global_caption, panels)
-    write_atomically(made.storyboard, lambda part: page.save(part, format="png"))
+    make_atomically(made.storyboard, lambda part: page.save(part, format="png"))
     for source, target in (
         (made.subtitles, files.subtitles),
         (made.storyboard, files.storyboard),

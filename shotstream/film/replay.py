@@ -14,10 +14,11 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import UInt8
 
-from shotstream.story import Story, StoryError, story_from_document
+from shotstream.story import MAX_SEED, Story, StoryError, story_from_document
 
 FORMAT = "shotstream-replay/1"
 _MAX_REPLAY_BYTES = 1 << 28
+MAX_STEPS = 1000
 
 
 class ReplayError(ValueError):
@@ -44,6 +45,11 @@ class FilmPlan:
     def __post_init__(self) -> None:
         if any(shot.num_chunks is None or shot.seed is None for shot in self.story.shots):
             raise ReplayError("a plan names the length and the seed of every shot")
+        if not (0 <= self.seed <= MAX_SEED and 1 <= self.num_steps <= MAX_STEPS):
+            raise ReplayError(
+                f"a plan of seed {self.seed} and {self.num_steps} steps; allowed are 0 to {MAX_SEED} and "
+                f"1 to {MAX_STEPS}"
+            )
 
     def to_document(self) -> dict[str, Any]:
         """The plan as plain values; `from_document` inverts it."""

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shotstream.codec.video_io import VideoError, read_frames, write_lossless
+from shotstream.files import make_atomically, remove
 from shotstream.film.replay import Environment, FilmPlan, hash_frames
 
 if os.name == "posix":
@@ -73,7 +74,7 @@ class WorkDir:
         try:
             if not (path / _PLAN).exists():
                 _check_empty(path)
-                write_atomically(path / _PLAN, lambda part: _write_json(part, document))
+                make_atomically(path / _PLAN, lambda part: _write_json(part, document))
             _check_same_work(path, document)
         except BaseException:
             self._release()
@@ -115,12 +116,12 @@ class WorkDir:
             save_session: writes the session's state, as it is after this shot, to the path it is given.
         """
         hashes = hash_frames(frames)
-        write_atomically(self._frames(shot_index), lambda part: write_lossless(part, frames, self._fps))
-        write_atomically(self.session_file(shot_index), save_session)
+        make_atomically(self._frames(shot_index), lambda part: write_lossless(part, frames, self._fps))
+        make_atomically(self.session_file(shot_index), save_session)
         document = {"frame_sha256": hashes}
-        write_atomically(self._record(shot_index), lambda part: _write_json(part, document))
+        make_atomically(self._record(shot_index), lambda part: _write_json(part, document))
         if shot_index > 0:
-            _remove(self.session_file(shot_index - 1))
+            remove(self.session_file(shot_index - 1))
         return FinishedShot(shot_index=shot_index, frames_file=self._frames(shot_index), frame_sha256=hashes)
 
     def session_file(self, shot_index: int) -> Path:
@@ -146,9 +147,9 @@ class WorkDir:
 def discard_work(path: Path) -> None:
     """Deletes unfinished work; renamed first, so that a crash half-way leaves nothing to resume from."""
     discarded = path.with_name(path.name + ".discarded")
-    _remove(discarded)
+    remove(discarded)
     path.replace(discarded)
-    _remove(discarded)
+    remove(discarded)
 
 
 def load_frames(shot: FinishedShot) -> UInt8[np.ndarray, "f h w 3"]:
@@ -167,36 +168,6 @@ def load_frames(shot: FinishedShot) -> UInt8[np.ndarray, "f h w 3"]:
             f"delete {shot.frames_file.parent} and start anew"
         )
     return frames
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` make a file or a directory beside `path`, flushes it to the disk and renames it there."""
-    part = path.with_name(f".part.{path.name}")
-    _remove(part)
-    write(part)
-    for file in [part, *part.rglob("*")] if part.is_dir() else [part]:
-        _flush(file)
-    if path.is_dir():
-        _remove(path)
-    part.replace(path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    if path.is_dir() and os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _take_lock(directory: Path) -> int | None:
@@ -238,8 +209,14 @@ def _check_same_work(path: Path, document: dict[str, Any]) -> None:
     for part in ("plan", "environment"):
         mine, theirs = cast("dict[str, Any]", document[part]), cast("dict[str, Any]", stored[part])
         odd = [name for name in mine if mine[name] != theirs.get(name)]
-        if odd:
+        if odd and part == "plan":
             raise OtherWorkError(
                 f"{path} holds unfinished work with another {' and '.join(odd)}; "
                 "go on with the command that began it, or discard it with --overwrite"
+            )
+        if odd:
+            changed = "; ".join(f"{name} was {theirs.get(name)}, is {mine[name]}" for name in odd)
+            raise OtherWorkError(
+                f"{path} was begun where frames come out differently ({changed}); "
+                "go on there, or discard it with --overwrite"
             )

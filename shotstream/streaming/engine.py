@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from shotstream.codec.codec import Codec, DecodeState
+from shotstream.codec.pixels import from_levels, to_levels
 from shotstream.codec.text import TextEncoder
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.geometry import LatentSize, PixelSize
@@ -165,7 +166,7 @@ class Engine:
             )
         # Copied, because frames handed out are read-only and torch has no such tensors.
         pixels = rearrange(torch.from_numpy(frames.copy()).to(self.device), "f h w c -> f c 1 h w")
-        return self.codec.encode(pixels.float() / 127.5 - 1)[:, :, 0].float().cpu()
+        return self.codec.encode(from_levels(pixels))[:, :, 0].float().cpu()
 
     @torch.no_grad()
     def decode(
@@ -173,7 +174,7 @@ class Engine:
     ) -> tuple[UInt8[np.ndarray, "frames pixel_h pixel_w 3"], DecodeState]:
         """The next frames of a shot, read-only, and the state that follows. Waits for the device."""
         pixels, state = self.codec.decode_stream(latents, state)
-        scaled = (pixels[0].float() + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        scaled = to_levels(pixels[0])
         frames = np.ascontiguousarray(rearrange(scaled, "c f h w -> f h w c").cpu().numpy())
         frames.flags.writeable = False
         return frames, state

@@ -5,7 +5,6 @@ disk whole or not at all. Unknown versions and keys are refused.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from shotstream.files import write_atomically
 
 _FORMAT = "shotstream-session/1"
 
@@ -99,13 +100,7 @@ def write_session(path: Path, session: SavedSession) -> None:
     }
     tensors = {f"take.{index}": take.latents.contiguous() for index, take in enumerate(session.takes)}
     tensors |= {f"pin.{index}": pin.latent.contiguous() for index, pin in enumerate(session.pins)}
-    content = save(tensors, metadata={"session": json.dumps(document, ensure_ascii=False)})
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_atomically(save(tensors, metadata={"session": json.dumps(document, ensure_ascii=False)}), path)
 
 
 def read_session(path: Path) -> SavedSession:

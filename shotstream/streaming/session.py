@@ -15,6 +15,7 @@ Not for several threads at once; sessions of one engine may be interleaved freel
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from inspect import GEN_SUSPENDED, getgeneratorstate
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ class StorySession:
         self._takes: tuple[Take, ...] = ()
         self._pins: tuple[Pin, ...] = ()
         self._open_shot: weakref.ref[Generator[Chunk, None, None]] | None = None
+        self._open_shot_index = 0
 
     @classmethod
     def load(cls, path: Path, engine: Engine) -> "StorySession":
@@ -115,9 +117,10 @@ class StorySession:
         Raises:
             ValueError: An empty caption, or a number out of range.
         """
+        self._order(caption, num_chunks, 0 if seed is None else seed, steps, 0)  # wrong ones cut nothing
         self._end_open_shot()
         seed = shot_seed(self._seed, len(self._takes)) if seed is None else seed
-        return self._start(caption, num_chunks, seed, steps, len(self._takes))
+        return self._start(self._order(caption, num_chunks, seed, steps, len(self._takes)))
 
     def retake(
         self,
@@ -144,6 +147,12 @@ class StorySession:
         Raises:
             ValueError: There is no such shot, or as in `shot`.
         """
+        num_shots = self._num_shots_if_cut()
+        if not -num_shots <= shot_index < num_shots:
+            raise ValueError(f"no shot {shot_index} to take again; there are {num_shots}, counted from 0")
+        self._order(
+            "the old one" if caption is None else caption, num_chunks, 0 if seed is None else seed, steps, 0
+        )
         self._end_open_shot()
         shot_index = self._existing(shot_index)
         old = self._takes[shot_index]
@@ -151,11 +160,13 @@ class StorySession:
             changed = (caption, num_chunks, steps) != (None, None, None)
             seed = old.seed if changed else derive_seed(old.seed, "retake")
         return self._start(
-            old.caption if caption is None else caption,
-            old.num_chunks if num_chunks is None else num_chunks,
-            seed,
-            old.num_steps if steps is None else steps,
-            shot_index,
+            self._order(
+                old.caption if caption is None else caption,
+                old.num_chunks if num_chunks is None else num_chunks,
+                seed,
+                old.num_steps if steps is None else steps,
+                shot_index,
+            )
         )
 
     def undo(self) -> Take:
@@ -219,11 +230,11 @@ class StorySession:
             ),
         )
 
-    def _start(
+    def _order(
         self, caption: str, num_chunks: int | None, seed: int, steps: int | None, shot_index: int
-    ) -> Iterator[Chunk]:
+    ) -> ShotOrder:
         config = self._engine.config
-        order = ShotOrder(
+        return ShotOrder(
             global_caption=self._global_caption,
             caption=caption,
             seed=seed,
@@ -232,9 +243,11 @@ class StorySession:
             takes=self._takes[:shot_index],
             pins=tuple(pin for pin in self._pins if pin.shot_index < shot_index),
         )
+
+    def _start(self, order: ShotOrder) -> Iterator[Chunk]:
         shot = self._film(order)
         # Weak, so that a caller who lets go of the iterator ends the shot there and then.
-        self._open_shot = weakref.ref(shot)
+        self._open_shot, self._open_shot_index = weakref.ref(shot), len(order.takes)
         return shot
 
     def _film(self, order: ShotOrder) -> Generator[Chunk, None, None]:
@@ -265,6 +278,13 @@ class StorySession:
         )
         self._takes = takes
         self._pins = tuple(pin for pin in self._pins if pin.shot_index < replaced_from)
+
+    def _num_shots_if_cut(self) -> int:
+        """How many there are once the open shot has ended; one that has handed out nothing leaves no take."""
+        shot = self._open_shot() if self._open_shot is not None else None
+        if shot is None or getgeneratorstate(shot) != GEN_SUSPENDED:
+            return len(self._takes)
+        return self._open_shot_index + 1
 
     def _end_open_shot(self) -> None:
         shot = self._open_shot() if self._open_shot is not None else None

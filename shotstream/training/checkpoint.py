@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shotstream.data.files import replacing
+from shotstream.files import replacing
 
 # What torch raises for files of other formats, cut files and other contents.
 _UNREADABLE = (

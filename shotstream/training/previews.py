@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from shotstream.codec.codec import Codec
+from shotstream.codec.pixels import to_levels
 from shotstream.data.latents import StoryLatents, encode_story
 from shotstream.diffusion.guidance import guide
 from shotstream.diffusion.samplers import euler
@@ -41,9 +42,7 @@ def preview_teacher(stage: TeacherStage, step: int, directory: Path) -> Mapping[
     stories = held_out_stories(codec, stage.config.pool.budget)
     samples = [(story, index) for story in stories for index in range(_NUM_SHOTS)]
     latents = sample_shots(stage, model, samples, num_steps=12, guidance=1.5)
-    decoded = (
-        ((codec.decode(latents.cpu()) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
-    )
+    decoded = to_levels(codec.decode(latents.cpu())).permute(0, 2, 3, 4, 1).numpy()
     truth = np.stack([to_rgb(render(story.story.shots[index], decoded.shape[1])) for story, index in samples])
     rows = []
     for start in range(0, len(samples), _NUM_SHOTS):

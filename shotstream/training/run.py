@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from shotstream.codec.patch_codec import PatchCodec
-from shotstream.data.files import write_atomically
 from shotstream.data.latents import LatentPool
 from shotstream.diffusion.schedule import STUDENT_STEPS
+from shotstream.files import write_atomically
 from shotstream.theatre.sets import STAGE_SIZE
 from shotstream.training.checkpoint import checkpoints, load_checkpoint
 from shotstream.training.films import theatre_pipeline

@@ -11,7 +11,6 @@ The download was never run against the network: its lock is tested with a stand-
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
+from shotstream.files import write_atomically
 from shotstream.geometry import WAN_FRAME_SIZE
 from shotstream.weights.bundle import write_bundle
 from shotstream.weights.official import PublishedSource, PublishedWeights, read_published
@@ -264,9 +264,4 @@ def _read_lock(path: Path) -> dict[str, dict[str, Any]]:
 def _write_lock(path: Path, entries: Mapping[str, Any]) -> None:
     """Replace the lock whole: a crash leaves the old one."""
     document = {"format_version": _LOCK_VERSION, "repositories": entries}
-    descriptor, name = tempfile.mkstemp(prefix=".lock-", dir=path.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(json.dumps(document, indent=1, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)
+    write_atomically((json.dumps(document, indent=1, sort_keys=True) + "\n").encode(), path)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +55,9 @@ def test_environments_tell_what_differs() -> None:
     other = Environment(shotstream="0", torch="1", device="cpu", dtype="float32", num_threads=2)
     assert ENVIRONMENT.differences(ENVIRONMENT) == []
     assert ENVIRONMENT.differences(other) == ["torch: 0, 1", "num_threads: 1, 2"]
+
+
+@pytest.mark.parametrize("change", [{"num_steps": 0}, {"num_steps": 10**6}, {"seed": -1}])
+def test_a_plan_that_cannot_be_filmed_is_refused(change: dict[str, int]) -> None:
+    with pytest.raises(ReplayError, match="allowed are"):
+        replace(REPLAY.plan, **change)

@@ -209,7 +209,7 @@ def test_retake_of_an_earlier_shot_drops_what_was_made_from_it_and_leaves_a_fork
     list(chunks)
     assert session.shots[0] is old[0] and session.shots[1].seed == 5 and len(session.shots) == 2
     assert fork.shots == old
-    with pytest.raises(ValueError, match="no finished shot 2"):
+    with pytest.raises(ValueError, match="no shot 2"):
         session.retake(2)
 
 
@@ -400,3 +400,27 @@ def test_bad_orders_are_refused_at_once(engine: Engine) -> None:
         session.shot("  ")
     with pytest.raises(ValueError, match="empty"):
         StorySession(engine, "")
+
+
+def test_a_call_that_cannot_be_followed_cuts_nothing(engine: Engine) -> None:
+    session = StorySession(engine, "a wood")
+    open_shot = session.shot("a fox", num_chunks=2)
+    next(open_shot)
+    for call in (
+        lambda: session.shot(" "),
+        lambda: session.shot("an owl", num_chunks=0),
+        lambda: session.retake(1),
+        lambda: session.retake(0, seed=-1),
+        lambda: session.retake(0, caption=""),
+    ):
+        with pytest.raises(ValueError):
+            call()
+    assert len(list(open_shot)) == 1 and len(session.shots) == 1
+
+
+def test_a_shot_that_is_being_made_can_be_taken_again(engine: Engine) -> None:
+    session = StorySession(engine, "a wood")
+    first = session.shot("a fox", num_chunks=2)
+    next(first)
+    again = list(session.retake(-1, caption="an owl"))
+    assert len(again) == 1 and [take.caption for take in session.shots] == ["an owl"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodecConfig
-from shotstream.data.files import replacing, write_atomically
+from shotstream.files import replacing, write_atomically
 from shotstream.theatre.palette import NAMES
 from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable

@@ -155,7 +155,7 @@ def test_pairs_that_are_cut_off_while_written_are_not_there(
     def fail(_: int) -> None:
         raise OSError("the power is gone")
 
-    monkeypatch.setattr("shotstream.data.files.os.fsync", fail)
+    monkeypatch.setattr("shotstream.files.os.fsync", fail)
     with pytest.raises(OSError, match="the power is gone"):
         made.write(tmp_path / "pairs.safetensors")
     assert not list(tmp_path.glob("pairs.*"))

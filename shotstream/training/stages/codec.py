@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.codec.pixels import from_levels, to_levels
 from shotstream.data.checks import require_decay, require_positive, require_within
 from shotstream.geometry import WAN_GEOMETRY as _GEOMETRY
 from shotstream.theatre.palette import RGB, to_rgb
@@ -90,7 +91,7 @@ class CodecStage:
             start = _GEOMETRY.temporal_stride * int(rng.integers(_NUM_STARTS))
             clips.append(np.stack([frame_at(shot, start + frame) for frame in range(_CLIP_FRAMES)]))
         indices = torch.from_numpy(np.stack(clips))
-        pixels = torch.from_numpy(to_rgb(np.stack(clips))).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        pixels = from_levels(torch.from_numpy(to_rgb(np.stack(clips)))).permute(0, 4, 1, 2, 3)
         return indices, pixels
 
     def step(self, step: int) -> Mapping[str, float]:
@@ -134,7 +135,7 @@ class CodecStage:
         scores: dict[str, float] = {}
         rows = [truth[:, :: _GEOMETRY.temporal_stride]]
         for name, value in (("clean", latents), ("noisy", disturbed)):
-            decoded = ((codec.decode(value) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
+            decoded = to_levels(codec.decode(value)).permute(0, 2, 3, 4, 1)
             scores[f"right_{name}"] = (decoded == truth).all(-1).float().mean().item()
             rows.append(decoded[:, :: _GEOMETRY.temporal_stride])
         sheet = np.concatenate(

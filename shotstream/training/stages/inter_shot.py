@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shotstream.codec.codec import Codec
+from shotstream.codec.pixels import from_levels, to_levels
 from shotstream.data.checks import require_within
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.geometry import LatentSize
@@ -168,7 +169,7 @@ def look_back_at(
     codec: Codec, latents: Float[Tensor, "b z f h w"], shot_index: int, budget: int
 ) -> FilmedShot:
     """What a session keeps of a shot: frames as a viewer gets them, in whole levels, each encoded alone."""
-    pixels = ((codec.decode(latents) + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    pixels = from_levels(to_levels(codec.decode(latents)))
     num_frames = pixels.shape[2]
     chosen = candidate_frames(num_frames, max_frame_count(shot_index, budget))
     singles = rearrange(pixels[:, :, list(chosen)], "b c k h w -> (b k) c 1 h w")

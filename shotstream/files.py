@@ -1,0 +1,66 @@
+"""Files that are whole or not there, whatever stops the process or the machine."""
+
+import os
+import shutil
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[BinaryIO]:
+    """A file to write; when the block ends well, `path` is it, and until then the old one or nothing."""
+    part = _part_of(path)
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        flush(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_atomically(content: bytes, path: Path) -> None:
+    """Writes `content`, so that `path` holds either the old file or the whole new one."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def make_atomically(path: Path, make: Callable[[Path], None]) -> None:
+    """Lets `make` write a file or a directory beside `path`, flushes it to the disk and renames it there."""
+    part = _part_of(path)
+    remove(part)
+    make(part)
+    for file in [part, *part.rglob("*")] if part.is_dir() else [part]:
+        flush(file)
+    if path.is_dir():
+        remove(path)
+    part.replace(path)
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file's content, or a directory's entries, are on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a whole directory, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _part_of(path: Path) -> Path:
+    """The unfinished file; its name keeps the suffix, by which writers of videos choose a format."""
+    return path.with_name(f".part.{path.name}")
