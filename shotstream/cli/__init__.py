@@ -18,6 +18,7 @@ from shotstream.cli.data import data_app
 from shotstream.cli.generate import generate
 from shotstream.cli.measure import evaluate, verify
 from shotstream.cli.models import weights_app
+from shotstream.cli.serve import serve
 from shotstream.cli.shared import BAD_INPUT, FAULT, INTERRUPTED, BadInput, Fault, complain, one_line
 from shotstream.cli.theatre import theatre_app
 from shotstream.cli.train import train
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Makes a film shot by shot: streaming multi-shot video generation.",
 )
-for command in (generate, verify, evaluate, train):
+for command in (generate, serve, verify, evaluate, train):
     app.command()(command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(weights_app, name="weights")

@@ -1,0 +1,105 @@
+"""`shotstream serve`: the studio, in the browser."""
+
+import ipaddress
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shotstream.cli.shared import BadInput, DeviceOption, Fault, ModelOption, bad_input, make_console
+
+DEFAULT_PORT = 8720
+DEFAULT_DATA = Path("~/.local/share/shotstream/studio")
+
+
+def serve(
+    model: ModelOption = "theatre",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but loopback needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = DEFAULT_PORT,
+    data: Annotated[Path, typer.Option(help="Where stories are kept.")] = DEFAULT_DATA,
+    database: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL; default: SQLite beside the stories.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="SHOTSTREAM_TOKEN", help="Default: none on loopback, else a new one."),
+    ] = None,
+    stories: Annotated[int, typer.Option(min=1, help="Stories that may be open at the same time.")] = 16,
+    look_ahead: Annotated[
+        float, typer.Option(min=1, help="Seconds that a film is made in front of its slowest viewer.")
+    ] = 6.0,
+    quota_gb: Annotated[float, typer.Option(min=0.01, help="Most that all stories may take on disk.")] = 4.0,
+    scale: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Enlargement of the pictures that are sent.")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Direct a film in the browser while it is being made.
+
+    Stories are safe on disk; stop the server at any time, and go on later with the same command.
+    """
+    console = make_console()
+    with bad_input():
+        try:
+            import uvicorn
+
+            from shotstream.studio.app import StudioSettings, create_app
+            from shotstream.studio.limits import Limits
+        except ModuleNotFoundError as error:
+            raise BadInput(f"{error.name} is missing; pip install 'shotstream[studio]'") from error
+        if token is not None and len(token) < 16:
+            raise BadInput("the token is short; give at least 16 characters")
+        if token is None and not _is_loopback(host):
+            token = secrets.token_urlsafe(24)
+        limits = Limits(open_stories=stories, look_ahead_s=look_ahead, quota_bytes=int(quota_gb * 2**30))
+        with console.status(f"loading {model}"):
+            from shotstream.streaming.pipeline import load
+
+            pipeline = load(model, device=device)
+            settings = StudioSettings(
+                data_dir=data.expanduser(),
+                database_url=database,
+                token=token,
+                scale=scale or max(1, 192 // pipeline.pixel_size.height),
+                limits=limits,
+            )
+            app = create_app(settings, pipeline)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws_max_size=2 * 2**20,
+        ws_max_queue=8,
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        socket = config.bind_socket()
+    except SystemExit as error:  # uvicorn's answer to an address that is taken
+        raise Fault(f"cannot listen on {shown}:{port}; is it taken? give another --port") from error
+    secret = f"?token={token}" if token else ""
+    address = f"http://{shown}:{socket.getsockname()[1]}/{secret}"
+    console.print(f"the studio is open at [bold]{address}[/] (stop it with Ctrl-C)", highlight=False)
+    try:
+        server.run(sockets=[socket])
+    except KeyboardInterrupt:
+        pass
+    finally:
+        socket.close()
+    console.print("closed; every finished shot is safe", highlight=False)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

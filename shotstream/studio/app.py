@@ -1,0 +1,234 @@
+"""The studio's server: puts worker, routes, the viewers' WebSocket and the page's files together.
+
+Handlers never touch the model: what concerns open stories is asked of the worker, files are made in threads
+from takes, which never change. Ids are looked up in the database before a path is made from them.
+"""
+
+import html
+import logging
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+import shotstream
+from shotstream.files import remove
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.studio.events import ErrorCode, Problem
+from shotstream.studio.limits import Limits
+from shotstream.studio.live import refusal_of, serve_viewer
+from shotstream.studio.making import StudioTools
+from shotstream.studio.media import MediaFolder
+from shotstream.studio.metrics import Metrics
+from shotstream.studio.refusal import Refusal
+from shotstream.studio.routes import make_router
+from shotstream.studio.security import Guard
+from shotstream.studio.store import Store, StoreError
+from shotstream.studio.studio import Studio
+from shotstream.studio.worker import Worker
+
+if os.name == "posix":
+    import fcntl
+
+WEB = Path(__file__).parent / "web"
+_STATUS: dict[ErrorCode, int] = {
+    "malformed": 400,
+    "unknown_event": 400,
+    "invalid": 400,
+    "too_large": 413,
+    "too_fast": 429,
+    "not_found": 404,
+    "refused": 409,
+    "limit": 409,
+    "quota": 409,
+    "busy": 503,
+    "failed": 500,
+}
+_NO_PAGE = "this server has no page (shotstream/studio/web/index.html is missing); the API is at /api/docs"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudioSettings:
+    """How a studio is served."""
+
+    data_dir: Path
+    """Where stories are kept: the database, unless `database_url` names another, and the media."""
+    database_url: str | None = None
+    """SQLAlchemy's; None: SQLite in `data_dir`."""
+    token: str | None = None
+    """Who knows it may come in; None: loopback names only, without a token."""
+    scale: int = 4
+    """Nearest-neighbour enlargement of the pictures that are sent."""
+    limits: Limits = field(default_factory=Limits)
+
+
+def create_app(settings: StudioSettings, pipeline: StreamingPipeline) -> FastAPI:
+    """The server as an ASGI application; it works from its start-up to its shut-down.
+
+    Raises:
+        StoreError: The database cannot be used, or another server works in `data_dir`.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    lock = _take_lock(settings.data_dir)
+    exports_dir = settings.data_dir / "exports"
+    remove(exports_dir)
+    exports_dir.mkdir()
+    store = Store(settings.database_url or f"sqlite:///{settings.data_dir.absolute() / 'stories.sqlite'}")
+    try:
+        store.upgrade()
+    except SQLAlchemyError as error:
+        os.close(lock)
+        raise StoreError(f"the database cannot be used: {str(error).splitlines()[0]}") from error
+    media = MediaFolder(settings.data_dir / "media", pipeline)
+    num_swept = media.sweep(store.take_ids())
+    if num_swept:
+        _log.info("%d unfinished takes of an earlier run were deleted", num_swept)
+    metrics = Metrics()
+    tools = StudioTools(pipeline, store, media, settings.limits, metrics, settings.scale)
+    worker = Worker(Studio(tools))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        worker.start()
+        yield
+        await run_in_threadpool(worker.stop)
+        store.close()
+        os.close(lock)
+
+    app = FastAPI(
+        title="ShotStream studio",
+        version=shotstream.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.add_middleware(Guard, token=settings.token, upload_bytes=settings.limits.upload_bytes)
+    app.include_router(make_router(tools, worker, exports_dir))
+    _add_live(app, worker, settings.limits)
+    _add_health(app, worker, store, metrics)
+    _add_problems(app)
+    _add_page(app)
+    return app
+
+
+def _add_live(app: FastAPI, worker: Worker, limits: Limits) -> None:
+    @app.websocket("/api/stories/{story_id}/live")
+    async def live(socket: WebSocket, story_id: str) -> None:  # pyright: ignore[reportUnusedFunction]
+        await serve_viewer(socket, story_id, worker, limits)
+
+
+def _add_health(app: FastAPI, worker: Worker, store: Store, metrics: Metrics) -> None:
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]
+        return PlainTextResponse("alive\n")
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]
+        try:
+            await run_in_threadpool(store.ping)
+        except SQLAlchemyError:
+            return PlainTextResponse("the database does not answer\n", 503)
+        if not worker.is_alive:
+            return PlainTextResponse("the worker does not run\n", 503)
+        return PlainTextResponse("ready\n")
+
+    @app.get("/metrics", include_in_schema=False)
+    async def show_metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_problems(app: FastAPI) -> None:
+    """Every failure becomes a `Problem`."""
+
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, error: Refusal) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        return _problem(_STATUS[error.code], error.code, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(  # pyright: ignore[reportUnusedFunction]
+        _: Request, error: RequestValidationError
+    ) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "json_invalid":
+            return _problem(400, "malformed", "no valid JSON")
+        if first["loc"][0] == "path":
+            return _problem(404, "not_found", "there is no such thing here")
+        return _problem(400, "invalid", f"{where}: {first['msg']}"[:300])
+
+    @app.exception_handler(ValidationError)
+    async def unreadable(_: Request, error: ValidationError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        refusal = refusal_of(error)
+        return _problem(400, refusal.code, str(refusal))
+
+    @app.exception_handler(HTTPException)
+    async def failed(_: Request, error: HTTPException) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        code: ErrorCode = "not_found" if error.status_code == HTTPStatus.NOT_FOUND else "refused"
+        return _problem(error.status_code, code, str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def fault(_: Request, error: Exception) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        _log.error("a request failed", exc_info=error)
+        return _problem(500, "failed", "a fault of the server; its log tells more")
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/api/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:  # pyright: ignore[reportUnusedFunction]
+        return HTMLResponse(_list_routes(app))
+
+    if (WEB / "index.html").is_file():
+        app.mount("/", StaticFiles(directory=WEB, html=True), name="page")
+    else:
+
+        @app.get("/", include_in_schema=False)
+        async def no_page() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]
+            return PlainTextResponse(_NO_PAGE + "\n", 404)
+
+
+def _list_routes(app: FastAPI) -> str:
+    """A plain page of the REST routes, drawn from the same schema as openapi.json."""
+    rows: list[str] = []
+    for path, methods in app.openapi()["paths"].items():
+        for method, operation in methods.items():
+            told = html.escape(operation.get("description", ""))
+            rows.append(
+                f"<tr><td>{method.upper()}</td><td><code>{html.escape(path)}</code></td><td>{told}</td></tr>"
+            )
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>ShotStream studio: routes</title>"
+        "<h1>Routes of the studio</h1><p>For tools: <a href=/api/openapi.json>openapi.json</a>. The live "
+        "protocol is in docs/studio_protocol.md.</p>"
+        f"<table><tr><th>Method<th>Path<th>What comes back</tr>{''.join(rows)}</table>"
+    )
+
+
+def _problem(status: int, code: ErrorCode, message: str) -> JSONResponse:
+    return JSONResponse(Problem(code=code, message=" ".join(message.split())).model_dump(), status)
+
+
+def _take_lock(data_dir: Path) -> int:
+    """A descriptor that keeps other servers out; the system lets go of it when this process dies."""
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    if os.name == "posix":
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise StoreError(
+                f"another server keeps its stories in {data_dir}; give another --data"
+            ) from error
+    return descriptor

@@ -1,0 +1,89 @@
+"""What can be chosen from: stored stories, bundled ones, and the words of the theatre's world."""
+
+from collections.abc import Iterable
+
+from shotstream.story import bundled_stories, read_story
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.studio.events import BundledStory, Place, StorySummary, Suggestions
+from shotstream.studio.store import Store
+from shotstream.theatre.captions import (
+    ACTION_PHRASES,
+    CAMERA_PHRASES,
+    FRAMING_PHRASES,
+    PLACE_PHRASES,
+    SPOT_PHRASES,
+    TIME_PHRASES,
+    vocabulary,
+)
+from shotstream.theatre.cast import COLOURS, SPECIES
+from shotstream.theatre.world import HELD_OUT
+
+_EXAMPLES = (
+    "Wide shot: the purple fox walks to the right in the forest at sunset.",
+    "Close-up: the purple fox waits, in the woods at dusk.",
+    "Medium shot: the yellow owl waves hello in the forest at sunset.",
+    "Wide shot: the purple fox dances and the yellow owl jumps in the forest at sunset.",
+)
+
+
+def summaries(store: Store) -> list[StorySummary]:
+    """Every story, the latest change first."""
+    found: list[StorySummary] = []
+    for story in store.all_stories():
+        branch = next(branch for branch in story.branches if branch.branch_id == story.branch_id)
+        script = store.step(branch.head_id).script
+        takes = {take.take_id: take for take in story.takes}
+        film = [takes[take_id] for take_id in script.film()]
+        found.append(
+            StorySummary(
+                story_id=story.story_id,
+                title=script.title,
+                created_at=story.created_at,
+                updated_at=story.updated_at,
+                num_shots=len(script.cards),
+                num_frames=sum(take.num_frames for take in film),
+                num_bytes=sum(take.num_bytes for take in story.takes),
+                cover=Place(take_id=film[0].take_id, frame_index=film[0].num_frames // 2) if film else None,
+            )
+        )
+    return found
+
+
+def bundled() -> list[BundledStory]:
+    """The stories that come with the program."""
+    stories = [(name, read_story(path)) for name, path in bundled_stories().items()]
+    return [
+        BundledStory(
+            name=name,
+            title=story.title,
+            global_caption=story.global_caption,
+            captions=tuple(shot.caption for shot in story.shots),
+        )
+        for name, story in stories
+    ]
+
+
+def suggestions(pipeline: StreamingPipeline) -> Suggestions:
+    """What the model's world understands, each meaning by its first phrase; empty for an open vocabulary."""
+    if pipeline.family != "theatre":
+        return Suggestions(
+            species=(), colours=(), places=(), times=(), framings=(), actions=(), spots=(), cameras=(),
+            held_out=(), words=(), examples=(),
+        )  # fmt: skip
+    return Suggestions(
+        species=SPECIES,
+        colours=COLOURS,
+        places=_firsts(PLACE_PHRASES.values()),
+        times=_firsts(TIME_PHRASES.values()),
+        framings=_firsts(FRAMING_PHRASES.values()),
+        actions=_firsts(ACTION_PHRASES.values()),
+        spots=_firsts(SPOT_PHRASES.values()),
+        cameras=_firsts(CAMERA_PHRASES.values()),
+        held_out=tuple(sorted(HELD_OUT)),
+        words=tuple(word for word in vocabulary() if word[0].isalpha()),
+        examples=_EXAMPLES,
+    )
+
+
+def _firsts(meanings: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(next(filter(None, phrases)) for phrases in meanings if any(phrases))

@@ -1,0 +1,226 @@
+"""A film to take home: MP4, GIF, subtitles, edit list, storyboard, script, and the replay file.
+
+Made from lossless frames on disk, outside the worker: takes never change. The replay file is given only for
+a film that `shotstream generate` makes again frame by frame; see `replay`.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jaxtyping import UInt8
+from PIL import Image
+
+from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
+from shotstream.film.replay import Environment, FilmPlan, Replay
+from shotstream.film.storyboard import Panel, draw_storyboard
+from shotstream.film.subtitles import subtitles
+from shotstream.story import Shot, Story
+from shotstream.studio.making import StudioTools
+from shotstream.studio.refusal import Refusal
+from shotstream.studio.script import Script, TakeRecord, stale_reasons
+
+_COMFORTABLE_HEIGHT_PX = 384
+_GIF_HEIGHT_PX = 192
+_CAPTION_CHARS = 70
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmView:
+    """A story's film at one moment."""
+
+    story_id: str
+    seed: int
+    script: Script
+    takes: Mapping[str, TakeRecord]
+
+    @property
+    def film(self) -> list[TakeRecord]:
+        """The chosen takes, in order."""
+        return [self.takes[take_id] for take_id in self.script.film()]
+
+
+class Exporter:
+    """Makes files of a film."""
+
+    def __init__(self, tools: StudioTools, view: FilmView) -> None:
+        self._tools = tools
+        self._view = view
+        self._takes = view.film
+        self._fps = tools.pipeline.fps
+        if not self._takes:
+            raise Refusal("refused", "nothing is made yet")
+
+    def only(self, shot_id: str) -> "Exporter":
+        """The same of one shot; Refusal when it has no take."""
+        one = Exporter(self._tools, self._view)
+        one._takes = [take for take in self._takes if take.shot_id == shot_id]
+        if not one._takes:
+            raise Refusal("not_found", "the film has no such shot")
+        return one
+
+    def mp4(self, path: Path) -> None:
+        """The film, a chapter for each shot."""
+        height = self._tools.pipeline.pixel_size.height
+        settings = H264Settings(scale=max(1, _COMFORTABLE_HEIGHT_PX // height))
+        chapters: list[Chapter] = []
+        start = 0
+        for number, take in enumerate(self._takes, start=1):
+            title = f"{number}. {_one_line(take.caption)[:_CAPTION_CHARS]}"
+            chapters.append(Chapter(title=title, start_frame=start, end_frame=start + take.num_frames))
+            start += take.num_frames
+        title = self._view.script.title
+        with Mp4Writer(path, self._fps, settings, title=title, chapters=chapters) as writer:
+            for take in self._takes:
+                writer.write(self._frames(take))
+
+    def gif(self, path: Path) -> None:
+        """The film as a GIF, repeated for ever; Refusal when it is too long for one."""
+        num_frames = sum(take.num_frames for take in self._takes)
+        most = self._tools.limits.gif_frames
+        if num_frames > most:
+            raise Refusal(
+                "limit", f"{num_frames} frames; a GIF has at most {most} here: export a shot, or MP4"
+            )
+        scale = max(1, _GIF_HEIGHT_PX // self._tools.pipeline.pixel_size.height)
+        pictures = [
+            Image.fromarray(frame).quantize(dither=Image.Dither.NONE)
+            for take in self._takes
+            for frame in self._frames(take)
+        ]
+        pictures = [
+            picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+            for picture in pictures
+        ]
+        # GIF counts hundredths of a second: each frame ends at the one nearest to its time.
+        ends = [round(100 * (index + 1) / self._fps) * 10 for index in range(len(pictures))]
+        lengths_ms = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        pictures[0].save(
+            path, format="gif", save_all=True, append_images=pictures[1:], duration=lengths_ms, loop=0
+        )
+
+    def srt(self) -> str:
+        """Subtitles: SubRip."""
+        return subtitles(self._captions(), [take.num_frames for take in self._takes], self._fps)
+
+    def vtt(self) -> str:
+        """Subtitles: WebVTT."""
+        lines = ["WEBVTT", ""]
+        for line in self.srt().splitlines():
+            is_time = " --> " in line
+            lines.append(
+                line.replace(",", ".") if is_time else line.replace("&", "&amp;").replace("<", "&lt;")
+            )
+        return "\n".join(lines) + "\n"
+
+    def edl(self) -> str:
+        """An edit list, CMX 3600: a cut for each shot, its source the film of that shot."""
+        lines = [f"TITLE: {_one_line(self._view.script.title)[:60]}", "FCM: NON-DROP FRAME", ""]
+        start = 0
+        for number, take in enumerate(self._takes, start=1):
+            spans = (0, take.num_frames, start, start + take.num_frames)
+            times = " ".join(self._timecode(frame) for frame in spans)
+            lines += [
+                f"{number:03}  SHOT{number:03} V     C        {times}",
+                f"* FROM CLIP NAME: SHOT{number:03}.MP4",
+                f"* COMMENT: {_one_line(take.caption)[:_CAPTION_CHARS]}",
+                "",
+            ]
+            start += take.num_frames
+        return "\n".join(lines)
+
+    def storyboard(self) -> bytes:
+        """A page with a picture of each shot: PNG."""
+        panels = [
+            Panel(
+                picture=self._tools.media.frame(self._view.story_id, take.take_id, take.num_frames // 2),
+                caption=take.caption,
+                duration_s=float(take.num_frames / Fraction(self._fps)),
+            )
+            for take in self._takes
+        ]
+        data = io.BytesIO()
+        script = self._view.script
+        draw_storyboard(script.title, script.global_caption, panels).save(data, format="png")
+        return data.getvalue()
+
+    def story(self) -> str:
+        """The script as a story file, with the lengths and seeds of what was made: YAML."""
+        return yaml.safe_dump(self._story().to_document(), allow_unicode=True, sort_keys=False)
+
+    def replay(self) -> str:
+        """The replay file.
+
+        Raises:
+            Refusal: The film cannot be made again from it: a shot is stale or missing, was conditioned by a
+                pinned frame, or was made by another model or on another machine than the rest.
+        """
+        script, takes = self._view.script, self._view.takes
+        for number, card in enumerate(script.cards, start=1):
+            if card.take_id is None:
+                if any(later.take_id is not None for later in script.cards[number:]):
+                    raise Refusal("refused", f"shot {number} is not made yet; make it, or remove it")
+                continue
+            if "context" in stale_reasons(script, number - 1, takes):
+                raise Refusal("refused", f"shot {number} is stale; make it again")
+            if takes[card.take_id].global_caption != script.global_caption:
+                raise Refusal(
+                    "refused", f"shot {number} was made under another global caption; make it again"
+                )
+            if any(frame.pin_id is not None for frame in takes[card.take_id].context):
+                raise Refusal(
+                    "refused", f"shot {number} looked at a pinned frame, which a replay cannot tell"
+                )
+        first = self._takes[0]
+        for number, take in enumerate(self._takes, start=1):
+            if (take.weights_sha256, take.environment) != (first.weights_sha256, first.environment):
+                raise Refusal(
+                    "refused",
+                    f"shots 1 and {number} were made by different models or on different machines; make the "
+                    "older ones again",
+                )
+        pipeline = self._tools.pipeline
+        if first.weights_sha256 != pipeline.weights_sha256:
+            raise Refusal("refused", "the film was made with other weights; make its shots again")
+        plan = FilmPlan(
+            model_id=pipeline.model_id,
+            weights_sha256=first.weights_sha256,
+            context_policy=pipeline.context_policy,
+            num_steps=first.num_steps,
+            seed=self._view.seed,
+            story=self._story(),
+        )
+        return Replay(
+            plan=plan,
+            environment=Environment(**first.environment),
+            frame_sha256=tuple(take.frame_sha256 for take in self._takes),
+        ).to_json()
+
+    def _story(self) -> Story:
+        return Story(
+            title=self._view.script.title,
+            global_caption=self._view.script.global_caption,
+            shots=tuple(
+                Shot(caption=take.caption, num_chunks=take.num_chunks, seed=take.seed) for take in self._takes
+            ),
+        )
+
+    def _frames(self, take: TakeRecord) -> UInt8[np.ndarray, "f h w 3"]:
+        return self._tools.media.frames(self._view.story_id, take.take_id)
+
+    def _captions(self) -> Sequence[str]:
+        return [take.caption for take in self._takes]
+
+    def _timecode(self, frame: int) -> str:
+        seconds, frames = divmod(frame, self._fps)
+        minutes, seconds = divmod(seconds, 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours:02}:{minutes:02}:{seconds:02}:{frames:02}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,163 @@
+"""One viewer's WebSocket: reads and checks messages, and sends what the worker puts into the outbox."""
+
+import contextlib
+import json
+import time
+from collections.abc import Awaitable
+from typing import Any, cast
+
+import anyio
+from pydantic import ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from shotstream.studio.events import FROM_VIEWER, CutShown, Error, ErrorCode, Playhead
+from shotstream.studio.limits import Limits
+from shotstream.studio.refusal import Refusal
+from shotstream.studio.seat import BUSY, FORBIDDEN, NOT_FOUND, TOO_FAST, Outbox, Seat
+from shotstream.studio.store import new_id
+from shotstream.studio.worker import Worker
+
+_MAX_TOO_FAST = 100
+_BURST_S = 2.0
+_CLOSE_WAIT_S = 5.0
+
+
+async def serve_viewer(socket: WebSocket, story_id: str, worker: Worker, limits: Limits) -> None:
+    """Serves one viewer until it goes, or has to go."""
+    await socket.accept()
+    if not socket.scope.get("studio_allowed", False):
+        await socket.close(FORBIDDEN, "no token, or another site")
+        return
+    outbox = Outbox(limits)
+    viewer_id = new_id()
+    try:
+        await _serve(socket, story_id, viewer_id, outbox, worker, limits)
+    finally:
+        # Insisted on, and also after a viewer who went while it was coming in.
+        worker.insist(lambda studio: studio.detach(story_id, viewer_id))
+    if outbox.close_code is not None:
+        with anyio.move_on_after(_CLOSE_WAIT_S), contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await socket.close(outbox.close_code)
+
+
+async def _serve(
+    socket: WebSocket, story_id: str, viewer_id: str, outbox: Outbox, worker: Worker, limits: Limits
+) -> None:
+    try:
+        seat = await worker.ask(lambda studio: studio.attach(story_id, viewer_id, outbox))
+    except Refusal as refusal:
+        await socket.send_text(_error(None, refusal.code, str(refusal)).model_dump_json())
+        await socket.close(NOT_FOUND if refusal.code == "not_found" else BUSY, str(refusal)[:100])
+        return
+    async with anyio.create_task_group() as group:
+
+        async def ends_all(work: Awaitable[None]) -> None:
+            await work
+            group.cancel_scope.cancel()
+
+        group.start_soon(ends_all, _send(socket, outbox))
+        group.start_soon(ends_all, _read(socket, story_id, seat, worker, limits))
+        # A send waits for as long as the viewer does not read; this one does not.
+        group.start_soon(ends_all, outbox.given_up())
+
+
+async def _send(socket: WebSocket, outbox: Outbox) -> None:
+    """Sends until the outbox ends, or the viewer is gone."""
+    while (item := await outbox.take()) is not None:
+        try:
+            await (socket.send_text(item) if isinstance(item, str) else socket.send_bytes(item))
+        except (WebSocketDisconnect, RuntimeError):
+            return
+
+
+async def _read(socket: WebSocket, story_id: str, seat: Seat, worker: Worker, limits: Limits) -> None:
+    bucket = _Bucket(limits.messages_per_s)
+    num_too_fast = 0
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        text = message.get("text")
+        reply_to = None
+        try:
+            if not bucket.takes():
+                num_too_fast += 1
+                if num_too_fast == 1:
+                    raise Refusal("too_fast", f"more than {limits.messages_per_s:g} messages a second")
+                if num_too_fast > _MAX_TOO_FAST:
+                    seat.outbox.close(TOO_FAST)
+                    return
+                continue
+            num_too_fast = 0
+            if text is None:
+                raise Refusal("malformed", "binary messages are not read; send JSON as text")
+            if len(text.encode("utf-8", "surrogatepass")) > limits.upload_bytes:
+                raise Refusal("too_large", f"a message has at most {limits.upload_bytes} bytes")
+            document = _parse(text)
+            reply_to = _reply_to(document)
+            event = _validate(document)
+            if isinstance(event, Playhead | CutShown):
+                worker.tell(lambda studio, event=event: studio.report(story_id, seat, event))
+            else:
+                # Waited for: a viewer's next message is read when this one is answered.
+                await worker.ask(lambda studio, event=event: studio.control(story_id, seat, event))
+        except Refusal as refusal:
+            seat.send(_error(reply_to, refusal.code, str(refusal)))
+
+
+class _Bucket:
+    """Tokens that come at a rate, each good for one message."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._most = per_s * _BURST_S
+        self._tokens = self._most
+        self._time_s = time.monotonic()
+
+    def takes(self) -> bool:
+        """Whether a message may pass now."""
+        now_s = time.monotonic()
+        self._tokens = min(self._most, self._tokens + (now_s - self._time_s) * self._per_s)
+        self._time_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refusal("malformed", "no valid JSON") from error
+    if not isinstance(document, dict):
+        raise Refusal("malformed", "no JSON object")
+    return cast("dict[str, Any]", document)
+
+
+def _reply_to(document: dict[str, Any]) -> str | None:
+    given = document.get("id")
+    is_usable = isinstance(given, str) and 1 <= len(given) <= 64 and given.isprintable()
+    return given if is_usable else None
+
+
+def _validate(document: dict[str, Any]) -> Any:
+    try:
+        # Through JSON again: in strict mode only JSON's own types are taken for tuples and the like.
+        return FROM_VIEWER.validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise refusal_of(error) from error
+
+
+def refusal_of(error: ValidationError) -> Refusal:
+    """What is wrong with a message, in one line."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if first["type"] == "union_tag_invalid":
+        return Refusal("unknown_event", "no such type of event")
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return Refusal("invalid", f"{where}: {message}"[:300])
+
+
+def _error(reply_to: str | None, code: ErrorCode, message: str) -> Error:
+    return Error(reply_to=reply_to, code=code, message=message)

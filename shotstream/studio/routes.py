@@ -1,0 +1,285 @@
+"""The REST routes: stories, takes and what is exported of them; all under /api/."""
+
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Path, Request
+from fastapi.responses import FileResponse, Response
+from PIL import Image
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+
+from shotstream.codec.video_io import VideoError
+from shotstream.film.prepare import caption_warnings
+from shotstream.story import Shot, Story, StoryError, bundled_stories, compose_caption, read_story
+from shotstream.studio.catalogue import bundled, suggestions, summaries
+from shotstream.studio.events import (
+    BranchState,
+    BundledStory,
+    CaptionAdvice,
+    CaptionCheck,
+    CreateStory,
+    LimitsState,
+    Message,
+    ModelState,
+    NewShot,
+    Problem,
+    ShotState,
+    StoryState,
+    StorySummary,
+    Suggestions,
+    TakeState,
+)
+from shotstream.studio.exports import Exporter
+from shotstream.studio.making import StudioTools
+from shotstream.studio.refusal import Refusal
+from shotstream.studio.script import TakeRecord
+from shotstream.studio.studio import Studio
+from shotstream.studio.worker import Worker
+
+DEFAULT_SEED = 7
+IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
+
+StoryId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
+TakeId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
+ShotId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
+FrameNumber = Annotated[int, Path(ge=0, le=10**9)]
+
+Job = Callable[[Exporter, FilePath], object]
+
+
+class ModelAnswer(Message):
+    """What is loaded, and what is allowed."""
+
+    model: ModelState
+    limits: LimitsState
+
+
+def _text(make: Callable[[Exporter], str]) -> Job:
+    return lambda exporter, path: path.write_text(make(exporter), encoding="utf-8") and None
+
+
+EXPORTS: dict[str, tuple[str, Job]] = {
+    "film.mp4": ("video/mp4", Exporter.mp4),
+    "film.gif": ("image/gif", Exporter.gif),
+    "film.srt": ("application/x-subrip", _text(Exporter.srt)),
+    "film.vtt": ("text/vtt", _text(Exporter.vtt)),
+    "film.edl": ("text/plain", _text(Exporter.edl)),
+    "storyboard.png": ("image/png", lambda exporter, path: path.write_bytes(exporter.storyboard())),
+    "story.yaml": ("application/yaml", _text(Exporter.story)),
+    "replay.json": ("application/json", _text(Exporter.replay)),
+}
+ExportName = Literal[
+    "film.mp4", "film.gif", "film.srt", "film.vtt", "film.edl", "storyboard.png", "story.yaml", "replay.json"
+]
+
+
+def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> APIRouter:
+    """The routes of a studio; files on their way out are made in `exports_dir`."""
+    problems: dict[int | str, dict[str, Any]] = {
+        code: {"model": Problem} for code in (400, 401, 404, 409, 413, 503)
+    }
+    router = APIRouter(prefix="/api", responses=problems)
+    num_exporting = 0
+
+    async def take_of(story_id: str, take_id: str) -> TakeRecord:
+        record = await run_in_threadpool(tools.store.take, story_id, take_id)
+        if record is None:
+            raise Refusal("not_found", "this story has no such take")
+        return record
+
+    async def export(story_id: str, name: str, kind: str, job: Job, shot_id: str | None = None) -> Response:
+        nonlocal num_exporting
+        view = await worker.ask(lambda studio: studio.film(story_id))
+        if num_exporting >= tools.limits.exports:
+            raise Refusal("busy", f"{num_exporting} exports are being made; try again")
+        descriptor, made = tempfile.mkstemp(dir=exports_dir, suffix=FilePath(name).suffix)
+        os.close(descriptor)
+        path = FilePath(made)
+
+        def run() -> None:
+            exporter = Exporter(tools, view)
+            job(exporter if shot_id is None else exporter.only(shot_id), path)
+
+        num_exporting += 1
+        try:
+            await run_in_threadpool(run)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            num_exporting -= 1
+        return FileResponse(path, media_type=kind, filename=name, background=BackgroundTask(path.unlink))
+
+    @router.get("/model")
+    async def model() -> ModelAnswer:
+        """The model and the limits."""
+
+        def told(studio: Studio) -> ModelAnswer:
+            return ModelAnswer(model=studio.model, limits=studio.limits)
+
+        return await worker.ask(told)
+
+    @router.get("/suggestions")
+    def suggest() -> Suggestions:
+        """What the model's world understands."""
+        return suggestions(tools.pipeline)
+
+    @router.get("/bundled")
+    def bundled_ones() -> list[BundledStory]:
+        """The stories that come with the program."""
+        return bundled()
+
+    @router.post("/captions/check")
+    async def check_caption(body: CaptionCheck) -> CaptionAdvice:
+        """What the model would not take of a caption."""
+
+        def check(_: Studio) -> CaptionAdvice:
+            story = Story(global_caption=body.global_caption, shots=(Shot(caption=body.caption),))
+            whole = compose_caption(body.global_caption, body.caption, 0)
+            return CaptionAdvice(
+                unknown_words=tuple(tools.pipeline.text_encoder.unknown_words(whole)),
+                warnings=tuple(caption_warnings(story, tools.pipeline)),
+            )
+
+        return await worker.ask(check)
+
+    @router.get("/stories")
+    def stories() -> list[StorySummary]:
+        """Every story, the latest change first."""
+        return summaries(tools.store)
+
+    @router.post("/stories", status_code=201)
+    async def create(body: CreateStory) -> StoryState:
+        """A new story."""
+        if body.bundled is not None:
+            if body.shots or body.global_caption is not None:
+                raise Refusal("invalid", "give the name of a bundled story, or a story of your own")
+            known = bundled_stories()
+            if body.bundled not in known:
+                raise Refusal("not_found", f"no such bundled story; there are {', '.join(known)}")
+            return await start(read_story(known[body.bundled]), body.seed, body.autoplay)
+        if body.global_caption is None:
+            raise Refusal("invalid", "global_caption: say what all shots share")
+        title, caption, shots = body.title, body.global_caption, body.shots
+        seed = DEFAULT_SEED if body.seed is None else int(body.seed)
+        return await worker.ask(
+            lambda studio: studio.create(title, caption, shots, seed=seed, autoplay=body.autoplay)
+        )
+
+    @router.post("/stories/import", status_code=201)
+    async def import_story(text: Annotated[bytes, Body(media_type="application/octet-stream")]) -> StoryState:
+        """A new story from the text of a story file."""
+
+        def read() -> Story:
+            with tempfile.TemporaryDirectory(dir=exports_dir) as folder:
+                kind = "json" if text.lstrip()[:1] == b"{" else "yaml"
+                path = FilePath(folder) / f"story.{kind}"
+                path.write_bytes(text)
+                try:
+                    return read_story(path)
+                except StoryError as error:
+                    raise Refusal("invalid", str(error).removeprefix(f"{path}: ")) from error
+
+        return await start(await run_in_threadpool(read), None, autoplay=True)
+
+    async def start(story: Story, seed: str | None, autoplay: bool) -> StoryState:
+        chosen = next((s for s in (None if seed is None else int(seed), story.seed) if s is not None), None)
+        shots = [
+            NewShot(
+                caption=shot.caption,
+                num_chunks=shot.num_chunks,
+                seed=None if shot.seed is None else str(shot.seed),
+            )
+            for shot in story.shots
+        ]
+        return await worker.ask(
+            lambda studio: studio.create(
+                story.title,
+                story.global_caption,
+                shots,
+                seed=DEFAULT_SEED if chosen is None else chosen,
+                autoplay=autoplay,
+            )
+        )
+
+    @router.get("/stories/{story_id}")
+    async def story(story_id: StoryId) -> StoryState:
+        """A story, whole."""
+        return await worker.ask(lambda studio: studio.show(story_id))
+
+    @router.delete("/stories/{story_id}", status_code=204)
+    async def delete(story_id: StoryId) -> None:
+        """Deletes a story and its files."""
+        await worker.ask(lambda studio: studio.delete(story_id))
+
+    @router.get("/stories/{story_id}/shots")
+    async def shots(story_id: StoryId) -> list[ShotState]:
+        """The strip of the shown branch."""
+        return list((await story(story_id)).shots)
+
+    @router.get("/stories/{story_id}/takes")
+    async def takes(story_id: StoryId) -> list[TakeState]:
+        """The takes of the shots of the shown branch."""
+        return [take for shot in (await story(story_id)).shots for take in shot.takes]
+
+    @router.get("/stories/{story_id}/branches")
+    async def branches(story_id: StoryId) -> list[BranchState]:
+        """The branches."""
+        return list((await story(story_id)).branches)
+
+    @router.get("/stories/{story_id}/takes/{take_id}/media.mp4", response_class=FileResponse)
+    async def recording(story_id: StoryId, take_id: TakeId) -> FileResponse:
+        """A take's recording, as it was sent."""
+        record = await take_of(story_id, take_id)
+        path = tools.media.recording_file(story_id, record.take_id)
+        return FileResponse(path, media_type="video/mp4", headers=IMMUTABLE)
+
+    @router.get("/stories/{story_id}/takes/{take_id}/frames/{frame_index}.png", response_class=Response)
+    async def frame(story_id: StoryId, take_id: TakeId, frame_index: FrameNumber) -> Response:
+        """A frame of the engine, lossless."""
+        record = await take_of(story_id, take_id)
+        if frame_index >= record.num_frames:
+            raise Refusal("not_found", "that take has no such frame")
+
+        def draw() -> bytes:
+            data = io.BytesIO()
+            try:
+                Image.fromarray(tools.media.frame(story_id, record.take_id, frame_index)).save(data, "png")
+            except VideoError as error:
+                raise Refusal("failed", f"the take's file is damaged: {error}") from error
+            return data.getvalue()
+
+        return Response(await run_in_threadpool(draw), media_type="image/png", headers=IMMUTABLE)
+
+    @router.get("/stories/{story_id}/takes/{take_id}/hashes")
+    async def hashes(story_id: StoryId, take_id: TakeId) -> list[str]:
+        """The sha256 of a take's frames."""
+        return list((await take_of(story_id, take_id)).frame_sha256)
+
+    @router.get("/stories/{story_id}/export/shots/{shot_id}.mp4", response_class=FileResponse)
+    async def export_shot(story_id: StoryId, shot_id: ShotId) -> Response:
+        """One shot as MP4."""
+        return await export(story_id, "shot.mp4", "video/mp4", Exporter.mp4, shot_id)
+
+    @router.get("/stories/{story_id}/export/shots/{shot_id}.gif", response_class=FileResponse)
+    async def export_shot_gif(story_id: StoryId, shot_id: ShotId) -> Response:
+        """One shot as GIF."""
+        return await export(story_id, "shot.gif", "image/gif", Exporter.gif, shot_id)
+
+    @router.get("/stories/{story_id}/export/{name}", response_class=FileResponse)
+    async def export_film(story_id: StoryId, name: ExportName) -> Response:
+        """The film of the shown branch, in a form."""
+        kind, job = EXPORTS[name]
+        return await export(story_id, name, kind, job)
+
+    @router.get("/openapi.json", include_in_schema=False)
+    def schema(request: Request) -> dict[str, Any]:
+        """What tools read."""
+        return request.app.openapi()
+
+    return router
