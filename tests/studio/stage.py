@@ -1,0 +1,142 @@
+"""A studio without threads: the tests do the worker's rounds themselves, and read what viewers are sent."""
+
+from pathlib import Path
+from typing import Any
+
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.studio.events import FROM_SERVER, FROM_VIEWER, Done, Error, Media, StoryState
+from shotstream.studio.limits import Limits
+from shotstream.studio.making import StudioTools
+from shotstream.studio.media import MediaFolder
+from shotstream.studio.metrics import Metrics
+from shotstream.studio.room import Room
+from shotstream.studio.seat import Outbox, Seat
+from shotstream.studio.store import Store, new_id
+from shotstream.studio.studio import Studio
+from tests.streaming.tiny import tiny_engine
+
+GLOBAL_CAPTION = "a forest night"
+CAPTIONS = ("a fox walks", "a fox sleeps", "a owl flies", "a owl sleeps")
+
+
+class Inbox(Outbox):
+    """What one viewer was sent."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.pictures: list[bytes] = []
+        self.code: int | None = None
+        self.is_full = False
+
+    def put(self, text: str, picture: bytes | None = None) -> bool:
+        if picture is not None and self.is_full:
+            return False
+        self.messages.append(FROM_SERVER.validate_json(text))
+        if picture is not None:
+            self.pictures.append(picture)
+        return True
+
+    def close(self, code: int) -> None:
+        self.code = code
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [message for message in self.messages if isinstance(message, kind)]
+
+
+class Stage:
+    """A studio of a tiny model, one story of which a viewer watches."""
+
+    def __init__(
+        self, folder: Path, *, limits: Limits | None = None, seed: int = 0, num_shots: int = 3
+    ) -> None:
+        self.pipeline = StreamingPipeline(tiny_engine(seed=seed))
+        self.store = Store(f"sqlite:///{folder / 'stories.sqlite'}")
+        self.store.upgrade()
+        self.media = MediaFolder(folder / "media", self.pipeline)
+        self.tools = StudioTools(
+            self.pipeline, self.store, self.media, limits or Limits(look_ahead_s=1000.0), Metrics(), 1
+        )
+        self.studio = Studio(self.tools)
+        known = self.store.all_stories()
+        self.story_id = known[-1].story_id if known else self.create(num_shots)
+        self.inbox = Inbox()
+        self.seat = self.sit(self.inbox)
+        self._num_sent = 0
+
+    def create(self, num_shots: int = 3, *, autoplay: bool = True) -> str:
+        shots = [FROM_VIEWER.validate_python(add_shot(caption)) for caption in CAPTIONS[:num_shots]]
+        created = self.studio.create(
+            "A fox", GLOBAL_CAPTION, [add.shot for add in shots], seed=7, autoplay=autoplay
+        )
+        return created.story_id
+
+    def sit(self, inbox: Inbox) -> Seat:
+        return self.studio.attach(self.story_id, new_id(), inbox)
+
+    @property
+    def room(self) -> Room:
+        return self.studio._rooms[self.story_id]
+
+    @property
+    def story(self) -> StoryState:
+        """As the viewer was last told it."""
+        from shotstream.studio.events import Story
+
+        return self.inbox.of(Story)[-1].story
+
+    @property
+    def statuses(self) -> list[str]:
+        return [shot.status for shot in self.story.shots]
+
+    def film(self) -> list[str | None]:
+        return [shot.take_id for shot in self.story.shots]
+
+    def hashes(self) -> list[tuple[str, ...]]:
+        """Of the film's frames, shot by shot."""
+        takes = self.room.history.takes
+        return [takes[take_id].frame_sha256 for take_id in self.film() if take_id is not None]
+
+    def run(self, most: int = 1000) -> int:
+        """Makes chunks until nothing more may be made; how many."""
+        for number in range(most):
+            if not self.studio.turn():
+                return number
+        return most
+
+    def ask(self, type_: str, **fields: Any) -> Done:
+        answer = self.send(type_, **fields)
+        assert isinstance(answer, Done), answer
+        return answer
+
+    def refused(self, type_: str, **fields: Any) -> Error:
+        before = self.room.script
+        answer = self.send(type_, **fields)
+        assert isinstance(answer, Error), answer
+        assert self.room.script == before
+        return answer
+
+    def send(self, type_: str, **fields: Any) -> Done | Error:
+        self._num_sent += 1
+        message = {"type": type_, "id": str(self._num_sent), **fields}
+        self.studio.control(self.story_id, self.seat, FROM_VIEWER.validate_python(message))  # pyright: ignore
+        answer = self.inbox.messages[-1]
+        assert answer.reply_to == str(self._num_sent)
+        return answer
+
+    def look(
+        self, take_id: str | None, frame_index: int, *, playing: bool = True, seat: Seat | None = None
+    ) -> None:
+        at = None if take_id is None else {"take_id": take_id, "frame_index": frame_index}
+        report = FROM_VIEWER.validate_python({"type": "playhead", "at": at, "playing": playing})
+        self.studio.report(self.story_id, seat or self.seat, report)  # pyright: ignore
+
+    def media_of(self, take_id: str) -> list[Media]:
+        return [media for media in self.inbox.of(Media) if media.take_id == take_id]
+
+    def close(self) -> None:
+        self.studio.close()
+        self.store.close()
+
+
+def add_shot(caption: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "add_shot", "id": "0", "shot": {"caption": caption, **fields}}
