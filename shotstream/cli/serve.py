@@ -44,10 +44,9 @@ def serve(
     console = make_console()
     with bad_input():
         try:
-            import uvicorn
-
             from shotstream.studio.app import StudioSettings, create_app
             from shotstream.studio.limits import Limits
+            from shotstream.studio.server import StudioServer
         except ModuleNotFoundError as error:
             raise BadInput(f"{error.name} is missing; pip install 'shotstream[studio]'") from error
         if token is not None and len(token) < 16:
@@ -67,23 +66,13 @@ def serve(
                 limits=limits,
             )
             app = create_app(settings, pipeline)
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws_max_size=2 * 2**20,
-        ws_max_queue=8,
-        timeout_graceful_shutdown=5,
-    )
-    server = uvicorn.Server(config)
+    server = StudioServer(app, host, port)
     shown = f"[{host}]" if ":" in host else host
     try:
-        socket = config.bind_socket()
+        socket = server.config.bind_socket()
     except SystemExit as error:  # uvicorn's answer to an address that is taken
         raise Fault(f"cannot listen on {shown}:{port}; is it taken? give another --port") from error
+    socket.listen(128)  # Who follows the address at once waits for the server instead of being refused.
     secret = f"?token={token}" if token else ""
     address = f"http://{shown}:{socket.getsockname()[1]}/{secret}"
     console.print(f"the studio is open at [bold]{address}[/] (stop it with Ctrl-C)", highlight=False)

@@ -4,6 +4,7 @@ Handlers never touch the model: what concerns open stories is asked of the worke
 from takes, which never change. Ids are looked up in the database before a path is made from them.
 """
 
+import asyncio
 import html
 import logging
 import os
@@ -21,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 import shotstream
 from shotstream.files import remove
@@ -33,6 +35,7 @@ from shotstream.studio.media import MediaFolder
 from shotstream.studio.metrics import Metrics
 from shotstream.studio.refusal import Refusal
 from shotstream.studio.routes import make_router
+from shotstream.studio.seat import NOT_FOUND
 from shotstream.studio.security import Guard
 from shotstream.studio.store import Store, StoreError
 from shotstream.studio.studio import Studio
@@ -56,6 +59,7 @@ _STATUS: dict[ErrorCode, int] = {
     "failed": 500,
 }
 _NO_PAGE = "this server has no page (shotstream/studio/web/index.html is missing); the API is at /api/docs"
+_FAREWELL_S = 0.2
 _log = logging.getLogger(__name__)
 
 
@@ -115,6 +119,7 @@ def create_app(settings: StudioSettings, pipeline: StreamingPipeline) -> FastAPI
         redoc_url=None,
         openapi_url=None,
     )
+    app.state.worker = worker
     app.add_middleware(Guard, token=settings.token, upload_bytes=settings.limits.upload_bytes)
     app.include_router(make_router(tools, worker, exports_dir))
     _add_live(app, worker, settings.limits)
@@ -122,6 +127,16 @@ def create_app(settings: StudioSettings, pipeline: StreamingPipeline) -> FastAPI
     _add_problems(app)
     _add_page(app)
     return app
+
+
+async def say_goodbye(app: FastAPI) -> None:
+    """Tells every viewer that the server ends, and lets go of the open stories."""
+    worker: Worker = app.state.worker
+    try:
+        await worker.ask(lambda studio: studio.close())
+    except Refusal:
+        return  # It has ended already.
+    await asyncio.sleep(_FAREWELL_S)
 
 
 def _add_live(app: FastAPI, worker: Worker, limits: Limits) -> None:
@@ -191,12 +206,22 @@ def _add_page(app: FastAPI) -> None:
         return HTMLResponse(_list_routes(app))
 
     if (WEB / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=WEB, html=True), name="page")
+        app.mount("/", _Page(directory=WEB, html=True), name="page")
     else:
 
         @app.get("/", include_in_schema=False)
         async def no_page() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]
             return PlainTextResponse(_NO_PAGE + "\n", 404)
+
+
+class _Page(StaticFiles):
+    """The page's files; a WebSocket to none of our addresses is closed."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": NOT_FOUND})
+            return
+        await super().__call__(scope, receive, send)
 
 
 def _list_routes(app: FastAPI) -> str:

@@ -1,0 +1,423 @@
+"""The server as a browser meets it: routes, the live protocol, bad input, and who may come in."""
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient, WebSocketTestSession
+from starlette.websockets import WebSocketDisconnect
+
+from shotstream.codec.video_io import read_frames
+from shotstream.film.replay import hash_frames, read_replay
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.studio.app import StudioSettings, create_app
+from shotstream.studio.events import FROM_SERVER, StoryState
+from shotstream.studio.limits import Limits
+from shotstream.studio.store import StoreError
+from tests.streaming.tiny import tiny_engine
+
+HOST = "127.0.0.1:8720"
+STORY = {
+    "title": "A fox",
+    "global_caption": "a forest night",
+    "shots": [{"caption": "a fox walks"}, {"caption": "a owl flies", "num_chunks": 3}],
+}
+NOBODY = "f" * 16
+
+
+@contextmanager
+def serving(folder: Path, **changes: Any) -> Iterator[TestClient]:
+    settings = replace(StudioSettings(data_dir=folder, scale=2, limits=Limits(look_ahead_s=100.0)), **changes)
+    app = create_app(settings, StreamingPipeline(tiny_engine()))
+    with TestClient(app, base_url=f"http://{HOST}", raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    with serving(tmp_path) as client:
+        yield client
+
+
+@contextmanager
+def watching(client: TestClient, story_id: str, **headers: str) -> Iterator["Viewer"]:
+    url = f"/api/stories/{story_id}/live"
+    with client.websocket_connect(url, headers={"host": HOST, **headers}) as socket:
+        yield Viewer(socket)
+
+
+class Viewer:
+    """A page without a picture."""
+
+    def __init__(self, socket: WebSocketTestSession) -> None:
+        self.socket = socket
+        self.pictures: dict[str, list[bytes]] = {}
+        self.story: StoryState | None = None
+        self.expected: Any = None
+
+    def next(self) -> Any:
+        """The next message; a picture is put where its header said."""
+        raw = self.socket.receive()
+        if raw["type"] == "websocket.close":
+            return raw["code"]
+        if raw.get("bytes") is not None:
+            assert self.expected is not None and len(raw["bytes"]) == self.expected.num_bytes
+            self.pictures.setdefault(self.expected.take_id, []).append(raw["bytes"])
+            self.expected = None
+            return self.next()
+        assert self.expected is None, "a picture follows its header at once"
+        message = FROM_SERVER.validate_json(raw["text"])
+        if message.type == "media":
+            self.expected = message
+        if message.type == "story":
+            self.story = message.story
+        return message
+
+    def until(self, type_: str) -> Any:
+        while (message := self.next()).type != type_:
+            pass
+        return message
+
+    def until_made(self) -> StoryState:
+        while self.story is None or any(shot.status != "done" for shot in self.story.shots):
+            self.next()
+        return self.story
+
+    def send(self, text: str) -> Any:
+        """The answer to a message, sent as it is."""
+        self.socket.send_text(text)
+        while (message := self.next()).type not in ("done", "error"):
+            pass
+        return message
+
+    def ask(self, **message: Any) -> Any:
+        return self.send(json.dumps(message))
+
+
+def create(client: TestClient, **changes: Any) -> str:
+    answer = client.post("/api/stories", json=STORY | changes)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["story_id"]
+
+
+def made(client: TestClient) -> tuple[str, StoryState]:
+    story_id = create(client)
+    with watching(client, story_id) as viewer:
+        return story_id, viewer.until_made()
+
+
+def test_a_story_is_watched_while_it_is_made_and_taken_home(client: TestClient, tmp_path: Path) -> None:
+    story_id = create(client)
+    with watching(client, story_id) as viewer:
+        assert viewer.next().type == "hello"
+        story = viewer.until_made()
+    base = f"/api/stories/{story_id}"
+    for shot in story.shots:
+        assert shot.take_id is not None
+        recording = client.get(f"{base}/takes/{shot.take_id}/media.mp4")
+        assert recording.content == b"".join(viewer.pictures[shot.take_id])
+        assert "immutable" in recording.headers["cache-control"]
+        (tmp_path / "take.mp4").write_bytes(recording.content)
+        assert len(read_frames(tmp_path / "take.mp4")) == shot.takes[0].num_frames
+    assert [summary["story_id"] for summary in client.get("/api/stories").json()] == [story_id]
+    assert client.get(base).json()["num_frames"] == 21 + 33
+    assert len(client.get(f"{base}/shots").json()) == len(client.get(f"{base}/takes").json()) == 2
+    assert [branch["name"] for branch in client.get(f"{base}/branches").json()] == ["Main"]
+
+
+def test_a_frame_is_the_engines_own(client: TestClient, tmp_path: Path) -> None:
+    story_id, story = made(client)
+    take_id = story.shots[1].take_id
+    base = f"/api/stories/{story_id}/takes/{take_id}"
+    (tmp_path / "frame.png").write_bytes(client.get(f"{base}/frames/7.png").content)
+    frame = np.asarray(Image.open(tmp_path / "frame.png"))
+    assert hash_frames(frame[None])[0] == client.get(f"{base}/hashes").json()[7]
+    assert client.get(f"{base}/frames/33.png").status_code == 404
+
+
+def test_every_export_is_what_it_says(client: TestClient, tmp_path: Path) -> None:
+    story_id, story = made(client)
+    base = f"/api/stories/{story_id}/export"
+    film = tmp_path / "film.mp4"
+    film.write_bytes(client.get(f"{base}/film.mp4").content)
+    assert len(read_frames(film)) == 54
+    film.write_bytes(client.get(f"{base}/shots/{story.shots[1].shot_id}.mp4").content)
+    assert len(read_frames(film)) == 33
+    gif = Image.open(io.BytesIO(client.get(f"{base}/film.gif").content))
+    lengths_ms: list[int] = []
+    for index in range(getattr(gif, "n_frames", 1)):
+        gif.seek(index)
+        lengths_ms.append(gif.info["duration"])
+    assert sum(lengths_ms) == 4500  # 54 frames at 12 fps; equal neighbours may be one longer frame
+    assert "00:00:01,750 --> 00:00:04,500" in client.get(f"{base}/film.srt").text
+    assert client.get(f"{base}/film.vtt").text.startswith("WEBVTT\n\n1\n00:00:00.000 --> 00:00:01.750\n")
+    assert "00:00:00:00 00:00:02:09 00:00:01:09 00:00:04:06" in client.get(f"{base}/film.edl").text
+    assert client.get(f"{base}/storyboard.png").content.startswith(b"\x89PNG")
+    again = client.post("/api/stories/import", content=client.get(f"{base}/story.yaml").content)
+    assert again.status_code == 201
+    assert [s["num_chunks"] for s in again.json()["shots"]] == [2, 3]
+    (tmp_path / "replay.json").write_bytes(client.get(f"{base}/replay.json").content)
+    replay = read_replay(tmp_path / "replay.json")
+    assert [list(shot) for shot in replay.frame_sha256] == [
+        client.get(f"/api/stories/{story_id}/takes/{shot.take_id}/hashes").json() for shot in story.shots
+    ]
+    assert not list((tmp_path / "exports").iterdir())
+
+
+def test_a_film_that_cannot_be_replayed_is_not_given_a_replay(client: TestClient) -> None:
+    story_id, story = made(client)
+    replay = f"/api/stories/{story_id}/export/replay.json"
+    assert client.get(replay).status_code == 200
+    with watching(client, story_id) as viewer:
+        viewer.ask(type="retake", id="1", shot_id=story.shots[0].shot_id)
+        while viewer.story is None or viewer.story.shots[1].status != "stale":
+            viewer.next()
+    refused = client.get(replay)
+    assert (refused.status_code, refused.json()["code"]) == (409, "refused")
+    assert client.get(f"/api/stories/{story_id}/export/film.mp4").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("no json", "malformed"),
+        ("[1]", "malformed"),
+        ("[" * 20_000, "malformed"),
+        ('{"type": "undo"', "malformed"),
+        ('{"type": "dance", "id": "1"}', "unknown_event"),
+        ('{"id": "1"}', "invalid"),
+        ('{"type": "undo"}', "invalid"),
+        ('{"type": "undo", "id": 5}', "invalid"),
+        ('{"type": "undo", "id": "1", "more": true}', "invalid"),
+        ('{"type": "add_shot", "id": "1", "shot": {"caption": "a\\u0000fox"}}', "invalid"),
+        ('{"type": "add_shot", "id": "1", "shot": {"caption": "\\ud800"}}', "invalid"),
+        ('{"type": "add_shot", "id": "1", "shot": {"caption": 3}}', "invalid"),
+        ('{"type": "add_shot", "id": "1", "shot": {"caption": "a", "seed": 3}}', "invalid"),
+        ('{"type": "add_shot", "id": "1", "shot": {"caption": "' + "a" * 3000 + '"}}', "limit"),
+        ('{"type": "add_shot", "id": "1", "shot": {"caption": "' + "a" * 2**20 + '"}}', "too_large"),
+        ('{"type": "switch_branch", "id": "1", "branch_id": "../../etc/passwd"}', "invalid"),
+        ('{"type": "remove_shot", "id": "1", "shot_id": "' + NOBODY + '"}', "not_found"),
+        ('{"type": "redo", "id": "1"}', "refused"),
+        ('{"type": "playhead", "at": null, "playing": NaN}', "invalid"),
+    ],
+)
+def test_bad_messages_are_answered_and_the_story_goes_on(client: TestClient, text: str, code: str) -> None:
+    story_id = create(client)
+    with watching(client, story_id) as viewer:
+        answer = viewer.send(text)
+        assert (answer.type, answer.code) == ("error", code)
+        assert "\n" not in answer.message and len(answer.message) <= 300
+        story = viewer.until_made()
+    assert [shot.caption for shot in story.shots] == ["a fox walks", "a owl flies"]
+
+
+def test_binary_messages_are_refused(client: TestClient) -> None:
+    with watching(client, create(client)) as viewer:
+        viewer.socket.send_bytes(b"\x00\x01")
+        assert viewer.until("error").code == "malformed"
+        viewer.until_made()
+
+
+def test_too_many_messages_are_told_once_and_then_end_the_connection(tmp_path: Path) -> None:
+    with serving(tmp_path, limits=Limits(messages_per_s=5.0)) as client:
+        story_id = create(client)
+        with watching(client, story_id) as viewer:
+            for _ in range(130):
+                viewer.socket.send_text('{"type": "playhead", "at": null, "playing": false}')
+            assert viewer.until("error").code == "too_fast"
+            while not isinstance(code := viewer.next(), int):
+                assert code.type != "error"
+            assert code == 4429
+        assert client.get(f"/api/stories/{story_id}").status_code == 200
+
+
+def test_two_pages_on_one_story_see_the_same(client: TestClient) -> None:
+    story_id = create(client)
+    with watching(client, story_id) as one, watching(client, story_id) as other:
+        one.ask(type="edit_story", id="1", title="Another title")
+        while other.story is None or other.story.title != "Another title":
+            other.next()
+        assert other.until_made().shots == one.until_made().shots
+
+
+def test_a_hundred_viewers_come_and_go_and_the_story_goes_on(client: TestClient) -> None:
+    story_id = create(client)
+    for _ in range(100):
+        with watching(client, story_id):
+            pass
+    with watching(client, story_id) as viewer:
+        viewer.until_made()
+    deadline_s = time.monotonic() + 10
+    while b"shotstream_viewers 0.0" not in client.get("/metrics").content:
+        assert time.monotonic() < deadline_s, "viewers were left behind"
+        time.sleep(0.05)
+
+
+def test_a_story_that_is_not_there_is_told_so(client: TestClient) -> None:
+    for story_id in (NOBODY, "nothing"):
+        with watching(client, story_id) as viewer:
+            assert viewer.next().code == "not_found"
+            assert viewer.next() == 4404
+    with pytest.raises(WebSocketDisconnect), watching(client, "../.."):
+        pass
+
+
+def test_deleting_a_story_tells_its_viewers_and_leaves_nothing(client: TestClient, tmp_path: Path) -> None:
+    story_id, _ = made(client)
+    with watching(client, story_id) as viewer:
+        viewer.until("story")
+        assert client.delete(f"/api/stories/{story_id}").status_code == 204
+        assert viewer.until("notice").code == "deleted"
+        assert viewer.next() == 4404
+    assert client.get(f"/api/stories/{story_id}").status_code == 404
+    assert client.delete(f"/api/stories/{story_id}").status_code == 404
+    assert not list((tmp_path / "media").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "malformed"),
+        (b"[]", 400, "invalid"),
+        (b"{}", 400, "invalid"),
+        (b'{"bundled": "../../etc/passwd"}', 404, "not_found"),
+        (b'{"global_caption": "a", "unknown": 1}', 400, "invalid"),
+        (b'{"global_caption": "a", "shots": [{"caption": "a\\u0007"}]}', 400, "invalid"),
+        (b'{"global_caption": "' + b"a" * 3000 + b'"}', 409, "limit"),
+        (b'{"global_caption": "' + b"a" * 100_000 + b'"}', 413, "too_large"),
+    ],
+)
+def test_bad_bodies_are_refused(client: TestClient, body: bytes, status: int, code: str) -> None:
+    answer = client.post("/api/stories", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert client.get("/api/stories").json() == []
+
+
+def test_a_body_that_hides_its_length_is_cut_off(client: TestClient) -> None:
+    def pieces() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b"a" * 10_000
+
+    assert client.post("/api/stories/import", content=pieces()).status_code >= 400
+    assert client.get("/api/stories").json() == []
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"shots: [", b"a: !!python/object:os.system {}", b""])
+def test_bad_story_files_are_refused(client: TestClient, text: bytes) -> None:
+    answer = client.post("/api/stories/import", content=text)
+    assert answer.status_code == 400
+    assert "story.yaml" not in answer.json()["message"], "no path of this machine is told"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/stories/..%2f..%2fetc%2fpasswd",
+        f"/api/stories/{NOBODY}/takes/{NOBODY}/media.mp4",
+        f"/api/stories/{NOBODY}/takes/..%2f..%2fstories.sqlite/media.mp4",
+        f"/api/stories/{NOBODY}/export/film.mp4",
+        f"/api/stories/{NOBODY}/export/..%2f..%2flock",
+        "/..%2fevents.py",
+        "/api/nothing",
+    ],
+)
+def test_paths_lead_nowhere(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert answer.json()["code"] == "not_found" or "no page" in answer.text
+
+
+def test_a_take_of_another_story_is_not_given(client: TestClient) -> None:
+    _, story = made(client)
+    other = create(client)
+    take_id = story.shots[0].take_id
+    assert client.get(f"/api/stories/{other}/takes/{take_id}/media.mp4").status_code == 404
+
+
+def test_pages_of_other_sites_are_kept_out(client: TestClient) -> None:
+    story_id = create(client)
+    foreign = {"origin": "http://evil.example"}
+    assert client.post("/api/stories", json=STORY, headers=foreign).status_code == 403
+    assert client.delete(f"/api/stories/{story_id}", headers=foreign).status_code == 403
+    assert client.get("/api/stories", headers={"host": "evil.example"}).status_code == 403
+    with watching(client, story_id, **foreign) as viewer:
+        assert viewer.next() == 4401
+    with watching(client, story_id, host="evil.example") as viewer:
+        assert viewer.next() == 4401
+    with watching(client, story_id, origin=f"http://{HOST}") as viewer:
+        assert viewer.next().type == "hello"
+
+
+def test_with_a_token_only_who_knows_it_comes_in(tmp_path: Path) -> None:
+    with serving(tmp_path, token="0123456789abcdef") as client:
+        assert client.get("/healthz").status_code == 200
+        for path in ("/", "/api/stories", "/metrics", "/readyz", "/?token=wrong"):
+            assert client.get(path).status_code == 401
+        with watching(client, NOBODY) as viewer:
+            assert viewer.next() == 4401
+        bearer = {"authorization": "Bearer 0123456789abcdef"}
+        assert client.get("/api/stories", headers=bearer).status_code == 200
+        entered = client.get("/?token=0123456789abcdef&story=1", follow_redirects=False)
+        assert (entered.status_code, entered.headers["location"]) == (303, "/?story=1")
+        assert (
+            "HttpOnly" in entered.headers["set-cookie"] and "SameSite=Strict" in entered.headers["set-cookie"]
+        )
+        story_id = create(client)  # The cookie is sent along from now on.
+        cookie = entered.headers["set-cookie"].partition(";")[0]
+        with watching(client, story_id, cookie=cookie) as viewer:
+            assert viewer.next().type == "hello"
+
+
+def test_every_answer_has_a_strict_policy(client: TestClient) -> None:
+    for path in ("/", "/api/stories", "/api/docs", "/nothing"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "script-src 'self';" in policy and "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_list_of_routes_needs_nobody_else(client: TestClient) -> None:
+    page = client.get("/api/docs").text
+    assert "/api/stories/{story_id}" in page and "//" not in page.replace("openapi.json", "")
+    assert client.get("/api/openapi.json").json()["paths"]["/api/stories"]["post"]
+
+
+def test_health_and_metrics(client: TestClient) -> None:
+    assert client.get("/healthz").text == "alive\n"
+    assert client.get("/readyz").text == "ready\n"
+    made(client)
+    assert "shotstream_frames_total 54.0" in client.get("/metrics").text
+
+
+def test_suggestions_are_words_that_are_understood(client: TestClient) -> None:
+    told = client.get("/api/suggestions").json()
+    assert "fox" in told["species"] and "purple" in told["colours"] and "in the forest" in told["places"]
+    advice = client.post(
+        "/api/captions/check", json={"global_caption": "a forest", "caption": "a zebra walks"}
+    )
+    assert advice.json()["unknown_words"] == ["zebra"]
+    assert {story["name"] for story in client.get("/api/bundled").json()} >= {"fox-and-owl"}
+
+
+def test_two_servers_do_not_share_a_folder(client: TestClient, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="another server"):
+        create_app(StudioSettings(data_dir=tmp_path), StreamingPipeline(tiny_engine()))
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_story_goes_on_in_the_next_server(tmp_path: Path) -> None:
+    with serving(tmp_path) as client:
+        story_id, before = made(client)
+    with serving(tmp_path) as client, watching(client, story_id) as viewer:
+        viewer.ask(type="add_shot", id="1", shot={"caption": "a fox sleeps"})
+        after = viewer.until_made()
+        assert after.shots[:2] == before.shots
+        assert viewer.ask(type="undo", id="2").type == "done"

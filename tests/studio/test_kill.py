@@ -1,0 +1,158 @@
+"""`shotstream serve` as a process: killed at any moment, it goes on where it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from shotstream.studio.events import FROM_SERVER, StoryState
+from tests.streaming.test_pipeline import write_tiny
+from tests.streaming.tiny import tiny_engine
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """(Address, process); killed at the end."""
+    arguments = ("serve", "--model", "./tiny", "--data", "studio", "--port", "0", "--device", "cpu")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shotstream.cli", *arguments, "--look-ahead", "1000"],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"},
+    )
+    assert process.stderr is not None
+    try:
+        said = ""
+        while "open at" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        yield said.partition("http://")[2].partition("/")[0], process
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def request(address: str, path: str, body: Any = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"content-type": "application/json"} if data else {}
+    asked = urllib.request.Request(f"http://{address}{path}", data, headers)
+    with urllib.request.urlopen(asked, timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def watch(address: str, story_id: str) -> ClientConnection:
+    return connect(f"ws://{address}/api/stories/{story_id}/live", max_size=2**24)
+
+
+def stories(socket: ClientConnection) -> Iterator[StoryState]:
+    """The story as it is told, until the server is gone."""
+    try:
+        for raw in socket:
+            message = None if isinstance(raw, bytes) else FROM_SERVER.validate_json(raw)
+            if message is not None and message.type == "story":
+                yield message.story
+    except ConnectionClosed:
+        return
+
+
+def shots(num: int) -> list[dict[str, Any]]:
+    return [{"caption": f"a {who} walks", "num_chunks": 3} for who in ("fox", "owl") * num][:num]
+
+
+def test_nothing_finished_is_lost_when_the_server_is_killed(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "tiny", tiny_engine())
+    told: StoryState | None = None
+    with serving(tmp_path) as (address, process):
+        body = {"global_caption": "a forest", "shots": shots(12)}
+        story_id = request(address, "/api/stories", body)["story_id"]
+        with watch(address, story_id) as socket:
+            for told in stories(socket):
+                if told.making is not None and told.making.shot_index == 4:
+                    process.send_signal(signal.SIGKILL)
+                    break
+    assert told is not None
+    with serving(tmp_path) as (address, _):
+        kept = StoryState.model_validate_json(json.dumps(request(address, f"/api/stories/{story_id}")))
+        assert kept.shots[:4] == told.shots[:4]
+        assert {shot.status for shot in kept.shots[4:]} <= {"done", "queued"}
+        with watch(address, story_id) as socket:
+            done = next(s for s in stories(socket) if all(shot.status == "done" for shot in s.shots))
+        # The story went on from the same memory: its frames are those of a run that nobody killed.
+        replay = request(address, f"/api/stories/{story_id}/export/replay.json")
+    session = tiny_session(done)
+    assert replay["frame_sha256"] == session
+
+
+def tiny_session(story: StoryState) -> list[list[str]]:
+    from shotstream.film.replay import hash_frames
+    from shotstream.streaming.pipeline import StreamingPipeline
+
+    session = StreamingPipeline(tiny_engine()).session(story.global_caption, seed=int(story.seed))
+    return [
+        [
+            h
+            for chunk in session.shot(shot.caption, num_chunks=shot.num_chunks)
+            for h in hash_frames(chunk.frames)
+        ]
+        for shot in story.shots
+    ]
+
+
+def test_interrupting_the_server_ends_it_well_and_tells_the_viewers(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "tiny", tiny_engine())
+    with serving(tmp_path) as (address, process):
+        story_id = request(address, "/api/stories", {"global_caption": "a forest", "shots": shots(1)})[
+            "story_id"
+        ]
+        with watch(address, story_id) as socket:
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            kinds = [json.loads(raw)["type"] for raw in drained(socket) if isinstance(raw, str)]
+        assert process.wait(20) in (0, 130)
+        assert "notice" in kinds
+
+
+def drained(socket: ClientConnection) -> Iterator[str | bytes]:
+    try:
+        yield from socket
+    except ConnectionClosed:
+        return
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random_moments_nothing_finished_is_lost(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "tiny", tiny_engine())
+    import random
+
+    rng = random.Random(7)
+    story_id, finished = "", dict[str, str]()
+    for round_index in range(20):
+        with serving(tmp_path) as (address, process):
+            if not story_id:
+                body = {"global_caption": "a forest", "shots": shots(60)}
+                story_id = request(address, "/api/stories", body)["story_id"]
+            kept = StoryState.model_validate_json(json.dumps(request(address, f"/api/stories/{story_id}")))
+            takes = {take.take_id for shot in kept.shots for take in shot.takes}
+            assert finished.keys() <= takes, f"round {round_index}"
+            end_s = time.monotonic() + rng.uniform(0.02, 0.6)
+            with watch(address, story_id) as socket:
+                for story in stories(socket):
+                    finished |= {take.take_id: shot.shot_id for shot in story.shots for take in shot.takes}
+                    if time.monotonic() > end_s:
+                        process.send_signal(signal.SIGKILL)
+                        break
+    assert len(finished) > 5

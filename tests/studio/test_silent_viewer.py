@@ -1,0 +1,62 @@
+"""A viewer that never reads: given up, while the story goes on for the others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.studio.app import StudioSettings, create_app
+from shotstream.studio.limits import Limits
+from tests.streaming.tiny import tiny_engine
+
+
+class SilentViewer:
+    """An ASGI connection that asks on and on, and whose every send waits for ever."""
+
+    def __init__(self, story_id: str) -> None:
+        self.scope = {
+            "type": "websocket",
+            "path": f"/api/stories/{story_id}/live",
+            "headers": [(b"host", b"localhost:1")],
+            "query_string": b"",
+            "subprotocols": [],
+        }
+        self.num_asked = 0
+        self.code: int | None = None
+
+    async def receive(self) -> dict[str, Any]:
+        self.num_asked += 1
+        if self.num_asked == 1:
+            return {"type": "websocket.connect"}
+        message = {"type": "set_autoplay", "id": str(self.num_asked), "on": True}
+        return {"type": "websocket.receive", "text": json.dumps(message)}
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.close":
+            self.code = message["code"]
+        elif message["type"] == "websocket.send":
+            await anyio.sleep_forever()
+
+
+def test_a_viewer_that_never_reads_is_given_up_and_the_story_goes_on(tmp_path: Path) -> None:
+    limits = Limits(outbox_messages=30, messages_per_s=1e6)
+    app = create_app(StudioSettings(data_dir=tmp_path, limits=limits), StreamingPipeline(tiny_engine()))
+
+    async def run() -> None:
+        async with app.router.lifespan_context(app):
+            worker = app.state.worker
+            story = await worker.ask(
+                lambda studio: studio.create("A fox", "a forest", (), seed=7, autoplay=True)
+            )
+            silent = SilentViewer(story.story_id)
+            with anyio.fail_after(20):
+                await app(silent.scope, silent.receive, silent.send)
+                while await worker.ask(lambda studio: bool(studio._rooms[story.story_id].seats)):
+                    await anyio.sleep(0.01)
+            assert silent.code == 4408
+            assert 10 < silent.num_asked < 100, "it was given up when its outbox was full"
+            assert (await worker.ask(lambda studio: studio.show(story.story_id))).autoplay
+
+    anyio.run(run)

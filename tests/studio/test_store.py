@@ -1,0 +1,117 @@
+"""Stories in the database: what is committed is there again, and the schema is the models'."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from shotstream.studio.history import History, Wanted
+from shotstream.studio.script import Card, Script
+from shotstream.studio.store import Base, Store, StoreError, new_id
+
+SCRIPT = Script(title="A fox", global_caption="a forest", cards=(Card(shot_id="1" * 16, caption="a fox"),))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(f"sqlite:///{tmp_path / 'stories.sqlite'}")
+    store.upgrade()
+    return store
+
+
+def opened(store: Store, story_id: str) -> History:
+    stored = store.load(story_id)
+    assert stored is not None
+    return History(store, stored)
+
+
+def test_the_migrations_make_what_the_models_say(store: Store) -> None:
+    with store.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    store.upgrade()  # Once more changes nothing.
+    store.close()
+
+
+def test_sqlite_writes_ahead_and_waits_for_the_disk(store: Store) -> None:
+    with store.engine.connect() as connection:
+        assert connection.execute(text("pragma journal_mode")).scalar() == "wal"
+        assert connection.execute(text("pragma synchronous")).scalar() == 2
+    store.close()
+
+
+def test_history_is_the_same_after_a_restart_at_any_point(store: Store) -> None:
+    story_id = new_id()
+    store.create(story_id, SCRIPT, seed=2**63 - 1, autoplay=True)
+    history = opened(store, story_id)
+    titled = [replace(SCRIPT, title=title) for title in "abcd"]
+    for script in titled:
+        history.commit(script, f"Title {script.title}")
+    history.undo()
+    history.undo()
+    again = opened(store, story_id)
+    assert (again.script, again.undo_label, again.redo_label) == (titled[1], "Title b", "Title c")
+    assert again.seed == 2**63 - 1
+    again.redo()
+    again.redo()
+    assert opened(store, story_id).script == titled[3]
+    again.undo()
+    again.commit(SCRIPT, "Back")
+    assert opened(store, story_id).redo_label is None
+    store.close()
+
+
+def test_branches_and_wishes_are_kept(store: Store) -> None:
+    story_id = new_id()
+    store.create(story_id, SCRIPT, seed=0, autoplay=True)
+    history = opened(store, story_id)
+    main = history.branch.branch_id
+    history.begin_branch(replace(SCRIPT, title="other"), "Other")
+    history.set_going(autoplay=True, wanted={"1" * 16: Wanted(shot_id="1" * 16, seed=2**63 - 1)})
+    again = opened(store, story_id)
+    assert again.script.title == "other" and again.autoplay
+    assert again.wanted == {"1" * 16: Wanted(shot_id="1" * 16, seed=2**63 - 1)}
+    again.switch(main)
+    assert opened(store, story_id).script == SCRIPT
+    store.close()
+
+
+def test_a_change_that_the_database_refuses_leaves_everything_as_it_was(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story_id = new_id()
+    store.create(story_id, SCRIPT, seed=0, autoplay=True)
+    history = opened(store, story_id)
+
+    def locked(*_: object, **__: object) -> None:
+        raise OperationalError("insert", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(store, "save", locked)
+    with pytest.raises(OperationalError):
+        history.commit(replace(SCRIPT, title="lost"), "Title")
+    assert (history.script, history.undo_label) == (SCRIPT, None)
+    monkeypatch.undo()
+    history.commit(replace(SCRIPT, title="kept"), "Title")
+    assert opened(store, story_id).script.title == "kept"
+    store.close()
+
+
+def test_a_deleted_story_leaves_no_row(store: Store) -> None:
+    story_id = new_id()
+    store.create(story_id, SCRIPT, seed=0, autoplay=True)
+    opened(store, story_id).commit(SCRIPT, "Again")
+    store.delete(story_id)
+    with store.engine.connect() as connection:
+        for table in Base.metadata.sorted_tables:
+            assert connection.execute(table.select()).all() == []
+    store.close()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nonsense://x"])
+def test_unknown_databases_are_refused_in_one_line(url: str) -> None:
+    with pytest.raises(StoreError) as error:
+        Store(url)
+    assert "\n" not in str(error.value)
