@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
+from torch.nn import functional
 
 from shotstream.codec.text import CaptionMemo
 
@@ -30,6 +31,9 @@ class WordEncoderConfig:
     num_heads: int = 4
     text_length: int = 56
     """Tokens of every embedding; a longer caption is cut on the right."""
+    bigrams: bool = False
+    """Whether each word also gets a linear view of the word before it. Whose colour is whose then needs no
+    attention, and a pair never seen is the sum of parts that were."""
 
     def __post_init__(self) -> None:
         if len(set(self.words)) != len(self.words) or not self.words:
@@ -55,8 +59,11 @@ class WordEncoder(nn.Module):
             for _ in range(config.num_layers)
         )  # fmt: skip
         self.norm = nn.LayerNorm(config.dim)
+        self.previous = nn.Linear(config.dim, config.dim, bias=False) if config.bigrams else None
         self.memo = CaptionMemo()
         nn.init.normal_(self.embedding.weight, std=0.5)
+        if self.previous is not None:
+            nn.init.zeros_(self.previous.weight)
 
     @property
     def text_length(self) -> int:
@@ -74,7 +81,10 @@ class WordEncoder(nn.Module):
     def forward(self, ids: Int[Tensor, "s n"]) -> Float[Tensor, "s n d"]:
         """Embeddings of token ids; padding rows are zero."""
         known: Bool[Tensor, "s n"] = ids != 0
-        x = self.embedding(ids) + self.position
+        words = self.embedding(ids)
+        x = words + self.position
+        if self.previous is not None:
+            x = x + self.previous(functional.pad(words[:, :-1], (0, 0, 1, 0)))
         # A caption without words attends its own padding: a softmax over nothing would not be a number.
         hidden = ~known & known.any(dim=1, keepdim=True)
         for layer in self.layers:
