@@ -58,5 +58,5 @@ def test_a_bigram_is_the_word_and_a_linear_view_of_the_one_before() -> None:
     torch.nn.init.eye_(words.previous.weight)
     red, blue = words(ids)
     assert not torch.allclose(red[1], blue[1])
-    summed = words.embedding(ids).sum(1) + words.position[1]
+    summed = words.embedding(ids[:, :2]).sum(1) + words.position[1]
     torch.testing.assert_close(torch.stack([red[1], blue[1]]), words.norm(summed))
