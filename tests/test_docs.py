@@ -29,6 +29,32 @@ def test_every_row_of_paper_to_code_names_a_file_and_a_test() -> None:
     assert all("`shotstream/" in row and "::" in row for row in rows)
 
 
+DIFFERENCES = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
+DIFFERENCE_ROWS = [line for line in DIFFERENCES.splitlines() if re.match(r"\| \d+ \|", line)]
+
+
+def test_every_difference_has_a_state_a_file_and_a_test() -> None:
+    assert [int(row.split("|")[1]) for row in DIFFERENCE_ROWS] == list(range(1, len(DIFFERENCE_ROWS) + 1))
+    for row in DIFFERENCE_ROWS:
+        state, files, tests = (cell.strip() for cell in row.split("|")[4:7])
+        assert state in ("repaired", "cannot arise", "kept", "not built yet"), row
+        assert files.startswith("`shotstream/"), row
+        assert "::" in tests or state == "not built yet", row
+
+
+def test_every_file_and_test_of_the_differences_exists() -> None:
+    files = re.findall(r"`(shotstream/[\w/]+\.py)`", DIFFERENCES)
+    tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", DIFFERENCES)
+    assert len(files) >= len(DIFFERENCE_ROWS) and len(tests) >= 30
+    assert [path for path in files if not (ROOT / path).is_file()] == []
+    missing = [
+        f"{path}::{name}"
+        for path, name in tests
+        if f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")
+    ]
+    assert missing == []
+
+
 def test_what_makefile_demo_films_is_a_bundled_story() -> None:
     from shotstream.story import bundled_stories, read_story
 

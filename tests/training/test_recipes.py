@@ -87,3 +87,11 @@ def test_a_value_that_cannot_train_is_refused_at_once(name: str, override: str) 
     setting = override.partition("=")[0].rpartition(".")[2]
     with pytest.raises(ValueError, match=setting.replace("student_steps", "steps")):
         recipe(name, [override])
+
+
+def test_every_recipe_starts_from_recipes_that_are_there() -> None:
+    """Each chain of inputs ends, so that everything can be made from nothing."""
+    done: set[str] = set()
+    for name in RECIPES:  # in the order in which they are run
+        assert set(recipe(name).inputs) <= done
+        done.add(name)
