@@ -32,6 +32,12 @@ def weights_import(
         published = PublishedSource(directory=source, checkpoint=checkpoint, lora=lora)
         directory = import_weights(published, as_=as_, out=output, overwrite=overwrite)
     console.print(f"{as_} is imported: {directory}", soft_wrap=True)
+    if checkpoint is None:
+        console.print(
+            "note: this is the base model, which needs dozens of guided steps and makes no film in four; "
+            "give --checkpoint FILE for the few-step student",
+            soft_wrap=True,
+        )
 
 
 @weights_app.command("download")
