@@ -31,3 +31,15 @@ def require_decay(config: Any, names: Iterable[str]) -> None:
         value = getattr(config, name)
         if not 0 <= value < 1:
             raise ValueError(f"{name} is {value!r}; it must be in [0, 1)")
+
+
+def bad_allowed(max_bad: str, num_clips: int) -> int:
+    """How many of `num_clips` may be bad; ValueError unless `max_bad` is a count or a share such as 1%."""
+    number, is_share = max_bad.removesuffix("%"), max_bad.endswith("%")
+    try:
+        value = float(number) if is_share else int(number)
+    except ValueError:
+        value = -1
+    if not 0 <= value < float("inf") or (is_share and value > 100):
+        raise ValueError(f"max_bad is {max_bad!r}; give a number of clips or a share such as 1%")
+    return int(value * num_clips / 100) if is_share else int(value)

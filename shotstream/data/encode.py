@@ -26,6 +26,7 @@ from torch import Tensor
 
 from shotstream.codec.pixels import from_levels
 from shotstream.codec.video_io import Frames, VideoError
+from shotstream.data.checks import bad_allowed
 from shotstream.data.clips import ClipForm, ShotFrames, iter_shots
 from shotstream.data.shards import (
     CONTEXT,
@@ -121,18 +122,6 @@ class EncodeReport:
     """Video and reason."""
     is_complete: bool
     """Whether every shard of the directory is there."""
-
-
-def bad_allowed(max_bad: str, num_clips: int) -> int:
-    """How many of `num_clips` may be bad; ValueError unless `max_bad` is a count or a share such as 1%."""
-    number, is_share = max_bad.removesuffix("%"), max_bad.endswith("%")
-    try:
-        value = float(number) if is_share else int(number)
-    except ValueError:
-        value = -1
-    if not 0 <= value < float("inf") or (is_share and value > 100):
-        raise ValueError(f"--max-bad is {max_bad!r}; give a number of clips or a share such as 1%")
-    return int(value * num_clips / 100) if is_share else int(value)
 
 
 def encode_manifest(

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from shotstream.codec.video_io import read_frames
-from shotstream.data.encode import EncodeConfig, EncodeReport, TooManyBadClips, bad_allowed, encode_manifest
+from shotstream.data.checks import bad_allowed
+from shotstream.data.encode import EncodeConfig, EncodeReport, TooManyBadClips, encode_manifest
 from shotstream.data.shards import CONTEXT, ShardDirectory, ShardError, check_shards
 from shotstream.manifest import read_manifest
 from shotstream.streaming.pipeline import Encoders, load_encoders
@@ -129,5 +130,5 @@ def test_limits_are_counts_or_shares(text: str, clips: int, allowed: int) -> Non
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "101%", "1.5"])
 def test_other_limits_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="max-bad"):
+    with pytest.raises(ValueError, match="max_bad"):
         bad_allowed(text, 10)

@@ -1,0 +1,192 @@
+"""Shots out of shards: what is read does not depend on threads, ranks or resuming, and damage is counted."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from shotstream.data.shards import ShardDirectory, ShardError
+from shotstream.data.source import (
+    CaptionStore,
+    ShardsConfig,
+    ShardSource,
+    ShotSample,
+    TooManyBadSamples,
+    caption_store,
+    open_shards,
+)
+from tests.data.tiny import CLIPS, tiny_encoders, tiny_shards
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_shards(tmp_path_factory.mktemp("world") / "tiny")
+
+
+@pytest.fixture
+def copied(shards: Path, tmp_path: Path) -> Iterator[Path]:
+    """The same shards, to be damaged."""
+    yield shutil.copytree(shards, tmp_path / "shards")
+    open_shards.cache_clear()
+    caption_store.cache_clear()
+
+
+def source(directory: Path, batch_size: int = 4, **settings: object) -> ShardSource:
+    config = ShardsConfig(directory=str(directory), **{"num_workers": 0, **settings})  # pyright: ignore[reportArgumentType]
+    return ShardSource(config, batch_size)
+
+
+def told(samples: list[ShotSample]) -> list[tuple[object, ...]]:
+    """Everything that samples hold, to be compared."""
+    return [
+        (
+            one.captions,
+            one.latents.float().flatten().tolist(),
+            [(past.num_frames, past.frames, past.latents.float().flatten().tolist()) for past in one.past],
+        )
+        for one in samples
+    ]
+
+
+def damage(directory: Path, shard: int, member: str) -> None:
+    """Flips a byte of a member of the shard's second clip."""
+    opened = ShardDirectory(directory)
+    sample = opened.record(shard).samples[1]
+    path = directory / opened.shards[shard]["name"]
+    content = bytearray(path.read_bytes())
+    content[sample.members[member].offset + 8] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_sample_is_what_was_encoded(shards: Path) -> None:
+    opened = ShardDirectory(shards)
+    read = source(shards)
+    seen: set[tuple[str, ...]] = set()
+    for step in range(read.order.steps_per_epoch):
+        samples = read.read(step)
+        assert len({one.latents.shape for one in samples}) == 1
+        for one in samples:
+            key, place = one.captions[-1].split(".shot")
+            shard, index = divmod(int(key), 3)
+            stored = opened.tensors(shard, index, f"shot{place}.safetensors")["latents"]
+            assert torch.equal(one.latents, stored[:, : one.latents.shape[1]])
+            assert one.latents.shape[1] % 3 == 0
+            assert len(one.past) == int(place) == len(one.captions) - 1
+            for number, past in enumerate(one.past):
+                alone = opened.tensors(shard, index, "context.safetensors")[f"shot{number}"]
+                assert torch.equal(past.latents, alone) and len(past.frames) == len(alone)
+            seen.add(one.captions)
+    assert len(seen) == sum(len(shots) for shots in CLIPS)
+
+
+def test_threads_read_what_a_step_reads_itself(shards: Path) -> None:
+    alone, ahead = source(shards), source(shards, num_workers=3, read_ahead=2)
+    try:
+        for step in (0, 1, 2, 3, 4, 9, 1):
+            assert told(ahead.read(step)) == told(alone.read(step))
+    finally:
+        ahead.close()
+
+
+def test_a_resumed_run_reads_on_where_the_first_one_stopped(shards: Path) -> None:
+    """Into the next epoch, too: an epoch has five steps."""
+    whole = [told(batch) for batch in map(source(shards, num_workers=2).read, range(12))]
+    resumed = source(shards, num_workers=2)
+    assert [told(resumed.read(step)) for step in range(4, 12)] == whole[4:]
+
+
+def test_ranks_read_together_what_one_reads_alone(shards: Path) -> None:
+    whole = source(shards)
+    ranks = [source(shards, num_workers=rank) for rank in range(2)]
+    for step in range(7):
+        parts = [told(rank.read(step, range(2 * i, 2 * i + 2))) for i, rank in enumerate(ranks)]
+        assert parts[0] + parts[1] == told(whole.read(step))
+
+
+def test_what_is_ahead_is_bounded(shards: Path) -> None:
+    before = threading.active_count()
+    read = source(shards, num_workers=2, read_ahead=1)
+    for step in range(10):
+        read.read(step)
+        assert len(read._ahead) <= 4  # pyright: ignore[reportPrivateUsage]
+    assert threading.active_count() <= before + 2
+    read.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("member", ["json", "shot0.safetensors", "context.safetensors", "text.safetensors"])
+def test_a_damaged_clip_is_named_counted_and_replaced_up_to_the_limit(
+    copied: Path, member: str, num_workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(copied, 1, member)
+    lenient = source(copied, max_bad="1", num_workers=num_workers)
+    good = source(copied, max_bad="1")
+    for step in range(10):
+        samples = lenient.read(step)
+        assert len(samples) == 4 and told(samples) == told(good.read(step))
+    assert lenient.num_bad == 1
+    warnings = [one for one in caplog.messages if "shard-000001.tar" in one and member in one]
+    assert len(warnings) == 2, "once by each of the two sources"
+    strict = source(copied, max_bad="0", num_workers=num_workers)
+    with pytest.raises(TooManyBadSamples, match=r"shard-000001\.tar: .* is damaged; 1 damaged clips"):
+        for step in range(5):
+            strict.read(step)
+    strict.close()
+    lenient.close()
+
+
+def test_lost_shards_end_the_run_and_never_loop(copied: Path) -> None:
+    for shard in copied.glob("shard-*.tar"):
+        shard.unlink()
+    with pytest.raises(TooManyBadSamples, match="in a row"):
+        source(copied, max_bad="100%", batch_size=1).read(0)
+    open_shards.cache_clear()
+    (copied / "shard-000000.json").write_text("{")
+    with pytest.raises(TooManyBadSamples, match=r"shard-000000\.json"):
+        source(copied, max_bad="2")
+    assert source(copied, max_bad="3").num_bad == 3
+
+
+def test_a_directory_without_an_index_is_refused(copied: Path) -> None:
+    (copied / "index.json").unlink()
+    with pytest.raises(ShardError, match="has finished"):
+        source(copied)
+
+
+def test_captions_are_embedded_as_the_text_encoder_does(shards: Path) -> None:
+    encoders = tiny_encoders()
+    store = CaptionStore(ShardDirectory(shards), memo_captions=2)
+    told = json.loads(store.shards.read(0, 2, "json"))["shots"]
+    names = [f"00000002.shot{place}" for place in range(len(told))]
+    embedded = store.embed([*names, names[0], ""])
+    want = encoders.text_encoder.encode([shot["composed"] for shot in told])
+    torch.testing.assert_close(embedded[: len(told)], want, rtol=1e-3, atol=2e-3)  # half precision
+    assert torch.equal(embedded[0], embedded[-2])
+    assert "shot1:" in told[1]["composed"]
+
+
+def test_the_memo_of_captions_is_bounded(shards: Path) -> None:
+    store = CaptionStore(ShardDirectory(shards), memo_captions=2)
+    for number in range(7):
+        store.read(f"{number:08d}.shot0")
+    assert len(store._memo) == 2  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("name", ["a fox", "00000099.shot0", "00000000.shot9", "00000000"])
+def test_a_name_of_no_caption_is_refused(shards: Path, name: str) -> None:
+    with pytest.raises(ShardError):
+        CaptionStore(ShardDirectory(shards)).embed([name])
+
+
+def test_dropped_captions_are_what_guidance_turns_away_from(shards: Path) -> None:
+    from shotstream.data.encode import NEGATIVE_PROMPT
+
+    free = CaptionStore(ShardDirectory(shards)).embed([""])
+    want = tiny_encoders().text_encoder.encode([NEGATIVE_PROMPT])
+    assert want.abs().sum() > 0
+    torch.testing.assert_close(free, want, rtol=1e-3, atol=2e-3)
