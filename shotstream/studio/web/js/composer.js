@@ -1,0 +1,147 @@
+// What happens next: a caption in free words, or put together from what the model's world understands.
+
+import { ask } from "./api.js";
+import { h } from "./dom.js";
+import { icon } from "./icons.js";
+import { cutOrAsk } from "./keys.js";
+import { castOf, everyone, inventShot, readChoices, sayChoices } from "./words.js";
+
+const ADVICE_MS = 250;
+let adviceTimer = 0;
+
+/** Puts the cursor where the next shot is written. */
+export function focusComposer() {
+  document.getElementById("next-shot")?.focus();
+}
+
+export function composerView(app) {
+  const { director, suggestions } = app;
+  const { draft } = director;
+  const queue = async () => {
+    const caption = draft.caption.trim();
+    if (caption && (await director.addShot(caption))) write(app, "");
+  };
+  const onkeydown = (event) => {
+    if (event.key !== "Enter" || event.isComposing) return;
+    event.preventDefault();
+    if (event.shiftKey || event.ctrlKey || event.metaKey) cutOrAsk(director, app);
+    else queue();
+  };
+  const isEmpty = !draft.caption.trim();
+  return h(
+    "section",
+    { class: "composer", "aria-label": "The next shot" },
+    h(
+      "div",
+      { class: "line-of-text" },
+      h("textarea", {
+        id: "next-shot",
+        rows: 2,
+        placeholder: "What happens next?",
+        "aria-label": "What happens in the next shot",
+        "aria-describedby": "advice",
+        maxlength: app.limits.caption_chars,
+        value: draft.caption,
+        oninput: (event) => write(app, event.target.value),
+        onkeydown,
+      }),
+      suggestions.species.length > 0 &&
+        h(
+          "button",
+          {
+            class: "quiet square",
+            title: "Suggest a shot",
+            "aria-label": "Suggest a shot",
+            onclick: () => {
+              const before = readChoices(director.shot?.caption ?? "", suggestions);
+              write(app, inventShot(director.story.global_caption, suggestions, before));
+            },
+          },
+          icon("dice"),
+        ),
+    ),
+    h(
+      "div",
+      { class: "row" },
+      suggestions.species.length > 0 && choicesView(app),
+      h("span", { class: "grow" }),
+      h("button", { class: "queue", disabled: isEmpty, onclick: queue, title: "Add it to the strip (Enter)" }, icon("plus"), "Queue"),
+      h(
+        "button",
+        { class: "primary cut", onclick: () => cutOrAsk(director, app), title: "The next shot begins at the next chunk (C)" },
+        icon("cut"),
+        "Cut",
+      ),
+    ),
+    h("p", { id: "advice", class: "advice", "aria-live": "polite" }, adviceText(draft.advice)),
+  );
+}
+
+function choicesView(app) {
+  const { suggestions, director } = app;
+  const chosen = readChoices(director.draft.caption, suggestions);
+  const cast = castOf(director.story.global_caption, suggestions);
+  const both = cast.length > 1 ? [cast.slice(0, 2).join(" + ")] : [];
+  const others = everyone(suggestions).filter((name) => !cast.includes(name));
+  const who = [...cast, ...both, ...(chosen.who && ![...cast, ...both, ...others].includes(chosen.who) ? [chosen.who] : [])];
+  const change = (name, value) => {
+    const story = readChoices(director.story.global_caption, suggestions);
+    const filled = {
+      ...chosen,
+      who: chosen.who || cast[0] || others[0],
+      place: chosen.place || story.place,
+      time: chosen.time || story.time,
+      [name]: value,
+    };
+    write(app, sayChoices(filled));
+  };
+  const select = (name, label, groups) =>
+    h(
+      "select",
+      { key: name, class: "choice", "aria-label": label, value: chosen[name], "data-set": Boolean(chosen[name]), onchange: (event) => change(name, event.target.value) },
+      h("option", { value: "" }, label),
+      groups,
+    );
+  const options = (values) => values.map((value) => h("option", { value }, value));
+  return h(
+    "div",
+    { class: "choices", role: "group", "aria-label": "Words that the model understands" },
+    select("framing", "Framing", options(suggestions.framings)),
+    select("who", "Who", [
+      h("optgroup", { label: "In this story" }, options(who)),
+      h("optgroup", { label: "Others" }, options(others)),
+    ]),
+    select("action", "Action", options(suggestions.actions)),
+    select("place", "Place", options(suggestions.places)),
+    select("time", "Time", options(suggestions.times)),
+    select("camera", "Camera", options(suggestions.cameras)),
+  );
+}
+
+/** What the composer says from now on; the server is asked what the model would not take of it. */
+export function write(app, caption) {
+  const { director } = app;
+  director.draft.caption = caption;
+  clearTimeout(adviceTimer);
+  if (!caption.trim()) director.draft.advice = null;
+  else adviceTimer = setTimeout(() => advise(app, caption), ADVICE_MS);
+  app.redraw();
+}
+
+async function advise(app, caption) {
+  const { director } = app;
+  try {
+    const body = { global_caption: director.story.global_caption, caption };
+    const advice = await ask("api/captions/check", "POST", body);
+    if (director.draft.caption === caption) director.draft.advice = advice;
+  } catch {
+    return; // Advice is a courtesy; what is wrong will be said when the shot is queued.
+  }
+  app.redraw();
+}
+
+function adviceText(advice) {
+  if (!advice) return "";
+  if (advice.unknown_words.length) return `The model does not know: ${advice.unknown_words.join(", ")}.`;
+  return advice.warnings[0] ?? "";
+}

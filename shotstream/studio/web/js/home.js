@@ -1,0 +1,166 @@
+// The first page: begin a story, or go on with one.
+
+import { ask, frameUrl, importStory } from "./api.js";
+import { h } from "./dom.js";
+import { icon } from "./icons.js";
+import { inserted } from "./inspector.js";
+import { themeButton } from "./studio.js";
+import { everyone, firstShots, inventStory } from "./words.js";
+
+const POSTERS = new Set(["fox-and-owl", "frog-and-rabbit", "robot-by-the-sea"]);
+
+/** Asks the server for what can be begun and gone on with. */
+export async function loadHome(app) {
+  try {
+    const [stories, bundled] = await Promise.all([ask("api/stories"), ask("api/bundled")]);
+    app.home = { stories, bundled, globalCaption: app.home?.globalCaption ?? "", isBusy: false };
+  } catch (error) {
+    app.say(error.message, "error");
+  }
+}
+
+export function homeView(app) {
+  const { home } = app;
+  return h(
+    "div",
+    { key: "home", class: "home" },
+    h("header", { class: "bar" }, h("span", { class: "mark" }, h("span", { class: "logo" }), "ShotStream"), h("span", { class: "grow" }), themeButton(app)),
+    h(
+      "main",
+      null,
+      h("h1", null, "Direct a film while it is being made."),
+      home && composeView(app),
+      home && h("h2", null, "Begin with one of these"),
+      home && h("ul", { class: "posters" }, home.bundled.map((story) => bundledView(app, story))),
+      home?.stories.length > 0 && h("h2", null, "Go on with"),
+      home?.stories.length > 0 && h("ul", { class: "stories" }, home.stories.map((story) => storyView(app, story))),
+      home && importView(app),
+    ),
+  );
+}
+
+async function begin(app, body) {
+  if (app.home.isBusy) return;
+  app.home.isBusy = true;
+  app.redraw();
+  try {
+    const { story_id: storyId } = body instanceof Blob ? await importStory(body) : await ask("api/stories", "POST", body);
+    app.open(storyId);
+  } catch (error) {
+    app.home.isBusy = false;
+    app.say(error.message, "error");
+  }
+}
+
+function composeView(app) {
+  const { home, suggestions, limits } = app;
+  const text = home.globalCaption;
+  const knows = suggestions.species.length > 0;
+  const write = (caption) => {
+    home.globalCaption = caption;
+    app.redraw();
+  };
+  const start = () => {
+    const globalCaption = home.globalCaption.trim();
+    if (!globalCaption) return;
+    const captions = knows ? firstShots(globalCaption, suggestions) : [];
+    begin(app, { title: titleOf(globalCaption), global_caption: globalCaption, shots: captions.map((caption) => ({ caption })) });
+  };
+  const chips = (list) => list.map((words) => h("button", { class: "chip", onclick: () => write(inserted(home.globalCaption, words)) }, words));
+  return h(
+    "section",
+    { class: "compose", "aria-label": "A new story" },
+    h("textarea", {
+      rows: 2,
+      placeholder: knows ? "Who is in it, where, and when? A purple fox and a yellow owl in the forest at sunset." : "Who is in it, where, and in which style?",
+      "aria-label": "What the story is about",
+      maxlength: limits.caption_chars,
+      value: text,
+      oninput: (event) => write(event.target.value),
+      onkeydown: (event) => {
+        if (event.key !== "Enter" || event.shiftKey) return;
+        event.preventDefault();
+        start();
+      },
+    }),
+    h(
+      "div",
+      { class: "row" },
+      knows && h("button", { class: "quiet", onclick: () => write(inventStory(suggestions).globalCaption) }, icon("dice"), "Surprise me"),
+      h("span", { class: "grow" }),
+      h("button", { class: "primary", disabled: !text.trim() || home.isBusy, onclick: start }, icon("play"), "Begin"),
+    ),
+    knows &&
+      h(
+        "details",
+        null,
+        h("summary", null, "Cast and places"),
+        h("div", { class: "chips" }, chips(everyone(suggestions).map((name) => `a ${name}`))),
+        h("div", { class: "chips" }, chips([...suggestions.places, ...suggestions.times])),
+      ),
+  );
+}
+
+function titleOf(globalCaption) {
+  const text = globalCaption.replace(/^A story about /i, "").replace(/\.$/, "");
+  return `${text[0].toUpperCase()}${text.slice(1)}`.slice(0, 80);
+}
+
+function bundledView(app, story) {
+  return h(
+    "li",
+    { key: story.name },
+    h(
+      "button",
+      { class: "poster", "data-story": story.name, onclick: () => begin(app, { bundled: story.name }) },
+      POSTERS.has(story.name)
+        ? h("img", { src: `posters/${story.name}.png`, alt: "", width: 320, height: 192 })
+        : h("span", { class: "blank" }),
+      h("span", { class: "name" }, story.title),
+      h("small", null, `${story.captions.length} shots`),
+    ),
+  );
+}
+
+function storyView(app, story) {
+  const when = new Date(story.updated_at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const remove = async () => {
+    if (!confirm(`Delete “${story.title}” for good?`)) return;
+    try {
+      await ask(`api/stories/${story.story_id}`, "DELETE");
+    } catch (error) {
+      app.say(error.message, "error");
+    }
+    await loadHome(app);
+    app.redraw();
+  };
+  return h(
+    "li",
+    { key: story.story_id },
+    h(
+      "a",
+      { class: "story", href: `#/${story.story_id}` },
+      story.cover ? h("img", { src: frameUrl(story.story_id, story.cover), alt: "", width: 80, height: 48 }) : h("span", { class: "blank" }),
+      h("span", { class: "what" }, story.title, h("small", null, `${story.num_shots} shots · ${(story.num_frames / app.model.fps).toFixed(0)} s · ${when}`)),
+    ),
+    h("button", { class: "quiet square", "aria-label": `Delete ${story.title}`, title: "Delete", onclick: remove }, icon("bin")),
+  );
+}
+
+function importView(app) {
+  return h(
+    "p",
+    { class: "import" },
+    h(
+      "label",
+      null,
+      "Open a story file",
+      h("input", {
+        type: "file",
+        accept: ".yaml,.yml,.json",
+        onchange: (event) => event.target.files[0] && begin(app, event.target.files[0]),
+      }),
+    ),
+    h("small", null, "YAML or JSON, as for shotstream generate"),
+  );
+}

@@ -1,0 +1,176 @@
+// The shot that is looked at, with its takes, and what all shots share.
+
+import { frameUrl } from "./api.js";
+import { framesOf } from "./film.js";
+import { h } from "./dom.js";
+import { icon } from "./icons.js";
+import { staleText } from "./strip.js";
+import { everyone } from "./words.js";
+
+export function inspectorView(app) {
+  return h("aside", { class: "inspector", "aria-label": "Shot and story" }, shotView(app), storyPart(app));
+}
+
+function shotView(app) {
+  const { director, model, limits } = app;
+  const { story, shot } = director;
+  if (!shot) return null;
+  const index = story.shots.indexOf(shot);
+  const take = shot.takes.find((candidate) => candidate.take_id === shot.take_id);
+  const edit = (fields) => director.ask("edit_shot", { shot_id: shot.shot_id, ...fields });
+  const numChunks = shot.num_chunks ?? take?.num_chunks ?? model.num_chunks;
+  return h(
+    "section",
+    { key: shot.shot_id, class: "part" },
+    h(
+      "header",
+      null,
+      h("h2", null, `Shot ${index + 1}`),
+      h("span", { class: "grow" }),
+      iconButton("left", "Move it to the left", index === 0, () => director.ask("move_shot", { shot_id: shot.shot_id, index: index - 1 })),
+      iconButton("right", "Move it to the right", index === story.shots.length - 1, () => director.ask("move_shot", { shot_id: shot.shot_id, index: index + 1 })),
+      iconButton("bin", "Remove the shot", false, () => director.ask("remove_shot", { shot_id: shot.shot_id })),
+    ),
+    field("Caption", {
+      tag: "textarea",
+      rows: 3,
+      maxlength: limits.caption_chars,
+      text: shot.caption,
+      save: (caption) => edit({ caption }),
+    }),
+    h(
+      "div",
+      { class: "pair" },
+      h(
+        "label",
+        { class: "field" },
+        h("span", null, "Length"),
+        h(
+          "select",
+          { value: String(numChunks), onchange: (event) => edit({ num_chunks: Number(event.target.value) }) },
+          lengths(numChunks, limits).map((number) =>
+            h("option", { value: String(number) }, `${(framesOf(number, model) / model.fps).toFixed(1)} s`),
+          ),
+        ),
+      ),
+      field("Seed", {
+        tag: "input",
+        inputmode: "numeric",
+        pattern: "[0-9]*",
+        placeholder: "by itself",
+        text: shot.seed ?? take?.seed ?? "",
+        save: (seed) => edit({ seed }),
+      }),
+    ),
+    shot.failure && h("p", { class: "why" }, shot.failure),
+    shot.status === "stale" && h("p", { class: "why" }, `Stale: ${staleText(shot)}.`),
+    take && !take.weights_match && h("p", { class: "why" }, "Made with other weights than are loaded now."),
+    actionsView(director, shot, take),
+    shot.takes.length > 0 && takesView(director, shot),
+  );
+}
+
+function actionsView(director, shot, take) {
+  const make = (label) => h("button", { key: "make", onclick: () => director.make(shot.shot_id) }, icon("play"), label);
+  return h(
+    "div",
+    { class: "row" },
+    shot.status === "waiting" && make("Make it"),
+    shot.status === "failed" && make("Try again"),
+    shot.status === "stale" && make("Make again"),
+    take &&
+      h(
+        "button",
+        { key: "retake", onclick: () => director.retake(shot.shot_id), title: "One more take, with a new seed (R)" },
+        icon("again"),
+        "Re-take",
+      ),
+  );
+}
+
+function takesView(director, shot) {
+  return h(
+    "div",
+    { class: "takes", role: "radiogroup", "aria-label": "Takes" },
+    shot.takes.map((take, index) =>
+      h(
+        "button",
+        {
+          key: take.take_id,
+          class: "take",
+          role: "radio",
+          "aria-checked": String(take.take_id === shot.take_id),
+          "aria-label": `Take ${index + 1}, seed ${take.seed}`,
+          title: `Take ${index + 1}, seed ${take.seed}: ${take.caption}`,
+          onclick: () => take.take_id !== shot.take_id && director.chooseTake(shot.shot_id, take.take_id),
+        },
+        h("img", { src: frameUrl(director.storyId, { take_id: take.take_id, frame_index: Math.floor(take.num_frames / 2) }), alt: "", width: 80, height: 48, loading: "lazy" }),
+        h("small", null, take.was_cut ? `${index + 1} cut` : `${index + 1}`),
+      ),
+    ),
+  );
+}
+
+function storyPart(app) {
+  const { director, suggestions, limits } = app;
+  const { story } = director;
+  const insert = (words) => director.ask("edit_story", { global_caption: inserted(story.global_caption, words) });
+  const cards = (list) => list.map((words) => h("button", { class: "chip", onclick: () => insert(words) }, words));
+  return h(
+    "section",
+    { key: "story", class: "part" },
+    h("h2", null, "Story"),
+    field("What all shots share", {
+      tag: "textarea",
+      rows: 3,
+      maxlength: limits.caption_chars,
+      text: story.global_caption,
+      save: (caption) => director.ask("edit_story", { global_caption: caption }),
+    }),
+    suggestions.species.length > 0 &&
+      h(
+        "details",
+        null,
+        h("summary", null, "Cast and places"),
+        h("div", { class: "chips" }, cards(everyone(suggestions).map((name) => `a ${name}`))),
+        h("div", { class: "chips" }, cards([...suggestions.places, ...suggestions.times])),
+      ),
+  );
+}
+
+/** A caption with words put in before its full stop. */
+export function inserted(caption, words) {
+  const text = caption.trim().replace(/\.$/, "");
+  const joint = words.startsWith("a ") && text ? " and " : " ";
+  return text ? `${text}${joint}${words}.` : `${words[0].toUpperCase()}${words.slice(1)}.`;
+}
+
+/** A field that is saved when it is left, or with Enter; Escape brings the old text back. */
+export function field(label, { tag, text, save, ...props }) {
+  const onkeydown = (event) => {
+    if (event.key === "Enter" && !event.shiftKey) {
+      event.preventDefault();
+      event.target.blur();
+    } else if (event.key === "Escape") event.target.value = text;
+  };
+  const onchange = async (event) => {
+    const { target } = event;
+    const given = target.value.trim();
+    if (given === text) return;
+    if (!given || !(await save(given))) target.value = text;
+  };
+  // The text is set when it changes, not at every drawing: somebody may be typing.
+  const keep = (node) => {
+    node.value = text;
+  };
+  return h("label", { class: "field" }, h("span", null, label), h(tag, { key: `${label} ${text}`, ...props, ref: keep, onkeydown, onchange }));
+}
+
+function iconButton(name, label, disabled, onclick) {
+  return h("button", { class: "quiet square", "aria-label": label, title: label, disabled, onclick }, icon(name));
+}
+
+function lengths(chosen, limits) {
+  const usual = [1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30].filter((number) => number <= limits.chunks_per_shot);
+  return [...new Set([...usual, chosen])].sort((one, other) => one - other);
+}

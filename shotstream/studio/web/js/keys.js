@@ -1,0 +1,68 @@
+// Keyboard shortcuts, in one table: what is pressed, what it does, what it is called.
+
+import { focusComposer } from "./composer.js";
+
+const isFree = ({ player }) => player.numFrames > 0;
+
+export const KEYS = [
+  ["Space", "Play or pause", (d) => (d.player.isPlaying ? d.player.pause() : d.player.play())],
+  ["C", "Cut: the next shot begins now", (d, app) => cutOrAsk(d, app)],
+  ["S", "Stop making", (d) => d.ask("stop")],
+  ["N", "Write the next shot", () => focusComposer()],
+  ["R", "Take the shot again", (d) => d.shot?.take_id && d.retake(d.shot.shot_id)],
+  ["P", "Pin this frame in the memory", (d) => d.pinHere()],
+  ["A", "Autoplay on or off", (d) => d.ask("set_autoplay", { on: !d.story.autoplay })],
+  ["B", "Branch after this shot", (d) => d.shot && d.travel("branch", { shot_id: d.shot.shot_id })],
+  ["Z", "Undo", (d) => d.travel("undo")],
+  ["Shift+Z", "Redo", (d) => d.travel("redo")],
+  ["←", "One frame back", (d) => isFree(d) && d.step(-1)],
+  ["→", "One frame on", (d) => isFree(d) && d.step(1)],
+  ["Shift+←", "To the shot before", (d) => d.stepShot(-1)],
+  ["Shift+→", "To the next shot", (d) => d.stepShot(1)],
+  ["E", "Take the film home", (_, app) => show(app, "export")],
+  ["?", "This list", (_, app) => show(app, "help")],
+];
+
+/** Cuts with what the composer says, or to the next shot; asks for one where there is none. */
+export async function cutOrAsk(director, app) {
+  const caption = director.draft.caption.trim();
+  if (caption) director.draft = { caption: "", advice: null };
+  app.redraw();
+  const isDone = await director.cut(caption || null);
+  if (isDone) return;
+  if (caption && !director.draft.caption) director.draft.caption = caption;
+  app.redraw();
+  focusComposer();
+}
+
+function show(app, dialog) {
+  app.dialog = dialog;
+  app.redraw();
+}
+
+/** Does what a key stands for, unless it is being typed into a field. */
+export function onKey(event, app) {
+  const { director } = app;
+  if (!director?.story || app.dialog) return;
+  const isTyping = event.target.closest?.("input, textarea, select, [contenteditable]");
+  if (isTyping) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  if (event.key === "Escape") {
+    director.chosenShotId = null;
+    app.redraw();
+    return;
+  }
+  const isCommand = event.ctrlKey || event.metaKey;
+  if (event.altKey || (isCommand && event.key.toLowerCase() !== "z")) return;
+  // Space and Enter on a button are the button's.
+  if (event.key === " " && event.target.closest?.("button, a, summary")) return;
+  const named = { " ": "Space", ArrowLeft: "←", ArrowRight: "→" }[event.key] ?? event.key.toUpperCase();
+  if (event.target.closest?.("[role=slider]") && (named === "←" || named === "→")) return;
+  const name = (event.shiftKey && named !== "?" ? "Shift+" : "") + named;
+  const found = KEYS.find(([key]) => key === name);
+  if (!found) return;
+  event.preventDefault();
+  found[2](director, app);
+}

@@ -1,0 +1,101 @@
+// The page: which view is shown, what it is told, and when it is drawn again.
+
+import { ask } from "./api.js";
+import { Director } from "./director.js";
+import { h, render } from "./dom.js";
+import { homeView, loadHome } from "./home.js";
+import { onKey } from "./keys.js";
+import { studioView, tick } from "./studio.js";
+
+const LINE_MS = 7000;
+
+const app = {
+  model: null,
+  limits: null,
+  suggestions: null,
+  home: null, // {stories, bundled, globalCaption}
+  director: null,
+  line: null, // {text, kind}: what the page says, one line
+  dialog: null, // "export" | "help" | null
+  redraw,
+  say,
+  open(storyId) {
+    location.hash = `#/${storyId}`;
+  },
+};
+
+let isDrawing = false;
+
+/** Draws the page anew, once, when the browser is about to paint; in the background a little later. */
+function redraw() {
+  if (isDrawing) return;
+  isDrawing = true;
+  const draw = () => {
+    if (!isDrawing) return;
+    isDrawing = false;
+    document.title = app.director?.story ? `${app.director.story.title} · ShotStream` : "ShotStream";
+    render(document.getElementById("app"), [
+      app.director ? studioView(app) : homeView(app),
+      lineView(app.line),
+    ]);
+  };
+  if (document.hidden) setTimeout(draw, 100);
+  else requestAnimationFrame(draw);
+}
+
+let lineTimer = 0;
+
+/** Says something in one calm line; "lost" stays until something else is said. */
+function say(text, kind = "notice") {
+  clearTimeout(lineTimer);
+  app.line = text ? { text, kind } : null;
+  if (text && kind !== "lost") lineTimer = setTimeout(() => say(null), LINE_MS);
+  redraw();
+}
+
+function lineView(line) {
+  const label = line ? [h("span", { class: `dot ${line.kind}` }), line.text] : [];
+  return h("p", { key: "line", class: "line", role: "status", "aria-live": "polite", "data-shown": Boolean(line) }, label);
+}
+
+async function route() {
+  const [, storyId] = location.hash.match(/^#\/([0-9a-f]{16})$/) ?? [];
+  if (app.director?.storyId === storyId && storyId) return;
+  app.director?.close();
+  app.director = null;
+  app.dialog = null;
+  if (app.line?.kind === "lost") say(null);
+  if (storyId) {
+    app.director = new Director(storyId, app.model, {
+      redraw,
+      frame: () => tick(app),
+      say,
+      gone(why) {
+        location.hash = "";
+        say(why, "error");
+      },
+    });
+  } else {
+    await loadHome(app);
+  }
+  redraw();
+}
+
+async function begin() {
+  try {
+    const [{ model, limits }, suggestions] = await Promise.all([ask("api/model"), ask("api/suggestions")]);
+    Object.assign(app, { model, limits, suggestions });
+  } catch (error) {
+    say(`${error.message}; trying again`, "lost");
+    setTimeout(begin, 2000);
+    return;
+  }
+  say(null);
+  addEventListener("hashchange", route);
+  addEventListener("keydown", (event) => onKey(event, app));
+  addEventListener("pagehide", () => app.director?.remember());
+  await route();
+}
+
+redraw();
+begin();

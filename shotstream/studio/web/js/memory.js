@@ -1,0 +1,55 @@
+// The memory: the frames of earlier shots that condition the shot that is made, or the next one.
+
+import { frameUrl } from "./api.js";
+import { h } from "./dom.js";
+import { icon } from "./icons.js";
+
+export function memoryView(app) {
+  const { director } = app;
+  const { story, storyId } = director;
+  const numbers = new Map(story.shots.map((shot, index) => [shot.shot_id, index + 1]));
+  const next = story.shots.findIndex((shot) => !shot.take_id);
+  const target = story.making
+    ? `shot ${story.making.shot_index + 1} looks back at`
+    : `shot ${(next < 0 ? story.shots.length : next) + 1} will look back at`;
+  const here = director.playingSegment?.takeId;
+  const frames = story.memory.map((frame, index) => {
+    const number = numbers.get(frame.shot_id);
+    const isPinned = frame.pin_id !== null;
+    const label = isPinned ? `Unpin the frame of shot ${number}` : `Pin this frame of shot ${number}`;
+    return h(
+      "li",
+      { key: `${frame.take_id}.${frame.frame_index}.${index}`, "data-pinned": isPinned, "data-here": frame.take_id === here },
+      h("img", { src: frameUrl(storyId, frame), alt: `Shot ${number}, frame ${frame.frame_index + 1}`, width: 80, height: 48, loading: "lazy" }),
+      h("span", { class: "of" }, `shot ${number}`, h("small", null, ` ${frame.frame_index + 1}`)),
+      story.max_pins > 0 &&
+        h(
+          "button",
+          {
+            class: "pin",
+            "aria-label": label,
+            title: label,
+            "aria-pressed": String(isPinned),
+            onclick: () =>
+              isPinned
+                ? director.ask("unpin", { pin_id: frame.pin_id })
+                : director.ask("pin", { frame: { take_id: frame.take_id, frame_index: frame.frame_index } }),
+          },
+          icon("pin"),
+        ),
+    );
+  });
+  const empty = Math.max(0, app.model.context_frames - frames.length);
+  return h(
+    "aside",
+    { class: "memory", "aria-label": "Memory" },
+    h("h2", null, "Memory"),
+    h("p", { class: "hint" }, frames.length ? target : "the first shot looks back at nothing"),
+    h(
+      "ol",
+      { class: "film" },
+      frames,
+      Array.from({ length: empty }, (_, index) => h("li", { key: `empty ${index}`, class: "empty", "aria-hidden": "true" })),
+    ),
+  );
+}

@@ -1,0 +1,313 @@
+// Plays the film out of Media Source Extensions: keeps the browser's buffer equal to the film's layout.
+//
+// The layout says which take lies where. What is in the buffer and no longer fits is removed, what is missing
+// near the playhead is appended: from what the WebSocket brought, or else from the take's recording.
+
+import { lengthOf, segmentAt } from "./film.js";
+
+const BEHIND_S = 60;
+const AHEAD_S = 120;
+const KEPT_BYTES = 96 * 2 ** 20;
+const STALL_MS = 120;
+
+export class Player {
+  /**
+   * `fetchTake(takeId)` gives a recording's bytes; `told` has `frame(frame)`, `change()`, `stalled()` and
+   * `failed(error)`.
+   */
+  constructor(model, fetchTake, told) {
+    this.model = model;
+    this.fetchTake = fetchTake;
+    this.told = told;
+    this.segments = [];
+    this.placed = []; // {takeId, start, numChunks}: what the buffer holds
+    this.pictures = new Map(); // takeId: {chunks: [bytes], whole: bytes}
+    this.fetching = new Set();
+    this.frame = 0;
+    this.wantsToPlay = true;
+    this.jump = null; // {frame, shown, avoid, holds, isUnderWay}: where to go as soon as it can be shown
+    this.video = this.makeVideo();
+    this.source = new (window.ManagedMediaSource ?? MediaSource)();
+    this.url = URL.createObjectURL(this.source);
+    this.video.src = this.url;
+    this.source.addEventListener("sourceopen", () => this.open(), { once: true });
+  }
+
+  makeVideo() {
+    const video = document.createElement("video");
+    Object.assign(video, { muted: true, playsInline: true, disableRemotePlayback: true, disablePictureInPicture: true });
+    video.className = "picture";
+    video.setAttribute("aria-label", "The film");
+    video.addEventListener("waiting", () => this.mindStall());
+    video.addEventListener("seeked", () => {
+      const { jump } = this;
+      // A picture that is on the screen already is not always told again.
+      setTimeout(() => jump && jump === this.jump && this.shown(jump.frame), 200);
+    });
+    video.addEventListener("error", () => this.told.failed(new Error("the browser cannot show these pictures")));
+    const shown = (_, { mediaTime }) => {
+      this.shown(Math.round(mediaTime * this.model.fps));
+      video.requestVideoFrameCallback(shown);
+    };
+    video.requestVideoFrameCallback(shown);
+    return video;
+  }
+
+  open() {
+    if (!window.MediaSource?.isTypeSupported(this.model.mime) && !window.ManagedMediaSource) {
+      this.told.failed(new Error("this browser does not play H.264 from a stream"));
+      return;
+    }
+    this.buffer = this.source.addSourceBuffer(this.model.mime);
+    this.buffer.addEventListener("updateend", () => this.work());
+    this.work();
+  }
+
+  /** Chunks of a take that have come without a gap. */
+  numReceived(takeId) {
+    return this.pictures.get(takeId)?.chunks.length ?? 0;
+  }
+
+  /** A chunk from the WebSocket. */
+  receive(media, bytes) {
+    const kept = this.pictures.get(media.take_id) ?? { chunks: [], whole: null };
+    this.pictures.delete(media.take_id);
+    this.pictures.set(media.take_id, kept); // Last: the one that is forgotten last.
+    if (media.chunk_index <= kept.chunks.length) kept.chunks[media.chunk_index] = bytes;
+    this.forget();
+  }
+
+  /** The film has another shape. `same` names takes that hold the beginning of another one: {new: old}. */
+  show(segments, same = new Map()) {
+    for (const [takeId, oldId] of same) {
+      const old = this.pictures.get(oldId);
+      if (old && !old.whole) this.pictures.set(takeId, old);
+      for (const piece of this.placed) if (piece.takeId === oldId) piece.takeId = takeId;
+    }
+    const before = segmentAt(this.segments, this.frame);
+    this.segments = segments;
+    if (before && !this.jump) this.follow(same, before);
+    this.work();
+    this.told.change();
+  }
+
+  /** Stays at the same picture when its take has moved, and in the film when it is gone. */
+  follow(same, before) {
+    const now = this.segments.find((s) => s.takeId === before.takeId || same.get(s.takeId) === before.takeId);
+    if (now && now.start === before.start && this.frame < now.start + now.length) return;
+    const frame = now ? now.start + this.frame - before.start : this.frame;
+    if (now?.start !== before.start || this.frame >= this.numFrames) this.seek(frame);
+  }
+
+  get numFrames() {
+    return lengthOf(this.segments);
+  }
+
+  /** Whether the film's end is on the screen and nothing more is being made. */
+  get isAtEnd() {
+    const last = this.segments.at(-1);
+    return !last || (!last.isMaking && this.frame >= this.numFrames - 1);
+  }
+
+  get isPlaying() {
+    return this.wantsToPlay && !this.isAtEnd;
+  }
+
+  /** What is on the screen, as a frame of a take. */
+  get place() {
+    const segment = segmentAt(this.segments, this.frame);
+    if (!segment || segment.numFrames === 0) return null;
+    const frameIndex = Math.min(this.frame - segment.start, segment.numFrames - 1);
+    return { take_id: segment.takeId, frame_index: frameIndex };
+  }
+
+  play() {
+    this.wantsToPlay = true;
+    if (this.isAtEnd && this.numFrames) this.seek(0);
+    this.drive();
+    this.told.change();
+  }
+
+  pause() {
+    this.wantsToPlay = false;
+    this.video.pause();
+    this.told.change();
+  }
+
+  /** Shows a frame of the film, or the nearest one that is made. */
+  seek(frame) {
+    const last = this.numFrames - 1;
+    let target = Math.max(0, Math.min(frame, last));
+    const segment = segmentAt(this.segments, target);
+    if (segment) target = Math.min(target, segment.start + Math.max(0, segment.numFrames - 1));
+    this.frame = target;
+    this.jump = { frame: target, holds: true };
+    this.work();
+    this.told.frame(target);
+    this.told.change();
+  }
+
+  /**
+   * Goes on at a frame as soon as it can be shown, and plays; `shown()` is called when it is on the screen.
+   * `avoid` is a take that may lie there still, and is about to be replaced.
+   */
+  goOnAt(frame, { shown, avoid } = {}) {
+    this.wantsToPlay = true;
+    this.jump = { frame, shown, avoid };
+    this.work();
+    this.told.change();
+  }
+
+  close() {
+    this.isClosed = true;
+    this.video.removeAttribute("src");
+    this.video.load();
+    URL.revokeObjectURL(this.url);
+  }
+
+  // The buffer.
+
+  /** Does the next thing that the buffer needs; called again when it is done. */
+  work() {
+    if (this.isClosed) return;
+    this.land();
+    if (!this.buffer || this.buffer.updating || this.source.readyState !== "open") return;
+    if (!this.remove()) this.append();
+    this.drive();
+  }
+
+  remove() {
+    const { fps } = this.model;
+    for (const [index, piece] of this.placed.entries()) {
+      const segment = this.segments.find((s) => s.takeId === piece.takeId && s.start === piece.start);
+      const keep = segment && this.isNear(segment) ? Math.min(piece.numChunks, segment.numChunks) : 0;
+      if (keep === piece.numChunks) continue;
+      const from = piece.start + this.frames(keep);
+      const to = piece.start + this.frames(piece.numChunks);
+      if (keep) piece.numChunks = keep;
+      else this.placed.splice(index, 1);
+      // Half a frame earlier: a frame goes when its time lies in the range, and times are rounded.
+      this.buffer.remove(Math.max(0, (from - 0.5) / fps), (to - 0.5) / fps);
+      return true;
+    }
+    return false;
+  }
+
+  append() {
+    const near = this.segments.filter((segment) => this.isNear(segment));
+    const target = this.jump?.frame ?? this.frame;
+    const ahead = near.filter((segment) => segment.start + segment.length > target);
+    for (const segment of [...ahead, ...near]) {
+      const piece = this.placed.find((p) => p.takeId === segment.takeId && p.start === segment.start);
+      const numPlaced = piece?.numChunks ?? 0;
+      if (numPlaced >= segment.numChunks) continue;
+      const kept = this.pictures.get(segment.takeId);
+      const chunk = kept?.whole ? null : kept?.chunks[numPlaced];
+      if (!kept?.whole && !chunk) {
+        if (!segment.isMaking) this.fetch(segment.takeId);
+        continue;
+      }
+      try {
+        this.buffer.timestampOffset = segment.start / this.model.fps;
+        this.buffer.appendBuffer(chunk ?? kept.whole);
+      } catch (error) {
+        if (error.name !== "QuotaExceededError") throw error;
+        return; // The browser drops what lies behind; what is missing is appended when more is wanted.
+      }
+      const numChunks = chunk ? numPlaced + 1 : segment.numChunks;
+      if (piece) piece.numChunks = numChunks;
+      else this.placed.push({ takeId: segment.takeId, start: segment.start, numChunks });
+      return;
+    }
+  }
+
+  async fetch(takeId) {
+    if (this.fetching.has(takeId)) return;
+    this.fetching.add(takeId);
+    try {
+      this.pictures.set(takeId, { chunks: [], whole: await this.fetchTake(takeId) });
+      this.forget();
+      this.work();
+    } catch (error) {
+      this.told.failed(error);
+    } finally {
+      this.fetching.delete(takeId);
+    }
+  }
+
+  /** Lets go of takes until what is kept is small enough; they can be fetched again. */
+  forget() {
+    const size = ({ chunks, whole }) => chunks.reduce((sum, chunk) => sum + chunk.byteLength, whole?.byteLength ?? 0);
+    let total = [...this.pictures.values()].reduce((sum, kept) => sum + size(kept), 0);
+    for (const [takeId, kept] of this.pictures) {
+      if (total <= KEPT_BYTES) return;
+      if (this.segments.some((s) => s.takeId === takeId && (s.isMaking || this.isNear(s)))) continue;
+      total -= size(kept);
+      this.pictures.delete(takeId);
+    }
+  }
+
+  isNear(segment) {
+    const { fps } = this.model;
+    const at = this.jump?.frame ?? this.frame;
+    return segment.start < at + AHEAD_S * fps && segment.start + segment.length > at - BEHIND_S * fps;
+  }
+
+  frames(numChunks) {
+    return numChunks ? this.model.first_chunk_frames + (numChunks - 1) * this.model.chunk_frames : 0;
+  }
+
+  // The playhead.
+
+  /** Lets the video run or stand, as is wanted and possible. */
+  drive() {
+    if (this.wantsToPlay && this.video.paused && this.placed.length) {
+      // Refused only when the element goes away meanwhile; it is muted.
+      this.video.play().catch(() => {});
+    }
+  }
+
+  /** Carries out a jump when its frame is in the buffer. */
+  land() {
+    const { jump, buffer } = this;
+    if (!jump || jump.isUnderWay || !buffer || buffer.updating) return;
+    const segment = segmentAt(this.segments, jump.frame);
+    if (!segment || segment.takeId === jump.avoid) return;
+    const piece = this.placed.find((p) => p.takeId === segment.takeId && p.start === segment.start);
+    if (!piece || jump.frame >= piece.start + this.frames(piece.numChunks)) return;
+    jump.isUnderWay = true;
+    this.jumpedAt = performance.now();
+    // A quarter into the frame: times are rounded.
+    this.video.currentTime = (jump.frame + 0.25) / this.model.fps;
+  }
+
+  shown(frame) {
+    const { jump } = this;
+    // Until a frame that was asked for is on the screen, the old picture still moves.
+    if (jump && jump.holds && !jump.isUnderWay) return;
+    if (jump?.isUnderWay) {
+      if (frame < jump.frame || frame > jump.frame + 2) return;
+      this.jump = null;
+      jump.shown?.();
+    }
+    const before = segmentAt(this.segments, this.frame);
+    const wasAtEnd = this.isAtEnd;
+    this.frame = frame;
+    this.told.frame(frame);
+    if (before !== segmentAt(this.segments, frame) || wasAtEnd !== this.isAtEnd) {
+      this.told.change();
+      this.work();
+    }
+  }
+
+  /** Counts a stall when the picture stands still although more is to come, and nobody asked it to. */
+  mindStall() {
+    clearTimeout(this.stallTimer);
+    const isFresh = performance.now() - (this.jumpedAt ?? 0) < 1000;
+    if (!this.isPlaying || this.jump || isFresh || this.frame === 0) return;
+    const { currentTime } = this.video;
+    this.stallTimer = setTimeout(() => {
+      if (this.isPlaying && !this.jump && this.video.currentTime === currentTime) this.told.stalled();
+    }, STALL_MS);
+  }
+}

@@ -1,0 +1,167 @@
+// The picture and what moves it: play, pause, scrub, stop, pin.
+
+import { clock } from "./film.js";
+import { h } from "./dom.js";
+import { icon } from "./icons.js";
+
+export function stageView(app) {
+  const { director, model } = app;
+  const { player } = director;
+  return h(
+    "section",
+    { class: "stage", "aria-label": "Stage", ref: (stage) => fit(stage, model) },
+    h("div", { class: "screen" }, player.video, overlayView(app)),
+  );
+}
+
+/** Scales the picture by a whole number of the screen's own pixels; a larger picture is made to fit. */
+function fit(stage, model) {
+  const place = () => {
+    const ratio = window.devicePixelRatio;
+    const times = Math.min((stage.clientWidth * ratio) / model.width_px, (stage.clientHeight * ratio) / model.height_px);
+    const scale = (times >= 1 ? Math.floor(times) : times) / ratio;
+    stage.style.setProperty("--picture-width", `${model.width_px * scale}px`);
+    stage.style.setProperty("--picture-height", `${model.height_px * scale}px`);
+    stage.dataset.pixelated = String(model.family === "theatre" && times >= 1);
+  };
+  new ResizeObserver(place).observe(stage);
+}
+
+function overlayView(app) {
+  const { director } = app;
+  const { player, story } = director;
+  if (!director.isConnected && !player.numFrames) return h("p", { class: "overlay" }, "Opening the story");
+  if (story && player.numFrames === 0) {
+    const next = story.shots[0];
+    if (!next) return h("p", { class: "overlay" }, "Say what happens first, and the film begins");
+    if (next.status === "failed") return h("p", { class: "overlay" }, next.failure);
+    if (next.status === "waiting") return makeButton(director, next, 1);
+    return h("p", { class: "overlay" }, "The first shot is being made");
+  }
+  if (story && player.isAtEnd) {
+    const at = story.shots.findIndex((shot) => shot.status === "waiting");
+    if (at >= 0) return makeButton(director, story.shots[at], at + 1);
+  }
+  return null;
+}
+
+function makeButton(director, shot, number) {
+  return h(
+    "p",
+    { class: "overlay" },
+    h("button", { class: "primary", onclick: () => director.make(shot.shot_id) }, icon("play"), `Make shot ${number}`),
+  );
+}
+
+export function transportView(app) {
+  const { director, model } = app;
+  const { player, story } = director;
+  const { isPlaying, isAtEnd } = player;
+  const label = isPlaying ? "Pause" : isAtEnd && player.numFrames ? "Play again" : "Play";
+  return h(
+    "div",
+    { class: "transport", role: "toolbar", "aria-label": "Playing" },
+    h(
+      "button",
+      {
+        class: "round play",
+        "aria-label": label,
+        title: `${label} (Space)`,
+        disabled: !player.numFrames,
+        onclick: () => (isPlaying ? player.pause() : player.play()),
+      },
+      icon(isPlaying ? "pause" : label === "Play" ? "play" : "again"),
+    ),
+    h("span", { class: "time", id: "time" }, clock(player.frame, model.fps)),
+    scrubberView(app),
+    h("span", { class: "time total" }, clock(player.numFrames, model.fps)),
+    h(
+      "button",
+      { class: "quiet", disabled: !story.making, onclick: () => director.ask("stop"), title: "End the shot that is being made, and make no more (S)" },
+      icon("stop"),
+      h("span", null, "Stop"),
+    ),
+    story.max_pins > 0 &&
+      h(
+        "button",
+        { class: "quiet", disabled: !player.place, onclick: () => director.pinHere(), title: "Keep this frame in the memory of every later shot (P)" },
+        icon("pin"),
+        h("span", null, "Pin"),
+      ),
+    h(
+      "label",
+      { class: "switch", title: "Make the shots of the strip without being asked (A)" },
+      h("input", {
+        type: "checkbox",
+        role: "switch",
+        checked: story.autoplay,
+        onchange: (event) => director.ask("set_autoplay", { on: event.target.checked }),
+      }),
+      h("span", { class: "track" }),
+      "Autoplay",
+    ),
+  );
+}
+
+function scrubberView(app) {
+  const { director, model } = app;
+  const { player } = director;
+  const total = player.numFrames;
+  const seekTo = (event) => {
+    const { left, width } = event.currentTarget.getBoundingClientRect();
+    player.seek(Math.floor(((event.clientX - left) / width) * total));
+  };
+  const onkeydown = (event) => {
+    const steps = { ArrowLeft: -1, ArrowRight: 1, PageUp: -model.fps, PageDown: model.fps, Home: -total, End: total };
+    if (!(event.key in steps) || event.shiftKey) return;
+    event.preventDefault();
+    director.step(steps[event.key]);
+  };
+  return h(
+    "div",
+    {
+      class: "scrubber",
+      id: "scrubber",
+      role: "slider",
+      tabindex: 0,
+      "aria-label": "Place in the film",
+      "aria-valuemin": 0,
+      "aria-valuemax": Math.max(0, total - 1),
+      "aria-valuenow": player.frame,
+      "aria-valuetext": clock(player.frame, model.fps),
+      style: { "--at": total ? String((player.frame + 0.5) / total) : "0" },
+      onkeydown,
+      onpointerdown: (event) => {
+        event.currentTarget.setPointerCapture(event.pointerId);
+        seekTo(event);
+      },
+      onpointermove: (event) => event.currentTarget.hasPointerCapture(event.pointerId) && seekTo(event),
+    },
+    player.segments.map((segment) =>
+      h(
+        "span",
+        {
+          key: segment.shotId,
+          class: "part",
+          "data-making": segment.isMaking,
+          "data-here": segment === director.playingSegment,
+          style: { "--length": String(segment.length), "--made": String(segment.numFrames / segment.length) },
+        },
+        h("span", { class: "made" }),
+      ),
+    ),
+    total > 0 && h("span", { key: "head", class: "head" }),
+  );
+}
+
+/** Moves the playhead, without drawing the page anew. */
+export function movePlayhead(app) {
+  const { player } = app.director;
+  const { fps } = app.model;
+  const scrubber = document.getElementById("scrubber");
+  const time = document.getElementById("time");
+  if (!scrubber || !time) return;
+  scrubber.style.setProperty("--at", String((player.frame + 0.5) / Math.max(1, player.numFrames)));
+  scrubber.setAttribute("aria-valuenow", player.frame);
+  time.firstChild.data = clock(player.frame, fps);
+}

@@ -1,0 +1,124 @@
+// The studio: one open story, its parts put together.
+
+import { composerView } from "./composer.js";
+import { dialogView } from "./dialogs.js";
+import { h } from "./dom.js";
+import { icon } from "./icons.js";
+import { inspectorView } from "./inspector.js";
+import { memoryView } from "./memory.js";
+import { movePlayhead, stageView, transportView } from "./stage.js";
+import { stripView } from "./strip.js";
+
+const STATES = {
+  generating: "making",
+  ahead: "ahead",
+  idle: "idle",
+  paused: "paused",
+  full: "disk full",
+};
+
+export function studioView(app) {
+  const { director } = app;
+  const { story } = director;
+  return h(
+    "div",
+    { key: director.storyId, class: "studio", "data-connected": director.isConnected },
+    barView(app),
+    h("main", { class: "centre" }, stageView(app), story && transportView(app), story && composerView(app)),
+    story && memoryView(app),
+    story && inspectorView(app),
+    story && stripView(app),
+    story && dialogView(app),
+  );
+}
+
+/** What changes with every frame. */
+export function tick(app) {
+  movePlayhead(app);
+}
+
+function barView(app) {
+  const { director } = app;
+  const { story } = director;
+  const button = (name, label, does, props = {}) =>
+    h("button", { class: "quiet square", "aria-label": label, title: label, onclick: does, ...props }, icon(name));
+  const open = (dialog) => () => {
+    Object.assign(app, { dialog, exportError: null });
+    app.redraw();
+  };
+  return h(
+    "header",
+    { class: "bar" },
+    h("a", { class: "mark", href: "#", "aria-label": "All stories", title: "All stories" }, h("span", { class: "logo" })),
+    story &&
+      h("input", {
+        key: `title ${story.title}`,
+        class: "title",
+        "aria-label": "Title",
+        maxlength: 200,
+        ref: (node) => {
+          node.value = story.title;
+        },
+        onkeydown: (event) => event.key === "Enter" && event.target.blur(),
+        onchange: async (event) => {
+          const { target } = event;
+          const title = target.value.trim();
+          if (!title || !(await director.ask("edit_story", { title }))) target.value = story.title;
+        },
+      }),
+    h("span", { class: "grow" }),
+    story && telemetryView(app),
+    story && button("undo", story.undo ? `Undo: ${story.undo} (Z)` : "Nothing to undo", () => director.travel("undo"), { disabled: !story.undo, "data-act": "undo" }),
+    story && button("redo", story.redo ? `Redo: ${story.redo} (Shift+Z)` : "Nothing to redo", () => director.travel("redo"), { disabled: !story.redo, "data-act": "redo" }),
+    story && button("help", "Keys (?)", open("help"), { "data-act": "help" }),
+    themeButton(app),
+    story &&
+      h(
+        "button",
+        { class: "export", disabled: !story.num_frames, onclick: open("export"), title: "Take the film home (E)" },
+        icon("save"),
+        h("span", null, "Export"),
+      ),
+  );
+}
+
+/** Light, dark, or as the system says. */
+export function themeButton(app) {
+  const root = document.documentElement;
+  const next = { auto: "light", light: "dark", dark: "auto" }[root.dataset.theme];
+  const label = `Theme: ${root.dataset.theme}; change to ${next}`;
+  return h(
+    "button",
+    {
+      class: "quiet square",
+      "aria-label": label,
+      title: label,
+      onclick: () => {
+        root.dataset.theme = next;
+        localStorage.setItem("theme", next);
+        app.redraw();
+      },
+    },
+    icon("theme"),
+  );
+}
+
+function telemetryView(app) {
+  const { director } = app;
+  const { telemetry, story } = director;
+  const waiting = story.shots.filter((shot) => shot.status === "queued").length;
+  const seconds = director.cutS ?? director.pictureS;
+  const facts = [
+    ["state", director.isConnected ? STATES[telemetry?.state] ?? "open" : "offline"],
+    telemetry && ["frames made per second", `${Math.round(telemetry.fps)} fps`],
+    seconds !== null && ["from prompt to picture", `${Math.round(seconds * 1000)} ms`],
+    ["shots in the queue", `${waiting} queued`],
+    telemetry?.num_generating > 1 && ["chunks of other stories before", `${telemetry.queue_position} before`],
+    telemetry?.num_viewers > 1 && ["viewers", `${telemetry.num_viewers} viewers`],
+  ].filter(Boolean);
+  return h(
+    "dl",
+    { class: "telemetry", "data-state": telemetry?.state ?? "idle" },
+    facts.map(([name, value]) => h("div", { key: name, title: name }, h("dt", { class: "unseen" }, name), h("dd", null, value))),
+  );
+}
