@@ -7,30 +7,28 @@ ranks' rows together are what one process alone would read.
 A clip that is damaged is named, counted and replaced by another drawn for the same place, up to a stated
 number; then training ends. Memory is bounded by the shots read ahead and by a table of a few bytes a shot.
 
-Captions stay where they are: a batch names each by its place, and `CaptionStore` reads its embedding.
+Captions stay where they are: a batch names each by its place, see `captions.py`.
 """
 
 import json
 import logging
 import threading
-from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from math import inf
-from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shotstream.data.captions import caption_store, open_shards, stored_caption
 from shotstream.data.checks import bad_allowed, require_within
 from shotstream.data.order import ShotOrder
-from shotstream.data.shards import CONTEXT, TEXT, UNCONDITIONAL_NAME, ShardDirectory, ShardError
-from shotstream.weights.tensor_files import CheckpointError, read_safetensors
+from shotstream.data.shards import CONTEXT, ShardError, ShardForm
+from shotstream.geometry import LatentSize
+from shotstream.model.config import DiTConfig
+from shotstream.streaming.conditioning import Conditioning, caption_shots, first_shot, next_shot
+from shotstream.streaming.context_sampling import ContextSlot, PolicyName, sample_context
 
 _log = logging.getLogger(__name__)
 
@@ -116,6 +114,11 @@ class ShardSource:
         self._pool = ThreadPoolExecutor(config.num_workers) if config.num_workers else None
         self._ahead: dict[tuple[int, int], Future[ShotSample]] = {}
 
+    def at(self, step: int) -> "ShardSource":
+        """What the batch of a step is drawn from, as `LatentPool.at` answers with stories: itself."""
+        del step
+        return self
+
     @property
     def num_bad(self) -> int:
         """Clips found damaged by this process since it began."""
@@ -131,8 +134,8 @@ class ShardSource:
         if self._pool is None:
             return [self._sample(step, row) for row in rows]
         wanted = [(ahead, row) for ahead in range(step, step + 1 + self.config.read_ahead) for row in rows]
-        for key in self._ahead.keys() - set(wanted):
-            self._ahead.pop(key).cancel()
+        for key in [key for key in self._ahead if not 0 <= key[0] - step <= self.config.read_ahead]:
+            self._ahead.pop(key).cancel()  # of another time; other rows are of another part of the batch
         for key in wanted:
             if key not in self._ahead:
                 self._ahead[key] = self._pool.submit(self._sample, *key)
@@ -165,7 +168,7 @@ class ShardSource:
             stored = [length for one in samples for length in one.num_latent_frames]
             lengths.append(np.minimum(np.array(stored, np.int32) // chunk * chunk, most))
         if not shots:
-            raise ShardError(f"{self.shards.directory}: holds no clip")
+            raise ShardError(f"{self.shards.directory}: no shard of it can be read")
         return np.concatenate(shots), np.concatenate(lengths)
 
     def _sample(self, step: int, row: int) -> ShotSample:
@@ -216,78 +219,58 @@ class ShardSource:
                 ) from error
 
 
-def stored_caption(key: str, place: int) -> str:
-    """The name under which a batch passes on the caption of a clip's shot."""
-    return f"{key}.shot{place}"
+def condition_sample(
+    sample: ShotSample, config: DiTConfig, policy: PolicyName
+) -> tuple[Conditioning, list[str]]:
+    """Conditioning of a shot on those before it in its clip, and its caption rows."""
+    if not sample.past:
+        return first_shot(config, LatentSize(*sample.latents.shape[-2:])), [sample.captions[0]]
+    lengths = [shot.num_frames for shot in sample.past]
+    plan = sample_context(lengths, config.num_context_frames, policy)
+
+    def latent_of(slot: ContextSlot) -> Float[Tensor, "z h w"]:
+        shot = sample.past[slot.shot_index]
+        assert slot.frame_index is not None
+        return shot.latents[shot.frames.index(slot.frame_index)].float()
+
+    rows = (*caption_shots(plan), len(sample.past))
+    return next_shot(plan, latent_of), [sample.captions[shot] for shot in rows]
 
 
-class CaptionStore:
-    """Embeddings of captions in shards, by the names that `stored_caption` gives; any thread may read.
+class StoredStories:
+    """The captions of clips in shards, for training that films its own history."""
 
-    The empty caption is the text that guidance turns away from, so that a sample whose captions are dropped
-    in training is what guidance will ask for.
-    """
+    def __init__(self, directory: str) -> None:
+        """ShardError when the directory is not complete, or a shard's list cannot be read."""
+        shards = open_shards(directory)
+        self._directory = directory
+        clips = [clip for shard in range(len(shards.shards)) for clip in shards.record(shard).samples]
+        self._keys = [clip.key for clip in clips]
+        self._num_shots = np.array([len(clip.num_latent_frames) for clip in clips])
 
-    def __init__(self, shards: ShardDirectory, *, memo_captions: int = 256) -> None:
-        """ShardError when the shards hold captions as text alone."""
-        if shards.form.text_shape is None:
-            raise ShardError(f"{shards.directory}: holds no embeddings; encode it without --no-text")
-        self.shards = shards
-        self.shape = shards.form.text_shape
-        path = shards.directory / UNCONDITIONAL_NAME
-        try:
-            self._free = read_safetensors(path)["unconditional"].load()
-        except (CheckpointError, KeyError) as error:
-            raise ShardError(
-                f"{path}: cannot be read ({error}); encode again into a new directory"
-            ) from error
-        self._memo: OrderedDict[str, Tensor] = OrderedDict()
-        self._memo_captions = memo_captions
-        self._lock = threading.Lock()
-
-    def embed(self, captions: Sequence[str]) -> Float[Tensor, "u n d"]:
-        """Embeddings in float32, zero past the end of each caption.
-
-        Raises:
-            ShardError: no such caption, or it is damaged.
-        """
-        embedded = torch.zeros(len(captions), *self.shape)
-        for row, caption in enumerate(captions):
-            stored = self.read(caption) if caption else self._free
-            embedded[row, : len(stored)] = stored.float()
-        return embedded
-
-    def read(self, caption: str) -> Float[Tensor, "n d"]:
-        """A stored caption's embedding, as it is stored; ShardError as `embed`."""
-        with self._lock:
-            if caption in self._memo:
-                self._memo.move_to_end(caption)
-                return self._memo[caption]
-        key, _, member = caption.partition(".")
-        if not key.isdecimal():
-            raise ShardError(f"{self.shards.directory}: {caption!r} names no stored caption")
-        shard = int(key) // self.shards.form.clips_per_shard
-        samples = self.shards.record(shard).samples if shard < len(self.shards.shards) else ()
-        sample = bisect_left([one.key for one in samples], key)
-        if sample == len(samples) or samples[sample].key != key:
-            raise ShardError(f"{self.shards.directory}: holds no clip {key}")
-        found = self.shards.tensors(shard, sample, TEXT)
-        if member not in found:
-            raise ShardError(f"{self.shards.directory}: clip {key} has no caption of {member}")
-        with self._lock:
-            self._memo[caption] = found[member]
-            while len(self._memo) > self._memo_captions:
-                self._memo.popitem(last=False)
-        return found[member]
+    def draw(self, rng: np.random.Generator, num_shots: int) -> tuple[str, ...]:
+        """The captions of the first `num_shots` shots of a clip that has as many; ValueError if none has."""
+        (fitting,) = np.nonzero(self._num_shots >= num_shots)
+        if not len(fitting):
+            raise ValueError(
+                f"no clip in {self._directory} has {num_shots} shots; set shot_weights for fewer, or encode "
+                "longer clips"
+            )
+        key = self._keys[int(fitting[rng.integers(len(fitting))])]
+        return tuple(stored_caption(key, place) for place in range(num_shots))
 
 
-@lru_cache(maxsize=4)
-def open_shards(directory: str) -> ShardDirectory:
-    """A directory of shards, opened once."""
-    return ShardDirectory(Path(directory))
-
-
-@lru_cache(maxsize=4)
-def caption_store(directory: str) -> CaptionStore:
-    """The captions of a directory, whose memo all readers share."""
-    return CaptionStore(open_shards(directory))
+def require_fit(form: ShardForm, config: DiTConfig, directory: str) -> None:
+    """ValueError unless a transformer can train on the shards."""
+    wanted = {
+        "latent_channels": config.latent_channels,
+        "chunk_latent_frames": config.chunk_latent_frames,
+        "context_budget": config.num_context_frames,
+        "text_shape": (config.text_length, config.text_dim),
+    }
+    differing = {name: getattr(form, name) for name in wanted if getattr(form, name) != wanted[name]}
+    if differing:
+        raise ValueError(
+            f"{directory} was encoded with {differing}, and the model has "
+            f"{ ({name: wanted[name] for name in differing}) }; encode the clips with this model"
+        )

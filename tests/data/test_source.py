@@ -1,23 +1,26 @@
 """Shots out of shards: what is read does not depend on threads, ranks or resuming, and damage is counted."""
 
+import dataclasses
 import json
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from shotstream.data.captions import CaptionStore, StoredText, StoredTextConfig, caption_store, open_shards
 from shotstream.data.shards import ShardDirectory, ShardError
 from shotstream.data.source import (
-    CaptionStore,
     ShardsConfig,
     ShardSource,
     ShotSample,
+    StoredStories,
     TooManyBadSamples,
-    caption_store,
-    open_shards,
+    condition_sample,
+    require_fit,
 )
 from tests.data.tiny import CLIPS, tiny_encoders, tiny_shards
 
@@ -107,6 +110,16 @@ def test_ranks_read_together_what_one_reads_alone(shards: Path) -> None:
         assert parts[0] + parts[1] == told(whole.read(step))
 
 
+def test_parts_of_a_batch_are_read_ahead_side_by_side(shards: Path) -> None:
+    """The second part once threw away what had been read for the first part's next step."""
+    read, whole = source(shards, num_workers=2, read_ahead=1), source(shards)
+    for step in range(4):
+        parts = [told(read.read(step, range(2 * part, 2 * part + 2))) for part in range(2)]
+        assert parts[0] + parts[1] == told(whole.read(step))
+        assert sorted(read._ahead) == [(step + 1, row) for row in range(4)]  # pyright: ignore[reportPrivateUsage]
+    read.close()
+
+
 def test_what_is_ahead_is_bounded(shards: Path) -> None:
     before = threading.active_count()
     read = source(shards, num_workers=2, read_ahead=1)
@@ -190,3 +203,44 @@ def test_dropped_captions_are_what_guidance_turns_away_from(shards: Path) -> Non
     want = tiny_encoders().text_encoder.encode([NEGATIVE_PROMPT])
     assert want.abs().sum() > 0
     torch.testing.assert_close(free, want, rtol=1e-3, atol=2e-3)
+
+
+def test_a_shot_is_conditioned_on_the_shots_before_it(shards: Path) -> None:
+    dit = tiny_encoders().dit
+    for one in source(shards, batch_size=18).read(0):
+        conditioning, rows = condition_sample(one, dit, "published")
+        assert rows[-1] == one.captions[-1] and conditioning.target_caption.tolist() == [len(rows) - 1]
+        if not one.past:
+            assert conditioning.target_phase.tolist() == [1] and not conditioning.context.any()
+            continue
+        assert conditioning.target_phase.tolist() == [len(one.past)]
+        last = conditioning.context[0, :, -1]
+        assert any(torch.equal(last, latent.float()) for latent in one.past[-1].latents)
+        shots = [int(rows[row].rpartition("shot")[2]) for row in conditioning.positions.caption_index[0]]
+        assert shots == conditioning.positions.shot_phase[0].tolist()
+
+
+def test_stories_are_captions_of_clips_that_are_long_enough(shards: Path) -> None:
+    stories = StoredStories(str(shards))
+    rng = np.random.default_rng(0)
+    drawn = {stories.draw(rng, 3) for _ in range(60)}
+    assert drawn == {tuple(f"{clip:08d}.shot{i}" for i in range(3)) for clip in (0, 2, 5)}
+    with pytest.raises(ValueError, match=r"no clip in .* has 5 shots"):
+        stories.draw(rng, 5)
+
+
+def test_shards_of_another_model_are_refused(shards: Path) -> None:
+    form, dit = open_shards(str(shards)).form, tiny_encoders().dit
+    require_fit(form, dit, "here")
+    with pytest.raises(ValueError, match=r"text_shape.*\(6, 8\).*\(7, 8\)"):
+        require_fit(form, dataclasses.replace(dit, text_length=7), "here")
+
+
+def test_stored_text_opens_its_shards_late_and_has_no_weights(shards: Path) -> None:
+    nowhere = StoredText(StoredTextConfig(directory="nowhere"))
+    assert not nowhere.state_dict()
+    with pytest.raises(ShardError, match="nowhere"):
+        nowhere.embed([""])
+    text = StoredText(StoredTextConfig(directory=str(shards)))
+    assert text.embed(["00000000.shot1", ""]).shape == (2, 6, 8)
+    assert nowhere.config == text.config
