@@ -1,4 +1,4 @@
-"""The command `train`: any recipe, on any machine, resumed by the same command."""
+"""The command `train`: any recipe, on any machine or, started by torchrun, on many; it resumes itself."""
 
 import json
 import logging
@@ -27,19 +27,25 @@ def train(
     with bad_input():
         from shotstream.training import recipes
         from shotstream.training.run import default_device, prepare_run
+        from shotstream.training.world import joined_world, local_device
 
         chosen = recipes.recipe(recipe, set_ or ())
         if dry_run:
             make_console(stderr=False).print_json(json.dumps(recipes.to_document(chosen)))
             return
-        if device == "auto":
-            device = default_device(chosen)
         if start_from is not None and not start_from.is_file():
             raise ValueError(f"{start_from}: no such file")
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-        prepared = prepare_run(chosen, runs, device=device, start_from=start_from)
-    with interruptible("the same command resumes at the last checkpoint"):
-        done = prepared.train()
+        device = local_device(default_device(chosen) if device == "auto" else device)
+    with joined_world(device) as world:
+        # One process speaks for all; warnings come from each.
+        level = logging.INFO if world.leads else logging.WARNING
+        logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        with bad_input():
+            prepared = prepare_run(chosen, runs, device=device, start_from=start_from, world=world)
+        with interruptible("the same command resumes at the last checkpoint"):
+            done = prepared.train()
+    if not world.leads:
+        return
     if done < chosen.loop.num_steps:
         console.print(
             f"{recipe}: stopped at step {done} of {chosen.loop.num_steps}; "

@@ -1,24 +1,48 @@
-"""Checkpoints of a run: whole files or none, the newest few kept, a small one to carry the run."""
+"""Checkpoints of a run: whole or not there, the newest few kept, a small one to carry the run.
 
+A process alone writes a file. Processes that share a run write a directory together, each what it holds, by
+torch's distributed checkpoints and in the background; it gets its name when all of it is on the disk. Any
+number of processes can read either.
+"""
+
+import logging
 import pickle
+from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from shotstream.files import replacing
+from shotstream.files import flush, remove, replacing
+from shotstream.training.parallelize import like
+from shotstream.training.stage import Stage
+from shotstream.training.world import ALONE, World
+
+log = logging.getLogger(__name__)
 
 # What torch raises for files of other formats, cut files and other contents.
 _UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
+    CheckpointException,
+    OSError,
     EOFError,
     IndexError,
     KeyError,
     TypeError,
     ValueError,
 )
+# In a directory: everything that is no tensor, and where in the state each tensor belongs.
+_REST = "rest.pt"
+
+_Path = tuple[str | int, ...]
 
 
 def save_atomically(value: object, path: Path) -> None:
@@ -28,32 +52,150 @@ def save_atomically(value: object, path: Path) -> None:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """The run's checkpoints, oldest first."""
-    return sorted(directory.glob("step_*.pt"))
+    """The run's checkpoints, oldest first: files and directories."""
+    found = [path for path in directory.glob("step_*") if path.suffix == ".pt" or path.is_dir()]
+    return sorted(found, key=lambda path: path.stem)
 
 
-def save_checkpoint(state: dict[str, Any], step: int, directory: Path, keep: int) -> Path:
-    """Saves a stage's state after `step` steps and drops all but the newest `keep`."""
-    path = directory / f"step_{step:07d}.pt"
-    save_atomically({"step": step, "stage": state}, path)
-    for old in checkpoints(directory)[:-keep]:
-        old.unlink()
-    return path
+class Saver:
+    """Writes the checkpoints of a run."""
+
+    def __init__(self, directory: Path, keep: int, world: World = ALONE) -> None:
+        """Keeps the newest `keep` in `directory`."""
+        self._directory, self._keep, self._world = directory, keep, world
+        self._pending: tuple[Future[Any], Path, Path] | None = None
+
+    def save(self, state: dict[str, Any], step: int) -> None:
+        """Saves a stage's state after `step` steps.
+
+        Where there are several processes it returns when a copy is made, and `finish` tells how it ended.
+
+        Raises:
+            OSError: this or the checkpoint before could not be written; those before it are still there.
+        """
+        self.finish()
+        path = self._directory / f"step_{step:07d}"
+        if self._world.size == 1:
+            save_atomically({"step": step, "stage": state}, path.with_suffix(".pt"))
+            self._prune()
+            return
+        part = self._directory / f".part.{path.name}"
+        values = _flat({"step": step, "stage": state})
+        # A tensor on the CPU is written as it is when the writer comes to it: the next step changes it.
+        tensors = {_name(at): _copied(value) for at, value in values.items() if isinstance(value, Tensor)}
+        if self._world.leads:
+            remove(part)
+            part.mkdir()
+            rest = {at: value for at, value in values.items() if not isinstance(value, Tensor)}
+            places = {_name(at): at for at in values if _name(at) in tensors}
+            save_atomically({"rest": rest, "places": places}, part / _REST)
+        self._world.wait()
+        writer = FileSystemWriter(part)
+        future = async_save(tensors, storage_writer=writer, process_group=self._world.saving)
+        assert isinstance(future, Future)
+        self._pending = future, part, path
+
+    def poll(self) -> None:
+        """Gives a checkpoint that has been written meanwhile its name."""
+        if self._pending is not None and self._pending[0].done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits for the checkpoint that is being written, if there is one.
+
+        Raises:
+            OSError: it could not be written; those before it are still there.
+        """
+        if self._pending is None:
+            return
+        (future, part, path), self._pending = self._pending, None
+        try:
+            future.result()
+        except (CheckpointException, RuntimeError, OSError) as error:
+            if self._world.leads:
+                remove(part)
+            reason = " ".join(str(error).split())
+            raise OSError(f"{path} could not be saved; the checkpoints before it remain: {reason}") from error
+        if self._world.leads:  # its part of the writing ends when all others have ended theirs
+            flush(part)
+            remove(path)
+            part.rename(path)
+            flush(self._directory)
+            self._prune()
+
+    def _prune(self) -> None:
+        for old in checkpoints(self._directory)[: -self._keep]:
+            remove(old)
 
 
 def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
-    """Steps done and the stage's state.
+    """Steps done and the stage's state, whole and on the CPU.
 
     Raises:
-        ValueError: the file is not a checkpoint of ours.
+        ValueError: it is not a checkpoint of ours.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = _read_directory(path, None) if path.is_dir() else _read_file(path)
         return int(saved["step"]), dict(saved["stage"])
     except _UNREADABLE as error:
         raise ValueError(
             f"{path} is not a checkpoint of a run, or it is damaged; remove it or give another"
         ) from error
+
+
+def restore(stage: Stage, path: Path, world: World = ALONE) -> int:
+    """Loads a checkpoint into the stage, however many processes wrote it; returns the steps done.
+
+    Raises:
+        ValueError: it is no checkpoint, or one of another recipe.
+    """
+    if world.size == 1 or not path.is_dir():
+        step, state = load_checkpoint(path)
+    else:
+        step, state = -1, {}
+    try:
+        if world.size > 1:
+            step, state = _sharded(stage, path, step, state)
+        stage.load_state_dict(state)
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} is a checkpoint of another recipe or of other sizes") from error
+    return step
+
+
+def _sharded(stage: Stage, path: Path, step: int, state: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """A checkpoint's state, sharded as the stage is; a process reads no more of a directory than it holds."""
+    if path.is_dir() or "optimiser" in state:
+        stage.prime()
+    places = _flat({"step": 0, "stage": stage.state_dict()})
+    if path.is_dir():
+        saved = _read_directory(path, {_name(at): value for at, value in places.items()})
+        return int(saved["step"]), dict(saved["stage"])
+    values = _flat({"step": step, "stage": state})
+    for at, value in values.items():
+        if isinstance(value, Tensor):
+            values[at] = like(value, places[at])
+    return step, _nested(values)["stage"]
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_directory(path: Path, into: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a directory holds, in the tensors `into`, by name, or in new whole ones."""
+    rest = torch.load(path / _REST, map_location="cpu", weights_only=True)
+    if into is None:
+        known = FileSystemReader(path).read_metadata().state_dict_metadata
+        tensors: dict[str, Any] = {
+            name: torch.empty(value.size, dtype=value.properties.dtype)
+            for name, value in known.items()
+            if isinstance(value, TensorStorageMetadata)
+        }
+    else:
+        tensors = {name: into[name] for name in rest["places"]}
+    if tensors:
+        load(tensors, storage_reader=FileSystemReader(path), no_dist=into is None)
+    return _nested({**rest["rest"], **{rest["places"][name]: value for name, value in tensors.items()}})
 
 
 def write_portable(checkpoint: Path, path: Path) -> None:
@@ -69,3 +211,29 @@ def _halved(value: Any) -> Any:
     if isinstance(value, Tensor) and value.is_floating_point():
         return value.half()
     return value
+
+
+def _copied(value: Tensor) -> Tensor:
+    return value.detach().clone() if value.device.type == "cpu" else value.detach()
+
+
+def _flat(value: Any, at: _Path = ()) -> dict[_Path, Any]:
+    """The leaves of nested dictionaries, an empty dictionary being one."""
+    if not isinstance(value, dict) or not value:
+        return {at: value}
+    return {where: leaf for name, item in value.items() for where, leaf in _flat(item, (*at, name)).items()}
+
+
+def _nested(leaves: Mapping[_Path, Any]) -> dict[str, Any]:
+    """The dictionaries that `_flat` was given."""
+    result: dict[Any, Any] = {}
+    for at, leaf in leaves.items():
+        inner = result
+        for name in at[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[at[-1]] = leaf
+    return result
+
+
+def _name(at: _Path) -> str:
+    return "/".join(str(name) for name in at)

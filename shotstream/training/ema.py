@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from shotstream.training.parallelize import whole
+
 
 class Ema:
     """Averages the parameters of a module; early on it averages over fewer steps, so that it is never stale.
@@ -27,10 +29,10 @@ class Ema:
             average.lerp_(values[name].detach().float(), 1 - decay)
 
     def copy_to(self, module: nn.Module) -> None:
-        """Writes the average into the module's parameters."""
+        """Writes the average into the parameters of a module that is not sharded."""
         with torch.no_grad():
             for name, value in module.named_parameters():
-                value.copy_(self.average[name])
+                value.copy_(whole(self.average[name]))
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """The averages and the number of updates."""

@@ -1,60 +1,63 @@
-"""The one training loop: steps a stage, saves, resumes, logs, and stops before a non-finite loss is applied.
+"""The one training loop: steps a stage, saves, logs, and stops before a non-finite loss is applied.
 
-A stage supplies models, batches and `step`; the loop owns time. Everything random is keyed by (seed, step),
-so a resumed run draws what an uninterrupted one would have drawn.
+A stage supplies models, batches and `step`; the loop owns time. Everything random is keyed by (seed, step,
+sample), so a resumed run draws what an uninterrupted one would have drawn, on any number of processes.
 """
 
-import json
 import logging
 import signal
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shotstream.training.checkpoint import load_checkpoint, save_checkpoint
+from shotstream.training.checkpoint import Saver, restore, save_atomically
 from shotstream.training.stage import Stage
+from shotstream.training.watch import Watch
+from shotstream.training.world import ALONE, World
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopConfig:
-    """When a run stops and what it leaves behind."""
+    """When a run stops, what it leaves behind, and how it is computed; none of it changes what is learnt."""
 
     num_steps: int
     """The run ends when this many steps are done."""
     save_every: int = 500
     """Steps between checkpoints."""
     log_every: int = 50
-    """Steps between lines of the log."""
+    """Steps between entries of the log."""
     preview_every: int = 2000
     """Steps between previews, which the stage draws."""
     keep: int = 2
     """Checkpoints kept."""
+    accumulation: int = 1
+    """Parts that a process computes its share of a batch in: more of them need less memory."""
+    activation_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: slower, in less memory."""
+    compile: bool = False
+    """Whether transformer blocks are compiled."""
+    tensorboard: bool = True
+    """Whether scalars are also written for TensorBoard, if that is installed."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "save_every", "log_every", "preview_every", "keep"):
+        for name in ("num_steps", "save_every", "log_every", "preview_every", "keep", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
-def resume(stage: Stage, checkpoint: Path) -> int:
+def resume(stage: Stage, checkpoint: Path, world: World = ALONE) -> int:
     """Loads a checkpoint into the stage; returns the steps done.
 
     Raises:
-        ValueError: the file is no checkpoint, or one of another recipe.
+        ValueError: it is no checkpoint, or one of another recipe.
     """
-    step, state = load_checkpoint(checkpoint)
-    try:
-        stage.load_state_dict(state)
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{checkpoint} is a checkpoint of another recipe or of other sizes") from error
+    step = restore(stage, checkpoint, world)
     log.info("resuming at step %d from %s", step, checkpoint)
     return step
 
 
-def train(stage: Stage, config: LoopConfig, directory: Path, first: int = 0) -> int:
+def train(stage: Stage, config: LoopConfig, directory: Path, first: int = 0, world: World = ALONE) -> int:
     """Trains until `num_steps` are done, or SIGTERM or SIGINT comes; saves in each case.
 
     Args:
@@ -62,12 +65,15 @@ def train(stage: Stage, config: LoopConfig, directory: Path, first: int = 0) -> 
         config: when to stop and what to leave behind.
         directory: where the run is kept.
         first: steps done before.
+        world: the processes that train it; a signal to one of them stops all.
 
     Returns:
         The number of steps done in all; fewer than `num_steps` after SIGTERM.
 
     Raises:
         KeyboardInterrupt: SIGINT came, and what was done is saved. A second one does not wait for that.
+        FloatingPointError: a loss or a gradient is not finite. What the step learnt from is in the directory.
+        OSError: a checkpoint could not be written; those before it are still there.
     """
     stopped_by: list[int] = []
 
@@ -76,27 +82,39 @@ def train(stage: Stage, config: LoopConfig, directory: Path, first: int = 0) -> 
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    saver = Saver(directory, config.keep, world)
+    watch = Watch(
+        directory,
+        first=first,
+        num_steps=config.num_steps,
+        log_every=config.log_every,
+        batch_size=stage.batch_size,
+        tensorboard=config.tensorboard,
+        speaks=world.leads,
+    )
     try:
-        began, totals, count = time.monotonic(), dict[str, float](), 0
-        step = first
-        while step < config.num_steps and not stopped_by:
-            for name, value in stage.step(step).items():
-                totals[name] = totals.get(name, 0.0) + value
-            count += 1
-            step += 1
-            if step % config.log_every == 0:
-                elapsed = time.monotonic() - began
-                entry = {"step": step, **{name: total / count for name, total in totals.items()}}
-                entry["steps_per_s"] = count / elapsed
-                _write_log(directory, entry)
-                began, totals, count = time.monotonic(), {}, 0
-            if step % config.save_every == 0:
-                save_checkpoint(stage.state_dict(), step, directory, config.keep)
-            if step % config.preview_every == 0:
-                _write_log(directory, {"step": step, **stage.preview(step, directory)})
-                began, totals, count = time.monotonic(), {}, 0
-        if step > first and step % config.save_every:
-            save_checkpoint(stage.state_dict(), step, directory, config.keep)
+        with watch:
+            step = first
+            while step < config.num_steps and not world.any(bool(stopped_by)):
+                try:
+                    scalars = stage.step(step)
+                except FloatingPointError as error:
+                    _keep_inputs(stage, step, directory, world, error)
+                    saver.finish()
+                    raise
+                step += 1
+                watch.stepped(step, scalars)
+                saver.poll()
+                if step % config.save_every == 0:
+                    saver.save(stage.state_dict(), step)
+                if step % config.preview_every == 0:
+                    scalars = stage.preview(step, directory)
+                    if scalars:
+                        watch.previewed(step, scalars)
+            if step > first and step % config.save_every:
+                saver.save(stage.state_dict(), step)
+            saver.finish()
+        world.wait()
         if signal.SIGINT in stopped_by and step < config.num_steps:
             raise KeyboardInterrupt
         return step
@@ -105,8 +123,8 @@ def train(stage: Stage, config: LoopConfig, directory: Path, first: int = 0) -> 
             signal.signal(number, handler)
 
 
-def _write_log(directory: Path, entry: Mapping[str, float | int]) -> None:
-    line = json.dumps({name: round(value, 5) for name, value in entry.items()})
-    log.info(line)
-    with (directory / "log.jsonl").open("a") as file:
-        file.write(line + "\n")
+def _keep_inputs(stage: Stage, step: int, directory: Path, world: World, error: FloatingPointError) -> None:
+    """Writes what a step that was refused would have learnt from, each process its own."""
+    path = directory / f"refused_step_{step:07d}_rank{world.rank}.pt"
+    save_atomically({"step": step, "error": str(error), "inputs": stage.inputs(step)}, path)
+    log.error("step %d was not applied: %s; what it learnt from is in %s", step, error, path)

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from shotstream.training.parallelize import like, whole
+
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 """Coefficients of the quintic iteration, steepest at zero."""
 _NUM_ITERATIONS = 5
@@ -48,11 +50,12 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
-                moved = torch.stack([self._momentum(one, group["momentum"]) for one in parameters])
+                # A sharded matrix is gathered first: the parts of an orthogonal matrix are not orthogonal.
+                moved = torch.stack([whole(self._momentum(one, group["momentum"])) for one in parameters])
                 scale = group["lr"] * 0.2 * math.sqrt(max(shape))
                 for parameter, update in zip(parameters, orthogonalised(moved), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.sub_(update.to(parameter.dtype), alpha=scale)
+                    parameter.sub_(like(update.to(parameter.dtype), parameter), alpha=scale)
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         """Nesterov's: where the momentum will be."""

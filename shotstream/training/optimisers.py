@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shotstream.training.muon import Muon
+from shotstream.training.parallelize import whole
 
 
 class MuonAdamW:
@@ -21,6 +22,7 @@ class MuonAdamW:
         learning_rate: AdamW's; Muon's updates are scaled to the same root mean square.
         weight_decay: decoupled, for both.
         adamw_names: parts of names of matrices that are not hidden: embeddings, heads.
+        max_norm: gradients are clipped to this norm; None: they are not.
     """
 
     def __init__(
@@ -31,7 +33,9 @@ class MuonAdamW:
         weight_decay: float = 0.0,
         adamw_names: Sequence[str] = (),
         muon_factor: float = 3.0,
+        max_norm: float | None = 1.0,
     ) -> None:
+        self._max_norm = max_norm
         hidden: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in named_parameters:
@@ -45,24 +49,27 @@ class MuonAdamW:
             torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay),
         ]
 
-    def step(self, factor: float = 1.0, max_norm: float | None = 1.0) -> Tensor:
+    def step(self, factor: float = 1.0) -> Tensor:
         """Clips, applies and clears the gradients at `factor` of the learning rates; returns the gradient's
         norm.
 
         Raises:
             FloatingPointError: the norm is not finite; nothing is applied.
         """
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm is {norm.item()}")
-        if max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
+        norm = _finite_norm(self.parameters)
+        if self._max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self._max_norm, norm)
         for optimiser, rate in zip(self._optimisers, self._rates, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = rate * factor
             optimiser.step()
             optimiser.zero_grad()
         return norm
+
+    def prime(self) -> None:
+        """Gives every parameter a state, for `state_dict` to have all places that a checkpoint fills."""
+        for optimiser in self._optimisers:
+            _prime(optimiser)
 
     def state_dict(self) -> dict[str, Any]:
         """Both optimisers' states."""
@@ -88,24 +95,28 @@ class ClippedAdamW:
     ) -> None:
         """Trains those of the parameters that need a gradient, clipped to `max_norm` together."""
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self._max_norm = max_norm
+        self._rate, self._max_norm = learning_rate, max_norm
         self._optimiser = torch.optim.AdamW(
             self.parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay
         )
 
-    def step(self) -> Tensor:
-        """Clips, applies and clears the gradients; returns the gradient's norm.
+    def step(self, factor: float = 1.0) -> Tensor:
+        """Clips, applies and clears the gradients at `factor` of the learning rate; returns their norm.
 
         Raises:
             FloatingPointError: the norm is not finite; nothing is applied.
         """
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm is {norm.item()}")
+        norm = _finite_norm(self.parameters)
         torch.nn.utils.clip_grads_with_norm_(self.parameters, self._max_norm, norm)
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate * factor
         self._optimiser.step()
         self._optimiser.zero_grad()
         return norm
+
+    def prime(self) -> None:
+        """Gives every parameter a state, for `state_dict` to have all places that a checkpoint fills."""
+        _prime(self._optimiser)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's state."""
@@ -114,3 +125,24 @@ class ClippedAdamW:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from `state_dict`."""
         self._optimiser.load_state_dict(state)
+
+
+def _finite_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The norm of all gradients together, over all processes."""
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    if not torch.isfinite(norm):
+        raise FloatingPointError(f"the gradient's norm is {norm.item()}")
+    return norm
+
+
+def _prime(optimiser: torch.optim.Optimizer) -> None:
+    """A step of no length on gradients of zero: parameters stay as they are, states come to be."""
+    rates = [group["lr"] for group in optimiser.param_groups]
+    for group in optimiser.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    optimiser.zero_grad()
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate

@@ -36,9 +36,18 @@ def held_out_stories(codec: Codec, budget: int) -> list[StoryLatents]:
 
 
 @torch.no_grad()
-def preview_teacher(stage: TeacherStage, step: int, directory: Path) -> Mapping[str, float]:
-    """Writes a sheet, a story per pair of rows (truth, generated), and measures the held-out loss."""
-    model, codec = stage.averaged(), stage.pool.codec
+def preview_teacher(
+    stage: TeacherStage, model: TheatreModel, step: int, directory: Path
+) -> Mapping[str, float]:
+    """Writes a sheet, a story per pair of rows (truth, generated), and measures the held-out loss.
+
+    Args:
+        stage: whose settings and codec these are.
+        model: its averaged model.
+        step: steps done.
+        directory: where the sheet is written.
+    """
+    codec = stage.pool.codec
     stories = held_out_stories(codec, stage.config.pool.budget)
     samples = [(story, index) for story in stories for index in range(_NUM_SHOTS)]
     latents = sample_shots(stage, model, samples, num_steps=12, guidance=1.5)
@@ -64,9 +73,8 @@ def preview_teacher(stage: TeacherStage, step: int, directory: Path) -> Mapping[
     for causal in (False, True):
         total = 0.0
         for index in range(4):
-            generator = torch.Generator().manual_seed(index)
             batch = draw_batch(stories, config, 10**9 + index)
-            total += stage.loss(model, batch, generator, causal=causal).item() / 4
+            total += stage.loss(model, batch, 10**9 + index, causal=causal).item() / 4
         losses["held_out_causal" if causal else "held_out_full"] = total
     return {"same_pixels": float((truth == decoded).all(-1).mean()), **losses}
 

@@ -18,6 +18,7 @@ from shotstream.training.checkpoint import checkpoints, load_checkpoint
 from shotstream.training.films import theatre_pipeline
 from shotstream.training.loop import LoopConfig, resume, train
 from shotstream.training.lora import merge_adapters
+from shotstream.training.parallelize import Execution
 from shotstream.training.recipes import Recipe, from_document, to_document
 from shotstream.training.stage import Stage
 from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
@@ -27,6 +28,7 @@ from shotstream.training.stages.inter_shot import InterShotTraining, adapt, inte
 from shotstream.training.stages.intra_shot import IntraShotTraining, intra_shot_stage
 from shotstream.training.stages.ode_pairs import OdePairsStage, OdePairsTraining
 from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel
+from shotstream.training.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,21 +41,32 @@ class PreparedRun:
     """Steps done."""
     loop: LoopConfig
     directory: Path
+    world: World
 
     def train(self) -> int:
         """Trains to the end; see `loop.train`."""
-        return train(self.stage, self.loop, self.directory, self.first)
+        return train(self.stage, self.loop, self.directory, self.first, self.world)
 
 
 def run_recipe(
-    recipe: Recipe, runs: Path, *, device: torch.device | str = "cpu", start_from: Path | None = None
+    recipe: Recipe,
+    runs: Path,
+    *,
+    device: torch.device | str = "cpu",
+    start_from: Path | None = None,
+    world: World = ALONE,
 ) -> int:
     """Prepares a run and trains it; returns the number of steps done in all."""
-    return prepare_run(recipe, runs, device=device, start_from=start_from).train()
+    return prepare_run(recipe, runs, device=device, start_from=start_from, world=world).train()
 
 
 def prepare_run(
-    recipe: Recipe, runs: Path, *, device: torch.device | str = "cpu", start_from: Path | None = None
+    recipe: Recipe,
+    runs: Path,
+    *,
+    device: torch.device | str = "cpu",
+    start_from: Path | None = None,
+    world: World = ALONE,
 ) -> PreparedRun:
     """Checks everything that a run of a recipe in `runs/NAME` needs; the same call resumes.
 
@@ -64,10 +77,12 @@ def prepare_run(
         runs: folder of all runs; the recipe's inputs are found there.
         device: where to train.
         start_from: a portable checkpoint that a run without checkpoints of its own begins at.
+        world: the processes that share the run; all of them see the same files.
 
     Raises:
         ValueError: an input has not been trained, the directory holds a run of another configuration, the
-            device cannot be used, or `start_from` does not belong to the recipe or comes too late.
+            device cannot be used, the batch cannot be shared out, or `start_from` does not belong to the
+            recipe or comes too late.
     """
     directory = runs / recipe.name
     found = checkpoints(directory)
@@ -78,18 +93,23 @@ def prepare_run(
         )
     if found:
         _check_config(recipe, directory)
-    stage = build_stage(recipe, runs, device)
+    stage = build_stage(recipe, runs, device, world)
     beginning = found[-1] if found else start_from
-    first = resume(stage, beginning) if beginning is not None else 0
-    directory.mkdir(parents=True, exist_ok=True)
-    document = json.dumps(to_document(recipe), indent=1) + "\n"
-    write_atomically(document.encode(), directory / "config.json")
-    if start_from is not None:
-        write_atomically(start_from.read_bytes(), directory / "step_0000000.pt")
-    return PreparedRun(stage=stage, first=first, loop=recipe.loop, directory=directory)
+    first = resume(stage, beginning, world) if beginning is not None else 0
+    world.wait()  # nobody looks for what there was while somebody writes
+    if world.leads:
+        directory.mkdir(parents=True, exist_ok=True)
+        document = json.dumps(to_document(recipe), indent=1) + "\n"
+        write_atomically(document.encode(), directory / "config.json")
+        if start_from is not None:
+            write_atomically(start_from.read_bytes(), directory / "step_0000000.pt")
+    world.wait()
+    return PreparedRun(stage=stage, first=first, loop=recipe.loop, directory=directory, world=world)
 
 
-def build_stage(recipe: Recipe, runs: Path, device: torch.device | str = "cpu") -> Stage:
+def build_stage(
+    recipe: Recipe, runs: Path, device: torch.device | str = "cpu", world: World = ALONE
+) -> Stage:
     """The recipe's stage, at its beginning.
 
     Raises:
@@ -97,20 +117,33 @@ def build_stage(recipe: Recipe, runs: Path, device: torch.device | str = "cpu") 
     """
     config = recipe.stage
     _check_device(recipe, device)
+    execution = execution_of(recipe.loop, world)
     if isinstance(config, CodecTraining):
-        return CodecStage(config)
+        return CodecStage(config, execution)
     if isinstance(config, TeacherTraining):
-        return TeacherStage(config, input_codec(runs), device)
+        return TeacherStage(config, input_codec(runs), device, execution)
     if isinstance(config, OdePairsTraining):
         pool = LatentPool(input_codec(runs), config.teacher.pool)
-        return OdePairsStage(config, input_teacher(runs, config.teacher), pool, runs / recipe.name)
+        return OdePairsStage(config, input_teacher(runs, config.teacher), pool, runs / recipe.name, execution)
     if isinstance(config, CausalInitTraining):
         files = sorted((runs / "theatre_ode_pairs").glob("pairs_*.safetensors"))
-        return CausalInitStage(config, input_teacher(runs, config.pairs.teacher), files)
-    return _matching_stage(config, recipe, runs)
+        return CausalInitStage(config, input_teacher(runs, config.pairs.teacher), files, execution)
+    return _matching_stage(config, recipe, runs, execution)
 
 
-def _matching_stage(config: IntraShotTraining | InterShotTraining, recipe: Recipe, runs: Path) -> DmdStage:
+def execution_of(loop: LoopConfig, world: World) -> Execution:
+    """How a run's steps are computed."""
+    return Execution(
+        world=world,
+        accumulation=loop.accumulation,
+        activation_checkpointing=loop.activation_checkpointing,
+        compile=loop.compile,
+    )
+
+
+def _matching_stage(
+    config: IntraShotTraining | InterShotTraining, recipe: Recipe, runs: Path, execution: Execution
+) -> DmdStage:
     dmd, codec = config.dmd, input_codec(runs)
     student = input_student(runs, recipe.inputs[-1], dmd)
     teacher = input_teacher(runs, dmd.teacher)
@@ -123,10 +156,18 @@ def _matching_stage(config: IntraShotTraining | InterShotTraining, recipe: Recip
 
     if isinstance(config, IntraShotTraining):
         pool = LatentPool(codec, dmd.teacher.pool)
-        return intra_shot_stage(config, student=student, teacher=teacher, pool=pool, film=film)
+        return intra_shot_stage(
+            config, student=student, teacher=teacher, pool=pool, film=film, execution=execution
+        )
     size = codec.geometry.latent_size(STAGE_SIZE)
     return inter_shot_stage(
-        config, student=student, teacher=teacher, codec=codec, latent_size=size, film=film
+        config,
+        student=student,
+        teacher=teacher,
+        codec=codec,
+        latent_size=size,
+        film=film,
+        execution=execution,
     )
 
 
@@ -276,14 +317,14 @@ def averaged_model(checkpoint: Path, model: TheatreModel) -> TheatreModel:
 
 
 def _check_config(recipe: Recipe, directory: Path) -> None:
-    """Lengths of the run may change on resume, nothing else."""
+    """Lengths of the run may change on resume, and what changes nothing that is learnt; nothing else."""
     path = directory / "config.json"
     if not path.exists():
         return
     # Through the configuration, so that a setting which is newer than the run has its default there.
     old = to_document(from_document(json.loads(path.read_text())))["stage"]
     changed = [key for key, value in to_document(recipe)["stage"].items() if old.get(key) != value]
-    changed = [key for key in changed if key not in ("num_steps", "decay_steps")]
+    changed = [key for key in changed if key not in ("num_steps", "decay_steps", "max_bad_files")]
     if changed:
         raise ValueError(
             f"{directory} holds a run with other values of {', '.join(changed)}; "

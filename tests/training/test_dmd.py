@@ -28,6 +28,7 @@ from shotstream.training.stages.inter_shot import (
 from tests.training.test_run import codec, same, teacher, weights
 from tests.training.test_student import nested, pairs, student
 
+ALL = range(2)
 STAGES = ("theatre_intra_shot", "theatre_inter_shot")
 
 
@@ -94,7 +95,7 @@ def test_the_warm_up_moves_the_fake_score_alone_and_later_steps_the_student_too(
 
 def test_a_student_update_leaves_no_gradient_on_the_scores(runs: Path) -> None:
     stage = built("theatre_intra_shot", runs)
-    scene = stage.draw(0)
+    scene = stage.draw(0, ALL)
     text = stage.student.embed(scene.captions).detach()
     loss, _ = stage.student_loss(scene, text, torch.zeros_like(text), (0, 9))
     loss.backward()
@@ -105,7 +106,7 @@ def test_a_student_update_leaves_no_gradient_on_the_scores(runs: Path) -> None:
 
 def test_a_rollout_carries_its_gradient_through_the_exit_step_alone(runs: Path) -> None:
     stage = built("theatre_intra_shot", runs, "stage.dmd.teacher.pool.num_latent_frames=[6]")
-    scene = stage.draw(0)
+    scene = stage.draw(0, ALL)
     text = stage.student.embed(scene.captions).detach()
     carrying: list[tuple[int | None, int]] = []
 
@@ -154,7 +155,7 @@ def test_context_and_captions_reach_the_student_and_both_scores(runs: Path) -> N
     for dit in (stage.student.dit, stage.fake, stage.teacher.dit):
         torch.nn.init.normal_(dit.head.head.weight, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        scene = stage.draw(0)
+        scene = stage.draw(0, ALL)
         text = stage.student.embed(scene.captions)
         blind = scene._replace(
             conditioning=drop_context(scene.conditioning, torch.ones(len(text), dtype=torch.bool))
@@ -195,7 +196,7 @@ def test_the_student_moves_towards_a_teacher_that_knows_one_answer(runs: Path) -
     for step in range(60):
         stage.step(step)
         with torch.no_grad():
-            scene = stage.draw(0)
+            scene = stage.draw(0, ALL)
             x0 = stage.rollout(scene, stage.student.embed(scene.captions), (0, 0))
         distances.append(abs(x0.mean().item() - wanted))
     assert np.mean(distances[-5:]) < 0.4 * np.mean(distances[:5])
@@ -240,7 +241,7 @@ def test_history_is_what_a_session_would_look_back_at(runs: Path) -> None:
     for ours, take in zip(shots, session.shots, strict=True):
         assert (ours.num_frames, ours.frames) == (take.num_frames, take.candidate_frames)
         assert torch.equal(ours.latents[0], take.latents)
-    assert len(stage.draw(0).captions[0]) == 3
+    assert len(stage.draw(0, ALL).captions[0]) == 3
 
 
 def test_merged_adapters_compute_what_attached_ones_did(runs: Path) -> None:
@@ -251,7 +252,7 @@ def test_merged_adapters_compute_what_attached_ones_did(runs: Path) -> None:
     attach_adapters(dit, rank=2, alpha=4, seed=0)
     learning = [name for name, value in dit.named_parameters() if value.requires_grad]
     assert len(learning) == 2 * 10 * dit.config.num_layers
-    scene = stage.draw(0)
+    scene = stage.draw(0, ALL)
     text = stage.student.embed(scene.captions).detach()
     x = torch.randn(2, dit.config.latent_channels, 3, *scene.conditioning.context.shape[-2:])
     sigma = torch.full((2, 3), 0.4)

@@ -11,8 +11,15 @@ from shotstream.training.loop import LoopConfig, train
 class Counting:
     """A stage whose loss is the number of its step."""
 
+    batch_size = 3
+
     def step(self, step: int) -> Mapping[str, float]:
         return {"loss": float(step)}
+
+    def inputs(self, step: int) -> dict[str, Any]:
+        return {"number": step}
+
+    def prime(self) -> None: ...
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         del step, directory
@@ -27,6 +34,6 @@ class Counting:
 
 def test_a_line_of_the_log_is_the_mean_since_the_line_before(tmp_path: Path) -> None:
     """Not of all steps since the beginning, which hides where a loss is now."""
-    train(Counting(), LoopConfig(num_steps=6, log_every=2), tmp_path)
+    train(Counting(), LoopConfig(num_steps=6, log_every=2, tensorboard=False), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(2, 0.5), (4, 2.5), (6, 4.5)]

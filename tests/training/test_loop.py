@@ -21,6 +21,7 @@ class Signalled:
     def __init__(self, event: signal.Signals | Exception) -> None:
         self.event = event
         self.done = 0
+        self.batch_size = 1
 
     def step(self, step: int) -> Mapping[str, float]:
         if step == 2:
@@ -29,6 +30,11 @@ class Signalled:
             signal.raise_signal(self.event)
         self.done = step + 1
         return {"loss": 0.0}
+
+    def inputs(self, step: int) -> dict[str, Any]:
+        return {"number": step}
+
+    def prime(self) -> None: ...
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         del step, directory
@@ -42,7 +48,7 @@ class Signalled:
 
 
 def test_a_run_that_is_terminated_is_saved(tmp_path: Path) -> None:
-    assert train(Signalled(signal.SIGTERM), LoopConfig(num_steps=9), tmp_path) == 3
+    assert train(Signalled(signal.SIGTERM), LoopConfig(num_steps=9, tensorboard=False), tmp_path) == 3
     assert load_checkpoint(checkpoints(tmp_path)[-1]) == (3, {"done": 3})
 
 
@@ -50,11 +56,19 @@ def test_a_run_that_is_interrupted_is_saved_and_says_so(tmp_path: Path) -> None:
     """An interrupt once took everything since the last checkpoint with it."""
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        train(Signalled(signal.SIGINT), LoopConfig(num_steps=9), tmp_path)
+        train(Signalled(signal.SIGINT), LoopConfig(num_steps=9, tensorboard=False), tmp_path)
     assert load_checkpoint(checkpoints(tmp_path)[-1]) == (3, {"done": 3})
     assert signal.getsignal(signal.SIGINT) is before
     stage = Signalled(signal.SIGINT)
-    assert train(stage, LoopConfig(num_steps=5), tmp_path, resume(stage, checkpoints(tmp_path)[-1])) == 5
+    assert (
+        train(
+            stage,
+            LoopConfig(num_steps=5, tensorboard=False),
+            tmp_path,
+            resume(stage, checkpoints(tmp_path)[-1]),
+        )
+        == 5
+    )
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str]:
@@ -82,7 +96,16 @@ def test_the_command_says_how_a_run_ended(
 ) -> None:
     """A run that was stopped once called itself done."""
     monkeypatch.setattr("shotstream.training.run.build_stage", lambda *_: Signalled(event))
-    command = ("train", "theatre_codec", "--runs", tmp_path, "--set", "loop.num_steps=9")
+    command = (
+        "train",
+        "theatre_codec",
+        "--runs",
+        tmp_path,
+        "--set",
+        "loop.num_steps=9",
+        "--set",
+        "loop.tensorboard=false",
+    )
     got, err = told(capsys, *command)
     assert (got, message in " ".join(err.split())) == (code, True), err
 

@@ -8,6 +8,7 @@ import torch
 from shotstream.data.ode_pairs import OdePairs
 from shotstream.model.causal_mask import CausalMask
 from shotstream.streaming.conditioning import full_pass
+from shotstream.training.keys import sample_noise
 from shotstream.training.recipes import Recipe, recipe
 from shotstream.training.run import build_stage, run_recipe
 from shotstream.training.stages.causal_init import CausalInitStage
@@ -75,8 +76,8 @@ def test_a_trajectory_keeps_the_students_levels_from_noise_to_data(runs: Path) -
     assert isinstance(stage, OdePairsStage)
     made = stage.make(0)
     assert made.states.shape[1] == len(stage.config.student_steps) + 1
-    generator = torch.Generator().manual_seed(stage.config.seed * 1_000_003)
-    assert torch.equal(made.states[:, 0], torch.randn(made.states[:, 0].shape, generator=generator))
+    noise = sample_noise(made.states.shape[2:], stage.config.seed, "pairs/noise", (0,), range(2))
+    assert torch.equal(made.states[:, 0], noise)
 
 
 def test_resumed_pairs_are_the_same_files(runs: Path) -> None:

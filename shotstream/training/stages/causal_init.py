@@ -4,15 +4,17 @@ Source: ODE regression of CausVid (arXiv 2412.07772) and arXiv 2603.25746, on pa
 with a clean history (arXiv 2602.02214). The text encoder is the teacher's, frozen.
 """
 
+import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 
 from shotstream.data.checks import require_decay, require_positive, require_within
@@ -21,11 +23,16 @@ from shotstream.diffusion.flow import x0_from_velocity
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.losses.ode_regression import ode_regression_loss
 from shotstream.model.causal_mask import CausalMask
-from shotstream.streaming.conditioning import full_pass
+from shotstream.model.positions import context_positions
+from shotstream.streaming.conditioning import Conditioning, full_pass
 from shotstream.training.ema import Ema
+from shotstream.training.keys import draws
 from shotstream.training.optimisers import MuonAdamW
+from shotstream.training.parallelize import Execution, whole_state
 from shotstream.training.stages.ode_pairs import OdePairsTraining
 from shotstream.training.stages.teacher import TheatreModel, token_grid
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,9 +51,11 @@ class CausalInitTraining:
     """Steps over which the learning rate rises from zero."""
     ema_decay: float = 0.995
     """Decay per step of the averaged weights, which are what is used afterwards."""
+    max_bad_files: int = 4
+    """Files of pairs that may be unreadable or hold numbers that are none; each is named and skipped."""
 
     def __post_init__(self) -> None:
-        require_within(self, 0, inf, ("seed",))
+        require_within(self, 0, inf, ("seed", "max_bad_files"))
         require_within(self, 1, inf, ("num_steps", "warmup_steps"))
         require_positive(self, ("learning_rate",))
         require_decay(self, ("ema_decay",))
@@ -55,7 +64,13 @@ class CausalInitTraining:
 class CausalInitStage:
     """A `Stage` that trains a student on ODE pairs."""
 
-    def __init__(self, config: CausalInitTraining, teacher: TheatreModel, files: list[Path]) -> None:
+    def __init__(
+        self,
+        config: CausalInitTraining,
+        teacher: TheatreModel,
+        files: list[Path],
+        execution: Execution | None = None,
+    ) -> None:
         """The student starts as a copy of `teacher`, which is changed in place.
 
         Raises:
@@ -63,10 +78,14 @@ class CausalInitStage:
         """
         if not files:
             raise ValueError("there are no ODE pairs; run the recipe that makes them first")
-        self.config = config
+        self.config, self.execution = config, execution or Execution()
         self.model = teacher
         self.model.text.eval().requires_grad_(False)
+        self._blank = copy.deepcopy(teacher).to("meta")
+        self.execution.shares(self.batch_size)
+        self.execution.parallelize(self.model.dit)
         self.files = files
+        self._bad: set[Path] = set()
         schedule = FlowSchedule(shift=config.pairs.teacher.shift)
         self.sigmas = torch.cat([schedule.student_sigmas(config.pairs.student_steps), torch.zeros(1)])
         self.ema = Ema(self.model.dit, config.ema_decay)
@@ -76,21 +95,69 @@ class CausalInitStage:
             adamw_names=("head", "text_embedding", "time_embedding"),
         )
 
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step: those of a file, if it was made as the recipe says."""
+        return self.config.pairs.teacher.batch_size
+
     def step(self, step: int) -> Mapping[str, float]:
         """One step; see `Stage.step`."""
-        epoch, index = divmod(step, len(self.files))
-        order = np.random.default_rng((self.config.seed, epoch)).permutation(len(self.files))
-        pairs = OdePairs.read(self.files[int(order[index])])
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        chosen = torch.randint(len(self.sigmas) - 1, (pairs.states.shape[0],), generator=generator)
-        loss = self.loss(pairs, chosen)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
-        loss.backward()
+        pairs, chosen = self._draw(step)
+
+        def loss_of(samples: range) -> Tensor:
+            return self.loss(part_of(pairs, samples), chosen[list(samples)])
+
+        loss = self.execution.backward(len(chosen), loss_of, "student's", step)
         left = (self.config.num_steps - step) / self.config.num_steps
         norm = self.optimiser.step(min(1.0, (step + 1) / self.config.warmup_steps) * max(left, 0.0))
         self.ema.update(self.model.dit)
-        return {"loss": loss.item(), "norm": norm.item()}
+        return {"loss": loss, "norm": norm.item()}
+
+    def inputs(self, step: int) -> dict[str, Any]:
+        """The pairs of a step and the level that each sample starts from."""
+        pairs, chosen = self._draw(step)
+        return {
+            "states": pairs.states,
+            "history": pairs.history,
+            "context": pairs.conditioning.context,
+            "captions": pairs.captions,
+            "levels": chosen,
+        }
+
+    def _draw(self, step: int) -> tuple[OdePairs, Int[Tensor, " b"]]:
+        pairs, levels = self._read(step), len(self.sigmas) - 1
+        chosen = [
+            int(draws(self.config.seed, "init/level", step, sample).integers(levels))
+            for sample in range(len(pairs.states))
+        ]
+        return pairs, torch.tensor(chosen)
+
+    def _read(self, step: int) -> OdePairs:
+        """The pairs of a step: a file of an order that is new in every epoch, or the next good one after it.
+
+        Raises:
+            ValueError: more files are bad than `max_bad_files`, or all are.
+        """
+        epoch, index = divmod(step, len(self.files))
+        order = draws(self.config.seed, "init/order", epoch).permutation(len(self.files))
+        for place in range(len(self.files)):
+            path = self.files[int(order[(index + place) % len(order)])]
+            if path in self._bad:
+                continue
+            try:
+                return _checked(OdePairs.read(path))
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                self._bad.add(path)
+                log.warning(
+                    "%s is skipped: %s (%d of at most %d bad files)",
+                    path, " ".join(str(error).split()), len(self._bad), self.config.max_bad_files,
+                )  # fmt: skip
+                if len(self._bad) > self.config.max_bad_files:
+                    raise ValueError(
+                        f"{len(self._bad)} files of pairs are bad, {path} the last; make them again, or "
+                        "allow more with stage.max_bad_files"
+                    ) from error
+        raise ValueError(f"no file of pairs in {self.files[0].parent} is good; make them again")
 
     def loss(self, pairs: OdePairs, chosen: Int[Tensor, " b"]) -> Float[Tensor, ""]:
         """The squared error of the data predicted from each sample's chosen state."""
@@ -110,8 +177,8 @@ class CausalInitStage:
 
     def averaged(self) -> TheatreModel:
         """The student with averaged weights, in eval mode."""
-        student = TheatreModel(self.model.dit.config, self.model.text.config)
-        student.load_state_dict(self.model.state_dict())
+        student = copy.deepcopy(self._blank).to_empty(device="cpu")
+        student.load_state_dict(whole_state(self.model.state_dict()))
         self.ema.copy_to(student.dit)
         return student.eval()
 
@@ -119,8 +186,11 @@ class CausalInitStage:
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         """The loss of the averaged weights at each level, on the first file."""
         del step, directory
-        pairs = OdePairs.read(self.files[0])
-        own, self.model = self.model, self.averaged()
+        averaged = self.averaged()
+        if not self.execution.world.leads:
+            return {}
+        pairs = self._read(0)
+        own, self.model = self.model, averaged
         count = pairs.states.shape[0]
         losses = {
             f"loss_{level}": self.loss(pairs, torch.full((count,), level)).item()
@@ -128,6 +198,10 @@ class CausalInitStage:
         }
         self.model = own
         return losses
+
+    def prime(self) -> None:
+        """See `Stage.prime`."""
+        self.optimiser.prime()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""
@@ -143,3 +217,27 @@ class CausalInitStage:
         self.ema.load_state_dict(state["ema"])
         if "optimiser" in state:
             self.optimiser.load_state_dict(state["optimiser"])
+
+
+def part_of(pairs: OdePairs, samples: range) -> OdePairs:
+    """Some samples of a batch of pairs."""
+    rows = slice(samples.start, samples.stop)
+    given, positions = pairs.conditioning, pairs.conditioning.positions
+    return OdePairs(
+        states=pairs.states[rows],
+        history=pairs.history[rows],
+        conditioning=Conditioning(
+            context=given.context[rows],
+            positions=context_positions(positions.shot_phase[rows], positions.caption_index[rows]),
+            target_phase=given.target_phase[rows],
+            target_caption=given.target_caption[rows],
+        ),
+        captions=pairs.captions[rows],
+    )
+
+
+def _checked(pairs: OdePairs) -> OdePairs:
+    """The pairs; ValueError when they cannot be learnt from."""
+    if not all(value.isfinite().all() for value in (pairs.states, pairs.history, pairs.conditioning.context)):
+        raise ValueError("it holds numbers that are not finite")
+    return pairs

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.codec.pixels import from_levels, to_levels
@@ -26,7 +28,9 @@ from shotstream.theatre.render import frame_at
 from shotstream.theatre.world import sample_story
 from shotstream.training.checkpoint import load_checkpoint
 from shotstream.training.ema import Ema
+from shotstream.training.keys import draws, sample_noise, tensor_draws
 from shotstream.training.optimisers import MuonAdamW
+from shotstream.training.parallelize import Execution, whole_state
 
 _CLIP_FRAMES = _GEOMETRY.shot_num_frames(1)
 _CELL_PIXELS = _GEOMETRY.temporal_stride * _GEOMETRY.spatial_stride**2
@@ -68,10 +72,17 @@ class CodecTraining:
 class CodecStage:
     """A `Stage` that trains a `PatchCodec`."""
 
-    def __init__(self, config: CodecTraining) -> None:
+    def __init__(self, config: CodecTraining, execution: Execution | None = None) -> None:
+        """ValueError for a way of computing that a codec does not have."""
         torch.manual_seed(config.seed)  # the initial weights
-        self.config = config
+        self.config, self.execution = config, execution or Execution()
+        self.execution.refuse(("accumulation",), "the codec normalises latents over its whole batch at once")
+        self.execution.refuse(("activation_checkpointing", "compile"), "the codec is no transformer")
+        self.execution.shares(config.batch_size)
         self.codec = PatchCodec(config.codec, torch.from_numpy(RGB))
+        if self.execution.world.size > 1:
+            self.codec.normalise = _SharedNorm(self.codec.normalise)
+            self.execution.shard(self.codec, methods=("encode", "decode_cell_logits"))
         self.ema = Ema(self.codec, config.ema_decay)
         self.optimiser = MuonAdamW(
             self.codec.named_parameters(),
@@ -79,14 +90,19 @@ class CodecStage:
             adamw_names=("latent", "colours", "previous"),
         )
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Colour indices `[b, f, h, w]` and pixels in [-1, 1] `[b, 3, f, h, w]` of a step's clips.
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step."""
+        return self.config.batch_size
+
+    def batch(self, step: int, samples: range) -> tuple[Tensor, Tensor]:
+        """Colour indices `[b, f, h, w]` and pixels in [-1, 1] `[b, 3, f, h, w]` of some of a step's clips.
 
         No clip shows a pair of species and colour that is held out.
         """
-        rng = np.random.default_rng((self.config.seed, step))
         clips = []
-        for _ in range(self.config.batch_size):
+        for sample in samples:
+            rng = draws(self.config.seed, "codec/clip", step, sample)
             shot = sample_story(rng, 1, held_out=False).shots[0]
             start = _GEOMETRY.temporal_stride * int(rng.integers(_NUM_STARTS))
             clips.append(np.stack([frame_at(shot, start + frame) for frame in range(_CLIP_FRAMES)]))
@@ -98,28 +114,42 @@ class CodecStage:
         """One step; see `Stage.step`."""
         fraction = step / self.config.num_steps
         factor = min(1.0, (step + 1) / 30) * max(1 - fraction, 0.0)
-        indices, pixels = self.batch(step)
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         self.codec.train()
-        latents = self.codec.encode(pixels)
-        scale = torch.rand(latents.shape[0], 1, 1, 1, 1, generator=generator) * self.config.max_noise
-        noisy = latents + scale * torch.randn(latents.shape, generator=generator)
-        chosen = torch.randperm(_CELL_PIXELS, generator=generator)[: self.config.pixels_per_cell]
-        logits = self.codec.decode_cell_logits(noisy, noisy[:, :, :1], chosen).flatten(0, -2)
-        targets = _cells(indices)[..., chosen].flatten().long()
-        loss = F.cross_entropy(logits, targets)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the codec's loss is {loss.item()} at step {step}")
-        loss.backward()
+        right: list[Tensor] = []
+
+        def loss_of(samples: range) -> Tensor:
+            loss, share = self._loss(step, samples)
+            right.append(share)
+            return loss
+
+        loss = self.execution.backward(self.batch_size, loss_of, "codec's", step)
         self.optimiser.step(factor)
         self.ema.update(self.codec)
+        return {"loss": loss, "pixels_right": torch.stack(right).mean().item()}
+
+    def _loss(self, step: int, samples: range) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The cross-entropy of some of a step's clips, and the share of pixels that are right."""
+        seed = self.config.seed
+        indices, pixels = self.batch(step, samples)
+        latents = self.codec.encode(pixels)
+        scales = [draws(seed, "codec/scale", step, sample).random() for sample in samples]
+        scale = torch.tensor(scales, dtype=torch.float32)[:, None, None, None, None] * self.config.max_noise
+        noisy = latents + scale * sample_noise(latents.shape[1:], seed, "codec/noise", (step,), samples)
+        order = torch.randperm(_CELL_PIXELS, generator=tensor_draws(seed, "codec/pixels", step))
+        chosen = order[: self.config.pixels_per_cell]
+        logits = self.codec.decode_cell_logits(noisy, noisy[:, :, :1], chosen).flatten(0, -2)
+        targets = _cells(indices)[..., chosen].flatten().long()
         right = (logits.detach().argmax(-1) == targets).float().mean()
-        return {"loss": loss.item(), "pixels_right": right.item()}
+        return F.cross_entropy(logits, targets), right
+
+    def inputs(self, step: int) -> dict[str, Any]:
+        """This process's clips of a step, as colour indices."""
+        return {"clips": [self.batch(step, samples)[0] for samples in self.execution.shares(self.batch_size)]}
 
     def averaged(self) -> PatchCodec:
         """The codec with averaged weights, in eval mode."""
         codec = PatchCodec(self.config.codec)
-        codec.load_state_dict(self.codec.state_dict())
+        codec.load_state_dict(whole_state(self.codec.state_dict()))
         self.ema.copy_to(codec)
         return codec.eval()
 
@@ -127,7 +157,9 @@ class CodecStage:
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         """Truth beside reconstruction; returns the share of right pixels, without and with noise 0.4."""
         codec = self.averaged()
-        indices, pixels = self.batch(_PREVIEW_STEP)
+        if not self.execution.world.leads:
+            return {}
+        indices, pixels = self.batch(_PREVIEW_STEP, range(self.batch_size))
         latents = codec.encode(pixels)
         generator = torch.Generator().manual_seed(0)
         disturbed = latents + 0.4 * torch.randn(latents.shape, generator=generator)
@@ -147,6 +179,10 @@ class CodecStage:
         )
         return scores
 
+    def prime(self) -> None:
+        """See `Stage.prime`."""
+        self.optimiser.prime()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""
         return {
@@ -161,6 +197,49 @@ class CodecStage:
         self.ema.load_state_dict(state["ema"])
         if "optimiser" in state:
             self.optimiser.load_state_dict(state["optimiser"])
+
+
+class _SharedNorm(nn.BatchNorm1d):
+    """Batch normalisation over the batch of all processes; torch's own needs a GPU for that."""
+
+    def __init__(self, plain: nn.BatchNorm1d) -> None:
+        momentum = plain.momentum
+        assert momentum is not None and not plain.affine
+        super().__init__(plain.num_features, plain.eps, momentum, affine=False)
+        self.load_state_dict(plain.state_dict())
+
+    def forward(self, input: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        count = len(input) * dist.get_world_size()
+        mean = _SummedOverProcesses.apply(input.sum(0)) / count
+        centred = input - mean
+        variance = _SummedOverProcesses.apply(centred.square().sum(0)) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        return centred * torch.rsqrt(variance + self.eps)
+
+
+class _SummedOverProcesses(torch.autograd.Function):
+    """A sum to which every process's loss owes something: gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
+        return _summed(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return _summed(gradients[0])
+
+
+def _summed(value: Tensor) -> Tensor:
+    total = value.clone()
+    dist.all_reduce(total)
+    return total
 
 
 def _cells(indices: Tensor) -> Tensor:

@@ -19,11 +19,11 @@ Source: DMD2 (arXiv 2405.14867), Self-Forcing (arXiv 2506.08009), section 4 of a
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -40,8 +40,10 @@ from shotstream.streaming.conditioning import Conditioning, full_pass, target_pa
 from shotstream.streaming.noise import KeyedNoise, derive_seed
 from shotstream.streaming.rollout import Rollout
 from shotstream.training.ema import Ema
+from shotstream.training.keys import draws, tensor_draws
 from shotstream.training.lora import merge_adapters
 from shotstream.training.optimisers import ClippedAdamW
+from shotstream.training.parallelize import Execution, whole_state
 from shotstream.training.stages.teacher import TeacherTraining, TheatreModel, token_grid
 
 
@@ -102,10 +104,22 @@ class Scene(NamedTuple):
     """The caption rows of each sample."""
     num_chunks: int
     """Length of the shots."""
+    samples: range
+    """Which samples of the effective batch these are."""
 
 
-DrawScene = Callable[[int], Scene]
-"""What the shots of a step are conditioned on, a function of the step and of the student's weights."""
+DrawScene = Callable[[int, range], Scene]
+"""What some shots of a step are conditioned on: a function of step, samples and the student's weights."""
+
+
+class Part(NamedTuple):
+    """What a process learns from at once in a step: its share of the batch, or a part of that."""
+
+    scene: Scene
+    text: Float[Tensor, "b s n d"]
+    """Embeddings of the scene's captions."""
+    free: Float[Tensor, "b s n d"]
+    """Embeddings of empty captions, which the teacher's guidance turns away from."""
 
 
 class DmdStage:
@@ -120,6 +134,7 @@ class DmdStage:
         fake: DiT,
         draw: DrawScene,
         film: Callable[[TheatreModel, int, Path], Mapping[str, float]] | None = None,
+        execution: Execution | None = None,
     ) -> None:
         """The three networks are changed in place; parameters that need no gradient stay as they are.
 
@@ -130,51 +145,87 @@ class DmdStage:
             fake: what the fake score starts from.
             draw: what a step's shots are conditioned on.
             film: draws and scores what the averaged student films; see `Stage.preview`.
+            execution: how steps are computed.
         """
-        self.config = config
+        self.config, self.execution = config, execution or Execution()
+        self.execution.shares(self.batch_size)
         self.student, self.fake = student, fake
         self.student.text.eval().requires_grad_(False)
         self.teacher = teacher.eval().requires_grad_(False)
         self.draw, self._film = draw, film
         self.schedule = FlowSchedule(shift=config.teacher.shift)
+        self._blank = copy.deepcopy(student).to("meta")
+        for dit in (student.dit, fake, self.teacher.dit):
+            self.execution.parallelize(dit)
         self.ema = Ema(student.dit, config.ema_decay)
         self.student_optimiser = ClippedAdamW(
             student.dit.parameters(), config.student_rate, config.student_max_norm
         )
         self.fake_optimiser = ClippedAdamW(fake.parameters(), config.fake_rate, config.fake_max_norm)
 
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step."""
+        return self.config.teacher.batch_size
+
     def step(self, step: int) -> Mapping[str, float]:
         """One step; see `Stage.step`."""
-        scene = self.draw(step)
-        with torch.no_grad():
-            text = self.student.embed(scene.captions)
-            free = self.teacher.embed([[""] * len(rows) for rows in scene.captions])
+        parts = self._parts(step)
         scalars = {"fake_loss": 0.0, "fake_norm": 0.0}
         for update in range(self.config.fake_updates):
-            loss, norm = self._update_fake(scene, text, (step, update))
+            loss, norm = self._update_fake(parts, (step, update))
             scalars["fake_loss"] += loss / self.config.fake_updates
             scalars["fake_norm"] += norm / self.config.fake_updates
         if step >= self.config.fake_warmup_steps:
-            scalars |= self._update_student(scene, text, free, (step, self.config.fake_updates))
+            scalars |= self._update_student(parts, (step, self.config.fake_updates))
         return scalars
 
-    def _update_fake(self, scene: Scene, text: Tensor, key: tuple[int, int]) -> tuple[float, float]:
-        with torch.no_grad():
-            x0 = self.rollout(scene, text, key)
-        loss = self.fake_loss(scene, text, x0, key)
-        _require_finite(loss, "fake score's", key[0])
-        loss.backward()
-        return loss.item(), self.fake_optimiser.step().item()
+    @torch.no_grad()
+    def _parts(self, step: int) -> list[Part]:
+        parts: list[Part] = []
+        for samples in self.execution.shares(self.batch_size):
+            scene = self.draw(step, samples)
+            text = self.student.embed(scene.captions)
+            free = self.teacher.embed([[""] * len(rows) for rows in scene.captions])
+            parts.append(Part(scene, text, free))
+        return parts
 
-    def _update_student(
-        self, scene: Scene, text: Tensor, free: Tensor, key: tuple[int, int]
-    ) -> dict[str, float]:
-        loss, gradient = self.student_loss(scene, text, free, key)
-        _require_finite(loss, "student's", key[0])
-        loss.backward()
+    def inputs(self, step: int) -> dict[str, Any]:
+        """This process's context frames and captions of a step."""
+        scenes = [part.scene for part in self._parts(step)]
+        return {
+            "context": [scene.conditioning.context for scene in scenes],
+            "captions": [scene.captions for scene in scenes],
+            "num_chunks": [scene.num_chunks for scene in scenes],
+        }
+
+    def _update_fake(self, parts: Sequence[Part], key: tuple[int, int]) -> tuple[float, float]:
+        def loss_of(part: Part) -> Tensor:
+            with torch.no_grad():
+                x0 = self.rollout(part.scene, part.text, key)
+            return self.fake_loss(part.scene, part.text, x0, key)
+
+        losses = [partial(loss_of, part) for part in parts]
+        loss = self.execution.backward_parts(losses, "fake score's", key[0])
+        return loss, self.fake_optimiser.step().item()
+
+    def _update_student(self, parts: Sequence[Part], key: tuple[int, int]) -> dict[str, float]:
+        gradients: list[Tensor] = []
+
+        def loss_of(part: Part) -> Tensor:
+            loss, gradient = self.student_loss(part.scene, part.text, part.free, key)
+            gradients.append(gradient.abs().mean())
+            return loss
+
+        losses = [partial(loss_of, part) for part in parts]
+        loss = self.execution.backward_parts(losses, "student's", key[0])
         norm = self.student_optimiser.step()
         self.ema.update(self.student.dit)
-        return {"student_loss": loss.item(), "gradient": gradient.abs().mean().item(), "norm": norm.item()}
+        return {
+            "student_loss": loss,
+            "gradient": torch.stack(gradients).mean().item(),
+            "norm": norm.item(),
+        }
 
     def student_loss(
         self,
@@ -199,14 +250,14 @@ class DmdStage:
         self, scene: Scene, text: Float[Tensor, "b s n d"], key: tuple[int, int]
     ) -> Float[Tensor, "b c f h w"]:
         """Shots of the student, ended at one denoising step for all chunks, drawn by the key."""
-        rng = np.random.default_rng((self.config.seed, 5, *key))
+        rng = draws(self.config.seed, "exit", *key)
         exit_step = int(rng.integers(len(self.config.student_steps)))
         chunks = student_rollout(
             self.student.dit,
             scene.conditioning,
             text,
             self.schedule.student_sigmas(self.config.student_steps),
-            seeds=[derive_seed(self.config.seed, "rollout", *key, sample) for sample in range(text.shape[0])],
+            seeds=[derive_seed(self.config.seed, "rollout", *key, sample) for sample in scene.samples],
         ).chunks(scene.num_chunks, [exit_step] * scene.num_chunks)
         return torch.cat(list(chunks), dim=2)
 
@@ -214,7 +265,7 @@ class DmdStage:
         self, scene: Scene, text: Tensor, x0: Float[Tensor, "b c f h w"], key: tuple[int, int]
     ) -> Float[Tensor, ""]:
         """The flow-matching loss of the fake score on samples of the student."""
-        noise, sigma = self._noise(x0, "fake", key, low=0.0, high=1.0)
+        noise, sigma = self._noise(x0, "fake", key, scene.samples, low=0.0, high=1.0)
         velocity = self.velocity(self.fake, scene, text, add_noise(x0, noise, sigma), sigma)
         return flow_matching_loss(velocity, velocity_target(x0, noise))
 
@@ -224,7 +275,8 @@ class DmdStage:
     ) -> Float[Tensor, "b c f h w"]:
         """Where the fake score and the teacher disagree about samples of the student, see `dmd_gradient`."""
         config = self.config
-        noise, sigma = self._noise(x0, "score", key, low=config.least_sigma, high=config.most_sigma)
+        low, high = config.least_sigma, config.most_sigma
+        noise, sigma = self._noise(x0, "score", key, scene.samples, low=low, high=high)
         noisy = add_noise(x0, noise, sigma)
         real = self.velocity(self.teacher.dit, scene, text, noisy, sigma)
         if config.guidance != 1.0:
@@ -246,26 +298,35 @@ class DmdStage:
         return target_part(dit(inputs.x, inputs.sigma, text, inputs.positions), dit.config)
 
     def _noise(
-        self, x0: Tensor, name: str, key: tuple[int, int], *, low: float, high: float
+        self, x0: Tensor, name: str, key: tuple[int, int], samples: range, *, low: float, high: float
     ) -> tuple[Tensor, Tensor]:
         """Noise like `x0`, and a level for each sample; each sample's are keyed by it alone."""
         noise: list[Tensor] = []
         levels: list[Tensor] = []
-        for sample in range(x0.shape[0]):
-            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, name, *key, sample))
+        for sample in samples:
+            generator = tensor_draws(self.config.seed, name, *key, sample)
             noise.append(torch.randn(x0.shape[1:], generator=generator))
             levels.append(self.schedule.sample_training_sigma(generator, (1,), low=low, high=high))
         return torch.stack(noise), torch.stack(levels).expand(-1, x0.shape[2])
 
     def averaged(self) -> TheatreModel:
         """The student with averaged weights, in eval mode."""
-        averaged = copy.deepcopy(self.student)
+        averaged = copy.deepcopy(self._blank).to_empty(device="cpu")
+        averaged.load_state_dict(whole_state(self.student.state_dict()))
         self.ema.copy_to(averaged.dit)
         return merge_adapters(averaged).eval()
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         """Films held-out stories with the averaged student, and scores them."""
-        return {} if self._film is None else self._film(self.averaged(), step, directory)
+        averaged = self.averaged()
+        if self._film is None or not self.execution.world.leads:
+            return {}
+        return self._film(averaged, step, directory)
+
+    def prime(self) -> None:
+        """See `Stage.prime`."""
+        self.student_optimiser.prime()
+        self.fake_optimiser.prime()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""
@@ -308,8 +369,3 @@ def student_rollout(
     shape = (dit.config.latent_channels, dit.config.chunk_latent_frames, context.shape[-2], context.shape[-1])
     noise = KeyedNoise(seeds=tuple(seeds), shape=shape, device=context.device)
     return Rollout(dit, conditioning, text, cache, noise, sigmas)
-
-
-def _require_finite(loss: Tensor, whose: str, step: int) -> None:
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the {whose} loss is {loss.item()} at step {step}")

@@ -41,7 +41,9 @@ from shotstream.streaming.context_sampling import (
 )
 from shotstream.streaming.noise import derive_seed
 from shotstream.theatre.world import TheatreStory, sample_story
+from shotstream.training.keys import draws
 from shotstream.training.lora import attach_adapters
+from shotstream.training.parallelize import Execution
 from shotstream.training.stages.dmd import DmdStage, DmdTraining, Scene, fake_of, student_rollout
 from shotstream.training.stages.teacher import TeacherTraining, TheatreModel
 
@@ -81,6 +83,7 @@ def inter_shot_stage(
     codec: Codec,
     latent_size: LatentSize,
     film: Callable[[TheatreModel, int, Path], Mapping[str, float]] | None = None,
+    execution: Execution | None = None,
 ) -> DmdStage:
     """The stage.
 
@@ -91,6 +94,7 @@ def inter_shot_stage(
         codec: decodes what was filmed and encodes what is looked back at.
         latent_size: of the stories' frames.
         film: see `DmdStage`.
+        execution: how steps are computed.
     """
     dmd = config.dmd
     fake = fake_of(teacher)
@@ -98,20 +102,22 @@ def inter_shot_stage(
     adapt(fake, config, "fake")
     sigmas = FlowSchedule(shift=dmd.teacher.shift).student_sigmas(dmd.student_steps)
 
-    def draw(step: int) -> Scene:
-        stories, lengths = draw_stories(config, step)
+    def draw(step: int, samples: range) -> Scene:
+        stories, lengths = draw_stories(config, step, samples)
         shots: list[FilmedShot] = []
         for index, num_chunks in enumerate(lengths[:-1]):
             conditioning, captions = condition_on(stories, shots, dmd.teacher, latent_size)
-            seeds = [derive_seed(dmd.seed, "history", step, index, sample) for sample in range(len(stories))]
+            seeds = [derive_seed(dmd.seed, "history", step, index, sample) for sample in samples]
             with torch.no_grad():
                 text = student.embed(captions)
                 rollout = student_rollout(student.dit, conditioning, text, sigmas, seeds=seeds)
                 latents = torch.cat(list(rollout.chunks(num_chunks)), dim=2)
                 shots.append(look_back_at(codec, latents, index, student.dit.config.num_context_frames))
-        return Scene(*condition_on(stories, shots, dmd.teacher, latent_size), lengths[-1])
+        return Scene(*condition_on(stories, shots, dmd.teacher, latent_size), lengths[-1], samples)
 
-    return DmdStage(dmd, student=student, teacher=teacher, fake=fake, draw=draw, film=film)
+    return DmdStage(
+        dmd, student=student, teacher=teacher, fake=fake, draw=draw, film=film, execution=execution
+    )
 
 
 def adapt(dit: DiT, config: InterShotTraining, name: str) -> None:
@@ -121,18 +127,21 @@ def adapt(dit: DiT, config: InterShotTraining, name: str) -> None:
         attach_adapters(dit, rank=config.lora_rank, alpha=config.lora_alpha, seed=seed)
 
 
-def draw_stories(config: InterShotTraining, step: int) -> tuple[list[TheatreStory], list[int]]:
-    """The stories of a step up to the shot that is learnt, and the length of each shot in chunks."""
+def draw_stories(
+    config: InterShotTraining, step: int, samples: range | None = None
+) -> tuple[list[TheatreStory], list[int]]:
+    """The stories of a step up to the shot that is learnt, and the length of each shot in chunks.
+
+    Only those of `samples`, if it is given: places in the effective batch.
+    """
     dmd = config.dmd
-    rng = np.random.default_rng((dmd.seed, 6, step))
+    rng = draws(dmd.seed, "places", step)
     weights = np.array(dmd.teacher.shot_weights)
     num_shots = 1 + int(rng.choice(len(weights), p=weights / weights.sum()))
     size = dmd.teacher.dit.chunk_latent_frames
     lengths = [int(length) // size for length in rng.choice(dmd.teacher.pool.num_latent_frames, num_shots)]
-    stories = [
-        sample_story(np.random.default_rng((dmd.seed, 7, step, sample)), num_shots)
-        for sample in range(dmd.teacher.batch_size)
-    ]
+    samples = range(dmd.teacher.batch_size) if samples is None else samples
+    stories = [sample_story(draws(dmd.seed, "story", step, sample), num_shots) for sample in samples]
     return stories, lengths
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shotstream.data.latents import LatentPool
+from shotstream.training.parallelize import Execution
 from shotstream.training.stages.dmd import DmdStage, DmdTraining, Scene, fake_of
 from shotstream.training.stages.teacher import TheatreModel, draw_batch
 
@@ -29,6 +30,7 @@ def intra_shot_stage(
     teacher: TheatreModel,
     pool: LatentPool,
     film: Callable[[TheatreModel, int, Path], Mapping[str, float]] | None = None,
+    execution: Execution | None = None,
 ) -> DmdStage:
     """The stage: student and fake score learn whole.
 
@@ -38,12 +40,21 @@ def intra_shot_stage(
         teacher: frozen in place; the fake score starts as a copy of it.
         pool: the stories whose true shots are the history.
         film: see `DmdStage`.
+        execution: how steps are computed.
     """
     drawn = dataclasses.replace(config.dmd.teacher, seed=config.dmd.seed)
     size = drawn.dit.chunk_latent_frames
 
-    def draw(step: int) -> Scene:
-        batch = draw_batch(pool.at(step), drawn, step, keep_captions=True)
-        return Scene(batch.conditioning, batch.captions, batch.x0.shape[2] // size)
+    def draw(step: int, samples: range) -> Scene:
+        batch = draw_batch(pool.at(step), drawn, step, samples=samples, keep_captions=True)
+        return Scene(batch.conditioning, batch.captions, batch.x0.shape[2] // size, samples)
 
-    return DmdStage(config.dmd, student=student, teacher=teacher, fake=fake_of(teacher), draw=draw, film=film)
+    return DmdStage(
+        config.dmd,
+        student=student,
+        teacher=teacher,
+        fake=fake_of(teacher),
+        draw=draw,
+        film=film,
+        execution=execution,
+    )

@@ -6,14 +6,14 @@ then has one end under the teacher's own flow, which a bidirectional teacher can
 next.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,7 +28,9 @@ from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.model.rope import rope_table
-from shotstream.streaming.conditioning import Conditioning
+from shotstream.streaming.conditioning import Conditioning, stack_conditioning
+from shotstream.training.keys import draws, sample_noise
+from shotstream.training.parallelize import Execution
 from shotstream.training.stages.teacher import TeacherTraining, TheatreModel, draw_batch, token_grid
 
 
@@ -59,30 +61,49 @@ class OdePairsStage:
     """A `Stage` that writes a file of pairs per step."""
 
     def __init__(
-        self, config: OdePairsTraining, model: TheatreModel, pool: LatentPool, directory: Path
+        self,
+        config: OdePairsTraining,
+        model: TheatreModel,
+        pool: LatentPool,
+        directory: Path,
+        execution: Execution | None = None,
     ) -> None:
-        self.config = config
+        """ValueError for what only a stage that learns can do."""
+        self.config, self.execution = config, execution or Execution()
+        self.execution.refuse(
+            ("accumulation", "activation_checkpointing", "compile"), "making ODE pairs learns nothing"
+        )
+        self._drawn = dataclasses.replace(config.teacher, seed=config.seed)
+        self.execution.shares(self.batch_size)
         self.model = model.eval().requires_grad_(False)
         self.pool = pool
         self.directory = directory
         self.schedule = FlowSchedule(shift=config.teacher.shift)
 
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step."""
+        return self.config.teacher.batch_size
+
     @torch.no_grad()
     def step(self, step: int) -> Mapping[str, float]:
         """Writes pairs number `step`."""
-        pairs = self.make(step)
+        own = [self.make(step, samples) for samples in self.execution.shares(self.batch_size)]
+        found = self.execution.world.gather(own)
+        if found is None:
+            return {}
+        pairs = joined([part for parts in found for part in parts])
         pairs.write(self.directory / f"pairs_{step:06d}.safetensors")
         return {"pairs": float(pairs.states.shape[0]), "std": pairs.states[:, -1].std().item()}
 
     @torch.no_grad()
-    def make(self, step: int) -> OdePairs:
-        """Draws shots and a chunk of them, and integrates it."""
-        teacher, dit = self.config.teacher, self.model.dit
-        batch = draw_batch(
-            self.pool.at(step), teacher, self.config.seed * 10_000_019 + step, keep_captions=True
-        )
+    def make(self, step: int, samples: range | None = None) -> OdePairs:
+        """Draws shots and a chunk of them, and integrates it; all samples of the step or some."""
+        samples = range(self.batch_size) if samples is None else samples
+        dit = self.model.dit
+        batch = draw_batch(self.pool.at(step), self._drawn, step, samples=samples, keep_captions=True)
         size = dit.config.chunk_latent_frames
-        rng = np.random.default_rng((self.config.seed, 2, step))
+        rng = draws(self.config.seed, "pairs/chunk", step)
         chunk = int(rng.integers(batch.x0.shape[2] // size))
         history = batch.x0[:, :, : chunk * size]
         text = self.model.embed(batch.captions)
@@ -92,8 +113,8 @@ class OdePairsStage:
         def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
             return guide(free(noisy, sigma), given(noisy, sigma), self.config.guidance)
 
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        noise = torch.randn(batch.x0[:, :, :size].shape, generator=generator)
+        shape = batch.x0[0, :, :size].shape
+        noise = sample_noise(shape, self.config.seed, "pairs/noise", (step,), samples)
         states = list(euler_states(velocity, noise, self._levels()))[:: self.config.substeps]
         return OdePairs(
             states=torch.stack(states, dim=1),
@@ -101,6 +122,11 @@ class OdePairsStage:
             conditioning=batch.conditioning,
             captions=batch.captions,
         )
+
+    def inputs(self, step: int) -> dict[str, Any]:
+        """Nothing: a step learns nothing and refuses nothing."""
+        del step
+        return {}
 
     def _levels(self) -> Float[Tensor, " n"]:
         """The student's levels and zero, with evenly spaced ones between."""
@@ -117,6 +143,9 @@ class OdePairsStage:
         del step, directory
         return {}
 
+    def prime(self) -> None:
+        """Nothing: there is no optimiser."""
+
     def state_dict(self) -> dict[str, Any]:
         """Empty: a step leaves its file and nothing else."""
         return {}
@@ -125,6 +154,16 @@ class OdePairsStage:
         """Nothing to load; ValueError when there is something, which is another recipe's."""
         if state:
             raise ValueError(f"ODE pairs have no state, but the checkpoint holds {', '.join(state)}")
+
+
+def joined(parts: Sequence[OdePairs]) -> OdePairs:
+    """Pairs of one step made in parts, as one batch."""
+    return OdePairs(
+        states=torch.cat([part.states for part in parts]),
+        history=torch.cat([part.history for part in parts]),
+        conditioning=stack_conditioning([part.conditioning for part in parts]),
+        captions=[rows for part in parts for rows in part.captions],
+    )
 
 
 class CausalVelocity:

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from shotstream.codec.codec import Codec
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.data.captions import StoredText, StoredTextConfig
 from shotstream.data.checks import require_decay, require_positive, require_within
 from shotstream.data.latents import LatentPool, PoolConfig, StoryLatents
+from shotstream.data.source import ShardsConfig, ShardSource, condition_sample, require_fit
 from shotstream.diffusion.flow import add_noise, velocity_target
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.geometry import LatentSize, TokenGrid
@@ -41,8 +43,11 @@ from shotstream.streaming.conditioning import (
 )
 from shotstream.streaming.context_sampling import ContextSlot, PolicyName, sample_context
 from shotstream.training.ema import Ema
+from shotstream.training.keys import draws, sample_noise, tensor_draws
 from shotstream.training.muon import has_fast_bfloat16
-from shotstream.training.optimisers import MuonAdamW
+from shotstream.training.optimisers import ClippedAdamW, MuonAdamW
+from shotstream.training.parallelize import Execution
+from shotstream.training.start import begin_at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,10 +56,10 @@ class TeacherTraining:
 
     dit: DiTConfig
     """Sizes of the transformer."""
-    text: WordEncoderConfig
-    """Sizes and words of the text encoder."""
-    pool: PoolConfig
-    """The stories that batches are drawn from."""
+    text: WordEncoderConfig | StoredTextConfig
+    """Sizes and words of the text encoder that is trained; of shards, the captions that they hold."""
+    pool: PoolConfig | ShardsConfig
+    """The stories that batches are drawn from: rendered as training goes on, or encoded beforehand."""
     num_steps: int
     """Steps of the run; the learning rate falls to zero over the last `decay_steps`."""
     decay_steps: int
@@ -65,6 +70,14 @@ class TeacherTraining:
     """Shots per step."""
     learning_rate: float = 1.5e-3
     """AdamW's; hidden matrices go to Muon, at three times it."""
+    optimiser: Literal["muon", "adamw"] = "muon"
+    """"adamw": AdamW without momentum for everything, as the published code has it."""
+    max_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    start: str = ""
+    """A model whose transformer the run begins at, a name or a bundle's directory; empty: random weights."""
+    learns: Literal["all", "self_attention"] = "all"
+    """Which parameters are trained."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from zero."""
     shift: float = 3.0
@@ -103,7 +116,14 @@ class TeacherTraining:
             1,
             ("causal_share", "clean_history", "context_drop", "caption_drop", "figure_share", "pair_share"),
         )
-        require_positive(self, ("learning_rate", "shift", "max_figure_weight"))
+        require_positive(self, ("learning_rate", "max_norm", "shift", "max_figure_weight"))
+        for name, known in (("optimiser", ("muon", "adamw")), ("learns", ("all", "self_attention"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give {' or '.join(known)}")
+        if isinstance(self.pool, ShardsConfig):
+            object.__setattr__(self, "text", StoredTextConfig(directory=self.pool.directory))
+        elif isinstance(self.text, StoredTextConfig):
+            raise ValueError("text is stored with shards, and the stories are rendered; name shards as pool")
         if self.context_policy not in (known := get_args(PolicyName)):
             raise ValueError(f"unknown context policy {self.context_policy!r}; known: {', '.join(known)}")
         if self.matmul_dtype not in ("auto", "float32", "bfloat16"):
@@ -122,23 +142,28 @@ class Batch(NamedTuple):
     conditioning: Conditioning
     captions: list[list[str]]
     """The caption rows of each sample."""
+    samples: range
+    """Which samples of the effective batch these are."""
 
 
 class TheatreModel(nn.Module):
     """The transformer with its text encoder, trained together."""
 
-    def __init__(self, dit: DiTConfig, text: WordEncoderConfig) -> None:
+    def __init__(self, dit: DiTConfig, text: WordEncoderConfig | StoredTextConfig) -> None:
         super().__init__()
         self.dit = DiT(dit)
-        self.text = WordEncoder(text)
+        self.text = WordEncoder(text) if isinstance(text, WordEncoderConfig) else StoredText(text)
 
     def embed(self, captions: Sequence[Sequence[str]]) -> Float[Tensor, "b s n d"]:
         """Embeddings of each sample's captions, padded with empty ones to the same number; with gradients."""
         rows = max(len(sample) for sample in captions)
         flat = [caption for sample in captions for caption in (*sample, *[""] * (rows - len(sample)))]
         unique = list(dict.fromkeys(flat))
-        device = self.text.position.device
-        embedded = self.text(self.text.tokenize(unique).to(device))
+        device = self.dit.patch_embedding.weight.device
+        if isinstance(self.text, StoredText):
+            embedded = self.text.embed(unique).to(device)
+        else:
+            embedded = self.text(self.text.tokenize(unique).to(device))
         order = torch.tensor([unique.index(caption) for caption in flat], device=device)
         return embedded[order].unflatten(0, (len(captions), rows))
 
@@ -146,51 +171,93 @@ class TheatreModel(nn.Module):
 class TeacherStage:
     """A `Stage` that trains a `TheatreModel`."""
 
-    def __init__(self, config: TeacherTraining, codec: Codec, device: torch.device | str = "cpu") -> None:
-        """The model lives on `device`; the codec and the latents stay on the CPU."""
+    def __init__(
+        self,
+        config: TeacherTraining,
+        codec: Codec | None,
+        device: torch.device | str = "cpu",
+        execution: Execution | None = None,
+    ) -> None:
+        """The model lives on `device`; the codec, which shards need none of, and the latents on the CPU."""
         torch.manual_seed(config.seed)  # the initial weights
-        self.config = config
+        self.config, self.execution = config, execution or Execution()
+        self.execution.shares(config.batch_size)
         self.device = torch.device(device)
         wanted = config.matmul_dtype
         self._bfloat16 = has_fast_bfloat16(self.device) if wanted == "auto" else wanted == "bfloat16"
         self.schedule = FlowSchedule(shift=config.shift)
         self.model = TheatreModel(config.dit, config.text).to(self.device)
+        if config.start:
+            begin_at(self.model.dit, config.start)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(config.learns == "all" or ".self_attn." in name)
+        self.execution.parallelize(self.model.dit)
+        if isinstance(self.model.text, WordEncoder):
+            self.execution.shard(self.model.text)
         self.ema = Ema(self.model, config.ema_decay)
-        self.pool = LatentPool(codec, config.pool)
-        self.optimiser = MuonAdamW(
-            self.model.named_parameters(),
-            learning_rate=config.learning_rate,
-            adamw_names=("head", "text.embedding", "position", "dit.text_embedding", "time_embedding"),
-        )
+        self.pool = open_pool(config, codec)
+        self.optimiser = _optimiser(config, self.model)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step."""
+        return self.config.batch_size
 
     def step(self, step: int) -> Mapping[str, float]:
         """One step; see `Stage.step`."""
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        batch = draw_batch(self.pool.at(step), self.config, step)
-        causal = bool(torch.rand((), generator=generator) < self.config.causal_share)
-        loss = self.loss(self.model, batch, generator, causal=causal)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
-        loss.backward()
+        stories, causal = self.pool.at(step), self._causal(step)
+
+        def loss_of(samples: range) -> Tensor:
+            batch = draw_batch(stories, self.config, step, samples=samples)
+            return self.loss(self.model, batch, step, causal=causal)
+
+        loss = self.execution.backward(self.batch_size, loss_of, "teacher's", step)
         norm = self.optimiser.step(self._rate(step))
         self.ema.update(self.model)
-        return {
-            "loss": loss.item(),
-            "causal_loss" if causal else "full_loss": loss.item(),
-            "norm": norm.item(),
-        }
+        return {"loss": loss, "causal_loss" if causal else "full_loss": loss, "norm": norm.item()}
+
+    def inputs(self, step: int) -> dict[str, Any]:
+        """This process's batches of a step, as latents, captions and levels."""
+        stories, found = self.pool.at(step), []
+        for samples in self.execution.shares(self.batch_size):
+            batch = draw_batch(stories, self.config, step, samples=samples)
+            sigma, _ = self._levels(step, batch.x0.shape[2], self._causal(step))
+            found.append(
+                {
+                    "x0": batch.x0,
+                    "context": batch.conditioning.context,
+                    "captions": batch.captions,
+                    "sigma": sigma[list(samples)],
+                    "samples": list(samples),
+                }
+            )
+        return {"causal": self._causal(step), "batches": found}
+
+    def _causal(self, step: int) -> bool:
+        return bool(draws(self.config.seed, "teacher/mask", step).random() < self.config.causal_share)
 
     def _rate(self, step: int) -> float:
         left = (self.config.num_steps - step) / self.config.decay_steps
         return min(1.0, (step + 1) / self.config.warmup_steps, left)
 
-    def loss(
-        self, model: TheatreModel, batch: Batch, generator: torch.Generator, *, causal: bool
-    ) -> Float[Tensor, ""]:
-        """The mean squared error of the velocity over frames that carry noise, in float32."""
-        b, _, f = batch.x0.shape[:3]
-        sigma, noisy_frames = self._levels(b, f, generator, causal)
-        noise = torch.randn(batch.x0.shape, generator=generator)
+    def loss(self, model: TheatreModel, batch: Batch, step: int, *, causal: bool) -> Float[Tensor, ""]:
+        """The mean squared error of the velocity over frames that carry noise, in float32.
+
+        The mean is over the effective batch: means over parts of it average to it, though the parts differ
+        in how many of their frames carry noise.
+
+        Args:
+            model: what to ask.
+            batch: some of the effective batch.
+            step: keys noise and levels, with each sample's place in the batch.
+            causal: whether chunks have levels of their own and do not see what follows them.
+        """
+        f, chosen = batch.x0.shape[2], list(batch.samples)
+        sigma, noisy_frames = self._levels(step, f, causal)
+        counted = noisy_frames.float() / noisy_frames.float().mean()
+        sigma, counted = sigma[chosen], counted[chosen]
+        shape = batch.x0.shape[1:]
+        noise = sample_noise(shape, self.config.seed, "teacher/noise", (step,), batch.samples)
         x0, noise, sigma = (value.to(self.device) for value in (batch.x0, noise, sigma))
         conditioning = batch.conditioning.to(self.device)
         inputs = full_pass(conditioning, add_noise(x0, noise, sigma), sigma, self.config.dit)
@@ -198,11 +265,10 @@ class TeacherStage:
         text = model.embed(batch.captions)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             velocity = model.dit(inputs.x, inputs.sigma, text, inputs.positions, mask=mask)
-        counted = noisy_frames.to(self.device).float()
         return flow_matching_loss(
             target_part(velocity, self.config.dit),
             velocity_target(x0, noise),
-            frame_weight=counted / counted.mean(),
+            frame_weight=counted.to(self.device),
             cell_weight=self._cell_weight(batch.figures).to(self.device),
         )
 
@@ -213,18 +279,21 @@ class TeacherStage:
         rest = (1 - share * figure) / (1 - share).clamp(min=1e-6)
         return torch.where(figures, figure, rest)
 
-    def _levels(self, b: int, f: int, generator: torch.Generator, causal: bool) -> tuple[Tensor, Tensor]:
-        """A level per frame `[b, f]`, and which frames count."""
-        if not causal:
-            sigma = self.schedule.sample_training_sigma(generator, (b, 1)).expand(b, f)
-            return sigma, torch.ones(b, f, dtype=torch.bool)
+    def _levels(self, step: int, f: int, causal: bool) -> tuple[Tensor, Tensor]:
+        """A level per frame `[b, f]` of the whole effective batch, and which frames carry noise."""
         size = self.config.dit.chunk_latent_frames
         chunks = -(-f // size)
-        sigma = self.schedule.sample_training_sigma(generator, (b, chunks))
-        clean = torch.rand(b, chunks, generator=generator) < self.config.clean_history
-        clean[:, -1] = False
-        sigma = torch.where(clean, 0.0, sigma).repeat_interleave(size, dim=1)[:, :f]
-        return sigma, ~clean.repeat_interleave(size, dim=1)[:, :f]
+        sigmas: list[Tensor] = []
+        for sample in range(self.batch_size):
+            generator = tensor_draws(self.config.seed, "teacher/levels", step, sample)
+            sigma = self.schedule.sample_training_sigma(generator, (chunks if causal else 1,))
+            if causal:
+                clean = torch.rand(chunks, generator=generator) < self.config.clean_history
+                clean[-1] = False
+                sigma = torch.where(clean, 0.0, sigma).repeat_interleave(size)[:f]
+            sigmas.append(sigma.expand(f))
+        levels = torch.stack(sigmas)
+        return levels, levels > 0
 
     def averaged(self) -> TheatreModel:
         """The model with averaged weights, in eval mode."""
@@ -236,7 +305,14 @@ class TeacherStage:
         """Shots of held-out stories beside their truth, and the held-out loss; see `previews.py`."""
         from shotstream.training.previews import preview_teacher
 
-        return preview_teacher(self, step, directory)
+        if isinstance(self.pool, ShardSource):
+            return {}  # held-out stories are the theatre's
+        model = self.averaged()
+        return preview_teacher(self, model, step, directory) if self.execution.world.leads else {}
+
+    def prime(self) -> None:
+        """See `Stage.prime`."""
+        self.optimiser.prime()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""
@@ -260,18 +336,54 @@ def token_grid(latents: Float[Tensor, "b z f h w"], config: DiTConfig) -> TokenG
     return TokenGrid(size.height // config.patch_size, size.width // config.patch_size)
 
 
+def _optimiser(config: TeacherTraining, model: TheatreModel) -> MuonAdamW | ClippedAdamW:
+    if config.optimiser == "adamw":
+        return ClippedAdamW(model.parameters(), config.learning_rate, config.max_norm)
+    return MuonAdamW(
+        model.named_parameters(),
+        learning_rate=config.learning_rate,
+        max_norm=config.max_norm,
+        adamw_names=("head", "text.embedding", "position", "dit.text_embedding", "time_embedding"),
+    )
+
+
+def open_pool(config: TeacherTraining, codec: Codec | None) -> LatentPool | ShardSource:
+    """What the batches of a stage are drawn from.
+
+    Raises:
+        ValueError: the shards are not there, damaged beyond what is allowed, or of another model.
+    """
+    if isinstance(config.pool, PoolConfig):
+        assert codec is not None, "stories are rendered, and a codec must encode them"
+        return LatentPool(codec, config.pool)
+    source = ShardSource(config.pool, config.batch_size)
+    require_fit(source.form, config.dit, config.pool.directory)
+    return source
+
+
 def draw_batch(
-    stories: Sequence[StoryLatents], config: TeacherTraining, step: int, *, keep_captions: bool = False
+    stories: Sequence[StoryLatents] | ShardSource,
+    config: TeacherTraining,
+    step: int,
+    *,
+    samples: range | None = None,
+    keep_captions: bool = False,
 ) -> Batch:
     """The batch of a step: shots of one length and one place in their stories, with the context these give.
 
     Args:
-        stories: what to draw from.
+        stories: what to draw from; shards have an order of their own, and their shots their own places.
         config: lengths, places and chances.
-        step: all that is drawn is keyed by it and the seed.
+        step: what the batch shares is keyed by it and the seed; what a sample has for itself, by the
+            sample too.
+        samples: which of the batch; None: all.
         keep_captions: never empty a sample's captions.
     """
-    rng = np.random.default_rng((config.seed, 1, step))
+    samples = range(config.batch_size) if samples is None else samples
+    if isinstance(stories, ShardSource):
+        return _stored_batch(stories, config, step, samples, keep_captions=keep_captions)
+    assert isinstance(config.pool, PoolConfig)
+    rng = draws(config.seed, "shots", step)
     length = int(rng.choice(config.pool.num_latent_frames))
     eligible = [
         [story for story in stories if len(story.shots) > i and story.shots[i].target.shape[1] >= length]
@@ -286,18 +398,54 @@ def draw_batch(
     figures: list[Tensor] = []
     conditionings: list[Conditioning] = []
     captions: list[list[str]] = []
-    while len(x0) < config.batch_size:
+    for sample in samples:
+        rng = draws(config.seed, "shot", step, sample)
         drawn = pairs if pairs and rng.random() < config.pair_share else eligible[index]
         story = drawn[int(rng.integers(len(drawn)))]
         x0.append(story.shots[index].target[:, :length].float())
         figures.append(story.shots[index].figures[:length])
-        conditioning, rows = condition(story, index, config)
-        if index > 0 and rng.random() < config.context_drop:
-            conditioning = drop_context(conditioning, torch.ones(1, dtype=torch.bool))
+        conditioning, rows = _dropped(
+            *condition(story, index, config), index > 0, config, rng, keep_captions=keep_captions
+        )
         conditionings.append(conditioning)
-        dropped = rng.random() < config.caption_drop and not keep_captions
-        captions.append([""] * len(rows) if dropped else rows)
-    return Batch(torch.stack(x0), torch.stack(figures), stack_conditioning(conditionings), captions)
+        captions.append(rows)
+    return Batch(torch.stack(x0), torch.stack(figures), stack_conditioning(conditionings), captions, samples)
+
+
+def _stored_batch(
+    source: ShardSource, config: TeacherTraining, step: int, samples: range, *, keep_captions: bool
+) -> Batch:
+    """The batch of a step out of shards; nothing is known of who is where in a picture."""
+    conditionings: list[Conditioning] = []
+    captions: list[list[str]] = []
+    stored = source.read(step, samples)
+    for sample, one in zip(samples, stored, strict=True):
+        rng = draws(config.seed, "shot", step, sample)
+        conditioning, rows = condition_sample(one, config.dit, config.context_policy)
+        conditioning, rows = _dropped(
+            conditioning, rows, bool(one.past), config, rng, keep_captions=keep_captions
+        )
+        conditionings.append(conditioning)
+        captions.append(rows)
+    x0 = torch.stack([one.latents.float() for one in stored])
+    figures = torch.zeros_like(x0[:, 0], dtype=torch.bool)
+    return Batch(x0, figures, stack_conditioning(conditionings), captions, samples)
+
+
+def _dropped(
+    conditioning: Conditioning,
+    rows: list[str],
+    has_context: bool,
+    config: TeacherTraining,
+    rng: np.random.Generator,
+    *,
+    keep_captions: bool,
+) -> tuple[Conditioning, list[str]]:
+    """A sample's conditioning and captions, by chance without its context, or with empty captions."""
+    if has_context and rng.random() < config.context_drop:
+        conditioning = drop_context(conditioning, torch.ones(1, dtype=torch.bool))
+    dropped = rng.random() < config.caption_drop and not keep_captions
+    return conditioning, [""] * len(rows) if dropped else rows
 
 
 def condition(story: StoryLatents, index: int, training: TeacherTraining) -> tuple[Conditioning, list[str]]:

@@ -1,0 +1,149 @@
+"""How a step is computed, and nothing of what it computes: shares of a batch, and sharded parameters.
+
+A process takes a contiguous share of the effective batch, in one part or several; the gradient is the mean
+over parts and processes, which is the mean over the batch. Parameters, gradients, averages and optimiser
+states are sharded over processes by FSDP2: on GPUs over NCCL, on CPUs over gloo. A process alone has plain
+tensors and none of this.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from shotstream.model.cross_attention import TextCache
+from shotstream.model.dit import DiT
+from shotstream.training.world import ALONE, World
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """How steps are computed."""
+
+    world: World = ALONE
+    """The processes that compute them."""
+    accumulation: int = 1
+    """Parts that a process computes its share of a batch in, one after the other."""
+    activation_checkpointing: bool = False
+    """Whether blocks are computed again in the backward pass instead of being remembered."""
+    compile: bool = False
+    """Whether blocks are compiled."""
+
+    def shares(self, batch_size: int) -> list[range]:
+        """The samples of an effective batch that this process computes, part by part.
+
+        Raises:
+            ValueError: the batch cannot be divided evenly.
+        """
+        num_parts = self.world.size * self.accumulation
+        if batch_size % num_parts:
+            raise ValueError(
+                f"a batch of {batch_size} cannot be divided among {self.world.size} processes in "
+                f"{self.accumulation} parts each; their product must divide it"
+            )
+        size = batch_size // num_parts
+        first = self.world.rank * self.accumulation
+        return [range(size * part, size * (part + 1)) for part in range(first, first + self.accumulation)]
+
+    def refuse(self, names: Iterable[str], reason: str) -> None:
+        """ValueError when one of these settings is in use; they could not take effect."""
+        for name in names:
+            if getattr(self, name) not in (False, 1):
+                raise ValueError(f"loop.{name}={getattr(self, name)} cannot take effect: {reason}")
+
+    def backward(self, batch_size: int, loss_of: Callable[[range], Tensor], name: str, step: int) -> float:
+        """Adds the gradient of the mean loss over an effective batch; returns that loss.
+
+        Args:
+            batch_size: samples of the whole batch.
+            loss_of: the mean loss over some of its samples.
+            name: of the loss, and
+            step: the step's number, for the message.
+
+        Raises:
+            FloatingPointError: the loss is not finite, in any process; all of them raise.
+        """
+        losses = [partial(loss_of, samples) for samples in self.shares(batch_size)]
+        return self.backward_parts(losses, name, step)
+
+    def backward_parts(self, losses: Sequence[Callable[[], Tensor]], name: str, step: int) -> float:
+        """The same for losses of parts that have been drawn already."""
+        total = torch.zeros((), dtype=torch.float64)
+        for loss_of in losses:
+            loss = loss_of()
+            # Each part's gradient is sharded at once: there is never more than one whole gradient.
+            (loss / len(losses)).backward()
+            total += loss.detach().double().cpu() / len(losses)
+        mean = self.world.mean(total)
+        if not torch.isfinite(mean):
+            raise FloatingPointError(f"the {name} loss is {mean.item()} at step {step}")
+        return mean.item()
+
+    def parallelize(self, dit: DiT) -> DiT:
+        """Activation checkpointing, then compilation, then sharding, in place; before any optimiser."""
+        dit.activation_checkpointing = self.activation_checkpointing
+        if self.compile:
+            for block in dit.blocks:
+                block.compile()
+        if self.world.mesh is not None:
+            self.shard(dit, dit.blocks)
+            dit.text_cache = _gathering_text_cache(dit)  # pyright: ignore[reportAttributeAccessIssue]
+        return dit
+
+    def shard(self, module: nn.Module, parts: Iterable[nn.Module] = (), methods: Iterable[str] = ()) -> None:
+        """Shards a module's parameters over the processes, in place.
+
+        Args:
+            module: the root.
+            parts: modules that are gathered one at a time.
+            methods: methods of the root, besides `forward`, that use its parameters.
+        """
+        if self.world.mesh is None:
+            return
+        for part in (*parts, module):
+            # The root too is sharded again after a pass: a pass without gradients would otherwise keep
+            # gathered parameters that the next optimiser step makes stale.
+            fully_shard(part, mesh=self.world.mesh, reshard_after_forward=True)
+        for method in methods:
+            register_fsdp_forward_method(module, method)
+
+
+def _gathering_text_cache(dit: DiT) -> Callable[..., TextCache]:
+    """`DiT.text_cache` with the blocks gathered, whose parameters it uses outside their `forward`."""
+    sharded = [part for part in (dit, *dit.blocks) if isinstance(part, FSDPModule)]
+
+    def text_cache(text: Tensor, captions: tuple[str, ...] = ()) -> TextCache:
+        for part in sharded:
+            part.unshard()
+        try:
+            return DiT.text_cache(dit, text, captions)
+        finally:
+            for part in sharded:
+                part.reshard()
+
+    return text_cache
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor as it is when nothing is sharded; every process must ask for it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def whole_state(state: Any) -> Any:
+    """A state dictionary with every tensor whole."""
+    if isinstance(state, dict):
+        return {name: whole_state(value) for name, value in state.items()}
+    return whole(state) if isinstance(state, Tensor) else state
+
+
+def like(value: Tensor, reference: Tensor) -> Tensor:
+    """A whole tensor that every process has, sharded as `reference` is."""
+    if not isinstance(reference, DTensor):
+        return value
+    mesh, placements = reference.device_mesh, reference.placements
+    return distribute_tensor(value.to(reference.device), mesh, placements, src_data_rank=None)

@@ -1,0 +1,131 @@
+"""What a person sees of a run: a live line in a terminal, plain lines elsewhere, a log, and TensorBoard."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+log = logging.getLogger(__name__)
+
+
+class Watch:
+    """Tells how a run goes; a context that ends with it. Every process may have one, only one speaks."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        first: int,
+        num_steps: int,
+        log_every: int,
+        batch_size: int,
+        tensorboard: bool,
+        speaks: bool = True,
+    ) -> None:
+        """Nothing is written before the first step.
+
+        Args:
+            directory: of the run.
+            first: steps done before.
+            num_steps: steps of the whole run.
+            log_every: steps between entries of the log.
+            batch_size: samples of a step.
+            tensorboard: whether scalars are also written for TensorBoard.
+            speaks: False for a watch that stays silent.
+        """
+        self._directory, self._log_every, self._batch_size = directory, log_every, batch_size
+        self._speaks = speaks
+        self._totals: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._began, self._num_steps = time.monotonic(), 0
+        self._board = _board(directory, first) if tensorboard and speaks else None
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        if speaks and sys.stderr.isatty():
+            self._progress = _progress()
+            self._task = self._progress.add_task("", total=num_steps, completed=first, scalars="")
+
+    def __enter__(self) -> "Watch":
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        if self._board is not None:
+            self._board.close()
+
+    def stepped(self, step: int, scalars: Mapping[str, float]) -> None:
+        """A step was made; `step` are done now."""
+        for name, value in scalars.items():
+            self._totals[name] = self._totals.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._num_steps += 1
+        if self._progress is not None and self._task is not None:
+            line = " ".join(f"{name} {value:.4f}" for name, value in scalars.items() if "loss" in name)
+            rate = f"{self._rate() * self._batch_size:.1f} samples/s"
+            self._progress.update(self._task, completed=step, scalars=f"{line}  {rate}")
+        if step % self._log_every == 0:
+            # A scalar that only some steps have is the mean over those.
+            means = {name: total / self._counts[name] for name, total in self._totals.items()}
+            rate = self._rate()
+            self._tell(step, {**means, "steps_per_s": rate, "samples_per_s": rate * self._batch_size})
+            self.restart()
+
+    def previewed(self, step: int, scalars: Mapping[str, float]) -> None:
+        """A preview was drawn; its time counts for no step."""
+        self._tell(step, scalars)
+        self.restart()
+
+    def restart(self) -> None:
+        """Means and rates begin anew."""
+        self._totals, self._counts = {}, {}
+        self._began, self._num_steps = time.monotonic(), 0
+
+    def _rate(self) -> float:
+        return self._num_steps / max(time.monotonic() - self._began, 1e-9)
+
+    def _tell(self, step: int, scalars: Mapping[str, float]) -> None:
+        if not self._speaks:
+            return
+        line = json.dumps({"step": step, **{name: round(value, 5) for name, value in scalars.items()}})
+        if self._progress is None:
+            log.info(line)
+        else:
+            self._progress.console.print(line, markup=False, highlight=False)
+        with (self._directory / "log.jsonl").open("a") as file:
+            file.write(line + "\n")
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
+
+
+def _progress() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[scalars]}"),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+    )
+
+
+def _board(directory: Path, first: int) -> "SummaryWriter | None":
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        log.info("no TensorBoard: pip install 'shotstream[train]', or set loop.tensorboard=false")
+        return None
+    return SummaryWriter(str(directory / "tensorboard"), purge_step=first + 1 if first else None)
