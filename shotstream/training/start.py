@@ -1,0 +1,56 @@
+"""What a run takes from a bundle of weights: the transformer that it begins at, and the codec of its family.
+
+Only the parts asked for are read. Neither is needed to show a recipe, nor to refuse one.
+"""
+
+from pathlib import Path
+
+import torch
+
+from shotstream.codec.codec import Codec
+from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
+from shotstream.geometry import LatentSize
+from shotstream.model.config import DiTConfig
+from shotstream.model.dit import DiT
+from shotstream.streaming.engine import EngineConfig
+from shotstream.weights.bundle import config_from_document, read_bundle
+from shotstream.weights.hub import resolve
+
+
+def begin_at(dit: DiT, name: str | Path) -> None:
+    """Gives a transformer the weights of a bundle.
+
+    Phases and levels of the context have no weights and may differ: the base model knows neither.
+
+    Raises:
+        ValueError: there is no such bundle, or its transformer is of other sizes.
+    """
+    bundle = read_bundle(resolve(name), parts=("dit",))
+    try:
+        dit.load_state_dict(bundle.tensors["dit"])
+    except RuntimeError as error:
+        found = config_from_document(DiTConfig, bundle.config.get("dit"), f"{bundle.directory}: dit")
+        raise ValueError(
+            f"{bundle.directory} holds a transformer of {found}, the recipe wants {dit.config}"
+        ) from error
+
+
+def codec_of(name: str | Path, device: torch.device | str = "cpu") -> tuple[Codec, LatentSize]:
+    """The frozen codec of a bundle, in float32, and the size of its model's latent frames.
+
+    Raises:
+        ValueError: there is no such bundle.
+    """
+    bundle = read_bundle(resolve(name), parts=("codec",))
+    where = f"{bundle.directory}: "
+    engine = config_from_document(EngineConfig, bundle.config.get("engine"), where + "engine")
+    document, tensors = bundle.config.get("codec"), bundle.tensors["codec"]
+    if engine.family == "theatre":
+        codec = PatchCodec(config_from_document(PatchCodecConfig, document, where + "codec"))
+        codec.load_state_dict(tensors)
+        codec.to(device, torch.float32).eval().requires_grad_(False)
+    else:
+        config = config_from_document(WanVAEConfig, document, where + "codec")
+        codec = WanVAE.from_tensors(config, tensors, device=torch.device(device), dtype=torch.float32)
+    return codec, codec.geometry.latent_size(engine.pixel_size)
