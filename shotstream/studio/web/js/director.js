@@ -175,7 +175,10 @@ export class Director {
   }
 
   addShot(caption) {
-    return this.ask("add_shot", { shot: { caption } });
+    return this.ask("add_shot", { shot: { caption } }, ({ shot_id: shotId }) => {
+      // What waits to be asked for is shown with the button that asks.
+      if (!this.story.autoplay) this.chosenShotId = shotId;
+    });
   }
 
   retake(shotId) {

@@ -61,7 +61,8 @@ function composeView(app) {
     app.redraw();
   };
   const start = () => {
-    const globalCaption = home.globalCaption.trim();
+    // Nothing said: a story that is sure to be understood.
+    const globalCaption = home.globalCaption.trim() || (knows && inventStory(suggestions));
     if (!globalCaption) return;
     const captions = knows ? firstShots(globalCaption, suggestions) : [];
     begin(app, { title: titleOf(globalCaption), global_caption: globalCaption, shots: captions.map((caption) => ({ caption })) });
@@ -86,9 +87,9 @@ function composeView(app) {
     h(
       "div",
       { class: "row" },
-      knows && h("button", { class: "quiet", onclick: () => write(inventStory(suggestions).globalCaption) }, icon("dice"), "Surprise me"),
+      knows && h("button", { class: "quiet", onclick: () => write(inventStory(suggestions)) }, icon("dice"), "Surprise me"),
       h("span", { class: "grow" }),
-      h("button", { class: "primary", disabled: !text.trim() || home.isBusy, onclick: start }, icon("play"), "Begin"),
+      h("button", { class: "primary", disabled: !(text.trim() || knows) || home.isBusy, onclick: start }, icon("play"), "Begin"),
     ),
     knows &&
       h(

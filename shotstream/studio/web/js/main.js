@@ -5,6 +5,7 @@ import { Director } from "./director.js";
 import { h, render } from "./dom.js";
 import { homeView, loadHome } from "./home.js";
 import { onKey } from "./keys.js";
+import { keepInSight } from "./strip.js";
 import { studioView, tick } from "./studio.js";
 
 const LINE_MS = 7000;
@@ -38,6 +39,7 @@ function redraw() {
       app.director ? studioView(app) : homeView(app),
       lineView(app.line),
     ]);
+    if (app.director?.story) keepInSight(app);
   };
   if (document.hidden) setTimeout(draw, 100);
   else requestAnimationFrame(draw);

@@ -290,6 +290,11 @@ export class Player {
       this.jump = null;
       jump.shown?.();
     }
+    if (this.numFrames && frame >= this.numFrames) {
+      // The film became shorter under a decoder that had read on.
+      this.seek(this.numFrames - 1);
+      return;
+    }
     const before = segmentAt(this.segments, this.frame);
     const wasAtEnd = this.isAtEnd;
     this.frame = frame;

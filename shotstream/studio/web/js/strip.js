@@ -8,7 +8,7 @@ import { icon } from "./icons.js";
 const STATUS = {
   waiting: "waiting",
   queued: "queued",
-  generating: "being made",
+  generating: "making",
   done: "done",
   stale: "stale",
   failed: "failed",
@@ -143,6 +143,22 @@ function choose(app, shot) {
   const segment = director.player.segments.find((candidate) => candidate.shotId === shot.shot_id);
   if (segment) director.player.seek(segment.start);
   app.redraw();
+}
+
+let shotInSight = null;
+
+/** Scrolls the strip to the shot that plays, when that has changed; never the page. */
+export function keepInSight(app) {
+  const shotId = app.director.playingSegment?.shotId;
+  if (shotId === shotInSight) return;
+  shotInSight = shotId;
+  const card = document.querySelector(".card[data-here]");
+  const strip = card?.parentElement;
+  if (!strip) return;
+  const [left, right] = [card.offsetLeft - strip.offsetLeft, card.offsetLeft - strip.offsetLeft + card.offsetWidth];
+  const { scrollLeft, clientWidth } = strip;
+  if (left < scrollLeft + 40) strip.scrollTo({ left: left - 60, behavior: "smooth" });
+  else if (right > scrollLeft + clientWidth - 40) strip.scrollTo({ left: right - clientWidth + 60, behavior: "smooth" });
 }
 
 function sideways(event) {

@@ -55,13 +55,12 @@ export function inventShot(globalCaption, suggestions, before) {
   return sayChoices({ ...PLAIN, framing: pick(framings), who, action: pick(actions), place, time });
 }
 
-/** A story that could be told: {title, globalCaption, captions}. */
+/** What a story could be about. */
 export function inventStory(suggestions) {
   const pick = (list) => list[Math.floor(Math.random() * list.length)];
   const one = pick(everyone(suggestions));
   const other = pick(everyone(suggestions).filter((name) => name.split(" ").every((word) => !one.includes(word))));
-  const globalCaption = `A story about a ${one} and a ${other} ${pick(suggestions.places)} ${pick(suggestions.times)}.`;
-  return { globalCaption, captions: firstShots(globalCaption, suggestions) };
+  return `A story about a ${one} and a ${other} ${pick(suggestions.places)} ${pick(suggestions.times)}.`;
 }
 
 /** Three shots to begin with. */
