@@ -7,6 +7,7 @@ number of processes can read either.
 
 import logging
 import pickle
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -193,8 +194,10 @@ def _read_directory(path: Path, into: Mapping[str, Any] | None) -> dict[str, Any
         }
     else:
         tensors = {name: into[name] for name in rest["places"]}
-    if tensors:
-        load(tensors, storage_reader=FileSystemReader(path), no_dist=into is None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it was told to be
+        if tensors:
+            load(tensors, storage_reader=FileSystemReader(path), no_dist=into is None)
     return _nested({**rest["rest"], **{rest["places"][name]: value for name, value in tensors.items()}})
 
 

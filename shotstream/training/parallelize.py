@@ -6,6 +6,7 @@ states are sharded over processes by FSDP2: on GPUs over NCCL, on CPUs over gloo
 tensors and none of this.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -105,6 +106,8 @@ class Execution:
         """
         if self.world.mesh is None:
             return
+        # Said of outputs that are views, in case somebody changes them in place: nobody does.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         for part in (*parts, module):
             # The root too is sharded again after a pass: a pass without gradients would otherwise keep
             # gathered parameters that the next optimiser step makes stale.

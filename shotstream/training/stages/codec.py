@@ -125,7 +125,8 @@ class CodecStage:
         loss = self.execution.backward(self.batch_size, loss_of, "codec's", step)
         self.optimiser.step(factor)
         self.ema.update(self.codec)
-        return {"loss": loss, "pixels_right": torch.stack(right).mean().item()}
+        share = self.execution.world.mean(torch.stack(right).mean())
+        return {"loss": loss, "pixels_right": share.item()}
 
     def _loss(self, step: int, samples: range) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The cross-entropy of some of a step's clips, and the share of pixels that are right."""

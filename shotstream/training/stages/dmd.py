@@ -221,11 +221,8 @@ class DmdStage:
         loss = self.execution.backward_parts(losses, "student's", key[0])
         norm = self.student_optimiser.step()
         self.ema.update(self.student.dit)
-        return {
-            "student_loss": loss,
-            "gradient": torch.stack(gradients).mean().item(),
-            "norm": norm.item(),
-        }
+        gradient = self.execution.world.mean(torch.stack(gradients).mean())
+        return {"student_loss": loss, "gradient": gradient.item(), "norm": norm.item()}
 
     def student_loss(
         self,
