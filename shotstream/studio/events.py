@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from shotstream.story import MAX_CAPTION_CHARS, MAX_CHUNKS_PER_SHOT, MAX_SEED, MAX_SHOTS, MAX_TITLE_CHARS
 
 PROTOCOL_VERSION = 1
+_SEED_DIGITS = 19
 
 
 def _printable(text: str) -> str:
@@ -26,8 +27,8 @@ def _printable(text: str) -> str:
 
 
 def _seed(text: str) -> str:
-    if int(text) > MAX_SEED:
-        raise ValueError(f"seed {text}; allowed are 0 to {MAX_SEED}")
+    if not (text.isascii() and text.isdigit() and len(text) <= _SEED_DIGITS and int(text) <= MAX_SEED):
+        raise ValueError(f"allowed are the whole numbers from 0 to {MAX_SEED}")
     return text
 
 
@@ -38,7 +39,7 @@ ReplyId = Annotated[str, Field(min_length=1, max_length=64)]
 Caption = Annotated[str, Field(max_length=MAX_CAPTION_CHARS), AfterValidator(_printable)]
 Title = Annotated[str, Field(max_length=MAX_TITLE_CHARS), AfterValidator(_printable)]
 NumChunks = Annotated[int, Field(ge=1, le=MAX_CHUNKS_PER_SHOT)]
-Seed = Annotated[str, Field(pattern=r"^[0-9]{1,19}$"), AfterValidator(_seed)]
+Seed = Annotated[str, AfterValidator(_seed)]
 """A decimal number up to 2^63 - 1, as text: JavaScript's numbers end at 2^53."""
 Index = Annotated[int, Field(ge=0, le=MAX_SHOTS)]
 FrameIndex = Annotated[int, Field(ge=0, le=10**9)]

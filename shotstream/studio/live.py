@@ -154,7 +154,8 @@ def refusal_of(error: ValidationError) -> Refusal:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if first["type"] == "union_tag_invalid":
         return Refusal("unknown_event", "no such type of event")
-    where = ".".join(str(part) for part in first["loc"])
+    # The first part of the way to the field is the message's type, which the viewer knows.
+    where = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     return Refusal("invalid", f"{where}: {message}"[:300])
 

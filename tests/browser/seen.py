@@ -1,0 +1,119 @@
+"""What a person sees of the page: its pictures, its shots, its words."""
+
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+WAIT_S = 120.0
+# The page's policy forbids code from text, so these are functions, which the debugger hands over.
+_PICTURE = """() => {
+  const video = document.querySelector("video");
+  const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
+  const context = canvas.getContext("2d");
+  context.drawImage(video, 0, 0);
+  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+  return { width: canvas.width, height: canvas.height, data: Array.from(data) };
+}"""
+
+
+class Seen:
+    """A page of the studio in a browser.
+
+    Args:
+        page: Playwright's.
+        server: what it talks to.
+    """
+
+    def __init__(self, page: Any, server: Any) -> None:
+        self.page = page
+        self.server = server
+
+    @property
+    def story_id(self) -> str:
+        return self.page.evaluate("() => location.hash.slice(2)")
+
+    @property
+    def frame(self) -> int:
+        return int(self.page.get_attribute("#scrubber", "aria-valuenow"))
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.page.get_attribute("#scrubber", "aria-valuemax")) + 1
+
+    @property
+    def line(self) -> str:
+        return self.page.text_content(".line")
+
+    def begin(self, name: str) -> None:
+        """From the first page into a new bundled story."""
+        self.page.goto(self.server.address)
+        self.page.click(f"[data-story={name}]")
+        self.until(
+            lambda: self.page.evaluate("() => document.querySelector('video')?.currentTime ?? 0") > 0.5
+        )
+
+    def story(self) -> Any:
+        """As the server has it."""
+        import json
+
+        return json.loads(self.server.read(f"api/stories/{self.story_id}"))
+
+    def statuses(self) -> list[str]:
+        cards = self.page.query_selector_all(".card")
+        return [card.get_attribute("data-status") for card in cards]
+
+    def until(self, holds: Callable[[], Any]) -> None:
+        """Waits until something holds; fails when it does not for long."""
+        end_s = time.monotonic() + WAIT_S
+        while not holds():
+            assert time.monotonic() < end_s, f"waited in vain; the page says {self.line!r}"
+            self.page.wait_for_timeout(25)
+
+    def until_made(self) -> None:
+        self.until(lambda: set(self.statuses()) == {"done"})
+
+    def press(self, key: str) -> None:
+        """A shortcut, wherever the focus is."""
+        self.page.evaluate("() => document.activeElement?.blur()")
+        self.page.keyboard.press(key)
+
+    def pause(self) -> None:
+        self.page.click(".play[aria-label=Pause]")
+        self.page.wait_for_selector(".play[aria-label=Play], .play[aria-label='Play again']")
+
+    def picture(self) -> np.ndarray:
+        """What the video shows now, each of the engine's pixels averaged over its square: h w 3."""
+        seen = self.page.evaluate(_PICTURE)
+        pixels = np.array(seen["data"], np.float32).reshape(seen["height"], seen["width"], 4)[..., :3]
+        scale = seen["height"] // 48
+        return pixels.reshape(48, scale, 80, scale, 3).mean((1, 3))
+
+    def engines(self, film_frame: int) -> np.ndarray:
+        """The engine's own frame at a place of the film: h w 3."""
+        for shot in self.story()["shots"]:
+            take = next(take for take in shot["takes"] if take["take_id"] == shot["take_id"])
+            index = film_frame - shot["film_frame"]
+            if 0 <= index < take["num_frames"]:
+                path = f"api/stories/{self.story_id}/takes/{take['take_id']}/frames/{index}.png"
+                return np.asarray(Image.open(io.BytesIO(self.server.read(path))), np.float32)
+        raise AssertionError(f"the film has no frame {film_frame}")
+
+    def error(self) -> float:
+        """Mean difference between the picture and the engine's frame, in levels of 255."""
+        return float(np.abs(self.picture() - self.engines(self.frame)).mean())
+
+    def save(self, name: str) -> None:
+        """A screenshot, if somebody wants them."""
+        folder = os.environ.get("SHOTSTREAM_PICTURES")
+        if folder:
+            self.page.wait_for_timeout(400)
+            path = Path(folder) / f"{name}.png"
+            self.page.screenshot(path=path)
+            # Few colours: a third of the bytes.
+            Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
