@@ -54,7 +54,7 @@ class Execution:
     def refuse(self, names: Iterable[str], reason: str) -> None:
         """ValueError when one of these settings is in use; they could not take effect."""
         for name in names:
-            if getattr(self, name) not in (False, 1):
+            if getattr(self, name) != getattr(Execution(), name):
                 raise ValueError(f"loop.{name}={getattr(self, name)} cannot take effect: {reason}")
 
     def backward(self, batch_size: int, loss_of: Callable[[range], Tensor], name: str, step: int) -> float:
