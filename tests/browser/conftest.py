@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-WAIT_S = 120.0
-WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+from tests.browser.seen import WAIT_S, WIDE
 
 
 class Server:
@@ -79,11 +77,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator["sync_api.Browser"]:
+def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         # Chromium's own sandbox refuses to work for root, which is who runs tests in a container.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
@@ -93,7 +91,7 @@ def browser() -> Iterator["sync_api.Browser"]:
 
 
 @pytest.fixture
-def page(browser: "sync_api.Browser") -> Iterator["sync_api.Page"]:
+def page(browser: Browser) -> Iterator[Page]:
     """A wide dark page; what it complains of fails the test, the strict content-security policy included."""
     context = browser.new_context(viewport=WIDE, color_scheme="dark")
     page = context.new_page()

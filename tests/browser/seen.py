@@ -1,7 +1,9 @@
 """What a person sees of the page: its pictures, its shots, its words."""
 
 import io
+import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 WAIT_S = 120.0
+WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 # The page's policy forbids code from text, so these are functions, which the debugger hands over.
 _PICTURE = """() => {
   const video = document.querySelector("video");
@@ -60,13 +63,16 @@ class Seen:
 
     def story(self) -> Any:
         """As the server has it."""
-        import json
-
         return json.loads(self.server.read(f"api/stories/{self.story_id}"))
 
     def statuses(self) -> list[str]:
         cards = self.page.query_selector_all(".card")
         return [card.get_attribute("data-status") for card in cards]
+
+    def num_cuts_shown(self) -> int:
+        """Cuts whose first picture pages have reported to the server."""
+        text = self.server.read("metrics").decode()
+        return round(float(re.search(r"^shotstream_cut_seconds_count (\S+)$", text, re.MULTILINE)[1]))
 
     def until(self, holds: Callable[[], Any]) -> None:
         """Waits until something holds; fails when it does not for long."""
@@ -104,9 +110,10 @@ class Seen:
                 return np.asarray(Image.open(io.BytesIO(self.server.read(path))), np.float32)
         raise AssertionError(f"the film has no frame {film_frame}")
 
-    def error(self) -> float:
-        """Mean difference between the picture and the engine's frame, in levels of 255."""
-        return float(np.abs(self.picture() - self.engines(self.frame)).mean())
+    def until_shown(self, max_error: float) -> None:
+        """Waits until the picture is the engine's frame at the playhead, but for so many levels of 255."""
+        own = self.engines(self.frame)
+        self.until(lambda: np.abs(self.picture() - own).mean() < max_error)
 
     def save(self, name: str) -> None:
         """A screenshot, if somebody wants them."""

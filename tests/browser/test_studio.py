@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from shotstream.film.replay import read_replay
-from tests.browser.conftest import PHONE, Server
-from tests.browser.seen import Seen
+from tests.browser.conftest import Server
+from tests.browser.seen import PHONE, WIDE, Seen
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -40,8 +40,7 @@ def test_the_pictures_that_are_shown_are_the_engines(seen: Seen) -> None:
     seen.page.focus("#scrubber")
     for key in ("Home", "ArrowRight", "PageDown", "PageDown", "PageDown", "End", "ArrowLeft"):
         seen.page.keyboard.press(key)
-        seen.page.wait_for_timeout(400)
-        assert seen.error() < MAX_ERROR, (key, seen.frame)
+        seen.until_shown(MAX_ERROR)
     own, other = seen.engines(seen.frame), seen.engines(0)
     assert np.abs(own - other).mean() > 2 * MAX_ERROR, "another frame would have been told apart"
 
@@ -117,7 +116,7 @@ def test_a_film_is_directed_taken_home_and_made_again(seen: Seen, tmp_path: Path
     page.wait_for_timeout(500)
     if page.locator(".play[aria-label=Pause]").count():
         seen.pause()
-    assert seen.error() < MAX_ERROR
+    seen.until_shown(MAX_ERROR)
 
     # Taken home; the command line makes the film again and checks every frame.
     page.click(".export")
@@ -155,6 +154,17 @@ def test_a_film_is_directed_taken_home_and_made_again(seen: Seen, tmp_path: Path
     assert "every frame" in again.stdout + again.stderr
 
 
+def test_every_cut_reaches_the_screen(seen: Seen) -> None:
+    """Once a picture that the decoder had read beyond the cut sent the page back to the old shot's end."""
+    seen.begin("fox-and-owl")
+    for number in range(6):
+        count = seen.num_cuts_shown()
+        seen.page.wait_for_timeout(200 * number)
+        seen.page.fill("#next-shot", CAPTION)
+        seen.page.click(".composer .cut")
+        seen.until(lambda count=count: seen.num_cuts_shown() == count + 1)
+
+
 def test_it_comes_back_by_itself_after_the_server_was_killed(seen: Seen) -> None:
     seen.begin("frog-and-rabbit")
     seen.until(lambda: seen.statuses()[0] == "done")
@@ -183,9 +193,7 @@ def test_what_is_refused_is_said_in_one_line(seen: Seen) -> None:
 def test_light_and_dark_wide_and_on_a_phone(
     browser: Any, server: Server, scheme: str, size: dict[str, int] | None
 ) -> None:
-    context = browser.new_context(
-        viewport=size or {"width": 1440, "height": 900}, color_scheme=scheme, has_touch=size is not None
-    )
+    context = browser.new_context(viewport=size or WIDE, color_scheme=scheme, has_touch=size is not None)
     kind = f"phone-{scheme}" if size else scheme
     try:
         seen = Seen(context.new_page(), server)

@@ -286,13 +286,14 @@ export class Player {
     // Until a frame that was asked for is on the screen, the old picture still moves.
     if (jump && jump.holds && !jump.isUnderWay) return;
     if (jump?.isUnderWay) {
-      if (frame < jump.frame || frame > jump.frame + 2) return;
+      // Late pictures from before the jump; a busy browser may leave out the first ones after it.
+      if (frame < jump.frame || (this.video.seeking && frame > jump.frame + 2)) return;
       this.jump = null;
       jump.shown?.();
     }
     if (this.numFrames && frame >= this.numFrames) {
-      // The film became shorter under a decoder that had read on.
-      this.seek(this.numFrames - 1);
+      // The film became shorter under a decoder that had read on; a jump that is waiting will mend it.
+      if (!this.jump) this.seek(this.numFrames - 1);
       return;
     }
     const before = segmentAt(this.segments, this.frame);
