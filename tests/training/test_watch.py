@@ -1,0 +1,86 @@
+"""What a person sees of a run: a live line in a terminal, plain lines elsewhere, TensorBoard where it is."""
+
+import json
+import logging
+import os
+import pty
+import sys
+from pathlib import Path
+
+import pytest
+
+from shotstream.training.watch import Watch
+
+
+def watched(directory: Path, *, tensorboard: bool = False, speaks: bool = True) -> None:
+    with Watch(
+        directory,
+        first=2,
+        num_steps=8,
+        log_every=2,
+        batch_size=5,
+        tensorboard=tensorboard,
+        speaks=speaks,
+    ) as watch:
+        for step in range(3, 7):
+            watch.stepped(step, {"loss": step / 4, **({"causal_loss": 1.0} if step == 3 else {})})
+        watch.previewed(6, {"memory": 0.5})
+
+
+def lines(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+
+
+def test_an_entry_is_the_mean_since_the_last_and_a_scalar_counts_where_it_was_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What only causal steps have was once divided by the number of all steps."""
+    with caplog.at_level(logging.INFO):
+        watched(tmp_path)
+    first, second, preview = lines(tmp_path)
+    assert (first["step"], first["loss"], first["causal_loss"]) == (4, 0.875, 1.0)
+    assert (second["step"], second["loss"]) == (6, 1.375) and "causal_loss" not in second
+    assert second["samples_per_s"] == pytest.approx(5 * second["steps_per_s"], rel=1e-3)
+    assert preview == {"step": 6, "memory": 0.5}
+    assert [json.loads(record.message) for record in caplog.records] == lines(tmp_path)
+
+
+def test_a_terminal_shows_one_live_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, end = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with os.fdopen(end, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        watched(tmp_path)
+        monkeypatch.undo()
+        shown = os.read(terminal, 100_000).decode()
+    os.close(terminal)
+    assert "loss 1.5000" in shown and "samples/s" in shown and "6/8" in shown
+    assert "\x1b[2K" in shown, "the line is drawn over itself"
+    assert len(lines(tmp_path)) == 3
+
+
+def test_tensorboard_gets_what_the_log_gets(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    watched(tmp_path, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(4, 0.875), (6, 1.375)]
+    assert [event.value for event in events.Scalars("memory")] == [0.5]
+
+
+def test_without_tensorboard_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    with caplog.at_level(logging.INFO):
+        watched(tmp_path, tensorboard=True)
+    assert sum("no TensorBoard" in record.message for record in caplog.records) == 1
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_of_several_processes_one_speaks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        watched(tmp_path, tensorboard=True, speaks=False)
+    assert not list(tmp_path.iterdir()) and not caplog.records
