@@ -77,7 +77,11 @@ class Saver:
         self.finish()
         path = self._directory / f"step_{step:07d}"
         if self._world.size == 1:
-            save_atomically({"step": step, "stage": state}, path.with_suffix(".pt"))
+            path = path.with_suffix(".pt")
+            try:
+                save_atomically({"step": step, "stage": state}, path)
+            except (RuntimeError, OSError) as error:
+                raise _unsaved(path, error) from error
             self._prune()
             return
         part = self._directory / f".part.{path.name}"
@@ -115,8 +119,7 @@ class Saver:
         except (CheckpointException, RuntimeError, OSError) as error:
             if self._world.leads:
                 remove(part)
-            reason = " ".join(str(error).split())
-            raise OSError(f"{path} could not be saved; the checkpoints before it remain: {reason}") from error
+            raise _unsaved(path, error) from error
         if self._world.leads:  # its part of the writing ends when all others have ended theirs
             flush(part)
             remove(path)
@@ -214,6 +217,18 @@ def _halved(value: Any) -> Any:
     if isinstance(value, Tensor) and value.is_floating_point():
         return value.half()
     return value
+
+
+def _unsaved(path: Path, error: BaseException) -> OSError:
+    """What to tell of a checkpoint that could not be written.
+
+    Torch hides a full disk behind an error of its own.
+    """
+    reason: BaseException | None = error
+    while reason is not None and not isinstance(reason, OSError):
+        reason = reason.__cause__ or reason.__context__
+    said = " ".join(str(reason or error).split())
+    return OSError(f"{path} could not be saved; the checkpoints before it remain: {said}")
 
 
 def _copied(value: Tensor) -> Tensor:
