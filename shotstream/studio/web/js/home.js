@@ -3,9 +3,9 @@
 import { ask, frameUrl, importStory } from "./api.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
-import { inserted } from "./inspector.js";
+import { cardsView, inserted } from "./inspector.js";
 import { themeButton } from "./studio.js";
-import { everyone, firstShots, inventStory } from "./words.js";
+import { firstShots, inventStory } from "./words.js";
 
 const POSTERS = new Set(["fox-and-owl", "frog-and-rabbit", "robot-by-the-sea"]);
 
@@ -67,7 +67,6 @@ function composeView(app) {
     const captions = knows ? firstShots(globalCaption, suggestions) : [];
     begin(app, { title: titleOf(globalCaption), global_caption: globalCaption, shots: captions.map((caption) => ({ caption })) });
   };
-  const chips = (list) => list.map((words) => h("button", { class: "chip", onclick: () => write(inserted(home.globalCaption, words)) }, words));
   return h(
     "section",
     { class: "compose", "aria-label": "A new story" },
@@ -96,8 +95,7 @@ function composeView(app) {
         "details",
         null,
         h("summary", null, "Cast and places"),
-        h("div", { class: "chips" }, chips(everyone(suggestions).map((name) => `a ${name}`))),
-        h("div", { class: "chips" }, chips([...suggestions.places, ...suggestions.times])),
+        cardsView(suggestions, (words) => write(inserted(home.globalCaption, words))),
       ),
   );
 }

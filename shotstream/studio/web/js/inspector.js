@@ -115,7 +115,6 @@ function storyPart(app) {
   const { director, suggestions, limits } = app;
   const { story } = director;
   const insert = (words) => director.ask("edit_story", { global_caption: inserted(story.global_caption, words) });
-  const cards = (list) => list.map((words) => h("button", { class: "chip", onclick: () => insert(words) }, words));
   return h(
     "section",
     { key: "story", class: "part" },
@@ -132,10 +131,18 @@ function storyPart(app) {
         "details",
         null,
         h("summary", null, "Cast and places"),
-        h("div", { class: "chips" }, cards(everyone(suggestions).map((name) => `a ${name}`))),
-        h("div", { class: "chips" }, cards([...suggestions.places, ...suggestions.times])),
+        cardsView(suggestions, insert),
       ),
   );
+}
+
+/** What can be put into a story's caption: who, where and when. */
+export function cardsView(suggestions, insert) {
+  const chip = (words, colour) => h("button", { class: "chip", "data-colour": colour, onclick: () => insert(words) }, words);
+  return [
+    h("div", { class: "chips" }, everyone(suggestions).map((name) => chip(`a ${name}`, name.split(" ")[0]))),
+    h("div", { class: "chips" }, [...suggestions.places, ...suggestions.times].map((words) => chip(words))),
+  ];
 }
 
 /** A caption with words put in before its full stop. */
