@@ -222,12 +222,16 @@ def _halved(value: Any) -> Any:
 def _unsaved(path: Path, error: BaseException) -> OSError:
     """What to tell of a checkpoint that could not be written.
 
-    Torch hides a full disk behind an error of its own.
+    Torch hides a full disk behind an error of its own; from another process not even the cause comes with it.
     """
+    if isinstance(error, CheckpointException):
+        error = next((failure for failure, _ in error.failures.values()), error)
     reason: BaseException | None = error
     while reason is not None and not isinstance(reason, OSError):
         reason = reason.__cause__ or reason.__context__
     said = " ".join(str(reason or error).split())
+    if "unexpected pos" in said:  # fewer bytes are in the file than were written to it
+        said = f"is the disk full? {said}"
     return OSError(f"{path} could not be saved; the checkpoints before it remain: {said}")
 
 

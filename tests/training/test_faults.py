@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -107,6 +108,12 @@ def steps(runs: Path) -> list[int]:
     return [int(path.stem.removeprefix("step_")) for path in checkpoints(runs / NAME)]
 
 
+def workers_of(torchrun: subprocess.Popen[str]) -> list[int]:
+    """The processes that it has started."""
+    tasks = Path(f"/proc/{torchrun.pid}/task").glob("*/children")
+    return [int(pid) for path in tasks for pid in path.read_text().split()]
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("uninterrupted")
@@ -185,8 +192,7 @@ def test_a_process_that_is_killed_ends_the_whole_job_and_one_that_is_told_to_sto
     arguments = [*torchrun(2), *command(tmp_path, 100_000, "stage.batch_size=2")[1:]]
     with started(arguments) as process:
         until(lambda: steps(tmp_path), process)
-        tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
-        workers = [int(pid) for path in tasks for pid in path.read_text().split()]
+        workers = workers_of(process)
         assert len(workers) == 2
         began = time.monotonic()
         os.kill(workers[1], number)
@@ -203,17 +209,23 @@ def test_a_process_that_is_killed_ends_the_whole_job_and_one_that_is_told_to_sto
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, num_processes: int) -> None:
     """No file may grow past 100 kB from some moment on: writing fails as on a full disk."""
-    with started(command(tmp_path, 100_000)) as process:
+    more = ("stage.batch_size=2",)
+    arguments = command(tmp_path, 100_000, *more)
+    with started(arguments if num_processes == 1 else [*torchrun(2), *arguments[1:]]) as process:
         until(lambda: steps(tmp_path), process)
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+        for pid in [process.pid] if num_processes == 1 else workers_of(process):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
         _, said = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 1 and "File too large" in said, said
+    told = re.findall(r"could not be saved; the checkpoints before it remain: (.*)", said)
+    assert process.returncode == 1 and told, said
+    assert ("File too large" if num_processes == 1 else "is the disk full?") in told[0]
     step, state = load_checkpoint(checkpoints(tmp_path / NAME)[-1])
     assert step % 3 == 0 and all(value.isfinite().all() for value in state["weights"].values())
     assert not list((tmp_path / NAME).glob(".part.*"))
-    code, said = finished(command(tmp_path, step + 2))
+    code, said = finished(command(tmp_path, step + 2, *more))
     assert code == 0 and f"resuming at step {step}" in said, said
 
 
