@@ -18,8 +18,8 @@ export class Director {
     this.isConnected = false;
     this.chosenShotId = null; // What the person looks at; null: what is playing.
     this.numStalls = 0;
-    this.cutS = null;
-    this.pictureS = null;
+    this.cutS = null; // From the press to the first picture of the new shot, of the latest cut.
+    this.pictureS = null; // From opening the story to its first picture.
     this.cutFrom = null;
     this.draft = { caption: "", advice: null };
     this.askedAt = performance.now();
@@ -27,7 +27,10 @@ export class Director {
       model,
       (takeId) => fetchBytes(`api/stories/${storyId}/takes/${takeId}/media.mp4`),
       {
-        frame: () => this.told.frame(),
+        frame: (_, isShown) => {
+          if (isShown) this.pictureS ??= (performance.now() - this.askedAt) / 1000;
+          this.told.frame();
+        },
         change: () => this.told.redraw(),
         stalled: () => this.numStalls++,
         failed: (error) => this.told.say(error.message, "error"),
@@ -76,9 +79,6 @@ export class Director {
 
   receive(media, bytes) {
     this.player.receive(media, bytes);
-    if (this.pictureS === null && media.film_frame === 0 && media.chunk_index === 0) {
-      this.pictureS = (performance.now() - this.askedAt) / 1000;
-    }
     this.lay();
   }
 

@@ -12,7 +12,7 @@ const STALL_MS = 120;
 
 export class Player {
   /**
-   * `fetchTake(takeId)` gives a recording's bytes; `told` has `frame(frame)`, `change()`, `stalled()` and
+   * `fetchTake(takeId)` gives a recording's bytes; `told` has `frame(frame, isShown)`, `change()`, `stalled()` and
    * `failed(error)`.
    */
   constructor(model, fetchTake, told) {
@@ -143,7 +143,7 @@ export class Player {
     this.frame = target;
     this.jump = { frame: target, holds: true };
     this.work();
-    this.told.frame(target);
+    this.told.frame(target, false);
     this.told.change();
   }
 
@@ -299,7 +299,7 @@ export class Player {
     const before = segmentAt(this.segments, this.frame);
     const wasAtEnd = this.isAtEnd;
     this.frame = frame;
-    this.told.frame(frame);
+    this.told.frame(frame, true);
     if (before !== segmentAt(this.segments, frame) || wasAtEnd !== this.isAtEnd) {
       this.told.change();
       this.work();
