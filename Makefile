@@ -19,6 +19,7 @@ help:
 	@echo 'make demo          write $(FILM), a film of 5 shots, with the embedded model'
 	@echo 'make test          checks (format, lint, types, floors, spelling) and the fast tests'
 	@echo 'make test-slow     the slow tests'
+	@echo 'make test-browser  the studio in Chromium; SHOTSTREAM_PICTURES=DIR writes screenshots'
 	@echo 'make check         the checks alone'
 	@echo 'make format        format and mend what can be mended by a tool'
 
@@ -46,7 +47,7 @@ test-slow: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m '$(SLOW)' $(TYPED) || [ $$? -eq 5 ]
 
 test-browser: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -q -m 'browser' $(TYPED)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m 'browser' $(TYPED)
 
 check: $(VENV)/.stamp-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
