@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodec
+from shotstream.data.captions import StoredText
 from shotstream.diffusion.guidance import guide
 from shotstream.diffusion.samplers import euler
 from shotstream.diffusion.schedule import FlowSchedule
@@ -50,7 +51,13 @@ def theatre_engine_config(
 def theatre_pipeline(
     codec: PatchCodec, model: TheatreModel, training: TeacherTraining, student_steps: Sequence[int]
 ) -> StreamingPipeline:
-    """A model in memory as a pipeline, in full precision; see `theatre_engine_config`."""
+    """A model in memory as a pipeline, in full precision; see `theatre_engine_config`.
+
+    Raises:
+        ValueError: the model has no text encoder of its own.
+    """
+    if isinstance(model.text, StoredText):
+        raise ValueError("the model reads stored captions and can film no others; export it, then load it")
     engine = Engine(
         theatre_engine_config(training, student_steps),
         model.dit.eval(),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shotstream.codec.codec import Codec
 from shotstream.codec.pixels import to_levels
-from shotstream.data.latents import StoryLatents, encode_story
+from shotstream.data.latents import LatentPool, PoolConfig, StoryLatents, encode_story
 from shotstream.diffusion.guidance import guide
 from shotstream.diffusion.samplers import euler
 from shotstream.evaluation.run import EvaluationConfig, evaluate
@@ -47,6 +47,7 @@ def preview_teacher(
         step: steps done.
         directory: where the sheet is written.
     """
+    assert isinstance(stage.pool, LatentPool) and isinstance(stage.config.pool, PoolConfig)
     codec = stage.pool.codec
     stories = held_out_stories(codec, stage.config.pool.budget)
     samples = [(story, index) for story in stories for index in range(_NUM_SHOTS)]

@@ -14,10 +14,13 @@ import yaml
 
 from shotstream.codec.patch_codec import PatchCodecConfig
 from shotstream.codec.word_encoder import WordEncoderConfig
+from shotstream.data.captions import StoredTextConfig
 from shotstream.data.latents import PoolConfig
+from shotstream.data.source import ShardsConfig
 from shotstream.model.config import DiTConfig
 from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.palette import NAMES
+from shotstream.training import wan
 from shotstream.training.loop import LoopConfig
 from shotstream.training.stages.causal_init import CausalInitTraining
 from shotstream.training.stages.codec import CodecTraining
@@ -46,6 +49,11 @@ class Recipe:
     loop: LoopConfig
     inputs: tuple[str, ...] = ()
     """Names of the recipes whose runs this one starts from."""
+
+
+def input_of(recipe: Recipe, kind: type[StageConfig]) -> str:
+    """The name of the recipe's input whose stage is of a kind."""
+    return next(name for name in recipe.inputs if isinstance(RECIPES[name]().stage, kind))
 
 
 def theatre_codec() -> Recipe:
@@ -144,6 +152,121 @@ def theatre_inter_shot() -> Recipe:
     )
 
 
+def mini_teacher() -> Recipe:
+    """A teacher small enough that an ablation may go on with it for minutes, and all share its beginning."""
+    num_steps, dim = 4000, 96
+    teacher = theatre_teacher().stage
+    assert isinstance(teacher, TeacherTraining)
+    return Recipe(
+        name="mini_teacher",
+        stage=dataclasses.replace(
+            teacher,
+            dit=dataclasses.replace(teacher.dit, dim=dim, ffn_dim=4 * dim, num_layers=4, text_dim=64),
+            text=dataclasses.replace(teacher.text, dim=64),
+            pool=dataclasses.replace(teacher.pool, block_stories=32, num_latent_frames=(3, 6)),
+            num_steps=num_steps,
+            decay_steps=800,
+            batch_size=12,
+        ),
+        loop=LoopConfig(num_steps=num_steps, log_every=50, preview_every=1000),
+        inputs=("theatre_codec",),
+    )
+
+
+def mini_ode_pairs() -> Recipe:
+    """Trajectories of the small teacher."""
+    pool = dataclasses.replace(_mini().pool, seed=1, steps_per_block=4)
+    return Recipe(
+        name="mini_ode_pairs",
+        stage=OdePairsTraining(teacher=dataclasses.replace(_mini(), pool=pool)),
+        loop=LoopConfig(num_steps=16, save_every=4, log_every=4, preview_every=1000),
+        inputs=("theatre_codec", "mini_teacher"),
+    )
+
+
+def mini_causal_init() -> Recipe:
+    """The small student."""
+    pairs, num_steps = mini_ode_pairs().stage, 150
+    assert isinstance(pairs, OdePairsTraining)
+    return Recipe(
+        name="mini_causal_init",
+        stage=CausalInitTraining(pairs=pairs, num_steps=num_steps, warmup_steps=10),
+        loop=LoopConfig(num_steps=num_steps, save_every=50, log_every=10, preview_every=1000),
+        inputs=("mini_teacher", "mini_ode_pairs"),
+    )
+
+
+def mini_intra_shot() -> Recipe:
+    """The small student matched to its teacher, given true earlier shots."""
+    return Recipe(
+        name="mini_intra_shot",
+        stage=IntraShotTraining(dmd=_mini_matching(30)),
+        loop=LoopConfig(num_steps=30, save_every=10, log_every=5, preview_every=1000),
+        inputs=("theatre_codec", "mini_teacher", "mini_causal_init"),
+    )
+
+
+def mini_inter_shot() -> Recipe:
+    """The small student matched to its teacher, given its own earlier shots."""
+    return Recipe(
+        name="mini_inter_shot",
+        stage=InterShotTraining(dmd=dataclasses.replace(_mini_matching(20), seed=4)),
+        loop=LoopConfig(num_steps=20, save_every=5, log_every=5, preview_every=1000),
+        inputs=("theatre_codec", "mini_teacher", "mini_intra_shot"),
+    )
+
+
+def _mini() -> TeacherTraining:
+    stage = mini_teacher().stage
+    assert isinstance(stage, TeacherTraining)
+    return stage
+
+
+def _mini_matching(num_steps: int) -> DmdTraining:
+    pool = dataclasses.replace(_mini().pool, seed=2, num_blocks=4, steps_per_block=20)
+    teacher = dataclasses.replace(_mini(), batch_size=8, pool=pool)
+    return DmdTraining(teacher=teacher, num_steps=num_steps, fake_updates=3, fake_warmup_steps=4)
+
+
+def _wan(name: str, stage: StageConfig, num_steps: int, inputs: tuple[str, ...]) -> Recipe:
+    saved = LoopConfig(num_steps=num_steps, save_every=100, log_every=10, preview_every=1000)
+    learns = not isinstance(stage, OdePairsTraining)
+    return Recipe(
+        name=name,
+        stage=stage,
+        loop=dataclasses.replace(saved, activation_checkpointing=learns),
+        inputs=inputs,
+    )
+
+
+def wan_teacher() -> Recipe:
+    """The 1.3B teacher, from the base model."""
+    return _wan("wan_teacher", wan.wan_teacher(), wan.TEACHER_STEPS, ())
+
+
+def wan_ode_pairs() -> Recipe:
+    """Trajectories of the 1.3B teacher."""
+    return _wan("wan_ode_pairs", wan.wan_ode_pairs(), wan.PAIR_FILES, ("wan_teacher",))
+
+
+def wan_causal_init() -> Recipe:
+    """The 1.3B four-step student."""
+    inputs = ("wan_teacher", "wan_ode_pairs")
+    return _wan("wan_causal_init", wan.wan_causal_init(), wan.CAUSAL_INIT_STEPS, inputs)
+
+
+def wan_intra_shot() -> Recipe:
+    """The 1.3B student matched to its teacher, given true earlier shots."""
+    inputs = ("wan_teacher", "wan_causal_init")
+    return _wan("wan_intra_shot", wan.wan_intra_shot(), wan.INTRA_SHOT_STEPS, inputs)
+
+
+def wan_inter_shot() -> Recipe:
+    """The 1.3B student matched to its teacher, given its own earlier shots."""
+    inputs = ("wan_teacher", "wan_intra_shot")
+    return _wan("wan_inter_shot", wan.wan_inter_shot(), wan.INTER_SHOT_STEPS, inputs)
+
+
 RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
     "theatre_codec": theatre_codec,
     "theatre_teacher": theatre_teacher,
@@ -151,9 +274,22 @@ RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
     "theatre_causal_init": theatre_causal_init,
     "theatre_intra_shot": theatre_intra_shot,
     "theatre_inter_shot": theatre_inter_shot,
+    "mini_teacher": mini_teacher,
+    "mini_ode_pairs": mini_ode_pairs,
+    "mini_causal_init": mini_causal_init,
+    "mini_intra_shot": mini_intra_shot,
+    "mini_inter_shot": mini_inter_shot,
+    "wan_teacher": wan_teacher,
+    "wan_ode_pairs": wan_ode_pairs,
+    "wan_causal_init": wan_causal_init,
+    "wan_intra_shot": wan_intra_shot,
+    "wan_inter_shot": wan_inter_shot,
 }
 """By name."""
 
+
+_REMOVED: Final = {"OdePairsTraining": ("batch_size",)}
+"""Settings that configurations of earlier runs may name; they never had an effect."""
 
 _KINDS: Final = {
     kind.__name__: kind
@@ -171,6 +307,8 @@ _KINDS: Final = {
         WordEncoderConfig,
         DiTConfig,
         PoolConfig,
+        ShardsConfig,
+        StoredTextConfig,
     )
 }
 
@@ -192,8 +330,46 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"{override!r}: {text!r} is not a value in YAML") from error
+        _require_effect(result.stage, path)
         result = _replace(result, path.split("."), value, path)
     return result
+
+
+_TEACHERS_OWN: Final = (
+    "num_steps", "decay_steps", "learning_rate", "optimiser", "max_norm", "learns", "warmup_steps", "seed",
+    "causal_share", "clean_history", "caption_drop", "figure_share", "max_figure_weight", "ema_decay",
+    "matmul_dtype",
+)  # fmt: skip
+"""Settings of a teacher that nothing reads where its batches are drawn for another stage."""
+
+_STORIES_OWN: Final = ("pair_share", "shot_weights", "figure_share", "max_figure_weight", "text.directory")
+"""Settings of a teacher that shards leave no room for: their shots have places, tell of no actors, and bring
+their captions with them."""
+
+
+def _require_effect(stage: StageConfig, path: str) -> None:
+    """ValueError when nothing in a stage reads the setting of a path."""
+    prefixes: dict[type, str] = {
+        TeacherTraining: "stage",
+        OdePairsTraining: "stage.teacher",
+        CausalInitTraining: "stage.pairs.teacher",
+        IntraShotTraining: "stage.dmd.teacher",
+        InterShotTraining: "stage.dmd.teacher",
+    }
+    prefix = prefixes.get(type(stage))
+    if prefix is None:
+        return
+    idle: set[str] = set() if isinstance(stage, TeacherTraining) else set(_TEACHERS_OWN)
+    teacher = stage
+    for name in prefix.split(".")[1:]:
+        teacher = getattr(teacher, name)
+    assert isinstance(teacher, TeacherTraining)
+    if isinstance(teacher.pool, ShardsConfig):
+        idle |= set(_STORIES_OWN)
+    if isinstance(stage, InterShotTraining):  # films its own history, from the first shot on
+        idle = (idle | {"context_drop", "pair_share"}) - {"shot_weights"}
+    if path in {f"{prefix}.{name}" for name in idle}:
+        raise ValueError(f"{path} has no effect in {type(stage).__name__}: nothing there reads it")
 
 
 def to_document(value: Any) -> Any:
@@ -216,7 +392,10 @@ def from_document(value: Any) -> Any:
         return tuple(from_document(item) for item in value)
     if not isinstance(value, dict):
         return value
-    fields = {name: from_document(item) for name, item in value.items() if name != "kind"}
+    removed = _REMOVED.get(value.get("kind", ""), ())
+    fields = {
+        name: from_document(item) for name, item in value.items() if name != "kind" and name not in removed
+    }
     try:
         return _KINDS[value["kind"]](**fields)
     except (KeyError, TypeError) as error:
@@ -237,6 +416,8 @@ def _replace(config: Any, path: Sequence[str], value: Any, whole: str) -> Any:
     if isinstance(old, float) and isinstance(value, int | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):  # said below, with the name of the setting
             value = float(value)  # YAML takes 1e-3, which has no point, for a word
+    if isinstance(old, str) and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # a count or a share, such as max_bad=3
     if isinstance(old, tuple) and isinstance(value, list):
         value = tuple(value)
     if type(value) is not type(old):

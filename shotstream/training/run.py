@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from shotstream.codec.patch_codec import PatchCodec
-from shotstream.data.latents import LatentPool
+from shotstream.data.latents import PoolConfig
+from shotstream.data.ode_pairs import OdePairs, digest_of
 from shotstream.diffusion.schedule import STUDENT_STEPS
 from shotstream.files import write_atomically
 from shotstream.theatre.sets import STAGE_SIZE
@@ -19,7 +20,7 @@ from shotstream.training.films import theatre_pipeline
 from shotstream.training.loop import LoopConfig, resume, train
 from shotstream.training.lora import merge_adapters
 from shotstream.training.parallelize import Execution
-from shotstream.training.recipes import Recipe, from_document, to_document
+from shotstream.training.recipes import Recipe, from_document, input_of, to_document
 from shotstream.training.stage import Stage
 from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
 from shotstream.training.stages.codec import CodecStage, CodecTraining, codec_from_run
@@ -27,7 +28,8 @@ from shotstream.training.stages.dmd import DmdStage, DmdTraining
 from shotstream.training.stages.inter_shot import InterShotTraining, adapt, inter_shot_stage
 from shotstream.training.stages.intra_shot import IntraShotTraining, intra_shot_stage
 from shotstream.training.stages.ode_pairs import OdePairsStage, OdePairsTraining
-from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel
+from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel, open_pool
+from shotstream.training.start import codec_of
 from shotstream.training.world import ALONE, World
 
 
@@ -121,13 +123,14 @@ def build_stage(
     if isinstance(config, CodecTraining):
         return CodecStage(config, execution)
     if isinstance(config, TeacherTraining):
-        return TeacherStage(config, input_codec(runs), device, execution)
+        return TeacherStage(config, _pool_codec(config, runs), device, execution)
     if isinstance(config, OdePairsTraining):
-        pool = LatentPool(input_codec(runs), config.teacher.pool)
-        return OdePairsStage(config, input_teacher(runs, config.teacher), pool, runs / recipe.name, execution)
+        pool = open_pool(config.teacher, _pool_codec(config.teacher, runs))
+        teacher = input_teacher(runs, input_of(recipe, TeacherTraining), config.teacher)
+        return OdePairsStage(config, teacher, pool, runs / recipe.name, execution)
     if isinstance(config, CausalInitTraining):
-        files = sorted((runs / "theatre_ode_pairs").glob("pairs_*.safetensors"))
-        return CausalInitStage(config, input_teacher(runs, config.pairs.teacher), files, execution)
+        teacher = input_teacher(runs, input_of(recipe, TeacherTraining), config.pairs.teacher)
+        return CausalInitStage(config, teacher, input_pairs(runs, recipe, config, teacher), execution)
     return _matching_stage(config, recipe, runs, execution)
 
 
@@ -144,9 +147,18 @@ def execution_of(loop: LoopConfig, world: World) -> Execution:
 def _matching_stage(
     config: IntraShotTraining | InterShotTraining, recipe: Recipe, runs: Path, execution: Execution
 ) -> DmdStage:
-    dmd, codec = config.dmd, input_codec(runs)
+    dmd = config.dmd
     student = input_student(runs, recipe.inputs[-1], dmd)
-    teacher = input_teacher(runs, dmd.teacher)
+    teacher = input_teacher(runs, input_of(recipe, TeacherTraining), dmd.teacher)
+    if not isinstance(dmd.teacher.pool, PoolConfig):
+        if isinstance(config, IntraShotTraining):
+            pool = open_pool(dmd.teacher, None)
+            return intra_shot_stage(config, student=student, teacher=teacher, pool=pool, execution=execution)
+        codec, size = codec_of(dmd.teacher.start)
+        return inter_shot_stage(
+            config, student=student, teacher=teacher, codec=codec, latent_size=size, execution=execution
+        )
+    codec = input_codec(runs)
 
     def film(student: TheatreModel, step: int, directory: Path) -> Mapping[str, float]:
         from shotstream.training.previews import preview_student
@@ -155,7 +167,7 @@ def _matching_stage(
         return preview_student(pipeline, step, directory)
 
     if isinstance(config, IntraShotTraining):
-        pool = LatentPool(codec, dmd.teacher.pool)
+        pool = open_pool(dmd.teacher, codec)
         return intra_shot_stage(
             config, student=student, teacher=teacher, pool=pool, film=film, execution=execution
         )
@@ -219,16 +231,45 @@ def input_codec(runs: Path) -> PatchCodec:
     return codec_from_run(newest_checkpoint(runs, "theatre_codec"), stage.codec)
 
 
-def input_teacher(runs: Path, config: TeacherTraining) -> TheatreModel:
-    """The averaged weights of the run of `theatre_teacher`.
+def _pool_codec(config: TeacherTraining, runs: Path) -> PatchCodec | None:
+    """What encodes the stories that batches are drawn from; None: they are encoded already."""
+    return input_codec(runs) if isinstance(config.pool, PoolConfig) else None
+
+
+def input_pairs(runs: Path, recipe: Recipe, config: CausalInitTraining, teacher: TheatreModel) -> list[Path]:
+    """The files of ODE pairs that a causal initialisation learns from.
+
+    Raises:
+        ValueError: there are none, they were made with other settings than the recipe says, or by other
+            weights than the run of the teacher has now.
+    """
+    name = input_of(recipe, OdePairsTraining)
+    files = sorted((runs / name).glob("pairs_*.safetensors"))
+    if not files:
+        raise ValueError(f"there are no ODE pairs in {runs / name}; run `shotstream train {name}` first")
+    made = recipe_of_run(runs, name).stage
+    _require_alike(
+        made, config.pairs, [field.name for field in dataclasses.fields(config.pairs)], runs / name
+    )
+    by = OdePairs.made_by(files[0])
+    if by and by != digest_of(teacher.dit.state_dict()):
+        raise ValueError(
+            f"{runs / name} holds pairs of another teacher than its run has now; make them again, or bring "
+            "back the checkpoint of the teacher that made them"
+        )
+    return files
+
+
+def input_teacher(runs: Path, name: str, config: TeacherTraining) -> TheatreModel:
+    """The averaged weights of the run of a teacher.
 
     Raises:
         ValueError: there is no such run, or `config` would make another network of its weights.
     """
-    trained = recipe_of_run(runs, "theatre_teacher").stage
+    trained = recipe_of_run(runs, name).stage
     assert isinstance(trained, TeacherTraining)
-    _require_alike(trained, config, ("dit", "text", "shift", "context_policy"), runs / "theatre_teacher")
-    return trained_model(runs, "theatre_teacher")
+    _require_alike(trained, config, ("dit", "text", "shift", "context_policy"), runs / name)
+    return trained_model(runs, name)
 
 
 def input_student(runs: Path, name: str, config: DmdTraining) -> TheatreModel:
@@ -291,6 +332,8 @@ def _differences(left: Any, right: Any, names: Iterable[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         one, other = getattr(left, name), getattr(right, name)
+        if one == other:
+            continue
         if dataclasses.is_dataclass(one):
             parts = [field.name for field in dataclasses.fields(one)]
             found += [f"{name}.{part}" for part in _differences(one, other, parts)]

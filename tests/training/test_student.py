@@ -22,12 +22,17 @@ def nested(prefix: str, *more: str) -> list[str]:
 
 
 def pairs(num_steps: int) -> Recipe:
-    overrides = nested("teacher.", f"loop.num_steps={num_steps}", "stage.substeps=2", "stage.teacher.seed=3")
+    overrides = nested("teacher.", f"loop.num_steps={num_steps}", "stage.substeps=2")
     return recipe("theatre_ode_pairs", overrides)
 
 
 def student(num_steps: int) -> Recipe:
-    more = [f"loop.num_steps={num_steps}", "stage.num_steps=10", "loop.preview_every=1000"]
+    more = [
+        f"loop.num_steps={num_steps}",
+        "stage.num_steps=10",
+        "stage.pairs.substeps=2",
+        "loop.preview_every=1000",
+    ]
     return recipe("theatre_causal_init", nested("pairs.teacher.", *more))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +27,7 @@ from shotstream.model.positions import context_positions
 from shotstream.streaming.conditioning import Conditioning, full_pass
 from shotstream.training.ema import Ema
 from shotstream.training.keys import draws
-from shotstream.training.optimisers import MuonAdamW
+from shotstream.training.optimisers import ClippedAdamW, MuonAdamW
 from shotstream.training.parallelize import Execution, whole_state
 from shotstream.training.stages.ode_pairs import OdePairsTraining
 from shotstream.training.stages.teacher import TheatreModel, token_grid
@@ -47,6 +47,12 @@ class CausalInitTraining:
     """Of everything that is drawn."""
     learning_rate: float = 2e-4
     """AdamW's; hidden matrices go to Muon, at three times it."""
+    optimiser: Literal["muon", "adamw"] = "muon"
+    """"adamw": AdamW without momentum for everything, as the published code has it."""
+    max_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    decays: bool = True
+    """Whether the learning rate falls to zero over the run."""
     warmup_steps: int = 50
     """Steps over which the learning rate rises from zero."""
     ema_decay: float = 0.995
@@ -57,7 +63,9 @@ class CausalInitTraining:
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("seed", "max_bad_files"))
         require_within(self, 1, inf, ("num_steps", "warmup_steps"))
-        require_positive(self, ("learning_rate",))
+        require_positive(self, ("learning_rate", "max_norm"))
+        if self.optimiser not in ("muon", "adamw"):
+            raise ValueError(f"optimiser is {self.optimiser!r}; give muon or adamw")
         require_decay(self, ("ema_decay",))
 
 
@@ -89,11 +97,7 @@ class CausalInitStage:
         schedule = FlowSchedule(shift=config.pairs.teacher.shift)
         self.sigmas = torch.cat([schedule.student_sigmas(config.pairs.student_steps), torch.zeros(1)])
         self.ema = Ema(self.model.dit, config.ema_decay)
-        self.optimiser = MuonAdamW(
-            self.model.dit.named_parameters(),
-            learning_rate=config.learning_rate,
-            adamw_names=("head", "text_embedding", "time_embedding"),
-        )
+        self.optimiser = _optimiser(config, self.model)
 
     @property
     def batch_size(self) -> int:
@@ -108,7 +112,7 @@ class CausalInitStage:
             return self.loss(part_of(pairs, samples), chosen[list(samples)])
 
         loss = self.execution.backward(len(chosen), loss_of, "student's", step)
-        left = (self.config.num_steps - step) / self.config.num_steps
+        left = (self.config.num_steps - step) / self.config.num_steps if self.config.decays else 1.0
         norm = self.optimiser.step(min(1.0, (step + 1) / self.config.warmup_steps) * max(left, 0.0))
         self.ema.update(self.model.dit)
         return {"loss": loss, "norm": norm.item()}
@@ -217,6 +221,17 @@ class CausalInitStage:
         self.ema.load_state_dict(state["ema"])
         if "optimiser" in state:
             self.optimiser.load_state_dict(state["optimiser"])
+
+
+def _optimiser(config: CausalInitTraining, model: TheatreModel) -> MuonAdamW | ClippedAdamW:
+    if config.optimiser == "adamw":
+        return ClippedAdamW(model.dit.parameters(), config.learning_rate, config.max_norm)
+    return MuonAdamW(
+        model.dit.named_parameters(),
+        learning_rate=config.learning_rate,
+        max_norm=config.max_norm,
+        adamw_names=("head", "text_embedding", "time_embedding"),
+    )
 
 
 def part_of(pairs: OdePairs, samples: range) -> OdePairs:

@@ -22,6 +22,8 @@ from torch import Tensor
 from shotstream.codec.codec import Codec
 from shotstream.codec.pixels import from_levels, to_levels
 from shotstream.data.checks import require_within
+from shotstream.data.latents import PoolConfig
+from shotstream.data.source import StoredStories
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.geometry import LatentSize
 from shotstream.model.dit import DiT
@@ -64,6 +66,10 @@ class InterShotTraining:
         require_within(self, 1, inf, ("lora_alpha",))
 
 
+Told = TheatreStory | tuple[str, ...]
+"""A story of the theatre, or the names of a stored one's captions."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmedShot:
     """A shot of every story of a batch, as later shots look back at it."""
@@ -100,10 +106,12 @@ def inter_shot_stage(
     fake = fake_of(teacher)
     adapt(student.dit, config, "student")
     adapt(fake, config, "fake")
+    pool = dmd.teacher.pool
+    stored = None if isinstance(pool, PoolConfig) else StoredStories(pool.directory)
     sigmas = FlowSchedule(shift=dmd.teacher.shift).student_sigmas(dmd.student_steps)
 
     def draw(step: int, samples: range) -> Scene:
-        stories, lengths = draw_stories(config, step, samples)
+        stories, lengths = draw_stories(config, step, samples, stored)
         shots: list[FilmedShot] = []
         for index, num_chunks in enumerate(lengths[:-1]):
             conditioning, captions = condition_on(stories, shots, dmd.teacher, latent_size)
@@ -128,32 +136,38 @@ def adapt(dit: DiT, config: InterShotTraining, name: str) -> None:
 
 
 def draw_stories(
-    config: InterShotTraining, step: int, samples: range | None = None
-) -> tuple[list[TheatreStory], list[int]]:
+    config: InterShotTraining,
+    step: int,
+    samples: range | None = None,
+    stored: StoredStories | None = None,
+) -> tuple[list[Told], list[int]]:
     """The stories of a step up to the shot that is learnt, and the length of each shot in chunks.
 
-    Only those of `samples`, if it is given: places in the effective batch.
+    Only those of `samples`, if it is given: places in the effective batch. Stored stories have shots of the
+    greatest length, as streaming usually does.
     """
     dmd = config.dmd
     rng = draws(dmd.seed, "places", step)
     weights = np.array(dmd.teacher.shot_weights)
     num_shots = 1 + int(rng.choice(len(weights), p=weights / weights.sum()))
     size = dmd.teacher.dit.chunk_latent_frames
-    lengths = [int(length) // size for length in rng.choice(dmd.teacher.pool.num_latent_frames, num_shots)]
+    pool = dmd.teacher.pool
     samples = range(dmd.teacher.batch_size) if samples is None else samples
-    stories = [sample_story(draws(dmd.seed, "story", step, sample), num_shots) for sample in samples]
-    return stories, lengths
+    generators = [draws(dmd.seed, "story", step, sample) for sample in samples]
+    if not isinstance(pool, PoolConfig):
+        assert stored is not None
+        lengths = [pool.max_latent_frames // size] * num_shots
+        return [stored.draw(generator, num_shots) for generator in generators], lengths
+    lengths = [int(length) // size for length in rng.choice(pool.num_latent_frames, num_shots)]
+    return [sample_story(generator, num_shots) for generator in generators], lengths
 
 
 def condition_on(
-    stories: Sequence[TheatreStory], shots: Sequence[FilmedShot], trained: TeacherTraining, size: LatentSize
+    stories: Sequence[Told], shots: Sequence[FilmedShot], trained: TeacherTraining, size: LatentSize
 ) -> tuple[Conditioning, list[list[str]]]:
     """Conditioning of the shot after `shots` in every story, and its caption rows."""
     config, index = trained.dit, len(shots)
-    texts = [
-        [compose_caption(story.global_caption, text, shot) for shot, text in enumerate(story.captions)]
-        for story in stories
-    ]
+    texts = [_composed(story) for story in stories]
     if not shots:
         return first_shot(config, size, batch=len(stories)), [rows[:1] for rows in texts]
     plan = sample_context(
@@ -172,6 +186,13 @@ def condition_on(
     return stack_conditioning([conditioning_of(sample) for sample in range(len(stories))]), [
         [rows[shot] for shot in read] for rows in texts
     ]
+
+
+def _composed(story: Told) -> list[str]:
+    """What the text encoder is given for each shot; the names of stored captions stand for that already."""
+    if isinstance(story, tuple):
+        return list(story)
+    return [compose_caption(story.global_caption, text, shot) for shot, text in enumerate(story.captions)]
 
 
 def look_back_at(

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from shotstream.data.checks import require_within
 from shotstream.data.latents import LatentPool
-from shotstream.data.ode_pairs import OdePairs
+from shotstream.data.ode_pairs import OdePairs, digest_of
+from shotstream.data.source import ShardSource
 from shotstream.diffusion.guidance import guide
 from shotstream.diffusion.samplers import euler_states
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
@@ -39,11 +40,9 @@ class OdePairsTraining:
     """The recipe of a set of ODE pairs."""
 
     teacher: TeacherTraining
-    """How the teacher was trained; batches are drawn as there, from other seeds."""
+    """How the teacher was trained; batches are drawn as there, from other seeds. A file holds one batch."""
     seed: int = 1
     """Of everything that is drawn."""
-    batch_size: int = 16
-    """Recorded only: a file holds as many trajectories as `teacher.batch_size` says."""
     student_steps: tuple[int, ...] = STUDENT_STEPS
     """Levels that are kept, of 1000 and before the schedule warps them; the end is kept too."""
     substeps: int = 4
@@ -53,7 +52,7 @@ class OdePairsTraining:
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("seed", "guidance"))
-        require_within(self, 1, inf, ("batch_size", "substeps"))
+        require_within(self, 1, inf, ("substeps",))
         FlowSchedule(shift=self.teacher.shift).student_sigmas(self.student_steps)
 
 
@@ -64,7 +63,7 @@ class OdePairsStage:
         self,
         config: OdePairsTraining,
         model: TheatreModel,
-        pool: LatentPool,
+        pool: LatentPool | ShardSource,
         directory: Path,
         execution: Execution | None = None,
     ) -> None:
@@ -76,6 +75,7 @@ class OdePairsStage:
         self._drawn = dataclasses.replace(config.teacher, seed=config.seed)
         self.execution.shares(self.batch_size)
         self.model = model.eval().requires_grad_(False)
+        self._made_by = digest_of(self.model.dit.state_dict())
         self.pool = pool
         self.directory = directory
         self.schedule = FlowSchedule(shift=config.teacher.shift)
@@ -93,7 +93,7 @@ class OdePairsStage:
         if found is None:
             return {}
         pairs = joined([part for parts in found for part in parts])
-        pairs.write(self.directory / f"pairs_{step:06d}.safetensors")
+        pairs.write(self.directory / f"pairs_{step:06d}.safetensors", made_by=self._made_by)
         return {"pairs": float(pairs.states.shape[0]), "std": pairs.states[:, -1].std().item()}
 
     @torch.no_grad()
@@ -108,7 +108,8 @@ class OdePairsStage:
         history = batch.x0[:, :, : chunk * size]
         text = self.model.embed(batch.captions)
         given = CausalVelocity(dit, batch.conditioning, text, history)
-        free = CausalVelocity(dit, batch.conditioning, torch.zeros_like(text), history)
+        empty = self.model.embed([[""] * len(rows) for rows in batch.captions])
+        free = CausalVelocity(dit, batch.conditioning, empty, history)
 
         def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
             return guide(free(noisy, sigma), given(noisy, sigma), self.config.guidance)

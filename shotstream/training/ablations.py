@@ -1,0 +1,220 @@
+"""The paper's ablations in miniature: each row changes one thing, and the oracle scores what comes out.
+
+All rows fork one small teacher and its codec, which are trained once by `shotstream train theatre_codec` and
+`mini_teacher`. A row goes on with the teacher for a while under its own change, then makes ODE pairs, the
+causal student and the two distillation stages, each a run of its own in `RUNS/rows/ROW-SEED`, so that a row
+that was stopped goes on where it stood. Sizes are chosen for about ten minutes on two cores.
+
+Source: the ablation tables of arXiv 2603.25746; left out are those of architectures that are not built here.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+
+from shotstream.evaluation.report import Report
+from shotstream.evaluation.run import EvaluationConfig
+from shotstream.files import write_atomically
+from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically
+from shotstream.training.recipes import Recipe, recipe
+from shotstream.training.run import newest_checkpoint, run_recipe
+from shotstream.training.stages.teacher import TeacherTraining
+
+log = logging.getLogger(__name__)
+
+STAGES: Final[tuple[str, ...]] = (
+    "mini_teacher",
+    "mini_ode_pairs",
+    "mini_causal_init",
+    "mini_intra_shot",
+    "mini_inter_shot",
+)
+"""Of a row, in order."""
+_PLACES: Final[Mapping[str, str]] = dict(
+    zip(STAGES, ("", "teacher.", "pairs.teacher.", "dmd.teacher.", "dmd.teacher."), strict=True)
+)
+"""Where the settings of the teacher lie in each stage."""
+_SEEDS: Final = {
+    "mini_ode_pairs": "stage.seed",
+    "mini_causal_init": "stage.seed",
+    "mini_intra_shot": "stage.dmd.seed",
+    "mini_inter_shot": "stage.dmd.seed",
+}
+_FORK: Final = "fork.pt"
+_NEW_PARAMETER: Final = "dit.shot_embedding.weight"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One ablation."""
+
+    published: str
+    """Its name in the paper's table."""
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    """Settings of the teacher that differ from the full method's."""
+    left_out: tuple[str, ...] = ()
+    """Stages that it does without."""
+
+
+ROWS: Final[Mapping[str, Row]] = {
+    "full": Row(published="full method"),
+    "no_phase": Row(published="no RoPE indicator", changes={"dit.phase_angle": 0.0}),
+    "shot_embedding": Row(
+        published="learnable embedding instead",
+        changes={"dit.phase_angle": 0.0, "dit.num_shot_embeddings": 8},
+    ),
+    "first_frames": Row(published="context: first frame only", changes={"context_policy": "first_frames"}),
+    "first_and_last": Row(
+        published="context: first & last", changes={"context_policy": "first_and_last_frames"}
+    ),
+    "target_caption": Row(
+        published="target caption for all frames", changes={"context_policy": "target_caption"}
+    ),
+    "intra_only": Row(published="stage 1 only", left_out=("mini_inter_shot",)),
+    "inter_only": Row(published="stage 2 only", left_out=("mini_intra_shot",)),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowConfig:
+    """How a row is trained and judged."""
+
+    seed: int = 0
+    """Of the row: of what its runs draw and of the stories that are filmed."""
+    teacher_steps: int = 300
+    """Steps that the teacher goes on for."""
+    overrides: tuple[str, ...] = ()
+    """Further settings, `STAGE:key=value`, the same in every row that is to be compared."""
+    num_stories: int = 20
+    num_shots: int = 5
+
+
+def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[Recipe]:
+    """The runs of a row, in order.
+
+    Args:
+        name: of the row.
+        config: how it is trained.
+        base_steps: steps of the teacher that it forks.
+
+    Raises:
+        ValueError: there is no such row, or an override is wrong.
+    """
+    if name not in ROWS:
+        raise ValueError(f"there is no row {name!r}; there are {', '.join(ROWS)}")
+    row = ROWS[name]
+    found: list[Recipe] = []
+    for stage in (stage for stage in STAGES if stage not in row.left_out):
+        settings = [f"stage.{_PLACES[stage]}{key}={value}" for key, value in row.changes.items()]
+        if stage == "mini_teacher":
+            steps = base_steps + config.teacher_steps
+            settings += [f"loop.num_steps={steps}", f"stage.num_steps={steps}"]
+            settings += [f"stage.decay_steps={config.teacher_steps}", f"stage.seed={config.seed}"]
+        elif config.seed:
+            settings.append(f"{_SEEDS[stage]}={100 * config.seed}")
+            if stage == "mini_causal_init":  # its pairs are those of this row
+                settings.append(f"stage.pairs.seed={100 * config.seed}")
+        settings += [text.partition(":")[2] for text in config.overrides if text.startswith(f"{stage}:")]
+        made = recipe(stage, settings)
+        if stage == "mini_inter_shot" and row.left_out:
+            made = dataclasses.replace(made, inputs=(*made.inputs[:-1], "mini_causal_init"))
+        found.append(made)
+    unknown = [text for text in config.overrides if text.partition(":")[0] not in STAGES]
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]!r} names no stage; write one of {', '.join(STAGES)}, a colon, key=value"
+        )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedRow:
+    """A row whose inputs have been found good."""
+
+    recipes: tuple[Recipe, ...]
+    directory: Path
+    """Where its runs are."""
+    config: RowConfig
+
+
+def prepare_row(name: str, runs: Path, config: RowConfig) -> PreparedRow:
+    """Forks the shared teacher for a row, unless that was done before.
+
+    Args:
+        name: of the row.
+        runs: folder of all runs; the codec's and the small teacher's are there.
+        config: how it is trained and judged.
+
+    Raises:
+        ValueError: there is no such row, a setting is wrong, or the shared runs have not been made.
+    """
+    base = newest_checkpoint(runs, "mini_teacher")
+    base_steps, _ = load_checkpoint(base)
+    directory = runs / "rows" / f"{name}-{config.seed}"
+    fork = directory / _FORK
+    if fork.exists():
+        base_steps, _ = load_checkpoint(fork)  # it goes on from where it was forked
+    recipes = row_recipes(name, config, base_steps)
+    codec = newest_checkpoint(runs, "theatre_codec")
+    directory.mkdir(parents=True, exist_ok=True)
+    _share(codec, directory / "theatre_codec")
+    if not fork.exists():
+        write_fork(base, recipes[0], fork)
+    return PreparedRow(recipes=tuple(recipes), directory=directory, config=config)
+
+
+def run_row(row: PreparedRow) -> Report:
+    """Trains a row, or what is left of it, and scores it.
+
+    Raises:
+        KeyboardInterrupt: a run was told to stop, and is saved.
+    """
+    from shotstream.training.scores import evaluate_run
+
+    for made in row.recipes:
+        log.info("%s", made.name)
+        begun = bool(checkpoints(row.directory / made.name))
+        start_from = None if begun or made.name != "mini_teacher" else row.directory / _FORK
+        if run_recipe(made, row.directory, start_from=start_from) < made.loop.num_steps:
+            raise KeyboardInterrupt
+    judged = EvaluationConfig(
+        num_stories=row.config.num_stories,
+        num_shots=row.config.num_shots,
+        seed=row.config.seed,
+        judge_truth=False,
+    )
+    return evaluate_run(row.recipes[-1].name, row.directory, judged)
+
+
+def write_fork(base: Path, changed: Recipe, path: Path) -> None:
+    """The shared teacher as a row's run begins at it; what the row adds begins at zero."""
+    step, state = load_checkpoint(base)
+    forked = {key: dict(state[key]) for key in ("weights", "ema")}
+    assert isinstance(changed.stage, TeacherTraining)
+    dit = changed.stage.dit
+    if dit.num_shot_embeddings:
+        for values in forked.values():
+            values[_NEW_PARAMETER] = torch.zeros(dit.num_shot_embeddings, dit.dim)
+    save_atomically({"step": step, "stage": forked}, path)
+
+
+def table_line(name: str, report: Report, axes: Sequence[str]) -> str:
+    """A row of the table in Markdown."""
+    means = {row.axis: row.mean for row in report.rows}
+    cells = ["-" if means.get(axis) is None else f"{means[axis]:.3f}" for axis in axes]
+    return f"| {name} | {ROWS[name].published} | {' | '.join(cells)} |"
+
+
+def _share(checkpoint: Path, directory: Path) -> None:
+    """Copies what a run is read by: its newest checkpoint and its configuration."""
+    directory.mkdir(exist_ok=True)
+    step, state = load_checkpoint(checkpoint)
+    if not any(directory.glob("step_*")):
+        save_atomically({"step": step, "stage": state}, directory / f"step_{step:07d}.pt")
+        write_atomically((checkpoint.parent / "config.json").read_bytes(), directory / "config.json")
