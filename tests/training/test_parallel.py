@@ -29,7 +29,7 @@ STAGES = ("theatre_codec", *PLACES)
 MATCHING = ("student_rate=1e-3", "fake_rate=1e-3", "fake_warmup_steps=3", "fake_updates=1")
 OWN = {
     "theatre_codec": (),
-    "theatre_teacher": (),
+    "theatre_teacher": ("matmul_dtype=float32", "warmup_steps=5", "learning_rate=5e-3"),
     "theatre_ode_pairs": ("substeps=2",),
     "theatre_causal_init": ("pairs.substeps=2", "learning_rate=2e-3", "warmup_steps=5"),
     "theatre_intra_shot": tuple(f"dmd.{setting}" for setting in MATCHING),
@@ -44,8 +44,7 @@ def order(runs: Path, name: str, num_steps: int, *more: str) -> list[str]:
     if name == "theatre_codec":
         tiny = [*CODEC, "stage.batch_size=4"]
     else:
-        teacher = ("batch_size=4", "matmul_dtype=float32", "warmup_steps=5", "learning_rate=5e-3")
-        tiny = nested(PLACES[name], *(f"stage.{PLACES[name]}{setting}" for setting in teacher))
+        tiny = nested(PLACES[name], f"stage.{PLACES[name]}batch_size=4")
     own = [f"stage.{setting}" for setting in OWN[name]]
     return [str(runs), name, *tiny, *own, *loop, *more]
 
