@@ -49,7 +49,11 @@ def test_a_film_is_directed_taken_home_and_made_again(seen: Seen, tmp_path: Path
     page = seen.page
     seen.begin("robot-by-the-sea")
 
-    # Cut: the next shot begins at once with what was written.
+    # Cut in the first chunk: the next shot begins there, with what was written.
+    seen.pause()
+    page.focus("#scrubber")
+    page.keyboard.press("Home")
+    seen.until(lambda: seen.frame == 0)
     page.fill("#next-shot", CAPTION)
     page.click(".composer .cut")
     seen.until(lambda: page.get_by_title("from prompt to picture").count() and CAPTION in cards(seen))
