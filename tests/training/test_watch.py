@@ -1,10 +1,12 @@
 """What a person sees of a run: a live line in a terminal, plain lines elsewhere, TensorBoard where it is."""
 
+import contextlib
 import json
 import logging
 import os
 import pty
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,15 +47,25 @@ def test_an_entry_is_the_mean_since_the_last_and_a_scalar_counts_where_it_was_gi
     assert [json.loads(record.message) for record in caplog.records] == lines(tmp_path)
 
 
+def read_all(terminal: int) -> bytes:
+    """What is written to a terminal until its other end is closed, which Linux tells as an error."""
+    shown = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 4096):
+            shown += part
+    return shown
+
+
 def test_a_terminal_shows_one_live_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, end = pty.openpty()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    with os.fdopen(end, "w") as stderr:
-        monkeypatch.setattr(sys, "stderr", stderr)
-        watched(tmp_path)
-        monkeypatch.undo()
-        shown = os.read(terminal, 100_000).decode()
+    with ThreadPoolExecutor(1) as reader:
+        written = reader.submit(read_all, terminal)
+        with os.fdopen(end, "w") as stderr, monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stderr)
+            watched(tmp_path)
+        shown = written.result(timeout=250).decode()
     os.close(terminal)
     assert "loss 1.5000" in shown and "samples/s" in shown and "6/8" in shown
     assert "\x1b[2K" in shown, "the line is drawn over itself"
