@@ -1,11 +1,13 @@
 """`shotstream generate`: a story in, a film out, with live progress."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shotstream.cli.crew import CacheOption, OffloadOption, WeightsOption, crew_of, read_savings
 from shotstream.cli.shared import (
     BadInput,
     DeviceOption,
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shotstream.film import Environment, Film, FilmPlan, FilmSettings, Replay
+    from shotstream.streaming.crew import Crew
     from shotstream.streaming.pipeline import StreamingPipeline
+    from shotstream.streaming.savings import Savings
 
 DEFAULT_SEED = 7
 
@@ -48,13 +52,47 @@ def generate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing film, and unfinished work.")
     ] = False,
+    weights: WeightsOption = None,
+    float8_cache: CacheOption = False,
+    offload_text: OffloadOption = False,
 ) -> None:
     """Make a film of a story.
 
     Given a replay file, make its film again and check every frame. The same command goes on with a film that
-    was interrupted.
+    was interrupted. Several processes make it together:
+    torchrun --nproc-per-node N -m shotstream.cli generate ...
     """
     console = make_console()
+    with bad_input():
+        savings = read_savings(weights, float8_cache, offload_text)
+    with crew_of(device) as crew:
+        if crew is None or crew.leads:
+            _generate(
+                console,
+                story,
+                output,
+                lambda: _load(model, device, savings, crew),
+                seed,
+                steps,
+                scale,
+                overwrite,
+            )
+            return
+        from shotstream.streaming.pipeline import follow
+
+        follow(model, crew, savings=savings)
+
+
+def _generate(
+    console: "Console",
+    story: str,
+    output: Path,
+    load: Callable[[], "StreamingPipeline"],
+    seed: int | None,
+    steps: int | None,
+    scale: int | None,
+    overwrite: bool,
+) -> None:
     with bad_input():
         from shotstream.film import FilmFiles, FilmSettings, check_target, is_replay, read_replay
         from shotstream.story import find_story, read_story
@@ -68,12 +106,11 @@ def generate(
         if replay and settings.files.replay.resolve() == path.resolve():
             raise ValueError(f"{path} would be overwritten by the film that it checks; give another -o")
         check_target(settings)
-    with bad_input(), console.status(f"loading {model}"):
+    with bad_input(), console.status("loading"):
         from shotstream.film import caption_warnings, check_replay, plan_film, running_environment
         from shotstream.film.live import warn
-        from shotstream.streaming.pipeline import load
 
-        pipeline = load(model, device=device)
+        pipeline = load()
         environment = running_environment(pipeline)
         if replay:
             check_replay(replay, pipeline)
@@ -94,6 +131,12 @@ def generate(
     _report(console, film, pipeline.fps)
     if replay:
         _check_frames(console, film, replay)
+
+
+def _load(model: str, device: str, savings: "Savings", crew: "Crew | None") -> "StreamingPipeline":
+    from shotstream.streaming.pipeline import load
+
+    return load(model, device=device, savings=savings, crew=crew)
 
 
 def _film_live(

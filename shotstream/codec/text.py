@@ -21,6 +21,8 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from shotstream.codec.offload import bring, visit
+
 if TYPE_CHECKING:
     from transformers import UMT5EncoderModel
 
@@ -135,8 +137,13 @@ class UMT5TextEncoder:
         module: "UMT5EncoderModel",
         tokenizer: Tokenizer,
         memo: CaptionMemo | None = None,
+        *,
+        device: torch.device | str | None = None,
     ) -> None:
+        """`device` is where the layers compute, when that is not where the weights are."""
         self._config = config
+        self._device = module.shared.weight.device if device is None else torch.device(device)
+        self._takes_ids_at = module.shared.weight.device
         self._module: Any = module.eval().requires_grad_(False)
         self._memo = CaptionMemo() if memo is None else memo
         self._tokenizer = tokenizer
@@ -153,16 +160,25 @@ class UMT5TextEncoder:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        offload: bool = False,
         memo: CaptionMemo | None = None,
     ) -> "UMT5TextEncoder":
         """The encoder with the given weights, under transformers' names (see `umt5_shapes`).
+
+        With `offload` the weights stay where and as they are, and layers visit the device one by one.
 
         Raises:
             ValueError: transformers is not installed; the tokenizer file is missing or unreadable.
             RuntimeError: A name is missing or unexpected, or a shape differs.
         """
-        module = build_umt5(config, tensors, device=device, dtype=dtype)
-        return cls(config, module, read_tokenizer(tokenizer_file), memo)
+        tokenizer = read_tokenizer(tokenizer_file)
+        if not offload:
+            return cls(config, build_umt5(config, tensors, device=device, dtype=dtype), tokenizer, memo)
+        module = build_umt5(config, tensors, device=None, dtype=None)
+        stack: Any = module.encoder
+        visit([*stack.block, stack.final_layer_norm], torch.device(device), dtype)
+        bring(stack.embed_tokens, torch.device(device), dtype)
+        return cls(config, module, tokenizer, memo, device=device)
 
     @property
     def text_length(self) -> int:
@@ -176,8 +192,8 @@ class UMT5TextEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are and the embeddings come out."""
-        return self._module.shared.weight.device
+        """Where the work is done and the embeddings come out."""
+        return self._device
 
     def encode(self, captions: Sequence[str]) -> Float[Tensor, "s n d"]:
         """One embedding per caption, in order, in the weights' dtype; rows past a caption's end are zero."""
@@ -199,7 +215,7 @@ class UMT5TextEncoder:
         padded = torch.zeros(1, self.text_length, dtype=torch.long)
         padded[0, : len(ids)] = torch.tensor(ids)
         mask = (torch.arange(self.text_length) < len(ids)).long()[None]
-        return embed_tokens(self._module, padded.to(self.device), mask.to(self.device))[0]
+        return embed_tokens(self._module, padded.to(self._takes_ids_at), mask.to(self.device))[0]
 
 
 @torch.no_grad()
@@ -240,10 +256,12 @@ def build_umt5(
     config: UMT5Config,
     tensors: Mapping[str, Tensor],
     *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = "cpu",
+    dtype: torch.dtype | None = torch.float32,
 ) -> "UMT5EncoderModel":
     """transformers' encoder with the given weights; RuntimeError unless names and shapes are exactly its own.
+
+    None as device or dtype leaves the tensors' own.
 
     Raises:
         ValueError: transformers is not installed.

@@ -27,6 +27,7 @@ from shotstream.model.cross_attention import CaptionKeys, CrossAttention, TextCa
 from shotstream.model.dual_cache import CachePass, DualCache, Write
 from shotstream.model.positions import FramePositions
 from shotstream.model.rope import RopeTable, rope_table
+from shotstream.model.token_share import TokenShare
 
 TIMESTEPS_PER_SIGMA = 1000
 """What the published weights call a timestep is this many times sigma; applied only at its embedding."""
@@ -42,6 +43,8 @@ class DiT(nn.Module):
         self.config = config
         self.activation_checkpointing = False
         """Recompute each block in the backward pass instead of keeping its activations."""
+        self.token_share: TokenShare | None = None
+        """The processes that compute each pass together; None: this one alone. They take no mask."""
         self.patch_embedding = nn.Conv3d(config.latent_channels, dim, (1, patch, patch), (1, patch, patch))
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
@@ -105,6 +108,8 @@ class DiT(nn.Module):
         grid = self._token_grid(x)
         rope = positions if isinstance(positions, RopeTable) else rope_table(positions, grid, self.config)
         _check_call(x, sigma, grid, rope, mask, cache, write)
+        if mask is not None and self.token_share is not None:
+            raise ValueError("a pass shared by processes takes no mask: it orders tokens by process")
         dtype = self.patch_embedding.weight.dtype
         time = self.time_embedding(sigma_embedding(sigma, self.config.freq_dim).to(dtype))  # b f d
         modulation = self.time_projection(time).unflatten(-1, (6, -1))  # b f 6 d
@@ -114,6 +119,9 @@ class DiT(nn.Module):
         if self.shot_embedding is not None:
             tokens = tokens + self.shot_embedding(rope.positions.shot_phase).unsqueeze(2)
         attends = _attends(self.config.num_layers, x.device, mask, cache_pass)
+        if self.token_share is not None:
+            tokens, rope = self.token_share.scatter(tokens, rope)
+            attends = [self.token_share.over(attend) for attend in attends]
         for layer, (block, attend) in enumerate(zip(self.blocks, attends, strict=True)):
             layer_captions = captions.layers[layer] if isinstance(captions, TextCache) else captions
             arguments = (tokens, modulation, rope, layer_captions, attend)
@@ -123,7 +131,10 @@ class DiT(nn.Module):
                 tokens = block(*arguments)
         if cache is not None and cache_pass is not None:
             cache.finish(cache_pass)
-        return self._unpatchify(self.head(tokens, time), grid).to(x.dtype)
+        patches = self.head(tokens, time)
+        if self.token_share is not None:
+            patches = self.token_share.gather(patches)
+        return self._unpatchify(patches, grid).to(x.dtype)
 
     def text_cache(self, text: Float[Tensor, "b s n d"], captions: tuple[str, ...] = ()) -> TextCache:
         """Keys and values of captions in every layer, for all passes over one shot."""

@@ -65,7 +65,8 @@ class CachePass:
             return self._concatenate(buffer, keys, values)
         for stored, new in zip(buffer, (keys, values), strict=True):
             stored[:, self.own] = new
-        return KeysValues(*(stored[:, self.whole] for stored in buffer))
+        # A copy only where the cache is kept in fewer bits than the network computes in.
+        return KeysValues(*(stored[:, self.whole].to(keys.dtype) for stored in buffer))
 
     def _concatenate(self, buffer: KeysValues, keys: Tensor, values: Tensor) -> KeysValues:
         if self.version != self.cache.version:
@@ -91,14 +92,26 @@ class DualCache:
         token_grid: TokenGrid,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        *,
+        num_heads: int | None = None,
     ) -> None:
+        """Nothing is committed yet.
+
+        Args:
+            config: Of the network.
+            batch: Films made at once.
+            token_grid: Of their pictures.
+            dtype: What keys and values are kept in; fewer bits than the network's save memory, not time.
+            device: Where.
+            num_heads: Heads whose keys it holds; None: all.
+        """
         self.config = config
         self.batch = batch
         self.token_grid = token_grid
         self._chunk_tokens = config.chunk_latent_frames * token_grid.num_tokens
         self._shot_start = config.num_context_frames * token_grid.num_tokens
         num_tokens = self._shot_start + config.window_chunks * self._chunk_tokens
-        shape = (batch, num_tokens, config.num_heads, config.head_dim)
+        shape = (batch, num_tokens, num_heads or config.num_heads, config.head_dim)
         self.layers = tuple(
             KeysValues(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
             for _ in range(config.num_layers)

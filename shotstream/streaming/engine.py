@@ -24,6 +24,8 @@ from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.streaming.context_sampling import PolicyName
+from shotstream.streaming.crew import Crew, shared_cache
+from shotstream.streaming.sequence_parallel import HeadParallel
 from shotstream.streaming.timing import Stopwatch
 
 Family = Literal["theatre", "wan"]
@@ -76,6 +78,8 @@ class Engine:
         *,
         weights_sha256: str = "",
         synchronize: bool = False,
+        crew: Crew | None = None,
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
         """The networks are used as they are: put them on one device and in evaluation mode first.
 
@@ -87,9 +91,11 @@ class Engine:
             compose: From global and shot caption to what the text encoder is given.
             weights_sha256: Identifies the weights; sessions are saved with it.
             synchronize: Wait for the device after each part of a chunk, so that timings hold their own work.
+            crew: The processes that make each chunk together, led by this one; None: this one alone.
+            cache_dtype: What keys and values are kept in; None: what the transformer computes in.
 
         Raises:
-            ValueError: The parts do not fit each other.
+            ValueError: The parts do not fit each other, or there are more processes than can share a pass.
         """
         if codec.latent_channels != dit.config.latent_channels:
             raise ValueError(
@@ -105,6 +111,10 @@ class Engine:
         self.synchronize = synchronize
         self.latent_size: LatentSize = codec.geometry.latent_size(config.pixel_size)
         self._token_grid = codec.geometry.token_grid(self.latent_size)
+        self.crew = crew
+        self.cache_dtype = self.dtype if cache_dtype is None else cache_dtype
+        if crew is not None:
+            dit.token_share = HeadParallel(dit.config, self._token_grid)
         self._sigmas: dict[int, Tensor] = {}
         self._spare_caches: list[DualCache] = []
 
@@ -152,8 +162,11 @@ class Engine:
     @torch.no_grad()
     def text_cache(self, captions: Sequence[str]) -> TextCache:
         """The captions' keys and values in every layer; each caption is encoded once while it is in use."""
-        embeddings = self.text_encoder.encode(captions).to(self.device)
-        return self.dit.text_cache(embeddings.unsqueeze(0), tuple(captions))
+        return self.dit.text_cache(self.embeddings(captions), tuple(captions))
+
+    def embeddings(self, captions: Sequence[str]) -> Float[Tensor, "1 s n d"]:
+        """What the text encoder makes of captions, on the device."""
+        return self.text_encoder.encode(captions).to(self.device).unsqueeze(0)
 
     @torch.no_grad()
     def encode_frames(self, frames: UInt8[np.ndarray, "f h w 3"]) -> Float[Tensor, "f z latent_h latent_w"]:
@@ -183,7 +196,7 @@ class Engine:
         """A dual cache that nobody else uses; give it back with `return_cache`."""
         if self._spare_caches:
             return self._spare_caches.pop()
-        return DualCache(self.dit.config, 1, self._token_grid, self.dtype, self.device)
+        return shared_cache(self.dit, self._token_grid, self.cache_dtype)
 
     def return_cache(self, cache: DualCache) -> None:
         """Take back a borrowed cache for the next shot."""

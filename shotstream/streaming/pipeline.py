@@ -5,8 +5,9 @@ A bundle's config has four sections: `engine` (an `EngineConfig`), and the sizes
 theatre's patch codec and word encoder, or Wan's autoencoder and UMT5.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +22,11 @@ from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.geometry import PixelSize, VideoGeometry
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
+from shotstream.model.quantized import quantize_linears
 from shotstream.story import CaptionStyle, fit_caption
+from shotstream.streaming.crew import Crew
 from shotstream.streaming.engine import Compose, Engine, EngineConfig, Family
+from shotstream.streaming.savings import NOTHING_SAVED, Savings
 from shotstream.streaming.session import StorySession
 from shotstream.weights.bundle import Bundle, BundleError, config_from_document, read_bundle
 from shotstream.weights.hub import resolve
@@ -126,6 +130,8 @@ def load(
     device: torch.device | str = "auto",
     dtype: torch.dtype | None = None,
     *,
+    savings: Savings = NOTHING_SAVED,
+    crew: Crew | None = None,
     synchronize: bool = False,
 ) -> StreamingPipeline:
     """A model, ready to film.
@@ -134,19 +140,30 @@ def load(
         name: A name that `weights.hub.resolve` knows, or a bundle's directory.
         device: "auto" takes a GPU when there is one, else the CPU.
         dtype: What to compute in; None is float32, and bfloat16 for the Wan family on a GPU.
+        savings: What is given up for memory. Films made with less than all bits are those of another model.
+        crew: The processes that make films together, led by this one, on the crew's device.
         synchronize: Wait for the device after each part of a chunk, so that its timings hold its own work.
 
     Raises:
         ValueError: No such model or device, or a damaged or foreign bundle.
     """
     directory = resolve(name)
-    chosen = choose_device(device)
+    chosen = choose_device(device) if crew is None else crew.device
     bundle = read_bundle(directory)
-    if dtype is None:
-        is_wan = _engine_config(bundle).family == "wan"
-        dtype = torch.bfloat16 if is_wan and chosen.type == "cuda" else torch.float32
-    engine = build_engine(bundle, chosen, dtype, synchronize=synchronize)
+    dtype = dtype or _default_dtype(bundle, chosen)
+    engine = build_engine(bundle, chosen, dtype, savings=savings, crew=crew, synchronize=synchronize)
     return StreamingPipeline(engine)
+
+
+def follow(
+    name: str | Path, crew: Crew, dtype: torch.dtype | None = None, *, savings: Savings = NOTHING_SAVED
+) -> None:
+    """Help the crew's leader to make films until it dismisses this process; the leader's arguments of `load`.
+
+    Reads the transformer and nothing else.
+    """
+    bundle = read_bundle(resolve(name), parts=("dit",))
+    crew.follow(_load_dit(bundle, crew.device, dtype or _default_dtype(bundle, crew.device), savings))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,10 +189,8 @@ def load_encoders(
     chosen = choose_device(device)
     bundle = read_bundle(resolve(name), parts=("codec", "text_encoder"))
     config = _engine_config(bundle)
-    if dtype is None:
-        is_wan = config.family == "wan"
-        dtype = torch.bfloat16 if is_wan and chosen.type == "cuda" else torch.float32
-    codec, text_encoder = (_theatre if config.family == "theatre" else _wan)(bundle, chosen, dtype)
+    dtype = dtype or _default_dtype(bundle, chosen)
+    codec, text_encoder = _coders(config.family)(bundle, chosen, dtype, NOTHING_SAVED)
     dit = config_from_document(DiTConfig, bundle.config.get("dit"), f"{bundle.directory}: dit")
     return Encoders(
         engine=config,
@@ -188,23 +203,33 @@ def load_encoders(
 
 
 def build_engine(
-    bundle: Bundle, device: torch.device, dtype: torch.dtype, *, synchronize: bool = False
+    bundle: Bundle,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    savings: Savings = NOTHING_SAVED,
+    crew: Crew | None = None,
+    synchronize: bool = False,
 ) -> Engine:
     """The engine of a bundle that was read; BundleError when its parts do not make one."""
     config = _engine_config(bundle)
-    dit_config = config_from_document(DiTConfig, _section(bundle, "dit"), f"{bundle.directory}: dit")
-    with torch.device("meta"):
-        dit = DiT(dit_config)
-    _fill(dit, bundle, "dit", device, dtype)
-    codec, text_encoder = (_theatre if config.family == "theatre" else _wan)(bundle, device, dtype)
+    dit = _load_dit(bundle, device, dtype, savings)
+    codec, text_encoder = _coders(config.family)(bundle, device, dtype, savings)
+    sha256 = bundle.sha256
+    if savings.suffix:
+        # A film, a session or a replay made with other numbers belongs to them alone.
+        config = replace(config, model_id=config.model_id + savings.suffix)
+        sha256 = hashlib.sha256((sha256 + savings.suffix).encode()).hexdigest()
     return Engine(
         config,
         dit,
         codec,
         text_encoder,
         fitted_captions(text_encoder, CAPTION_STYLES[config.family]),
-        weights_sha256=bundle.sha256,
+        weights_sha256=sha256,
         synchronize=synchronize,
+        crew=crew,
+        cache_dtype=torch.float8_e4m3fn if savings.float8_cache else None,
     )
 
 
@@ -254,8 +279,38 @@ def choose_device(device: torch.device | str) -> torch.device:
     return chosen
 
 
-def _theatre(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> tuple[Codec, TextEncoder]:
+def _load_dit(bundle: Bundle, device: torch.device, dtype: torch.dtype, savings: Savings) -> DiT:
+    """The transformer, in evaluation mode; on the device it is never whole in more bits than asked for."""
+    with torch.device("meta"):
+        dit = DiT(config_from_document(DiTConfig, _section(bundle, "dit"), f"{bundle.directory}: dit"))
+    if savings.weights is None:
+        _fill(dit, bundle, "dit", device, dtype)
+        return dit
+    _fill(dit, bundle, "dit", None, None)
+    quantize_linears(dit.blocks, savings.weights, device)
+    dit.to(device, dtype)
+    return dit
+
+
+def _default_dtype(bundle: Bundle, device: torch.device) -> torch.dtype:
+    is_wan = _engine_config(bundle).family == "wan"
+    return torch.bfloat16 if is_wan and device.type == "cuda" else torch.float32
+
+
+_Coders = Callable[[Bundle, torch.device, torch.dtype, Savings], tuple[Codec, TextEncoder]]
+
+
+def _coders(family: Family) -> _Coders:
+    """What makes a family's codec and text encoder of a bundle."""
+    return _theatre if family == "theatre" else _wan
+
+
+def _theatre(
+    bundle: Bundle, device: torch.device, dtype: torch.dtype, savings: Savings
+) -> tuple[Codec, TextEncoder]:
     del dtype  # Both are small, and the codec names colours: they stay in float32.
+    if savings.offload_text:
+        raise ValueError("only Wan's text encoder can be kept off the device; the theatre's is tiny")
     where = f"{bundle.directory}: codec"
     codec = PatchCodec(config_from_document(PatchCodecConfig, _section(bundle, "codec"), where))
     _fill(codec, bundle, "codec", device, torch.float32)
@@ -265,7 +320,9 @@ def _theatre(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> tuple[
     return codec, words
 
 
-def _wan(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> tuple[Codec, TextEncoder]:
+def _wan(
+    bundle: Bundle, device: torch.device, dtype: torch.dtype, savings: Savings
+) -> tuple[Codec, TextEncoder]:
     tensors, where = bundle.tensors, bundle.directory
     vae_config = config_from_document(WanVAEConfig, _section(bundle, "codec"), f"{where}: codec")
     text_config = config_from_document(UMT5Config, _section(bundle, "text_encoder"), f"{where}: text_encoder")
@@ -273,7 +330,12 @@ def _wan(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> tuple[Code
         raise BundleError(f"{where}: no tokenizer.json; import the published files again")
     codec = WanVAE.from_tensors(vae_config, tensors["codec"], device=device, dtype=dtype)
     text_encoder = UMT5TextEncoder.from_tensors(
-        text_config, tensors["text_encoder"], bundle.files["tokenizer.json"], device=device, dtype=dtype
+        text_config,
+        tensors["text_encoder"],
+        bundle.files["tokenizer.json"],
+        device=device,
+        dtype=dtype,
+        offload=savings.offload_text,
     )
     return codec, text_encoder
 
@@ -300,10 +362,15 @@ def _section(bundle: Bundle, name: str) -> Mapping[str, Any]:
     return bundle.config[name]
 
 
-def _fill(module: nn.Module, bundle: Bundle, part: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Put a part's tensors into a module, which needs exactly these; BundleError otherwise."""
+def _fill(
+    module: nn.Module, bundle: Bundle, part: str, device: torch.device | None, dtype: torch.dtype | None
+) -> None:
+    """Put a part's tensors into a module, which needs exactly these; BundleError otherwise.
+
+    None leaves the tensors' own device, or their own dtype.
+    """
     placed = {
-        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+        name: tensor.to(device, dtype if tensor.is_floating_point() else None)
         for name, tensor in bundle.tensors[part].items()
     }
     try:

@@ -14,7 +14,7 @@ chunks after the first are not trained through the keys of earlier ones, and a c
 latents at level 0 in training as at inference.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 
@@ -87,7 +87,7 @@ class Rollout:
 
     def chunks(
         self, num_chunks: int | None, exit_steps: Sequence[int] | None = None
-    ) -> Iterator[Float[Tensor, "b c f h w"]]:
+    ) -> Generator[Float[Tensor, "b c f h w"]]:
         """Clean latents, chunk by chunk; a chunk is committed when the next one is asked for.
 
         Args:

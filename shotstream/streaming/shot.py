@@ -4,6 +4,7 @@ A chunk is handed out as soon as it is decoded; its commit pass runs when the ne
 """
 
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from shotstream.streaming.context_sampling import (
     max_frame_count,
     sample_context,
 )
+from shotstream.streaming.crew import ShotScript
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.rollout import Rollout
@@ -99,16 +101,28 @@ def make_shot(engine: Engine, order: ShotOrder) -> Generator[Chunk, None, None]:
         noise = KeyedNoise(seeds=(order.seed,), shape=engine.chunk_shape, device=engine.device)
         sigmas = engine.sigmas(order.num_steps)
         rollout = Rollout(engine.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch)
-        state: DecodeState | None = None
-        for chunk_index, latents in enumerate(rollout.chunks(order.num_chunks)):
-            with stopwatch.part("decode"):
-                frames, state = engine.decode(latents, state)
-            yield Chunk(
-                frames=frames,
-                shot_index=len(order.takes),
-                chunk_index=chunk_index,
-                timings=_timings(stopwatch),
+        chunks = rollout.chunks(order.num_chunks)
+        if engine.crew is not None:
+            script = ShotScript(
+                conditioning=conditioning.to("cpu"),
+                embeddings=engine.embeddings(captions).cpu(),
+                sigmas=sigmas.cpu(),
+                seed=order.seed,
+                num_chunks=order.num_chunks,
+                cache_dtype=engine.cache_dtype,
             )
+            chunks = engine.crew.lead(script, chunks)
+        state: DecodeState | None = None
+        with closing(chunks):
+            for chunk_index, latents in enumerate(chunks):
+                with stopwatch.part("decode"):
+                    frames, state = engine.decode(latents, state)
+                yield Chunk(
+                    frames=frames,
+                    shot_index=len(order.takes),
+                    chunk_index=chunk_index,
+                    timings=_timings(stopwatch),
+                )
     finally:
         engine.return_cache(cache)
 

@@ -13,6 +13,7 @@ from shotstream.model.positions import context_positions
 from shotstream.story import compose_caption
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.context_sampling import PolicyName
+from shotstream.streaming.crew import Crew
 from shotstream.streaming.engine import Engine, EngineConfig
 
 LATENT_SIZE = LatentSize(4, 6)
@@ -71,15 +72,23 @@ def tiny_text(config: DiTConfig, batch: int = 1, num_captions: int = 3, seed: in
 WORDS = ("a", "fox", "walks", "sleeps", "forest", "night", "owl", "flies")
 
 
-def tiny_engine(policy: PolicyName = "theatre", *, num_context_frames: int = 3, seed: int = 0) -> Engine:
-    """Theatre classes with random weights at 32x48 pixels."""
+def tiny_engine(
+    policy: PolicyName = "theatre",
+    *,
+    num_context_frames: int = 3,
+    num_heads: int = 2,
+    seed: int = 0,
+    crew: Crew | None = None,
+) -> Engine:
+    """Theatre classes with random weights at 32x48 pixels; heads are 12 wide."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         palette = torch.randint(0, 256, (16, 3), dtype=torch.uint8)
         codec_config = PatchCodecConfig(num_colours=16, latent_channels=4, dim=8, colour_dim=4)
         codec = PatchCodec(codec_config, palette).eval().requires_grad_(False)
         words = WordEncoder(WordEncoderConfig(words=WORDS, dim=8, num_layers=1, num_heads=2, text_length=6))
-    dit = tiny_dit(tiny_config(text_dim=8, text_length=6, num_context_frames=num_context_frames), seed)
+    sizes = {"num_heads": num_heads, "dim": 12 * num_heads, "num_context_frames": num_context_frames}
+    dit = tiny_dit(tiny_config(text_dim=8, text_length=6, **sizes), seed)
     config = EngineConfig(
         family="theatre",
         model_id="tiny",
@@ -95,4 +104,5 @@ def tiny_engine(policy: PolicyName = "theatre", *, num_context_frames: int = 3, 
         words.eval().requires_grad_(False),
         compose_caption,
         weights_sha256=f"{seed:064}",
+        crew=crew,
     )

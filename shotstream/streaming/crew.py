@@ -1,0 +1,182 @@
+"""Several processes make one film: one leads, the others follow it shot by shot and chunk by chunk.
+
+The leader has everything a process alone has: sessions, text encoder, codec, files. Followers hold the
+transformer and no more. They hear of three things: a shot begins, with all that its latents are a function
+of; its next chunk is made; it ends. So whatever the leader does (cuts, forks, retakes, films that take turns)
+needs nothing said about it here. Passes themselves are shared by `sequence_parallel.py`.
+
+Run on CPUs over gloo, by test. On GPUs it is meant for NCCL and has not been run.
+"""
+
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from shotstream.geometry import LatentSize, TokenGrid, VideoGeometry
+from shotstream.model.dit import DiT
+from shotstream.model.dual_cache import DualCache
+from shotstream.streaming.conditioning import Conditioning
+from shotstream.streaming.noise import KeyedNoise
+from shotstream.streaming.rollout import Rollout
+from shotstream.streaming.sequence_parallel import HeadParallel
+
+# A follower waits as long as a person thinks about the next shot; a leader that has died is noticed at once.
+_PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShotScript:
+    """All that the latents of a shot are a function of, beside the weights; its tensors are on the CPU."""
+
+    conditioning: Conditioning
+    """Context and positions of a batch of one."""
+    embeddings: Float[Tensor, "1 s n d"]
+    """Of its captions."""
+    sigmas: Float[Tensor, " k"]
+    """Levels of its steps."""
+    seed: int
+    """Of its noise."""
+    num_chunks: int
+    """Its length."""
+    cache_dtype: torch.dtype
+    """What keys and values are kept in."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    shot: int
+    script: ShotScript
+
+
+@dataclass(frozen=True, slots=True)
+class _Next:
+    shot: int
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    shot: int
+
+
+@dataclass(slots=True)
+class Crew:
+    """The processes that make films together, seen from one of them. Made by `joined_crew`."""
+
+    rank: int
+    """Number of this process; 0 leads."""
+    device: torch.device
+    """Where this process computes."""
+    _messages: dist.ProcessGroup | None = None
+    _num_shots: int = field(default=0, init=False)
+    _is_in_step: bool = field(default=True, init=False)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process directs the others."""
+        return self.rank == 0
+
+    def lead(self, script: ShotScript, chunks: Iterator[Tensor]) -> Generator[Tensor]:
+        """The chunks, each made by all processes together; `chunks` is the leader's own part of the work."""
+        shot, self._num_shots = self._num_shots, self._num_shots + 1
+        self._tell(_Begin(shot, script))
+        try:
+            while True:
+                self._tell(_Next(shot))
+                try:
+                    latents = next(chunks)
+                except StopIteration:
+                    return
+                except BaseException:
+                    # The followers wait in the middle of a pass, where no message reaches them.
+                    self._is_in_step = False
+                    raise
+                yield latents
+        finally:
+            self._tell(_End(shot))
+
+    def dismiss(self) -> None:
+        """The leader's last word: followers return."""
+        self._tell(None)
+        self._is_in_step = False
+
+    def follow(self, dit: DiT) -> None:
+        """Do a follower's part of everything until dismissed; `dit` is the leader's, on this device."""
+        shots: dict[int, tuple[Iterator[Tensor], DualCache]] = {}
+        spare: list[DualCache] = []
+        with torch.no_grad():
+            while (message := self._hear()) is not None:
+                if isinstance(message, _Begin):
+                    context = message.script.conditioning.context
+                    grid = _token_grid(dit, context)
+                    dit.token_share = dit.token_share or HeadParallel(dit.config, grid)
+                    cache = spare.pop() if spare else shared_cache(dit, grid, message.script.cache_dtype)
+                    shots[message.shot] = (self._rollout(dit, message.script, cache), cache)
+                elif isinstance(message, _Next):
+                    next(shots[message.shot][0], None)
+                else:
+                    spare.append(shots.pop(message.shot)[1])
+
+    def _rollout(self, dit: DiT, script: ShotScript, cache: DualCache) -> Iterator[Tensor]:
+        channels, _, height, width = script.conditioning.context.shape[1:]
+        shape = (channels, dit.config.chunk_latent_frames, height, width)
+        noise = KeyedNoise(seeds=(script.seed,), shape=shape, device=self.device)
+        text = dit.text_cache(script.embeddings.to(self.device))
+        conditioning, sigmas = script.conditioning.to(self.device), script.sigmas.to(self.device)
+        return Rollout(dit, conditioning, text, cache, noise, sigmas).chunks(script.num_chunks)
+
+    def _tell(self, message: _Begin | _Next | _End | None) -> None:
+        if self._is_in_step:
+            dist.broadcast_object_list([message], src=0, group=self._messages)
+
+    def _hear(self) -> Any:
+        heard: list[Any] = [None]
+        dist.broadcast_object_list(heard, src=0, group=self._messages)
+        return heard[0]
+
+
+def shared_cache(dit: DiT, grid: TokenGrid, dtype: torch.dtype) -> DualCache:
+    """A dual cache for one film at a time, of the heads that this process attends with."""
+    num_heads = None if dit.token_share is None else dit.token_share.num_heads
+    return DualCache(dit.config, 1, grid, dtype, dit.patch_embedding.weight.device, num_heads=num_heads)
+
+
+def _token_grid(dit: DiT, latents: Tensor) -> TokenGrid:
+    geometry = VideoGeometry(patch_size=dit.config.patch_size)
+    return geometry.token_grid(LatentSize(latents.shape[-2], latents.shape[-1]))
+
+
+def started_as_crew() -> bool:
+    """Whether torchrun has started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined_crew(device: torch.device | str) -> Generator[Crew]:
+    """The crew that torchrun has started this process in; the others are dismissed when the leader leaves.
+
+    Args:
+        device: "cpu", or "cuda": each process of a machine takes a GPU of its own.
+    """
+    is_cuda = torch.device(device).type == "cuda"
+    own = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if is_cuda else "cpu")
+    if is_cuda:
+        torch.cuda.set_device(own)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo")
+    messages = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    assert isinstance(messages, dist.ProcessGroup)
+    crew = Crew(dist.get_rank(), own, _messages=messages)
+    try:
+        yield crew
+    finally:
+        if crew.leads:
+            crew.dismiss()
+    # Only after a good end: a process that failed must not wait for the others to leave with it.
+    dist.destroy_process_group()

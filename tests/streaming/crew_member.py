@@ -1,0 +1,58 @@
+"""What a process of a test runs: `python -m tests.streaming.crew_member FILE`, alone or under torchrun.
+
+It films two stories that take turns, with cuts in mid-shot, a retake and shots past the window, and writes
+all latents that later shots would look at, and all frames, to FILE.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from shotstream.streaming.crew import Crew, joined_crew, started_as_crew
+from shotstream.streaming.engine import Engine
+from shotstream.streaming.session import StorySession
+from tests.streaming.tiny import tiny_engine
+
+
+def film(engine: Engine, path: Path) -> None:
+    """Writes the film."""
+    frames: list[np.ndarray] = []
+    fox, owl = StorySession(engine, "a forest night"), StorySession(engine, "a night", seed=9)
+    for caption in ("a fox walks", "a fox sleeps"):
+        cut = fox.shot(caption, num_chunks=6)
+        other = owl.shot("a owl flies", num_chunks=3)
+        for _ in range(5):  # one more than the window holds
+            frames.append(next(cut).frames)
+            frames += [chunk.frames for chunk in (next(other, None),) if chunk is not None]
+        cut.close()
+    frames += [chunk.frames for chunk in fox.retake(0, caption="a owl sleeps", num_chunks=2)]
+    frames += [chunk.frames for chunk in fox.shot("a fox walks")]
+    takes = [*fox.shots, *owl.shots]
+    latents = {f"latents.{index}": take.latents.contiguous() for index, take in enumerate(takes)}
+    save_file({"frames": torch.from_numpy(np.concatenate(frames)), **latents}, path)
+
+
+def main() -> None:
+    """Leads or follows, or films alone."""
+    torch.set_num_threads(1)
+    path = Path(sys.argv[1])
+    if not started_as_crew():
+        film(tiny_engine(num_heads=4), path)
+        return
+    with joined_crew("cpu") as crew:
+        work(crew, path)
+
+
+def work(crew: Crew, path: Path) -> None:
+    """A process's part."""
+    if crew.leads:
+        film(tiny_engine(num_heads=4, crew=crew), path)
+    else:
+        crew.follow(tiny_engine(num_heads=4).dit)
+
+
+if __name__ == "__main__":
+    main()
