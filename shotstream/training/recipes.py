@@ -83,7 +83,7 @@ def theatre_teacher() -> Recipe:
                 text_length=56,
                 freq_dim=128,
             ),
-            text=WordEncoderConfig(words=vocabulary()),
+            text=WordEncoderConfig(words=vocabulary(), bigrams=True),
             pool=PoolConfig(num_blocks=10, steps_per_block=80),
             num_steps=num_steps,
             decay_steps=3000,
