@@ -35,7 +35,7 @@ def train(
             return
         if start_from is not None and not start_from.is_file():
             raise ValueError(f"{start_from}: no such file")
-        device = local_device(default_device(chosen) if device == "auto" else device)
+        device = local_device(default_device() if device == "auto" else device)
     with joined_world(device) as world:
         # One process speaks for all; warnings come from each.
         level = logging.INFO if world.leads else logging.WARNING

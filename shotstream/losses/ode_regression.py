@@ -14,10 +14,12 @@ def ode_regression_loss(
     sigma: Float[Tensor, "b f"],
     *,
     channel_weight: Float[Tensor, " c"] | None = None,
+    num_noised: float | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared error over the frames that were noised, in float32 or better.
 
     A frame at sigma 0 shows its own answer and counts for nothing; where all frames are clean the loss is 0.
+    `num_noised` is the number of noised frames to divide by, where these are part of a larger batch.
     """
     dtype = torch.promote_types(predicted_x0.dtype, torch.float32)
     error = (predicted_x0.to(dtype) - x0.to(dtype)).square()
@@ -25,4 +27,5 @@ def ode_regression_loss(
         error = error * channel_weight.to(dtype)[:, None, None, None]
     per_frame = error.mean(dim=(1, 3, 4))  # b f
     noised = (sigma > 0).to(dtype)
-    return (per_frame * noised).sum() / noised.sum().clamp_min(1)
+    count = noised.sum().clamp_min(1) if num_noised is None else max(num_noised, 1.0)
+    return (per_frame * noised).sum() / count

@@ -116,8 +116,28 @@ def theatre_causal_init() -> Recipe:
     return Recipe(
         name="theatre_causal_init",
         stage=CausalInitTraining(pairs=pairs.stage, num_steps=num_steps),
-        loop=LoopConfig(num_steps=num_steps, save_every=200, log_every=20, preview_every=100),
+        loop=LoopConfig(num_steps=num_steps, save_every=200, log_every=20, preview_every=200),
         inputs=("theatre_teacher", "theatre_ode_pairs"),
+    )
+
+
+def theatre_published_pairs() -> Recipe:
+    """As many trajectories as `theatre_ode_pairs` has, of the bidirectional teacher over whole shots."""
+    pairs = theatre_ode_pairs()
+    assert isinstance(pairs.stage, OdePairsTraining)
+    stage = dataclasses.replace(pairs.stage, flow="bidirectional")
+    return dataclasses.replace(pairs, name="theatre_published_pairs", stage=stage)
+
+
+def theatre_published_init() -> Recipe:
+    """The causal initialisation as published, to be compared with `theatre_causal_init`."""
+    init, pairs = theatre_causal_init(), theatre_published_pairs().stage
+    assert isinstance(init.stage, CausalInitTraining) and isinstance(pairs, OdePairsTraining)
+    return dataclasses.replace(
+        init,
+        name="theatre_published_init",
+        stage=dataclasses.replace(init.stage, pairs=pairs),
+        inputs=("theatre_teacher", "theatre_published_pairs"),
     )
 
 
@@ -274,6 +294,8 @@ RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
     "theatre_causal_init": theatre_causal_init,
     "theatre_intra_shot": theatre_intra_shot,
     "theatre_inter_shot": theatre_inter_shot,
+    "theatre_published_pairs": theatre_published_pairs,
+    "theatre_published_init": theatre_published_init,
     "mini_teacher": mini_teacher,
     "mini_ode_pairs": mini_ode_pairs,
     "mini_causal_init": mini_causal_init,

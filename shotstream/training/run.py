@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,20 +118,22 @@ def build_stage(
         ValueError: an input has not been trained, the device is not there, or the stage cannot use it.
     """
     config = recipe.stage
-    _check_device(recipe, device)
+    _check_device(device)
     execution = execution_of(recipe.loop, world)
     if isinstance(config, CodecTraining):
-        return CodecStage(config, execution)
+        return CodecStage(config, device, execution)
     if isinstance(config, TeacherTraining):
         return TeacherStage(config, _pool_codec(config, runs), device, execution)
     if isinstance(config, OdePairsTraining):
         pool = open_pool(config.teacher, _pool_codec(config.teacher, runs))
         teacher = input_teacher(runs, input_of(recipe, TeacherTraining), config.teacher)
-        return OdePairsStage(config, teacher, pool, runs / recipe.name, execution)
+        return OdePairsStage(config, teacher.to(device), pool, runs / recipe.name, execution)
     if isinstance(config, CausalInitTraining):
         teacher = input_teacher(runs, input_of(recipe, TeacherTraining), config.pairs.teacher)
-        return CausalInitStage(config, teacher, input_pairs(runs, recipe, config, teacher), execution)
-    return _matching_stage(config, recipe, runs, execution)
+        files = input_pairs(runs, recipe, config, teacher)
+        film = _student_film(runs, config.pairs.teacher, config.pairs.student_steps)
+        return CausalInitStage(config, teacher.to(device), files, film=film, execution=execution)
+    return _matching_stage(config, recipe, runs, torch.device(device), execution)
 
 
 def execution_of(loop: LoopConfig, world: World) -> Execution:
@@ -145,33 +147,26 @@ def execution_of(loop: LoopConfig, world: World) -> Execution:
 
 
 def _matching_stage(
-    config: IntraShotTraining | InterShotTraining, recipe: Recipe, runs: Path, execution: Execution
+    config: IntraShotTraining | InterShotTraining,
+    recipe: Recipe,
+    runs: Path,
+    device: torch.device,
+    execution: Execution,
 ) -> DmdStage:
     dmd = config.dmd
-    student = input_student(runs, recipe.inputs[-1], dmd)
-    teacher = input_teacher(runs, input_of(recipe, TeacherTraining), dmd.teacher)
-    if not isinstance(dmd.teacher.pool, PoolConfig):
-        if isinstance(config, IntraShotTraining):
-            pool = open_pool(dmd.teacher, None)
-            return intra_shot_stage(config, student=student, teacher=teacher, pool=pool, execution=execution)
-        codec, size = codec_of(dmd.teacher.start)
-        return inter_shot_stage(
-            config, student=student, teacher=teacher, codec=codec, latent_size=size, execution=execution
-        )
-    codec = input_codec(runs)
-
-    def film(student: TheatreModel, step: int, directory: Path) -> Mapping[str, float]:
-        from shotstream.training.previews import preview_student
-
-        pipeline = theatre_pipeline(codec, student, dmd.teacher, dmd.student_steps)
-        return preview_student(pipeline, step, directory)
-
+    student = input_student(runs, recipe.inputs[-1], dmd).to(device)
+    teacher = input_teacher(runs, input_of(recipe, TeacherTraining), dmd.teacher).to(device)
+    film = _student_film(runs, dmd.teacher, dmd.student_steps)
     if isinstance(config, IntraShotTraining):
-        pool = open_pool(dmd.teacher, codec)
+        pool = open_pool(dmd.teacher, _pool_codec(dmd.teacher, runs))
         return intra_shot_stage(
             config, student=student, teacher=teacher, pool=pool, film=film, execution=execution
         )
-    size = codec.geometry.latent_size(STAGE_SIZE)
+    if isinstance(dmd.teacher.pool, PoolConfig):
+        codec = input_codec(runs).to(device)
+        size = codec.geometry.latent_size(STAGE_SIZE)
+    else:
+        codec, size = codec_of(dmd.teacher.start, device)
     return inter_shot_stage(
         config,
         student=student,
@@ -183,19 +178,36 @@ def _matching_stage(
     )
 
 
-def default_device(recipe: Recipe) -> str:
-    """Where a recipe trains when nobody says: a GPU if there is one and the recipe can use it."""
-    return "cuda" if isinstance(recipe.stage, TeacherTraining) and torch.cuda.is_available() else "cpu"
+def _student_film(
+    runs: Path, teacher: TeacherTraining, student_steps: Sequence[int]
+) -> Callable[[TheatreModel, int, Path], Mapping[str, float]] | None:
+    """What films held-out stories with a student and scores them; None: these are the theatre's alone."""
+    if not isinstance(teacher.pool, PoolConfig):
+        return None
+    codec = input_codec(runs)
+
+    def film(student: TheatreModel, step: int, directory: Path) -> Mapping[str, float]:
+        from shotstream.training.previews import preview_student
+
+        pipeline = theatre_pipeline(codec, student.to("cpu"), teacher, student_steps)
+        return preview_student(pipeline, step, directory)
+
+    return film
 
 
-def _check_device(recipe: Recipe, device: torch.device | str) -> None:
+def default_device() -> str:
+    """Where a recipe trains when nobody says: a GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check_device(device: torch.device | str) -> None:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:  # a build of torch without CUDA asserts
         raise ValueError(f"device {str(device)!r} cannot be used here; try cpu") from error
-    if chosen.type != "cpu" and not isinstance(recipe.stage, TeacherTraining):
-        raise ValueError(f"{recipe.name} runs on the CPU only, not on {chosen}; give --device cpu")
+    if chosen.type == "meta":
+        raise ValueError("on the device meta nothing is computed; give cpu or cuda")
 
 
 def newest_checkpoint(runs: Path, name: str) -> Path:

@@ -54,8 +54,17 @@ def wan_teacher() -> TeacherTraining:
 
 
 def wan_ode_pairs() -> OdePairsTraining:
-    """Five thousand trajectories of 48 Euler steps, guided as the published sampler is."""
-    return OdePairsTraining(teacher=_drawing(1), student_steps=STUDENT_STEPS, substeps=12, guidance=6.0)
+    """Five thousand trajectories of 48 Euler steps, guided as the published sampler is.
+
+    `--set stage.flow=bidirectional` makes them the published ones, of whole shots.
+    """
+    return OdePairsTraining(
+        teacher=_drawing(1),
+        student_steps=STUDENT_STEPS,
+        substeps=12,
+        guidance=6.0,
+        matmul_dtype="bfloat16",
+    )
 
 
 def wan_causal_init() -> CausalInitTraining:
@@ -68,6 +77,7 @@ def wan_causal_init() -> CausalInitTraining:
         decays=False,
         warmup_steps=1,
         ema_decay=0.99,
+        matmul_dtype="bfloat16",
     )
 
 
@@ -101,4 +111,5 @@ def _matching(num_steps: int) -> DmdTraining:
         student_max_norm=1.0,
         fake_max_norm=10.0,
         ema_decay=0.99,
+        matmul_dtype="bfloat16",
     )

@@ -104,6 +104,26 @@ def test_a_student_update_leaves_no_gradient_on_the_scores(runs: Path) -> None:
         assert all(value.grad is None for value in module.parameters())
 
 
+def test_bfloat16_changes_little_and_every_parameter_still_learns(runs: Path) -> None:
+    """A copy of a parameter in bfloat16 that a pass without gradient leaves behind would learn nothing."""
+    gradients: dict[str, dict[str, Tensor]] = {}
+    for name in ("float32", "bfloat16"):
+        stage = built("theatre_intra_shot", runs, f"stage.dmd.matmul_dtype={name}")
+        for dit in (stage.student.dit, stage.fake, stage.teacher.dit):
+            torch.nn.init.normal_(dit.head.head.weight, generator=torch.Generator().manual_seed(0))
+        (part,) = stage._parts(0)  # pyright: ignore[reportPrivateUsage]
+        x0 = stage.rollout(part.scene, part.text, (0, 0))
+        assert x0.dtype == torch.float32
+        x0.square().mean().backward()
+        named = stage.student.dit.named_parameters()
+        gradients[name] = {key: value.grad for key, value in named if value.grad is not None}
+    exact, rounded = gradients["float32"], gradients["bfloat16"]
+    assert exact.keys() == rounded.keys() and len(exact) > 20
+    for key in (key for key in exact if key.endswith(("ffn.0.weight", "self_attn.q.weight", "head.weight"))):
+        assert not torch.equal(exact[key], rounded[key])
+        assert (exact[key] - rounded[key]).norm() < 0.1 * exact[key].norm(), key
+
+
 def test_a_rollout_carries_its_gradient_through_the_exit_step_alone(runs: Path) -> None:
     stage = built("theatre_intra_shot", runs, "stage.dmd.teacher.pool.num_latent_frames=[6]")
     scene = stage.draw(0, ALL)

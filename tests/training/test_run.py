@@ -1,6 +1,5 @@
 """Runs: resumed equals uninterrupted, damage and changed settings are refused, bad steps are not applied."""
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,9 @@ from shotstream.theatre.palette import NAMES
 from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
 from shotstream.training.recipes import Recipe, recipe
-from shotstream.training.run import build_stage, default_device, run_recipe
+from shotstream.training.run import build_stage, run_recipe
 from shotstream.training.stages.codec import CodecStage, CodecTraining
-from shotstream.training.stages.teacher import TeacherStage, draw_batch
+from shotstream.training.stages.teacher import TeacherStage
 
 CODEC = [
     "loop.tensorboard=false",
@@ -152,27 +151,6 @@ def test_a_teacher_steps_and_previews_on_a_gpu(tmp_path: Path) -> None:
         device="cuda",
     )
     assert "held_out_causal" in (tmp_path / "theatre_teacher" / "log.jsonl").read_text()
-
-
-def test_a_teacher_takes_its_batch_to_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device every operand must have been moved, or torch refuses; nothing is computed."""
-    run_recipe(codec(1), tmp_path)
-    stage = build_stage(teacher(1), tmp_path)
-    assert isinstance(stage, TeacherStage)
-    batch = draw_batch(stage.pool.at(0), stage.config, 0)
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none on meta
-    stage.device, model = torch.device("meta"), stage.model.to("meta")
-    for causal in (False, True):
-        assert stage.loss(model, batch, 0, causal=causal).device.type == "meta"
-
-
-def test_a_device_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    """Stages that never take a device once trained on the CPU when a GPU was asked for."""
-    with pytest.raises(ValueError, match="CPU only"):
-        build_stage(codec(1), tmp_path, "meta")
-    with pytest.raises(ValueError, match="cannot be used here"):
-        build_stage(teacher(1), tmp_path, "abacus")
-    assert default_device(codec(1)) == "cpu"
 
 
 def test_the_codec_never_learns_from_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:

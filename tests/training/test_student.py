@@ -1,9 +1,12 @@
 """ODE pairs and the causal initialisation: what is trained is what streaming computes."""
 
+import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from shotstream.data.ode_pairs import OdePairs
 from shotstream.model.causal_mask import CausalMask
@@ -11,9 +14,9 @@ from shotstream.streaming.conditioning import full_pass
 from shotstream.training.keys import sample_noise
 from shotstream.training.recipes import Recipe, recipe
 from shotstream.training.run import build_stage, run_recipe
-from shotstream.training.stages.causal_init import CausalInitStage
+from shotstream.training.stages.causal_init import CausalInitStage, part_of
 from shotstream.training.stages.ode_pairs import CausalVelocity, OdePairsStage
-from shotstream.training.stages.teacher import token_grid
+from shotstream.training.stages.teacher import shot_velocity, token_grid
 from tests.training.test_run import TEACHER, codec, same, teacher, weights
 
 
@@ -21,27 +24,32 @@ def nested(prefix: str, *more: str) -> list[str]:
     return [override.replace("stage.", f"stage.{prefix}", 1) for override in TEACHER] + list(more)
 
 
-def pairs(num_steps: int) -> Recipe:
-    overrides = nested("teacher.", f"loop.num_steps={num_steps}", "stage.substeps=2")
+def pairs(num_steps: int, *more: str) -> Recipe:
+    overrides = nested("teacher.", f"loop.num_steps={num_steps}", "stage.substeps=2", *more)
     return recipe("theatre_ode_pairs", overrides)
 
 
-def student(num_steps: int) -> Recipe:
-    more = [
+def student(num_steps: int, *more: str) -> Recipe:
+    common = [
         f"loop.num_steps={num_steps}",
         "stage.num_steps=10",
         "stage.pairs.substeps=2",
         "loop.preview_every=1000",
     ]
-    return recipe("theatre_causal_init", nested("pairs.teacher.", *more))
+    return recipe("theatre_causal_init", nested("pairs.teacher.", *common, *more))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("made")
+    for one in (codec(1), teacher(1), pairs(3)):
+        run_recipe(one, directory)
+    return directory
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    run_recipe(codec(1), tmp_path)
-    run_recipe(teacher(1), tmp_path)
-    run_recipe(pairs(3), tmp_path)
-    return tmp_path
+def runs(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "runs")
 
 
 def test_the_teacher_that_makes_pairs_computes_what_the_masked_student_learns(runs: Path) -> None:
@@ -124,13 +132,135 @@ def test_context_and_captions_reach_the_loss(runs: Path) -> None:
         for parameter in stage.model.dit.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     read = OdePairs.read(stage.files[0])
-    chosen = torch.zeros(read.states.shape[0], dtype=torch.long)
+    chosen = torch.zeros(read.states.shape[0], 1, dtype=torch.long)
     loss = stage.loss(read, chosen)
     read.conditioning.context.add_(1)
     assert stage.loss(read, chosen) != loss
     read.conditioning.context.sub_(1)
     read.captions[0][-1] = "A wide view of nothing."
     assert stage.loss(read, chosen) != loss
+
+
+WHOLE = ("flow=bidirectional", "teacher.pool.num_latent_frames=[6]")
+
+
+def on_whole_shots(num_steps: int) -> Recipe:
+    return student(num_steps, *(f"stage.pairs.{setting}" for setting in WHOLE))
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trajectories of whole shots, as the published initialisation has them."""
+    runs = tmp_path_factory.mktemp("published")
+    for one in (codec(1), teacher(1), pairs(3, *(f"stage.{setting}" for setting in WHOLE))):
+        run_recipe(one, runs)
+    return runs
+
+
+def speaking(stage: CausalInitStage) -> OdePairs:
+    """Pairs of a stage whose network says something."""
+    torch.nn.init.normal_(stage.model.dit.head.head.weight, generator=torch.Generator().manual_seed(0))
+    return OdePairs.read(stage.files[0])
+
+
+def test_trajectories_of_whole_shots_are_the_bidirectional_teacher_s(published: Path) -> None:
+    """All chunks at once and without a mask, by Euler steps of its guided velocity."""
+    stages = {
+        flow: build_stage(pairs(1, f"stage.flow={flow}", f"stage.{WHOLE[1]}"), published)
+        for flow in ("causal", "bidirectional")
+    }
+    made: dict[str, OdePairs] = {}
+    for flow, stage in stages.items():
+        assert isinstance(stage, OdePairsStage)
+        torch.nn.init.normal_(stage.model.dit.head.head.weight, generator=torch.Generator().manual_seed(0))
+        made[flow] = stage.make(0)
+    whole = made["bidirectional"]
+    stage = stages["bidirectional"]
+    assert isinstance(stage, OdePairsStage)
+    assert whole.history.shape[2] == 0 and whole.states.shape[3] % 3 == 0
+    dit, config = stage.model.dit, stage.config
+    with torch.no_grad():
+        given, free = (
+            stage.model.embed(rows)
+            for rows in (whole.captions, [[""] * len(rows) for rows in whole.captions])
+        )
+        levels = stage._levels()  # pyright: ignore[reportPrivateUsage]
+        state = whole.states[:, 0]
+        for here, there in pairwise(levels[:3]):  # two substeps to the second level
+            sigma = here.expand(len(state), state.shape[2])
+            told, untold = (
+                shot_velocity(dit, whole.conditioning, text, state, sigma) for text in (given, free)
+            )
+            state = state + (untold + config.guidance * (told - untold)) * (there - here)
+    torch.testing.assert_close(state, whole.states[:, 1], rtol=1e-4, atol=1e-4)
+    assert made["causal"].states.shape[3] == 3
+
+
+def test_each_chunk_of_a_whole_shot_has_a_level_of_its_own_and_sees_no_later_one(published: Path) -> None:
+    stage = build_stage(on_whole_shots(1), published)
+    assert isinstance(stage, CausalInitStage)
+    levels = len(stage.sigmas) - 1
+    two = torch.cat([stage._draw(step)[1] for step in range(60)])  # pyright: ignore[reportPrivateUsage]
+    assert {int(level) for level in two[:, 0]} == set(range(levels + 1)), "a history may be clean"
+    assert {int(level) for level in two[:, 1]} == set(range(levels)), "something is always to be learnt"
+    assert (two[:, 0] != two[:, 1]).any()
+    read = speaking(stage)
+    asked: list[Tensor] = []
+    stage.model.dit.register_forward_hook(lambda _, given, out: asked.extend((given[1], out)))
+    for level in (0, 2):
+        stage.loss(read, torch.tensor([[1, level]] * len(read.states)))
+    context = stage.model.dit.config.num_context_frames
+    told, first, _, other = asked
+    assert (told[:, :context] == 0).all()
+    assert torch.equal(told[0, context:], stage.sigmas[[1, 1, 1, 0, 0, 0]])
+    torch.testing.assert_close(first[:, :, context : context + 3], other[:, :, context : context + 3])
+    assert not torch.allclose(first[:, :, context + 3 :], other[:, :, context + 3 :])
+
+
+def test_parts_of_a_batch_with_clean_chunks_average_to_the_whole(published: Path) -> None:
+    """A mean over each part's own noised frames once weighed samples by their neighbours."""
+    stage = build_stage(on_whole_shots(1), published)
+    assert isinstance(stage, CausalInitStage)
+    read, clean = speaking(stage), len(stage.sigmas) - 1
+    chosen = torch.tensor([[clean, 0], [1, 2]])
+    whole = stage.loss(read, chosen)
+    parts = [
+        stage.loss(part_of(read, range(one, one + 1)), chosen[[one]], num_noised=1.5) for one in range(2)
+    ]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+    alone = stage.loss(part_of(read, range(1)), chosen[[0]])
+    assert not torch.isclose(alone, parts[0])
+
+
+def test_a_resumed_run_on_whole_shots_equals_an_uninterrupted_one(published: Path) -> None:
+    directory = published / "theatre_causal_init"
+    for num_steps in (2, 5):
+        run_recipe(on_whole_shots(num_steps), published)
+    resumed = weights(published, "theatre_causal_init")
+    for path in directory.iterdir():
+        path.unlink()
+    run_recipe(on_whole_shots(5), published)
+    assert same(resumed, weights(published, "theatre_causal_init"))
+    with pytest.raises(ValueError, match=r"another value of .*flow"):
+        build_stage(student(1), published)
+
+
+def test_bfloat16_changes_little_and_loses_no_gradient(runs: Path) -> None:
+    stages = {
+        name: build_stage(student(1, f"stage.matmul_dtype={name}"), runs) for name in ("float32", "bfloat16")
+    }
+    gradients: dict[str, dict[str, Tensor]] = {}
+    for name, stage in stages.items():
+        assert isinstance(stage, CausalInitStage)
+        read = speaking(stage)
+        stage.loss(read, torch.zeros(len(read.states), 1, dtype=torch.long)).backward()
+        named = stage.model.dit.named_parameters()
+        gradients[name] = {key: value.grad for key, value in named if value.grad is not None}
+    exact, rounded = gradients["float32"], gradients["bfloat16"]
+    assert exact.keys() == rounded.keys()
+    for key in ("blocks.0.ffn.0.weight", "head.head.weight"):
+        assert not torch.equal(exact[key], rounded[key])
+        assert (exact[key] - rounded[key]).norm() < 0.05 * exact[key].norm()
 
 
 def test_a_student_without_pairs_is_refused(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Causal initialisation: a copy of the teacher learns to jump from any kept state of a trajectory to its end.
 
+Trajectories of one chunk start from one level; of whole shots, each chunk has its own, so that the student
+sees a history of any cleanness, as published. The text encoder is the teacher's, frozen.
+
 Source: ODE regression of CausVid (arXiv 2412.07772) and arXiv 2603.25746, on pairs from a causal teacher
-with a clean history (arXiv 2602.02214). The text encoder is the teacher's, frozen.
+with a clean history (arXiv 2602.02214) or from a bidirectional one; see `ode_pairs`.
 """
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -22,15 +25,15 @@ from shotstream.data.ode_pairs import OdePairs
 from shotstream.diffusion.flow import x0_from_velocity
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.losses.ode_regression import ode_regression_loss
-from shotstream.model.causal_mask import CausalMask
 from shotstream.model.positions import context_positions
 from shotstream.streaming.conditioning import Conditioning, full_pass
 from shotstream.training.ema import Ema
 from shotstream.training.keys import draws
 from shotstream.training.optimisers import ClippedAdamW, MuonAdamW
 from shotstream.training.parallelize import Execution, whole_state
+from shotstream.training.precision import MatmulDtype, multiplying, require_matmul_dtype
 from shotstream.training.stages.ode_pairs import OdePairsTraining
-from shotstream.training.stages.teacher import TheatreModel, token_grid
+from shotstream.training.stages.teacher import TheatreModel, shot_mask
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +62,11 @@ class CausalInitTraining:
     """Decay per step of the averaged weights, which are what is used afterwards."""
     max_bad_files: int = 4
     """Files of pairs that may be unreadable or hold numbers that are none; each is named and skipped."""
+    matmul_dtype: MatmulDtype = "float32"
+    """What linear layers compute in; "auto" is bfloat16 where the device multiplies it faster."""
 
     def __post_init__(self) -> None:
+        require_matmul_dtype(self.matmul_dtype)
         require_within(self, 0, inf, ("seed", "max_bad_files"))
         require_within(self, 1, inf, ("num_steps", "warmup_steps"))
         require_positive(self, ("learning_rate", "max_norm"))
@@ -77,9 +83,18 @@ class CausalInitStage:
         config: CausalInitTraining,
         teacher: TheatreModel,
         files: list[Path],
+        *,
+        film: Callable[[TheatreModel, int, Path], Mapping[str, float]] | None = None,
         execution: Execution | None = None,
     ) -> None:
         """The student starts as a copy of `teacher`, which is changed in place.
+
+        Args:
+            config: the recipe.
+            teacher: where the student begins, on the device that trains it.
+            files: of pairs.
+            film: draws and scores what the averaged student films; see `Stage.preview`.
+            execution: how steps are computed.
 
         Raises:
             ValueError: there are no pairs.
@@ -92,7 +107,7 @@ class CausalInitStage:
         self._blank = copy.deepcopy(teacher).to("meta")
         self.execution.shares(self.batch_size)
         self.execution.parallelize(self.model.dit)
-        self.files = files
+        self.files, self._film = files, film
         self._bad: set[Path] = set()
         schedule = FlowSchedule(shift=config.pairs.teacher.shift)
         self.sigmas = torch.cat([schedule.student_sigmas(config.pairs.student_steps), torch.zeros(1)])
@@ -108,8 +123,10 @@ class CausalInitStage:
         """One step; see `Stage.step`."""
         pairs, chosen = self._draw(step)
 
+        num_noised = (chosen < len(self.sigmas) - 1).float().sum().item() / len(chosen)
+
         def loss_of(samples: range) -> Tensor:
-            return self.loss(part_of(pairs, samples), chosen[list(samples)])
+            return self.loss(part_of(pairs, samples), chosen[list(samples)], num_noised=num_noised)
 
         loss = self.execution.backward(len(chosen), loss_of, "student's", step)
         left = (self.config.num_steps - step) / self.config.num_steps if self.config.decays else 1.0
@@ -128,12 +145,17 @@ class CausalInitStage:
             "levels": chosen,
         }
 
-    def _draw(self, step: int) -> tuple[OdePairs, Int[Tensor, " b"]]:
+    def _draw(self, step: int) -> tuple[OdePairs, Int[Tensor, "b n"]]:
+        """The pairs of a step, and the state that each chunk of a sample starts from: any of the noisy ones,
+        and where another chunk follows, the clean one too.
+        """
         pairs, levels = self._read(step), len(self.sigmas) - 1
-        chosen = [
-            int(draws(self.config.seed, "init/level", step, sample).integers(levels))
-            for sample in range(len(pairs.states))
-        ]
+        num_chunks = pairs.states.shape[3] // self.model.dit.config.chunk_latent_frames
+        chosen: list[list[int]] = []
+        for sample in range(len(pairs.states)):
+            rng = draws(self.config.seed, "init/level", step, sample)
+            last = num_chunks - 1
+            chosen.append([int(rng.integers(levels + (chunk < last))) for chunk in range(num_chunks)])
         return pairs, torch.tensor(chosen)
 
     def _read(self, step: int) -> OdePairs:
@@ -163,45 +185,58 @@ class CausalInitStage:
                     ) from error
         raise ValueError(f"no file of pairs in {self.files[0].parent} is good; make them again")
 
-    def loss(self, pairs: OdePairs, chosen: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-        """The squared error of the data predicted from each sample's chosen state."""
-        config = self.model.dit.config
-        samples = torch.arange(pairs.states.shape[0])
-        noisy, x0 = pairs.states[samples, chosen], pairs.states[:, -1]
-        size = x0.shape[2]
-        sigma = self.sigmas[chosen, None].expand(-1, size)
-        shot = torch.cat([pairs.history, noisy], dim=2)
-        levels = torch.cat([torch.zeros(len(samples), pairs.history.shape[2]), sigma], dim=1)
-        inputs = full_pass(pairs.conditioning, shot, levels, config)
+    def loss(
+        self, pairs: OdePairs, chosen: Int[Tensor, "b n"], *, num_noised: float | None = None
+    ) -> Float[Tensor, ""]:
+        """The squared error of the data predicted from the chosen state of each sample's chunks.
+
+        Args:
+            pairs: on the CPU.
+            chosen: for each chunk the place of its state in the trajectory.
+            num_noised: chunks of a sample that start from noise, on average over the effective batch, so that
+                means over parts of it average to the mean over all; None: these are all.
+        """
+        config, device = self.model.dit.config, self.model.device
+        size = config.chunk_latent_frames
+        places = chosen.repeat_interleave(size, dim=1)  # b f
+        samples, frames = torch.arange(len(chosen))[:, None], torch.arange(places.shape[1])
+        noisy = pairs.states.transpose(2, 3)[samples, places, frames].transpose(1, 2).to(device)
+        x0, sigma = pairs.states[:, -1].to(device), self.sigmas[places].to(device)
+        history = pairs.history.to(device)
+        shot = torch.cat([history, noisy], dim=2)
+        levels = torch.cat([sigma.new_zeros(len(chosen), history.shape[2]), sigma], dim=1)
+        inputs = full_pass(pairs.conditioning.to(device), shot, levels, config)
         with torch.no_grad():
             text = self.model.embed(pairs.captions)
-        mask = CausalMask.for_shot(config, token_grid(shot, config), shot.shape[2])
-        velocity = self.model.dit(inputs.x, inputs.sigma, text, inputs.positions, mask=mask)[:, :, -size:]
-        return ode_regression_loss(x0_from_velocity(noisy, velocity, sigma), x0, sigma)
+        mask = shot_mask(shot, config)
+        with multiplying(self.config.matmul_dtype, device):
+            velocity = self.model.dit(inputs.x, inputs.sigma, text, inputs.positions, mask=mask)
+        predicted = x0_from_velocity(noisy, velocity[:, :, -noisy.shape[2] :], sigma)
+        counted = None if num_noised is None else num_noised * size * len(chosen)
+        return ode_regression_loss(predicted, x0, sigma, num_noised=counted)
 
     def averaged(self) -> TheatreModel:
         """The student with averaged weights, in eval mode."""
-        student = copy.deepcopy(self._blank).to_empty(device="cpu")
+        student = copy.deepcopy(self._blank).to_empty(device=self.model.device)
         student.load_state_dict(whole_state(self.model.state_dict()))
         self.ema.copy_to(student.dit)
         return student.eval()
 
     @torch.no_grad()
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """The loss of the averaged weights at each level, on the first file."""
-        del step, directory
+        """Held-out stories filmed with the averaged weights; their loss at each level, on the first file."""
         averaged = self.averaged()
         if not self.execution.world.leads:
             return {}
         pairs = self._read(0)
         own, self.model = self.model, averaged
-        count = pairs.states.shape[0]
+        shape = pairs.states.shape[0], pairs.states.shape[3] // self.model.dit.config.chunk_latent_frames
         losses = {
-            f"loss_{level}": self.loss(pairs, torch.full((count,), level)).item()
+            f"loss_{level}": self.loss(pairs, torch.full(shape, level)).item()
             for level in range(len(self.sigmas) - 1)
         }
         self.model = own
-        return losses
+        return losses if self._film is None else {**losses, **self._film(averaged, step, directory)}
 
     def prime(self) -> None:
         """See `Stage.prime`."""

@@ -72,14 +72,20 @@ class CodecTraining:
 class CodecStage:
     """A `Stage` that trains a `PatchCodec`."""
 
-    def __init__(self, config: CodecTraining, execution: Execution | None = None) -> None:
+    def __init__(
+        self,
+        config: CodecTraining,
+        device: torch.device | str = "cpu",
+        execution: Execution | None = None,
+    ) -> None:
         """ValueError for a way of computing that a codec does not have."""
         torch.manual_seed(config.seed)  # the initial weights
         self.config, self.execution = config, execution or Execution()
         self.execution.refuse(("accumulation",), "the codec normalises latents over its whole batch at once")
         self.execution.refuse(("activation_checkpointing", "compile"), "the codec is no transformer")
         self.execution.shares(config.batch_size)
-        self.codec = PatchCodec(config.codec, torch.from_numpy(RGB))
+        self.device = torch.device(device)
+        self.codec = PatchCodec(config.codec, torch.from_numpy(RGB)).to(self.device)
         if self.execution.world.size > 1:
             self.codec.normalise = _SharedNorm(self.codec.normalise)
             self.execution.shard(self.codec, methods=("encode", "decode_cell_logits"))
@@ -131,13 +137,14 @@ class CodecStage:
     def _loss(self, step: int, samples: range) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The cross-entropy of some of a step's clips, and the share of pixels that are right."""
         seed = self.config.seed
-        indices, pixels = self.batch(step, samples)
+        indices, pixels = (value.to(self.device) for value in self.batch(step, samples))
         latents = self.codec.encode(pixels)
         scales = [draws(seed, "codec/scale", step, sample).random() for sample in samples]
         scale = torch.tensor(scales, dtype=torch.float32)[:, None, None, None, None] * self.config.max_noise
-        noisy = latents + scale * sample_noise(latents.shape[1:], seed, "codec/noise", (step,), samples)
+        noise = scale * sample_noise(latents.shape[1:], seed, "codec/noise", (step,), samples)
+        noisy = latents + noise.to(self.device)
         order = torch.randperm(_CELL_PIXELS, generator=tensor_draws(seed, "codec/pixels", step))
-        chosen = order[: self.config.pixels_per_cell]
+        chosen = order[: self.config.pixels_per_cell].to(self.device)
         logits = self.codec.decode_cell_logits(noisy, noisy[:, :, :1], chosen).flatten(0, -2)
         targets = _cells(indices)[..., chosen].flatten().long()
         right = (logits.detach().argmax(-1) == targets).float().mean()
@@ -148,7 +155,7 @@ class CodecStage:
         return {"clips": [self.batch(step, samples)[0] for samples in self.execution.shares(self.batch_size)]}
 
     def averaged(self) -> PatchCodec:
-        """The codec with averaged weights, in eval mode."""
+        """The codec with averaged weights, on the CPU and in eval mode."""
         codec = PatchCodec(self.config.codec)
         codec.load_state_dict(whole_state(self.codec.state_dict()))
         self.ema.copy_to(codec)

@@ -36,7 +36,7 @@ from shotstream.losses.dmd import dmd_gradient, dmd_loss
 from shotstream.losses.flow_matching import flow_matching_loss
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
-from shotstream.streaming.conditioning import Conditioning, full_pass, target_part
+from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.noise import KeyedNoise, derive_seed
 from shotstream.streaming.rollout import Rollout
 from shotstream.training.ema import Ema
@@ -44,7 +44,8 @@ from shotstream.training.keys import draws, tensor_draws
 from shotstream.training.lora import merge_adapters
 from shotstream.training.optimisers import ClippedAdamW
 from shotstream.training.parallelize import Execution, whole_state
-from shotstream.training.stages.teacher import TeacherTraining, TheatreModel, token_grid
+from shotstream.training.precision import MatmulDtype, multiplying, require_matmul_dtype
+from shotstream.training.stages.teacher import TeacherTraining, TheatreModel, shot_velocity, token_grid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,8 +80,11 @@ class DmdTraining:
     """The fake score's gradient is clipped to this norm."""
     ema_decay: float = 0.98
     """Decay per student step of the averaged student, which is what is used afterwards."""
+    matmul_dtype: MatmulDtype = "float32"
+    """What linear layers compute in; "auto" is bfloat16 where the device multiplies it faster."""
 
     def __post_init__(self) -> None:
+        require_matmul_dtype(self.matmul_dtype)
         require_within(self, 0, inf, ("seed", "guidance", "fake_warmup_steps"))
         require_within(self, 1, inf, ("num_steps", "fake_updates"))
         require_within(self, 0, 1, ("least_sigma", "most_sigma"))
@@ -136,14 +140,14 @@ class DmdStage:
         film: Callable[[TheatreModel, int, Path], Mapping[str, float]] | None = None,
         execution: Execution | None = None,
     ) -> None:
-        """The three networks are changed in place; parameters that need no gradient stay as they are.
+        """The three networks, on one device, are changed in place; what needs no gradient stays as it is.
 
         Args:
             config: the recipe.
             student: a causal few-step model; its text encoder is frozen.
             teacher: a bidirectional model, frozen.
             fake: what the fake score starts from.
-            draw: what a step's shots are conditioned on.
+            draw: what a step's shots are conditioned on; on any device.
             film: draws and scores what the averaged student films; see `Stage.preview`.
             execution: how steps are computed.
         """
@@ -184,7 +188,8 @@ class DmdStage:
     def _parts(self, step: int) -> list[Part]:
         parts: list[Part] = []
         for samples in self.execution.shares(self.batch_size):
-            scene = self.draw(step, samples)
+            drawn = self.draw(step, samples)
+            scene = drawn._replace(conditioning=drawn.conditioning.to(self.student.device))
             text = self.student.embed(scene.captions)
             free = self.teacher.embed([[""] * len(rows) for rows in scene.captions])
             parts.append(Part(scene, text, free))
@@ -194,7 +199,7 @@ class DmdStage:
         """This process's context frames and captions of a step."""
         scenes = [part.scene for part in self._parts(step)]
         return {
-            "context": [scene.conditioning.context for scene in scenes],
+            "context": [scene.conditioning.context.cpu() for scene in scenes],
             "captions": [scene.captions for scene in scenes],
             "num_chunks": [scene.num_chunks for scene in scenes],
         }
@@ -249,14 +254,15 @@ class DmdStage:
         """Shots of the student, ended at one denoising step for all chunks, drawn by the key."""
         rng = draws(self.config.seed, "exit", *key)
         exit_step = int(rng.integers(len(self.config.student_steps)))
-        chunks = student_rollout(
-            self.student.dit,
-            scene.conditioning,
-            text,
-            self.schedule.student_sigmas(self.config.student_steps),
-            seeds=[derive_seed(self.config.seed, "rollout", *key, sample) for sample in scene.samples],
-        ).chunks(scene.num_chunks, [exit_step] * scene.num_chunks)
-        return torch.cat(list(chunks), dim=2)
+        with multiplying(self.config.matmul_dtype, self.student.device):
+            chunks = student_rollout(
+                self.student.dit,
+                scene.conditioning,
+                text,
+                self.schedule.student_sigmas(self.config.student_steps).to(self.student.device),
+                seeds=[derive_seed(self.config.seed, "rollout", *key, sample) for sample in scene.samples],
+            ).chunks(scene.num_chunks, [exit_step] * scene.num_chunks)
+            return torch.cat(list(chunks), dim=2)
 
     def fake_loss(
         self, scene: Scene, text: Tensor, x0: Float[Tensor, "b c f h w"], key: tuple[int, int]
@@ -290,9 +296,9 @@ class DmdStage:
         noisy: Float[Tensor, "b c f h w"],
         sigma: Float[Tensor, "b f"],
     ) -> Float[Tensor, "b c f h w"]:
-        """What a score says of noisy shots, whole shots at once; nothing is asked of the context frames."""
-        inputs = full_pass(scene.conditioning, noisy, sigma, dit.config)
-        return target_part(dit(inputs.x, inputs.sigma, text, inputs.positions), dit.config)
+        """What a score says of noisy shots; see `shot_velocity`."""
+        with multiplying(self.config.matmul_dtype, self.student.device):
+            return shot_velocity(dit, scene.conditioning, text, noisy, sigma)
 
     def _noise(
         self, x0: Tensor, name: str, key: tuple[int, int], samples: range, *, low: float, high: float
@@ -304,11 +310,11 @@ class DmdStage:
             generator = tensor_draws(self.config.seed, name, *key, sample)
             noise.append(torch.randn(x0.shape[1:], generator=generator))
             levels.append(self.schedule.sample_training_sigma(generator, (1,), low=low, high=high))
-        return torch.stack(noise), torch.stack(levels).expand(-1, x0.shape[2])
+        return torch.stack(noise).to(x0), torch.stack(levels).to(x0).expand(-1, x0.shape[2])
 
     def averaged(self) -> TheatreModel:
         """The student with averaged weights, in eval mode."""
-        averaged = copy.deepcopy(self._blank).to_empty(device="cpu")
+        averaged = copy.deepcopy(self._blank).to_empty(device=self.student.device)
         averaged.load_state_dict(whole_state(self.student.state_dict()))
         self.ema.copy_to(averaged.dit)
         return merge_adapters(averaged).eval()

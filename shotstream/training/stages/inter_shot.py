@@ -46,6 +46,7 @@ from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.training.keys import draws
 from shotstream.training.lora import attach_adapters
 from shotstream.training.parallelize import Execution
+from shotstream.training.precision import multiplying
 from shotstream.training.stages.dmd import DmdStage, DmdTraining, Scene, fake_of, student_rollout
 from shotstream.training.stages.teacher import TeacherTraining, TheatreModel
 
@@ -97,7 +98,7 @@ def inter_shot_stage(
         config: the recipe.
         student: an intra-shot student; changed in place.
         teacher: frozen in place; the fake score starts as a copy of it.
-        codec: decodes what was filmed and encodes what is looked back at.
+        codec: decodes what was filmed and encodes what is looked back at; on the student's device.
         latent_size: of the stories' frames.
         film: see `DmdStage`.
         execution: how steps are computed.
@@ -108,18 +109,21 @@ def inter_shot_stage(
     adapt(fake, config, "fake")
     pool = dmd.teacher.pool
     stored = None if isinstance(pool, PoolConfig) else StoredStories(pool.directory)
-    sigmas = FlowSchedule(shift=dmd.teacher.shift).student_sigmas(dmd.student_steps)
+    device = student.device
+    sigmas = FlowSchedule(shift=dmd.teacher.shift).student_sigmas(dmd.student_steps).to(device)
 
     def draw(step: int, samples: range) -> Scene:
         stories, lengths = draw_stories(config, step, samples, stored)
         shots: list[FilmedShot] = []
         for index, num_chunks in enumerate(lengths[:-1]):
             conditioning, captions = condition_on(stories, shots, dmd.teacher, latent_size)
+            conditioning = conditioning.to(device)
             seeds = [derive_seed(dmd.seed, "history", step, index, sample) for sample in samples]
             with torch.no_grad():
                 text = student.embed(captions)
-                rollout = student_rollout(student.dit, conditioning, text, sigmas, seeds=seeds)
-                latents = torch.cat(list(rollout.chunks(num_chunks)), dim=2)
+                with multiplying(dmd.matmul_dtype, device):
+                    rollout = student_rollout(student.dit, conditioning, text, sigmas, seeds=seeds)
+                    latents = torch.cat(list(rollout.chunks(num_chunks)), dim=2)
                 shots.append(look_back_at(codec, latents, index, student.dit.config.num_context_frames))
         return Scene(*condition_on(stories, shots, dmd.teacher, latent_size), lengths[-1], samples)
 
@@ -203,7 +207,7 @@ def look_back_at(
     num_frames = pixels.shape[2]
     chosen = candidate_frames(num_frames, max_frame_count(shot_index, budget))
     singles = rearrange(pixels[:, :, list(chosen)], "b c k h w -> (b k) c 1 h w")
-    encoded = codec.encode(singles)[:, :, 0]
+    encoded = codec.encode(singles)[:, :, 0].cpu()
     return FilmedShot(
         num_frames=num_frames, frames=chosen, latents=encoded.unflatten(0, (len(latents), len(chosen)))
     )

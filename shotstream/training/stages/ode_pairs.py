@@ -1,18 +1,20 @@
-"""Makes ODE pairs: a causal teacher integrates chunks from noise to data, and the student's levels are kept.
+"""Makes ODE pairs: a teacher integrates its flow from noise to data, and the student's levels are kept.
 
-The teacher is causal and its history is clean (teacher forcing), as the student's will be: each noisy chunk
-then has one end under the teacher's own flow, which a bidirectional teacher cannot promise a causal student
-(Causal Forcing, arXiv 2602.02214). Each step of this stage writes one file; a resumed run goes on with the
-next.
+By default the teacher is causal and its history is clean (teacher forcing), as the student's will be: each
+noisy chunk then has one end under the teacher's own flow, which a bidirectional teacher cannot promise a
+causal student (Causal Forcing, arXiv 2602.02214). With `flow="bidirectional"` it is as published (arXiv
+2603.25746): whole shots at once, without a mask. Each step of this stage writes one file; a resumed run goes
+on with the next.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -32,7 +34,17 @@ from shotstream.model.rope import rope_table
 from shotstream.streaming.conditioning import Conditioning, stack_conditioning
 from shotstream.training.keys import draws, sample_noise
 from shotstream.training.parallelize import Execution
-from shotstream.training.stages.teacher import TeacherTraining, TheatreModel, draw_batch, token_grid
+from shotstream.training.precision import MatmulDtype, multiplying, require_matmul_dtype
+from shotstream.training.stages.teacher import (
+    TeacherTraining,
+    TheatreModel,
+    draw_batch,
+    shot_velocity,
+    token_grid,
+)
+
+Flow = Literal["causal", "bidirectional"]
+"""Whose trajectories: one chunk's after a clean history, or a whole shot's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +61,16 @@ class OdePairsTraining:
     """Euler steps between two of them."""
     guidance: float = 1.5
     """Scale of the guidance that the trajectories follow; 1 follows the captions alone."""
+    flow: Flow = "causal"
+    """"causal": a chunk of a shot, after its true earlier chunks. "bidirectional": all chunks of it at once,
+    as the published code has it."""
+    matmul_dtype: MatmulDtype = "float32"
+    """What linear layers compute in; "auto" is bfloat16 where the device multiplies it faster."""
 
     def __post_init__(self) -> None:
+        if self.flow not in get_args(Flow):
+            raise ValueError(f"flow is {self.flow!r}; give {' or '.join(get_args(Flow))}")
+        require_matmul_dtype(self.matmul_dtype)
         require_within(self, 0, inf, ("seed", "guidance"))
         require_within(self, 1, inf, ("substeps",))
         FlowSchedule(shift=self.teacher.shift).student_sigmas(self.student_steps)
@@ -98,27 +118,37 @@ class OdePairsStage:
 
     @torch.no_grad()
     def make(self, step: int, samples: range | None = None) -> OdePairs:
-        """Draws shots and a chunk of them, and integrates it; all samples of the step or some."""
+        """Draws shots and integrates a chunk of each or all of it; all samples of the step or some.
+
+        The pairs are on the CPU, wherever the teacher is.
+        """
         samples = range(self.batch_size) if samples is None else samples
-        dit = self.model.dit
+        dit, device = self.model.dit, self.model.device
         batch = draw_batch(self.pool.at(step), self._drawn, step, samples=samples, keep_captions=True)
         size = dit.config.chunk_latent_frames
+        num_chunks = batch.x0.shape[2] // size
         rng = draws(self.config.seed, "pairs/chunk", step)
-        chunk = int(rng.integers(batch.x0.shape[2] // size))
-        history = batch.x0[:, :, : chunk * size]
-        text = self.model.embed(batch.captions)
-        given = CausalVelocity(dit, batch.conditioning, text, history)
-        empty = self.model.embed([[""] * len(rows) for rows in batch.captions])
-        free = CausalVelocity(dit, batch.conditioning, empty, history)
+        whole = self.config.flow == "bidirectional"
+        first, length = (0, num_chunks) if whole else (int(rng.integers(num_chunks)), 1)
+        history = batch.x0[:, :, : first * size]
+        conditioning = batch.conditioning.to(device)
+        given = self.model.embed(batch.captions)
+        free = self.model.embed([[""] * len(rows) for rows in batch.captions])
+        shape = (batch.x0.shape[1], length * size, *batch.x0.shape[3:])
+        noise = sample_noise(shape, self.config.seed, "pairs/noise", (step,), samples).to(device)
+        with multiplying(self.config.matmul_dtype, device):
+            if whole:
+                asked = [partial(shot_velocity, dit, conditioning, text) for text in (free, given)]
+            else:
+                clean = history.to(device)
+                asked = [CausalVelocity(dit, conditioning, text, clean) for text in (free, given)]
 
-        def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
-            return guide(free(noisy, sigma), given(noisy, sigma), self.config.guidance)
+            def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
+                return guide(asked[0](noisy, sigma), asked[1](noisy, sigma), self.config.guidance)
 
-        shape = batch.x0[0, :, :size].shape
-        noise = sample_noise(shape, self.config.seed, "pairs/noise", (step,), samples)
-        states = list(euler_states(velocity, noise, self._levels()))[:: self.config.substeps]
+            states = list(euler_states(velocity, noise, self._levels()))[:: self.config.substeps]
         return OdePairs(
-            states=torch.stack(states, dim=1),
+            states=torch.stack(states, dim=1).cpu(),
             history=history,
             conditioning=batch.conditioning,
             captions=batch.captions,

@@ -44,9 +44,9 @@ from shotstream.streaming.conditioning import (
 from shotstream.streaming.context_sampling import ContextSlot, PolicyName, sample_context
 from shotstream.training.ema import Ema
 from shotstream.training.keys import draws, sample_noise, tensor_draws
-from shotstream.training.muon import has_fast_bfloat16
 from shotstream.training.optimisers import ClippedAdamW, MuonAdamW
 from shotstream.training.parallelize import Execution
+from shotstream.training.precision import MatmulDtype, multiplies_bfloat16, require_matmul_dtype
 from shotstream.training.start import begin_at
 
 
@@ -104,7 +104,7 @@ class TeacherTraining:
     learnt last. The others are drawn from all shots."""
     ema_decay: float = 0.9995
     """Decay per step of the averaged weights, which are what is used afterwards."""
-    matmul_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    matmul_dtype: MatmulDtype = "auto"
     """What linear layers compute in; "auto" is bfloat16 where the device multiplies it faster."""
 
     def __post_init__(self) -> None:
@@ -126,8 +126,7 @@ class TeacherTraining:
             raise ValueError("text is stored with shards, and the stories are rendered; name shards as pool")
         if self.context_policy not in (known := get_args(PolicyName)):
             raise ValueError(f"unknown context policy {self.context_policy!r}; known: {', '.join(known)}")
-        if self.matmul_dtype not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"matmul_dtype is {self.matmul_dtype!r}; give auto, float32 or bfloat16")
+        require_matmul_dtype(self.matmul_dtype)
         require_decay(self, ("ema_decay",))
         if not 0 < sum(self.shot_weights) < inf:
             raise ValueError(f"shot_weights is {self.shot_weights!r}; one must be above 0, and all finite")
@@ -154,17 +153,21 @@ class TheatreModel(nn.Module):
         self.dit = DiT(dit)
         self.text = WordEncoder(text) if isinstance(text, WordEncoderConfig) else StoredText(text)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.dit.patch_embedding.weight.device
+
     def embed(self, captions: Sequence[Sequence[str]]) -> Float[Tensor, "b s n d"]:
         """Embeddings of each sample's captions, padded with empty ones to the same number; with gradients."""
         rows = max(len(sample) for sample in captions)
         flat = [caption for sample in captions for caption in (*sample, *[""] * (rows - len(sample)))]
         unique = list(dict.fromkeys(flat))
-        device = self.dit.patch_embedding.weight.device
         if isinstance(self.text, StoredText):
-            embedded = self.text.embed(unique).to(device)
+            embedded = self.text.embed(unique).to(self.device)
         else:
-            embedded = self.text(self.text.tokenize(unique).to(device))
-        order = torch.tensor([unique.index(caption) for caption in flat], device=device)
+            embedded = self.text(self.text.tokenize(unique).to(self.device))
+        order = torch.tensor([unique.index(caption) for caption in flat], device=self.device)
         return embedded[order].unflatten(0, (len(captions), rows))
 
 
@@ -183,8 +186,7 @@ class TeacherStage:
         self.config, self.execution = config, execution or Execution()
         self.execution.shares(config.batch_size)
         self.device = torch.device(device)
-        wanted = config.matmul_dtype
-        self._bfloat16 = has_fast_bfloat16(self.device) if wanted == "auto" else wanted == "bfloat16"
+        self._bfloat16 = multiplies_bfloat16(config.matmul_dtype, self.device)
         self.schedule = FlowSchedule(shift=config.shift)
         self.model = TheatreModel(config.dit, config.text).to(self.device)
         if config.start:
@@ -261,7 +263,7 @@ class TeacherStage:
         x0, noise, sigma = (value.to(self.device) for value in (batch.x0, noise, sigma))
         conditioning = batch.conditioning.to(self.device)
         inputs = full_pass(conditioning, add_noise(x0, noise, sigma), sigma, self.config.dit)
-        mask = CausalMask.for_shot(self.config.dit, token_grid(x0, self.config.dit), f) if causal else None
+        mask = shot_mask(x0, self.config.dit) if causal else None
         text = model.embed(batch.captions)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             velocity = model.dit(inputs.x, inputs.sigma, text, inputs.positions, mask=mask)
@@ -334,6 +336,24 @@ def token_grid(latents: Float[Tensor, "b z f h w"], config: DiTConfig) -> TokenG
     """Tokens of a latent frame."""
     size = LatentSize(*latents.shape[-2:])
     return TokenGrid(size.height // config.patch_size, size.width // config.patch_size)
+
+
+def shot_mask(shot: Float[Tensor, "b z f h w"], config: DiTConfig) -> CausalMask:
+    """The causal rule over the context and a shot, in the form that its device computes fastest."""
+    form = "block" if shot.is_cuda else "slices"
+    return CausalMask.for_shot(config, token_grid(shot, config), shot.shape[2], form=form)
+
+
+def shot_velocity(
+    dit: DiT,
+    conditioning: Conditioning,
+    text: Float[Tensor, "b s n d"],
+    noisy: Float[Tensor, "b z f h w"],
+    sigma: Float[Tensor, "b f"],
+) -> Float[Tensor, "b z f h w"]:
+    """What a bidirectional model says of whole noisy shots; nothing is asked of the context frames."""
+    inputs = full_pass(conditioning, noisy, sigma, dit.config)
+    return target_part(dit(inputs.x, inputs.sigma, text, inputs.positions), dit.config)
 
 
 def _optimiser(config: TeacherTraining, model: TheatreModel) -> MuonAdamW | ClippedAdamW:

@@ -1,0 +1,36 @@
+"""What matrices are multiplied in while a network learns or is asked: float32, or bfloat16 by autocast.
+
+Parameters, levels, RoPE, normalisations, losses and what optimisers keep stay in float32 either way.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, get_args
+
+import torch
+
+from shotstream.training.muon import has_fast_bfloat16
+
+MatmulDtype = Literal["auto", "float32", "bfloat16"]
+""""auto" is bfloat16 where the device multiplies it faster."""
+
+
+def require_matmul_dtype(value: str) -> None:
+    """ValueError for any other value."""
+    if value not in get_args(MatmulDtype):
+        raise ValueError(f"matmul_dtype is {value!r}; give {', '.join(get_args(MatmulDtype))}")
+
+
+def multiplies_bfloat16(wanted: MatmulDtype, device: torch.device) -> bool:
+    """Whether that means bfloat16 on a device."""
+    return has_fast_bfloat16(device) if wanted == "auto" else wanted == "bfloat16"
+
+
+def multiplying(wanted: MatmulDtype, device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which networks multiply so.
+
+    Parameters are cast anew for every pass: a copy made without a gradient, as a rollout's first steps make
+    it, would otherwise serve the pass that needs one, and nothing would be learnt.
+    """
+    if not multiplies_bfloat16(wanted, device):
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
