@@ -3,13 +3,15 @@
 All rows fork one small teacher and its codec, which are trained once by `shotstream train theatre_codec` and
 `mini_teacher`. A row goes on with the teacher for a while under its own change, then makes ODE pairs, the
 causal student and the two distillation stages, each a run of its own in `RUNS/rows/ROW-SEED`, so that a row
-that was stopped goes on where it stood. Sizes are chosen for about ten minutes on two cores.
+that was stopped goes on where it stood. What a row has in common with the full method of its seed is taken
+from there, if it is done. Sizes are chosen for about ten minutes on two cores.
 
 Source: the ablation tables of arXiv 2603.25746; left out are those of architectures that are not built here.
 """
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +22,10 @@ import torch
 
 from shotstream.evaluation.report import Report
 from shotstream.evaluation.run import EvaluationConfig
-from shotstream.files import write_atomically
+from shotstream.files import remove, write_atomically
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically
 from shotstream.training.recipes import Recipe, recipe
-from shotstream.training.run import newest_checkpoint, run_recipe
+from shotstream.training.run import newest_checkpoint, recipe_of_run, run_recipe
 from shotstream.training.stages.teacher import TeacherTraining
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ _PLACES: Final[Mapping[str, str]] = dict(
     zip(STAGES, ("", "teacher.", "pairs.teacher.", "dmd.teacher.", "dmd.teacher."), strict=True)
 )
 """Where the settings of the teacher lie in each stage."""
+_PAIRS: Final = {"mini_ode_pairs": "", "mini_causal_init": "pairs."}
+"""Where the settings of the trajectories lie."""
 _SEEDS: Final = {
     "mini_ode_pairs": "stage.seed",
     "mini_causal_init": "stage.seed",
@@ -47,6 +51,7 @@ _SEEDS: Final = {
     "mini_inter_shot": "stage.dmd.seed",
 }
 _FORK: Final = "fork.pt"
+_ADOPTED: Final = "adopted"
 _NEW_PARAMETER: Final = "dit.shot_embedding.weight"
 
 
@@ -58,6 +63,8 @@ class Row:
     """Its name in the paper's table."""
     changes: Mapping[str, Any] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     """Settings of the teacher that differ from the full method's."""
+    pairs: Mapping[str, Any] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    """Settings of the trajectories that differ from the full method's."""
     left_out: tuple[str, ...] = ()
     """Stages that it does without."""
 
@@ -78,6 +85,7 @@ ROWS: Final[Mapping[str, Row]] = {
     ),
     "intra_only": Row(published="stage 1 only", left_out=("mini_inter_shot",)),
     "inter_only": Row(published="stage 2 only", left_out=("mini_intra_shot",)),
+    "published_init": Row(published="its causal initialisation", pairs={"flow": "bidirectional"}),
 }
 
 
@@ -112,6 +120,8 @@ def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[Recipe]:
     found: list[Recipe] = []
     for stage in (stage for stage in STAGES if stage not in row.left_out):
         settings = [f"stage.{_PLACES[stage]}{key}={value}" for key, value in row.changes.items()]
+        if stage in _PAIRS:
+            settings += [f"stage.{_PAIRS[stage]}{key}={value}" for key, value in row.pairs.items()]
         if stage == "mini_teacher":
             steps = base_steps + config.teacher_steps
             settings += [f"loop.num_steps={steps}", f"stage.num_steps={steps}"]
@@ -179,6 +189,7 @@ def run_row(row: PreparedRow) -> Report:
 
     for made in row.recipes:
         log.info("%s", made.name)
+        _adopt(made, row.directory.with_name(f"full-{row.config.seed}"), row.directory)
         begun = bool(checkpoints(row.directory / made.name))
         start_from = None if begun or made.name != "mini_teacher" else row.directory / _FORK
         if run_recipe(made, row.directory, start_from=start_from) < made.loop.num_steps:
@@ -190,6 +201,28 @@ def run_row(row: PreparedRow) -> Report:
         judge_truth=False,
     )
     return evaluate_run(row.recipes[-1].name, row.directory, judged)
+
+
+def _adopt(made: Recipe, full: Path, directory: Path) -> None:
+    """Takes a run over from the full method's row, if it is the same in all that is learnt and is done.
+
+    Each stage is taken only if those before it were, because its own configuration says nothing of theirs.
+    """
+    before = [name for name in STAGES[: STAGES.index(made.name)] if (directory / name).exists()]
+    found = checkpoints(full / made.name)
+    if full == directory or (directory / made.name).exists() or not found:
+        return
+    if any(not (directory / name / _ADOPTED).exists() for name in before):
+        return
+    step, _ = load_checkpoint(found[-1])
+    if step != made.loop.num_steps or recipe_of_run(full, made.name) != made:
+        return
+    part = directory / f".part.{made.name}"
+    remove(part)
+    shutil.copytree(full / made.name, part)
+    (part / _ADOPTED).touch()
+    part.rename(directory / made.name)
+    log.info("%s is that of %s", made.name, full)
 
 
 def write_fork(base: Path, changed: Recipe, path: Path) -> None:
