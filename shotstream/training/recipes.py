@@ -177,7 +177,7 @@ def mini_teacher() -> Recipe:
 
     Its learning rate does not fall: it does so in each row, which ends what is begun here.
     """
-    num_steps, dim = 3000, 96
+    num_steps, dim = 2700, 96
     teacher = theatre_teacher().stage
     assert isinstance(teacher, TeacherTraining)
     return Recipe(

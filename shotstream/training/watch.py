@@ -2,11 +2,15 @@
 
 import json
 import logging
+import re
+import resource
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -45,6 +49,7 @@ class Watch:
         self._totals: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._began, self._num_steps = time.monotonic(), 0
+        self._told_steps, self._told_s = 0, 0.0
         self._board = _board(directory, first) if tensorboard and speaks else None
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -62,6 +67,14 @@ class Watch:
             self._progress.stop()
         if self._board is not None:
             self._board.close()
+        if self._speaks and self._told_steps:
+            rate = self._told_steps / max(self._told_s, 1e-9)
+            log.info(
+                "%d steps at %.3g a second; at most %.2f GB",
+                self._told_steps,
+                rate,
+                peak_memory_bytes() / 1e9,
+            )
 
     def stepped(self, step: int, scalars: Mapping[str, float]) -> None:
         """A step was made; `step` are done now."""
@@ -77,7 +90,12 @@ class Watch:
             # A scalar that only some steps have is the mean over those.
             means = {name: total / self._counts[name] for name, total in self._totals.items()}
             rate = self._rate()
-            self._tell(step, {**means, "steps_per_s": rate, "samples_per_s": rate * self._batch_size})
+            self._told_steps, self._told_s = (
+                self._told_steps + self._num_steps,
+                self._told_s + self._spent_s(),
+            )
+            speed = {"steps_per_s": rate, "samples_per_s": rate * self._batch_size}
+            self._tell(step, {**means, **speed, "peak_memory_gb": peak_memory_bytes() / 1e9})
             self.restart()
 
     def previewed(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -91,7 +109,10 @@ class Watch:
         self._began, self._num_steps = time.monotonic(), 0
 
     def _rate(self) -> float:
-        return self._num_steps / max(time.monotonic() - self._began, 1e-9)
+        return self._num_steps / max(self._spent_s(), 1e-9)
+
+    def _spent_s(self) -> float:
+        return time.monotonic() - self._began
 
     def _tell(self, step: int, scalars: Mapping[str, float]) -> None:
         if not self._speaks:
@@ -107,6 +128,20 @@ class Watch:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)
             self._board.flush()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held: of its GPU if it uses one, else of the machine's."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    try:  # of this program alone; what getrusage tells includes the one that started it
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    if found:
+        return 1024 * int(found[1])
+    scale = 1 if sys.platform == "darwin" else 1024
+    return scale * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _progress() -> "Progress":

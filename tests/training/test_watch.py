@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shotstream.training.watch import Watch
+from shotstream.training.watch import Watch, peak_memory_bytes
 
 
 def watched(directory: Path, *, tensorboard: bool = False, speaks: bool = True) -> None:
@@ -44,7 +44,18 @@ def test_an_entry_is_the_mean_since_the_last_and_a_scalar_counts_where_it_was_gi
     assert (second["step"], second["loss"]) == (6, 1.375) and "causal_loss" not in second
     assert second["samples_per_s"] == pytest.approx(5 * second["steps_per_s"], rel=1e-3)
     assert preview == {"step": 6, "memory": 0.5}
-    assert [json.loads(record.message) for record in caplog.records] == lines(tmp_path)
+    *entries, end = [record.message for record in caplog.records]
+    assert [json.loads(entry) for entry in entries] == lines(tmp_path)
+    assert end.startswith("4 steps at ")
+
+
+def test_memory_that_was_held_once_is_told_ever_after(tmp_path: Path) -> None:
+    size = peak_memory_bytes() + 10**8
+    held = bytearray(b"1") * size  # written, so that the machine must give it
+    del held
+    assert size < peak_memory_bytes() < 2 * size + 10**9
+    watched(tmp_path)
+    assert lines(tmp_path)[0]["peak_memory_gb"] == pytest.approx(peak_memory_bytes() / 1e9, rel=0.01)
 
 
 def read_all(terminal: int) -> bytes:
