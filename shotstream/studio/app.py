@@ -5,7 +5,6 @@ from takes, which never change. Ids are looked up in the database before a path 
 """
 
 import asyncio
-import html
 import logging
 import os
 from collections.abc import AsyncGenerator
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -58,7 +57,7 @@ _STATUS: dict[ErrorCode, int] = {
     "busy": 503,
     "failed": 500,
 }
-_NO_PAGE = "this server has no page (shotstream/studio/web/index.html is missing); the API is at /api/docs"
+_NO_PAGE = "this server has no page (shotstream/studio/web is missing); the API is at /api/openapi.json"
 _FAREWELL_S = 0.2
 _log = logging.getLogger(__name__)
 
@@ -201,11 +200,12 @@ def _add_problems(app: FastAPI) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    @app.get("/api/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:  # pyright: ignore[reportUnusedFunction]
-        return HTMLResponse(_list_routes(app))
-
     if (WEB / "index.html").is_file():
+
+        @app.get("/api/docs", include_in_schema=False)
+        async def docs() -> FileResponse:  # pyright: ignore[reportUnusedFunction]
+            return FileResponse(WEB / "api.html", media_type="text/html; charset=utf-8")
+
         app.mount("/", _Page(directory=WEB, html=True), name="page")
     else:
 
@@ -222,23 +222,6 @@ class _Page(StaticFiles):
             await send({"type": "websocket.close", "code": NOT_FOUND})
             return
         await super().__call__(scope, receive, send)
-
-
-def _list_routes(app: FastAPI) -> str:
-    """A plain page of the REST routes, drawn from the same schema as openapi.json."""
-    rows: list[str] = []
-    for path, methods in app.openapi()["paths"].items():
-        for method, operation in methods.items():
-            told = html.escape(operation.get("description", ""))
-            rows.append(
-                f"<tr><td>{method.upper()}</td><td><code>{html.escape(path)}</code></td><td>{told}</td></tr>"
-            )
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>ShotStream studio: routes</title>"
-        "<h1>Routes of the studio</h1><p>For tools: <a href=/api/openapi.json>openapi.json</a>. The live "
-        "protocol is in docs/studio_protocol.md.</p>"
-        f"<table><tr><th>Method<th>Path<th>What comes back</tr>{''.join(rows)}</table>"
-    )
 
 
 def _problem(status: int, code: ErrorCode, message: str) -> JSONResponse:

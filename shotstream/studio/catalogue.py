@@ -1,10 +1,17 @@
 """What can be chosen from: stored stories, bundled ones, and the words of the theatre's world."""
 
+import base64
+import io
 from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 
 from shotstream.story import bundled_stories, read_story
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.studio.events import BundledStory, Place, StorySummary, Suggestions
+from shotstream.studio.events import BundledStory, Place, StorySummary, Suggestions, WordCard
 from shotstream.studio.store import Store
 from shotstream.theatre.captions import (
     ACTION_PHRASES,
@@ -15,7 +22,9 @@ from shotstream.theatre.captions import (
     TIME_PHRASES,
     vocabulary,
 )
-from shotstream.theatre.cast import COLOURS, SPECIES
+from shotstream.theatre.cast import COLOURS, SPECIES, TRANSPARENT, Actor, Pose, sprite
+from shotstream.theatre.palette import to_rgb
+from shotstream.theatre.sets import stage
 from shotstream.theatre.world import HELD_OUT
 
 _EXAMPLES = (
@@ -68,7 +77,7 @@ def suggestions(pipeline: StreamingPipeline) -> Suggestions:
     if pipeline.family != "theatre":
         return Suggestions(
             species=(), colours=(), places=(), times=(), framings=(), actions=(), spots=(), cameras=(),
-            held_out=(), words=(), examples=(),
+            held_out=(), words=(), examples=(), cast=(), sets=(), skies=(),
         )  # fmt: skip
     return Suggestions(
         species=SPECIES,
@@ -82,7 +91,42 @@ def suggestions(pipeline: StreamingPipeline) -> Suggestions:
         held_out=tuple(sorted(HELD_OUT)),
         words=tuple(word for word in vocabulary() if word[0].isalpha()),
         examples=_EXAMPLES,
+        cast=_cast(),
+        sets=tuple(
+            WordCard(words=phrases[0], picture=_data_url(to_rgb(stage(place, "day", 0))))
+            for place, phrases in PLACE_PHRASES.items()
+        ),
+        skies=tuple(
+            WordCard(words=phrases[0], picture=_data_url(to_rgb(stage("meadow", time, 0))))
+            for time, phrases in TIME_PHRASES.items()
+        ),
     )
+
+
+@cache
+def _cast() -> tuple[WordCard, ...]:
+    """Everyone whom training showed. Captions never tell the scarf's colour, so that any will do here."""
+    cards: list[WordCard] = []
+    for species in SPECIES:
+        for colour in COLOURS:
+            if (species, colour) in HELD_OUT:
+                continue
+            drawn = sprite(Actor(species, colour, "scarf_orange"), Pose())
+            seen = np.where(drawn == TRANSPARENT, 0, 255).astype(np.uint8)
+            shown = to_rgb(np.where(drawn == TRANSPARENT, 0, drawn))
+            cards.append(
+                WordCard(
+                    words=f"{colour} {species}",
+                    picture=_data_url(np.concatenate([shown, seen[..., None]], -1)),
+                )
+            )
+    return tuple(cards)
+
+
+def _data_url(pixels: UInt8[np.ndarray, "h w channels"]) -> str:
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, format="png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def _firsts(meanings: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

@@ -633,6 +633,14 @@ class BundledStory(Message):
     captions: tuple[str, ...]
 
 
+class WordCard(Message):
+    """Words that a caption may say, and a picture of what they mean."""
+
+    words: str
+    picture: str
+    """A PNG as a data: URL, a pixel of it for a pixel of the model's world."""
+
+
 class Suggestions(Message):
     """What the loaded model's world understands; empty lists for a model without a fixed vocabulary."""
 
@@ -650,6 +658,12 @@ class Suggestions(Message):
     """Every word that is understood."""
     examples: tuple[str, ...]
     """Shot captions to begin with."""
+    cast: tuple[WordCard, ...]
+    """Everyone whom training showed: "purple fox"."""
+    sets: tuple[WordCard, ...]
+    """Every place, by day."""
+    skies: tuple[WordCard, ...]
+    """Every time of day."""
 
 
 class CaptionCheck(Message):

@@ -1,7 +1,9 @@
 """The server as a browser meets it: routes, the live protocol, bad input, and who may come in."""
 
+import base64
 import io
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -227,7 +229,8 @@ def test_binary_messages_are_refused(client: TestClient) -> None:
 
 
 def test_too_many_messages_are_told_once_and_then_end_the_connection(tmp_path: Path) -> None:
-    with serving(tmp_path, limits=Limits(messages_per_s=5.0)) as client:
+    # So few that none is let through, however slow this machine is.
+    with serving(tmp_path, limits=Limits(messages_per_s=0.001)) as client:
         story_id = create(client)
         with watching(client, story_id) as viewer:
             for _ in range(130):
@@ -386,8 +389,23 @@ def test_every_answer_has_a_strict_policy(client: TestClient) -> None:
 
 def test_the_list_of_routes_needs_nobody_else(client: TestClient) -> None:
     page = client.get("/api/docs").text
-    assert "/api/stories/{story_id}" in page and "//" not in page.replace("openapi.json", "")
+    files = re.findall(r'(?:href|src)="([^"]*)"', page)
+    assert "/js/openapi.js" in files and all(re.fullmatch(r"/[a-z][a-z./]*", file) for file in files)
+    assert all(client.get(file).status_code == 200 for file in files)
     assert client.get("/api/openapi.json").json()["paths"]["/api/stories"]["post"]
+
+
+def test_cast_and_place_cards_are_pictures_of_what_they_say(client: TestClient) -> None:
+    told = client.get("/api/suggestions").json()
+    for kind, size in (("cast", (16, 16)), ("sets", (80, 48)), ("skies", (80, 48))):
+        pictures = [card["picture"] for card in told[kind]]
+        assert len(set(pictures)) == len(pictures) > 2
+        for picture in pictures:
+            head, _, data = picture.partition(",")
+            assert head == "data:image/png;base64"
+            assert Image.open(io.BytesIO(base64.b64decode(data))).size == size
+    held_out = {f"{colour} {species}" for species, colour in told["held_out"]}
+    assert not held_out & {card["words"] for card in told["cast"]}
 
 
 def test_health_and_metrics(client: TestClient) -> None:

@@ -1,5 +1,6 @@
 """Stories in the database: what is committed is there again, and the schema is the models'."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +13,27 @@ from sqlalchemy.exc import OperationalError
 from shotstream.studio.history import History, Wanted
 from shotstream.studio.script import Card, Script
 from shotstream.studio.store import Base, Store, StoreError, new_id
+from tests.studio.postgres import find_binaries, running
 
 SCRIPT = Script(title="A fox", global_caption="a forest", cards=(Card(shot_id="1" * 16, caption="a fox"),))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(f"sqlite:///{tmp_path / 'stories.sqlite'}")
-    store.upgrade()
-    return store
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "sqlite":
+        store = Store(f"sqlite:///{tmp_path / 'stories.sqlite'}")
+        store.upgrade()
+        yield store
+        store.close()
+        return
+    pytest.importorskip("psycopg", reason="psycopg is not installed (pip install 'shotstream[postgres]')")
+    if find_binaries() is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with running() as url:
+        store = Store(url)
+        store.upgrade()
+        yield store
+        store.close()
 
 
 def opened(store: Store, story_id: str) -> History:
@@ -36,7 +49,8 @@ def test_the_migrations_make_what_the_models_say(store: Store) -> None:
     store.close()
 
 
-def test_sqlite_writes_ahead_and_waits_for_the_disk(store: Store) -> None:
+def test_sqlite_writes_ahead_and_waits_for_the_disk(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'stories.sqlite'}")
     with store.engine.connect() as connection:
         assert connection.execute(text("pragma journal_mode")).scalar() == "wal"
         assert connection.execute(text("pragma synchronous")).scalar() == 2

@@ -5,6 +5,11 @@ export function framesOf(numChunks, model) {
   return numChunks ? model.first_chunk_frames + (numChunks - 1) * model.chunk_frames : 0;
 }
 
+/** Which chunk of its take a frame is in, from 0. */
+export function chunkOf(frameIndex, model) {
+  return Math.max(0, Math.floor((frameIndex - model.first_chunk_frames) / model.chunk_frames) + 1);
+}
+
 /**
  * The film as a list of segments, in order. The take in the making stands where its shot is, at the length
  * that was ordered: `numFrames` of it are there, `length` are to be.

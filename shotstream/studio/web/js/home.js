@@ -161,5 +161,7 @@ function importView(app) {
       }),
     ),
     h("small", null, "YAML or JSON, as for shotstream generate"),
+    h("span", { class: "grow" }),
+    h("a", { href: "api/docs" }, "For programs"),
   );
 }

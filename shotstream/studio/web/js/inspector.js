@@ -5,7 +5,6 @@ import { framesOf } from "./film.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 import { staleText } from "./strip.js";
-import { everyone } from "./words.js";
 
 export function inspectorView(app) {
   return h("aside", { class: "inspector", "aria-label": "Shot and story" }, shotView(app), storyPart(app));
@@ -57,7 +56,7 @@ function shotView(app) {
         tag: "input",
         inputmode: "numeric",
         pattern: "[0-9]*",
-        placeholder: "by itself",
+        placeholder: "automatic",
         text: shot.seed ?? take?.seed ?? "",
         save: (seed) => edit({ seed }),
       }),
@@ -138,10 +137,23 @@ function storyPart(app) {
 
 /** What can be put into a story's caption: who, where and when. */
 export function cardsView(suggestions, insert) {
-  const chip = (words, colour) => h("button", { class: "chip", "data-colour": colour, onclick: () => insert(words) }, words);
+  const group = (label, kind, cards, say) =>
+    h(
+      "div",
+      { class: `word-cards ${kind}`, role: "group", "aria-label": label },
+      cards.map(({ words, picture }) =>
+        h(
+          "button",
+          { key: words, class: "word-card", "aria-label": `Add ${say(words)}`, onclick: () => insert(say(words)) },
+          h("img", { src: picture, alt: "" }),
+          h("span", null, words.replace(/^(in|on) the /, "").replace(/^(by|at) /, "")),
+        ),
+      ),
+    );
   return [
-    h("div", { class: "chips" }, everyone(suggestions).map((name) => chip(`a ${name}`, name.split(" ")[0]))),
-    h("div", { class: "chips" }, [...suggestions.places, ...suggestions.times].map((words) => chip(words))),
+    group("Cast", "cast", suggestions.cast, (words) => `a ${words}`),
+    group("Places", "sets", suggestions.sets, (words) => words),
+    group("Times of day", "sets", suggestions.skies, (words) => words),
   ];
 }
 

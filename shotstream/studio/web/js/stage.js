@@ -1,6 +1,6 @@
 // The picture and what moves it: play, pause, scrub, stop, pin.
 
-import { clock } from "./film.js";
+import { chunkOf, clock } from "./film.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 
@@ -73,7 +73,7 @@ export function transportView(app) {
       icon(isPlaying ? "pause" : label === "Play" ? "play" : "again"),
     ),
     h("span", { class: "time", id: "time" }, clock(player.frame, model.fps)),
-    scrubberView(app),
+    h("div", { class: "way" }, readoutView(app), scrubberView(app)),
     h("span", { class: "time total" }, clock(player.numFrames, model.fps)),
     h(
       "button",
@@ -103,6 +103,31 @@ export function transportView(app) {
   );
 }
 
+/** Which shot and chunk is playing, and which is being made. */
+function readoutView(app) {
+  const { director } = app;
+  const { making } = director.story;
+  const made = making ? director.player.numReceived(making.take_id) : 0;
+  return h(
+    "p",
+    { class: "readout" },
+    h("span", { id: "where" }, whereText(app)),
+    making &&
+      h(
+        "span",
+        { key: "making", class: "making" },
+        `making shot ${making.shot_index + 1}: ${Math.min(made + 1, making.num_chunks)} of ${making.num_chunks}`,
+      ),
+  );
+}
+
+function whereText({ director, model }) {
+  const { player, playingSegment: segment } = director;
+  if (!segment) return "nothing is made yet";
+  const chunk = chunkOf(player.frame - segment.start, model) + 1;
+  return `shot ${segment.shotIndex + 1}, chunk ${chunk} of ${chunkOf(segment.length - 1, model) + 1}`;
+}
+
 function scrubberView(app) {
   const { director, model } = app;
   const { player } = director;
@@ -128,7 +153,7 @@ function scrubberView(app) {
       "aria-valuemin": 0,
       "aria-valuemax": Math.max(0, total - 1),
       "aria-valuenow": player.frame,
-      "aria-valuetext": clock(player.frame, model.fps),
+      "aria-valuetext": `${whereText(app)}, ${clock(player.frame, model.fps)}`,
       style: { "--at": total ? String((player.frame + 0.5) / total) : "0" },
       onkeydown,
       onpointerdown: (event) => {
@@ -163,5 +188,7 @@ export function movePlayhead(app) {
   if (!scrubber || !time) return;
   scrubber.style.setProperty("--at", String((player.frame + 0.5) / Math.max(1, player.numFrames)));
   scrubber.setAttribute("aria-valuenow", player.frame);
+  scrubber.setAttribute("aria-valuetext", `${whereText(app)}, ${clock(player.frame, fps)}`);
   time.firstChild.data = clock(player.frame, fps);
+  document.getElementById("where").firstChild.data = whereText(app);
 }

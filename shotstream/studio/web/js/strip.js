@@ -29,6 +29,7 @@ export function stripView(app) {
   const { director } = app;
   const { story } = director;
   const numStale = story.shots.filter((shot) => shot.status === "stale").length;
+  const numForeign = story.shots.filter(({ takes, take_id: id }) => takes.some((t) => t.take_id === id && !t.weights_match)).length;
   return h(
     "section",
     { class: "strip", "aria-label": "Shots" },
@@ -37,6 +38,7 @@ export function stripView(app) {
       { class: "strip-head" },
       branchesView(director),
       h("span", { class: "grow" }),
+      numForeign > 0 && h("p", { key: "foreign", class: "stale-note" }, `${numForeign} ${numForeign === 1 ? "shot" : "shots"} made by other weights than are loaded now`),
       numStale > 0 &&
         h(
           "p",
@@ -98,6 +100,7 @@ function cardView(app, shot, index) {
   const numChunks = making?.num_chunks ?? take?.num_chunks ?? shot.num_chunks ?? model.num_chunks;
   const length = (framesOf(numChunks, model) / model.fps).toFixed(1);
   const status = STATUS[shot.status];
+  const seed = shot.seed ?? take?.seed ?? null;
   const facts = [`${length} s`, shot.takes.length > 1 && `${shot.takes.length} takes`].filter(Boolean).join(" · ");
   return h(
     "li",
@@ -127,6 +130,7 @@ function cardView(app, shot, index) {
         h("span", { class: "grow" }),
         shot.status !== "done" && h("span", { class: "badge", title: shot.failure ?? staleText(shot) }, status),
       ),
+      h("span", { class: "seed", title: seed && `seed ${seed}` }, seed ? `seed ${seed}` : "seed: automatic"),
     ),
   );
 }

@@ -12,11 +12,9 @@ export function castOf(text, suggestions) {
   return [...found.values()];
 }
 
-/** Everyone who may appear, who was shown in training first. */
+/** Everyone who may appear. */
 export function everyone(suggestions) {
-  const held = new Set(suggestions.held_out.map(([species, colour]) => `${colour} ${species}`));
-  const all = suggestions.species.flatMap((species) => suggestions.colours.map((colour) => `${colour} ${species}`));
-  return all.filter((name) => !held.has(name));
+  return suggestions.cast.map((card) => card.words);
 }
 
 /** What is said, as the choices that say it; empty where nothing fits. */
