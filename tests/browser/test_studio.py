@@ -79,7 +79,7 @@ def test_a_film_is_directed_taken_home_and_made_again(seen: Seen, tmp_path: Path
 
     # Choose the earlier take, and undo that.
     new = seen.story()["shots"][0]["take_id"]
-    page.click(".take[aria-checked=false] >> nth=0")
+    page.click(".take[aria-pressed=false] >> nth=0")
     seen.until(lambda: seen.story()["shots"][0]["take_id"] != new)
     page.click("[data-act=undo]")
     seen.until(lambda: seen.story()["shots"][0]["take_id"] == new)
@@ -218,6 +218,81 @@ def test_light_and_dark_wide_and_on_a_phone(
         assert all(seen.page.evaluate(buttons)), "every button has a name"
     finally:
         context.close()
+
+
+def test_the_keyboard_reaches_everything_and_types_where_it_is(seen: Seen) -> None:
+    """Once a handler that returned false kept every key out of the title, Tab included."""
+    page = seen.page
+    seen.begin("fox-and-owl")
+    seen.pause()
+    page.focus(".mark")
+    wanted = [
+        ".title",
+        "[data-act=undo]",
+        ".export",
+        ".play",
+        "#scrubber",
+        "#next-shot",
+        ".cut",
+        ".film .pin",
+    ]
+    wanted += [".inspector textarea", ".inspector summary", ".tab", ".face"]
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if wanted and page.evaluate("(css) => document.activeElement.matches(css)", wanted[0]):
+            wanted.pop(0)
+    assert not wanted, "reached by Tab, in this order"
+    page.focus(".title")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("Two friends")
+    page.keyboard.press("Enter")
+    seen.until(lambda: seen.story()["title"] == "Two friends")
+
+
+def test_a_caption_that_is_being_edited_stays_while_the_film_goes_on(seen: Seen) -> None:
+    seen.begin("fox-and-owl")
+    seen.until(lambda: len([status for status in seen.statuses() if status == "done"]) >= 2)
+    seen.pause()
+    seen.page.focus("#scrubber")
+    seen.page.keyboard.press("Home")
+    seen.until(lambda: seen.page.text_content(".inspector h2 >> nth=0") == "Shot 1")
+    seen.page.click(".inspector textarea >> nth=0")
+    seen.page.keyboard.press("End")
+    seen.page.keyboard.type(" Slowly.")
+    here = ".card[data-here] .face"
+    seen.page.evaluate("() => document.querySelector('.play').click()")
+    seen.until(lambda: seen.page.get_attribute(here, "aria-label").startswith("Shot 2,"))
+    assert seen.page.input_value(".inspector textarea >> nth=0").endswith("Slowly.")
+    assert seen.page.text_content(".inspector h2 >> nth=0") == "Shot 1"
+    seen.press("Escape")
+    seen.until(lambda: seen.story()["shots"][0]["caption"].endswith("Slowly."))
+
+
+def test_cards_put_words_into_a_story(seen: Seen) -> None:
+    page = seen.page
+    page.goto(seen.server.address)
+    page.click(".compose summary")
+    for words in ("a purple fox", "a yellow owl", "on the beach", "at night"):
+        page.click(f".compose [aria-label='Add {words}']")
+    seen.save("cast-dark")
+    told = "A purple fox and a yellow owl on the beach at night."
+    assert page.input_value(".compose textarea") == told
+    page.click(".compose .primary")
+    seen.until(lambda: seen.story_id and seen.story()["global_caption"] == told)
+    assert len(seen.story()["shots"]) == 3
+
+
+def test_the_routes_are_listed_from_our_own_files(seen: Seen) -> None:
+    page = seen.page
+    page.goto(seen.server.address + "api/docs")
+    page.wait_for_selector(".route")
+    assert page.locator(".route").count() == sum(
+        len(methods) for methods in json.loads(seen.server.read("api/openapi.json"))["paths"].values()
+    )
+    page.click(".route summary:has-text('/api/model')")
+    page.click("text=Ask it")
+    seen.until(lambda: '"weights_sha256"' in page.text_content(".route pre"))
+    seen.save("routes-dark")
 
 
 def cards(seen: Seen) -> list[str]:

@@ -77,7 +77,8 @@ function fill(node, child) {
 
 function set(node, name, value) {
   if (name === "key" || name === "ref" || (name === "value" && node.localName !== "option")) return;
-  if (name.startsWith("on")) node[name.toLowerCase()] = value;
+  // Without what it returns: a false would stop what the browser does itself, typing included.
+  if (name.startsWith("on")) node[name.toLowerCase()] = value && ((event) => void value(event));
   else if (name === "style") {
     for (const [property, text] of Object.entries(value ?? {})) node.style.setProperty(property, text);
   } else if (name === "checked") node.checked = value;

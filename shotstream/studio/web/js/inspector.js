@@ -20,7 +20,7 @@ function shotView(app) {
   const numChunks = shot.num_chunks ?? take?.num_chunks ?? model.num_chunks;
   return h(
     "section",
-    { key: shot.shot_id, class: "part" },
+    { key: shot.shot_id, class: "part", ref: (node) => holdWhileUsed(node, director, shot.shot_id) },
     h(
       "header",
       null,
@@ -69,6 +69,19 @@ function shotView(app) {
   );
 }
 
+/** While somebody works on a shot, the next one that plays does not take its place. */
+function holdWhileUsed(node, director, shotId) {
+  let isHeld = false;
+  node.addEventListener("focusin", () => {
+    if (director.chosenShotId === null) isHeld = true;
+    director.chosenShotId ??= shotId;
+  });
+  node.addEventListener("focusout", (event) => {
+    if (isHeld && !node.contains(event.relatedTarget) && director.chosenShotId === shotId) director.chosenShotId = null;
+    isHeld &&= node.contains(event.relatedTarget);
+  });
+}
+
 function actionsView(director, shot, take) {
   const make = (label) => h("button", { key: "make", onclick: () => director.make(shot.shot_id) }, icon("play"), label);
   return h(
@@ -90,15 +103,14 @@ function actionsView(director, shot, take) {
 function takesView(director, shot) {
   return h(
     "div",
-    { class: "takes", role: "radiogroup", "aria-label": "Takes" },
+    { class: "takes", role: "group", "aria-label": "Takes" },
     shot.takes.map((take, index) =>
       h(
         "button",
         {
           key: take.take_id,
           class: "take",
-          role: "radio",
-          "aria-checked": String(take.take_id === shot.take_id),
+          "aria-pressed": String(take.take_id === shot.take_id),
           "aria-label": `Take ${index + 1}, seed ${take.seed}`,
           title: `Take ${index + 1}, seed ${take.seed}: ${take.caption}`,
           onclick: () => take.take_id !== shot.take_id && director.chooseTake(shot.shot_id, take.take_id),

@@ -109,7 +109,7 @@ function cardView(app, shot, index) {
       "button",
       {
         class: "face",
-        "aria-label": `Shot ${index + 1}, ${status}: ${shot.caption}`,
+        "aria-label": `Shot ${index + 1}, ${status}, ${length} s: ${shot.caption}`,
         "aria-current": isHere ? "true" : null,
         onclick: () => choose(app, shot),
       },
