@@ -1,8 +1,8 @@
 """The Wan2.1 video autoencoder as a `Codec`, over diffusers' `AutoencoderKLWan`.
 
 Ours is what diffusers leaves out: the normalisation of latents, and a streamed decode whose state is a value
-instead of fields of the module. diffusers comes with the `wan` extra and is imported only when a codec is
-built. It does not sample the posterior, tile, or resize.
+instead of fields of the module (`wan_decoder.py`). diffusers comes with the `wan` extra and is imported only
+when a codec is built. It does not sample the posterior, tile, or resize.
 
 Source: Wan2.1 (arXiv 2503.20314): the posterior's mean, normalised per channel by the published statistics.
 """
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shotstream.codec.codec import DecodeState
+from shotstream.codec.wan_decoder import Memory, WanDecoder
 from shotstream.geometry import WAN_GEOMETRY, PixelSize, VideoGeometry
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ _PUBLISHED_STD = (
     2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
-
-_FIRST_FRAME_ONLY = "Rep"
-"""diffusers' mark for a temporal upsampler that has seen one latent frame; an empty tensor in our state."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,11 +79,38 @@ class WanVAEConfig:
         return 2 ** (len(self.dim_mult) - 1)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WanDecoding:
+    """How the decoder is run; what comes out differs by rounding alone. docs/performance.md says what each
+    gives.
+    """
+
+    latents_per_pass: int = 1
+    """Most latent frames that go through the layers together. With 1 frames are the same to the bit however
+    a video is cut into calls; memory grows with it."""
+    channels_last: bool = False
+    """Whether the channels of a pixel lie together in memory."""
+    compile: bool = False
+    """Whether it is compiled: once for a video's first latent frames and once for those that follow, for
+    each number of them in a pass and each size."""
+
+    def __post_init__(self) -> None:
+        if self.latents_per_pass < 1:
+            raise ValueError(f"latents_per_pass is {self.latents_per_pass}; it must be at least 1")
+
+
+DEFAULT_DECODING = WanDecoding()
+
+
 class WanVAE:
     """A `Codec`: frozen weights on one device, in one dtype; no state between calls."""
 
     def __init__(
-        self, config: WanVAEConfig, module: "AutoencoderKLWan", geometry: VideoGeometry = WAN_GEOMETRY
+        self,
+        config: WanVAEConfig,
+        module: "AutoencoderKLWan",
+        geometry: VideoGeometry = WAN_GEOMETRY,
+        decoding: WanDecoding = DEFAULT_DECODING,
     ) -> None:
         strides = (config.temporal_stride, config.spatial_stride)
         if strides != (geometry.temporal_stride, geometry.spatial_stride):
@@ -96,8 +121,12 @@ class WanVAE:
         self._config = config
         self._geometry = geometry
         self._module: Any = module.eval().requires_grad_(False)
-        # diffusers wants one cache per causal convolution; those of kernel 1 leave theirs empty.
-        self._num_slots = sum(isinstance(part, torch.nn.Conv3d) for part in module.decoder.modules())
+        self._decoding = decoding
+        decoder = WanDecoder(module, channels_last=decoding.channels_last)
+        self._decode_first, self._decode_following = decoder.first, decoder.following
+        if decoding.compile:
+            self._decode_first = torch.compile(decoder.first, fullgraph=True, dynamic=False)
+            self._decode_following = torch.compile(decoder.following, fullgraph=True, dynamic=False)
         self._mean = torch.tensor(config.latents_mean, device=self.device).view(1, -1, 1, 1, 1)
         self._std = torch.tensor(config.latents_std, device=self.device).view(1, -1, 1, 1, 1)
 
@@ -110,6 +139,7 @@ class WanVAE:
         geometry: VideoGeometry = WAN_GEOMETRY,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        decoding: WanDecoding = DEFAULT_DECODING,
     ) -> "WanVAE":
         """The codec with the given weights, under diffusers' names.
 
@@ -120,7 +150,7 @@ class WanVAE:
         module = _build_on_meta(config)
         placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
         module.load_state_dict(placed, strict=True, assign=True)
-        return cls(config, module, geometry)
+        return cls(config, module, geometry, decoding)
 
     @property
     def geometry(self) -> VideoGeometry:
@@ -171,35 +201,21 @@ class WanVAE:
         if latents.shape[2] < 1:
             raise ValueError("no latent frame to decode; give at least 1")
         raw = (latents.to(self.device, torch.float32) * self._std + self._mean).to(self.dtype)
-        num_before = 0 if state is None else state.num_latent_frames
-        cache = self._unpack(state)
+        memory: Memory | None = None if state is None else state.features
         pieces: list[Tensor] = []
-        num_used = [0]
-        for index in range(raw.shape[2]):
-            # One latent frame at a time, contiguous: the same arithmetic, to the bit, however a video is cut.
-            latent_frame = self._module.post_quant_conv(raw[:, :, index : index + 1].contiguous())
-            num_used = [0]
-            # The first latent frame is decoded without temporal upsampling.
-            is_first = num_before + index == 0
-            pieces.append(
-                self._module.decoder(latent_frame, feat_cache=cache, feat_idx=num_used, first_chunk=is_first)
+        for latent_frames in raw.split(self._decoding.latents_per_pass, dim=2):
+            # Contiguous: the same arithmetic, to the bit, however a video is cut.
+            latent_frames = latent_frames.contiguous()
+            piece, memory = (
+                self._decode_first(latent_frames)
+                if memory is None
+                else self._decode_following(latent_frames, memory)
             )
-        pixels = torch.cat(pieces, dim=2).float().clamp(-1, 1)
-        following = DecodeState(
-            num_latent_frames=num_before + len(pieces),
-            features=tuple(
-                raw.new_empty(0) if isinstance(slot, str) else slot for slot in cache[: num_used[0]]
-            ),
-        )
-        return pixels, following
-
-    def _unpack(self, state: DecodeState | None) -> list[Any]:
-        """The decoder's list of caches; it replaces the entries and never writes into their tensors."""
-        cache: list[Any] = [None] * self._num_slots
-        if state is not None:
-            for slot, feature in enumerate(state.features):
-                cache[slot] = feature if feature.numel() else _FIRST_FRAME_ONLY
-        return cache
+            pieces.append(piece)
+        assert memory is not None
+        num_before = 0 if state is None else state.num_latent_frames
+        following = DecodeState(num_latent_frames=num_before + raw.shape[2], features=memory)
+        return torch.cat(pieces, dim=2).float().clamp(-1, 1), following
 
 
 def _build_on_meta(config: WanVAEConfig) -> "AutoencoderKLWan":

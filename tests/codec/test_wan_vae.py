@@ -1,5 +1,8 @@
 """Wan2.1's VAE agrees with the published implementation, streams exactly, and holds no state."""
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from shotstream.codec.codec import Codec, DecodeState
-from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
+from shotstream.codec.wan_vae import WanDecoding, WanVAE, WanVAEConfig, wan_vae_shapes
 from shotstream.geometry import VideoGeometry
 from shotstream.weights.key_names import vae_names
 
@@ -63,6 +66,85 @@ def test_decoding_in_pieces_equals_decoding_once(codec: WanVAE, pieces: tuple[in
         assert state.num_latent_frames == before + piece.shape[2]
         streamed.append(pixels)
     assert torch.equal(torch.cat(streamed, dim=2), codec.decode(latents))
+
+
+@pytest.mark.parametrize(
+    "config", [_CONFIG, replace(_CONFIG, dim=4, temporal_downsample=(True, True, False))]
+)
+def test_it_decodes_what_diffusers_own_decoder_does(config: WanVAEConfig) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = wan_vae_shapes(config)
+    weights = {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
+    codec = WanVAE.from_tensors(config, weights)
+    latents = _random_latents(4)
+    raw = latents * codec._std + codec._mean
+    for num_latent_frames in (1, 4):
+        expected = codec._module.decode(raw[:, :, :num_latent_frames]).sample
+        assert 0.01 < expected.std() < 0.99
+        ours = codec.decode(latents[:, :, :num_latent_frames])
+        # Float32 rounding, through some forty layers.
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("pieces", [(3, 3), (1, 1, 4), (6,)])
+def test_latent_frames_that_go_together_equal_those_that_go_alone(
+    golden: dict[str, Tensor], codec: WanVAE, pieces: tuple[int, ...], channels_last: bool
+) -> None:
+    weights = {name: golden[f"weights.{theirs}"].clone() for theirs, name in vae_names(_CONFIG).items()}
+    decoding = WanDecoding(latents_per_pass=3, channels_last=channels_last)
+    together = WanVAE.from_tensors(_CONFIG, weights, decoding=decoding)
+    latents = _random_latents(6)
+    state: DecodeState | None = None
+    streamed: list[Tensor] = []
+    for piece in latents.split(pieces, dim=2):
+        pixels, state = together.decode_stream(piece, state)
+        streamed.append(pixels)
+    torch.testing.assert_close(torch.cat(streamed, dim=2), codec.decode(latents), rtol=0, atol=1e-5)
+    assert _error(together.decode(golden["latents"]), golden["decoded"]) < _TOLERANCE
+
+
+def test_a_state_has_the_same_shapes_from_the_first_latent_frame_on(codec: WanVAE) -> None:
+    state: DecodeState | None = None
+    shapes: list[list[torch.Size]] = []
+    for latent_frames in _random_latents(6).split((1, 1, 3, 1), dim=2):
+        _, state = codec.decode_stream(latent_frames, state)
+        shapes.append([feature.shape for feature in state.features])
+    assert all(shape[2] == 2 for shape in shapes[0])
+    assert shapes == [shapes[0]] * 4
+
+
+# In a process of its own: the shape checks that the other tests run under would break the graph.
+COMPILED = """
+import torch
+from torch._dynamo.utils import counters
+from shotstream.codec.wan_vae import WanDecoding, WanVAE, WanVAEConfig, wan_vae_shapes
+
+torch.set_num_threads(1)
+config = WanVAEConfig(dim=4, num_res_blocks=1)
+generator = torch.Generator().manual_seed(0)
+shapes = wan_vae_shapes(config)
+weights = {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
+latents = torch.randn(1, 16, 9, 2, 3, generator=generator)
+expected = WanVAE.from_tensors(config, weights).decode(latents)
+decoding = WanDecoding(latents_per_pass=3, compile=True)
+codec = WanVAE.from_tensors(config, weights, decoding=decoding)
+first, state = codec.decode_stream(latents[:, :, :3], None)
+second, after = codec.decode_stream(latents[:, :, 3:6], state)
+third, _ = codec.decode_stream(latents[:, :, 6:], after)
+again, _ = codec.decode_stream(latents[:, :, 3:6], state)
+assert torch.equal(second, again)
+torch.testing.assert_close(torch.cat([first, second, third], dim=2), expected, rtol=0, atol=1e-4)
+assert expected.std() > 0.01
+assert counters["stats"]["unique_graphs"] == 2, counters["stats"]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_it_is_two_graphs_and_decodes_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_a_state_can_be_continued_twice_and_between_other_videos(codec: WanVAE) -> None:
