@@ -23,6 +23,7 @@ from shotstream.geometry import LatentSize, PixelSize
 from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
+from shotstream.streaming.ahead import Ahead
 from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.crew import Crew, shared_cache
 from shotstream.streaming.sequence_parallel import HeadParallel
@@ -80,6 +81,7 @@ class Engine:
         synchronize: bool = False,
         crew: Crew | None = None,
         cache_dtype: torch.dtype | None = None,
+        overlap: bool = False,
     ) -> None:
         """The networks are used as they are: put them on one device and in evaluation mode first.
 
@@ -93,9 +95,12 @@ class Engine:
             synchronize: Wait for the device after each part of a chunk, so that timings hold their own work.
             crew: The processes that make each chunk together, led by this one; None: this one alone.
             cache_dtype: What keys and values are kept in; None: what the transformer computes in.
+            overlap: Denoise each chunk while the one before is decoded and used; see `ahead`. Parts of a
+                chunk then run beside each other, and `synchronize` has no effect.
 
         Raises:
-            ValueError: The parts do not fit each other, or there are more processes than can share a pass.
+            ValueError: The parts do not fit each other, there are more processes than can share a pass, or
+                several of them are to overlap.
         """
         if codec.latent_channels != dit.config.latent_channels:
             raise ValueError(
@@ -113,6 +118,11 @@ class Engine:
         self._token_grid = codec.geometry.token_grid(self.latent_size)
         self.crew = crew
         self.cache_dtype = self.dtype if cache_dtype is None else cache_dtype
+        if overlap and crew is not None:
+            raise ValueError(
+                "several processes make each chunk together, when it is asked for; do not overlap"
+            )
+        self.ahead = Ahead(self.device) if overlap else None
         if crew is not None:
             dit.token_share = HeadParallel(dit.config, self._token_grid)
         self._sigmas: dict[int, Tensor] = {}
@@ -157,7 +167,7 @@ class Engine:
 
     def stopwatch(self) -> Stopwatch:
         """A stopwatch for one shot."""
-        return Stopwatch(self.device, synchronize=self.synchronize)
+        return Stopwatch(self.device, synchronize=self.synchronize and self.ahead is None)
 
     @torch.no_grad()
     def text_cache(self, captions: Sequence[str]) -> TextCache:
@@ -182,13 +192,13 @@ class Engine:
         return self.codec.encode(from_levels(pixels))[:, :, 0].float().cpu()
 
     @torch.no_grad()
+    @torch.no_grad()
     def decode(
         self, latents: Float[Tensor, "1 z f h w"], state: DecodeState | None
     ) -> tuple[UInt8[np.ndarray, "frames pixel_h pixel_w 3"], DecodeState]:
-        """The next frames of a shot, read-only, and the state that follows. Waits for the device."""
+        """The next frames of a shot, read-only, and the state that follows. Waits for the current stream."""
         pixels, state = self.codec.decode_stream(latents, state)
-        scaled = to_levels(pixels[0])
-        frames = np.ascontiguousarray(rearrange(scaled, "c f h w -> f h w c").cpu().numpy())
+        frames = _to_host(rearrange(to_levels(pixels[0]), "c f h w -> f h w c")).numpy()
         frames.flags.writeable = False
         return frames, state
 
@@ -201,3 +211,14 @@ class Engine:
     def return_cache(self, cache: DualCache) -> None:
         """Take back a borrowed cache for the next shot."""
         self._spare_caches.append(cache)
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """In main memory, laid out in order; from a GPU into pinned memory, when the current stream is done."""
+    tensor = tensor.contiguous()
+    if not tensor.is_cuda:
+        return tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return host

@@ -1,18 +1,21 @@
 """One shot, chunk by chunk: from an order to decoded frames, as a function that changes no session.
 
-A chunk is handed out as soon as it is decoded; its commit pass runs when the next one is asked for.
+A chunk is handed out as soon as it is decoded; its commit pass runs when the next one is asked for, or
+before, in an engine that overlaps.
 """
 
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from shotstream.codec.codec import DecodeState
 from shotstream.story import MAX_SEED
+from shotstream.streaming.ahead import Ahead, Halt
 from shotstream.streaming.conditioning import Conditioning, caption_shots, first_shot, next_shot
 from shotstream.streaming.context_sampling import (
     ContextSlot,
@@ -30,7 +33,10 @@ from shotstream.streaming.timing import Stopwatch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkTimings:
-    """Seconds on the way to a chunk; see `timing` for what they mean on a GPU."""
+    """Seconds on the way to a chunk; see `timing` for what they mean on a GPU.
+
+    In an engine that overlaps, decoding ran beside the rest of the next chunk's.
+    """
 
     text_s: float
     """Encoding captions; first chunk of a shot only."""
@@ -100,7 +106,10 @@ def make_shot(engine: Engine, order: ShotOrder) -> Generator[Chunk, None, None]:
             text = engine.text_cache(captions)
         noise = KeyedNoise(seeds=(order.seed,), shape=engine.chunk_shape, device=engine.device)
         sigmas = engine.sigmas(order.num_steps)
-        rollout = Rollout(engine.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch)
+        halt = None if engine.ahead is None else Halt()
+        rollout = Rollout(
+            engine.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch, observe=halt
+        )
         chunks = rollout.chunks(order.num_chunks)
         if engine.crew is not None:
             script = ShotScript(
@@ -112,16 +121,21 @@ def make_shot(engine: Engine, order: ShotOrder) -> Generator[Chunk, None, None]:
                 cache_dtype=engine.cache_dtype,
             )
             chunks = engine.crew.lead(script, chunks)
+        made = _denoised(chunks, stopwatch)
+        ahead = engine.ahead
+        if ahead is not None and halt is not None:
+            made = ahead.items(made, halt)
+        decoding = engine.stopwatch()
         state: DecodeState | None = None
-        with closing(chunks):
-            for chunk_index, latents in enumerate(chunks):
-                with stopwatch.part("decode"):
-                    frames, state = engine.decode(latents, state)
+        with closing(made):
+            for chunk_index, denoised in enumerate(made):
+                with decoding.part("decode"), _stream_of(ahead, denoised):
+                    frames, state = engine.decode(denoised.latents, state)
                 yield Chunk(
                     frames=frames,
                     shot_index=len(order.takes),
                     chunk_index=chunk_index,
-                    timings=_timings(stopwatch),
+                    timings=_timings({**denoised.parts_s, **decoding.take()}),
                 )
     finally:
         engine.return_cache(cache)
@@ -179,8 +193,28 @@ def finish_shot(
     )
 
 
-def _timings(stopwatch: Stopwatch) -> ChunkTimings:
-    parts_s = stopwatch.take()
+@dataclass(frozen=True, slots=True)
+class _Denoised:
+    latents: Tensor
+    parts_s: Mapping[str, float]
+    ready: torch.cuda.Event | None
+    """When the latents are there; for whoever reads them on another stream."""
+
+
+def _denoised(chunks: Generator[Tensor], stopwatch: Stopwatch) -> Generator[_Denoised]:
+    with closing(chunks):
+        for latents in chunks:
+            ready = torch.cuda.Event() if latents.is_cuda else None
+            if ready is not None:
+                ready.record()
+            yield _Denoised(latents, stopwatch.take(), ready)
+
+
+def _stream_of(ahead: Ahead | None, denoised: _Denoised) -> AbstractContextManager[object]:
+    return nullcontext() if ahead is None else ahead.decoding(denoised.latents, denoised.ready)
+
+
+def _timings(parts_s: Mapping[str, float]) -> ChunkTimings:
     return ChunkTimings(
         **{f"{part}_s": parts_s.get(part, 0.0) for part in ("text", "context", "denoise", "commit", "decode")}
     )

@@ -19,9 +19,9 @@ from tests.streaming.tiny import tiny_engine
 CAPTIONS = ("a fox walks", "a fox sleeps", "a owl flies", "a owl sleeps")
 
 
-@pytest.fixture
-def engine() -> Engine:
-    return tiny_engine()
+@pytest.fixture(params=[False, True], ids=["in turn", "overlapping"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return tiny_engine(overlap=request.param)
 
 
 def start(engine: Engine, seed: int = 7) -> StorySession:
@@ -71,7 +71,8 @@ def test_streamed_frames_are_those_of_the_whole_shot_decoded_at_once(engine: Eng
     assert np.array_equal(streamed, whole)
 
 
-def test_a_chunk_is_handed_out_before_its_commit_and_the_last_one_is_never_committed(engine: Engine) -> None:
+def test_a_chunk_is_handed_out_before_its_commit_and_the_last_one_is_never_committed() -> None:
+    engine = tiny_engine()
     events: list[str] = []
 
     def watch(_module: object, _args: object, kwargs: dict[str, object]) -> None:

@@ -79,6 +79,7 @@ def tiny_engine(
     num_heads: int = 2,
     seed: int = 0,
     crew: Crew | None = None,
+    overlap: bool = False,
 ) -> Engine:
     """Theatre classes with random weights at 32x48 pixels; heads are 12 wide."""
     with torch.random.fork_rng():
@@ -105,4 +106,5 @@ def tiny_engine(
         compose_caption,
         weights_sha256=f"{seed:064}",
         crew=crew,
+        overlap=overlap,
     )

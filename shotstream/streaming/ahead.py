@@ -1,0 +1,85 @@
+"""One chunk ahead: a chunk is denoised in a thread of its own while the one before is decoded and used.
+
+The caller's thread gets each chunk's latents as soon as they are there, decodes them and hands out frames;
+whatever the caller does with those (H.264, hashes) runs beside the next chunk's commit and denoising too. On
+a GPU decoding has a stream of its own, whose work goes first. One chunk at most is made that nobody has asked
+for; when a shot ends early, the pass in hand is its last. All sessions of an engine share the one thread, so
+passes never run side by side, and their order within a shot is what it is without it.
+
+Run on a CPU, by test. The stream is meant for CUDA and has not been run.
+"""
+
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
+from threading import Event
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Halted(Exception):
+    """A shot has ended while its next chunk was being made."""
+
+
+class Halt:
+    """Ends a shot between two passes. Give it to a `Rollout` to observe."""
+
+    def __init__(self) -> None:
+        self._is_asked = Event()
+        self._last_pass: torch.cuda.Event | None = None
+
+    def ask(self) -> None:
+        """The next pass raises `Halted` instead of returning."""
+        self._is_asked.set()
+
+    def __call__(self, chunk_index: int | None, step: int, velocity: Tensor) -> None:
+        """After each pass; on a GPU it lets no more than two be queued, since those cannot be taken back."""
+        del chunk_index, step
+        if self._is_asked.is_set():
+            raise Halted
+        if velocity.is_cuda:
+            this_pass = torch.cuda.Event()
+            this_pass.record()
+            if self._last_pass is not None:
+                self._last_pass.synchronize()
+            self._last_pass = this_pass
+
+
+class Ahead:
+    """The thread in which an engine's shots are denoised, and the stream on which they are decoded."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="denoise")
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            # What a viewer waits for goes before what nobody has asked for yet.
+            self._stream = torch.cuda.Stream(device, priority=-1)
+            self._thread.submit(torch.cuda.set_device, device).result()
+
+    def items(self, source: Generator[T], halt: Halt) -> Generator[T]:
+        """The items of `source`, which is from now on advanced in the thread alone; the next one is begun
+        before an item is handed out. Closing it, or an error, ends `source`; its errors are raised here.
+        """
+        following: Future[T | None] = self._thread.submit(next, source, None)
+        try:
+            while (item := following.result()) is not None:
+                following = self._thread.submit(next, source, None)
+                yield item
+        finally:
+            halt.ask()
+            following.cancel()
+            wait([following])
+            source.close()
+
+    def decoding(self, latents: Tensor, ready: torch.cuda.Event | None) -> AbstractContextManager[object]:
+        """Within it work goes to the decoding stream, and only begins when `latents` are `ready`."""
+        if self._stream is None or ready is None:
+            return nullcontext()
+        self._stream.wait_event(ready)
+        # Their memory must not go to the next chunk while they are read here.
+        latents.record_stream(self._stream)
+        return torch.cuda.stream(self._stream)

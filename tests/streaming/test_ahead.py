@@ -1,0 +1,122 @@
+"""Chunks made ahead are those made in turn: made beside the caller, in order, no more than one."""
+
+from threading import Event, current_thread
+
+import numpy as np
+import pytest
+import torch
+
+from shotstream.streaming.engine import Engine
+from shotstream.streaming.session import StorySession
+from tests.streaming.tiny import tiny_engine
+
+
+def film(engine: Engine) -> list[np.ndarray]:
+    """Two whole shots, a cut in the second chunk of three, a retake of the second shot, another after it."""
+    session = StorySession(engine, "a forest night", seed=3)
+    frames: list[np.ndarray] = []
+    for caption in ("a fox walks", "a owl flies"):
+        frames += [chunk.frames for chunk in session.shot(caption, num_chunks=3, steps=2)]
+    cut = session.shot("a fox sleeps", num_chunks=3, steps=2)
+    frames += [next(cut).frames, next(cut).frames]
+    fork = session.fork()  # Sees two shots: the third is still open.
+    frames += [chunk.frames for chunk in session.shot("a owl sleeps", steps=2)]
+    frames += [chunk.frames for chunk in session.retake(1)]
+    frames += [chunk.frames for chunk in session.shot("a fox walks", steps=2)]
+    frames += [chunk.frames for chunk in fork.shot("a fox sleeps", steps=2)]
+    return frames
+
+
+def test_a_film_with_cuts_retakes_and_forks_is_the_same_to_the_bit() -> None:
+    in_turn, ahead = film(tiny_engine()), film(tiny_engine(overlap=True))
+    assert len({chunk.tobytes() for chunk in in_turn}) > 12
+    assert all(np.array_equal(a, b) for a, b in zip(in_turn, ahead, strict=True))
+
+
+def test_sessions_that_take_turns_are_the_same_to_the_bit() -> None:
+    films: list[list[np.ndarray]] = []
+    for overlap in (False, True):
+        engine = tiny_engine(overlap=overlap)
+        one, other = (StorySession(engine, "a forest night", seed=seed) for seed in (1, 2))
+        shots = one.shot("a fox walks", num_chunks=3), other.shot("a owl flies", num_chunks=3)
+        films.append([chunk.frames for pair in zip(*shots, strict=True) for chunk in pair])
+    assert all(np.array_equal(a, b) for a, b in zip(*films, strict=True))
+
+
+def test_the_next_chunk_is_made_while_the_caller_has_the_last_one_and_no_other() -> None:
+    engine = tiny_engine(overlap=True)
+    passes: list[str] = []
+    second_is_denoised = Event()
+
+    def watch(_module: object, _args: object, kwargs: dict[str, object], _output: object) -> None:
+        assert current_thread().name.startswith("denoise")
+        passes.append(str(kwargs["write"]))
+        if passes == ["global", "None", "None", "local", "None", "None"]:
+            second_is_denoised.set()
+
+    engine.dit.register_forward_hook(watch, with_kwargs=True)
+    shot = StorySession(engine, "a forest night").shot("a fox walks", num_chunks=4, steps=2)
+    next(shot)
+    # Nobody asks for the second chunk; made in turn, it would never come.
+    assert second_is_denoised.wait(60)
+    next(shot)
+    next(shot)
+    next(shot)
+    assert passes == ["global", *["None", "None", "local"] * 3, "None", "None"]
+
+
+def test_a_cut_ends_the_chunk_that_nobody_asked_for_after_the_pass_in_hand() -> None:
+    engine = tiny_engine(overlap=True)
+    in_pass, go_on = Event(), Event()
+    num_passes = 0
+
+    def hold(_module: object, _args: object, kwargs: dict[str, object]) -> None:
+        nonlocal num_passes
+        num_passes += 1
+        if kwargs["write"] == "local":
+            in_pass.set()
+            assert go_on.wait(60)
+
+    handle = engine.dit.register_forward_pre_hook(hold, with_kwargs=True)
+    session = StorySession(engine, "a forest night")
+    shot = session.shot("a fox walks", num_chunks=4, steps=50)
+    next(shot)
+    assert in_pass.wait(60)
+    before = num_passes
+    go_on.set()
+    shot.close()  # pyright: ignore[reportAttributeAccessIssue]
+    handle.remove()
+    # The commit in hand and, if the halt came after it, the passes begun meanwhile; never the whole chunk.
+    assert before <= num_passes < before + 50
+    assert [take.num_chunks for take in session.shots] == [1]
+    assert len(engine._spare_caches) == 1
+
+
+def test_an_error_is_raised_where_its_chunk_is_asked_for_and_forgotten_when_nobody_asks() -> None:
+    engine = tiny_engine(overlap=True)
+
+    def fail(_module: object, _args: object, kwargs: dict[str, object]) -> None:
+        if kwargs["write"] == "local":
+            raise KeyError("out of luck")
+
+    handle = engine.dit.register_forward_pre_hook(fail, with_kwargs=True)
+    session = StorySession(engine, "a forest night")
+    shot = session.shot("a fox walks")
+    next(shot)
+    with pytest.raises(KeyError, match="out of luck"):
+        next(shot)
+    assert session.shots == ()
+    cut = session.shot("a fox walks")
+    next(cut)
+    cut.close()  # pyright: ignore[reportAttributeAccessIssue]
+    handle.remove()
+    assert len(session.shots) == 1
+    assert len(list(session.shot("a fox sleeps"))) == 2
+
+
+def test_the_thread_computes_with_as_many_threads_as_the_caller() -> None:
+    engine = tiny_engine(overlap=True)
+    seen: list[int] = []
+    engine.dit.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    list(StorySession(engine, "a forest night").shot("a fox walks", num_chunks=1, steps=1))
+    assert set(seen) == {torch.get_num_threads()}
