@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _KEPT_BYTES = 64 * 2**20
@@ -24,3 +25,8 @@ def tune_cpu() -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_TOP_PAD, _KEPT_BYTES)
+
+
+def keep_compiled(directory: Path) -> None:
+    """Keeps what torch compiles in `directory`, for later processes, unless the environment names another."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(directory))

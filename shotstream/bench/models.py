@@ -23,6 +23,7 @@ from shotstream.geometry import PixelSize
 from shotstream.model.config import DiTConfig, wan_1_3b
 from shotstream.model.dit import DiT
 from shotstream.streaming.pipeline import StreamingPipeline, build_engine, choose_device
+from shotstream.streaming.switches import DEFAULT_SWITCHES, Switches
 from shotstream.weights.bundle import Bundle, config_from_document, read_bundle
 from shotstream.weights.hub import WAN, WeightsNotFoundError, bundle_config, resolve
 from shotstream.weights.official import PublishedWeights
@@ -55,6 +56,9 @@ class BenchModel:
     dtype: str | None = None
     """What the transformer computes in, and in the Wan family every network; None: as `load` chooses."""
 
+    switches: Switches = DEFAULT_SWITCHES
+    """How it is run."""
+
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"no dtype {self.dtype!r}; give one of {', '.join(DTYPES)}")
@@ -81,7 +85,9 @@ def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingP
     with tempfile.TemporaryDirectory() as directory:
         if bundle is None:
             bundle = _random_bundle(settings, Path(directory), device, dtype)
-        engine = build_engine(replace(bundle, config=settings), device, dtype, synchronize=True)
+        engine = build_engine(
+            replace(bundle, config=settings), device, dtype, switches=model.switches, synchronize=True
+        )
     return StreamingPipeline(engine)
 
 

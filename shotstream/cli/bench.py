@@ -5,11 +5,13 @@ Every question takes the same model options: a real model or one with random wei
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shotstream.cli.crew import takes_switches
 from shotstream.cli.shared import (
     DeviceOption,
     ModelOption,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from shotstream.bench.everything import Answer
     from shotstream.bench.report import Report
     from shotstream.streaming.pipeline import StreamingPipeline
+    from shotstream.streaming.switches import Switches
 
 bench_app = typer.Typer(help="Measure; a table, and one JSON line last.")
 
@@ -42,6 +45,7 @@ RepeatsOption = Annotated[int, typer.Option(min=1, help="Measured repetitions; o
 
 
 @bench_app.command("generate")
+@takes_switches
 def bench_generate(
     model: ModelOption = "theatre",
     random: RandomOption = False,
@@ -57,6 +61,8 @@ def bench_generate(
     overlap: Annotated[
         bool, typer.Option("--overlap", help="H.264 in a thread of its own, as in a studio.")
     ] = False,
+    *,
+    switches: "Switches",
 ) -> None:
     """How fast is a film made, end to end?"""
 
@@ -77,10 +83,11 @@ def bench_generate(
             pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories")
         )
 
-    _run(measure, model, random, size, dtype, device)
+    _run(measure, model, random, size, dtype, device, switches)
 
 
 @bench_app.command("denoise")
+@takes_switches
 def bench_denoise(
     model: ModelOption = "theatre",
     random: RandomOption = False,
@@ -90,6 +97,8 @@ def bench_denoise(
     chunks: ChunksOption = None,
     steps: StepsOption = None,
     repeats: RepeatsOption = 20,
+    *,
+    switches: "Switches",
 ) -> None:
     """How long does the transformer take for a chunk, and how near is that to the machine's ceilings?"""
 
@@ -99,10 +108,11 @@ def bench_denoise(
         tell("measuring")
         return bench_denoise(pipeline, _part(repeats, chunks, steps))
 
-    _run(measure, model, random, size, dtype, device, with_text=False)
+    _run(measure, model, random, size, dtype, device, switches, with_text=False)
 
 
 @bench_app.command("decode")
+@takes_switches
 def bench_decode(
     model: ModelOption = "theatre",
     random: RandomOption = False,
@@ -111,6 +121,8 @@ def bench_decode(
     device: DeviceOption = "auto",
     chunks: ChunksOption = None,
     repeats: RepeatsOption = 20,
+    *,
+    switches: "Switches",
 ) -> None:
     """How fast do latents become frames?"""
 
@@ -120,10 +132,11 @@ def bench_decode(
         tell("measuring")
         return bench_decode(pipeline, _part(repeats, chunks, None))
 
-    _run(measure, model, random, size, dtype, device, with_text=False)
+    _run(measure, model, random, size, dtype, device, switches, with_text=False)
 
 
 @bench_app.command("encode")
+@takes_switches
 def bench_encode(
     model: ModelOption = "theatre",
     random: RandomOption = False,
@@ -132,6 +145,8 @@ def bench_encode(
     device: DeviceOption = "auto",
     chunks: ChunksOption = None,
     repeats: RepeatsOption = 20,
+    *,
+    switches: "Switches",
 ) -> None:
     """How long does it take to encode what later shots look at?"""
 
@@ -141,10 +156,11 @@ def bench_encode(
         tell("measuring")
         return bench_encode(pipeline, _part(repeats, chunks, None))
 
-    _run(measure, model, random, size, dtype, device, with_text=False)
+    _run(measure, model, random, size, dtype, device, switches, with_text=False)
 
 
 @bench_app.command("cut")
+@takes_switches
 def bench_cut(
     model: ModelOption = "theatre",
     random: RandomOption = False,
@@ -155,6 +171,8 @@ def bench_cut(
     steps: StepsOption = None,
     repeats: RepeatsOption = 20,
     scale: ScaleOption = None,
+    *,
+    switches: "Switches",
 ) -> None:
     """How long from a prompt to its first pixels, with the engine idle and with it busy?"""
 
@@ -165,10 +183,11 @@ def bench_cut(
         chosen = comfortable_scale(pipeline) if scale is None else scale
         return bench_cut(pipeline, _part(repeats, chunks, steps), scale=chosen)
 
-    _run(measure, model, random, size, dtype, device)
+    _run(measure, model, random, size, dtype, device, switches)
 
 
 @bench_app.command("shots")
+@takes_switches
 def bench_shots(
     model: ModelOption = "theatre",
     random: RandomOption = False,
@@ -177,6 +196,8 @@ def bench_shots(
     device: DeviceOption = "auto",
     chunks: ChunksOption = None,
     steps: StepsOption = None,
+    *,
+    switches: "Switches",
 ) -> None:
     """Does a chunk cost more at shot 100 than at shot 1?"""
 
@@ -185,10 +206,11 @@ def bench_shots(
 
         return bench_shots(pipeline, _part(1, chunks, steps), on_shot=lambda number: tell(f"shot {number}"))
 
-    _run(measure, model, random, size, dtype, device)
+    _run(measure, model, random, size, dtype, device, switches)
 
 
 @bench_app.command("baseline")
+@takes_switches
 def bench_baseline(
     model: ModelOption = "theatre",
     random: RandomOption = False,
@@ -199,6 +221,8 @@ def bench_baseline(
     shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
     chunks: ChunksOption = None,
     steps: StepsOption = None,
+    *,
+    switches: "Switches",
 ) -> None:
     """How many times faster than the published loop, with the same weights and the same results?"""
 
@@ -210,10 +234,11 @@ def bench_baseline(
         tell("warming up")
         return bench_baseline(pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories"))
 
-    _run(measure, model, random, size, dtype, device)
+    _run(measure, model, random, size, dtype, device, switches)
 
 
 @bench_app.command("overlap")
+@takes_switches
 def bench_overlap(
     model: ModelOption = "theatre",
     random: RandomOption = False,
@@ -224,6 +249,8 @@ def bench_overlap(
     shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
     chunks: ChunksOption = None,
     scale: ScaleOption = None,
+    *,
+    switches: "Switches",
 ) -> None:
     """What does it bring to encode H.264 beside the engine?"""
 
@@ -240,10 +267,11 @@ def bench_overlap(
         tell("warming up")
         return bench_overlap(pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories"))
 
-    _run(measure, model, random, size, dtype, device)
+    _run(measure, model, random, size, dtype, device, switches)
 
 
 @bench_app.command("all")
+@takes_switches
 def bench_all(
     model: ModelOption = "theatre",
     random: RandomOption = False,
@@ -259,6 +287,8 @@ def bench_all(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="A Markdown file for all answers.")
     ] = None,
+    *,
+    switches: "Switches",
 ) -> None:
     """Every question about one model, one after the other; a JSON line for each."""
     console = make_console()
@@ -266,7 +296,7 @@ def bench_all(
         from shotstream.bench.everything import EverythingConfig, as_markdown, bench_everything
         from shotstream.bench.shots import PROBED
 
-        pipeline = _load(model, random, size, dtype, device)
+        pipeline, facts = _load(model, random, size, dtype, device, switches)
         config = EverythingConfig(
             limit_s=limit,
             num_repeats=repeats,
@@ -277,7 +307,11 @@ def bench_all(
             scale=comfortable_scale(pipeline),
         )
         answers: list[Answer] = []
-        for answer in bench_everything(pipeline, config, status.update):
+        for asked in bench_everything(pipeline, config, status.update):
+            answer = asked
+            if asked.report is not None:
+                report = replace(asked.report, facts={**asked.report.facts, **facts})
+                answer = replace(asked, report=report)
             answers.append(answer)
             if answer.report is None:
                 console.print(f"{answer.name}: not asked, the time limit had passed")
@@ -304,21 +338,31 @@ def _run(
     size: str | None,
     dtype: str | None,
     device: str,
+    switches: "Switches",
     *,
     with_text: bool = True,
 ) -> None:
     """Loads the model, measures, and shows what came out."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
-        pipeline = _load(model, is_random, size, dtype, device, with_text=with_text)
+        pipeline, facts = _load(model, is_random, size, dtype, device, switches, with_text=with_text)
         report = measure(pipeline, status.update)
-    _show(report)
+    _show(replace(report, facts={**report.facts, **facts}))
 
 
 def _load(
-    model: str, is_random: bool, size: str | None, dtype: str | None, device: str, *, with_text: bool = True
-) -> "StreamingPipeline":
+    model: str,
+    is_random: bool,
+    size: str | None,
+    dtype: str | None,
+    device: str,
+    switches: "Switches",
+    *,
+    with_text: bool = True,
+) -> "tuple[StreamingPipeline, dict[str, object]]":
+    """The pipeline, warmed up, and what a report must tell of how it is run."""
     from shotstream.bench.models import BenchModel, load_bench_model, parse_size
+    from shotstream.streaming.warm_up import warm_up
 
     chosen = BenchModel(
         name=model,
@@ -326,8 +370,13 @@ def _load(
         size=None if size is None else parse_size(size),
         device=device,
         dtype=dtype,
+        switches=switches,
     )
-    return load_bench_model(chosen, with_text=with_text)
+    pipeline = load_bench_model(chosen, with_text=with_text)
+    facts: dict[str, object] = {"switches": asdict(switches)}
+    if switches.compile:
+        facts["compile_s"] = round(warm_up(pipeline.engine), 1)
+    return pipeline, facts
 
 
 def _show(report: "Report", title: str | None = None) -> None:

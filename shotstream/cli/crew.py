@@ -1,8 +1,10 @@
 """Options of a model that several commands share, and commands that several processes run together."""
 
-from collections.abc import Generator
+import inspect
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -10,29 +12,87 @@ from shotstream.cli.shared import bad_input
 
 if TYPE_CHECKING:
     from shotstream.streaming.crew import Crew
-    from shotstream.streaming.savings import Savings
+    from shotstream.streaming.switches import Switches
 
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(help="int8 or float8: keep the transformer's weights in a byte each, to save memory."),
-]
-CacheOption = Annotated[
-    bool, typer.Option("--float8-cache", help="Keep keys and values in a byte each, to save memory.")
-]
-OffloadOption = Annotated[
-    bool, typer.Option("--offload-text", help="Keep Wan's text encoder in main memory, to save a GPU's.")
-]
+_OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
+    "weights": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="int8 or float8: keep the transformer's weights in a byte each, to save memory; "
+                "int8-products (CPU) or float8-products (GPU): also multiply in them."
+            ),
+        ],
+        None,
+    ),
+    "float8_cache": (
+        Annotated[
+            bool, typer.Option("--float8-cache", help="Keep keys and values in a byte each, to save memory.")
+        ],
+        False,
+    ),
+    "offload_text": (
+        Annotated[
+            bool,
+            typer.Option("--offload-text", help="Keep Wan's text encoder in main memory, to save a GPU's."),
+        ],
+        False,
+    ),
+    "attention": (
+        Annotated[
+            str,
+            typer.Option(help="sdpa (torch's own), cudnn, flash3, or sage (in eight bits)."),
+        ],
+        "sdpa",
+    ),
+    "compile": (
+        Annotated[
+            bool,
+            typer.Option("--compile", help="Compile the transformer's blocks; done before a film begins."),
+        ],
+        False,
+    ),
+    "cuda_graphs": (
+        Annotated[bool, typer.Option("--cuda-graphs", help="Replay compiled blocks as CUDA graphs.")],
+        False,
+    ),
+}
 
 
-def read_savings(weights: str | None, float8_cache: bool, offload_text: bool) -> "Savings":
-    """The options as one; ValueError for an unknown format."""
+def takes_switches(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, whose argument `switches` is given by options: how a model is run."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "switches"]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in _OPTIONS.items()
+    ]
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        chosen = {name: given.pop(name) for name in _OPTIONS}
+        with bad_input():
+            switches = _read_switches(**chosen)
+        command(**given, switches=switches)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + options
+    with_options.__dict__["__signature__"] = inspect.Signature(parameters)
+    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_options
+
+
+def _read_switches(weights: str | None, attention: str, **others: bool) -> "Switches":
+    """ValueError for an unknown format or kind of attention."""
+    from shotstream.model.attention import AttentionName
     from shotstream.model.quantized import WeightFormat
-    from shotstream.streaming.savings import Savings
+    from shotstream.streaming.switches import Switches
 
-    if weights is not None and weights not in get_args(WeightFormat):
-        raise ValueError(f"no weights of {weights!r}; give int8 or float8")
-    chosen = cast("WeightFormat | None", weights)
-    return Savings(weights=chosen, float8_cache=float8_cache, offload_text=offload_text)
+    formats: dict[str | None, WeightFormat | None] = {None: None, **{x: x for x in get_args(WeightFormat)}}
+    kernels: dict[str, AttentionName] = {x: x for x in get_args(AttentionName)}
+    if weights not in formats:
+        raise ValueError(f"no weights of {weights!r}; give {', '.join(get_args(WeightFormat))}")
+    if attention not in kernels:
+        raise ValueError(f"no attention {attention!r}; give {', '.join(kernels)}")
+    return Switches(weights=formats[weights], attention=kernels[attention], **others)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shotstream.cli.crew import CacheOption, OffloadOption, WeightsOption, crew_of, read_savings
+from shotstream.cli.crew import crew_of, takes_switches
 from shotstream.cli.shared import (
     BadInput,
     DeviceOption,
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from shotstream.film import Environment, Film, FilmPlan, FilmSettings, Replay
     from shotstream.streaming.crew import Crew
     from shotstream.streaming.pipeline import StreamingPipeline
-    from shotstream.streaming.savings import Savings
+    from shotstream.streaming.switches import Switches
 
 DEFAULT_SEED = 7
 
 
+@takes_switches
 def generate(
     story: Annotated[
         str, typer.Argument(help="Story file (YAML, JSON), a replay file, or a bundled story's name.")
@@ -52,9 +53,8 @@ def generate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing film, and unfinished work.")
     ] = False,
-    weights: WeightsOption = None,
-    float8_cache: CacheOption = False,
-    offload_text: OffloadOption = False,
+    *,
+    switches: "Switches",
 ) -> None:
     """Make a film of a story.
 
@@ -63,15 +63,13 @@ def generate(
     torchrun --nproc-per-node N -m shotstream.cli generate ...
     """
     console = make_console()
-    with bad_input():
-        savings = read_savings(weights, float8_cache, offload_text)
     with crew_of(device) as crew:
         if crew is None or crew.leads:
             _generate(
                 console,
                 story,
                 output,
-                lambda: _load(model, device, savings, crew),
+                lambda: _load(model, device, switches, crew),
                 seed,
                 steps,
                 scale,
@@ -80,7 +78,7 @@ def generate(
             return
         from shotstream.streaming.pipeline import follow
 
-        follow(model, crew, savings=savings)
+        follow(model, crew, switches=switches)
 
 
 def _generate(
@@ -133,10 +131,14 @@ def _generate(
         _check_frames(console, film, replay)
 
 
-def _load(model: str, device: str, savings: "Savings", crew: "Crew | None") -> "StreamingPipeline":
+def _load(model: str, device: str, switches: "Switches", crew: "Crew | None") -> "StreamingPipeline":
     from shotstream.streaming.pipeline import load
+    from shotstream.streaming.warm_up import warm_up
 
-    return load(model, device=device, savings=savings, crew=crew)
+    pipeline = load(model, device=device, switches=switches, crew=crew)
+    if switches.compile:
+        warm_up(pipeline.engine)
+    return pipeline
 
 
 def _film_live(

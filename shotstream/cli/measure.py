@@ -1,10 +1,11 @@
 """Commands that judge: `verify` against goldens, `evaluate` with the oracle."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shotstream.cli.crew import takes_switches
 from shotstream.cli.shared import (
     DeviceOption,
     Fault,
@@ -12,6 +13,9 @@ from shotstream.cli.shared import (
     bad_input,
     make_console,
 )
+
+if TYPE_CHECKING:
+    from shotstream.streaming.switches import Switches
 
 
 def verify(
@@ -49,6 +53,7 @@ def verify(
     console.print(f"{len(rows)} comparisons, all within tolerance")
 
 
+@takes_switches
 def evaluate(
     model: ModelOption = "theatre",
     stories: Annotated[int, typer.Option(help="Number of held-out stories.")] = 50,
@@ -56,6 +61,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the stories and of their noise.")] = 0,
     no_context: Annotated[
         bool, typer.Option("--no-context", help="Film each shot without memory of the others.")
+    ] = False,
+    other_captions: Annotated[
+        bool, typer.Option("--other-captions", help="Tell it another story's captions than it is judged by.")
     ] = False,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps per chunk; default: the model's.")
@@ -76,14 +84,22 @@ def evaluate(
         Path, typer.Option("-o", "--output", help="Directory for the contact sheet and the report.")
     ] = Path("evaluation"),
     device: DeviceOption = "auto",
+    *,
+    switches: "Switches",
 ) -> None:
     """Film held-out stories and score them; one JSON line last."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
         from shotstream.evaluation.run import EvaluationConfig, evaluate_model, write_report
+        from shotstream.streaming.switches import DEFAULT_SWITCHES
 
         config = EvaluationConfig(
-            num_stories=stories, num_shots=shots, seed=seed, steps=steps, codec_only=codec_only
+            num_stories=stories,
+            num_shots=shots,
+            seed=seed,
+            steps=steps,
+            codec_only=codec_only,
+            other_captions=other_captions,
         )
 
         def tell(num_done: int, num_all: int) -> None:
@@ -91,13 +107,21 @@ def evaluate(
 
         if run is None:
             report = evaluate_model(
-                model, config, context=not no_context, device=device, directory=output, progress=tell
+                model,
+                config,
+                context=not no_context,
+                device=device,
+                switches=switches,
+                directory=output,
+                progress=tell,
             )
         else:
             from shotstream.training.scores import evaluate_run
 
             if codec_only:
                 raise ValueError("--codec-only judges a model's codec; leave --run out")
+            if switches != DEFAULT_SWITCHES:
+                raise ValueError("a training run is scored as it is; leave the options of a loaded model out")
             output.mkdir(parents=True, exist_ok=True)
             report = evaluate_run(
                 run,

@@ -3,16 +3,21 @@
 import ipaddress
 import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shotstream.cli.crew import takes_switches
 from shotstream.cli.shared import BadInput, DeviceOption, Fault, ModelOption, bad_input, make_console
+
+if TYPE_CHECKING:
+    from shotstream.streaming.switches import Switches
 
 DEFAULT_PORT = 8720
 DEFAULT_DATA = Path("~/.local/share/shotstream/studio")
 
 
+@takes_switches
 def serve(
     model: ModelOption = "theatre",
     host: Annotated[
@@ -36,6 +41,8 @@ def serve(
         int | None, typer.Option(min=1, max=16, help="Enlargement of the pictures that are sent.")
     ] = None,
     device: DeviceOption = "auto",
+    *,
+    switches: "Switches",
 ) -> None:
     """Direct a film in the browser while it is being made.
 
@@ -56,8 +63,11 @@ def serve(
         limits = Limits(open_stories=stories, look_ahead_s=look_ahead, quota_bytes=int(quota_gb * 2**30))
         with console.status(f"loading {model}"):
             from shotstream.streaming.pipeline import load
+            from shotstream.streaming.warm_up import warm_up
 
-            pipeline = load(model, device=device)
+            pipeline = load(model, device=device, switches=switches)
+            if switches.compile:
+                warm_up(pipeline.engine)
             settings = StudioSettings(
                 data_dir=data.expanduser(),
                 database_url=database,

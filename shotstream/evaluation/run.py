@@ -20,9 +20,11 @@ from shotstream.evaluation.films import (
 from shotstream.evaluation.report import Report, make_report
 from shotstream.evaluation.sheet import Panel, SheetStory, draw_sheet
 from shotstream.streaming.pipeline import StreamingPipeline, load
+from shotstream.streaming.switches import DEFAULT_SWITCHES, Switches
 from shotstream.theatre.oracle import Scores, Verdict, judge_film
 
 _CHANCE_SEED_OFFSET = 500_009
+_OTHER_SEED_OFFSET = 700_001
 _NUM_CHANCE_STORIES = 64
 _MAX_SHOWN = 6
 
@@ -51,6 +53,9 @@ class EvaluationConfig:
     """Judge the world's films, encoded and decoded: the best that a model over this codec can do."""
     judge_truth: bool = True
     """Whether the world's own films of the same stories are judged beside."""
+    other_captions: bool = False
+    """Tell the source another held-out story's captions, and judge by those of the story all the same: what it
+    is worth without its captions."""
 
     def __post_init__(self) -> None:
         for name in ("num_stories", "num_shots", "num_chunks"):
@@ -60,6 +65,8 @@ class EvaluationConfig:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
+        if self.codec_only and self.other_captions:
+            raise ValueError("the codec alone reads no captions: leave out other_captions")
 
 
 def evaluate(
@@ -121,12 +128,15 @@ def score_films(
     started_s = time.perf_counter()
     stories = held_out_stories(config.num_stories, config.num_shots, config.seed)
     others = held_out_stories(_NUM_CHANCE_STORIES, config.num_shots, config.seed + _CHANCE_SEED_OFFSET)
+    told = stories
+    if config.other_captions:
+        told = held_out_stories(config.num_stories, config.num_shots, config.seed + _OTHER_SEED_OFFSET)
     truth = true_films(config.num_chunks)
     verdicts: list[Verdict] = []
     true_scores: list[Scores] = []
     shown: list[SheetStory] = []
     for number, story in enumerate(stories):
-        takes, true_takes = source(number, story), truth(number, story)
+        takes, true_takes = source(number, told[number]), truth(number, story)
         verdicts.append(judge_film(story.shots, takes))
         if config.judge_truth:
             true_scores.append(judge_film(story.shots, true_takes).scores)
@@ -146,6 +156,7 @@ def score_films(
         "num_shots": config.num_shots,
         "num_chunks": config.num_chunks,
         "seed": config.seed,
+        **({"other_captions": True} if config.other_captions else {}),
         "wall_s": round(time.perf_counter() - started_s, 1),
     }
     return make_report(facts, stories, verdicts, true_scores or None, others)
@@ -157,6 +168,7 @@ def evaluate_model(
     *,
     context: bool = True,
     device: str = "auto",
+    switches: Switches = DEFAULT_SWITCHES,
     directory: Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -165,7 +177,7 @@ def evaluate_model(
     Raises:
         ValueError: there is no such model or device, or the model is not of the theatre.
     """
-    pipeline = load(model, device=device)
+    pipeline = load(model, device=device, switches=switches)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     sheet = directory / "sheet.png" if directory else None

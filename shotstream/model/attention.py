@@ -6,13 +6,16 @@ to an `Attend` function (full, masked or through a cache).
 Source: Wan2.1 (arXiv 2503.20314).
 """
 
+import importlib
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from shotstream.model.causal_mask import CausalMask, QuerySlice
@@ -21,6 +24,15 @@ from shotstream.model.rope import RopeTable, apply_rope
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(queries, keys, values), each "b n heads k" after rotation -> "b n heads k"."""
+
+AttentionName = Literal["sdpa", "cudnn", "flash3", "sage"]
+"""What computes attention without a mask: torch's own choice, cuDNN, FlashAttention-3, or SageAttention in
+eight bits (arXiv 2411.10958)."""
+
+_LIBRARIES: dict[AttentionName, tuple[str, str]] = {
+    "flash3": ("flash_attn_interface", "FlashAttention-3"),
+    "sage": ("sageattention", "SageAttention"),
+}
 
 
 class RMSNorm(nn.Module):
@@ -76,6 +88,61 @@ def attend_all(
         queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
     )
     return out.transpose(1, 2)
+
+
+def attention_kernel(name: AttentionName, device: torch.device, dtype: torch.dtype) -> Attend:
+    """What computes attention of every query over all keys.
+
+    All but "sdpa" are for CUDA devices and have not been run: nothing here was made on one.
+
+    Raises:
+        ValueError: It is not there, or not for this device or dtype.
+    """
+    if name == "sdpa":
+        return attend_all
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"attention {name!r} needs a CUDA device and bfloat16 or float16, "
+            f"not {device.type} and {str(dtype).removeprefix('torch.')}; give sdpa"
+        )
+    if name == "cudnn":
+        if not torch.backends.cudnn.is_available():
+            raise ValueError("attention 'cudnn': this torch has no cuDNN; give sdpa")
+        return _attend_cudnn
+    module, library = _LIBRARIES[name]
+    if name == "flash3" and torch.cuda.get_device_capability(device)[0] != 9:
+        raise ValueError("attention 'flash3' is for GPUs of the Hopper generation; give sdpa or cudnn")
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"attention {name!r} needs {library}, which is not installed: {error}") from error
+    if name == "flash3":
+        # Some of its versions answer with the logarithm of the sums beside the result.
+        return opaque(name, lambda q, k, v: _first(found.flash_attn_func(q, k, v)))
+    return opaque(name, lambda q, k, v: found.sageattn(q, k, v, tensor_layout="NHD"))
+
+
+def opaque(name: str, attend: Attend) -> Attend:
+    """`attend` as one operation of torch, so that a graph is compiled around what a library does inside."""
+    operation = torch.library.custom_op(
+        f"shotstream::{name}", attend, mutates_args=(), schema="(Tensor q, Tensor k, Tensor v) -> Tensor"
+    )
+    operation.register_fake(_like_queries)
+    return operation
+
+
+def _like_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    del k, v
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+def _first(result: Any) -> Tensor:
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _attend_cudnn(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return attend_all(queries, keys, values)
 
 
 def masked_attend(mask: CausalMask, device: torch.device) -> Attend:

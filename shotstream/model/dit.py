@@ -24,13 +24,16 @@ from shotstream.model.attention import Attend, SelfAttention, attend_all, masked
 from shotstream.model.causal_mask import CausalMask
 from shotstream.model.config import DiTConfig
 from shotstream.model.cross_attention import CaptionKeys, CrossAttention, TextCache
-from shotstream.model.dual_cache import CachePass, DualCache, Write
+from shotstream.model.dual_cache import CachePass, DualCache, KeysValues, Write
 from shotstream.model.positions import FramePositions
 from shotstream.model.rope import RopeTable, rope_table
 from shotstream.model.token_share import TokenShare
 
 TIMESTEPS_PER_SIGMA = 1000
 """What the published weights call a timestep is this many times sigma; applied only at its embedding."""
+
+_MAX_RANGES = 64
+"""Ranges of the cache that blocks are compiled for before torch takes it for a mistake."""
 
 
 class DiT(nn.Module):
@@ -45,6 +48,10 @@ class DiT(nn.Module):
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.token_share: TokenShare | None = None
         """The processes that compute each pass together; None: this one alone. They take no mask."""
+        self.attention: Attend = attend_all
+        """What computes self-attention where there is no mask."""
+        self.replays_graphs = False
+        """Whether blocks are replayed as CUDA graphs, which want caches to stay where they are."""
         self.patch_embedding = nn.Conv3d(config.latent_channels, dim, (1, patch, patch), (1, patch, patch))
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
@@ -105,6 +112,9 @@ class DiT(nn.Module):
         Raises:
             ValueError: for arguments that contradict each other, or that the cache cannot serve.
         """
+        if self.replays_graphs:
+            # What the last pass left in the graphs' memory may now be overwritten.
+            torch.compiler.cudagraph_mark_step_begin()
         grid = self._token_grid(x)
         rope = positions if isinstance(positions, RopeTable) else rope_table(positions, grid, self.config)
         _check_call(x, sigma, grid, rope, mask, cache, write)
@@ -118,7 +128,7 @@ class DiT(nn.Module):
         tokens = self._patchify(x.to(dtype))
         if self.shot_embedding is not None:
             tokens = tokens + self.shot_embedding(rope.positions.shot_phase).unsqueeze(2)
-        attends = _attends(self.config.num_layers, x.device, mask, cache_pass)
+        attends = self._attends(x.device, mask, cache_pass)
         if self.token_share is not None:
             tokens, rope = self.token_share.scatter(tokens, rope)
             attends = [self.token_share.over(attend) for attend in attends]
@@ -144,6 +154,33 @@ class DiT(nn.Module):
             assert isinstance(block, Block)
             layers.append(block.caption_keys(embedded))
         return TextCache(captions, tuple(layers))
+
+    def compile_blocks(self, *, cuda_graphs: bool = False, backend: str = "inductor") -> None:
+        """From now on blocks run compiled: one graph for all layers and each set of ranges of the cache.
+
+        Shapes are static. Blocks share the code, so that a range is compiled once, when it is first met.
+
+        Args:
+            cuda_graphs: Replay the blocks as CUDA graphs; has not been run.
+            backend: What torch compiles with.
+        """
+        self.replays_graphs = cuda_graphs
+        mode = "reduce-overhead" if cuda_graphs else None
+        for block in self.blocks:
+            block.compile(
+                fullgraph=True, dynamic=False, mode=mode, backend=backend, recompile_limit=_MAX_RANGES
+            )
+
+    def _attends(
+        self, device: torch.device, mask: CausalMask | None, cache_pass: CachePass | None
+    ) -> list[Attend]:
+        """How each layer attends; only a cache tells layers apart."""
+        if cache_pass is not None:
+            return [
+                partial(_attend_cached, cache_pass=cache_pass, buffer=buffer, attention=self.attention)
+                for buffer in cache_pass.cache.layers
+            ]
+        return [self.attention if mask is None else masked_attend(mask, device)] * self.config.num_layers
 
     def _token_grid(self, x: Tensor) -> TokenGrid:
         geometry = VideoGeometry(patch_size=self.config.patch_size)
@@ -236,19 +273,16 @@ def sigma_embedding(sigma: Float[Tensor, "b f"], freq_dim: int) -> Float[Tensor,
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def _attends(
-    num_layers: int, device: torch.device, mask: CausalMask | None, cache_pass: CachePass | None
-) -> list[Attend]:
-    """How each layer attends; only a cache tells layers apart."""
-    if cache_pass is not None:
-        return [partial(_attend_cached, cache_pass=cache_pass, layer=layer) for layer in range(num_layers)]
-    return [attend_all if mask is None else masked_attend(mask, device)] * num_layers
-
-
 def _attend_cached(
-    queries: Tensor, keys: Tensor, values: Tensor, *, cache_pass: CachePass, layer: int
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    cache_pass: CachePass,
+    buffer: KeysValues,
+    attention: Attend,
 ) -> Tensor:
-    return attend_all(queries, *cache_pass.join(layer, keys, values))
+    return attention(queries, *cache_pass.join(buffer, keys, values))
 
 
 def _check_call(

@@ -58,9 +58,11 @@ class CachePass:
     """`others` and `own` together."""
     version: int
 
-    def join(self, layer: int, keys: Tensor, values: Tensor) -> KeysValues:
-        """All keys and values that the pass attends to in `layer`, its own included."""
-        buffer = self.cache.layers[layer]
+    def join(self, buffer: KeysValues, keys: Tensor, values: Tensor) -> KeysValues:
+        """All keys and values that the pass attends to in the layer of `buffer`, its own included.
+
+        What a compiled layer depends on here are the ranges: layers share code, and so do passes.
+        """
         if self.own is None:
             return self._concatenate(buffer, keys, values)
         for stored, new in zip(buffer, (keys, values), strict=True):

@@ -20,16 +20,18 @@ from shotstream.codec.text import TextEncoder, UMT5Config, UMT5TextEncoder
 from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.geometry import PixelSize, VideoGeometry
+from shotstream.model.attention import attention_kernel
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
-from shotstream.model.quantized import quantize_linears
+from shotstream.model.quantized import check_format, quantize_linears
+from shotstream.process import keep_compiled
 from shotstream.story import CaptionStyle, fit_caption
 from shotstream.streaming.crew import Crew
 from shotstream.streaming.engine import Compose, Engine, EngineConfig, Family
-from shotstream.streaming.savings import NOTHING_SAVED, Savings
 from shotstream.streaming.session import StorySession
+from shotstream.streaming.switches import DEFAULT_SWITCHES, Switches
 from shotstream.weights.bundle import Bundle, BundleError, config_from_document, read_bundle
-from shotstream.weights.hub import resolve
+from shotstream.weights.hub import home, resolve
 
 CAPTION_STYLES: dict[Family, CaptionStyle] = {"theatre": "plain", "wan": "published"}
 """How each family's captions are composed."""
@@ -130,7 +132,7 @@ def load(
     device: torch.device | str = "auto",
     dtype: torch.dtype | None = None,
     *,
-    savings: Savings = NOTHING_SAVED,
+    switches: Switches = DEFAULT_SWITCHES,
     crew: Crew | None = None,
     synchronize: bool = False,
 ) -> StreamingPipeline:
@@ -140,7 +142,7 @@ def load(
         name: A name that `weights.hub.resolve` knows, or a bundle's directory.
         device: "auto" takes a GPU when there is one, else the CPU.
         dtype: What to compute in; None is float32, and bfloat16 for the Wan family on a GPU.
-        savings: What is given up for memory. Films made with less than all bits are those of another model.
+        switches: How it is run. Films made with less than all bits are those of another model.
         crew: The processes that make films together, led by this one, on the crew's device.
         synchronize: Wait for the device after each part of a chunk, so that its timings hold its own work.
 
@@ -151,19 +153,20 @@ def load(
     chosen = choose_device(device) if crew is None else crew.device
     bundle = read_bundle(directory)
     dtype = dtype or _default_dtype(bundle, chosen)
-    engine = build_engine(bundle, chosen, dtype, savings=savings, crew=crew, synchronize=synchronize)
+    engine = build_engine(bundle, chosen, dtype, switches=switches, crew=crew, synchronize=synchronize)
     return StreamingPipeline(engine)
 
 
 def follow(
-    name: str | Path, crew: Crew, dtype: torch.dtype | None = None, *, savings: Savings = NOTHING_SAVED
+    name: str | Path, crew: Crew, dtype: torch.dtype | None = None, *, switches: Switches = DEFAULT_SWITCHES
 ) -> None:
     """Help the crew's leader to make films until it dismisses this process; the leader's arguments of `load`.
 
     Reads the transformer and nothing else.
     """
+    _check_crew(switches)
     bundle = read_bundle(resolve(name), parts=("dit",))
-    crew.follow(_load_dit(bundle, crew.device, dtype or _default_dtype(bundle, crew.device), savings))
+    crew.follow(_load_dit(bundle, crew.device, dtype or _default_dtype(bundle, crew.device), switches))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,7 +193,7 @@ def load_encoders(
     bundle = read_bundle(resolve(name), parts=("codec", "text_encoder"))
     config = _engine_config(bundle)
     dtype = dtype or _default_dtype(bundle, chosen)
-    codec, text_encoder = _coders(config.family)(bundle, chosen, dtype, NOTHING_SAVED)
+    codec, text_encoder = _coders(config.family)(bundle, chosen, dtype, DEFAULT_SWITCHES)
     dit = config_from_document(DiTConfig, bundle.config.get("dit"), f"{bundle.directory}: dit")
     return Encoders(
         engine=config,
@@ -207,19 +210,22 @@ def build_engine(
     device: torch.device,
     dtype: torch.dtype,
     *,
-    savings: Savings = NOTHING_SAVED,
+    switches: Switches = DEFAULT_SWITCHES,
     crew: Crew | None = None,
     synchronize: bool = False,
 ) -> Engine:
     """The engine of a bundle that was read; BundleError when its parts do not make one."""
     config = _engine_config(bundle)
-    dit = _load_dit(bundle, device, dtype, savings)
-    codec, text_encoder = _coders(config.family)(bundle, device, dtype, savings)
+    if crew is not None:
+        _check_crew(switches)
+    dit = _load_dit(bundle, device, dtype, switches)
+    codec, text_encoder = _coders(config.family)(bundle, device, dtype, switches)
     sha256 = bundle.sha256
-    if savings.suffix:
+    if switches.suffix:
         # A film, a session or a replay made with other numbers belongs to them alone.
-        config = replace(config, model_id=config.model_id + savings.suffix)
-        sha256 = hashlib.sha256((sha256 + savings.suffix).encode()).hexdigest()
+        config = replace(config, model_id=config.model_id + switches.suffix)
+        # Weights that were drawn have no hash.
+        sha256 = sha256 and hashlib.sha256((sha256 + switches.suffix).encode()).hexdigest()
     return Engine(
         config,
         dit,
@@ -229,7 +235,7 @@ def build_engine(
         weights_sha256=sha256,
         synchronize=synchronize,
         crew=crew,
-        cache_dtype=torch.float8_e4m3fn if savings.float8_cache else None,
+        cache_dtype=torch.float8_e4m3fn if switches.float8_cache else None,
     )
 
 
@@ -279,17 +285,35 @@ def choose_device(device: torch.device | str) -> torch.device:
     return chosen
 
 
-def _load_dit(bundle: Bundle, device: torch.device, dtype: torch.dtype, savings: Savings) -> DiT:
-    """The transformer, in evaluation mode; on the device it is never whole in more bits than asked for."""
+def _load_dit(bundle: Bundle, device: torch.device, dtype: torch.dtype, switches: Switches) -> DiT:
+    """The transformer, in evaluation mode; on the device it is never whole in more bits than asked for.
+
+    Raises:
+        ValueError: A switch that this device, this dtype or this install does not know.
+    """
+    attention = attention_kernel(switches.attention, device, dtype)
+    if switches.weights is not None:
+        check_format(switches.weights, device, dtype)
+    if switches.cuda_graphs and device.type != "cuda":
+        raise ValueError("CUDA graphs need a CUDA device")
     with torch.device("meta"):
         dit = DiT(config_from_document(DiTConfig, _section(bundle, "dit"), f"{bundle.directory}: dit"))
-    if savings.weights is None:
+    if switches.weights is None:
         _fill(dit, bundle, "dit", device, dtype)
-        return dit
-    _fill(dit, bundle, "dit", None, None)
-    quantize_linears(dit.blocks, savings.weights, device)
-    dit.to(device, dtype)
+    else:
+        _fill(dit, bundle, "dit", None, None)
+        quantize_linears(dit.blocks, switches.weights, device)
+        dit.to(device, dtype)
+    dit.attention = attention
+    if switches.compile:
+        keep_compiled(home() / "compiled")
+        dit.compile_blocks(cuda_graphs=switches.cuda_graphs)
     return dit
+
+
+def _check_crew(switches: Switches) -> None:
+    if switches.compile:
+        raise ValueError("several processes exchange tensors within each block, which cannot be compiled")
 
 
 def _default_dtype(bundle: Bundle, device: torch.device) -> torch.dtype:
@@ -297,7 +321,7 @@ def _default_dtype(bundle: Bundle, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if is_wan and device.type == "cuda" else torch.float32
 
 
-_Coders = Callable[[Bundle, torch.device, torch.dtype, Savings], tuple[Codec, TextEncoder]]
+_Coders = Callable[[Bundle, torch.device, torch.dtype, Switches], tuple[Codec, TextEncoder]]
 
 
 def _coders(family: Family) -> _Coders:
@@ -306,10 +330,10 @@ def _coders(family: Family) -> _Coders:
 
 
 def _theatre(
-    bundle: Bundle, device: torch.device, dtype: torch.dtype, savings: Savings
+    bundle: Bundle, device: torch.device, dtype: torch.dtype, switches: Switches
 ) -> tuple[Codec, TextEncoder]:
     del dtype  # Both are small, and the codec names colours: they stay in float32.
-    if savings.offload_text:
+    if switches.offload_text:
         raise ValueError("only Wan's text encoder can be kept off the device; the theatre's is tiny")
     where = f"{bundle.directory}: codec"
     codec = PatchCodec(config_from_document(PatchCodecConfig, _section(bundle, "codec"), where))
@@ -321,7 +345,7 @@ def _theatre(
 
 
 def _wan(
-    bundle: Bundle, device: torch.device, dtype: torch.dtype, savings: Savings
+    bundle: Bundle, device: torch.device, dtype: torch.dtype, switches: Switches
 ) -> tuple[Codec, TextEncoder]:
     tensors, where = bundle.tensors, bundle.directory
     vae_config = config_from_document(WanVAEConfig, _section(bundle, "codec"), f"{where}: codec")
@@ -335,7 +359,7 @@ def _wan(
         bundle.files["tokenizer.json"],
         device=device,
         dtype=dtype,
-        offload=savings.offload_text,
+        offload=switches.offload_text,
     )
     return codec, text_encoder
 

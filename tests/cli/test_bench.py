@@ -21,6 +21,7 @@ def run(*arguments: str) -> int:
     ("question", "options"),
     [
         ("denoise", ("--dtype", "bfloat16", "--steps", "1", "--chunks", "2", "--repeats", "1")),
+        ("denoise", ("--chunks", "1", "--repeats", "1", "--weights", "int8-products", "--float8-cache")),
         ("decode", ("--chunks", "2", "--repeats", "1")),
         ("encode", ("--chunks", "1", "--repeats", "1")),
         ("cut", ("--chunks", "1", "--repeats", "1", "--steps", "1")),
@@ -34,6 +35,7 @@ def test_every_question_ends_in_one_json_line(
     assert run(question, *TINY, *options) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["bench"] == question
+    assert document["switches"]["float8_cache"] == ("--float8-cache" in options)
     assert document["weights_sha256"] == "random" and document["pixel_size"] == [32, 48]
 
 

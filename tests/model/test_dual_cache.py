@@ -221,7 +221,7 @@ def test_the_hot_path_copies_no_cache() -> None:
         with torch.no_grad():
             cache_pass = cache.begin(CHUNK_FRAMES, index, None)
             own = torch.zeros(1, CHUNK_FRAMES * GRID.num_tokens, CONFIG.num_heads, CONFIG.head_dim)
-            keys, values = cache_pass.join(0, own, own)
+            keys, values = cache_pass.join(cache.layers[0], own, own)
         assert keys.untyped_storage().data_ptr() == pointers[0]
         assert values.untyped_storage().data_ptr() == cache.layers[0].values.data_ptr()
         assert keys.shape[1] == (2 + CHUNK_FRAMES * min(index + 1, 3)) * GRID.num_tokens

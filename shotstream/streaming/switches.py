@@ -1,0 +1,49 @@
+"""How a model is run: what it gives up for memory, what it computes with, what is compiled.
+
+docs/performance.md says what each switch saves and costs.
+"""
+
+from dataclasses import dataclass
+
+from shotstream.model.attention import AttentionName
+from shotstream.model.quantized import WeightFormat
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Switches:
+    """The default is every bit, torch's own attention, and nothing compiled.
+
+    Raises:
+        ValueError: Switches that exclude each other.
+    """
+
+    weights: WeightFormat | None = None
+    """What the linear layers of the transformer's blocks are kept in; None: what they are computed in."""
+    float8_cache: bool = False
+    """Whether keys and values are kept in float8 (e4m3) between passes."""
+    offload_text: bool = False
+    """Whether Wan's text encoder stays in main memory and its layers visit the device one by one."""
+    attention: AttentionName = "sdpa"
+    """What computes the transformer's self-attention."""
+    compile: bool = False
+    """Whether the transformer's blocks are compiled, once for each length of the cache."""
+    cuda_graphs: bool = False
+    """Whether compiled blocks are replayed as CUDA graphs."""
+
+    def __post_init__(self) -> None:
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("CUDA graphs replay compiled blocks; compile too")
+        if self.compile and self.weights == "int8-products":
+            raise ValueError("int8 products are a library's and cannot be compiled; leave one out")
+
+    @property
+    def suffix(self) -> str:
+        """Tells the films made with it from those made without; empty where they differ by rounding alone."""
+        weights = [f"{self.weights} weights"] if self.weights else []
+        cache = ["float8 cache"] if self.float8_cache else []
+        attention = ["8-bit attention"] if self.attention == "sage" else []
+        changes = weights + cache + attention
+        return f" ({', '.join(changes)})" if changes else ""
+
+
+DEFAULT_SWITCHES = Switches()
