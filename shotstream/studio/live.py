@@ -26,7 +26,8 @@ async def serve_viewer(socket: WebSocket, story_id: str, worker: Worker, limits:
     """Serves one viewer until it goes, or has to go."""
     await socket.accept()
     if not socket.scope.get("studio_allowed", False):
-        await socket.close(FORBIDDEN, "no token, or another site")
+        with _who_may_be_gone():
+            await socket.close(FORBIDDEN, "no token, or another site")
         return
     outbox = Outbox(limits)
     viewer_id = new_id()
@@ -36,8 +37,13 @@ async def serve_viewer(socket: WebSocket, story_id: str, worker: Worker, limits:
         # Insisted on, and also after a viewer who went while it was coming in.
         worker.insist(lambda studio: studio.detach(story_id, viewer_id))
     if outbox.close_code is not None:
-        with anyio.move_on_after(_CLOSE_WAIT_S), contextlib.suppress(RuntimeError, WebSocketDisconnect):
+        with anyio.move_on_after(_CLOSE_WAIT_S), _who_may_be_gone():
             await socket.close(outbox.close_code)
+
+
+def _who_may_be_gone() -> contextlib.suppress:
+    """For words to a viewer who may have left meanwhile: that is no fault."""
+    return contextlib.suppress(RuntimeError, WebSocketDisconnect)
 
 
 async def _serve(
@@ -46,8 +52,9 @@ async def _serve(
     try:
         seat = await worker.ask(lambda studio: studio.attach(story_id, viewer_id, outbox))
     except Refusal as refusal:
-        await socket.send_text(_error(None, refusal.code, str(refusal)).model_dump_json())
-        await socket.close(NOT_FOUND if refusal.code == "not_found" else BUSY, str(refusal)[:100])
+        with _who_may_be_gone():
+            await socket.send_text(_error(None, refusal.code, str(refusal)).model_dump_json())
+            await socket.close(NOT_FOUND if refusal.code == "not_found" else BUSY, str(refusal)[:100])
         return
     async with anyio.create_task_group() as group:
 

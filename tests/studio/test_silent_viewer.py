@@ -60,3 +60,24 @@ def test_a_viewer_that_never_reads_is_given_up_and_the_story_goes_on(tmp_path: P
             assert (await worker.ask(lambda studio: studio.show(story.story_id))).autoplay
 
     anyio.run(run)
+
+
+class HastyViewer(SilentViewer):
+    """Who is gone before anything can be said."""
+
+    async def send(self, message: Any) -> None:
+        if message["type"] != "websocket.accept":
+            raise OSError("the connection is closed")
+
+
+def test_a_viewer_who_is_gone_before_its_refusal_is_told_is_no_fault(tmp_path: Path) -> None:
+    """Once a hundred viewers who came and went at the same time filled the log with tracebacks."""
+    app = create_app(StudioSettings(data_dir=tmp_path), StreamingPipeline(tiny_engine()))
+
+    async def run() -> None:
+        async with app.router.lifespan_context(app):
+            hasty = HastyViewer("0" * 16)
+            with anyio.fail_after(60):
+                await app(hasty.scope, hasty.receive, hasty.send)
+
+    anyio.run(run)
