@@ -56,6 +56,29 @@ _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
         Annotated[bool, typer.Option("--cuda-graphs", help="Replay compiled blocks as CUDA graphs.")],
         False,
     ),
+    "compile_decoder": (
+        Annotated[bool, typer.Option("--compile-decoder", help="Compile Wan's decoder.")],
+        False,
+    ),
+    "channels_last": (
+        Annotated[
+            bool, typer.Option("--channels-last", help="Lay Wan's decoder out with channels together.")
+        ],
+        False,
+    ),
+    "chunk_decode": (
+        Annotated[
+            bool, typer.Option("--chunk-decode", help="Decode a chunk's latent frames together (Wan).")
+        ],
+        False,
+    ),
+    "overlap_chunks": (
+        Annotated[
+            bool,
+            typer.Option("--overlap-chunks", help="Make a chunk while the one before is decoded and used."),
+        ],
+        False,
+    ),
 }
 
 

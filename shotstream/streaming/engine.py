@@ -96,11 +96,10 @@ class Engine:
             crew: The processes that make each chunk together, led by this one; None: this one alone.
             cache_dtype: What keys and values are kept in; None: what the transformer computes in.
             overlap: Denoise each chunk while the one before is decoded and used; see `ahead`. Parts of a
-                chunk then run beside each other, and `synchronize` has no effect.
+                chunk then run beside each other, and `synchronize` has no effect. Not with a crew.
 
         Raises:
-            ValueError: The parts do not fit each other, there are more processes than can share a pass, or
-                several of them are to overlap.
+            ValueError: The parts do not fit each other, or there are more processes than can share a pass.
         """
         if codec.latent_channels != dit.config.latent_channels:
             raise ValueError(

@@ -17,7 +17,7 @@ from torch import nn
 from shotstream.codec.codec import Codec
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.codec.text import TextEncoder, UMT5Config, UMT5TextEncoder
-from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
+from shotstream.codec.wan_vae import WanDecoding, WanVAE, WanVAEConfig
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.geometry import PixelSize, VideoGeometry
 from shotstream.model.attention import attention_kernel
@@ -236,6 +236,7 @@ def build_engine(
         synchronize=synchronize,
         crew=crew,
         cache_dtype=torch.float8_e4m3fn if switches.float8_cache else None,
+        overlap=switches.overlap_chunks,
     )
 
 
@@ -312,6 +313,8 @@ def _load_dit(bundle: Bundle, device: torch.device, dtype: torch.dtype, switches
 
 
 def _check_crew(switches: Switches) -> None:
+    if switches.overlap_chunks:
+        raise ValueError("several processes make each chunk together, when it is asked for; do not overlap")
     if switches.compile:
         raise ValueError("several processes exchange tensors within each block, which cannot be compiled")
 
@@ -335,6 +338,8 @@ def _theatre(
     del dtype  # Both are small, and the codec names colours: they stay in float32.
     if switches.offload_text:
         raise ValueError("only Wan's text encoder can be kept off the device; the theatre's is tiny")
+    if switches.of_wan_decoder:
+        raise ValueError("only Wan's decoder can be compiled, laid out otherwise or given whole chunks")
     where = f"{bundle.directory}: codec"
     codec = PatchCodec(config_from_document(PatchCodecConfig, _section(bundle, "codec"), where))
     _fill(codec, bundle, "codec", device, torch.float32)
@@ -352,7 +357,15 @@ def _wan(
     text_config = config_from_document(UMT5Config, _section(bundle, "text_encoder"), f"{where}: text_encoder")
     if "tokenizer.json" not in bundle.files:
         raise BundleError(f"{where}: no tokenizer.json; import the published files again")
-    codec = WanVAE.from_tensors(vae_config, tensors["codec"], device=device, dtype=dtype)
+    chunk = config_from_document(DiTConfig, bundle.config.get("dit"), f"{where}: dit").chunk_latent_frames
+    if switches.compile_decoder:
+        keep_compiled(home() / "compiled")
+    decoding = WanDecoding(
+        latents_per_pass=chunk if switches.chunk_decode else 1,
+        channels_last=switches.channels_last,
+        compile=switches.compile_decoder,
+    )
+    codec = WanVAE.from_tensors(vae_config, tensors["codec"], device=device, dtype=dtype, decoding=decoding)
     text_encoder = UMT5TextEncoder.from_tensors(
         text_config,
         tensors["text_encoder"],

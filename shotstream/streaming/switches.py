@@ -29,12 +29,27 @@ class Switches:
     """Whether the transformer's blocks are compiled, once for each length of the cache."""
     cuda_graphs: bool = False
     """Whether compiled blocks are replayed as CUDA graphs."""
+    compile_decoder: bool = False
+    """Whether Wan's decoder is compiled, for a shot's first chunk and for the later ones."""
+    channels_last: bool = False
+    """Whether Wan's decoder keeps the channels of a pixel together in memory."""
+    chunk_decode: bool = False
+    """Whether a chunk's latent frames go through Wan's decoder together, instead of one after the other."""
+    overlap_chunks: bool = False
+    """Whether a chunk is denoised while the one before is decoded and used; see `ahead`."""
 
     def __post_init__(self) -> None:
         if self.cuda_graphs and not self.compile:
             raise ValueError("CUDA graphs replay compiled blocks; compile too")
         if self.compile and self.weights == "int8-products":
             raise ValueError("int8 products are a library's and cannot be compiled; leave one out")
+        if self.overlap_chunks and self.cuda_graphs:
+            raise ValueError("CUDA graphs belong to the thread that recorded them; do not overlap")
+
+    @property
+    def of_wan_decoder(self) -> bool:
+        """Whether one is set that only Wan's decoder knows."""
+        return self.compile_decoder or self.channels_last or self.chunk_decode
 
     @property
     def suffix(self) -> str:

@@ -20,6 +20,7 @@ from shotstream.streaming.pipeline import (
     load,
     theatre_bundle_config,
 )
+from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import BundleError, write_bundle
 from shotstream.weights.hub import WeightsNotFoundError
 from tests.streaming.tiny import tiny_config, tiny_dit, tiny_engine
@@ -178,3 +179,13 @@ def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
     shot = frames(pipeline)
     assert shot.shape == (21, 32, 48, 3)
     assert np.array_equal(shot, frames(load(tmp_path / "wan", "cpu")))
+    overlapping = load(tmp_path / "wan", "cpu", switches=Switches(overlap_chunks=True))
+    assert overlapping.engine.ahead is not None
+    assert np.array_equal(shot, frames(overlapping))
+    together = frames(load(tmp_path / "wan", "cpu", switches=Switches(chunk_decode=True, channels_last=True)))
+    # Rounding may move a pixel by a level.
+    assert np.abs(shot.astype(int) - together.astype(int)).max() <= 1
+    with pytest.raises(ValueError, match="only Wan's decoder"):
+        load("theatre", "cpu", switches=Switches(chunk_decode=True))
+    with pytest.raises(ValueError, match="do not overlap"):
+        Switches(compile=True, cuda_graphs=True, overlap_chunks=True)
