@@ -24,6 +24,12 @@ _PICTURE = """() => {
   return { width: canvas.width, height: canvas.height, data: Array.from(data) };
 }"""
 
+_PAUSE = """() => {
+  const button = document.querySelector(".play");
+  if (button.ariaLabel === "Pause") button.click();
+  return button.ariaLabel !== "Pause";
+}"""
+
 
 class Seen:
     """A page of the studio in a browser.
@@ -90,8 +96,8 @@ class Seen:
         self.page.keyboard.press(key)
 
     def pause(self) -> None:
-        self.page.click(".play[aria-label=Pause]")
-        self.page.wait_for_selector(".play[aria-label=Play], .play[aria-label='Play again']")
+        """Pauses; a film that has come to its end meanwhile stands still by itself."""
+        self.until(lambda: self.page.evaluate(_PAUSE))
 
     def picture(self) -> np.ndarray:
         """What the video shows now, each of the engine's pixels averaged over its square: h w 3."""
