@@ -33,6 +33,9 @@ class LoopConfig:
     """Checkpoints kept."""
     accumulation: int = 1
     """Parts that a process computes its share of a batch in: more of them need less memory."""
+    samples_at_once: int = 0
+    """Samples of such a part, in the place of `accumulation`: then there are as many parts as that takes, on
+    any number of processes. 0: as `accumulation` says."""
     activation_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: slower, in less memory."""
     compile: bool = False
@@ -44,6 +47,12 @@ class LoopConfig:
         for name in ("num_steps", "save_every", "log_every", "preview_every", "keep", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.samples_at_once < 0:
+            raise ValueError(f"samples_at_once is {self.samples_at_once}; it must be at least 0")
+        if self.samples_at_once and self.accumulation > 1:
+            raise ValueError(
+                f"samples_at_once is {self.samples_at_once} and accumulation {self.accumulation}: give one"
+            )
 
 
 def resume(stage: Stage, checkpoint: Path, world: World = ALONE) -> int:

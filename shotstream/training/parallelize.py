@@ -30,6 +30,8 @@ class Execution:
     """The processes that compute them."""
     accumulation: int = 1
     """Parts that a process computes its share of a batch in, one after the other."""
+    samples_at_once: int = 0
+    """Samples of such a part; 0: as many as `accumulation` leaves."""
     activation_checkpointing: bool = False
     """Whether blocks are computed again in the backward pass instead of being remembered."""
     compile: bool = False
@@ -41,15 +43,31 @@ class Execution:
         Raises:
             ValueError: the batch cannot be divided evenly.
         """
-        num_parts = self.world.size * self.accumulation
-        if batch_size % num_parts:
-            raise ValueError(
-                f"a batch of {batch_size} cannot be divided among {self.world.size} processes in "
-                f"{self.accumulation} parts each; their product must divide it"
-            )
-        size = batch_size // num_parts
-        first = self.world.rank * self.accumulation
-        return [range(size * part, size * (part + 1)) for part in range(first, first + self.accumulation)]
+        if self.samples_at_once:
+            if batch_size % (self.world.size * self.samples_at_once):
+                raise ValueError(
+                    f"a batch of {batch_size} cannot be divided among {self.world.size} processes, "
+                    f"{self.samples_at_once} samples at once; their product must divide it"
+                )
+            parts = batch_size // (self.world.size * self.samples_at_once)
+        else:
+            parts = self.accumulation
+            if batch_size % (self.world.size * parts):
+                raise ValueError(
+                    f"a batch of {batch_size} cannot be divided among {self.world.size} processes in "
+                    f"{parts} parts each; their product must divide it"
+                )
+        size = batch_size // (self.world.size * parts)
+        first = self.world.rank * parts
+        return [range(size * part, size * (part + 1)) for part in range(first, first + parts)]
+
+    def division(self, batch_size: int) -> str:
+        """How a batch is computed, in words."""
+        shares = self.shares(batch_size)
+        return (
+            f"a batch of {batch_size} samples: {self.world.size} processes x {len(shares)} parts x "
+            f"{len(shares[0])} samples"
+        )
 
     def refuse(self, names: Iterable[str], reason: str) -> None:
         """ValueError when one of these settings is in use; they could not take effect."""

@@ -25,6 +25,11 @@ def multiplies_bfloat16(wanted: MatmulDtype, device: torch.device) -> bool:
     return has_fast_bfloat16(device) if wanted == "auto" else wanted == "bfloat16"
 
 
+def matmul_dtype(wanted: MatmulDtype, device: torch.device) -> torch.dtype:
+    """What it means on a device."""
+    return torch.bfloat16 if multiplies_bfloat16(wanted, device) else torch.float32
+
+
 def multiplying(wanted: MatmulDtype, device: torch.device) -> AbstractContextManager[Any]:
     """A context in which networks multiply so.
 

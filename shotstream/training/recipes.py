@@ -252,7 +252,9 @@ def _mini_matching(num_steps: int) -> DmdTraining:
 
 
 def _wan(name: str, stage: StageConfig, num_steps: int, inputs: tuple[str, ...]) -> Recipe:
-    saved = LoopConfig(num_steps=num_steps, save_every=100, log_every=10, preview_every=1000)
+    saved = LoopConfig(
+        num_steps=num_steps, save_every=100, log_every=10, preview_every=1000, samples_at_once=1
+    )
     learns = not isinstance(stage, OdePairsTraining)
     return Recipe(
         name=name,

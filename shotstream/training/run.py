@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from shotstream.training.stages.ode_pairs import OdePairsStage, OdePairsTraining
 from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel, open_pool
 from shotstream.training.start import codec_of
 from shotstream.training.world import ALONE, World
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +101,7 @@ def prepare_run(
     stage = build_stage(recipe, runs, device, world)
     beginning = found[-1] if found else start_from
     first = resume(stage, beginning, world) if beginning is not None else 0
+    log.info(execution_of(recipe.loop, world).division(stage.batch_size))
     world.wait()  # nobody looks for what there was while somebody writes
     if world.leads:
         directory.mkdir(parents=True, exist_ok=True)
@@ -141,6 +145,7 @@ def execution_of(loop: LoopConfig, world: World) -> Execution:
     return Execution(
         world=world,
         accumulation=loop.accumulation,
+        samples_at_once=loop.samples_at_once,
         activation_checkpointing=loop.activation_checkpointing,
         compile=loop.compile,
     )

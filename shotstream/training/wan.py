@@ -3,7 +3,7 @@
 They train on shards that `shotstream data encode CLIPS -o data/shards --model wan-1.3b` made. Ours are:
 half of the teacher's steps are causal, which is what makes its trajectories a causal student's (Causal
 Forcing, arXiv 2602.02214); weights are averaged; the fake score is warmed up. The effective batch is the
-recipe's on any number of GPUs: `loop.accumulation` parts on each.
+recipe's on any number of GPUs that divides it: each computes `loop.samples_at_once` samples after the other.
 """
 
 import dataclasses

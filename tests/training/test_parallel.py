@@ -173,6 +173,19 @@ def test_shares_are_all_of_the_batch_once(size: int, accumulation: int) -> None:
     assert list(chain.from_iterable(chain.from_iterable(shares))) == list(range(12))
 
 
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_samples_at_once_give_the_same_batch_on_any_number_of_processes(size: int) -> None:
+    shares = [
+        Execution(world=World(rank=rank, size=size), samples_at_once=2).shares(8) for rank in range(size)
+    ]
+    assert all(len(part) == 2 for own in shares for part in own)
+    assert list(chain.from_iterable(chain.from_iterable(shares))) == list(range(8))
+    told = Execution(world=World(size=size), samples_at_once=2).division(8)
+    assert told == f"a batch of 8 samples: {size} processes x {4 // size} parts x 2 samples"
+    with pytest.raises(ValueError, match="3 samples at once"):
+        Execution(samples_at_once=3).shares(8)
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(ValueError, match="a batch of 10 cannot be divided among 2 processes in 2 parts"):
         Execution(world=World(size=2), accumulation=2).shares(10)

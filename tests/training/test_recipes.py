@@ -80,6 +80,8 @@ def test_a_float_may_be_written_without_a_point() -> None:
         ("theatre_ode_pairs", "stage.student_steps=[260, 1000]"),
         ("theatre_causal_init", "stage.num_steps=0"),
         ("theatre_causal_init", "stage.learning_rate=-1"),
+        ("wan_teacher", "loop.accumulation=2"),
+        ("theatre_teacher", "loop.samples_at_once=-1"),
     ],
 )
 def test_a_value_that_cannot_train_is_refused_at_once(name: str, override: str) -> None:

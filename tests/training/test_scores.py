@@ -1,5 +1,6 @@
 """Runs are scored as they stand: a teacher by whole shots on its own history, a student by streaming."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from shotstream import cli
-from shotstream.evaluation.films import held_out_stories
-from shotstream.evaluation.run import EvaluationConfig
+from shotstream.evaluation.films import held_out_stories, true_films
+from shotstream.evaluation.run import EvaluationConfig, score_films
 from shotstream.training.films import teacher_films, theatre_pipeline
 from shotstream.training.run import input_codec, run_recipe, trained_model
 from shotstream.training.scores import evaluate_run
@@ -50,6 +51,20 @@ def test_teachers_and_students_are_scored_and_say_how_they_filmed(runs: Path) ->
     other = evaluate_run("theatre_causal_init", runs, config)
     assert other.facts["num_steps"] == 4
     assert len(other.by_shot["characters"]) == 2
+
+
+def test_captions_are_taken_away_by_telling_those_of_another_story(runs: Path) -> None:
+    """What follows captions suffers, whatever is judged; a student is told them too."""
+    config = EvaluationConfig(num_stories=6, num_shots=2, num_chunks=1, judge_truth=False)
+    astray = replace(config, other_captions=True)
+    own, other = (score_films(true_films(1), one) for one in (config, astray))
+    means = [{row.axis: row.mean for row in report.rows} for report in (own, other)]
+    assert means[0]["action"] == 1.0 and (means[1]["action"] or 0.0) < 0.7
+    assert means[0]["cut"] == means[1]["cut"]
+    small = replace(astray, num_stories=1)
+    assert evaluate_run("theatre_causal_init", runs, small).facts["other_captions"] is True
+    with pytest.raises(ValueError, match="reads no captions"):
+        replace(astray, codec_only=True)
 
 
 def test_what_cannot_be_scored_is_bad_input(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

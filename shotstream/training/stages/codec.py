@@ -81,7 +81,9 @@ class CodecStage:
         """ValueError for a way of computing that a codec does not have."""
         torch.manual_seed(config.seed)  # the initial weights
         self.config, self.execution = config, execution or Execution()
-        self.execution.refuse(("accumulation",), "the codec normalises latents over its whole batch at once")
+        self.execution.refuse(
+            ("accumulation", "samples_at_once"), "the codec normalises latents over its whole batch at once"
+        )
         self.execution.refuse(("activation_checkpointing", "compile"), "the codec is no transformer")
         self.execution.shares(config.batch_size)
         self.device = torch.device(device)

@@ -44,7 +44,7 @@ from shotstream.training.keys import draws, tensor_draws
 from shotstream.training.lora import merge_adapters
 from shotstream.training.optimisers import ClippedAdamW
 from shotstream.training.parallelize import Execution, whole_state
-from shotstream.training.precision import MatmulDtype, multiplying, require_matmul_dtype
+from shotstream.training.precision import MatmulDtype, matmul_dtype, multiplying, require_matmul_dtype
 from shotstream.training.stages.teacher import TeacherTraining, TheatreModel, shot_velocity, token_grid
 
 
@@ -261,6 +261,7 @@ class DmdStage:
                 text,
                 self.schedule.student_sigmas(self.config.student_steps).to(self.student.device),
                 seeds=[derive_seed(self.config.seed, "rollout", *key, sample) for sample in scene.samples],
+                dtype=matmul_dtype(self.config.matmul_dtype, self.student.device),
             ).chunks(scene.num_chunks, [exit_step] * scene.num_chunks)
             return torch.cat(list(chunks), dim=2)
 
@@ -365,10 +366,12 @@ def student_rollout(
     sigmas: Float[Tensor, " k"],
     *,
     seeds: Sequence[int],
+    dtype: torch.dtype = torch.float32,
 ) -> Rollout:
-    """The rollout of a batch of shots, each with noise of its own seed."""
+    """The rollout of a batch of shots, each with noise of its own seed; `dtype` is the cache's."""
     context = conditioning.context
-    cache = DualCache(dit.config, context.shape[0], token_grid(context, dit.config), device=context.device)
+    grid = token_grid(context, dit.config)
+    cache = DualCache(dit.config, context.shape[0], grid, dtype=dtype, device=context.device)
     shape = (dit.config.latent_channels, dit.config.chunk_latent_frames, context.shape[-2], context.shape[-1])
     noise = KeyedNoise(seeds=tuple(seeds), shape=shape, device=context.device)
     return Rollout(dit, conditioning, text, cache, noise, sigmas)

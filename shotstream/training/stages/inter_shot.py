@@ -46,7 +46,7 @@ from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.training.keys import draws
 from shotstream.training.lora import attach_adapters
 from shotstream.training.parallelize import Execution
-from shotstream.training.precision import multiplying
+from shotstream.training.precision import matmul_dtype, multiplying
 from shotstream.training.stages.dmd import DmdStage, DmdTraining, Scene, fake_of, student_rollout
 from shotstream.training.stages.teacher import TeacherTraining, TheatreModel
 
@@ -122,7 +122,10 @@ def inter_shot_stage(
             with torch.no_grad():
                 text = student.embed(captions)
                 with multiplying(dmd.matmul_dtype, device):
-                    rollout = student_rollout(student.dit, conditioning, text, sigmas, seeds=seeds)
+                    dtype = matmul_dtype(dmd.matmul_dtype, device)
+                    rollout = student_rollout(
+                        student.dit, conditioning, text, sigmas, seeds=seeds, dtype=dtype
+                    )
                     latents = torch.cat(list(rollout.chunks(num_chunks)), dim=2)
                 shots.append(look_back_at(codec, latents, index, student.dit.config.num_context_frames))
         return Scene(*condition_on(stories, shots, dmd.teacher, latent_size), lengths[-1], samples)

@@ -89,9 +89,7 @@ class OdePairsStage:
     ) -> None:
         """ValueError for what only a stage that learns can do."""
         self.config, self.execution = config, execution or Execution()
-        self.execution.refuse(
-            ("accumulation", "activation_checkpointing", "compile"), "making ODE pairs learns nothing"
-        )
+        self.execution.refuse(("activation_checkpointing", "compile"), "making ODE pairs learns nothing")
         self._drawn = dataclasses.replace(config.teacher, seed=config.seed)
         self.execution.shares(self.batch_size)
         self.model = model.eval().requires_grad_(False)

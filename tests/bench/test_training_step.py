@@ -1,0 +1,77 @@
+"""What a training step costs, counted on a device that computes nothing, against counts by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shotstream.bench.roofline import pass_cost
+from shotstream.bench.training_step import Shot, matching_step, teacher_step
+from shotstream.geometry import LatentSize, TokenGrid
+from shotstream.model.config import DiTConfig
+from shotstream.training import wan
+from shotstream.training.stages.teacher import TeacherTraining
+
+DIT = DiTConfig(
+    latent_channels=16,
+    dim=48,
+    ffn_dim=96,
+    num_heads=2,
+    num_layers=3,
+    text_dim=16,
+    text_length=8,
+    freq_dim=8,
+    num_context_frames=2,
+)
+SHOT = Shot(latent_size=LatentSize(8, 8), num_chunks=2, num_captions=1)
+WAN_SHOT = Shot(latent_size=LatentSize(60, 104), num_chunks=7)
+
+
+def teacher(**changes: object) -> TeacherTraining:
+    return replace(wan.wan_teacher(), dit=DIT, **changes)
+
+
+def test_a_step_in_which_all_learns_is_three_passes() -> None:
+    """Backward costs a pass for what came in and one for the weights; the first layers' input needs none."""
+    num_frames = 2 + 2 * DIT.chunk_latent_frames
+    once = pass_cost(DIT, TokenGrid(4, 4), num_frames, num_frames, 4).flops
+    step = teacher_step(teacher(learns="all"), SHOT)
+    assert step.flops == pytest.approx(3 * once, rel=0.03)
+    # Blocks alone, and of the last product of each nothing is needed again.
+    assert 0.9 * once < step.recomputed_flops < once
+
+
+def test_weights_that_do_not_learn_cost_no_gradient_and_no_state() -> None:
+    everything, attention = (teacher_step(teacher(learns=what), SHOT) for what in ("all", "self_attention"))
+    assert attention.flops < everything.flops
+    own = DIT.num_layers * (4 * DIT.dim * (DIT.dim + 1) + 2 * DIT.dim)
+    parameters = everything.state_bytes // (4 * 5)
+    assert attention.state_bytes == 4 * (2 * parameters + 3 * own)
+
+
+@pytest.mark.slow
+def test_more_updates_of_the_fake_score_and_filmed_shots_cost_what_they_are() -> None:
+    matching = replace(wan.wan_intra_shot().dmd, teacher=teacher(), fake_updates=1)
+    one = matching_step(matching, SHOT)
+    steps = [matching_step(replace(matching, fake_updates=count), SHOT).flops for count in (2, 3)]
+    assert steps[1] - steps[0] == pytest.approx(steps[0] - one.flops)
+    filmed = matching_step(matching, SHOT, num_filmed=2).flops - one.flops
+    assert 0 < filmed < 2 * one.flops
+    cached = 2 * DIT.num_layers * DIT.dim * 16 * (2 + DIT.window_chunks * DIT.chunk_latent_frames)
+    assert one.cache_bytes == 2 * cached
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_table_in_the_documentation_is_what_is_counted() -> None:
+    matching = wan.wan_intra_shot().dmd
+    told = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    rows = {
+        "teacher": teacher_step(wan.wan_teacher(), WAN_SHOT),
+        "intra_shot": matching_step(matching, WAN_SHOT),
+        "inter_shot": matching_step(matching, WAN_SHOT, num_filmed=2),
+    }
+    for name, cost in rows.items():
+        numbers = (cost.flops / 1e15, cost.recomputed_flops / 1e15)
+        line = " | ".join([name, *(f"{number:.2f}" for number in numbers)])
+        assert f"| {line} |" in told
