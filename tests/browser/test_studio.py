@@ -271,11 +271,20 @@ def test_cards_put_words_into_a_story(seen: Seen) -> None:
     page = seen.page
     page.goto(seen.server.address)
     page.click(".compose summary")
-    for words in ("a purple fox", "a yellow owl", "on the beach", "at night"):
+    told = "A purple fox and a yellow owl in the forest at night."
+    cards = (
+        "on the beach",
+        "a purple fox",
+        "a red frog",
+        "at night",
+        "in the forest",
+        "a yellow owl",
+        "at night",
+    )
+    for words in cards:
         page.click(f".compose [aria-label='Add {words}']")
     seen.save("cast-dark")
-    told = "A purple fox and a yellow owl on the beach at night."
-    assert page.input_value(".compose textarea") == told
+    seen.until(lambda: page.input_value(".compose textarea") == told)
     page.click(".compose .primary")
     seen.until(lambda: seen.story_id and seen.story()["global_caption"] == told)
     assert len(seen.story()["shots"]) == 3

@@ -3,9 +3,9 @@
 import { ask, frameUrl, importStory } from "./api.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
-import { cardsView, inserted } from "./inspector.js";
+import { cardsView } from "./inspector.js";
 import { themeButton } from "./studio.js";
-import { firstShots, inventStory } from "./words.js";
+import { firstShots, inserted, inventStory } from "./words.js";
 
 const POSTERS = new Set(["fox-and-owl", "frog-and-rabbit", "robot-by-the-sea"]);
 
@@ -95,7 +95,7 @@ function composeView(app) {
         "details",
         null,
         h("summary", null, "Cast and places"),
-        cardsView(suggestions, (words) => write(inserted(home.globalCaption, words))),
+        cardsView(suggestions, (words) => write(inserted(home.globalCaption, words, suggestions))),
       ),
   );
 }

@@ -5,6 +5,7 @@ import { framesOf } from "./film.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 import { staleText } from "./strip.js";
+import { inserted } from "./words.js";
 
 export function inspectorView(app) {
   return h("aside", { class: "inspector", "aria-label": "Shot and story" }, shotView(app), storyPart(app));
@@ -125,7 +126,7 @@ function takesView(director, shot) {
 function storyPart(app) {
   const { director, suggestions, limits } = app;
   const { story } = director;
-  const insert = (words) => director.ask("edit_story", { global_caption: inserted(story.global_caption, words) });
+  const insert = (words) => director.ask("edit_story", { global_caption: inserted(story.global_caption, words, suggestions) });
   return h(
     "section",
     { key: "story", class: "part" },
@@ -167,13 +168,6 @@ export function cardsView(suggestions, insert) {
     group("Places", "sets", suggestions.sets, (words) => words),
     group("Times of day", "sets", suggestions.skies, (words) => words),
   ];
-}
-
-/** A caption with words put in before its full stop. */
-export function inserted(caption, words) {
-  const text = caption.trim().replace(/\.$/, "");
-  const joint = words.startsWith("a ") && text ? " and " : " ";
-  return text ? `${text}${joint}${words}.` : `${words[0].toUpperCase()}${words.slice(1)}.`;
 }
 
 /** A field that is saved when it is left, or with Enter; Escape brings the old text back. */

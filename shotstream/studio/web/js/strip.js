@@ -38,7 +38,7 @@ export function stripView(app) {
       { class: "strip-head" },
       branchesView(director),
       h("span", { class: "grow" }),
-      numForeign > 0 && h("p", { key: "foreign", class: "stale-note" }, `${numForeign} ${numForeign === 1 ? "shot" : "shots"} made by other weights than are loaded now`),
+      numForeign > 0 && h("p", { key: "foreign", class: "stale-note" }, `${numForeign} ${numForeign === 1 ? "shot" : "shots"} made with other weights than are loaded now`),
       numStale > 0 &&
         h(
           "p",

@@ -41,6 +41,31 @@ export function sayChoices({ framing, who, action, place, time, camera }) {
   return where ? `${start}${where}${camera ? `, ${camera}` : ""}.` : "";
 }
 
+/** A story's caption with a card's words put where they belong: one place, one time, and two who play. */
+export function inserted(caption, words, suggestions) {
+  const text = caption.trim().replace(/\.$/, "");
+  const told = text.toLowerCase();
+  if (told.includes(words)) return caption;
+  const end = (sentence) => `${sentence[0].toUpperCase()}${sentence.slice(1)}.`;
+  if (!text) return end(words);
+  const group = [suggestions.places, suggestions.times].find((phrases) => phrases.includes(words));
+  if (group) {
+    const other = group.find((phrase) => told.includes(phrase));
+    if (!other) return end(`${text} ${words}`);
+    const at = told.indexOf(other);
+    return end(text.slice(0, at) + words + text.slice(at + other.length));
+  }
+  const cast = castOf(text, suggestions);
+  if (cast.length === 0) {
+    const isWhere = [...suggestions.places, ...suggestions.times].some((phrase) => told.startsWith(phrase));
+    return end(isWhere ? `${words} ${text[0].toLowerCase()}${text.slice(1)}` : `${text} ${words}`);
+  }
+  const last = cast.at(-1);
+  const from = told.indexOf(last);
+  if (cast.length > 1) return end(text.slice(0, from) + words.replace(/^a /, "") + text.slice(from + last.length));
+  return end(`${text.slice(0, from + last.length)} and ${words}${text.slice(from + last.length)}`);
+}
+
 /** A shot that could come next. */
 export function inventShot(globalCaption, suggestions, before) {
   const pick = (list) => list[Math.floor(Math.random() * list.length)] ?? "";
