@@ -171,7 +171,14 @@ def _take(x: Tensor, ranges: tuple[slice, ...]) -> Tensor:
 
 
 def _attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, *, block_mask: BlockMask) -> Tensor:
-    flex = _compiled_flex() if queries.is_cuda else flex_attention
+    device = queries.device.type
+    if torch.is_autocast_enabled(device):
+        # Autocast knows nothing of FlexAttention, and leaves it queries and keys of another dtype.
+        dtype = torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return _attend_blocks(queries.to(dtype), keys.to(dtype), values.to(dtype), block_mask=block_mask)
+    # A compiled caller compiles this too.
+    flex = _compiled_flex() if queries.is_cuda and not torch.compiler.is_compiling() else flex_attention
     out = flex(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), block_mask=block_mask)
     assert isinstance(out, Tensor)
     return out.transpose(1, 2)

@@ -91,6 +91,18 @@ def test_all_forms_compute_the_same_attention(window: int | None) -> None:
     torch.testing.assert_close(outputs["slices"], outputs["dense"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("window", [None, 2])
+def test_the_block_form_takes_what_autocast_leaves_in_two_precisions(window: int | None) -> None:
+    """Normalised queries and keys come in float32, values in bfloat16, which FlexAttention refuses."""
+    with torch.autocast("cpu", torch.bfloat16):
+        blocks, dense = (
+            _attend(form, window, torch.device("cpu"), torch.bfloat16) for form in ("block", "dense")
+        )
+    assert blocks.dtype == dense.dtype
+    torch.testing.assert_close(blocks, dense, rtol=0, atol=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("window", [None, 2])
@@ -102,7 +114,9 @@ def test_the_compiled_block_form_computes_the_same_attention(window: int | None)
     )
 
 
-def _attend(form: MaskForm, window: int | None, device: torch.device) -> torch.Tensor:
+def _attend(
+    form: MaskForm, window: int | None, device: torch.device, value_dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     mask = CausalMask(
         num_context_frames=2,
         num_target_frames=9,
@@ -112,7 +126,7 @@ def _attend(form: MaskForm, window: int | None, device: torch.device) -> torch.T
         form=form,
     )
     queries, keys, values = (randn(2, mask.num_tokens, 2, 32, seed=seed).to(device) for seed in range(3))
-    return masked_attend(mask, device)(queries, keys, values)
+    return masked_attend(mask, device)(queries, keys, values.to(value_dtype))
 
 
 def test_a_shots_mask_has_the_window_of_streaming() -> None:
