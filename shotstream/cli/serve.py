@@ -40,6 +40,10 @@ def serve(
     scale: Annotated[
         int | None, typer.Option(min=1, max=16, help="Enlargement of the pictures that are sent.")
     ] = None,
+    preview_decoder: Annotated[
+        Path | None,
+        typer.Option(help="TAEHV's file (taew2_1.pth): its pictures are sent while a shot is made (Wan)."),
+    ] = None,
     device: DeviceOption = "auto",
     *,
     switches: "Switches",
@@ -63,11 +67,13 @@ def serve(
         limits = Limits(open_stories=stories, look_ahead_s=look_ahead, quota_bytes=int(quota_gb * 2**30))
         with console.status(f"loading {model}"):
             from shotstream.streaming.pipeline import load
+            from shotstream.streaming.preview import read_preview
             from shotstream.streaming.warm_up import warm_up
 
             pipeline = load(model, device=device, switches=switches)
             if switches.compile:
                 warm_up(pipeline.engine)
+            preview = None if preview_decoder is None else read_preview(preview_decoder, pipeline.engine)
             settings = StudioSettings(
                 data_dir=data.expanduser(),
                 database_url=database,
@@ -75,7 +81,7 @@ def serve(
                 scale=scale or max(1, 192 // pipeline.pixel_size.height),
                 limits=limits,
             )
-            app = create_app(settings, pipeline)
+            app = create_app(settings, pipeline, preview)
     server = StudioServer(app, host, port)
     shown = f"[{host}]" if ":" in host else host
     try:

@@ -33,6 +33,17 @@ class DecodeState:
 
 
 @runtime_checkable
+class StreamDecoder(Protocol):
+    """What makes pixels of latents as they come."""
+
+    def decode_stream(
+        self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], state: DecodeState | None
+    ) -> tuple[Float[Tensor, "b 3 f h w"], DecodeState]:
+        """As `Codec.decode_stream`."""
+        ...
+
+
+@runtime_checkable
 class Codec(Protocol):
     """A causal video codec over normalised latents."""
 

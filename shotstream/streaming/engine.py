@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from shotstream.codec.codec import Codec, DecodeState
+from shotstream.codec.codec import Codec, DecodeState, StreamDecoder
 from shotstream.codec.pixels import from_levels, to_levels
 from shotstream.codec.text import TextEncoder
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
@@ -193,10 +193,16 @@ class Engine:
     @torch.no_grad()
     @torch.no_grad()
     def decode(
-        self, latents: Float[Tensor, "1 z f h w"], state: DecodeState | None
+        self,
+        latents: Float[Tensor, "1 z f h w"],
+        state: DecodeState | None,
+        decoder: StreamDecoder | None = None,
     ) -> tuple[UInt8[np.ndarray, "frames pixel_h pixel_w 3"], DecodeState]:
-        """The next frames of a shot, read-only, and the state that follows. Waits for the current stream."""
-        pixels, state = self.codec.decode_stream(latents, state)
+        """The next frames of a shot, read-only, and the state that follows. Waits for the current stream.
+
+        `decoder` takes the codec's place; the state is its own.
+        """
+        pixels, state = (decoder or self.codec).decode_stream(latents, state)
         frames = _to_host(rearrange(to_levels(pixels[0]), "c f h w -> f h w c")).numpy()
         frames.flags.writeable = False
         return frames, state

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from shotstream.codec.codec import DecodeState
+from shotstream.codec.codec import DecodeState, StreamDecoder
 from shotstream.story import MAX_SEED
 from shotstream.streaming.ahead import Ahead, Halt
 from shotstream.streaming.conditioning import Conditioning, caption_shots, first_shot, next_shot
@@ -56,6 +56,8 @@ class Chunk:
 
     frames: UInt8[np.ndarray, "f h w 3"]
     """RGB, read-only: later shots look back at this very memory."""
+    latents: Float[Tensor, "1 z latent_f latent_h latent_w"]
+    """What they were decoded from, on the engine's device."""
     shot_index: int
     """0-based, in the film."""
     chunk_index: int
@@ -95,8 +97,17 @@ class ShotOrder:
             )
 
 
-def make_shot(engine: Engine, order: ShotOrder) -> Generator[Chunk, None, None]:
-    """The chunks of one shot, each computed when it is asked for."""
+def make_shot(
+    engine: Engine, order: ShotOrder, preview: StreamDecoder | None = None
+) -> Generator[Chunk, None, None]:
+    """The chunks of one shot, each computed when it is asked for.
+
+    Args:
+        engine: What it is made with.
+        order: What it is made from.
+        preview: Makes frames to look at in the codec's place; a shot's own are then those that
+            `preview.final_frames` makes of the chunks' latents.
+    """
     stopwatch = engine.stopwatch()
     cache = engine.borrow_cache()
     try:
@@ -130,9 +141,14 @@ def make_shot(engine: Engine, order: ShotOrder) -> Generator[Chunk, None, None]:
         with closing(made):
             for chunk_index, denoised in enumerate(made):
                 with decoding.part("decode"), _stream_of(ahead, denoised):
-                    frames, state = engine.decode(denoised.latents, state)
+                    frames, state = (
+                        engine.decode(denoised.latents, state)
+                        if preview is None
+                        else engine.decode(denoised.latents, state, preview)
+                    )
                 yield Chunk(
                     frames=frames,
+                    latents=denoised.latents,
                     shot_index=len(order.takes),
                     chunk_index=chunk_index,
                     timings=_timings({**denoised.parts_s, **decoding.take()}),

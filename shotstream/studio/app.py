@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 import shotstream
+from shotstream.codec.codec import StreamDecoder
 from shotstream.files import remove
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.events import ErrorCode, Problem
@@ -77,8 +78,13 @@ class StudioSettings:
     limits: Limits = field(default_factory=Limits)
 
 
-def create_app(settings: StudioSettings, pipeline: StreamingPipeline) -> FastAPI:
+def create_app(
+    settings: StudioSettings, pipeline: StreamingPipeline, preview: StreamDecoder | None = None
+) -> FastAPI:
     """The server as an ASGI application; it works from its start-up to its shut-down.
+
+    With `preview` it sends that decoder's pictures; what it keeps and exports is the pipeline's own all the
+    same.
 
     Raises:
         StoreError: The database cannot be used, or another server works in `data_dir`.
@@ -99,7 +105,7 @@ def create_app(settings: StudioSettings, pipeline: StreamingPipeline) -> FastAPI
     if num_swept:
         _log.info("%d unfinished takes of an earlier run were deleted", num_swept)
     metrics = Metrics()
-    tools = StudioTools(pipeline, store, media, settings.limits, metrics, settings.scale)
+    tools = StudioTools(pipeline, store, media, settings.limits, metrics, settings.scale, preview)
     worker = Worker(Studio(tools))
 
     @asynccontextmanager

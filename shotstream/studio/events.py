@@ -524,7 +524,7 @@ class Media(Message):
     is_last: bool
     """Whether the take's ordered length is reached."""
     frame_sha256: tuple[str, ...]
-    """Of each of the engine's frames, uint8 RGB row by row."""
+    """Of each of the engine's frames, uint8 RGB row by row; none of a preview by a light decoder."""
 
 
 class MediaDropped(Message):

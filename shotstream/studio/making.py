@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from torch import Tensor
 
+from shotstream.codec.codec import StreamDecoder
 from shotstream.film.prepare import running_environment
 from shotstream.film.replay import hash_frames
 from shotstream.streaming.context_sampling import sample_context
 from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.preview import final_frames
 from shotstream.streaming.saved_session import Pin, Take
 from shotstream.streaming.shot import ShotOrder, finish_shot, make_shot
 from shotstream.studio.limits import Limits
@@ -32,8 +35,11 @@ class StudioTools:
         limits: Limits,
         metrics: Metrics,
         scale: int,
+        preview: StreamDecoder | None = None,
     ) -> None:
         self.pipeline = pipeline
+        self.preview = preview
+        """What makes the pictures that are sent, if not the model's own codec."""
         self.store = store
         self.media = media
         self.limits = limits
@@ -156,6 +162,7 @@ class MadeChunk:
     picture: bytes
     """The fragment, with the header before it in the first chunk."""
     frame_sha256: tuple[str, ...]
+    """None where a light decoder made the picture: the frames are not known before the take is finished."""
 
 
 class TakeInMaking:
@@ -181,11 +188,12 @@ class TakeInMaking:
                 for pin in order.pins
             ),
         )
-        self._stream = make_shot(tools.pipeline.engine, self._shot)
+        self._stream = make_shot(tools.pipeline.engine, self._shot, tools.preview)
         self._writer = fragment_writer(tools.pipeline, tools.scale)
         self._header = b""
         self._fragments: list[bytes] = []
         self._frames: list[np.ndarray] = []
+        self._latents: list[Tensor] = []
 
     @property
     def num_made(self) -> int:
@@ -212,10 +220,11 @@ class TakeInMaking:
             frame_index=self.num_frames,
             num_frames=len(chunk.frames),
             picture=header + fragment,
-            frame_sha256=hash_frames(chunk.frames),
+            frame_sha256=hash_frames(chunk.frames) if self._tools.preview is None else (),
         )
         self._fragments.append(fragment)
         self._frames.append(chunk.frames)
+        self._latents.append(chunk.latents)
         self.chunks.append(made)
         return made
 
@@ -233,7 +242,11 @@ class TakeInMaking:
             self.order,
             self._shot,
             memories,
-            frames=np.concatenate(self._frames[:num_chunks]),
+            frames=(
+                np.concatenate(self._frames[:num_chunks])
+                if self._tools.preview is None
+                else final_frames(self._tools.pipeline.engine, self._latents[:num_chunks])
+            ),
             recording=Recording(header=self._header, fragments=tuple(self._fragments[:num_chunks])),
         )
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from shotstream.codec.codec import StreamDecoder
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.events import FROM_SERVER, FROM_VIEWER, Done, Error, Media, StoryState
 from shotstream.studio.limits import Limits
@@ -47,14 +48,26 @@ class Stage:
     """A studio of a tiny model, one story of which a viewer watches."""
 
     def __init__(
-        self, folder: Path, *, limits: Limits | None = None, seed: int = 0, num_shots: int = 3
+        self,
+        folder: Path,
+        *,
+        limits: Limits | None = None,
+        seed: int = 0,
+        num_shots: int = 3,
+        preview: StreamDecoder | None = None,
     ) -> None:
         self.pipeline = StreamingPipeline(tiny_engine(seed=seed))
         self.store = Store(f"sqlite:///{folder / 'stories.sqlite'}")
         self.store.upgrade()
         self.media = MediaFolder(folder / "media", self.pipeline)
         self.tools = StudioTools(
-            self.pipeline, self.store, self.media, limits or Limits(look_ahead_s=1000.0), Metrics(), 1
+            self.pipeline,
+            self.store,
+            self.media,
+            limits or Limits(look_ahead_s=1000.0),
+            Metrics(),
+            1,
+            preview,
         )
         self.studio = Studio(self.tools)
         known = self.store.all_stories()

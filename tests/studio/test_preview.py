@@ -1,0 +1,48 @@
+"""A light decoder changes what is sent while a shot is made, and nothing that is kept."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from shotstream.codec.tiny_decoder import TinyDecoder
+from shotstream.codec.video_io import read_frames
+from tests.studio.stage import Stage
+
+
+def light_decoder() -> TinyDecoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return TinyDecoder(4, (6, 4, 4, 4)).eval().requires_grad_(False)
+
+
+def test_what_is_kept_is_the_codecs_and_only_what_is_sent_is_the_previews(tmp_path: Path) -> None:
+    stages = [Stage(tmp_path / name, preview=preview) for name, preview in _both(tmp_path)]
+    for stage in stages:
+        stage.run(3)  # Shot 1 is made, shot 2 has begun; the viewer is in the first chunk of shot 1.
+        stage.ask("cut", playing={"take_id": stage.film()[0], "frame_index": 3})
+        stage.run()
+    plain, previewed = stages
+    assert [len(hashes) for hashes in plain.hashes()] == [9, 21, 21]
+    assert previewed.hashes() == plain.hashes()
+    for ours, theirs in zip(previewed.film(), plain.film(), strict=True):
+        assert ours is not None and theirs is not None
+        memory = previewed.media.memory(previewed.story_id, ours)
+        assert torch.equal(memory.latents, plain.media.memory(plain.story_id, theirs).latents)
+        kept = previewed.media.frames(previewed.story_id, ours)
+        assert np.array_equal(kept, plain.media.frames(plain.story_id, theirs))
+    take_id = previewed.film()[1]
+    assert take_id is not None
+    assert all(media.frame_sha256 == () for media in previewed.media_of(take_id))
+    sent = read_frames(previewed.media.recording_file(previewed.story_id, take_id)).astype(int)
+    kept = previewed.media.frames(previewed.story_id, take_id).astype(int)
+    # The same frames by number; far from the codec's by more than H.264 can be.
+    assert sent.shape == kept.shape and np.abs(sent - kept).mean() > 20
+    for stage in stages:
+        stage.close()
+
+
+def _both(folder: Path) -> list[tuple[str, TinyDecoder | None]]:
+    for name in ("plain", "previewed"):
+        (folder / name).mkdir()
+    return [("plain", None), ("previewed", light_decoder())]
