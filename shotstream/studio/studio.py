@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from shotstream.studio import controls, memory
+from shotstream.studio import controls
 from shotstream.studio.events import (
     AnyControl,
     CutShown,
@@ -47,7 +47,7 @@ class Studio:
         self.limits = LimitsState(**{name: told[name] for name in LimitsState.model_fields})
         # In the order of their turns.
         self._rooms: dict[str, Room] = {}
-        self._told_s = self._gave_back_s = 0.0
+        self._told_s = 0.0
 
     # Stories.
 
@@ -200,9 +200,6 @@ class Studio:
             empty_s = room.empty_since_s
             if empty_s is not None and now_s - empty_s > self.tools.limits.linger_s:
                 self._let_go(story_id)
-        if now_s - self._gave_back_s > memory.EVERY_S:
-            self._gave_back_s = now_s
-            memory.give_back()
 
     def close(self) -> None:
         """The server ends."""
