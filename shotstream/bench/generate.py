@@ -157,6 +157,11 @@ class FilmRun:
                 self.num_frames += len(chunk.frames)
             self._parts_s["keep"] += session.shots[-1].keep_s
 
+    @property
+    def cuts_s(self) -> tuple[float, ...]:
+        """From asking for each shot after a first to its first chunk in memory."""
+        return tuple(self._cut_s)
+
     def rows(self, wall_s: float) -> tuple[Row, ...]:
         """What was added up, of stories that took `wall_s` in all."""
         fps = self.num_frames / wall_s

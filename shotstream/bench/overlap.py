@@ -1,9 +1,11 @@
-"""What does it bring to encode H.264 in a thread of its own?
+"""What does it bring to let the parts of a film's making run beside each other?
 
-Measured: the same stories from captions to their last fragment, twice in one process, turn by turn, who
-begins alternating: with H.264 between the chunks and with it beside them (`codec/fragment_thread.py`). The
-frames are the engine's in both. Every story begins without memory of its captions. On a machine that does
-other work too a second thread also wins a larger share of it: compare on an idle one.
+Measured: the same stories from captions to their last fragment, three ways in one process, turn by turn, who
+begins rotating: one part after the other; H.264 in a thread of its own (`codec/fragment_thread.py`); each
+chunk denoised while the one before is decoded and encoded (`streaming/ahead.py`). The frames are the engine's
+in all. Every story begins without memory of its captions. Told apart: how long a cut takes to its first
+pixels, since whoever works ahead could make a viewer wait. On a machine that does other work too a second
+thread also wins a larger share of it: compare on an idle one.
 """
 
 import time
@@ -13,34 +15,65 @@ from dataclasses import asdict, replace
 from shotstream.bench.generate import BenchConfig, FilmRun, bench_story
 from shotstream.bench.published_loop import forget_captions
 from shotstream.bench.report import Report, Row, Spread, pipeline_facts
+from shotstream.streaming.ahead import Ahead
 from shotstream.streaming.pipeline import StreamingPipeline
+
+_WAYS = ("between", "beside", "ahead")
 
 
 def bench_overlap(
     pipeline: StreamingPipeline, config: BenchConfig, on_story: Callable[[int], None] | None = None
 ) -> Report:
-    """Measures both ways; `overlap` of the config is not used, and one more story warms up."""
-    turns: list[dict[bool, float]] = []
+    """Measures the three ways; `overlap` of the config is not used, and one more story warms up."""
+    engine = pipeline.engine
+    was_ahead = engine.ahead
+    thread = was_ahead or Ahead(engine.device)
+    turns: list[dict[str, float]] = []
+    cuts_s: dict[str, list[float]] = {way: [] for way in _WAYS}
     num_frames = 0
-    for index in range(-1, config.num_stories):
-        story = bench_story(config.num_shots, config.seed + index + 1)
-        turn: dict[bool, float] = {}
-        for overlap in (True, False) if index % 2 else (False, True):
-            forget_captions(pipeline.text_encoder)
-            run = FilmRun(pipeline, replace(config, overlap=overlap))
-            start_s = time.perf_counter()
-            run.film(story)
-            turn[overlap] = time.perf_counter() - start_s
-            num_frames = run.num_frames
-        if index >= 0:
-            turns.append(turn)
-            if on_story is not None:
-                on_story(index + 1)
-    rows = (
-        Row(
-            "ratio", "time between the chunks / beside them", Spread(tuple(t[False] / t[True] for t in turns))
-        ),
-        Row("between_fps", "frames per second, between", Spread(tuple(num_frames / t[False] for t in turns))),
-        Row("beside_fps", "frames per second, beside", Spread(tuple(num_frames / t[True] for t in turns))),
+    try:
+        for index in range(-1, config.num_stories):
+            story = bench_story(config.num_shots, config.seed + index + 1)
+            turn: dict[str, float] = {}
+            for way in (*_WAYS[index % 3 :], *_WAYS[: index % 3]):
+                forget_captions(pipeline.text_encoder)
+                engine.ahead = thread if way == "ahead" else None
+                run = FilmRun(pipeline, replace(config, overlap=way == "beside"))
+                start_s = time.perf_counter()
+                run.film(story)
+                turn[way] = time.perf_counter() - start_s
+                num_frames = run.num_frames
+                if index >= 0:
+                    cuts_s[way] += run.cuts_s
+            if index >= 0:
+                turns.append(turn)
+                if on_story is not None:
+                    on_story(index + 1)
+    finally:
+        engine.ahead = was_ahead
+    return Report(
+        bench="overlap",
+        facts={**pipeline_facts(pipeline), "config": asdict(config)},
+        rows=_rows(turns, cuts_s, num_frames),
     )
-    return Report(bench="overlap", facts={**pipeline_facts(pipeline), "config": asdict(config)}, rows=rows)
+
+
+def _rows(turns: list[dict[str, float]], cuts_s: dict[str, list[float]], num_frames: int) -> tuple[Row, ...]:
+    def ratio(way: str) -> Spread:
+        return Spread(tuple(turn["between"] / turn[way] for turn in turns))
+
+    def fps(way: str) -> Spread:
+        return Spread(tuple(num_frames / turn[way] for turn in turns))
+
+    return (
+        Row("ratio", "time in turn / with H.264 beside", ratio("beside")),
+        Row("ahead_ratio", "time in turn / with chunks made ahead", ratio("ahead")),
+        Row("between_fps", "frames per second, in turn", fps("between")),
+        Row("beside_fps", "frames per second, H.264 beside", fps("beside")),
+        Row("ahead_fps", "frames per second, chunks made ahead", fps("ahead")),
+        *(
+            Row(f"{way}_cut_s", f"first chunk in memory after a cut, s ({way})", Spread(tuple(seconds)))
+            for way, seconds in cuts_s.items()
+            if seconds
+        ),
+    )

@@ -37,11 +37,15 @@ def test_the_last_line_is_json_with_all_that_was_measured() -> None:
         BenchConfig(num_stories=0)
 
 
-def test_both_ways_to_encode_film_the_same_stories() -> None:
+def test_every_way_to_overlap_films_the_same_stories() -> None:
     config = BenchConfig(num_stories=2, num_shots=2, num_chunks=2)
     pipeline = StreamingPipeline(tiny_engine())
     document = json.loads(bench_overlap(pipeline, config).json_line())
-    assert document["ratio"]["count"] == document["beside_fps"]["count"] == 2
+    assert (
+        document["ratio"]["count"] == document["ahead_ratio"]["count"] == document["ahead_fps"]["count"] == 2
+    )
+    assert all(document[f"{way}_cut_s"]["count"] == 2 for way in ("between", "beside", "ahead"))
+    assert pipeline.engine.ahead is None
     beside = json.loads(bench_generate(pipeline, replace(config, overlap=True)).json_line())
     assert beside["num_frames"] == 2 * 2 * 21 and beside["config"]["overlap"]
     assert beside["explained"] <= 1.001
