@@ -17,6 +17,7 @@ from shotstream.diffusion.samplers import euler
 from shotstream.evaluation.run import EvaluationConfig, evaluate
 from shotstream.streaming.conditioning import full_pass, stack_conditioning, target_part
 from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.theatre.oracle import joined, judge_film
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import render
 from shotstream.theatre.world import sample_story
@@ -39,7 +40,9 @@ def held_out_stories(codec: Codec, budget: int) -> list[StoryLatents]:
 def preview_teacher(
     stage: TeacherStage, model: TheatreModel, step: int, directory: Path
 ) -> Mapping[str, float]:
-    """Writes a sheet, a story per pair of rows (truth, generated), and measures the held-out loss.
+    """Writes a sheet, a story per pair of rows (truth, generated); the oracle's scores and the held-out loss.
+
+    Each shot was given the true earlier ones, so memory is that of shots made apart from each other.
 
     Args:
         stage: whose settings and codec these are.
@@ -77,7 +80,19 @@ def preview_teacher(
             batch = draw_batch(stories, config, 10**9 + index)
             total += stage.loss(model, batch, 10**9 + index, causal=causal).item() / 4
         losses["held_out_causal" if causal else "held_out_full"] = total
-    return {"same_pixels": float((truth == decoded).all(-1).mean()), **losses}
+    return {"same_pixels": float((truth == decoded).all(-1).mean()), **losses, **_judged(stories, decoded)}
+
+
+def _judged(stories: list[StoryLatents], decoded: np.ndarray) -> dict[str, float]:
+    """The oracle's mean score on every axis that could be judged."""
+    films = decoded.reshape(len(stories), _NUM_SHOTS, *decoded.shape[1:])
+    scores = joined(
+        [
+            judge_film(story.story.shots, list(takes)).scores
+            for story, takes in zip(stories, films, strict=True)
+        ]
+    )
+    return {axis: float(np.mean(values)) for axis, values in scores.items() if values}
 
 
 @torch.no_grad()

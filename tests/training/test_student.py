@@ -263,6 +263,15 @@ def test_bfloat16_changes_little_and_loses_no_gradient(runs: Path) -> None:
         assert (exact[key] - rounded[key]).norm() < 0.05 * exact[key].norm()
 
 
+def test_a_preview_is_films_their_scores_and_the_loss_at_every_level(runs: Path, tmp_path: Path) -> None:
+    """It was once the losses alone, in which a collapse cannot be seen."""
+    stage = build_stage(student(1), runs)
+    assert isinstance(stage, CausalInitStage)
+    scores = stage.preview(7, tmp_path)
+    assert {"loss_0", "loss_3", "characters", "cut"} <= scores.keys()
+    assert (tmp_path / "preview_0000007.png").stat().st_size > 0
+
+
 def test_a_student_without_pairs_is_refused(tmp_path: Path) -> None:
     run_recipe(codec(1), tmp_path)
     run_recipe(teacher(1), tmp_path)
