@@ -76,7 +76,7 @@ def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingP
     """
     device = choose_device(model.device)
     bundle = None if model.is_random else read_bundle(resolve(model.name))
-    settings = _random_config(model.name, with_text=with_text) if bundle is None else bundle.config
+    settings = random_config(model.name, with_text=with_text) if bundle is None else bundle.config
     is_wan = settings["engine"]["family"] == "wan"
     default = "bfloat16" if is_wan and device.type == "cuda" else "float32"
     dtype: torch.dtype = getattr(torch, model.dtype or default)
@@ -84,7 +84,7 @@ def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingP
         settings = {**settings, "engine": {**settings["engine"], "pixel_size": asdict(model.size)}}
     with tempfile.TemporaryDirectory() as directory:
         if bundle is None:
-            bundle = _random_bundle(settings, Path(directory), device, dtype)
+            bundle = random_bundle(settings, Path(directory), device, dtype)
         engine = build_engine(
             replace(bundle, config=settings), device, dtype, switches=model.switches, synchronize=True
         )
@@ -99,8 +99,11 @@ def parse_size(text: str) -> PixelSize:
     return PixelSize(int(height), int(width))
 
 
-def _random_config(name: str, *, with_text: bool) -> dict[str, Any]:
-    """The config of a bundle that may not be there; JSON values only."""
+def random_config(name: str, *, with_text: bool) -> dict[str, Any]:
+    """The config of a bundle that may not be there, JSON values only; without text its encoder is cut short.
+
+    WeightsNotFoundError for a name that is no model's.
+    """
     try:
         config = read_bundle(resolve(name), parts=()).config if name != WAN_TINY else _wan_config(WAN_TINY)
     except WeightsNotFoundError:
@@ -135,10 +138,11 @@ def _wan_config(name: str) -> dict[str, Any]:
     return json.loads(json.dumps(bundle_config(published, name)))
 
 
-def _random_bundle(
+def random_bundle(
     config: Mapping[str, Any], directory: Path, device: torch.device, dtype: torch.dtype
 ) -> Bundle:
-    parts = {part: _draw(shapes, device, dtype) for part, shapes in _shapes(config).items()}
+    """A bundle of drawn weights, or of none on the device "meta"; the directory gets its tokenizer."""
+    parts = {part: _draw(shapes, device, dtype) for part, shapes in part_shapes(config).items()}
     tokenizer = directory / "tokenizer.json"
     _byte_tokenizer().save(str(tokenizer))
     return Bundle(
@@ -146,7 +150,7 @@ def _random_bundle(
     )
 
 
-def _shapes(config: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...]]]:
+def part_shapes(config: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...]]]:
     """Shapes of all tensors by part and name."""
 
     def read(cls: type[Any], part: str) -> Any:
@@ -172,6 +176,8 @@ def _draw(
 ) -> dict[str, Tensor]:
     """Matrices that keep the size of what they are given, scales of one, biases of zero: nothing overflows,
     and no number is so small that a processor slows down over it."""
+    if device.type == "meta":
+        return {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
     generator = torch.Generator(device).manual_seed(0)
     drawn: dict[str, Tensor] = {}
     for name, shape in shapes.items():

@@ -245,14 +245,14 @@ def bench_overlap(
     size: SizeOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
-    stories: Annotated[int, typer.Option(help="Filmed both ways; one more warms up.")] = 10,
+    stories: Annotated[int, typer.Option(help="Filmed each way; one more warms up.")] = 10,
     shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
     chunks: ChunksOption = None,
     scale: ScaleOption = None,
     *,
     switches: "Switches",
 ) -> None:
-    """What does it bring to encode H.264 beside the engine?"""
+    """What do H.264 beside the engine, and chunks made ahead, bring?"""
 
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench.generate import BenchConfig
@@ -268,6 +268,25 @@ def bench_overlap(
         return bench_overlap(pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories"))
 
     _run(measure, model, random, size, dtype, device, switches)
+
+
+@bench_app.command("memory")
+def bench_memory(
+    model: ModelOption = "wan-1.3b",
+    size: SizeOption = None,
+    dtype: Annotated[str, typer.Option(help="What is not kept in fewer bits.")] = "bfloat16",
+) -> None:
+    """What fits in how much memory of a GPU? Computed from sizes, not measured."""
+    with bad_input(), make_console().status("computing"):
+        import torch
+
+        from shotstream.bench.memory import bench_memory
+        from shotstream.bench.models import DTYPES, parse_size
+
+        if dtype not in DTYPES:
+            raise ValueError(f"no dtype {dtype!r}; give one of {', '.join(DTYPES)}")
+        report = bench_memory(model, None if size is None else parse_size(size), getattr(torch, dtype))
+    _show(report)
 
 
 @bench_app.command("all")

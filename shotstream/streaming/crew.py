@@ -148,7 +148,7 @@ def shared_cache(dit: DiT, grid: TokenGrid, dtype: torch.dtype) -> DualCache:
     cache = DualCache(dit.config, 1, grid, dtype, dit.patch_embedding.weight.device, num_heads=num_heads)
     if dit.replays_graphs:
         for stored in (stored for layer in cache.layers for stored in layer):
-            torch._dynamo.mark_static_address(stored, guard=False)
+            torch._dynamo.mark_static_address(stored, guard=False)  # pyright: ignore[reportPrivateUsage]
     return cache
 
 

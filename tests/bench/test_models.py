@@ -48,8 +48,8 @@ def test_the_published_shape_is_known_without_its_files(monkeypatch: pytest.Monk
         raise WeightsNotFoundError(f"no {name}")
 
     monkeypatch.setattr(models, "resolve", missing)
-    config = models._random_config(WAN, with_text=False)
-    shapes = models._shapes(config)
+    config = models.random_config(WAN, with_text=False)
+    shapes = models.part_shapes(config)
     num_parameters = sum(torch.Size(shape).numel() for shape in shapes["dit"].values())
     assert num_parameters == 1_418_996_800
     assert config["engine"]["pixel_size"] == {"height": 480, "width": 832}
