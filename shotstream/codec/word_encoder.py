@@ -34,6 +34,9 @@ class WordEncoderConfig:
     bigrams: bool = False
     """Whether each word also gets a linear view of the word before it. Whose colour is whose then needs no
     attention, and a pair never seen is the sum of parts that were."""
+    questions: tuple[tuple[str, int], ...] = ()
+    """What captions are read for: each question's kind and number of answers, the first of them "not said".
+    Embeddings are then a row per question, of the answer that was read; without questions, a row per word."""
 
     def __post_init__(self) -> None:
         if len(set(self.words)) != len(self.words) or not self.words:
@@ -60,14 +63,18 @@ class WordEncoder(nn.Module):
         )  # fmt: skip
         self.norm = nn.LayerNorm(config.dim)
         self.previous = nn.Linear(config.dim, config.dim, bias=False) if config.bigrams else None
+        self.near = nn.Conv1d(config.dim, config.dim, 3, padding=1) if config.questions else None
+        self.reading = Reading(config) if config.questions else None
         self.memo = CaptionMemo()
         nn.init.normal_(self.embedding.weight, std=0.5)
         if self.previous is not None:
             nn.init.zeros_(self.previous.weight)
+        if self.reading is not None:
+            nn.init.normal_(self.position, std=0.3)  # order tells who does what
 
     @property
     def text_length(self) -> int:
-        """Tokens of every embedding."""
+        """Tokens that a caption may have."""
         return self.config.text_length
 
     def tokenize(self, captions: Sequence[str]) -> Int[Tensor, "s n"]:
@@ -78,18 +85,32 @@ class WordEncoder(nn.Module):
             row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
         return ids
 
-    def forward(self, ids: Int[Tensor, "s n"]) -> Float[Tensor, "s n d"]:
-        """Embeddings of token ids; padding rows are zero."""
+    def forward(self, ids: Int[Tensor, "s n"]) -> Float[Tensor, "s k d"]:
+        """Embeddings of token ids: a row per word, those of padding zero, or a row per question."""
+        words, hidden = self._words(ids)
+        if self.reading is not None:
+            return self.reading.embed(self.reading(words, hidden))
+        return words * (ids != 0)[..., None]
+
+    def answers(self, ids: Int[Tensor, "s n"]) -> Float[Tensor, "s k a"]:
+        """Logits of the answers to each question; those that a question does not have are -inf."""
+        assert self.reading is not None, "an encoder without questions has no answers"
+        return self.reading(*self._words(ids))
+
+    def _words(self, ids: Int[Tensor, "s n"]) -> tuple[Float[Tensor, "s n d"], Bool[Tensor, "s n"]]:
+        """Each word in its caption, and which words are none."""
         known: Bool[Tensor, "s n"] = ids != 0
         words = self.embedding(ids)
         x = words + self.position
         if self.previous is not None:
             x = x + self.previous(functional.pad(words[:, :-1], (0, 0, 1, 0)))
+        if self.near is not None:
+            x = x + self.near((words * known[..., None]).mT).mT
         # A caption without words attends its own padding: a softmax over nothing would not be a number.
         hidden = ~known & known.any(dim=1, keepdim=True)
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=hidden)
-        return self.norm(x) * known[..., None]
+        return self.norm(x), hidden
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> Float[Tensor, "s n d"]:
@@ -116,6 +137,48 @@ class WordEncoder(nn.Module):
 
     def _encode_one(self, caption: str) -> Float[Tensor, "n d"]:
         return self(self.tokenize([caption]).to(self.position.device))[0]
+
+
+class Reading(nn.Module):
+    """Answers to a fixed list of questions about a caption, as embeddings.
+
+    An answer's embedding is a fixed vector of its own plus one of its question: it is the same whatever else
+    the caption says. So what is said of an actor never seen in its colour is made of parts that were.
+    """
+
+    closed: Tensor
+
+    def __init__(self, config: WordEncoderConfig) -> None:
+        super().__init__()
+        dim, kinds = config.dim, dict(config.questions)
+        num, most = len(config.questions), max(kinds.values())
+        self.query = nn.Parameter(torch.randn(num, dim))
+        self.attention = nn.MultiheadAttention(dim, config.num_heads, batch_first=True)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        )
+        self.head = nn.Parameter(0.02 * torch.randn(num, dim, most))
+        self.bias = nn.Parameter(torch.zeros(num, most))
+        answers = {kind: torch.randn(most, dim) for kind in kinds}
+        questions = torch.randn(num, 1, dim)
+        rows = [
+            answers[kind] + question for (kind, _), question in zip(config.questions, questions, strict=True)
+        ]
+        self.vectors = nn.Parameter(torch.stack(rows) / 2**0.5, requires_grad=False)
+        counts = torch.tensor([count for _, count in config.questions])
+        self.register_buffer("closed", torch.arange(most) >= counts[:, None], persistent=False)
+
+    def forward(self, words: Float[Tensor, "s n d"], hidden: Bool[Tensor, "s n"]) -> Float[Tensor, "s k a"]:
+        """Logits of the answers."""
+        query = self.query.expand(len(words), -1, -1)
+        found, _ = self.attention(query, words, words, key_padding_mask=hidden, need_weights=False)
+        found = found + self.mlp(found + query)
+        logits = torch.einsum("skd,kda->ska", found, self.head) + self.bias
+        return logits.masked_fill(self.closed, -torch.inf)
+
+    def embed(self, logits: Float[Tensor, "s k a"]) -> Float[Tensor, "s k d"]:
+        """The expected answers' vectors."""
+        return torch.einsum("ska,kad->skd", logits.softmax(-1), self.vectors)
 
 
 def _tokenizer(words: Sequence[str]) -> Tokenizer:

@@ -20,6 +20,7 @@ from shotstream.data.source import ShardsConfig
 from shotstream.model.config import DiTConfig
 from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.palette import NAMES
+from shotstream.theatre.questions import QUESTIONS
 from shotstream.training import wan
 from shotstream.training.loop import LoopConfig
 from shotstream.training.stages.causal_init import CausalInitTraining
@@ -28,10 +29,12 @@ from shotstream.training.stages.dmd import DmdTraining
 from shotstream.training.stages.inter_shot import InterShotTraining
 from shotstream.training.stages.intra_shot import IntraShotTraining
 from shotstream.training.stages.ode_pairs import OdePairsTraining
+from shotstream.training.stages.reader import ReaderTraining
 from shotstream.training.stages.teacher import TeacherTraining
 
 StageConfig = (
     CodecTraining
+    | ReaderTraining
     | TeacherTraining
     | OdePairsTraining
     | CausalInitTraining
@@ -66,6 +69,18 @@ def theatre_codec() -> Recipe:
     )
 
 
+def theatre_text() -> Recipe:
+    """The theatre's text encoder: some minutes on a CPU core."""
+    num_steps = 1600
+    return Recipe(
+        name="theatre_text",
+        stage=ReaderTraining(
+            text=WordEncoderConfig(words=vocabulary(), questions=QUESTIONS), num_steps=num_steps
+        ),
+        loop=LoopConfig(num_steps=num_steps, log_every=100, preview_every=500),
+    )
+
+
 def theatre_teacher() -> Recipe:
     """The theatre's teacher, bidirectional and causal in one: hours on two CPU cores."""
     num_steps = 20_000
@@ -80,10 +95,10 @@ def theatre_teacher() -> Recipe:
                 num_heads=3,
                 num_layers=6,
                 text_dim=128,
-                text_length=56,
+                text_length=len(QUESTIONS),
                 freq_dim=128,
             ),
-            text=WordEncoderConfig(words=vocabulary(), bigrams=True),
+            text=WordEncoderConfig(words=vocabulary(), questions=QUESTIONS),
             pool=PoolConfig(num_blocks=10, steps_per_block=80),
             num_steps=num_steps,
             decay_steps=3000,
@@ -91,7 +106,7 @@ def theatre_teacher() -> Recipe:
             learning_rate=2e-3,
         ),
         loop=LoopConfig(num_steps=num_steps, log_every=50, preview_every=1000),
-        inputs=("theatre_codec",),
+        inputs=("theatre_codec", "theatre_text"),
     )
 
 
@@ -184,15 +199,14 @@ def mini_teacher() -> Recipe:
         name="mini_teacher",
         stage=dataclasses.replace(
             teacher,
-            dit=dataclasses.replace(teacher.dit, dim=dim, ffn_dim=4 * dim, num_layers=4, text_dim=64),
-            text=dataclasses.replace(teacher.text, dim=64),
+            dit=dataclasses.replace(teacher.dit, dim=dim, ffn_dim=4 * dim, num_layers=4),
             pool=dataclasses.replace(teacher.pool, block_stories=32, num_latent_frames=(3, 6)),
             num_steps=num_steps,
             decay_steps=1,
             batch_size=12,
         ),
         loop=LoopConfig(num_steps=num_steps, log_every=50, preview_every=1000),
-        inputs=("theatre_codec",),
+        inputs=("theatre_codec", "theatre_text"),
     )
 
 
@@ -294,6 +308,7 @@ def wan_inter_shot() -> Recipe:
 
 RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
     "theatre_codec": theatre_codec,
+    "theatre_text": theatre_text,
     "theatre_teacher": theatre_teacher,
     "theatre_ode_pairs": theatre_ode_pairs,
     "theatre_causal_init": theatre_causal_init,
@@ -324,6 +339,7 @@ _KINDS: Final = {
         Recipe,
         LoopConfig,
         CodecTraining,
+        ReaderTraining,
         TeacherTraining,
         OdePairsTraining,
         CausalInitTraining,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from shotstream.codec.patch_codec import PatchCodec
+from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.data.latents import PoolConfig
 from shotstream.data.ode_pairs import OdePairs, digest_of
 from shotstream.diffusion.schedule import STUDENT_STEPS
@@ -29,6 +30,7 @@ from shotstream.training.stages.dmd import DmdStage, DmdTraining
 from shotstream.training.stages.inter_shot import InterShotTraining, adapt, inter_shot_stage
 from shotstream.training.stages.intra_shot import IntraShotTraining, intra_shot_stage
 from shotstream.training.stages.ode_pairs import OdePairsStage, OdePairsTraining
+from shotstream.training.stages.reader import ReaderStage, ReaderTraining, reader_from_run
 from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel, open_pool
 from shotstream.training.start import codec_of
 from shotstream.training.world import ALONE, World
@@ -126,8 +128,12 @@ def build_stage(
     execution = execution_of(recipe.loop, world)
     if isinstance(config, CodecTraining):
         return CodecStage(config, device, execution)
+    if isinstance(config, ReaderTraining):
+        return ReaderStage(config, execution)
     if isinstance(config, TeacherTraining):
-        return TeacherStage(config, _pool_codec(config, runs), device, execution)
+        return TeacherStage(
+            config, _pool_codec(config, runs), device, execution, reader=_input_reader(config, runs)
+        )
     if isinstance(config, OdePairsTraining):
         pool = open_pool(config.teacher, _pool_codec(config.teacher, runs))
         teacher = input_teacher(runs, input_of(recipe, TeacherTraining), config.teacher)
@@ -246,6 +252,20 @@ def input_codec(runs: Path) -> PatchCodec:
     stage = recipe_of_run(runs, "theatre_codec").stage
     assert isinstance(stage, CodecTraining)
     return codec_from_run(newest_checkpoint(runs, "theatre_codec"), stage.codec)
+
+
+def _input_reader(config: TeacherTraining, runs: Path) -> WordEncoder | None:
+    """The averaged text encoder that a run of `theatre_text` trained; None where it is learnt by the teacher.
+
+    Raises:
+        ValueError: there is no such run, or it trained another encoder than the teacher wants.
+    """
+    if not isinstance(config.text, WordEncoderConfig) or not config.text.questions:
+        return None
+    trained = recipe_of_run(runs, "theatre_text").stage
+    assert isinstance(trained, ReaderTraining)
+    _require_alike(trained, config, ("text",), runs / "theatre_text")
+    return reader_from_run(newest_checkpoint(runs, "theatre_text"), trained)
 
 
 def _pool_codec(config: TeacherTraining, runs: Path) -> PatchCodec | None:

@@ -3,7 +3,8 @@
 A share of the steps trains the same weights causally: each chunk has its own noise level, earlier chunks are
 often clean (as in streaming), and the causal mask hides the future. So one set of weights is the
 bidirectional teacher and the causal one from which a few-step student is made without a gap (the causal
-initialisation of Causal Forcing, arXiv 2602.02214). The text encoder is trained here, and frozen afterwards.
+initialisation of Causal Forcing, arXiv 2602.02214). A text encoder that was not trained before (by
+`reader.py`) is trained here and frozen afterwards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -180,8 +181,13 @@ class TeacherStage:
         codec: Codec | None,
         device: torch.device | str = "cpu",
         execution: Execution | None = None,
+        reader: WordEncoder | None = None,
     ) -> None:
-        """The model lives on `device`; the codec, which shards need none of, and the latents on the CPU."""
+        """The model lives on `device`; the codec, which shards need none of, and the latents on the CPU.
+
+        A `reader` is the trained text encoder of a model whose captions are read for questions; it stays as
+        it is.
+        """
         torch.manual_seed(config.seed)  # the initial weights
         self.config, self.execution = config, execution or Execution()
         self.execution.shares(config.batch_size)
@@ -193,6 +199,9 @@ class TeacherStage:
             begin_at(self.model.dit, config.start)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(config.learns == "all" or ".self_attn." in name)
+        if reader is not None:
+            self.model.text.load_state_dict(reader.state_dict())
+            self.model.text.requires_grad_(False)
         self.execution.parallelize(self.model.dit)
         if isinstance(self.model.text, WordEncoder):
             self.execution.shard(self.model.text)
