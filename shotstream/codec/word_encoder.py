@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
-from torch.nn import functional
 
 from shotstream.codec.text import CaptionMemo
 
@@ -31,9 +30,6 @@ class WordEncoderConfig:
     num_heads: int = 4
     text_length: int = 56
     """Tokens of every embedding; a longer caption is cut on the right."""
-    bigrams: bool = False
-    """Whether each word also gets a linear view of the word before it. Whose colour is whose then needs no
-    attention, and a pair never seen is the sum of parts that were."""
     questions: tuple[tuple[str, int], ...] = ()
     """What captions are read for: each question's kind and number of answers, the first of them "not said".
     Embeddings are then a row per question, of the answer that was read; without questions, a row per word."""
@@ -62,13 +58,10 @@ class WordEncoder(nn.Module):
             for _ in range(config.num_layers)
         )  # fmt: skip
         self.norm = nn.LayerNorm(config.dim)
-        self.previous = nn.Linear(config.dim, config.dim, bias=False) if config.bigrams else None
         self.near = nn.Conv1d(config.dim, config.dim, 3, padding=1) if config.questions else None
         self.reading = Reading(config) if config.questions else None
         self.memo = CaptionMemo()
         nn.init.normal_(self.embedding.weight, std=0.5)
-        if self.previous is not None:
-            nn.init.zeros_(self.previous.weight)
         if self.reading is not None:
             nn.init.normal_(self.position, std=0.3)  # order tells who does what
 
@@ -102,8 +95,6 @@ class WordEncoder(nn.Module):
         known: Bool[Tensor, "s n"] = ids != 0
         words = self.embedding(ids)
         x = words + self.position
-        if self.previous is not None:
-            x = x + self.previous(functional.pad(words[:, :-1], (0, 0, 1, 0)))
         if self.near is not None:
             x = x + self.near((words * known[..., None]).mT).mT
         # A caption without words attends its own padding: a softmax over nothing would not be a number.

@@ -54,8 +54,8 @@ class EvaluationConfig:
     judge_truth: bool = True
     """Whether the world's own films of the same stories are judged beside."""
     other_captions: bool = False
-    """Tell the source another held-out story's captions, and judge by those of the story all the same: what it
-    is worth without its captions."""
+    """Tell the source another held-out story's captions, and judge by those of the story all the same: what
+    it is worth without its captions."""
 
     def __post_init__(self) -> None:
         for name in ("num_stories", "num_shots", "num_chunks"):

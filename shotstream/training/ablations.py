@@ -1,10 +1,11 @@
 """The paper's ablations in miniature: each row changes one thing, and the oracle scores what comes out.
 
-All rows fork one small teacher and its codec, which are trained once by `shotstream train theatre_codec` and
-`mini_teacher`. A row goes on with the teacher for a while under its own change, then makes ODE pairs, the
-causal student and the two distillation stages, each a run of its own in `RUNS/rows/ROW-SEED`, so that a row
-that was stopped goes on where it stood. What a row has in common with the full method of its seed is taken
-from there, if it is done. Sizes are chosen for about ten minutes on two cores.
+All rows fork one small teacher, its codec and its text encoder, which are trained once by `shotstream train`
+of `theatre_codec`, `theatre_text` and `mini_teacher`. A row goes on with the teacher for a while under its
+own change, then makes ODE pairs, the causal student and the two distillation stages, each a run of its own in
+`RUNS/rows/ROW-SEED`, so that a row that was stopped goes on where it stood. What a row has in common with the
+full method of its seed is taken from there, if it is done. Sizes are chosen for about ten minutes on two
+cores.
 
 Source: the ablation tables of arXiv 2603.25746; left out are those of architectures that are not built here.
 """
@@ -158,7 +159,7 @@ def prepare_row(name: str, runs: Path, config: RowConfig) -> PreparedRow:
 
     Args:
         name: of the row.
-        runs: folder of all runs; the codec's and the small teacher's are there.
+        runs: folder of all runs; the shared ones are there.
         config: how it is trained and judged.
 
     Raises:
@@ -171,9 +172,10 @@ def prepare_row(name: str, runs: Path, config: RowConfig) -> PreparedRow:
     if fork.exists():
         base_steps, _ = load_checkpoint(fork)  # it goes on from where it was forked
     recipes = row_recipes(name, config, base_steps)
-    codec = newest_checkpoint(runs, "theatre_codec")
+    shared = [newest_checkpoint(runs, "theatre_codec"), *checkpoints(runs / "theatre_text")[-1:]]
     directory.mkdir(parents=True, exist_ok=True)
-    _share(codec, directory / "theatre_codec")
+    for checkpoint in shared:
+        _share(checkpoint, directory / checkpoint.parent.name)
     if not fork.exists():
         write_fork(base, recipes[0], fork)
     return PreparedRow(recipes=tuple(recipes), directory=directory, config=config)

@@ -330,8 +330,8 @@ RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
 """By name."""
 
 
-_REMOVED: Final = {"OdePairsTraining": ("batch_size",)}
-"""Settings that configurations of earlier runs may name; they never had an effect."""
+_REMOVED: Final = {"OdePairsTraining": ("batch_size",), "WordEncoderConfig": ("bigrams",)}
+"""Settings that configurations of earlier runs may name: one never had an effect, one was given up."""
 
 _KINDS: Final = {
     kind.__name__: kind

@@ -43,20 +43,3 @@ def test_a_hyphen_stays_inside_its_word_and_marks_stand_alone() -> None:
     assert ids.count_nonzero() == 5
     assert 1 not in ids.tolist()
     assert encoder().count_tokens("Close-up: the owl.") == 5
-
-
-def test_a_bigram_is_the_word_and_a_linear_view_of_the_one_before() -> None:
-    torch.manual_seed(0)
-    config = WordEncoderConfig(
-        words=vocabulary(), dim=16, num_layers=0, num_heads=2, text_length=12, bigrams=True
-    )
-    words = WordEncoder(config).eval()
-    ids = words.tokenize(["red fox", "blue fox"])
-    red, blue = words(ids)
-    torch.testing.assert_close(red[1], blue[1])  # it begins as an encoder without
-    assert words.previous is not None
-    torch.nn.init.eye_(words.previous.weight)
-    red, blue = words(ids)
-    assert not torch.allclose(red[1], blue[1])
-    summed = words.embedding(ids[:, :2]).sum(1) + words.position[1]
-    torch.testing.assert_close(torch.stack([red[1], blue[1]]), words.norm(summed))

@@ -60,7 +60,7 @@ def test_a_row_differs_from_the_full_one_in_what_it_says_in_every_stage(name: st
         own = {f"{pairs}{key}" for key in ROWS[name].pairs} if pairs is not None else set()
         assert differing == set(ROWS[name].changes) | own, one.name
     names = {one.name for one in row}
-    assert all(inputs in {*names, "theatre_codec"} for one in row for inputs in one.inputs)
+    assert all(inputs in {*names, "theatre_codec", "theatre_text"} for one in row for inputs in one.inputs)
 
 
 def test_seeds_reach_every_stage_of_a_row() -> None:

@@ -35,6 +35,7 @@ TEACHER = [
     "stage.text.dim=8",
     "stage.text.num_layers=1",
     "stage.text.num_heads=2",
+    "stage.text.questions=[]",  # words are learnt with the teacher, and no other run is needed
     "stage.pool.block_stories=2",
     "stage.pool.num_blocks=1",
     "stage.pool.num_shots=[3]",
