@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
 from shotstream.files import make_atomically
-from shotstream.film.replay import Environment, FilmPlan, Replay, compare_frames
+from shotstream.film.replay import Environment, FilmPlan, Pins, Replay, ReplayError, compare_frames
 from shotstream.film.storyboard import Panel, draw_storyboard
 from shotstream.film.subtitles import subtitles
 from shotstream.film.workdir import (
@@ -55,6 +55,10 @@ class SessionLike(Protocol):
         seed: int | None = ...,
         steps: int | None = ...,
     ) -> Iterator[ChunkLike]: ...
+
+    def pin(self, image: UInt8[np.ndarray, "h w 3"], shot_index: int) -> None: ...
+
+    def unpin(self) -> None: ...
 
     def save(self, path: Path) -> None: ...
 
@@ -187,6 +191,8 @@ def make_film(
                 else pipeline.session(plan.story.global_caption, seed=plan.seed)
             )
             for shot_index in range(num_resumed_shots, len(plan.story.shots)):
+                if plan.pins:
+                    _pin_frames(session, plan.pins[shot_index], shots)
                 frames = _film_shot(session, plan, shot_index, counter)
                 shots.append(work.keep_shot(shot_index, frames, session.save))
             counter.stop()
@@ -277,6 +283,16 @@ def _open_work(
             raise
         discard_work(partial)
         return WorkDir(partial, plan, environment, pipeline.fps)
+
+
+def _pin_frames(session: SessionLike, pins: Pins, shots: list[FinishedShot]) -> None:
+    """Pins these frames of the finished shots and no others; ReplayError when a shot has no such frame."""
+    session.unpin()
+    for shot_index, frame_index in pins:
+        frames = load_frames(shots[shot_index])
+        if frame_index >= len(frames):
+            raise ReplayError(f"frame {frame_index} of shot {shot_index + 1} is pinned; it has {len(frames)}")
+        session.pin(frames[frame_index], shot_index)
 
 
 def _film_shot(

@@ -21,6 +21,10 @@ _MAX_REPLAY_BYTES = 1 << 28
 MAX_STEPS = 1000
 
 
+Pins = tuple[tuple[int, int], ...]
+"""Pinned frames, each as (shot, frame of it), both from 0, in the order of pinning."""
+
+
 class ReplayError(ValueError):
     """A replay file that cannot be used; the message is one line."""
 
@@ -41,8 +45,11 @@ class FilmPlan:
     """Seed of the session."""
     story: Story
     """Every shot with its length and its seed."""
+    pins: tuple[Pins, ...] = ()
+    """For every shot the frames that are pinned while it is filmed; empty: none ever is."""
 
     def __post_init__(self) -> None:
+        _check_pins(self.pins, len(self.story.shots))
         if any(shot.num_chunks is None or shot.seed is None for shot in self.story.shots):
             raise ReplayError("a plan names the length and the seed of every shot")
         if not (0 <= self.seed <= MAX_SEED and 1 <= self.num_steps <= MAX_STEPS):
@@ -54,12 +61,16 @@ class FilmPlan:
     def to_document(self) -> dict[str, Any]:
         """The plan as plain values; `from_document` inverts it."""
         values = {name: getattr(self, name) for name in _PLAN_KEYS if name != "story"}
-        return {**values, "story": self.story.to_document()}
+        pins = {"pins": self.pins} if self.pins else {}
+        return {**values, "story": self.story.to_document(), **pins}
 
     @classmethod
     def from_document(cls, document: object) -> "FilmPlan":
         """The plan in parsed JSON; ReplayError when it is none."""
-        values = _checked(document, _PLAN_KEYS)
+        has_pins = isinstance(document, dict) and "pins" in document
+        values = _checked(document, {**_PLAN_KEYS, "pins": list} if has_pins else _PLAN_KEYS)
+        if has_pins:
+            values["pins"] = tuple(map(_pins, values["pins"]))
         try:
             values["story"] = story_from_document(values["story"])
         except StoryError as error:
@@ -178,6 +189,24 @@ _ENVIRONMENT_KEYS: dict[str, type] = {
     "dtype": str,
     "num_threads": int,
 }
+
+
+def _pins(document: object) -> Pins:
+    frames = cast("list[object]", document) if isinstance(document, list) else [None]
+    for frame in frames:
+        places = cast("list[object]", frame) if isinstance(frame, list) else []
+        if len(places) != 2 or any(type(place) is not int for place in places):
+            raise ReplayError("damaged: a pinned frame is not a shot and a frame of it")
+    return tuple(cast("tuple[int, int]", tuple(cast("list[int]", frame))) for frame in frames)
+
+
+def _check_pins(pins: Sequence[Pins], num_shots: int) -> None:
+    if pins and len(pins) != num_shots:
+        raise ReplayError(f"a plan of {num_shots} shots tells of pinned frames for {len(pins)}")
+    for index, pinned in enumerate(pins):
+        for shot, frame in pinned:
+            if not (0 <= shot < index and frame >= 0):
+                raise ReplayError(f"shot {index + 1} cannot look at frame {frame} of shot {shot + 1}")
 
 
 def _checked(document: object, kinds: Mapping[str, type]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
-from shotstream.film.replay import Environment, FilmPlan, Replay
+from shotstream.film.replay import Environment, FilmPlan, Pins, Replay
 from shotstream.film.storyboard import Panel, draw_storyboard
 from shotstream.film.subtitles import subtitles
 from shotstream.story import Shot, Story
@@ -156,8 +156,8 @@ class Exporter:
         """The replay file.
 
         Raises:
-            Refusal: The film cannot be made again from it: a shot is stale or missing, was conditioned by a
-                pinned frame, or was made by another model or on another machine than the rest.
+            Refusal: The film cannot be made again from it: a shot is stale or missing, or was made by another
+                model or on another machine than the rest.
         """
         script, takes = self._view.script, self._view.takes
         for number, card in enumerate(script.cards, start=1):
@@ -170,10 +170,6 @@ class Exporter:
             if takes[card.take_id].global_caption != script.global_caption:
                 raise Refusal(
                     "refused", f"shot {number} was made under another global caption; make it again"
-                )
-            if any(frame.pin_id is not None for frame in takes[card.take_id].context):
-                raise Refusal(
-                    "refused", f"shot {number} looked at a pinned frame, which a replay cannot tell"
                 )
         first = self._takes[0]
         for number, take in enumerate(self._takes, start=1):
@@ -193,12 +189,26 @@ class Exporter:
             num_steps=first.num_steps,
             seed=self._view.seed,
             story=self._story(),
+            pins=self._pins(),
         )
         return Replay(
             plan=plan,
             environment=Environment(**first.environment),
             frame_sha256=tuple(take.frame_sha256 for take in self._takes),
         ).to_json()
+
+    def _pins(self) -> tuple[Pins, ...]:
+        """For each shot the pinned frames that it looked at, if any shot did."""
+        film = [take.take_id for take in self._takes]
+        pins = tuple(
+            tuple(
+                (film.index(frame.take_id), frame.frame_index)
+                for frame in take.context
+                if frame.pin_id is not None
+            )
+            for take in self._takes
+        )
+        return pins if any(pins) else ()
 
     def _story(self) -> Story:
         return Story(

@@ -24,6 +24,7 @@ class FakeChunk:
 class FakeSession:
     def __init__(self, pipeline: "FakePipeline", history: list[str]) -> None:
         self._pipeline, self.history = pipeline, history
+        self.pins: list[str] = []
 
     def shot(
         self, caption: str, *, num_chunks: int = 3, seed: int | None = None, steps: int | None = None
@@ -31,12 +32,18 @@ class FakeSession:
         shot_index = len(self.history)
         for chunk_index in range(num_chunks):
             self._pipeline.before_chunk(shot_index, chunk_index)
-            key = repr((self.history, caption, seed, steps, chunk_index))
+            key = repr((self.history, caption, seed, steps, chunk_index, self.pins))
             digest = hashlib.sha256(key.encode()).digest()
             generator = np.random.default_rng(list(digest))
             num_frames = 12 if chunk_index else 9
             yield FakeChunk(frames=generator.integers(0, 256, (num_frames, 16, 24, 3), dtype=np.uint8))
         self.history.append(repr((caption, seed, steps, num_chunks)))
+
+    def pin(self, image: np.ndarray, shot_index: int) -> None:
+        self.pins.append(f"{shot_index} {hashlib.sha256(image.tobytes()).hexdigest()}")
+
+    def unpin(self) -> None:
+        self.pins = []
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(self.history))

@@ -1,4 +1,5 @@
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -14,6 +15,7 @@ from shotstream.film import (
     FilmPlan,
     FilmSettings,
     Progress,
+    ReplayError,
     WorkDirError,
     count_differences,
     make_film,
@@ -34,6 +36,25 @@ def film(
     settings = FilmSettings(files=FilmFiles(film=directory / "film.mp4"), scale=2, overwrite=overwrite)
     on_progress = (told if told is not None else []).append
     return make_film(pipeline or FakePipeline(), film_plan or plan(), ENVIRONMENT, settings, on_progress)
+
+
+def pinned_plan() -> FilmPlan:
+    return replace(plan(), pins=((), ((0, 3),), ((0, 3), (1, 20)), ()))
+
+
+def test_pinned_frames_are_pinned_for_their_shots_alone_also_after_an_interruption(tmp_path: Path) -> None:
+    plain, pinned = film(tmp_path / "plain"), film(tmp_path / "pinned", film_plan=pinned_plan())
+    hashes = [made.replay.frame_sha256 for made in (plain, pinned)]
+    assert [one == other for one, other in zip(*hashes, strict=True)] == [True, False, False, True]
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path / "late", FakePipeline((2, 1), KeyboardInterrupt()), pinned_plan())
+    assert film(tmp_path / "late", film_plan=pinned_plan()).replay == pinned.replay
+    assert read_replay(pinned.files.replay) == pinned.replay
+
+
+def test_a_pinned_frame_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ReplayError, match="frame 99 of shot 1 is pinned; it has 21"):
+        film(tmp_path, film_plan=replace(plan(2), pins=((), ((0, 99),))))
 
 
 def film_until_killed(directory: Path) -> None:

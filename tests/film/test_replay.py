@@ -36,6 +36,11 @@ def test_a_story_is_no_replay(tmp_path: Path) -> None:
         (lambda d: d["plan"].update(num_steps="4"), "num_steps is of the wrong kind"),
         (lambda d: d["plan"]["story"].update(shots=[]), "its story is damaged: a story of 0 shots"),
         (lambda d: d["plan"]["story"]["shots"][0].pop("seed"), "names the length and the seed"),
+        (lambda d: d["plan"].update(pins=[[]]), "2 shots tells of pinned frames for 1"),
+        (lambda d: d["plan"].update(pins=[[], [[1, 0]]]), "shot 2 cannot look at frame 0 of shot 2"),
+        (lambda d: d["plan"].update(pins=[[], [[0, "1"]]]), "a pinned frame is not a shot and a frame"),
+        (lambda d: d["plan"].update(pins=[[], [3]]), "a pinned frame is not a shot and a frame"),
+        (lambda d: d["plan"].update(pins=[3, []]), "a pinned frame is not a shot and a frame"),
         (lambda d: d["environment"].pop("torch"), "'torch' is missing or unknown"),
     ],
 )

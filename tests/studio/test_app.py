@@ -18,6 +18,7 @@ from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from shotstream.codec.video_io import read_frames
+from shotstream.film import FilmFiles, FilmSettings, count_differences, make_film
 from shotstream.film.replay import hash_frames, read_replay
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.app import StudioSettings, create_app
@@ -172,6 +173,28 @@ def test_every_export_is_what_it_says(client: TestClient, tmp_path: Path) -> Non
         client.get(f"/api/stories/{story_id}/takes/{shot.take_id}/hashes").json() for shot in story.shots
     ]
     assert not list((tmp_path / "exports").iterdir())
+
+
+def test_a_film_with_a_pinned_frame_is_made_again_from_its_replay(client: TestClient, tmp_path: Path) -> None:
+    story_id, story = made(client)
+    with watching(client, story_id) as viewer:
+        assert viewer.next().type == "hello"
+        viewer.ask(type="pin", id="1", frame={"take_id": story.shots[0].take_id, "frame_index": 11})
+        viewer.ask(type="add_shot", id="2", shot={"caption": "a fox sleeps"})
+        while viewer.story is None or len(viewer.story.shots) < 3:
+            viewer.next()
+        viewer.until_made()
+    path = tmp_path / "replay.json"
+    path.write_bytes(client.get(f"/api/stories/{story_id}/export/replay.json").content)
+    replay = read_replay(path)
+    assert replay.plan.pins == ((), (), ((0, 11),))
+    settings = FilmSettings(files=FilmFiles(film=tmp_path / "again.mp4"))
+    pipeline = StreamingPipeline(tiny_engine())
+    again = make_film(pipeline, replay.plan, replay.environment, settings, lambda _: None)
+    assert count_differences(again, replay) == (0, "")
+    unpinned = replace(settings, files=FilmFiles(film=tmp_path / "without.mp4"))
+    without = make_film(pipeline, replace(replay.plan, pins=()), replay.environment, unpinned, lambda _: None)
+    assert count_differences(without, replay)[1].startswith("shot 3")
 
 
 def test_a_film_that_cannot_be_replayed_is_not_given_a_replay(client: TestClient) -> None:
