@@ -1,8 +1,9 @@
-"""Does a chunk cost more the longer the film is?
+"""Does a chunk cost more the longer the film is, or the longer its shot?
 
 Measured: one film, its shots 1, 10, 50 and 100 probed: the later chunks of a probed shot, its first chunk
 apart, since it also pays for text and context, what it keeps, memory, and the size of the saved session.
-The shots between are one chunk long, which changes nothing that a later shot's cost depends on.
+The shots between are one chunk long, which changes nothing that a later shot's cost depends on. Then one long
+shot, its chunks by their place: each costs more than the one before until the window is full, then the same.
 """
 
 import tempfile
@@ -18,6 +19,8 @@ from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
 
 PROBED = (1, 10, 50, 100)
+LONG_SHOT_WINDOWS = 4
+"""Length of the long shot, in windows of the local cache."""
 
 
 def bench_shots(
@@ -46,6 +49,7 @@ def bench_shots(
             list(session.shot(_caption(number), num_chunks=1, steps=config.num_steps))
         if on_shot is not None:
             on_shot(number)
+    rows += _probe_length(session, config.num_steps, pipeline.engine.dit.config.window_chunks)
     facts = {
         **pipeline_facts(pipeline),
         "num_chunks": num_chunks,
@@ -76,6 +80,28 @@ def _probe(
         session.save(path)
         rows.append(Row(f"shot_{number}_saved_kb", "saved session, kB", path.stat().st_size / 1e3))
     return rows
+
+
+def _probe_length(session: StorySession, num_steps: int | None, window: int) -> list[Row]:
+    """A long shot's chunks by place: the second, the last that adds to the window, and all after it."""
+    stream = session.shot("a fox walks on and on", num_chunks=LONG_SHOT_WINDOWS * window, steps=num_steps)
+    chunks_s = [sum(asdict(chunk.timings).values()) for chunk in stream]
+    return [
+        Row("long_shot_chunk_2_ms", "a long shot's chunk 2, ms", 1e3 * chunks_s[1]),
+        Row(
+            f"long_shot_chunk_{window}_ms",
+            f"its chunk {window}, the window full, ms",
+            1e3 * chunks_s[window - 1],
+        ),
+        *(
+            Row(
+                f"long_shot_window_{part + 1}_ms",
+                f"its chunks {part * window + 1} to {(part + 1) * window}, ms",
+                milliseconds(chunks_s[part * window : (part + 1) * window]),
+            )
+            for part in range(1, LONG_SHOT_WINDOWS)
+        ),
+    ]
 
 
 def _caption(number: int) -> str:

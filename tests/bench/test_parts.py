@@ -65,6 +65,8 @@ def test_probed_shots_are_those_asked_for(pipeline: StreamingPipeline) -> None:
     document = json.loads(report.json_line())
     assert told == [1, 2, 3, 4]
     assert document["shot_1_chunk_ms"]["count"] == document["shot_4_chunk_ms"]["count"] == 2
+    window = pipeline.engine.dit.config.window_chunks
+    assert [document[f"long_shot_window_{part}_ms"]["count"] for part in (2, 3, 4)] == [window] * 3
     assert "shot_2_chunk_ms" not in document
 
 
