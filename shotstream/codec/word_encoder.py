@@ -124,7 +124,7 @@ class WordEncoder(nn.Module):
 
     def suggestions(self, word: str) -> tuple[str, ...]:
         """Known words that are spelled like `word`, the nearest first; may be empty."""
-        return tuple(difflib.get_close_matches(word.lower(), self.config.words, n=2, cutoff=0.6))
+        return tuple(difflib.get_close_matches(word.lower(), self.config.words, n=2, cutoff=0.7))
 
     def _encode_one(self, caption: str) -> Float[Tensor, "n d"]:
         return self(self.tokenize([caption]).to(self.position.device))[0]
