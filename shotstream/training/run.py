@@ -129,7 +129,7 @@ def build_stage(
     if isinstance(config, CodecTraining):
         return CodecStage(config, device, execution)
     if isinstance(config, ReaderTraining):
-        return ReaderStage(config, execution)
+        return ReaderStage(config, device, execution)
     if isinstance(config, TeacherTraining):
         return TeacherStage(
             config, _pool_codec(config, runs), device, execution, reader=_input_reader(config, runs)

@@ -16,8 +16,10 @@ from shotstream.training.stages.causal_init import CausalInitStage
 from shotstream.training.stages.codec import CodecStage, CodecTraining
 from shotstream.training.stages.dmd import DmdStage
 from shotstream.training.stages.ode_pairs import OdePairsStage
+from shotstream.training.stages.reader import ReaderStage, reading_loss
 from shotstream.training.stages.teacher import TeacherStage, draw_batch
 from tests.training.test_dmd import matching
+from tests.training.test_reader import TRAINING
 from tests.training.test_run import codec, teacher
 from tests.training.test_student import pairs, student
 
@@ -51,6 +53,12 @@ def test_the_codec(meta: torch.device) -> None:
     loss, _ = stage._loss(0, range(1))  # pyright: ignore[reportPrivateUsage]
     loss.backward()
     assert {value.device for value in stage.codec.parameters()} == {meta}
+
+
+def test_the_text_encoder(meta: torch.device) -> None:
+    stage = ReaderStage(TRAINING, meta)
+    reading_loss(stage.reader, *stage.batch(0, range(2))).backward()
+    assert {value.device for value in stage.reader.parameters()} == {meta}
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -74,13 +74,18 @@ class ReaderTraining:
 class ReaderStage:
     """A `Stage` that trains a `WordEncoder` with questions."""
 
-    def __init__(self, config: ReaderTraining, execution: Execution | None = None) -> None:
+    def __init__(
+        self,
+        config: ReaderTraining,
+        device: torch.device | str = "cpu",
+        execution: Execution | None = None,
+    ) -> None:
         """ValueError for a way of computing that it does not have."""
         torch.manual_seed(config.seed)  # the initial weights
         self.config, self.execution = config, execution or Execution()
         self.execution.refuse(("activation_checkpointing", "compile"), "the text encoder is small")
         self.execution.shares(config.batch_size)
-        self.reader = WordEncoder(config.text)
+        self.reader = WordEncoder(config.text).to(device)
         self.execution.shard(self.reader, methods=("answers",))
         self.ema = Ema(self.reader, config.ema_decay)
         self.optimiser = MuonAdamW(
@@ -173,8 +178,9 @@ class ReaderStage:
 
 def reading_loss(reader: WordEncoder, texts: list[str], right: Int[Tensor, "s k"]) -> Float[Tensor, ""]:
     """The cross-entropy of the answers, in float32."""
-    logits = reader.answers(reader.tokenize(texts))
-    return F.cross_entropy(logits.float().flatten(0, 1), right.flatten())
+    device = reader.embedding.weight.device
+    logits = reader.answers(reader.tokenize(texts).to(device))
+    return F.cross_entropy(logits.float().flatten(0, 1), right.flatten().to(device))
 
 
 def held_out_captions(count: int) -> tuple[list[str], Int[Tensor, "s k"]]:

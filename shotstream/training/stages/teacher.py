@@ -58,7 +58,8 @@ class TeacherTraining:
     dit: DiTConfig
     """Sizes of the transformer."""
     text: WordEncoderConfig | StoredTextConfig
-    """Sizes and words of the text encoder that is trained; of shards, the captions that they hold."""
+    """Sizes and words of the text encoder, which is learnt along if it has no questions; of shards, the
+    captions that they hold."""
     pool: PoolConfig | ShardsConfig
     """The stories that batches are drawn from: rendered as training goes on, or encoded beforehand."""
     num_steps: int
@@ -147,7 +148,7 @@ class Batch(NamedTuple):
 
 
 class TheatreModel(nn.Module):
-    """The transformer with its text encoder, trained together."""
+    """The transformer with its text encoder."""
 
     def __init__(self, dit: DiTConfig, text: WordEncoderConfig | StoredTextConfig) -> None:
         super().__init__()
