@@ -13,17 +13,17 @@ def ablate(
     row: Annotated[str, typer.Argument(help="Name of a row; `full` is the whole method.")],
     runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
     seed: Annotated[int, typer.Option(help="Of training and of the stories that are filmed.", min=0)] = 0,
-    stories: Annotated[int, typer.Option(help="Held-out stories that are filmed.")] = 20,
+    stories: Annotated[int, typer.Option(help="Held-out stories that are filmed.")] = 50,
     shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
     teacher_steps: Annotated[
         int, typer.Option(help="Steps that the shared teacher goes on for under the row's change.", min=1)
-    ] = 300,
+    ] = 400,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override, STAGE:key=value, for all rows alike; repeatable."),
     ] = None,
 ) -> None:
-    """Train and score one ablation, forked from `mini_teacher`; prints its line and one line of JSON.
+    """Train and score one ablation, forked from `theatre_teacher`; prints its line and one line of JSON.
 
     The same command goes on with a row that was stopped.
     """

@@ -1,11 +1,10 @@
 """The paper's ablations in miniature: each row changes one thing, and the oracle scores what comes out.
 
-All rows fork one small teacher, its codec and its text encoder, which are trained once by `shotstream train`
-of `theatre_codec`, `theatre_text` and `mini_teacher`. A row goes on with the teacher for a while under its
-own change, then makes ODE pairs, the causal student and the two distillation stages, each a run of its own in
+All rows fork the teacher of the theatre, its codec and its text encoder, which are there (`resume/`) or are
+trained once by `shotstream train`. A row goes on with the teacher for a while under its own change; then it
+makes ODE pairs, the causal student and the two distillation stages, each a run of its own in
 `RUNS/rows/ROW-SEED`, so that a row that was stopped goes on where it stood. What a row has in common with the
-full method of its seed is taken from there, if it is done. Sizes are chosen for about ten minutes on two
-cores.
+full method of its seed is taken from there, if it is done. It takes about ten minutes on two cores.
 
 Source: the ablation tables of arXiv 2603.25746; left out are those of architectures that are not built here.
 """
@@ -25,7 +24,8 @@ from shotstream.evaluation.report import Report
 from shotstream.evaluation.run import EvaluationConfig
 from shotstream.files import remove, write_atomically
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically
-from shotstream.training.recipes import Recipe, recipe
+from shotstream.training.recipe import Recipe
+from shotstream.training.recipes import recipe
 from shotstream.training.run import newest_checkpoint, recipe_of_run, run_recipe
 from shotstream.training.stages.teacher import TeacherTraining
 
@@ -51,6 +51,8 @@ _SEEDS: Final = {
     "mini_intra_shot": "stage.dmd.seed",
     "mini_inter_shot": "stage.dmd.seed",
 }
+BASE: Final = "theatre_teacher"
+"""The run that all rows fork."""
 _FORK: Final = "fork.pt"
 _ADOPTED: Final = "adopted"
 _NEW_PARAMETER: Final = "dit.shot_embedding.weight"
@@ -96,11 +98,11 @@ class RowConfig:
 
     seed: int = 0
     """Of the row: of what its runs draw and of the stories that are filmed."""
-    teacher_steps: int = 300
+    teacher_steps: int = 400
     """Steps that the teacher goes on for."""
     overrides: tuple[str, ...] = ()
     """Further settings, `STAGE:key=value`, the same in every row that is to be compared."""
-    num_stories: int = 20
+    num_stories: int = 50
     num_shots: int = 5
 
 
@@ -165,7 +167,7 @@ def prepare_row(name: str, runs: Path, config: RowConfig) -> PreparedRow:
     Raises:
         ValueError: there is no such row, a setting is wrong, or the shared runs have not been made.
     """
-    base = newest_checkpoint(runs, "mini_teacher")
+    base = newest_checkpoint(runs, BASE)
     base_steps, _ = load_checkpoint(base)
     directory = runs / "rows" / f"{name}-{config.seed}"
     fork = directory / _FORK
@@ -228,9 +230,14 @@ def _adopt(made: Recipe, full: Path, directory: Path) -> None:
 
 
 def write_fork(base: Path, changed: Recipe, path: Path) -> None:
-    """The shared teacher as a row's run begins at it; what the row adds begins at zero."""
+    """The shared teacher as a row's run begins at it; what the row adds begins at zero.
+
+    It is the averaged teacher, and the average begins anew: over a row's few steps it would stay what the
+    teacher was before the row's change.
+    """
     step, state = load_checkpoint(base)
-    forked = {key: dict(state[key]) for key in ("weights", "ema")}
+    average = {name: value for name, value in state["ema"].items() if name != "num_updates"}
+    forked = {"weights": {**state["weights"], **average}, "ema": {**average, "num_updates": 0}}
     assert isinstance(changed.stage, TeacherTraining)
     dit = changed.stage.dit
     if dit.num_shot_embeddings:

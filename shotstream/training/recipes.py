@@ -7,7 +7,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
@@ -18,11 +17,9 @@ from shotstream.data.captions import StoredTextConfig
 from shotstream.data.latents import PoolConfig
 from shotstream.data.source import ShardsConfig
 from shotstream.model.config import DiTConfig
-from shotstream.theatre.captions import vocabulary
-from shotstream.theatre.palette import NAMES
-from shotstream.theatre.questions import QUESTIONS
-from shotstream.training import wan
+from shotstream.training import theatre, wan
 from shotstream.training.loop import LoopConfig
+from shotstream.training.recipe import Recipe, StageConfig
 from shotstream.training.stages.causal_init import CausalInitTraining
 from shotstream.training.stages.codec import CodecTraining
 from shotstream.training.stages.dmd import DmdTraining
@@ -32,237 +29,10 @@ from shotstream.training.stages.ode_pairs import OdePairsTraining
 from shotstream.training.stages.reader import ReaderTraining
 from shotstream.training.stages.teacher import TeacherTraining
 
-StageConfig = (
-    CodecTraining
-    | ReaderTraining
-    | TeacherTraining
-    | OdePairsTraining
-    | CausalInitTraining
-    | IntraShotTraining
-    | InterShotTraining
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """One run."""
-
-    name: str
-    stage: StageConfig
-    loop: LoopConfig
-    inputs: tuple[str, ...] = ()
-    """Names of the recipes whose runs this one starts from."""
-
 
 def input_of(recipe: Recipe, kind: type[StageConfig]) -> str:
     """The name of the recipe's input whose stage is of a kind."""
     return next(name for name in recipe.inputs if isinstance(RECIPES[name]().stage, kind))
-
-
-def theatre_codec() -> Recipe:
-    """The theatre's codec: about a quarter of an hour on two CPU cores."""
-    num_steps = 2000
-    return Recipe(
-        name="theatre_codec",
-        stage=CodecTraining(codec=PatchCodecConfig(num_colours=len(NAMES)), num_steps=num_steps),
-        loop=LoopConfig(num_steps=num_steps, log_every=20, preview_every=500),
-    )
-
-
-def theatre_text() -> Recipe:
-    """The theatre's text encoder: some minutes on a CPU core."""
-    num_steps = 1600
-    return Recipe(
-        name="theatre_text",
-        stage=ReaderTraining(
-            text=WordEncoderConfig(words=vocabulary(), questions=QUESTIONS), num_steps=num_steps
-        ),
-        loop=LoopConfig(num_steps=num_steps, log_every=100, preview_every=500),
-    )
-
-
-def theatre_teacher() -> Recipe:
-    """The theatre's teacher, bidirectional and causal in one: hours on two CPU cores."""
-    num_steps = 20_000
-    dim = 192
-    return Recipe(
-        name="theatre_teacher",
-        stage=TeacherTraining(
-            dit=DiTConfig(
-                latent_channels=16,
-                dim=dim,
-                ffn_dim=4 * dim,
-                num_heads=3,
-                num_layers=6,
-                text_dim=128,
-                text_length=len(QUESTIONS),
-                freq_dim=128,
-            ),
-            text=WordEncoderConfig(words=vocabulary(), questions=QUESTIONS),
-            pool=PoolConfig(num_blocks=10, steps_per_block=80),
-            num_steps=num_steps,
-            decay_steps=3000,
-            batch_size=24,
-            learning_rate=2e-3,
-        ),
-        loop=LoopConfig(num_steps=num_steps, log_every=50, preview_every=1000),
-        inputs=("theatre_codec", "theatre_text"),
-    )
-
-
-def theatre_ode_pairs() -> Recipe:
-    """Two thousand trajectories of the causal teacher: some minutes on two CPU cores."""
-    teacher = theatre_teacher().stage
-    assert isinstance(teacher, TeacherTraining)
-    pool = dataclasses.replace(teacher.pool, seed=1, steps_per_block=8)
-    return Recipe(
-        name="theatre_ode_pairs",
-        stage=OdePairsTraining(teacher=dataclasses.replace(teacher, batch_size=16, pool=pool)),
-        loop=LoopConfig(num_steps=128, save_every=10, log_every=5, preview_every=1000),
-        inputs=("theatre_codec", "theatre_teacher"),
-    )
-
-
-def theatre_causal_init() -> Recipe:
-    """The four-step causal student, from its teacher and the teacher's trajectories."""
-    pairs = theatre_ode_pairs()
-    assert isinstance(pairs.stage, OdePairsTraining)
-    num_steps = 800
-    return Recipe(
-        name="theatre_causal_init",
-        stage=CausalInitTraining(pairs=pairs.stage, num_steps=num_steps),
-        loop=LoopConfig(num_steps=num_steps, save_every=200, log_every=20, preview_every=200),
-        inputs=("theatre_teacher", "theatre_ode_pairs"),
-    )
-
-
-def theatre_published_pairs() -> Recipe:
-    """As many trajectories as `theatre_ode_pairs` has, of the bidirectional teacher over whole shots."""
-    pairs = theatre_ode_pairs()
-    assert isinstance(pairs.stage, OdePairsTraining)
-    stage = dataclasses.replace(pairs.stage, flow="bidirectional")
-    return dataclasses.replace(pairs, name="theatre_published_pairs", stage=stage)
-
-
-def theatre_published_init() -> Recipe:
-    """The causal initialisation as published, to be compared with `theatre_causal_init`."""
-    init, pairs = theatre_causal_init(), theatre_published_pairs().stage
-    assert isinstance(init.stage, CausalInitTraining) and isinstance(pairs, OdePairsTraining)
-    return dataclasses.replace(
-        init,
-        name="theatre_published_init",
-        stage=dataclasses.replace(init.stage, pairs=pairs),
-        inputs=("theatre_teacher", "theatre_published_pairs"),
-    )
-
-
-def _matching(num_steps: int) -> DmdTraining:
-    teacher = theatre_teacher().stage
-    assert isinstance(teacher, TeacherTraining)
-    pool = dataclasses.replace(teacher.pool, seed=2, num_blocks=8, steps_per_block=20)
-    return DmdTraining(
-        teacher=dataclasses.replace(teacher, batch_size=8, pool=pool), num_steps=num_steps, fake_updates=4
-    )
-
-
-def theatre_intra_shot() -> Recipe:
-    """The student matched to the bidirectional teacher, given true earlier shots."""
-    num_steps = 220
-    return Recipe(
-        name="theatre_intra_shot",
-        stage=IntraShotTraining(dmd=_matching(num_steps)),
-        loop=LoopConfig(num_steps=num_steps, save_every=20, log_every=5, preview_every=40),
-        inputs=("theatre_codec", "theatre_teacher", "theatre_causal_init"),
-    )
-
-
-def theatre_inter_shot() -> Recipe:
-    """The student matched to the bidirectional teacher, given its own earlier shots."""
-    num_steps = 120
-    return Recipe(
-        name="theatre_inter_shot",
-        stage=InterShotTraining(dmd=dataclasses.replace(_matching(num_steps), seed=4)),
-        loop=LoopConfig(num_steps=num_steps, save_every=20, log_every=5, preview_every=40),
-        inputs=("theatre_codec", "theatre_teacher", "theatre_intra_shot"),
-    )
-
-
-def mini_teacher() -> Recipe:
-    """A teacher small enough that an ablation may go on with it for minutes, and all share its beginning.
-
-    Its learning rate does not fall: it does so in each row, which ends what is begun here.
-    """
-    num_steps, dim = 2700, 96
-    teacher = theatre_teacher().stage
-    assert isinstance(teacher, TeacherTraining)
-    return Recipe(
-        name="mini_teacher",
-        stage=dataclasses.replace(
-            teacher,
-            dit=dataclasses.replace(teacher.dit, dim=dim, ffn_dim=4 * dim, num_layers=4),
-            pool=dataclasses.replace(teacher.pool, block_stories=32, num_latent_frames=(3, 6)),
-            num_steps=num_steps,
-            decay_steps=1,
-            batch_size=12,
-        ),
-        loop=LoopConfig(num_steps=num_steps, log_every=50, preview_every=1000),
-        inputs=("theatre_codec", "theatre_text"),
-    )
-
-
-def mini_ode_pairs() -> Recipe:
-    """Trajectories of the small teacher."""
-    pool = dataclasses.replace(_mini().pool, seed=1, steps_per_block=4)
-    return Recipe(
-        name="mini_ode_pairs",
-        stage=OdePairsTraining(teacher=dataclasses.replace(_mini(), pool=pool)),
-        loop=LoopConfig(num_steps=16, save_every=4, log_every=4, preview_every=1000),
-        inputs=("theatre_codec", "mini_teacher"),
-    )
-
-
-def mini_causal_init() -> Recipe:
-    """The small student."""
-    pairs, num_steps = mini_ode_pairs().stage, 150
-    assert isinstance(pairs, OdePairsTraining)
-    return Recipe(
-        name="mini_causal_init",
-        stage=CausalInitTraining(pairs=pairs, num_steps=num_steps, warmup_steps=10),
-        loop=LoopConfig(num_steps=num_steps, save_every=50, log_every=10, preview_every=1000),
-        inputs=("mini_teacher", "mini_ode_pairs"),
-    )
-
-
-def mini_intra_shot() -> Recipe:
-    """The small student matched to its teacher, given true earlier shots."""
-    return Recipe(
-        name="mini_intra_shot",
-        stage=IntraShotTraining(dmd=_mini_matching(30)),
-        loop=LoopConfig(num_steps=30, save_every=10, log_every=5, preview_every=1000),
-        inputs=("theatre_codec", "mini_teacher", "mini_causal_init"),
-    )
-
-
-def mini_inter_shot() -> Recipe:
-    """The small student matched to its teacher, given its own earlier shots."""
-    return Recipe(
-        name="mini_inter_shot",
-        stage=InterShotTraining(dmd=dataclasses.replace(_mini_matching(20), seed=4)),
-        loop=LoopConfig(num_steps=20, save_every=5, log_every=5, preview_every=1000),
-        inputs=("theatre_codec", "mini_teacher", "mini_intra_shot"),
-    )
-
-
-def _mini() -> TeacherTraining:
-    stage = mini_teacher().stage
-    assert isinstance(stage, TeacherTraining)
-    return stage
-
-
-def _mini_matching(num_steps: int) -> DmdTraining:
-    pool = dataclasses.replace(_mini().pool, seed=2, num_blocks=4, steps_per_block=20)
-    teacher = dataclasses.replace(_mini(), batch_size=8, pool=pool)
-    return DmdTraining(teacher=teacher, num_steps=num_steps, fake_updates=3, fake_warmup_steps=4)
 
 
 def _wan(name: str, stage: StageConfig, num_steps: int, inputs: tuple[str, ...]) -> Recipe:
@@ -307,20 +77,20 @@ def wan_inter_shot() -> Recipe:
 
 
 RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
-    "theatre_codec": theatre_codec,
-    "theatre_text": theatre_text,
-    "theatre_teacher": theatre_teacher,
-    "theatre_ode_pairs": theatre_ode_pairs,
-    "theatre_causal_init": theatre_causal_init,
-    "theatre_intra_shot": theatre_intra_shot,
-    "theatre_inter_shot": theatre_inter_shot,
-    "theatre_published_pairs": theatre_published_pairs,
-    "theatre_published_init": theatre_published_init,
-    "mini_teacher": mini_teacher,
-    "mini_ode_pairs": mini_ode_pairs,
-    "mini_causal_init": mini_causal_init,
-    "mini_intra_shot": mini_intra_shot,
-    "mini_inter_shot": mini_inter_shot,
+    "theatre_codec": theatre.theatre_codec,
+    "theatre_text": theatre.theatre_text,
+    "theatre_teacher": theatre.theatre_teacher,
+    "theatre_ode_pairs": theatre.theatre_ode_pairs,
+    "theatre_causal_init": theatre.theatre_causal_init,
+    "theatre_intra_shot": theatre.theatre_intra_shot,
+    "theatre_inter_shot": theatre.theatre_inter_shot,
+    "theatre_published_pairs": theatre.theatre_published_pairs,
+    "theatre_published_init": theatre.theatre_published_init,
+    "mini_teacher": theatre.mini_teacher,
+    "mini_ode_pairs": theatre.mini_ode_pairs,
+    "mini_causal_init": theatre.mini_causal_init,
+    "mini_intra_shot": theatre.mini_intra_shot,
+    "mini_inter_shot": theatre.mini_inter_shot,
     "wan_teacher": wan_teacher,
     "wan_ode_pairs": wan_ode_pairs,
     "wan_causal_init": wan_causal_init,

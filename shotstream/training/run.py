@@ -22,7 +22,8 @@ from shotstream.training.films import theatre_pipeline
 from shotstream.training.loop import LoopConfig, resume, train
 from shotstream.training.lora import merge_adapters
 from shotstream.training.parallelize import Execution
-from shotstream.training.recipes import Recipe, from_document, input_of, to_document
+from shotstream.training.recipe import Recipe
+from shotstream.training.recipes import from_document, input_of, to_document
 from shotstream.training.stage import Stage
 from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
 from shotstream.training.stages.codec import CodecStage, CodecTraining, codec_from_run

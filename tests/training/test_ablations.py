@@ -75,7 +75,7 @@ def test_wrong_rows_and_overrides_are_refused(tmp_path: Path) -> None:
         row_recipes("nothing", RowConfig(), 1)
     with pytest.raises(ValueError, match="names no stage"):
         row_recipes("full", RowConfig(overrides=("stage.seed=1",)), 1)
-    with pytest.raises(ValueError, match="train mini_teacher"):
+    with pytest.raises(ValueError, match="train theatre_teacher"):
         prepare_row("full", tmp_path, RowConfig())
 
 
@@ -84,14 +84,19 @@ def test_wrong_rows_and_overrides_are_refused(tmp_path: Path) -> None:
 def test_a_row_runs_from_the_shared_teacher_to_its_line_and_goes_on_where_it_was(tmp_path: Path) -> None:
     """The row with a new parameter: at the fork it computes what the base does."""
     run_recipe(recipe("theatre_codec", [*CODEC, "loop.num_steps=1"]), tmp_path)
-    run_recipe(recipe("mini_teacher", [*TEACHER, "loop.num_steps=2"]), tmp_path)
+    run_recipe(recipe("theatre_teacher", [*TEACHER, "loop.num_steps=2"]), tmp_path)
     config = RowConfig(teacher_steps=1, overrides=SMALL, num_stories=1, num_shots=2)
     prepared = prepare_row("shot_embedding", tmp_path, config)
     step, forked = load_checkpoint(prepared.directory / "fork.pt")
-    _, base = load_checkpoint(tmp_path / "mini_teacher" / "step_0000002.pt")
+    _, base = load_checkpoint(tmp_path / "theatre_teacher" / "step_0000002.pt")
     assert step == 2 and not forked["weights"].pop("dit.shot_embedding.weight").any()
     assert forked["weights"].keys() == base["weights"].keys()
-    assert all(torch.equal(forked["weights"][name], base["weights"][name]) for name in base["weights"])
+    average = forked["ema"]
+    assert average["num_updates"] == 0
+    assert all(
+        torch.equal(forked["weights"][name], base["ema"].get(name, value))
+        for name, value in base["weights"].items()
+    )
     report = run_row(prepared)
     student = trained_model(prepared.directory, "mini_inter_shot")
     assert student.dit.shot_embedding is not None and student.dit.config.phase_angle == 0
@@ -105,7 +110,7 @@ def test_a_row_runs_from_the_shared_teacher_to_its_line_and_goes_on_where_it_was
 @pytest.mark.timeout(1200)
 def test_a_row_takes_from_the_full_one_what_is_the_same_and_trains_what_is_not(tmp_path: Path) -> None:
     run_recipe(recipe("theatre_codec", [*CODEC, "loop.num_steps=1"]), tmp_path)
-    run_recipe(recipe("mini_teacher", [*TEACHER, "loop.num_steps=2"]), tmp_path)
+    run_recipe(recipe("theatre_teacher", [*TEACHER, "loop.num_steps=2"]), tmp_path)
     config = RowConfig(teacher_steps=1, overrides=SMALL, num_stories=1, num_shots=2)
     run_row(prepare_row("full", tmp_path, config))
     taken: dict[str, set[str]] = {}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shotstream.data.ode_pairs import OdePairs
-from shotstream.training.recipes import Recipe
+from shotstream.training.recipe import Recipe
 from shotstream.training.run import build_stage, default_device, run_recipe
 from shotstream.training.stages.causal_init import CausalInitStage
 from shotstream.training.stages.codec import CodecStage, CodecTraining

@@ -15,7 +15,8 @@ from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.rollout import Rollout
 from shotstream.training.films import theatre_pipeline
 from shotstream.training.lora import attach_adapters, merge_adapters
-from shotstream.training.recipes import Recipe, recipe
+from shotstream.training.recipe import Recipe
+from shotstream.training.recipes import recipe
 from shotstream.training.run import build_stage, input_codec, run_recipe, trained_model
 from shotstream.training.stages import dmd as dmd_module
 from shotstream.training.stages.dmd import DmdStage

@@ -12,7 +12,7 @@ from shotstream.theatre.questions import QUESTIONS
 from shotstream.theatre.world import HELD_OUT
 from shotstream.training.checkpoint import checkpoints
 from shotstream.training.loop import LoopConfig
-from shotstream.training.recipes import Recipe
+from shotstream.training.recipe import Recipe
 from shotstream.training.run import recipe_of_run, run_recipe
 from shotstream.training.stages.reader import ReaderStage, ReaderTraining, reader_from_run, reading_loss
 

@@ -12,7 +12,8 @@ from shotstream.files import replacing, write_atomically
 from shotstream.theatre.palette import NAMES
 from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
-from shotstream.training.recipes import Recipe, recipe
+from shotstream.training.recipe import Recipe
+from shotstream.training.recipes import recipe
 from shotstream.training.run import build_stage, run_recipe
 from shotstream.training.stages.codec import CodecStage, CodecTraining
 from shotstream.training.stages.teacher import TeacherStage

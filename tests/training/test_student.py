@@ -12,7 +12,8 @@ from shotstream.data.ode_pairs import OdePairs
 from shotstream.model.causal_mask import CausalMask
 from shotstream.streaming.conditioning import full_pass
 from shotstream.training.keys import sample_noise
-from shotstream.training.recipes import Recipe, recipe
+from shotstream.training.recipe import Recipe
+from shotstream.training.recipes import recipe
 from shotstream.training.run import build_stage, run_recipe
 from shotstream.training.stages.causal_init import CausalInitStage, part_of
 from shotstream.training.stages.ode_pairs import CausalVelocity, OdePairsStage

@@ -12,7 +12,8 @@ from shotstream.data.captions import StoredTextConfig, caption_store, open_shard
 from shotstream.model.config import wan_1_3b
 from shotstream.streaming.pipeline import load, theatre_bundle_config
 from shotstream.training.export import export_run
-from shotstream.training.recipes import RECIPES, Recipe, recipe, to_document
+from shotstream.training.recipe import Recipe
+from shotstream.training.recipes import RECIPES, recipe, to_document
 from shotstream.training.run import build_stage, run_recipe, trained_model
 from shotstream.training.stages.ode_pairs import OdePairsStage
 from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel

@@ -130,19 +130,21 @@ class OdePairsStage:
         first, length = (0, num_chunks) if whole else (int(rng.integers(num_chunks)), 1)
         history = batch.x0[:, :, : first * size]
         conditioning = batch.conditioning.to(device)
-        given = self.model.embed(batch.captions)
-        free = self.model.embed([[""] * len(rows) for rows in batch.captions])
+        texts = [self.model.embed(batch.captions)]
+        if self.config.guidance != 1.0:
+            texts.append(self.model.embed([[""] * len(rows) for rows in batch.captions]))
         shape = (batch.x0.shape[1], length * size, *batch.x0.shape[3:])
         noise = sample_noise(shape, self.config.seed, "pairs/noise", (step,), samples).to(device)
         with multiplying(self.config.matmul_dtype, device):
             if whole:
-                asked = [partial(shot_velocity, dit, conditioning, text) for text in (free, given)]
+                asked = [partial(shot_velocity, dit, conditioning, text) for text in texts]
             else:
                 clean = history.to(device)
-                asked = [CausalVelocity(dit, conditioning, text, clean) for text in (free, given)]
+                asked = [CausalVelocity(dit, conditioning, text, clean) for text in texts]
 
             def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
-                return guide(asked[0](noisy, sigma), asked[1](noisy, sigma), self.config.guidance)
+                told, *free = [ask(noisy, sigma) for ask in asked]
+                return guide(free[0], told, self.config.guidance) if free else told
 
             states = list(euler_states(velocity, noise, self._levels()))[:: self.config.substeps]
         return OdePairs(
