@@ -24,7 +24,7 @@ def bench_decode(pipeline: StreamingPipeline, config: PartConfig) -> Report:
     engine = pipeline.engine
     num_chunks = config.num_chunks or pipeline.num_chunks
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(num_chunks, 1, *engine.chunk_shape, generator=generator).to(engine.device)
+    latents = torch.randn(num_chunks, 1, *engine.chunk_shape, generator=generator).to(engine.codec_device)
     start_s = time.perf_counter()
     _decode_shot(engine, latents)
     warm_up_s = time.perf_counter() - start_s
@@ -39,7 +39,7 @@ def bench_decode(pipeline: StreamingPipeline, config: PartConfig) -> Report:
         Row("warm_up_s", "first shot, compilation included, s", warm_up_s),
     )
     facts = {**pipeline_facts(pipeline), "num_chunks": num_chunks}
-    return Report(bench="decode", facts=facts, rows=(*rows, *peak_rows(engine.device)))
+    return Report(bench="decode", facts=facts, rows=(*rows, *peak_rows(engine.codec_device)))
 
 
 def bench_encode(pipeline: StreamingPipeline, config: PartConfig) -> Report:
@@ -61,14 +61,16 @@ def bench_encode(pipeline: StreamingPipeline, config: PartConfig) -> Report:
         per_frame = samples.p50 / len(kept)
         rows.append(Row(f"{name}_shot_ms_per_frame", "of that, ms per frame", per_frame))
     rows.append(Row("warm_up_s", "first calls, compilation included, s", warm_up_s))
-    return Report(bench="encode", facts=pipeline_facts(pipeline), rows=(*rows, *peak_rows(engine.device)))
+    return Report(
+        bench="encode", facts=pipeline_facts(pipeline), rows=(*rows, *peak_rows(engine.codec_device))
+    )
 
 
 def _decode_shot(engine: Engine, latents: torch.Tensor) -> list[float]:
     state: DecodeState | None = None
     chunks_s: list[float] = []
     for chunk in latents:
-        synchronize(engine.device)
+        synchronize(engine.codec_device)
         start_s = time.perf_counter()
         _, state = engine.decode(chunk, state)
         chunks_s.append(time.perf_counter() - start_s)
@@ -76,7 +78,7 @@ def _decode_shot(engine: Engine, latents: torch.Tensor) -> list[float]:
 
 
 def _encode_s(engine: Engine, frames: np.ndarray) -> float:
-    synchronize(engine.device)
+    synchronize(engine.codec_device)
     start_s = time.perf_counter()
     engine.encode_frames(frames)
     return time.perf_counter() - start_s

@@ -27,7 +27,7 @@ def bench_overlap(
     """Measures the three ways; `overlap` of the config is not used, and one more story warms up."""
     engine = pipeline.engine
     was_ahead = engine.ahead
-    thread = was_ahead or Ahead(engine.device)
+    thread = was_ahead or Ahead(engine.device, engine.codec_device)
     turns: list[dict[str, float]] = []
     cuts_s: dict[str, list[float]] = {way: [] for way in _WAYS}
     num_frames = 0

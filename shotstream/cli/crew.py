@@ -79,6 +79,13 @@ _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
         ],
         False,
     ),
+    "codec_device": (
+        Annotated[
+            str | None,
+            typer.Option(help="Another device for the codec and the text encoder, for example cuda:1."),
+        ],
+        None,
+    ),
 }
 
 
@@ -103,7 +110,7 @@ def takes_switches(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
-def _read_switches(weights: str | None, attention: str, **others: bool) -> "Switches":
+def _read_switches(weights: str | None, attention: str, **others: Any) -> "Switches":
     """ValueError for an unknown format or kind of attention."""
     from shotstream.model.attention import AttentionName
     from shotstream.model.quantized import WeightFormat

@@ -2,16 +2,17 @@
 
 The caller's thread gets each chunk's latents as soon as they are there, decodes them and hands out frames;
 whatever the caller does with those (H.264, hashes) runs beside the next chunk's commit and denoising too. On
-a GPU decoding has a stream of its own, whose work goes first. One chunk at most is made that nobody has asked
-for; when a shot ends early, the pass in hand is its last. All sessions of an engine share the one thread, so
-passes never run side by side, and their order within a shot is what it is without it.
+a GPU, the transformer's or the codec's own, decoding has a stream of its own, whose work goes first. One
+chunk at most is made that nobody has asked for; when a shot ends early, the pass in hand is its last. All
+sessions of an engine share the one thread, so passes never run side by side, and their order within a shot is
+what it is without it.
 
-Run on a CPU, by test. The stream is meant for CUDA and has not been run.
+Run on a CPU, by test. The streams are meant for CUDA and have not been run.
 """
 
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from threading import Event
 from typing import TypeVar
 
@@ -52,12 +53,12 @@ class Halt:
 class Ahead:
     """The thread in which an engine's shots are denoised, and the stream on which they are decoded."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, codec_device: torch.device) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="denoise")
-        self._stream: torch.cuda.Stream | None = None
+        # What a viewer waits for goes before what nobody has asked for yet; so does its way to another GPU.
+        gpus = {place for place in (device, codec_device) if place.type == "cuda"}
+        self._streams = [torch.cuda.Stream(place, priority=-1) for place in gpus]
         if device.type == "cuda":
-            # What a viewer waits for goes before what nobody has asked for yet.
-            self._stream = torch.cuda.Stream(device, priority=-1)
             self._thread.submit(torch.cuda.set_device, device).result()
 
     def items(self, source: Generator[T], halt: Halt) -> Generator[T]:
@@ -75,11 +76,14 @@ class Ahead:
             wait([following])
             source.close()
 
-    def decoding(self, latents: Tensor, ready: torch.cuda.Event | None) -> AbstractContextManager[object]:
-        """Within it work goes to the decoding stream, and only begins when `latents` are `ready`."""
-        if self._stream is None or ready is None:
-            return nullcontext()
-        self._stream.wait_event(ready)
-        # Their memory must not go to the next chunk while they are read here.
-        latents.record_stream(self._stream)
-        return torch.cuda.stream(self._stream)
+    @contextmanager
+    def decoding(self, latents: Tensor, ready: torch.cuda.Event | None) -> Generator[None]:
+        """Within it work goes to the decoding streams, and only begins when `latents` are `ready`."""
+        with ExitStack() as entered:
+            for stream in self._streams:
+                if ready is not None and stream.device == latents.device:
+                    stream.wait_event(ready)
+                    # Their memory must not go to the next chunk while they are read here.
+                    latents.record_stream(stream)
+                entered.enter_context(torch.cuda.stream(stream))
+            yield

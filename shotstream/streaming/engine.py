@@ -82,8 +82,9 @@ class Engine:
         crew: Crew | None = None,
         cache_dtype: torch.dtype | None = None,
         overlap: bool = False,
+        codec_device: torch.device | None = None,
     ) -> None:
-        """The networks are used as they are: put them on one device and in evaluation mode first.
+        """The networks are used as they are: put them where they belong and in evaluation mode first.
 
         Args:
             config: How films are made.
@@ -97,6 +98,7 @@ class Engine:
             cache_dtype: What keys and values are kept in; None: what the transformer computes in.
             overlap: Denoise each chunk while the one before is decoded and used; see `ahead`. Parts of a
                 chunk then run beside each other, and `synchronize` has no effect. Not with a crew.
+            codec_device: Where the codec is; None: where the transformer is.
 
         Raises:
             ValueError: The parts do not fit each other, or there are more processes than can share a pass.
@@ -121,7 +123,8 @@ class Engine:
             raise ValueError(
                 "several processes make each chunk together, when it is asked for; do not overlap"
             )
-        self.ahead = Ahead(self.device) if overlap else None
+        self.codec_device = codec_device or self.device
+        self.ahead = Ahead(self.device, self.codec_device) if overlap else None
         if crew is not None:
             dit.token_share = HeadParallel(dit.config, self._token_grid)
         self._sigmas: dict[int, Tensor] = {}
@@ -187,10 +190,9 @@ class Engine:
                 f"{expected.height}x{expected.width}: resize them"
             )
         # Copied, because frames handed out are read-only and torch has no such tensors.
-        pixels = rearrange(torch.from_numpy(frames.copy()).to(self.device), "f h w c -> f c 1 h w")
+        pixels = rearrange(torch.from_numpy(frames.copy()).to(self.codec_device), "f h w c -> f c 1 h w")
         return self.codec.encode(from_levels(pixels))[:, :, 0].float().cpu()
 
-    @torch.no_grad()
     @torch.no_grad()
     def decode(
         self,
@@ -202,7 +204,7 @@ class Engine:
 
         `decoder` takes the codec's place; the state is its own.
         """
-        pixels, state = (decoder or self.codec).decode_stream(latents, state)
+        pixels, state = (decoder or self.codec).decode_stream(latents.to(self.codec_device), state)
         frames = _to_host(rearrange(to_levels(pixels[0]), "c f h w -> f h w c")).numpy()
         frames.flags.writeable = False
         return frames, state

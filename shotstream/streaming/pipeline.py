@@ -219,7 +219,8 @@ def build_engine(
     if crew is not None:
         _check_crew(switches)
     dit = _load_dit(bundle, device, dtype, switches)
-    codec, text_encoder = _coders(config.family)(bundle, device, dtype, switches)
+    codec_device = None if switches.codec_device is None else choose_device(switches.codec_device)
+    codec, text_encoder = _coders(config.family)(bundle, codec_device or device, dtype, switches)
     sha256 = bundle.sha256
     if switches.suffix:
         # A film, a session or a replay made with other numbers belongs to them alone.
@@ -237,6 +238,7 @@ def build_engine(
         crew=crew,
         cache_dtype=torch.float8_e4m3fn if switches.float8_cache else None,
         overlap=switches.overlap_chunks,
+        codec_device=codec_device,
     )
 
 

@@ -33,7 +33,7 @@ def read_preview(path: Path, engine: Engine) -> TinyDecoder:
     tensors = read_safetensors(path) if is_safe else lazy_tensors(read_pytorch(path), str(path))
     try:
         loaded = {name: tensor.load() for name, tensor in tensors.items()}
-        decoder = TinyDecoder.from_tensors(loaded, device=engine.device, dtype=engine.dtype)
+        decoder = TinyDecoder.from_tensors(loaded, device=engine.codec_device, dtype=engine.dtype)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if decoder.latent_channels != engine.codec.latent_channels:

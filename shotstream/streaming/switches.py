@@ -37,6 +37,8 @@ class Switches:
     """Whether a chunk's latent frames go through Wan's decoder together, instead of one after the other."""
     overlap_chunks: bool = False
     """Whether a chunk is denoised while the one before is decoded and used; see `ahead`."""
+    codec_device: str | None = None
+    """Where the codec and the text encoder are, for example cuda:1; None: where the transformer is."""
 
     def __post_init__(self) -> None:
         if self.cuda_graphs and not self.compile:

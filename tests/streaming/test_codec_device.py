@@ -1,0 +1,79 @@
+"""A codec on a device of its own gets everything there; what it makes goes on where it is needed."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from shotstream.codec.codec import Codec, DecodeState
+from shotstream.geometry import VideoGeometry
+from shotstream.streaming.engine import Engine
+from shotstream.streaming.pipeline import load
+from shotstream.streaming.session import StorySession
+from shotstream.streaming.switches import Switches
+from tests.streaming.tiny import tiny_engine
+
+
+class Elsewhere:
+    """A codec whose device computes nothing: it notes where its inputs are and answers with numbers."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self.devices: list[str] = []
+
+    @property
+    def geometry(self) -> VideoGeometry:
+        return self.codec.geometry
+
+    @property
+    def latent_channels(self) -> int:
+        return self.codec.latent_channels
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        self.devices.append(f"encode {pixels.device}")
+        return self.codec.encode(torch.zeros(pixels.shape))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def decode_stream(self, latents: Tensor, state: DecodeState | None) -> tuple[Tensor, DecodeState]:
+        self.devices.append(f"decode {latents.device}")
+        return self.codec.decode_stream(torch.zeros(latents.shape), state)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_latents_and_context_frames_go_to_the_codecs_device(overlap: bool) -> None:
+    plain = tiny_engine()
+    codec = Elsewhere(plain.codec)
+    engine = Engine(
+        plain.config,
+        plain.dit,
+        codec,
+        plain.text_encoder,
+        plain.compose,
+        overlap=overlap,
+        codec_device=torch.device("meta"),
+    )
+    session = StorySession(engine, "a forest night")
+    for caption in ("a fox walks", "a fox sleeps"):
+        assert len(list(session.shot(caption, num_chunks=2, steps=1))) == 2
+    assert codec.devices.count("decode meta") == 4 and "encode meta" in codec.devices
+    assert not any("cpu" in place for place in codec.devices)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="cuda:77"):
+        load("theatre", "cpu", switches=Switches(codec_device="cuda:77"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_codec_on_the_cpu_makes_the_film_of_a_codec_on_the_gpu(overlap: bool) -> None:
+    films: list[np.ndarray] = []
+    for codec_device in (None, "cpu", f"cuda:{torch.cuda.device_count() - 1}"):
+        switches = Switches(codec_device=codec_device, overlap_chunks=overlap)
+        session = load("theatre", "cuda:0", switches=switches).session("a meadow. It is day.", seed=1)
+        shots = ("A red fox. Wide shot. The red fox walks to the right.", "Close-up. The red fox waves.")
+        films.append(np.concatenate([chunk.frames for shot in shots for chunk in session.shot(shot)]))
+    for other in films[1:]:
+        assert (films[0] == other).mean() > 0.99, "codecs of two devices differ by rounding alone"
