@@ -21,7 +21,7 @@ from shotstream.bench.report import (
     peak_rows,
     pipeline_facts,
 )
-from shotstream.bench.roofline import Ceilings, chunk_cost, context_cost, measure_ceilings
+from shotstream.bench.roofline import measure_ceilings, roofline_rows, shot_cost
 from shotstream.streaming.conditioning import Conditioning, caption_shots, next_shot
 from shotstream.streaming.context_sampling import ContextSlot, sample_context
 from shotstream.streaming.engine import Engine
@@ -78,9 +78,13 @@ def bench_denoise(pipeline: StreamingPipeline, config: PartConfig) -> Report:
         Row("denoise_fps", "frames per second of the transformer alone", num_frames / shot_s.p50),
         Row("first_shot_s", "first shot, compilation included, s", first_shot_s),
     ]
-    rows += _roofline_rows(
-        engine, measure_ceilings(engine.device, engine.dtype), shot_s.p50, num_chunks, num_steps
-    )
+    grid = engine.codec.geometry.token_grid(engine.latent_size)
+    cost = shot_cost(engine.dit.config, grid, num_chunks, num_steps, engine.dtype.itemsize)
+    rows += [
+        Row("shot_tflop", "shot, Tflop", cost.flops / 1e12),
+        Row("shot_gbyte", "shot, Gbyte at the least", cost.num_bytes / 1e9),
+        *roofline_rows(cost, shot_s.p50, measure_ceilings(engine.device, engine.dtype)),
+    ]
     facts = {**pipeline_facts(pipeline), "num_steps": num_steps, "num_chunks": num_chunks}
     return Report(bench="denoise", facts=facts, rows=(*rows, *peak_rows(engine.device)))
 
@@ -121,26 +125,3 @@ def time_shot(
         return [stopwatch.take() for _ in rollout.chunks(num_chunks)]
     finally:
         engine.return_cache(cache)
-
-
-def _roofline_rows(
-    engine: Engine, ceilings: Ceilings, shot_s: float, num_chunks: int, num_steps: int
-) -> list[Row]:
-    config, grid, itemsize = (
-        engine.dit.config,
-        engine.codec.geometry.token_grid(engine.latent_size),
-        engine.dtype.itemsize,
-    )
-    cost = context_cost(config, grid, itemsize)
-    for chunk in range(num_chunks):
-        cost += chunk_cost(config, grid, chunk, num_steps, itemsize, with_commit=chunk + 1 < num_chunks)
-    return [
-        Row("shot_tflop", "shot, Tflop", cost.flops / 1e12),
-        Row("shot_gbyte", "shot, Gbyte at the least", cost.num_bytes / 1e9),
-        Row("reached_tflops", "reached, Tflop/s", cost.flops / shot_s / 1e12),
-        Row("matmul_tflops", "matrix products alone, Tflop/s", ceilings.flops_per_s / 1e12),
-        Row("copy_gbyte_per_s", "copies alone, Gbyte/s read and written", ceilings.bytes_per_s / 1e9),
-        Row("of_matmul", "fraction of the matrix ceiling", cost.flops / shot_s / ceilings.flops_per_s),
-        Row("of_copy", "fraction of the copy ceiling", cost.num_bytes / shot_s / ceilings.bytes_per_s),
-        Row("of_roofline", "fraction of the roofline", ceilings.least_s(cost) / shot_s),
-    ]

@@ -20,7 +20,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from shotstream.bench.power import PowerMeter
 from shotstream.bench.report import Report, Row, Spread, peak_rows, pipeline_facts
+from shotstream.bench.roofline import measure_ceilings, roofline_rows, shot_cost
 from shotstream.codec.fragment_thread import FragmentThread
 from shotstream.codec.video_io import FragmentWriter, H264Settings
 from shotstream.streaming.pipeline import StreamingPipeline
@@ -76,12 +78,13 @@ def bench_generate(
     FilmRun(pipeline, config).film(bench_story(config.num_shots, config.seed + _WARM_UP_SEED_OFFSET))
     warm_up_s = time.perf_counter() - start_s
     run = FilmRun(pipeline, config)
-    start_s = time.perf_counter()
-    for index in range(config.num_stories):
-        run.film(bench_story(config.num_shots, config.seed + index))
-        if on_story is not None:
-            on_story(index + 1)
-    wall_s = time.perf_counter() - start_s
+    with PowerMeter(pipeline.device) as meter:
+        start_s = time.perf_counter()
+        for index in range(config.num_stories):
+            run.film(bench_story(config.num_shots, config.seed + index))
+            if on_story is not None:
+                on_story(index + 1)
+        wall_s = time.perf_counter() - start_s
     return Report(
         bench="generate",
         facts={
@@ -91,6 +94,8 @@ def bench_generate(
         },
         rows=(
             *run.rows(wall_s),
+            *run.roofline(),
+            *meter.rows(run.num_frames, wall_s),
             Row("warm_up_s", "warm-up story, s", warm_up_s),
             *peak_rows(pipeline.device),
         ),
@@ -108,6 +113,7 @@ class FilmRun:
     def __init__(self, pipeline: StreamingPipeline, config: BenchConfig) -> None:
         self._pipeline, self._config = pipeline, config
         self.num_frames = 0
+        self._num_shots = 0
         self._parts_s: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._first_frame_s: list[float] = []
         self._cut_s: list[float] = []
@@ -155,12 +161,30 @@ class FilmRun:
                 write(chunk.frames)
                 self._parts_s["h264"] += time.perf_counter() - now_s
                 self.num_frames += len(chunk.frames)
+            self._num_shots += 1
             self._parts_s["keep"] += session.shots[-1].keep_s
 
     @property
     def cuts_s(self) -> tuple[float, ...]:
         """From asking for each shot after a first to its first chunk in memory."""
         return tuple(self._cut_s)
+
+    def roofline(self) -> list[Row]:
+        """How far the transformer's parts are from what the device does at best, measured now.
+
+        Without `synchronize`, on a GPU, the parts do not hold their own work.
+        """
+        engine, config = self._pipeline.engine, self._config
+        shot = shot_cost(
+            engine.dit.config,
+            self._pipeline.geometry.token_grid(engine.latent_size),
+            config.num_chunks or self._pipeline.num_chunks,
+            config.num_steps or self._pipeline.num_steps,
+            engine.dtype.itemsize,
+        )
+        passes_s = sum(self._parts_s[part] for part in ("context", "denoise", "commit"))
+        ceilings = measure_ceilings(engine.device, engine.dtype)
+        return roofline_rows(shot * self._num_shots, passes_s, ceilings)
 
     def rows(self, wall_s: float) -> tuple[Row, ...]:
         """What was added up, of stories that took `wall_s` in all."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from shotstream.bench.report import synchronize
+from shotstream.bench.report import Row, synchronize
 from shotstream.geometry import TokenGrid
 from shotstream.model.config import DiTConfig
 
@@ -81,6 +81,14 @@ def chunk_cost(
     return one * (num_steps + with_commit)
 
 
+def shot_cost(config: DiTConfig, grid: TokenGrid, num_chunks: int, num_steps: int, itemsize: int) -> Cost:
+    """The passes of a shot; its last chunk is committed to nobody."""
+    cost = context_cost(config, grid, itemsize)
+    for chunk in range(num_chunks):
+        cost += chunk_cost(config, grid, chunk, num_steps, itemsize, with_commit=chunk + 1 < num_chunks)
+    return cost
+
+
 def context_cost(config: DiTConfig, grid: TokenGrid, itemsize: int) -> Cost:
     """The pass that commits the context."""
     return pass_cost(config, grid, config.num_context_frames, config.num_context_frames, itemsize)
@@ -105,6 +113,26 @@ def pass_cost(config: DiTConfig, grid: TokenGrid, num_frames: int, num_seen: int
     cached = config.num_layers * _TOKENS_PER_CAPTION_KEY * dim * (seen + config.text_length)
     latents = 2 * tokens * patch
     return Cost(flops=2.0 * products, num_bytes=float(itemsize * (weights + cached + latents)))
+
+
+def roofline_rows(cost: Cost, seconds: float, ceilings: Ceilings) -> list[Row]:
+    """How far passes of a cost that took some seconds are from what the device does at best."""
+    return [
+        Row("reached_tflops", "transformer, Tflop/s", cost.flops / seconds / 1e12),
+        Row("matmul_tflops", "matrix products alone, Tflop/s", ceilings.flops_per_s / 1e12),
+        Row("copy_gbyte_per_s", "copies alone, Gbyte/s read and written", ceilings.bytes_per_s / 1e9),
+        Row(
+            "of_matmul",
+            "transformer, fraction of the matrix ceiling",
+            cost.flops / seconds / ceilings.flops_per_s,
+        ),
+        Row(
+            "of_copy",
+            "transformer, fraction of the copy ceiling",
+            cost.num_bytes / seconds / ceilings.bytes_per_s,
+        ),
+        Row("of_roofline", "transformer, fraction of the roofline", ceilings.least_s(cost) / seconds),
+    ]
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype, *, size: int | None = None) -> Ceilings:

@@ -19,6 +19,8 @@ def test_every_frame_and_every_chunk_is_counted_once_and_the_warm_up_is_not() ->
     assert told == [1, 2]
     parts_ms = [document[f"{part}_ms_per_frame"] for part in PARTS]
     assert all(part_ms > 0 for part_ms in parts_ms)
+    assert document["reached_tflops"] <= 1.01 * document["matmul_tflops"]
+    assert 0 < document["of_roofline"] <= 1.01 and document["of_matmul"] <= document["of_roofline"]
     # Both numbers are rounded for people.
     assert sum(parts_ms) * document["num_frames"] <= 1e3 * document["wall_s"] * 1.001
 

@@ -67,6 +67,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_codec_on_the_cpu_makes_the_film_of_a_codec_on_the_gpu(overlap: bool) -> None:
     films: list[np.ndarray] = []

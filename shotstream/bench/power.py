@@ -1,0 +1,120 @@
+"""What does a device draw while something is measured? Told by the device itself, where it tells.
+
+An NVIDIA GPU is asked through `nvidia-smi`, five times a second, in a process of its own: what is measured
+waits for nothing. A processor that counts its energy (Linux's powercap) is read before and after. Neither
+counts the rest of the machine. A machine that tells nothing, such as most virtual ones, gives no number.
+"""
+
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import torch
+
+from shotstream.bench.report import Row
+
+POWERCAP: Final = Path("/sys/class/powercap")
+_GPU_INTERVAL_MS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Counter:
+    """A processor's counter of energy, in microjoules; it begins again at zero after `wrap`."""
+
+    path: Path
+    wrap: int
+
+    def read(self) -> int:
+        return int(self.path.read_text(encoding="utf-8"))
+
+
+class PowerMeter:
+    """Measures the watts drawn within its `with` block; read `watts` after it."""
+
+    def __init__(self, device: torch.device, *, powercap: Path = POWERCAP) -> None:
+        self.watts: dict[str, float] = {}
+        """Mean watts of "cpu" and "gpu", of those that tell."""
+        self._counters = _counters(powercap)
+        self._device = device
+        self._gpu: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "PowerMeter":
+        if self._device.type == "cuda":
+            self._gpu = _watch_gpu(str(torch.cuda.get_device_properties(self._device).uuid))
+        self._start_s, self._start = time.perf_counter(), [counter.read() for counter in self._counters]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        elapsed_s = time.perf_counter() - self._start_s
+        if self._counters:
+            used = [
+                (counter.read() - before) % counter.wrap
+                for counter, before in zip(self._counters, self._start, strict=True)
+            ]
+            self.watts["cpu"] = sum(used) / 1e6 / elapsed_s
+        if self._gpu is not None:
+            self._gpu.terminate()
+            told, _ = self._gpu.communicate()
+            if samples := _numbers(told):
+                self.watts["gpu"] = sum(samples) / len(samples)
+
+    def rows(self, num_frames: int, wall_s: float) -> tuple[Row, ...]:
+        """Watts, and joules of each frame, as rows; none of a device that tells nothing."""
+        return tuple(
+            row
+            for kind, watts in self.watts.items()
+            for row in (
+                Row(f"power_{kind}_w", f"power, {kind}, W", watts),
+                Row(
+                    f"energy_{kind}_j_per_frame", f"energy, {kind}, J per frame", watts * wall_s / num_frames
+                ),
+            )
+        )
+
+
+def _counters(powercap: Path) -> Sequence[_Counter]:
+    """The counters of whole processors that can be read; those of their parts are in the whole."""
+    found: list[_Counter] = []
+    for path in sorted(powercap.glob("intel-rapl:*/energy_uj")):
+        if path.parent.name.count(":") != 1:
+            continue
+        try:
+            wrap = int((path.parent / "max_energy_range_uj").read_text(encoding="utf-8"))
+            counter = _Counter(path, wrap + 1)
+            counter.read()
+        except (OSError, ValueError):  # since 2020 Linux shows it to the administrator alone
+            continue
+        found.append(counter)
+    return found
+
+
+def _watch_gpu(uuid: str) -> subprocess.Popen[str] | None:
+    """A process that prints a GPU's watts; None where there is no such program."""
+    name = uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"
+    command = ["nvidia-smi", f"--id={name}", "--query-gpu=power.draw", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.Popen(
+            [*command, f"--loop-ms={_GPU_INTERVAL_MS}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+    except OSError:
+        return None
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers among lines; "[N/A]" is none."""
+    found: list[float] = []
+    for line in text.splitlines():
+        try:
+            found.append(float(line))
+        except ValueError:
+            continue
+    return found
