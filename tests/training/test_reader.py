@@ -1,20 +1,26 @@
 """The text encoder that answers questions: what it says depends on nothing else, and it learns to read."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.model.config import DiTConfig
 from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.questions import QUESTIONS
 from shotstream.theatre.world import HELD_OUT
 from shotstream.training.checkpoint import checkpoints
 from shotstream.training.loop import LoopConfig
 from shotstream.training.recipe import Recipe
+from shotstream.training.recipes import recipe
 from shotstream.training.run import recipe_of_run, run_recipe
+from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
+from shotstream.training.stages.dmd import DmdStage, Scene, fake_of
+from shotstream.training.stages.intra_shot import IntraShotTraining
 from shotstream.training.stages.reader import ReaderStage, ReaderTraining, reader_from_run, reading_loss
+from shotstream.training.stages.teacher import TheatreModel
 
 TEXT = WordEncoderConfig(words=vocabulary(), dim=32, num_layers=1, num_heads=2, questions=QUESTIONS)
 TRAINING = ReaderTraining(text=TEXT, num_steps=60, batch_size=16, learning_rate=3e-3, ema_decay=0.9)
@@ -65,6 +71,34 @@ def test_it_learns_to_read_and_a_run_gives_its_average(tmp_path: Path) -> None:
     texts, right = fresh.batch(1000, range(16))
     assert reading_loss(reader, texts, right) < 0.85 * reading_loss(fresh.reader, texts, right)
     assert not any(parameter.requires_grad for parameter in reader.parameters())
+
+
+@pytest.mark.parametrize("name", ["causal_init", "dmd"])
+def test_an_averaged_student_reads_as_the_student_does(name: str) -> None:
+    """Also what no checkpoint holds: which answers a question does not have."""
+    recipe_name = {"causal_init": "theatre_causal_init", "dmd": "theatre_intra_shot"}[name]
+    training = recipe(recipe_name, ["loop.tensorboard=false"]).stage
+    dit = DiTConfig.from_dict(
+        {**asdict(recipe("theatre_teacher").stage.dit), "dim": 24, "ffn_dim": 24, "num_heads": 2}  # pyright: ignore[reportAttributeAccessIssue]
+        | {"num_layers": 1, "freq_dim": 8, "text_dim": TEXT.dim}
+    )
+    torch.manual_seed(0)
+    student, teacher = TheatreModel(dit, TEXT), TheatreModel(dit, TEXT)
+    if isinstance(training, CausalInitTraining):
+        stage = CausalInitStage(training, student, [Path("pairs")])
+    else:
+        assert isinstance(training, IntraShotTraining)
+
+        def draw(step: int, samples: range) -> Scene:
+            raise AssertionError(f"nothing is drawn for {samples} of step {step}")
+
+        stage = DmdStage(training.dmd, student=student, teacher=teacher, fake=fake_of(teacher), draw=draw)
+    captions = [["a red fox waves in the forest."], [""]]
+    assert torch.equal(stage.averaged().embed(captions), student.embed(captions))
+    buffers = dict(student.named_buffers())
+    assert buffers and all(
+        torch.equal(buffers[key], value) for key, value in stage.averaged().named_buffers()
+    )
 
 
 def test_other_questions_are_refused() -> None:

@@ -104,7 +104,8 @@ class CausalInitStage:
         self.config, self.execution = config, execution or Execution()
         self.model = teacher
         self.model.text.eval().requires_grad_(False)
-        self._blank = copy.deepcopy(teacher).to("meta")
+        self._blank = copy.deepcopy(teacher)
+        self._blank.dit.to("meta")
         self.execution.shares(self.batch_size)
         self.execution.parallelize(self.model.dit)
         self.files, self._film = files, film
@@ -217,7 +218,8 @@ class CausalInitStage:
 
     def averaged(self) -> TheatreModel:
         """The student with averaged weights, in eval mode."""
-        student = copy.deepcopy(self._blank).to_empty(device=self.model.device)
+        student = copy.deepcopy(self._blank)
+        student.dit.to_empty(device=self.model.device)
         student.load_state_dict(whole_state(self.model.state_dict()))
         self.ema.copy_to(student.dit)
         return student.eval()

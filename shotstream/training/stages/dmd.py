@@ -158,7 +158,8 @@ class DmdStage:
         self.teacher = teacher.eval().requires_grad_(False)
         self.draw, self._film = draw, film
         self.schedule = FlowSchedule(shift=config.teacher.shift)
-        self._blank = copy.deepcopy(student).to("meta")
+        self._blank = copy.deepcopy(student)
+        self._blank.dit.to("meta")
         for dit in (student.dit, fake, self.teacher.dit):
             self.execution.parallelize(dit)
         self.ema = Ema(student.dit, config.ema_decay)
@@ -315,7 +316,8 @@ class DmdStage:
 
     def averaged(self) -> TheatreModel:
         """The student with averaged weights, in eval mode."""
-        averaged = copy.deepcopy(self._blank).to_empty(device=self.student.device)
+        averaged = copy.deepcopy(self._blank)
+        averaged.dit.to_empty(device=self.student.device)
         averaged.load_state_dict(whole_state(self.student.state_dict()))
         self.ema.copy_to(averaged.dit)
         return merge_adapters(averaged).eval()
