@@ -34,6 +34,9 @@ _LIBRARIES: dict[AttentionName, tuple[str, str]] = {
     "sage": ("sageattention", "SageAttention"),
 }
 
+_QUERY_BLOCK, _KEY_BLOCK = 32, 64
+_FLOAT8_MAX = torch.finfo(torch.float8_e4m3fn).max
+
 
 class RMSNorm(nn.Module):
     """Division by the root mean square over the last axis, in float32 or better, then a learned scale."""
@@ -93,13 +96,16 @@ def attend_all(
 def attention_kernel(name: AttentionName, device: torch.device, dtype: torch.dtype) -> Attend:
     """What computes attention of every query over all keys.
 
-    All but "sdpa" are for CUDA devices and have not been run: nothing here was made on one.
+    All but "sdpa" are for CUDA devices and have not been run: nothing here was made on one. On a CPU "sage"
+    is `attend_in_eight_bits`, which tells what eight bits cost in quality and is slow.
 
     Raises:
         ValueError: It is not there, or not for this device or dtype.
     """
     if name == "sdpa":
         return attend_all
+    if name == "sage" and device.type == "cpu":
+        return attend_in_eight_bits
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         raise ValueError(
             f"attention {name!r} needs a CUDA device and bfloat16 or float16, "
@@ -120,6 +126,40 @@ def attention_kernel(name: AttentionName, device: torch.device, dtype: torch.dty
         # Some of its versions answer with the logarithm of the sums beside the result.
         return opaque(name, lambda q, k, v: _first(found.flash_attn_func(q, k, v)))
     return opaque(name, lambda q, k, v: found.sageattn(q, k, v, tensor_layout="NHD"))
+
+
+def attend_in_eight_bits(
+    queries: Float[Tensor, "b n heads k"],
+    keys: Float[Tensor, "b m heads k"],
+    values: Float[Tensor, "b m heads k"],
+) -> Float[Tensor, "b n heads k"]:
+    """Attention as SageAttention rounds it on a GPU that multiplies float8, in plain operations.
+
+    Queries and keys are int8, each block of tokens with a scale of its own; a key's mean over all tokens is
+    taken away before, which softmax does not see. Probabilities are float8 (e4m3) of the largest one, values
+    are float8 with a scale for each channel. Sums are float32.
+
+    Source: SageAttention2 (arXiv 2411.10958) and its predecessor's int8 (arXiv 2410.02367).
+    """
+    smooth = keys - keys.mean(dim=1, keepdim=True)
+    rounded_queries, rounded_keys = _int8_blocks(queries, _QUERY_BLOCK), _int8_blocks(smooth, _KEY_BLOCK)
+    scores = torch.einsum("bnhk,bmhk->bhnm", rounded_queries, rounded_keys) / queries.shape[-1] ** 0.5
+    likely = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+    scale = (values.float().abs().amax(dim=1, keepdim=True) / _FLOAT8_MAX).clamp(min=torch.finfo().tiny)
+    gathered = torch.einsum("bhnm,bmhk->bnhk", _float8(likely * _FLOAT8_MAX), _float8(values.float() / scale))
+    total = likely.sum(dim=-1).transpose(1, 2)[..., None] * _FLOAT8_MAX
+    return (gathered * scale / total).to(queries.dtype)
+
+
+def _int8_blocks(x: Float[Tensor, "b n heads k"], size: int) -> Float[Tensor, "b n heads k"]:
+    """`x` rounded to 127 steps either way, blocks of `size` tokens of a head with a scale each."""
+    padded = F.pad(x.float(), (0, 0, 0, 0, 0, -x.shape[1] % size)).unflatten(1, (-1, size))
+    step = (padded.abs().amax(dim=(2, 4), keepdim=True) / 127).clamp(min=torch.finfo().tiny)
+    return ((padded / step).round() * step).flatten(1, 2)[:, : x.shape[1]]
+
+
+def _float8(x: Tensor) -> Tensor:
+    return x.clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(torch.float8_e4m3fn).float()
 
 
 def opaque(name: str, attend: Attend) -> Attend:

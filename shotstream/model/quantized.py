@@ -4,8 +4,8 @@ Every row has a scale of its own, which brings its largest weight to the end of 
 number that bfloat16 holds exactly, so that no dtype of the network changes it. "int8" and "float8" save
 memory, not time: a layer's weights are made whole again for every product. The others also round what comes
 in: "int8-products" all of it with one scale, for a CPU's int8 units; "float8-products" each row with its own,
-for the float8 units of a GPU of compute capability 8.9 or above, on which it has not been run. It refuses
-training: eight bits take no gradient.
+for the float8 units of a GPU of compute capability 8.9 or above, on which it has not been run; on a CPU it is
+slow and tells what it costs in quality. None can be trained: eight bits take no gradient.
 
 Source: int8 rounds to 255 even steps; float8 is e4m3 of arXiv 2209.05433, 3 bits of mantissa.
 """
@@ -114,12 +114,12 @@ def check_format(weight_format: WeightFormat, device: torch.device, dtype: torch
     """ValueError when a format does not run on a device in a dtype."""
     if weight_format == "int8-products" and (device.type != "cpu" or dtype != torch.float32):
         raise ValueError("int8 products are a CPU's, in float32; give int8 or a float8 format")
-    if weight_format != "float8-products":
+    if weight_format != "float8-products" or (device.type == "cpu" and dtype == torch.float32):
         return
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
         raise ValueError(
-            "float8 products need a CUDA device of compute capability 8.9 or above; "
-            "float8 weights run anywhere"
+            "float8 products need a CUDA device of compute capability 8.9 or above, or a CPU in float32, "
+            "where they are slow; float8 weights run anywhere"
         )
     if dtype != torch.bfloat16:
         raise ValueError(f"float8 products come out in bfloat16, not in {str(dtype).removeprefix('torch.')}")

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from shotstream.model.attention import AttentionName, RMSNorm, attend_all, attention_kernel
+from shotstream.model.attention import (
+    AttentionName,
+    RMSNorm,
+    attend_all,
+    attend_in_eight_bits,
+    attention_kernel,
+)
 from tests.model.tiny import (
     CONFIG,
     GRID,
@@ -52,7 +58,28 @@ def test_torchs_own_kernels_agree_with_the_formula(backend: SDPBackend) -> None:
     torch.testing.assert_close(got, expected.float(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cudnn", "flash3", "sage"])
+def test_attention_in_eight_bits_rounds_and_is_nearly_the_formula() -> None:
+    """Relative to the largest value; measured 0.04. An offset that all keys share is not rounded away."""
+    queries, keys, values = _qkv()
+    kernel = attention_kernel("sage", torch.device("cpu"), torch.float32)
+    expected = attend_all(queries, keys, values)
+    for offset in (0.0, 50.0):
+        error = (kernel(queries, keys + offset, values) - expected).abs().max() / expected.abs().max()
+        assert 1e-4 < error < 0.06
+
+
+def test_attention_in_eight_bits_is_the_formula_where_nothing_has_to_be_rounded() -> None:
+    """Two keys far apart, one of them chosen: scores are whole steps, the probability and its value exact."""
+    queries = torch.zeros(1, 1, 1, 4)
+    queries[..., 0] = 127.0
+    keys = torch.zeros(1, 2, 1, 4)
+    keys[0, 0, 0, 0], keys[0, 1, 0, 0] = 127.0, -127.0
+    values = torch.tensor([[[[448.0, -2.0, 0.0, 7.0]], [[-448.0, 448.0, 448.0, 448.0]]]])
+    kernel = attention_kernel("sage", torch.device("cpu"), torch.float32)
+    torch.testing.assert_close(kernel(queries, keys, values), values[:, :1])
+
+
+@pytest.mark.parametrize("name", ["cudnn", "flash3"])
 def test_what_is_not_there_is_refused_in_one_line(name: AttentionName) -> None:
     with pytest.raises(ValueError, match="CUDA device") as refused:
         attention_kernel(name, torch.device("cpu"), torch.bfloat16)
@@ -109,5 +136,8 @@ def test_kernels_of_a_gpu_agree_with_the_formula(name: AttentionName, bound: flo
         pytest.skip(str(error))
     queries, keys, values = _qkv(torch.bfloat16, "cuda")
     expected = attend_all(queries.float(), keys.float(), values.float())
-    error = (kernel(queries, keys, values).float() - expected).abs().max() / expected.abs().max()
-    assert error < bound
+    got = kernel(queries, keys, values).float()
+    assert (got - expected).abs().max() / expected.abs().max() < bound
+    if name == "sage":
+        rendition = attend_in_eight_bits(queries.float().cpu(), keys.float().cpu(), values.float().cpu())
+        assert (got.cpu() - rendition).abs().max() / expected.abs().max() < bound

@@ -146,7 +146,8 @@ def test_eight_bit_products_are_refused_where_they_do_not_run() -> None:
         check_format("float8-products", torch.device("cpu"), torch.bfloat16)
     with pytest.raises(ValueError, match="multiples of 16"):
         Float8ProductLinear(nn.Linear(40, 32))
-    check_format("float8", torch.device("cpu"), torch.float32)
+    for weight_format in ("float8", "float8-products"):
+        check_format(weight_format, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.gpu
