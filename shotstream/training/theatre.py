@@ -214,18 +214,11 @@ def mini_ode_pairs() -> Recipe:
 
 def mini_causal_init() -> Recipe:
     """A row's student."""
-    pairs, num_steps = mini_ode_pairs().stage, 150
-    assert isinstance(pairs, OdePairsTraining)
+    init, pairs, num_steps = theatre_causal_init().stage, mini_ode_pairs().stage, 150
+    assert isinstance(init, CausalInitTraining) and isinstance(pairs, OdePairsTraining)
     return Recipe(
         name="mini_causal_init",
-        stage=CausalInitTraining(
-            pairs=pairs,
-            num_steps=num_steps,
-            learning_rate=6e-4,
-            warmup_steps=10,
-            ema_decay=0.98,
-            matmul_dtype="auto",
-        ),
+        stage=dataclasses.replace(init, pairs=pairs, num_steps=num_steps, warmup_steps=10, ema_decay=0.98),
         loop=LoopConfig(num_steps=num_steps, save_every=50, log_every=10, preview_every=1000),
         inputs=("mini_teacher", "mini_ode_pairs"),
     )
