@@ -146,11 +146,6 @@ def _matching(num_steps: int) -> DmdTraining:
     )
 
 
-def _adapting(matching: DmdTraining) -> DmdTraining:
-    """With what adapters learn at: they begin at zero, and their products with each other are small."""
-    return dataclasses.replace(matching, seed=4, student_rate=5e-4, fake_rate=1e-3)
-
-
 def theatre_intra_shot() -> Recipe:
     """The student matched to the bidirectional teacher, given true earlier shots."""
     num_steps = 220
@@ -167,7 +162,7 @@ def theatre_inter_shot() -> Recipe:
     num_steps = 120
     return Recipe(
         name="theatre_inter_shot",
-        stage=InterShotTraining(dmd=_adapting(_matching(num_steps))),
+        stage=InterShotTraining(dmd=dataclasses.replace(_matching(num_steps), seed=4, student_rate=2e-4)),
         loop=LoopConfig(num_steps=num_steps, save_every=20, log_every=5, preview_every=40),
         inputs=("theatre_codec", "theatre_teacher", "theatre_intra_shot"),
     )
@@ -235,10 +230,11 @@ def mini_intra_shot() -> Recipe:
 
 
 def mini_inter_shot() -> Recipe:
-    """A row's student matched to its teacher, given its own earlier shots."""
+    """A row's student matched to its teacher, given its own earlier shots; few steps, so large ones."""
+    matching = dataclasses.replace(_mini_matching(30), seed=4, student_rate=5e-4, fake_rate=1e-3)
     return Recipe(
         name="mini_inter_shot",
-        stage=InterShotTraining(dmd=_adapting(_mini_matching(30))),
+        stage=InterShotTraining(dmd=matching),
         loop=LoopConfig(num_steps=30, save_every=5, log_every=5, preview_every=1000),
         inputs=("theatre_codec", "mini_teacher", "mini_intra_shot"),
     )
