@@ -148,7 +148,7 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     return result
 
 
-_TEACHERS_OWN: Final = (
+TEACHERS_OWN: Final[tuple[str, ...]] = (
     "num_steps", "decay_steps", "learning_rate", "optimiser", "max_norm", "learns", "warmup_steps", "seed",
     "causal_share", "clean_history", "caption_drop", "figure_share", "max_figure_weight", "ema_decay",
     "matmul_dtype",
@@ -172,7 +172,7 @@ def _require_effect(stage: StageConfig, path: str) -> None:
     prefix = prefixes.get(type(stage))
     if prefix is None:
         return
-    idle: set[str] = set() if isinstance(stage, TeacherTraining) else set(_TEACHERS_OWN)
+    idle: set[str] = set() if isinstance(stage, TeacherTraining) else set(TEACHERS_OWN)
     teacher = stage
     for name in prefix.split(".")[1:]:
         teacher = getattr(teacher, name)

@@ -23,7 +23,7 @@ from shotstream.training.loop import LoopConfig, resume, train
 from shotstream.training.lora import merge_adapters
 from shotstream.training.parallelize import Execution
 from shotstream.training.recipe import Recipe
-from shotstream.training.recipes import from_document, input_of, to_document
+from shotstream.training.recipes import TEACHERS_OWN, from_document, input_of, to_document
 from shotstream.training.stage import Stage
 from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
 from shotstream.training.stages.codec import CodecStage, CodecTraining, codec_from_run
@@ -286,9 +286,9 @@ def input_pairs(runs: Path, recipe: Recipe, config: CausalInitTraining, teacher:
     if not files:
         raise ValueError(f"there are no ODE pairs in {runs / name}; run `shotstream train {name}` first")
     made = recipe_of_run(runs, name).stage
-    _require_alike(
-        made, config.pairs, [field.name for field in dataclasses.fields(config.pairs)], runs / name
-    )
+    settings = [field.name for field in dataclasses.fields(config.pairs)]
+    idle = [f"teacher.{setting}" for setting in TEACHERS_OWN]
+    _require_alike(made, config.pairs, settings, runs / name, idle)
     by = OdePairs.made_by(files[0])
     if by and by != digest_of(teacher.dit.state_dict()):
         raise ValueError(
@@ -356,8 +356,11 @@ def teacher_of(found: Recipe) -> tuple[TeacherTraining, tuple[int, ...]]:
     raise ValueError(f"{found.name} makes no model; name a teacher or a student")
 
 
-def _require_alike(trained: Any, config: Any, names: Iterable[str], directory: Path) -> None:
-    differences = _differences(trained, config, names)
+def _require_alike(
+    trained: Any, config: Any, names: Iterable[str], directory: Path, idle: Iterable[str] = ()
+) -> None:
+    """ValueError when settings differ, other than the `idle` ones, which nothing reads."""
+    differences = [name for name in _differences(trained, config, names) if name not in set(idle)]
     if differences:
         raise ValueError(
             f"{directory} was trained with another value of {', '.join(differences)}; "

@@ -53,6 +53,21 @@ def runs(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "runs")
 
 
+def test_pairs_do_not_depend_on_how_long_their_teacher_is_trained(runs: Path) -> None:
+    path = runs / "theatre_ode_pairs" / "config.json"
+    for old, new, message in (
+        ('"num_steps": 14900', '"num_steps": 20000', None),
+        ('"seed": 1', '"seed": 7', "seed"),
+    ):
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        if message is None:
+            build_stage(student(1), runs)
+        else:
+            with pytest.raises(ValueError, match=message):
+                build_stage(student(1), runs)
+
+
 def test_the_teacher_that_makes_pairs_computes_what_the_masked_student_learns(runs: Path) -> None:
     """The pairs come through a cache, the regression runs masked: they must be one function."""
     stage = build_stage(pairs(1), runs)
