@@ -159,7 +159,7 @@ def theatre_intra_shot() -> Recipe:
 
 def theatre_inter_shot() -> Recipe:
     """The student matched to the bidirectional teacher, given its own earlier shots."""
-    num_steps = 120
+    num_steps = 100
     return Recipe(
         name="theatre_inter_shot",
         stage=InterShotTraining(dmd=dataclasses.replace(_matching(num_steps), seed=4, student_rate=2e-4)),
