@@ -41,6 +41,7 @@ def matching(name: str, num_steps: int, *more: str) -> Recipe:
         "stage.dmd.fake_warmup_steps=1",
         "stage.dmd.fake_updates=2",
         "stage.dmd.teacher.pool.num_latent_frames=[3]",
+        "stage.dmd.matmul_dtype=float32",  # the recipe takes what the processor is fast at
         *(["stage.lora_rank=2"] if name == "theatre_inter_shot" else []),
         *more,
     )

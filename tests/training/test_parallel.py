@@ -26,12 +26,19 @@ PLACES = {
     "theatre_inter_shot": "dmd.teacher.",
 }
 STAGES = ("theatre_codec", *PLACES)
-MATCHING = ("student_rate=1e-3", "fake_rate=1e-3", "fake_warmup_steps=3", "fake_updates=1")
+MATCHING = (
+    "matmul_dtype=float32", "student_rate=1e-3", "fake_rate=1e-3", "fake_warmup_steps=3", "fake_updates=1",
+)  # fmt: skip
 OWN = {
     "theatre_codec": (),
     "theatre_teacher": ("matmul_dtype=float32", "warmup_steps=5", "learning_rate=5e-3"),
     "theatre_ode_pairs": ("substeps=2",),
-    "theatre_causal_init": ("pairs.substeps=2", "learning_rate=2e-3", "warmup_steps=5"),
+    "theatre_causal_init": (
+        "matmul_dtype=float32",
+        "pairs.substeps=2",
+        "learning_rate=2e-3",
+        "warmup_steps=5",
+    ),
     "theatre_intra_shot": tuple(f"dmd.{setting}" for setting in MATCHING),
     "theatre_inter_shot": ("lora_rank=2", *(f"dmd.{setting}" for setting in MATCHING)),
 }
