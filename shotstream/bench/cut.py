@@ -71,4 +71,6 @@ def bench_cut(pipeline: StreamingPipeline, config: PartConfig, *, scale: int = 1
         Row("first_chunk_s", "very first chunk, compilation included, s", first_chunk_s),
     )
     facts = {**pipeline_facts(pipeline), "num_steps": config.num_steps or pipeline.num_steps, "scale": scale}
-    return Report(bench="cut", facts=facts, rows=(*rows, *peak_rows(pipeline.device)))
+    return Report(
+        bench="cut", facts=facts, rows=(*rows, *peak_rows(pipeline.device, pipeline.engine.codec_device))
+    )

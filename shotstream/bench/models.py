@@ -84,7 +84,9 @@ def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingP
         settings = {**settings, "engine": {**settings["engine"], "pixel_size": asdict(model.size)}}
     with tempfile.TemporaryDirectory() as directory:
         if bundle is None:
-            bundle = random_bundle(settings, Path(directory), device, dtype)
+            codec_device = model.switches.codec_device
+            apart = None if codec_device is None else choose_device(codec_device)
+            bundle = random_bundle(settings, Path(directory), device, dtype, codec_device=apart)
         engine = build_engine(
             replace(bundle, config=settings), device, dtype, switches=model.switches, synchronize=True
         )
@@ -139,10 +141,21 @@ def _wan_config(name: str) -> dict[str, Any]:
 
 
 def random_bundle(
-    config: Mapping[str, Any], directory: Path, device: torch.device, dtype: torch.dtype
+    config: Mapping[str, Any],
+    directory: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    codec_device: torch.device | None = None,
 ) -> Bundle:
-    """A bundle of drawn weights, or of none on the device "meta"; the directory gets its tokenizer."""
-    parts = {part: _draw(shapes, device, dtype) for part, shapes in part_shapes(config).items()}
+    """A bundle of drawn weights, or of none on the device "meta"; the directory gets its tokenizer.
+
+    With a `codec_device` all but the transformer is drawn there.
+    """
+    parts = {
+        part: _draw(shapes, device if part == "dit" else codec_device or device, dtype)
+        for part, shapes in part_shapes(config).items()
+    }
     tokenizer = directory / "tokenizer.json"
     _byte_tokenizer().save(str(tokenizer))
     return Bundle(

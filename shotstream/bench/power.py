@@ -15,7 +15,7 @@ from typing import Final
 
 import torch
 
-from shotstream.bench.report import Row
+from shotstream.bench.report import Row, gpus_of
 
 POWERCAP: Final = Path("/sys/class/powercap")
 _GPU_INTERVAL_MS: Final = 200
@@ -35,34 +35,36 @@ class _Counter:
 class PowerMeter:
     """Measures the watts drawn within its `with` block; read `watts` after it."""
 
-    def __init__(self, device: torch.device, *, powercap: Path = POWERCAP) -> None:
+    def __init__(self, *devices: torch.device, powercap: Path = POWERCAP) -> None:
         self.watts: dict[str, float] = {}
-        """Mean watts of "cpu" and "gpu", of those that tell."""
+        """Mean watts of "cpu" and of the GPUs among the devices, of those that tell; see `gpus_of`."""
         self._counters = _counters(powercap)
-        self._device = device
-        self._gpu: subprocess.Popen[str] | None = None
+        self._gpus = gpus_of(*devices)
+        self._watching: dict[str, subprocess.Popen[str]] = {}
 
     def __enter__(self) -> "PowerMeter":
-        if self._device.type == "cuda":
-            self._gpu = _watch_gpu(str(torch.cuda.get_device_properties(self._device).uuid))
         self._start_s, self._start = time.perf_counter(), [counter.read() for counter in self._counters]
+        for name, device in self._gpus.items():
+            watching = _watch_gpu(str(torch.cuda.get_device_properties(device).uuid))
+            if watching is not None:
+                self._watching[name] = watching
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         elapsed_s = time.perf_counter() - self._start_s
+        for name, watching in self._watching.items():
+            watching.terminate()
+            told, _ = watching.communicate()
+            if samples := _numbers(told):
+                self.watts[name] = sum(samples) / len(samples)
         if self._counters:
             used = [
                 (counter.read() - before) % counter.wrap
                 for counter, before in zip(self._counters, self._start, strict=True)
             ]
             self.watts["cpu"] = sum(used) / 1e6 / elapsed_s
-        if self._gpu is not None:
-            self._gpu.terminate()
-            told, _ = self._gpu.communicate()
-            if samples := _numbers(told):
-                self.watts["gpu"] = sum(samples) / len(samples)
 
     def rows(self, num_frames: int, wall_s: float) -> tuple[Row, ...]:
         """Watts, and joules of each frame, as rows; none of a device that tells nothing."""

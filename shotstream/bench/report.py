@@ -117,21 +117,27 @@ def machine_facts(device: torch.device) -> dict[str, object]:
     }
 
 
-def peak_bytes(device: torch.device) -> dict[str, int]:
-    """Peak memory of the process so far, and of the GPU where there is one."""
+def gpus_of(*devices: torch.device) -> dict[str, torch.device]:
+    """The GPUs among devices, each once: "gpu", or "gpu_0", "gpu_1" of several."""
+    found = [device for device in dict.fromkeys(devices) if device.type == "cuda"]
+    return {"gpu" if len(found) == 1 else f"gpu_{place}": device for place, device in enumerate(found)}
+
+
+def peak_bytes(*devices: torch.device) -> dict[str, int]:
+    """Peak memory of the process so far, and of each GPU among its devices."""
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    if device.type == "cuda":
-        peaks["gpu"] = torch.cuda.max_memory_allocated(device)
+    for name, device in gpus_of(*devices).items():
+        peaks[name] = torch.cuda.max_memory_allocated(device)
     return peaks
 
 
-def peak_rows(device: torch.device) -> tuple[Row, ...]:
+def peak_rows(*devices: torch.device) -> tuple[Row, ...]:
     """Peak memory as rows."""
     return tuple(
         Row(f"peak_{kind}_mb", f"peak memory, {kind}, MB", peak / 1e6)
-        for kind, peak in peak_bytes(device).items()
+        for kind, peak in peak_bytes(*devices).items()
     )
 
 

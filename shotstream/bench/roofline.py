@@ -116,7 +116,7 @@ def pass_cost(config: DiTConfig, grid: TokenGrid, num_frames: int, num_seen: int
 
 
 def roofline_rows(cost: Cost, seconds: float, ceilings: Ceilings) -> list[Row]:
-    """How far passes of a cost that took some seconds are from what the device does at best."""
+    """What passes of a `cost` reached in `seconds`, against the device's ceilings."""
     return [
         Row("reached_tflops", "transformer, Tflop/s", cost.flops / seconds / 1e12),
         Row("matmul_tflops", "matrix products alone, Tflop/s", ceilings.flops_per_s / 1e12),

@@ -16,7 +16,7 @@ def ablate(
     stories: Annotated[int, typer.Option(help="Held-out stories that are filmed.")] = 50,
     shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
     teacher_steps: Annotated[
-        int, typer.Option(help="Steps that the shared teacher goes on for under the row's change.", min=1)
+        int, typer.Option(help="Steps that the theatre's teacher goes on for under the row's change.", min=1)
     ] = 400,
     set_: Annotated[
         list[str] | None,

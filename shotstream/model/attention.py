@@ -96,8 +96,8 @@ def attend_all(
 def attention_kernel(name: AttentionName, device: torch.device, dtype: torch.dtype) -> Attend:
     """What computes attention of every query over all keys.
 
-    All but "sdpa" are for CUDA devices and have not been run: nothing here was made on one. On a CPU "sage"
-    is `attend_in_eight_bits`, which tells what eight bits cost in quality and is slow.
+    On a CUDA device all but "sdpa" are untested. On a CPU "sage" is `attend_in_eight_bits`, slow, to judge
+    quality.
 
     Raises:
         ValueError: It is not there, or not for this device or dtype.

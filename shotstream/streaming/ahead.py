@@ -2,7 +2,7 @@
 
 The caller's thread gets each chunk's latents as soon as they are there, decodes them and hands out frames;
 whatever the caller does with those (H.264, hashes) runs beside the next chunk's commit and denoising too. On
-a GPU, the transformer's or the codec's own, decoding has a stream of its own, whose work goes first. One
+each GPU, the transformer's and the codec's, decoding has a stream of its own, whose work goes first. One
 chunk at most is made that nobody has asked for; when a shot ends early, the pass in hand is its last. All
 sessions of an engine share the one thread, so passes never run side by side, and their order within a shot is
 what it is without it.
@@ -51,7 +51,7 @@ class Halt:
 
 
 class Ahead:
-    """The thread in which an engine's shots are denoised, and the stream on which they are decoded."""
+    """The thread in which an engine's shots are denoised, and the streams on which they are decoded."""
 
     def __init__(self, device: torch.device, codec_device: torch.device) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="denoise")

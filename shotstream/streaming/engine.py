@@ -124,6 +124,8 @@ class Engine:
                 "several processes make each chunk together, when it is asked for; do not overlap"
             )
         self.codec_device = codec_device or self.device
+        if self.codec_device == torch.device("cuda"):
+            self.codec_device = torch.device("cuda", torch.cuda.current_device())
         self.ahead = Ahead(self.device, self.codec_device) if overlap else None
         if crew is not None:
             dit.token_share = HeadParallel(dit.config, self._token_grid)

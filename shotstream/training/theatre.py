@@ -46,8 +46,8 @@ def theatre_text() -> Recipe:
 def theatre_teacher() -> Recipe:
     """The theatre's teacher, bidirectional and causal in one: hours on two CPU cores.
 
-    As long as the run that ships, which `resume/theatre_teacher.pt` is the end of; longer numbers of steps go
-    on with it.
+    As long as the run that ships, which `resume/theatre_teacher.pt` is the end of; a larger number of steps goes
+    on from it.
     """
     num_steps = 14_900
     dim = 192
@@ -123,7 +123,7 @@ def theatre_published_pairs() -> Recipe:
 
 
 def theatre_published_init() -> Recipe:
-    """The causal initialisation as published, to be compared with `theatre_causal_init`."""
+    """The causal initialisation on trajectories of the published kind, to compare with `theatre_causal_init`."""
     init, pairs = theatre_causal_init(), theatre_published_pairs().stage
     assert isinstance(init.stage, CausalInitTraining) and isinstance(pairs, OdePairsTraining)
     return dataclasses.replace(
@@ -169,9 +169,9 @@ def theatre_inter_shot() -> Recipe:
 
 
 def mini_teacher() -> Recipe:
-    """The theatre's teacher going on for a little, from where it was left: the beginning of an ablation.
+    """The beginning of an ablation, for which `shotstream ablate` forks the theatre's teacher.
 
-    `shotstream ablate` forks the teacher and says for how long it goes on; a row changes what it trains.
+    By itself the recipe would train all of it anew.
     """
     num_steps, fork = theatre_teacher().loop.num_steps, 400
     return Recipe(

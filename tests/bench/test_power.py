@@ -17,8 +17,12 @@ def processor(directory: Path, name: str, energy_uj: int) -> Path:
     return counter
 
 
-def test_a_processors_energy_is_read_before_and_after_even_when_its_counter_wraps(tmp_path: Path) -> None:
-    """500 and 300 microjoules; a part of a processor is in the whole and not counted twice."""
+def test_a_processors_energy_is_read_before_and_after_even_when_its_counter_wraps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 and 300 microjoules in two seconds; a part of a processor is in the whole and not counted twice."""
+    clock = iter((10.0, 12.0))
+    monkeypatch.setattr("shotstream.bench.power.time.perf_counter", lambda: next(clock, 12.0))
     whole = [processor(tmp_path, "intel-rapl:0", 100), processor(tmp_path, "intel-rapl:1", 900)]
     part = processor(tmp_path, "intel-rapl:0:0", 0)
     with PowerMeter(torch.device("cpu"), powercap=tmp_path) as meter:
@@ -27,8 +31,8 @@ def test_a_processors_energy_is_read_before_and_after_even_when_its_counter_wrap
         part.write_text("400\n")
     rows = {row.key: row.value for row in meter.rows(num_frames=4, wall_s=2.0)}
     assert rows.keys() == {"power_cpu_w", "energy_cpu_j_per_frame"}
-    assert rows["energy_cpu_j_per_frame"] == pytest.approx(meter.watts["cpu"] / 2)
-    assert 0 < meter.watts["cpu"] < 800e-6 / 1e-5, "more than ten microseconds passed"
+    assert rows["power_cpu_w"] == pytest.approx(400e-6)
+    assert rows["energy_cpu_j_per_frame"] == pytest.approx(200e-6)
 
 
 def test_a_machine_that_tells_nothing_gives_no_number(tmp_path: Path) -> None:

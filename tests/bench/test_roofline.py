@@ -2,7 +2,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from shotstream.bench.roofline import Ceilings, Cost, chunk_cost, context_cost, measure_ceilings
+from shotstream.bench.roofline import (
+    Ceilings,
+    Cost,
+    chunk_cost,
+    context_cost,
+    measure_ceilings,
+    roofline_rows,
+    shot_cost,
+)
 from shotstream.geometry import TokenGrid
 from shotstream.model.config import wan_1_3b
 from shotstream.model.positions import chunk_positions
@@ -72,3 +80,18 @@ def test_the_roofline_is_the_larger_of_arithmetic_and_traffic() -> None:
 def test_ceilings_are_measured_in_the_dtype_asked_for() -> None:
     ceilings = measure_ceilings(torch.device("cpu"), torch.bfloat16, size=64)
     assert ceilings.flops_per_s > 0 and ceilings.bytes_per_s > 0
+
+
+def test_rows_say_what_was_reached_of_each_ceiling() -> None:
+    """Four operations and ten bytes a second where eight and forty are possible: arithmetic is what binds."""
+    rows = {row.key: row.value for row in roofline_rows(Cost(8.0, 20.0), 2.0, Ceilings(8.0, 40.0))}
+    assert rows["of_matmul"] == rows["of_roofline"] == 0.5
+    assert rows["of_copy"] == 0.25
+    assert rows["reached_tflops"] == 4e-12
+
+
+def test_a_shots_last_chunk_is_committed_to_nobody() -> None:
+    config = wan_1_3b()
+    chunks = [chunk_cost(config, WAN_GRID, chunk, 4, 2, with_commit=chunk < 2) for chunk in range(3)]
+    expected = context_cost(config, WAN_GRID, 2).flops + sum(chunk.flops for chunk in chunks)
+    assert shot_cost(config, WAN_GRID, 3, 4, 2).flops == expected

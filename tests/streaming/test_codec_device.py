@@ -7,6 +7,7 @@ from torch import Tensor
 
 from shotstream.codec.codec import Codec, DecodeState
 from shotstream.geometry import VideoGeometry
+from shotstream.streaming import pipeline as pipeline_module
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.pipeline import load
 from shotstream.streaming.session import StorySession
@@ -59,6 +60,21 @@ def test_latents_and_context_frames_go_to_the_codecs_device(overlap: bool) -> No
         assert len(list(session.shot(caption, num_chunks=2, steps=1))) == 2
     assert codec.devices.count("decode meta") == 4 and "encode meta" in codec.devices
     assert not any("cpu" in place for place in codec.devices)
+
+
+def test_a_models_codec_and_text_encoder_are_loaded_where_they_belong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only the transformer's device computes; the other holds tensors without contents."""
+    meta = torch.device("meta")
+    monkeypatch.setattr(
+        pipeline_module, "choose_device", lambda name: meta if name == "apart" else torch.device(name)
+    )
+    engine = load("theatre", "cpu", switches=Switches(codec_device="apart")).engine
+    assert engine.device.type == "cpu" and engine.codec_device == meta
+    for part in (engine.codec, engine.text_encoder):
+        assert isinstance(part, torch.nn.Module)
+        assert {value.device.type for value in part.state_dict().values()} == {"meta"}
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
