@@ -1,8 +1,8 @@
 """The paper's ablations in miniature: each row changes one thing, and the oracle scores what comes out.
 
 All rows fork the teacher of the theatre, its codec and its text encoder, which are packed in `resume/`
-or are trained once by `shotstream train`. A row goes on with the teacher for a while under its own change; then it
-makes ODE pairs, the causal student and the two distillation stages, each a run of its own in
+or are trained once by `shotstream train`. A row goes on with the teacher for a while under its own change;
+then it makes ODE pairs, the causal student and the two distillation stages, each a run of its own in
 `RUNS/rows/ROW-SEED`, so that a row that was stopped goes on where it stood. What a row has in common with the
 full method of its seed is taken from there, if it is done. It takes about ten minutes on a core.
 

@@ -46,8 +46,8 @@ def theatre_text() -> Recipe:
 def theatre_teacher() -> Recipe:
     """The theatre's teacher, bidirectional and causal in one: hours on two CPU cores.
 
-    As long as the run that ships, which `resume/theatre_teacher.pt` is the end of; a larger number of steps goes
-    on from it.
+    As long as the run that ships, whose end is `resume/theatre_teacher.pt`; a larger number of steps goes on
+    from it.
     """
     num_steps = 14_900
     dim = 192
@@ -123,7 +123,7 @@ def theatre_published_pairs() -> Recipe:
 
 
 def theatre_published_init() -> Recipe:
-    """The causal initialisation on trajectories of the published kind, to compare with `theatre_causal_init`."""
+    """The causal initialisation on trajectories of the published kind, beside `theatre_causal_init`."""
     init, pairs = theatre_causal_init(), theatre_published_pairs().stage
     assert isinstance(init.stage, CausalInitTraining) and isinstance(pairs, OdePairsTraining)
     return dataclasses.replace(
