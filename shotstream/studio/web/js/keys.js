@@ -43,7 +43,12 @@ function show(app, dialog) {
 /** Does what a key stands for, unless it is being typed into a field. */
 export function onKey(event, app) {
   const { director } = app;
-  if (!director?.story || app.dialog) return;
+  if (!director?.story) return;
+  if (app.dialog) {
+    // Also before it is open, when the browser does not yet close it by itself.
+    if (event.key === "Escape") show(app, null);
+    return;
+  }
   const isTyping = event.target.closest?.("input, textarea, select, [contenteditable]");
   if (isTyping) {
     if (event.key === "Escape") event.target.blur();
