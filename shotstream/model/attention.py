@@ -20,6 +20,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from shotstream.model.causal_mask import CausalMask, QuerySlice
 from shotstream.model.config import DiTConfig
+from shotstream.model.quantized import FLOAT8_MAX
 from shotstream.model.rope import RopeTable, apply_rope
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -35,7 +36,6 @@ _LIBRARIES: dict[AttentionName, tuple[str, str]] = {
 }
 
 _QUERY_BLOCK, _KEY_BLOCK = 32, 64
-_FLOAT8_MAX = torch.finfo(torch.float8_e4m3fn).max
 
 
 class RMSNorm(nn.Module):
@@ -145,9 +145,9 @@ def attend_in_eight_bits(
     rounded_queries, rounded_keys = _int8_blocks(queries, _QUERY_BLOCK), _int8_blocks(smooth, _KEY_BLOCK)
     scores = torch.einsum("bnhk,bmhk->bhnm", rounded_queries, rounded_keys) / queries.shape[-1] ** 0.5
     likely = (scores - scores.amax(dim=-1, keepdim=True)).exp()
-    scale = (values.float().abs().amax(dim=1, keepdim=True) / _FLOAT8_MAX).clamp(min=torch.finfo().tiny)
-    gathered = torch.einsum("bhnm,bmhk->bnhk", _float8(likely * _FLOAT8_MAX), _float8(values.float() / scale))
-    total = likely.sum(dim=-1).transpose(1, 2)[..., None] * _FLOAT8_MAX
+    scale = (values.float().abs().amax(dim=1, keepdim=True) / FLOAT8_MAX).clamp(min=torch.finfo().tiny)
+    gathered = torch.einsum("bhnm,bmhk->bnhk", _float8(likely * FLOAT8_MAX), _float8(values.float() / scale))
+    total = likely.sum(dim=-1).transpose(1, 2)[..., None] * FLOAT8_MAX
     return (gathered * scale / total).to(queries.dtype)
 
 
@@ -159,7 +159,7 @@ def _int8_blocks(x: Float[Tensor, "b n heads k"], size: int) -> Float[Tensor, "b
 
 
 def _float8(x: Tensor) -> Tensor:
-    return x.clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(torch.float8_e4m3fn).float()
+    return x.clamp(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn).float()
 
 
 def opaque(name: str, attend: Attend) -> Attend:

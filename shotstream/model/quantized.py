@@ -21,7 +21,7 @@ from torch.nn import functional as F
 WeightFormat = Literal["int8", "float8", "int8-products", "float8-products"]
 
 _FLOAT8 = torch.float8_e4m3fn
-_FLOAT8_MAX = torch.finfo(_FLOAT8).max
+FLOAT8_MAX = torch.finfo(_FLOAT8).max
 _LEAST_CAPABILITY = (8, 9)
 _PRODUCT_MULTIPLE = 16
 """Rows and columns of float8 products come in multiples of this."""
@@ -39,7 +39,7 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.weight_format: WeightFormat = weight_format
         weight = linear.weight.detach().float()
-        largest = 127.0 if weight_format == "int8" else _FLOAT8_MAX
+        largest = 127.0 if weight_format == "int8" else FLOAT8_MAX
         scale = _representable(weight.abs().amax(dim=1, keepdim=True) / largest)
         scaled = weight / torch.where(scale == 0, 1.0, scale)
         # Bytes whatever they mean, so that `Module.to` converts no weight to another dtype.
@@ -106,8 +106,8 @@ class Int8ProductLinear(nn.Module):
 def round_rows(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float32[Tensor, "n 1"]]:
     """Each row in float8, its largest number at the end of the range, and what it was divided by."""
     precise = x.float()
-    scale = precise.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / _FLOAT8_MAX
-    return (precise / scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(_FLOAT8), scale
+    scale = precise.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / FLOAT8_MAX
+    return (precise / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(_FLOAT8), scale
 
 
 def check_format(weight_format: WeightFormat, device: torch.device, dtype: torch.dtype) -> None:

@@ -198,10 +198,12 @@ def _mini() -> TeacherTraining:
 
 def mini_ode_pairs() -> Recipe:
     """Trajectories of a row's teacher."""
+    pairs = theatre_ode_pairs().stage
+    assert isinstance(pairs, OdePairsTraining)
     pool = dataclasses.replace(_mini().pool, seed=1, steps_per_block=4)
     return Recipe(
         name="mini_ode_pairs",
-        stage=OdePairsTraining(teacher=dataclasses.replace(_mini(), pool=pool), guidance=1.0),
+        stage=dataclasses.replace(pairs, teacher=dataclasses.replace(_mini(), pool=pool)),
         loop=LoopConfig(num_steps=24, save_every=4, log_every=4, preview_every=1000),
         inputs=("theatre_codec", "mini_teacher"),
     )
