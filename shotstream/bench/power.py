@@ -1,8 +1,8 @@
 """What does a device draw while something is measured? Told by the device itself, where it tells.
 
 An NVIDIA GPU is asked through `nvidia-smi`, five times a second, in a process of its own: what is measured
-waits for nothing. This was tried with a stand-in of that name, never beside a GPU. A processor that counts its
-energy (Linux's powercap) is read before and after. Neither counts the rest of the machine. A machine that
+waits for nothing. This was tried with a stand-in of that name, never beside a GPU. A processor that counts
+its energy (Linux's powercap) is read before and after. Neither counts the rest of the machine. A machine that
 tells nothing, such as most virtual ones, gives no number.
 """
 
