@@ -23,7 +23,8 @@ from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.streaming.conditioning import Conditioning, first_shot
 from shotstream.training.stages.dmd import DmdTraining, student_rollout
-from shotstream.training.stages.teacher import TeacherTraining, shot_velocity, token_grid
+from shotstream.training.stages.teacher import TeacherTraining, token_grid
+from shotstream.training.velocity import shot_velocity
 
 _FLOAT32_BYTES, _BFLOAT16_BYTES = 4, 2
 _META = torch.device("meta")
@@ -124,7 +125,8 @@ def _matching_step(training: DmdTraining, shot: Shot, num_filmed: int) -> StepCo
     with torch.no_grad():
         filmed = [scene.count(dit, partial(rolled, end)).flops for end in ends]
         asked = scene.count(dit, lambda: scene.velocity(dit)).flops
-    num_asked = 2 if training.guidance == 1.0 else 3  # the fake score, and the teacher, guided
+    guided = (training.guidance != 1.0) + (training.context_guidance != 1.0)
+    num_asked = 2 + guided  # the fake score, and the teacher, guided
     flops = training.fake_updates * (sum(filmed) / 2 + fake.flops)
     flops += sum(one.flops for one in learnt) / 2 + num_asked * asked + num_filmed * filmed[-1]
     recomputed = training.fake_updates * fake.recomputed + sum(one.recomputed for one in learnt) / 2

@@ -76,7 +76,12 @@ def evaluate(
     ] = None,
     runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
     sampler_steps: Annotated[int, typer.Option(help="Euler steps of a teacher's run.", min=1)] = 25,
-    guidance: Annotated[float, typer.Option(help="Guidance of a teacher's run; 1: none.", min=0)] = 1.5,
+    guidance: Annotated[
+        float, typer.Option(help="Guidance of a teacher's run by captions; 1: none.", min=0)
+    ] = 1.5,
+    context_guidance: Annotated[
+        float, typer.Option(help="Guidance of a teacher's run by earlier shots; 1: none.", min=0)
+    ] = 1.0,
     by_shot: Annotated[
         bool, typer.Option("--by-shot", help="Also print the scores at each place in the stories.")
     ] = False,
@@ -130,6 +135,7 @@ def evaluate(
                 context=not no_context,
                 sampler_steps=sampler_steps,
                 guidance=guidance,
+                context_guidance=context_guidance,
                 sheet=output / "sheet.png",
                 progress=tell,
             )

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodec
 from shotstream.data.captions import StoredText
-from shotstream.diffusion.guidance import guide
 from shotstream.diffusion.samplers import euler
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.evaluation.films import FilmSource
-from shotstream.streaming.conditioning import Conditioning, full_pass, target_part
+from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.engine import Engine, EngineConfig
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import CAPTION_STYLES, StreamingPipeline, fitted_captions
@@ -24,6 +23,7 @@ from shotstream.theatre.render import FPS
 from shotstream.theatre.sets import STAGE_SIZE
 from shotstream.theatre.world import TheatreStory
 from shotstream.training.stages.teacher import TeacherTraining, TheatreModel
+from shotstream.training.velocity import guided_velocity, shot_velocity
 
 
 def theatre_engine_config(
@@ -76,6 +76,7 @@ def teacher_films(
     seed: int = 0,
     num_steps: int = 25,
     guidance: float = 1.5,
+    context_guidance: float = 1.0,
 ) -> FilmSource:
     """Films of a bidirectional teacher: whole shots by Euler steps, conditioned on its own earlier shots.
 
@@ -85,7 +86,8 @@ def teacher_films(
         num_chunks: length of a shot.
         seed: of the noise; as in `model_films` a shot has the same noise with and without context.
         num_steps: Euler steps.
-        guidance: scale of the guidance; 1 has none.
+        guidance: scale of the guidance by captions; 1 has none.
+        context_guidance: scale of that by context, see `guided_velocity`.
     """
     engine = pipeline.engine
     schedule = FlowSchedule(shift=engine.config.shift)
@@ -111,7 +113,9 @@ def teacher_films(
                 engine.text_encoder.encode(texts).to(engine.device)[None]
                 for texts in (captions, [""] * len(captions))
             )
-            latents = _sample(engine, conditioning, given, free, noise, sigmas, guidance)
+            latents = _sample(
+                engine, conditioning, given, free, noise, sigmas, captions=guidance, context=context_guidance
+            )
             frames, _ = engine.decode(latents, None)
             takes.append(finish_shot(engine, order, frames, num_chunks))
             films.append(frames)
@@ -127,18 +131,15 @@ def _sample(
     free: Float[Tensor, "1 s n d"],
     noise: Float[Tensor, "1 c f h w"],
     sigmas: Float[Tensor, " n_plus_1"],
-    guidance: float,
+    *,
+    captions: float,
+    context: float,
 ) -> Float[Tensor, "1 c f h w"]:
-    config = engine.dit.config
-
-    def one(text: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
-        inputs = full_pass(conditioning, noisy, sigma, config)
-        return target_part(engine.dit(inputs.x, inputs.sigma, text, inputs.positions), config)
-
     def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
-        if guidance == 1.0:
-            return one(given, noisy, sigma)
-        return guide(one(free, noisy, sigma), one(given, noisy, sigma), guidance)
+        def ask(seen: Conditioning, told: Tensor) -> Tensor:
+            return shot_velocity(engine.dit, seen, told, noisy, sigma)
+
+        return guided_velocity(ask, conditioning, given, free, captions=captions, context=context)
 
     return euler(velocity, noise, sigmas)
 

@@ -18,6 +18,7 @@ def evaluate_run(
     context: bool = True,
     sampler_steps: int = 25,
     guidance: float = 1.5,
+    context_guidance: float = 1.0,
     sheet: Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -29,7 +30,8 @@ def evaluate_run(
         config: what is filmed; `steps` is the student's.
         context: False films each shot as a first one.
         sampler_steps: Euler steps of a teacher.
-        guidance: scale of a teacher's guidance.
+        guidance: scale of a teacher's guidance by captions.
+        context_guidance: scale of a teacher's guidance by context.
         sheet: where to write a PNG; None writes none.
         progress: told after each story.
 
@@ -48,8 +50,13 @@ def evaluate_run(
             seed=config.seed,
             num_steps=sampler_steps,
             guidance=guidance,
+            context_guidance=context_guidance,
         )
-        facts |= {"sampler_steps": sampler_steps, "guidance": guidance}
+        facts |= {
+            "sampler_steps": sampler_steps,
+            "guidance": guidance,
+            "context_guidance": context_guidance,
+        }
     else:
         source = model_films(
             pipeline, context=context, num_chunks=config.num_chunks, seed=config.seed, steps=config.steps

@@ -17,7 +17,8 @@ from shotstream.training.recipes import recipe
 from shotstream.training.run import build_stage, run_recipe
 from shotstream.training.stages.causal_init import CausalInitStage, part_of
 from shotstream.training.stages.ode_pairs import CausalVelocity, OdePairsStage
-from shotstream.training.stages.teacher import shot_velocity, token_grid
+from shotstream.training.stages.teacher import token_grid
+from shotstream.training.velocity import shot_velocity
 from tests.training.test_run import TEACHER, codec, same, teacher, weights
 
 

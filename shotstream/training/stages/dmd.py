@@ -30,7 +30,6 @@ from torch import Tensor
 
 from shotstream.data.checks import require_decay, require_positive, require_within
 from shotstream.diffusion.flow import add_noise, velocity_target, x0_from_velocity
-from shotstream.diffusion.guidance import guide
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.losses.dmd import dmd_gradient, dmd_loss
 from shotstream.losses.flow_matching import flow_matching_loss
@@ -45,7 +44,8 @@ from shotstream.training.lora import merge_adapters
 from shotstream.training.optimisers import ClippedAdamW
 from shotstream.training.parallelize import Execution, whole_state
 from shotstream.training.precision import MatmulDtype, matmul_dtype, multiplying, require_matmul_dtype
-from shotstream.training.stages.teacher import TeacherTraining, TheatreModel, shot_velocity, token_grid
+from shotstream.training.stages.teacher import TeacherTraining, TheatreModel, token_grid
+from shotstream.training.velocity import guided_velocity, shot_velocity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,9 @@ class DmdTraining:
     student_steps: tuple[int, ...] = STUDENT_STEPS
     """Denoising steps of the student, of 1000 and before the schedule warps them."""
     guidance: float = 1.5
-    """Scale of the teacher's guidance; the fake score has none."""
+    """Scale of the teacher's guidance by captions; the fake score has none."""
+    context_guidance: float = 1.0
+    """Scale of the teacher's guidance by context, see `guided_velocity`; 1: none, as published."""
     least_sigma: float = 0.02
     """Least level at which the two scores are compared."""
     most_sigma: float = 0.98
@@ -85,7 +87,7 @@ class DmdTraining:
 
     def __post_init__(self) -> None:
         require_matmul_dtype(self.matmul_dtype)
-        require_within(self, 0, inf, ("seed", "guidance", "fake_warmup_steps"))
+        require_within(self, 0, inf, ("seed", "guidance", "context_guidance", "fake_warmup_steps"))
         require_within(self, 1, inf, ("num_steps", "fake_updates"))
         require_within(self, 0, 1, ("least_sigma", "most_sigma"))
         require_positive(self, ("student_rate", "fake_rate", "student_max_norm", "fake_max_norm"))
@@ -283,10 +285,14 @@ class DmdStage:
         low, high = config.least_sigma, config.most_sigma
         noise, sigma = self._noise(x0, "score", key, scene.samples, low=low, high=high)
         noisy = add_noise(x0, noise, sigma)
-        real = self.velocity(self.teacher.dit, scene, text, noisy, sigma)
-        if config.guidance != 1.0:
-            unconditional = self.velocity(self.teacher.dit, scene, free, noisy, sigma)
-            real = guide(unconditional, real, config.guidance)
+
+        def ask(conditioning: Conditioning, told: Tensor) -> Tensor:
+            seen = scene._replace(conditioning=conditioning)
+            return self.velocity(self.teacher.dit, seen, told, noisy, sigma)
+
+        real = guided_velocity(
+            ask, scene.conditioning, text, free, captions=config.guidance, context=config.context_guidance
+        )
         fake = self.velocity(self.fake, scene, text, noisy, sigma)
         return dmd_gradient(x0, x0_from_velocity(noisy, fake, sigma), x0_from_velocity(noisy, real, sigma))
 

@@ -39,9 +39,9 @@ from shotstream.training.stages.teacher import (
     TeacherTraining,
     TheatreModel,
     draw_batch,
-    shot_velocity,
     token_grid,
 )
+from shotstream.training.velocity import shot_velocity
 
 Flow = Literal["causal", "bidirectional"]
 """Whose trajectories: one chunk's after a clean history, or a whole shot's."""

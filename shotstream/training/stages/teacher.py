@@ -354,18 +354,6 @@ def shot_mask(shot: Float[Tensor, "b z f h w"], config: DiTConfig) -> CausalMask
     return CausalMask.for_shot(config, token_grid(shot, config), shot.shape[2], form=form)
 
 
-def shot_velocity(
-    dit: DiT,
-    conditioning: Conditioning,
-    text: Float[Tensor, "b s n d"],
-    noisy: Float[Tensor, "b z f h w"],
-    sigma: Float[Tensor, "b f"],
-) -> Float[Tensor, "b z f h w"]:
-    """What a bidirectional model says of whole noisy shots; nothing is asked of the context frames."""
-    inputs = full_pass(conditioning, noisy, sigma, dit.config)
-    return target_part(dit(inputs.x, inputs.sigma, text, inputs.positions), dit.config)
-
-
 def _optimiser(config: TeacherTraining, model: TheatreModel) -> MuonAdamW | ClippedAdamW:
     if config.optimiser == "adamw":
         return ClippedAdamW(model.parameters(), config.learning_rate, config.max_norm)
