@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream.model.dit import DiT
 from shotstream.streaming.conditioning import drop_context
 from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.rollout import Rollout
@@ -19,7 +20,7 @@ from shotstream.training.recipe import Recipe
 from shotstream.training.recipes import recipe
 from shotstream.training.run import build_stage, input_codec, run_recipe, trained_model
 from shotstream.training.stages import dmd as dmd_module
-from shotstream.training.stages.dmd import DmdStage
+from shotstream.training.stages.dmd import DmdStage, Scene
 from shotstream.training.stages.inter_shot import (
     InterShotTraining,
     condition_on,
@@ -222,6 +223,44 @@ def test_the_student_moves_towards_a_teacher_that_knows_one_answer(runs: Path) -
             x0 = stage.rollout(scene, stage.student.embed(scene.captions), (0, 0))
         distances.append(abs(x0.mean().item() - wanted))
     assert np.mean(distances[-5:]) < 0.4 * np.mean(distances[:5])
+
+
+def test_the_teacher_alone_is_guided_by_context(runs: Path) -> None:
+    """The gradient follows the written formula, with the fake score as it is."""
+    more = ("stage.dmd.teacher.shot_weights=[0.0, 1.0]", "stage.dmd.context_guidance=3.0")
+    stage = built("theatre_intra_shot", runs, *more)
+    for dit in (stage.student.dit, stage.fake, stage.teacher.dit):
+        torch.nn.init.normal_(dit.head.head.weight, std=0.2, generator=torch.Generator().manual_seed(0))
+    scene = stage.draw(0, ALL)
+    text = stage.student.embed(scene.captions).detach()
+    free = stage.teacher.embed([[""] * len(rows) for rows in scene.captions])
+    blind = scene._replace(
+        conditioning=drop_context(scene.conditioning, torch.ones(len(text), dtype=torch.bool))
+    )
+    asked: list[tuple[Tensor, Tensor]] = []
+    networks = stage.velocity
+
+    def velocity(dit: DiT, scene: Scene, told: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        asked.append((noisy, sigma))
+        return networks(dit, scene, told, noisy, sigma)
+
+    stage.velocity = velocity  # pyright: ignore[reportAttributeAccessIssue]
+    with torch.no_grad():
+        x0 = stage.rollout(scene, text, (0, 0))
+        found = stage.gradient(scene, text, free, x0, (0, 0))
+        noisy, sigma = asked[0]
+        seen, unread, unseen = (
+            networks(stage.teacher.dit, one, told, noisy, sigma)
+            for one, told in ((scene, text), (scene, free), (blind, text))
+        )
+        fake = networks(stage.fake, scene, text, noisy, sigma)
+    assert len(asked) == 4
+    real = seen + 0.5 * (seen - unread) + 2.0 * (seen - unseen)
+    level = sigma[:, None, :, None, None]
+    distance = (x0 - (noisy - level * real)).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
+    wanted = level * (real - fake) / distance
+    assert not torch.allclose(seen, unseen, atol=1e-3)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_places_in_a_story_are_drawn_by_the_recipe_and_the_first_is_among_them() -> None:

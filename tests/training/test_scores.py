@@ -42,12 +42,16 @@ def test_a_teacher_films_on_its_own_history(runs: Path) -> None:
     assert not np.array_equal(films[True][1], films[False][1])
     plain = teacher_films(pipeline, num_chunks=1, num_steps=2, guidance=1.0)(0, story)
     assert not np.array_equal(films[True][0], plain[0])
+    by_context = teacher_films(pipeline, num_chunks=1, num_steps=2, context_guidance=2.0)(0, story)
+    assert np.array_equal(films[True][0], by_context[0]), "a first shot has no context"
+    assert not np.array_equal(films[True][1], by_context[1])
 
 
 def test_teachers_and_students_are_scored_and_say_how_they_filmed(runs: Path) -> None:
     config = EvaluationConfig(num_stories=1, num_shots=2, num_chunks=1, judge_truth=False)
     one = evaluate_run("theatre_teacher", runs, config, sampler_steps=2)
-    assert one.facts["sampler_steps"] == 2 and one.facts["checkpoint"].startswith("step_")
+    assert one.facts["sampler_steps"] == 2 and one.facts["context_guidance"] == 1.0
+    assert one.facts["checkpoint"].startswith("step_")
     other = evaluate_run("theatre_causal_init", runs, config)
     assert other.facts["num_steps"] == 4
     assert len(other.by_shot["characters"]) == 2

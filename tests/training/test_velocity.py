@@ -1,0 +1,75 @@
+"""Guidance by captions and by context: one line through the predictions, and no question asked in vain."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from shotstream.geometry import LatentSize
+from shotstream.model.config import DiTConfig
+from shotstream.streaming.conditioning import Conditioning, drop_context, first_shot, next_shot
+from shotstream.streaming.context_sampling import sample_context
+from shotstream.training.velocity import guided_velocity
+
+SIZE = LatentSize(2, 2)
+TEXT, FREE = torch.full((1, 1, 1, 4), 3.0), torch.zeros(1, 1, 1, 4)
+
+
+def config() -> DiTConfig:
+    return DiTConfig(
+        latent_channels=1,
+        dim=12,
+        ffn_dim=24,
+        num_heads=2,
+        num_layers=1,
+        text_dim=4,
+        text_length=2,
+        freq_dim=8,
+    )
+
+
+def later_shot() -> Conditioning:
+    plan = sample_context([9, 9], 6, "theatre")
+    return next_shot(plan, lambda _: torch.full((1, 2, 2), 5.0))
+
+
+class Asked:
+    """Says context plus caption, one number each, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.questions: list[tuple[float, float]] = []
+
+    def __call__(self, conditioning: Conditioning, text: Tensor) -> Tensor:
+        context, caption = conditioning.context.max().item(), text.max().item()
+        self.questions.append((context, caption))
+        return torch.full((1, 1, 3, 2, 2), 10 * context + caption)
+
+
+@pytest.mark.parametrize(
+    ("captions", "context", "wanted", "num_asked"),
+    [
+        (1.0, 1.0, 53.0, 1),
+        (2.0, 1.0, 53.0 + 3.0, 2),
+        (1.0, 3.0, 53.0 + 2 * 50.0, 2),
+        (2.0, 3.0, 53.0 + 3.0 + 2 * 50.0, 3),
+        (0.0, 1.0, 50.0, 2),
+        (1.0, 0.0, 3.0, 2),
+    ],
+)
+def test_the_prediction_is_moved_along_each_difference(
+    captions: float, context: float, wanted: float, num_asked: int
+) -> None:
+    ask = Asked()
+    moved = guided_velocity(ask, later_shot(), TEXT, FREE, captions=captions, context=context)
+    assert (moved == wanted).all()
+    assert len(ask.questions) == num_asked
+    assert ask.questions[0] == (5.0, 3.0)
+    assert ((0.0, 3.0) in ask.questions) == (context != 1.0), "without context the captions are kept"
+
+
+def test_a_first_shot_has_no_context_to_be_guided_by() -> None:
+    shot = first_shot(config(), SIZE, batch=2)
+    dropped = drop_context(shot, torch.ones(2, dtype=torch.bool))
+    for one, other in ((shot.context, dropped.context), (shot.target_phase, dropped.target_phase)):
+        assert torch.equal(one, other)
+    for name in ("shot_phase", "caption_index"):
+        assert torch.equal(getattr(shot.positions, name), getattr(dropped.positions, name))
