@@ -1,6 +1,7 @@
 """Films of models as training leaves them: a student streams, a bidirectional teacher makes whole shots."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodec
 from shotstream.data.captions import StoredText
-from shotstream.diffusion.samplers import euler
+from shotstream.diffusion.samplers import VelocityFunction, euler
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.evaluation.films import FilmSource
 from shotstream.streaming.conditioning import Conditioning
@@ -135,12 +136,10 @@ def _sample(
     captions: float,
     context: float,
 ) -> Float[Tensor, "1 c f h w"]:
-    def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
-        def ask(seen: Conditioning, told: Tensor) -> Tensor:
-            return shot_velocity(engine.dit, seen, told, noisy, sigma)
+    def conditioned(seen: Conditioning, told: Tensor) -> VelocityFunction:
+        return partial(shot_velocity, engine.dit, seen, told)
 
-        return guided_velocity(ask, conditioning, given, free, captions=captions, context=context)
-
+    velocity = guided_velocity(conditioned, conditioning, given, free, captions=captions, context=context)
     return euler(velocity, noise, sigmas)
 
 

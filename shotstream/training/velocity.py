@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shotstream.diffusion.guidance import guide
+from shotstream.diffusion.samplers import VelocityFunction
 from shotstream.model.dit import DiT
 from shotstream.streaming.conditioning import Conditioning, drop_context, full_pass, target_part
 
@@ -24,35 +25,43 @@ def shot_velocity(
 
 
 def guided_velocity(
-    ask: Callable[[Conditioning, Float[Tensor, "b s n d"]], Float[Tensor, "b z f h w"]],
+    conditioned: Callable[[Conditioning, Float[Tensor, "b s n d"]], VelocityFunction],
     conditioning: Conditioning,
     text: Float[Tensor, "b s n d"],
     free: Float[Tensor, "b s n d"],
     *,
     captions: float,
     context: float,
-) -> Float[Tensor, "b z f h w"]:
-    """The prediction, guided away from those without captions and without context, each by a scale.
+) -> VelocityFunction:
+    """The velocity of shots, guided away from that without captions and that without context.
 
     With v the prediction, v + (captions - 1)(v - v without captions) + (context - 1)(v - v without context).
     A scale of 1 is no guidance, and its question is not asked. Without context a shot is conditioned as a
-    first one, its captions kept; a first shot has none, and follows its captions alone. That training drops
-    either apart from the other makes both predictions what the model has learnt.
+    first one, its captions kept; a first shot has none, and follows its captions alone. Training drops
+    context and captions, each by a chance of its own, so both predictions are what a model has learnt.
 
     Source: guidance by several conditions, as in InstructPix2Pix (arXiv 2211.09800). Guidance by context is
     not published for this method.
 
     Args:
-        ask: the velocity, given conditioning and text.
+        conditioned: what a model says, given conditioning and text.
         conditioning: of the shots.
         text: embeddings of their captions.
         free: embeddings of empty captions.
         captions: scale of the guidance by captions.
         context: scale of the guidance by context.
     """
-    given = ask(conditioning, text)
-    guided = given if captions == 1.0 else guide(ask(conditioning, free), given, captions)
-    if context != 1.0:
-        everywhere = torch.ones(given.shape[0], dtype=torch.bool, device=given.device)
-        guided = guided + (context - 1) * (given - ask(drop_context(conditioning, everywhere), text))
-    return guided
+    given = conditioned(conditioning, text)
+    unread = given if captions == 1.0 else conditioned(conditioning, free)
+    everywhere = torch.ones(conditioning.context.shape[0], dtype=torch.bool, device=text.device)
+    unseen = given if context == 1.0 else conditioned(drop_context(conditioning, everywhere), text)
+
+    def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
+        prediction = guided = given(noisy, sigma)
+        if captions != 1.0:
+            guided = guide(unread(noisy, sigma), guided, captions)
+        if context != 1.0:
+            guided = guided + (context - 1) * (prediction - unseen(noisy, sigma))
+        return guided
+
+    return velocity

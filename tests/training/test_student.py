@@ -1,6 +1,7 @@
 """ODE pairs and the causal initialisation: what is trained is what streaming computes."""
 
 import shutil
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from shotstream.data.ode_pairs import OdePairs
 from shotstream.model.causal_mask import CausalMask
-from shotstream.streaming.conditioning import full_pass
+from shotstream.streaming.conditioning import drop_context, full_pass
 from shotstream.training.keys import sample_noise
 from shotstream.training.recipe import Recipe
 from shotstream.training.recipes import recipe
@@ -182,36 +183,39 @@ def speaking(stage: CausalInitStage) -> OdePairs:
 
 
 def test_trajectories_of_whole_shots_are_the_bidirectional_teacher_s(published: Path) -> None:
-    """All chunks at once and without a mask, by Euler steps of its guided velocity."""
-    stages = {
-        flow: build_stage(pairs(1, f"stage.flow={flow}", f"stage.{WHOLE[1]}"), published)
-        for flow in ("causal", "bidirectional")
-    }
-    made: dict[str, OdePairs] = {}
-    for flow, stage in stages.items():
+    """All chunks at once and without a mask, where the causal teacher's are of one chunk after a history."""
+    shots = "stage.teacher.shot_weights=[0.0, 1.0]"
+    guidance = ("stage.guidance=1.5", "stage.context_guidance=3.0")
+    for flow in ("causal", "bidirectional"):
+        stage = build_stage(pairs(1, f"stage.flow={flow}", f"stage.{WHOLE[1]}", shots, *guidance), published)
         assert isinstance(stage, OdePairsStage)
-        torch.nn.init.normal_(stage.model.dit.head.head.weight, generator=torch.Generator().manual_seed(0))
-        made[flow] = stage.make(0)
-    whole = made["bidirectional"]
-    stage = stages["bidirectional"]
-    assert isinstance(stage, OdePairsStage)
-    assert whole.history.shape[2] == 0 and whole.states.shape[3] % 3 == 0
-    dit, config = stage.model.dit, stage.config
-    with torch.no_grad():
-        given, free = (
-            stage.model.embed(rows)
-            for rows in (whole.captions, [[""] * len(rows) for rows in whole.captions])
-        )
-        levels = stage._levels()  # pyright: ignore[reportPrivateUsage]
-        state = whole.states[:, 0]
-        for here, there in pairwise(levels[:3]):  # two substeps to the second level
-            sigma = here.expand(len(state), state.shape[2])
-            told, untold = (
-                shot_velocity(dit, whole.conditioning, text, state, sigma) for text in (given, free)
+        dit = stage.model.dit
+        torch.nn.init.normal_(dit.head.head.weight, generator=torch.Generator().manual_seed(0))
+        made = stage.make(0)
+        size = made.states.shape[3]
+        assert size == 3 if flow == "causal" else made.history.shape[2] == 0 and size % 3 == 0
+        blind = drop_context(made.conditioning, torch.ones(len(made.captions), dtype=torch.bool))
+        assert not torch.equal(blind.context, made.conditioning.context)
+        with torch.no_grad():
+            text, free = (
+                stage.model.embed(rows)
+                for rows in (made.captions, [[""] * len(rows) for rows in made.captions])
             )
-            state = state + (untold + config.guidance * (told - untold)) * (there - here)
-    torch.testing.assert_close(state, whole.states[:, 1], rtol=1e-4, atol=1e-4)
-    assert made["causal"].states.shape[3] == 3
+            asked = [(made.conditioning, text), (made.conditioning, free), (blind, text)]
+            said = [
+                CausalVelocity(dit, seen, told, made.history)
+                if flow == "causal"
+                else partial(shot_velocity, dit, seen, told)
+                for seen, told in asked
+            ]
+            levels = stage._levels()  # pyright: ignore[reportPrivateUsage]
+            state = made.states[:, 0]
+            for here, there in pairwise(levels[:3]):  # two substeps to the second level
+                sigma = here.expand(len(state), state.shape[2])
+                v, untold, unseen = (velocity(state, sigma) for velocity in said)
+                guided = v + 0.5 * (v - untold) + 2.0 * (v - unseen)
+                state = state + guided * (there - here)
+        torch.testing.assert_close(state, made.states[:, 1], rtol=1e-4, atol=1e-4)
 
 
 def test_each_chunk_of_a_whole_shot_has_a_level_of_its_own_and_sees_no_later_one(published: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream.diffusion.samplers import VelocityFunction
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.streaming.conditioning import Conditioning, drop_context, first_shot, next_shot
@@ -38,10 +39,15 @@ class Asked:
     def __init__(self) -> None:
         self.questions: list[tuple[float, float]] = []
 
-    def __call__(self, conditioning: Conditioning, text: Tensor) -> Tensor:
+    def __call__(self, conditioning: Conditioning, text: Tensor) -> VelocityFunction:
         context, caption = conditioning.context.max().item(), text.max().item()
-        self.questions.append((context, caption))
-        return torch.full((1, 1, 3, 2, 2), 10 * context + caption)
+
+        def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
+            del sigma
+            self.questions.append((context, caption))
+            return torch.full_like(noisy, 10 * context + caption)
+
+        return velocity
 
 
 @pytest.mark.parametrize(
@@ -59,7 +65,9 @@ def test_the_prediction_is_moved_along_each_difference(
     captions: float, context: float, wanted: float, num_asked: int
 ) -> None:
     ask = Asked()
-    moved = guided_velocity(ask, later_shot(), TEXT, FREE, captions=captions, context=context)
+    moved = guided_velocity(ask, later_shot(), TEXT, FREE, captions=captions, context=context)(
+        torch.zeros(1, 1, 3, 2, 2), torch.zeros(1, 3)
+    )
     assert (moved == wanted).all()
     assert len(ask.questions) == num_asked
     assert ask.questions[0] == (5.0, 3.0)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from shotstream.data.checks import require_decay, require_positive, require_within
 from shotstream.diffusion.flow import add_noise, velocity_target, x0_from_velocity
+from shotstream.diffusion.samplers import VelocityFunction
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.losses.dmd import dmd_gradient, dmd_loss
 from shotstream.losses.flow_matching import flow_matching_loss
@@ -286,13 +287,18 @@ class DmdStage:
         noise, sigma = self._noise(x0, "score", key, scene.samples, low=low, high=high)
         noisy = add_noise(x0, noise, sigma)
 
-        def ask(conditioning: Conditioning, told: Tensor) -> Tensor:
-            seen = scene._replace(conditioning=conditioning)
-            return self.velocity(self.teacher.dit, seen, told, noisy, sigma)
+        def conditioned(seen: Conditioning, told: Tensor) -> VelocityFunction:
+            return partial(self.velocity, self.teacher.dit, scene._replace(conditioning=seen), told)
 
-        real = guided_velocity(
-            ask, scene.conditioning, text, free, captions=config.guidance, context=config.context_guidance
+        guided = guided_velocity(
+            conditioned,
+            scene.conditioning,
+            text,
+            free,
+            captions=config.guidance,
+            context=config.context_guidance,
         )
+        real = guided(noisy, sigma)
         fake = self.velocity(self.fake, scene, text, noisy, sigma)
         return dmd_gradient(x0, x0_from_velocity(noisy, fake, sigma), x0_from_velocity(noisy, real, sigma))
 

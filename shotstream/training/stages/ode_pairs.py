@@ -24,8 +24,7 @@ from shotstream.data.checks import require_within
 from shotstream.data.latents import LatentPool
 from shotstream.data.ode_pairs import OdePairs, digest_of
 from shotstream.data.source import ShardSource
-from shotstream.diffusion.guidance import guide
-from shotstream.diffusion.samplers import euler_states
+from shotstream.diffusion.samplers import VelocityFunction, euler_states
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
@@ -41,7 +40,7 @@ from shotstream.training.stages.teacher import (
     draw_batch,
     token_grid,
 )
-from shotstream.training.velocity import shot_velocity
+from shotstream.training.velocity import guided_velocity, shot_velocity
 
 Flow = Literal["causal", "bidirectional"]
 """Whose trajectories: one chunk's after a clean history, or a whole shot's."""
@@ -60,7 +59,9 @@ class OdePairsTraining:
     substeps: int = 4
     """Euler steps between two of them."""
     guidance: float = 1.5
-    """Scale of the guidance that the trajectories follow; 1 follows the captions alone."""
+    """Scale of the guidance by captions that the trajectories follow; 1 follows them alone."""
+    context_guidance: float = 1.0
+    """Scale of the guidance by context, see `guided_velocity`; 1: none, as published."""
     flow: Flow = "causal"
     """"causal": a chunk of a shot, after its true earlier chunks. "bidirectional": all chunks of it at once,
     as the published code has it."""
@@ -71,7 +72,7 @@ class OdePairsTraining:
         if self.flow not in get_args(Flow):
             raise ValueError(f"flow is {self.flow!r}; give {' or '.join(get_args(Flow))}")
         require_matmul_dtype(self.matmul_dtype)
-        require_within(self, 0, inf, ("seed", "guidance"))
+        require_within(self, 0, inf, ("seed", "guidance", "context_guidance"))
         require_within(self, 1, inf, ("substeps",))
         FlowSchedule(shift=self.teacher.shift).student_sigmas(self.student_steps)
 
@@ -130,22 +131,26 @@ class OdePairsStage:
         first, length = (0, num_chunks) if whole else (int(rng.integers(num_chunks)), 1)
         history = batch.x0[:, :, : first * size]
         conditioning = batch.conditioning.to(device)
-        texts = [self.model.embed(batch.captions)]
-        if self.config.guidance != 1.0:
-            texts.append(self.model.embed([[""] * len(rows) for rows in batch.captions]))
+        text = self.model.embed(batch.captions)
+        free = self.model.embed([[""] * len(rows) for rows in batch.captions])
         shape = (batch.x0.shape[1], length * size, *batch.x0.shape[3:])
         noise = sample_noise(shape, self.config.seed, "pairs/noise", (step,), samples).to(device)
         with multiplying(self.config.matmul_dtype, device):
-            if whole:
-                asked = [partial(shot_velocity, dit, conditioning, text) for text in texts]
-            else:
-                clean = history.to(device)
-                asked = [CausalVelocity(dit, conditioning, text, clean) for text in texts]
+            clean = history.to(device)
 
-            def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
-                told, *free = [ask(noisy, sigma) for ask in asked]
-                return guide(free[0], told, self.config.guidance) if free else told
+            def conditioned(seen: Conditioning, told: Tensor) -> VelocityFunction:
+                if whole:
+                    return partial(shot_velocity, dit, seen, told)
+                return CausalVelocity(dit, seen, told, clean)
 
+            velocity = guided_velocity(
+                conditioned,
+                conditioning,
+                text,
+                free,
+                captions=self.config.guidance,
+                context=self.config.context_guidance,
+            )
             states = list(euler_states(velocity, noise, self._levels()))[:: self.config.substeps]
         return OdePairs(
             states=torch.stack(states, dim=1).cpu(),
