@@ -49,7 +49,7 @@ def theatre_teacher() -> Recipe:
     As long as the run that ships, whose end is `resume/theatre_teacher.pt`; a larger number of steps goes on
     from it.
     """
-    num_steps = 14_900
+    num_steps = 18_900
     dim = 192
     return Recipe(
         name="theatre_teacher",
@@ -88,7 +88,9 @@ def theatre_ode_pairs() -> Recipe:
     return Recipe(
         name="theatre_ode_pairs",
         stage=OdePairsTraining(
-            teacher=dataclasses.replace(_teacher(), batch_size=16, pool=pool), guidance=1.0
+            teacher=dataclasses.replace(_teacher(), batch_size=16, pool=pool),
+            guidance=1.0,
+            context_guidance=2.0,
         ),
         loop=LoopConfig(num_steps=192, save_every=10, log_every=5, preview_every=1000),
         inputs=("theatre_codec", "theatre_teacher"),
@@ -139,6 +141,7 @@ def _matching(num_steps: int) -> DmdTraining:
     return DmdTraining(
         teacher=dataclasses.replace(_teacher(), batch_size=8, pool=pool),
         num_steps=num_steps,
+        context_guidance=2.0,
         fake_updates=4,
         student_rate=1e-4,
         fake_rate=4e-4,
@@ -203,7 +206,9 @@ def mini_ode_pairs() -> Recipe:
     pool = dataclasses.replace(_mini().pool, seed=1, steps_per_block=4)
     return Recipe(
         name="mini_ode_pairs",
-        stage=dataclasses.replace(pairs, teacher=dataclasses.replace(_mini(), pool=pool)),
+        stage=dataclasses.replace(
+            pairs, teacher=dataclasses.replace(_mini(), pool=pool), context_guidance=1.0
+        ),
         loop=LoopConfig(num_steps=24, save_every=4, log_every=4, preview_every=1000),
         inputs=("theatre_codec", "mini_teacher"),
     )
@@ -246,5 +251,10 @@ def _mini_matching(num_steps: int) -> DmdTraining:
     pool = dataclasses.replace(_mini().pool, seed=2, num_blocks=4, steps_per_block=20)
     teacher = dataclasses.replace(_mini(), batch_size=8, pool=pool)
     return dataclasses.replace(
-        _matching(num_steps), teacher=teacher, fake_updates=3, fake_warmup_steps=4, ema_decay=0.9
+        _matching(num_steps),
+        teacher=teacher,
+        context_guidance=1.0,
+        fake_updates=3,
+        fake_warmup_steps=4,
+        ema_decay=0.9,
     )
