@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,16 @@ from torch import Tensor
 from shotstream.codec.codec import Codec
 from shotstream.codec.pixels import to_levels
 from shotstream.data.latents import LatentPool, PoolConfig, StoryLatents, encode_story
-from shotstream.diffusion.guidance import guide
-from shotstream.diffusion.samplers import euler
+from shotstream.diffusion.samplers import VelocityFunction, euler
 from shotstream.evaluation.run import EvaluationConfig, evaluate
-from shotstream.streaming.conditioning import full_pass, stack_conditioning, target_part
+from shotstream.streaming.conditioning import Conditioning, stack_conditioning
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.theatre.oracle import joined, judge_film
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import render
 from shotstream.theatre.world import sample_story
 from shotstream.training.stages.teacher import TeacherStage, TheatreModel, condition, draw_batch
+from shotstream.training.velocity import guided_velocity, shot_velocity
 
 _NUM_STORIES, _NUM_SHOTS, _NUM_LATENT_FRAMES = 4, 3, 6
 
@@ -105,22 +106,18 @@ def sample_shots(
     guidance: float,
 ) -> Tensor:
     """Latents of shots sampled bidirectionally, given the true frames of the earlier shots."""
-    config = stage.config.dit
     pairs = [condition(story, index, stage.config) for story, index in samples]
     conditioning = stack_conditioning([pair[0] for pair in pairs]).to(stage.device)
-    text = model.embed([pair[1] for pair in pairs])
-    empty = torch.zeros_like(text)
+    text, free = (
+        model.embed(rows) for rows in ([rows for _, rows in pairs], [[""] * len(rows) for _, rows in pairs])
+    )
     shape = (len(samples), *samples[0][0].shots[0].target.shape)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(stage.device)
 
-    def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
-        inputs = full_pass(conditioning, noisy, sigma, config)
-        given = target_part(model.dit(inputs.x, inputs.sigma, text, inputs.positions), config)
-        if guidance == 1.0:
-            return given
-        free = target_part(model.dit(inputs.x, inputs.sigma, empty, inputs.positions), config)
-        return guide(free, given, guidance)
+    def conditioned(seen: Conditioning, told: Tensor) -> VelocityFunction:
+        return partial(shot_velocity, model.dit, seen, told)
 
+    velocity = guided_velocity(conditioned, conditioning, text, free, captions=guidance, context=1.0)
     return euler(velocity, noise, stage.schedule.sampling_sigmas(num_steps).to(stage.device))
 
 

@@ -46,7 +46,7 @@ def theatre_text() -> Recipe:
 def theatre_teacher() -> Recipe:
     """The theatre's teacher, bidirectional and causal in one: hours on two CPU cores.
 
-    As long as the run that ships, whose end is `resume/theatre_teacher.pt`; a larger number of steps goes on
+    As long as the run whose end is packed in `resume/theatre_teacher.pt`; a larger number of steps goes on
     from it.
     """
     num_steps = 18_900
@@ -83,7 +83,7 @@ def _teacher() -> TeacherTraining:
 
 
 def theatre_ode_pairs() -> Recipe:
-    """Three thousand trajectories of the causal teacher: some minutes on a CPU core."""
+    """Three thousand trajectories of the causal teacher, guided by context: some minutes on a CPU."""
     pool = dataclasses.replace(_teacher().pool, seed=1, steps_per_block=8)
     return Recipe(
         name="theatre_ode_pairs",

@@ -1,4 +1,4 @@
-"""What a bidirectional model says of whole noisy shots, plainly and guided."""
+"""What a bidirectional model says of whole noisy shots; guidance of it, and of a causal model's chunk."""
 
 from collections.abc import Callable
 
@@ -33,15 +33,15 @@ def guided_velocity(
     captions: float,
     context: float,
 ) -> VelocityFunction:
-    """The velocity of shots, guided away from that without captions and that without context.
+    """The velocity of shots or chunks, guided away from that without captions and that without context.
 
     With v the prediction, v + (captions - 1)(v - v without captions) + (context - 1)(v - v without context).
     A scale of 1 is no guidance, and its question is not asked. Without context a shot is conditioned as a
-    first one, its captions kept; a first shot has none, and follows its captions alone. Training drops
-    context and captions, each by a chance of its own, so both predictions are what a model has learnt.
+    first one, its captions kept; of a first shot the two are the same, and their difference is zero.
+    Training drops context and captions, each by a chance of its own, so all are what a model has learnt.
 
-    Source: guidance by several conditions, as in InstructPix2Pix (arXiv 2211.09800). Guidance by context is
-    not published for this method.
+    Source: after InstructPix2Pix (arXiv 2211.09800), which nests the differences; here both begin at the
+    full prediction. Guidance by context is not published for this method.
 
     Args:
         conditioned: what a model says, given conditioning and text.

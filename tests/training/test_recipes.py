@@ -97,3 +97,19 @@ def test_every_recipe_starts_from_recipes_that_are_there() -> None:
     for name in RECIPES:  # in the order in which they are run
         assert set(recipe(name).inputs) <= done
         done.add(name)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_guidance_by_context_is_the_theatres_alone(name: str) -> None:
+    """The published recipes have none, nor have the ablations, whose full row is the published method."""
+    found = scales(to_document(recipe(name)))
+    wanted = 2.0 if name.startswith("theatre_") else 1.0
+    assert found == [wanted] * len(found)
+    assert bool(found) == name.endswith(("_pairs", "_init", "_shot"))
+
+
+def scales(document: object) -> list[float]:
+    if not isinstance(document, dict):
+        return []
+    own = [document["context_guidance"]] if "context_guidance" in document else []
+    return own + [scale for part in document.values() for scale in scales(part)]

@@ -6,14 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from shotstream import cli
 from shotstream.evaluation.films import held_out_stories, true_films
 from shotstream.evaluation.run import EvaluationConfig, score_films
 from shotstream.training.films import teacher_films, theatre_pipeline
-from shotstream.training.run import input_codec, run_recipe, trained_model
+from shotstream.training.previews import held_out_stories as held_out_stories_of
+from shotstream.training.previews import sample_shots
+from shotstream.training.run import build_stage, input_codec, run_recipe, trained_model
 from shotstream.training.scores import evaluate_run
-from shotstream.training.stages.teacher import TeacherTraining
+from shotstream.training.stages.teacher import TeacherStage, TeacherTraining
 from tests.training.test_run import codec, teacher
 from tests.training.test_student import pairs, student
 
@@ -45,6 +48,27 @@ def test_a_teacher_films_on_its_own_history(runs: Path) -> None:
     by_context = teacher_films(pipeline, num_chunks=1, num_steps=2, context_guidance=2.0)(0, story)
     assert np.array_equal(films[True][0], by_context[0]), "a first shot has no context"
     assert not np.array_equal(films[True][1], by_context[1])
+
+
+def test_previews_of_a_teacher_are_guided_away_from_empty_captions(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As training drops captions, and not from an embedding that no caption has."""
+    stage = build_stage(teacher(1), runs)
+    assert isinstance(stage, TeacherStage)
+    (story,) = held_out_stories_of(input_codec(runs), 6)[:1]
+    asked: list[list[list[str]]] = []
+    original = stage.model.embed
+
+    def embed(rows: list[list[str]]) -> Tensor:
+        asked.append(rows)
+        return original(rows)
+
+    monkeypatch.setattr(stage.model, "embed", embed)
+    sample_shots(stage, stage.model, [(story, 0), (story, 1)], num_steps=1, guidance=1.5)
+    given, free = asked
+    assert [len(rows) for rows in free] == [len(rows) for rows in given] == [1, 2]
+    assert all(given[1]) and not any(text for rows in free for text in rows)
 
 
 def test_teachers_and_students_are_scored_and_say_how_they_filmed(runs: Path) -> None:

@@ -213,6 +213,8 @@ def test_trajectories_of_whole_shots_are_the_bidirectional_teacher_s(published: 
             for here, there in pairwise(levels[:3]):  # two substeps to the second level
                 sigma = here.expand(len(state), state.shape[2])
                 v, untold, unseen = (velocity(state, sigma) for velocity in said)
+                for other in (untold, unseen):
+                    assert not torch.allclose(v, other, atol=1e-3)
                 guided = v + 0.5 * (v - untold) + 2.0 * (v - unseen)
                 state = state + guided * (there - here)
         torch.testing.assert_close(state, made.states[:, 1], rtol=1e-4, atol=1e-4)

@@ -81,3 +81,7 @@ def test_a_first_shot_has_no_context_to_be_guided_by() -> None:
         assert torch.equal(one, other)
     for name in ("shot_phase", "caption_index"):
         assert torch.equal(getattr(shot.positions, name), getattr(dropped.positions, name))
+    ask = Asked()
+    first = first_shot(config(), SIZE)
+    moved = guided_velocity(ask, first, TEXT, FREE, captions=1.0, context=3.0)
+    assert (moved(torch.zeros(1, 1, 3, 2, 2), torch.zeros(1, 3)) == 3.0).all()

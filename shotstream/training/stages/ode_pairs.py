@@ -59,7 +59,7 @@ class OdePairsTraining:
     substeps: int = 4
     """Euler steps between two of them."""
     guidance: float = 1.5
-    """Scale of the guidance by captions that the trajectories follow; 1 follows them alone."""
+    """Scale of the guidance by captions that the trajectories follow; 1: none."""
     context_guidance: float = 1.0
     """Scale of the guidance by context, see `guided_velocity`; 1: none, as published."""
     flow: Flow = "causal"
