@@ -1,8 +1,12 @@
 # Every target does its own set-up: a virtual environment in .venv with the pinned constraints.
 # A second call finds the stamp fresh and starts at once.
+# TORCH=2.11.0 does the same with another release of torch, in an environment of its own.
 PYTHON ?= python3
-VENV := .venv
+TORCH ?=
+VENV := .venv$(if $(TORCH),-torch-$(TORCH))
 BIN := $(VENV)/bin
+# A release of torch brings its own triton.
+PINS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
 FILM ?= demo.mp4
 STORY ?= fox-and-owl
 
@@ -13,11 +17,12 @@ SLOW := slow and not browser and not gpu and not weights
 # Two cores: one thread per process keeps pytest's workers from fighting over them.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-slow test-browser check format clean
+.PHONY: help demo test test-fast test-slow test-browser check format clean
 
 help:
 	@echo 'make demo          write $(FILM), a film of 5 shots, with the embedded model'
 	@echo 'make test          checks (format, lint, types, floors, spelling) and the fast tests'
+	@echo 'make test-fast     the fast tests alone; TORCH=2.11.0 runs them with that release of torch'
 	@echo 'make test-slow     the slow tests'
 	@echo 'make test-browser  the studio in Chromium; SHOTSTREAM_PICTURES=DIR writes screenshots'
 	@echo 'make check         the checks alone'
@@ -28,18 +33,23 @@ $(BIN)/python:
 	  || { echo 'ShotStream needs Python 3.11 or newer: make PYTHON=python3.12 ...' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.stamp-core: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+$(VENV)/constraints.txt: constraints.txt | $(BIN)/python
+	sed -e '/^triton==/d' -e 's/^torch==.*/torch==$(TORCH)/' $< > $@
+
+$(VENV)/.stamp-core: pyproject.toml $(PINS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c $(PINS) -e .
 	@touch $@
 
-$(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+$(VENV)/.stamp-dev: pyproject.toml $(PINS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c $(PINS) -e '.[dev]'
 	@touch $@ $(VENV)/.stamp-core
 
 demo: $(VENV)/.stamp-core
 	$(BIN)/shotstream generate $(STORY) -o $(FILM) --overwrite
 
-test: check
+test: check test-fast
+
+test-fast: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '$(FAST)' -n 2 $(TYPED)
 
 # pytest exits 5 when a marker selects no test; that is no failure.
@@ -57,4 +67,4 @@ format: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv* .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
