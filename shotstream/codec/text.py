@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _DEFAULT_MEMO_CAPTIONS = 64
 
+# Printable ASCII without the sign that begins an HTML entity: ftfy leaves such a caption as it is.
+_PLAIN = re.compile(r"[ \t\n!-%'-~]*")
+
 
 @runtime_checkable
 class TextEncoder(Protocol):
@@ -231,8 +234,10 @@ def clean_caption(caption: str) -> str:
     """A caption with broken encodings repaired, HTML entities resolved twice, and white space collapsed.
 
     Raises:
-        ValueError: ftfy is not installed.
+        ValueError: ftfy is not installed, and the caption has something that it could repair.
     """
+    if _PLAIN.fullmatch(caption):
+        return " ".join(caption.split())
     try:
         import ftfy
     except ImportError as error:

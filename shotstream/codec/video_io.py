@@ -1,7 +1,8 @@
 """Video files: reads frames; writes H.264 MP4 that plays everywhere, fragments, and lossless takes.
 
-Frames are uint8 RGB arrays "f h w 3". The only module that imports PyAV; nothing that trains needs it. It
-refuses frames of another size than the first ones, and never resizes when it reads.
+Frames are uint8 RGB arrays "f h w 3". The only module that imports PyAV, and only when a video is opened:
+nothing that trains or makes frames needs it. It refuses frames of another size than the first ones, and never
+resizes when it reads.
 """
 
 import io
@@ -10,16 +11,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
-import av.error
 import numpy as np
-from av.container import OutputContainer
-from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
-from av.video.stream import VideoStream
 from jaxtyping import UInt8
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 Frames = UInt8[np.ndarray, "f h w 3"]
 
@@ -128,6 +128,8 @@ class Mp4Writer:
         for picture in pictures:
             frame = _yuv_frame(picture, self._stream, self._num_frames)
             if self._num_frames in self._key_frames:
+                from av.video.frame import PictureType
+
                 frame.pict_type = PictureType.I
             self._container.mux(self._stream.encode(frame))
             self._num_frames += 1
@@ -195,6 +197,9 @@ def iter_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator
     Raises:
         VideoError: when the file holds no readable video.
     """
+    import av
+    import av.error
+
     try:
         with av.open(path) as container:
             batch: list[np.ndarray] = []
@@ -218,6 +223,9 @@ def frame_rate(path: Path) -> Fraction:
     Raises:
         VideoError: when the file holds no readable video, or none that tells its rate.
     """
+    import av
+    import av.error
+
     try:
         with av.open(path) as container:
             rate = container.streams.video[0].average_rate
@@ -251,6 +259,9 @@ def write_mp4(path: Path, frames: Frames, fps: int | Fraction, settings: H264Set
 
 def write_lossless(path: Path, frames: Frames, fps: int | Fraction) -> None:
     """Writes frames that `read_frames` returns bit for bit (H.264 RGB at quantiser 0, in Matroska)."""
+    import av
+    from av.video.frame import VideoFrame
+
     with av.open(path, "w", format="matroska") as container:
         stream = container.add_stream(
             "libx264rgb", rate=Fraction(fps), options={"qp": "0", "preset": "ultrafast"}
@@ -263,18 +274,20 @@ def write_lossless(path: Path, frames: Frames, fps: int | Fraction) -> None:
         container.mux(stream.encode(None))
 
 
-def _open_mp4(file: Path | io.BytesIO, options: dict[str, str]) -> OutputContainer:
+def _open_mp4(file: Path | io.BytesIO, options: dict[str, str]) -> "OutputContainer":
+    import av
+
     target: Any = file
     return av.open(target, "w", format="mp4", options=options)
 
 
 def _add_h264(
-    container: OutputContainer,
+    container: "OutputContainer",
     size: tuple[int, ...],
     fps: Fraction,
     settings: H264Settings,
     more: dict[str, str] | None = None,
-) -> VideoStream:
+) -> "VideoStream":
     options = {"crf": str(settings.crf), "preset": settings.preset, **(more or {})}
     stream = container.add_stream("libx264", rate=fps, options=options)
     height, width = size
@@ -287,7 +300,10 @@ def _add_h264(
     return stream
 
 
-def _yuv_frame(picture: UInt8[np.ndarray, "h w 3"], stream: VideoStream, index: int) -> VideoFrame:
+def _yuv_frame(picture: UInt8[np.ndarray, "h w 3"], stream: "VideoStream", index: int) -> "VideoFrame":
+    from av.video.frame import VideoFrame
+    from av.video.reformatter import ColorRange, Colorspace, Interpolation
+
     # Nearest neighbour inside the colour conversion keeps the colours of enlarged pixels exact at their
     # edges, and is faster than enlarging first.
     is_enlarged = stream.height > picture.shape[0]

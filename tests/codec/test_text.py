@@ -1,9 +1,15 @@
 """UMT5 agrees with the published encoder; captions are cleaned, cut, padded and remembered."""
 
+import html
+import re
+import sys
 from pathlib import Path
 
+import ftfy
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import text
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
@@ -101,6 +107,20 @@ def test_captions_are_cleaned_before_they_are_encoded(encoder: UMT5TextEncoder) 
 )
 def test_cleaning_repairs_unescapes_and_collapses(caption: str, clean: str) -> None:
     assert clean_caption(caption) == clean
+
+
+@given(text(alphabet=[*map(chr, range(32, 127)), "\t", "\n"]))
+def test_a_plain_caption_is_cleaned_without_ftfy_as_it_is_with_it(caption: str) -> None:
+    repaired = html.unescape(html.unescape(ftfy.fix_text(caption)))
+    assert clean_caption(caption) == re.sub(r"\s+", " ", repaired).strip()
+
+
+def test_only_a_caption_that_may_need_repair_needs_ftfy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    assert clean_caption(" a fox\n <walks>; 100 % ~") == "a fox <walks>; 100 % ~"
+    for caption in ("caf\u00e9", "you &amp; me", "a\rb"):
+        with pytest.raises(ValueError, match="ftfy"):
+            clean_caption(caption)
 
 
 def test_it_is_a_text_encoder_that_knows_every_word(encoder: UMT5TextEncoder) -> None:
