@@ -37,6 +37,9 @@ _LIBRARIES: dict[AttentionName, tuple[str, str]] = {
 
 _QUERY_BLOCK, _KEY_BLOCK = 32, 64
 
+_MAX_LAYOUTS = 64
+"""Shots of different lengths, batches and precisions, with and without gradients, in one process."""
+
 
 class RMSNorm(nn.Module):
     """Division by the root mean square over the last axis, in float32 or better, then a learned scale."""
@@ -80,15 +83,14 @@ def attend_all(
     queries: Float[Tensor, "b n heads k"],
     keys: Float[Tensor, "b m heads k"],
     values: Float[Tensor, "b m heads k"],
-    mask: Tensor | None = None,
 ) -> Float[Tensor, "b n heads k"]:
-    """Softmax attention of every query over all keys, or where the boolean `mask` [n, m] allows."""
+    """Softmax attention of every query over all keys."""
     if queries.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         # Half-precision attention is several times slower on a CPU, its backward pass above all.
         with torch.autocast("cpu", enabled=False):
-            return attend_all(queries.float(), keys.float(), values.float(), mask)
+            return attend_all(queries.float(), keys.float(), values.float())
     out = F.scaled_dot_product_attention(
-        queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
+        queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
     )
     return out.transpose(1, 2)
 
@@ -189,8 +191,6 @@ def masked_attend(mask: CausalMask, device: torch.device) -> Attend:
     """Attention under `mask`, in the form it names."""
     if mask.form == "slices":
         return partial(_attend_slices, slices=mask.slices())
-    if mask.form == "dense":
-        return partial(attend_all, mask=mask.dense(device))
     return partial(_attend_blocks, block_mask=mask.block_mask(device))
 
 
@@ -227,4 +227,15 @@ def _attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, *, block_mask:
 @cache
 def _compiled_flex() -> Callable[..., Tensor]:
     """Uncompiled FlexAttention materialises all scores: 42,120 squared for a seven-chunk 480x832 shot."""
-    return torch.compile(flex_attention)
+    expect_graphs(_MAX_LAYOUTS)
+    # One graph or an error: past the limit torch would otherwise go on uncompiled, after a warning.
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
+
+
+def expect_graphs(count: int) -> None:
+    """Lets torch compile a function for so many cases before it takes them for a mistake; it begins with 8.
+
+    For all compiled functions: a limit of its own a function has only from torch 2.12 on.
+    """
+    limits = torch._dynamo.config  # pyright: ignore[reportPrivateUsage]
+    limits.recompile_limit = max(limits.recompile_limit, count)

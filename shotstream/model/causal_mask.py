@@ -1,12 +1,13 @@
-"""Who may attend to whom when a whole shot is seen in one pass: one rule, three forms of it.
+"""Who may attend to whom when a whole shot is seen in one pass: one rule, two forms of it.
 
 The rule, on chunks: context attends to context; a chunk attends to the context, to itself and to the
 chunks before it, as far back as the window reaches. Inside a chunk attention is bidirectional. Frames past
 the last whole chunk form a last, shorter chunk of their own.
 
 The forms compute the same attention. "slices" runs plain attention per chunk over contiguous ranges of keys
-and never builds a mask: the default, and the fastest where a chunk has many tokens. "dense" is a boolean
-matrix. "block" is a FlexAttention BlockMask, compiled on CUDA.
+and never builds a mask: the default, and the fastest where a chunk has many tokens. "block" is a
+FlexAttention BlockMask, compiled on CUDA. Neither ever holds a matrix of tokens by tokens: at 480x832 a shot
+of seven chunks has 42,120 tokens, and such a matrix 1.8 GB.
 
 Source: section 4 of arXiv 2603.25746.
 """
@@ -19,12 +20,15 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 
 from shotstream.geometry import TokenGrid
 from shotstream.model.config import DiTConfig
 
-MaskForm = Literal["slices", "dense", "block"]
+MaskForm = Literal["slices", "block"]
+
+_BLOCK = 128
+"""Tokens of a FlexAttention block, of queries and of keys."""
 
 
 class QuerySlice(NamedTuple):
@@ -36,7 +40,7 @@ class QuerySlice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CausalMask:
-    """The causal rule for one sequence [context | shot]. Hashable: its forms are built once per device."""
+    """The causal rule for one sequence [context | shot]. Hashable: its blocks are found once per device."""
 
     num_context_frames: int
     num_target_frames: int
@@ -96,10 +100,6 @@ class CausalMask:
         frame = torch.arange(self.num_tokens, device=device) // self.tokens_per_frame
         return ((frame - self.num_context_frames) // self.chunk_latent_frames + 1).clamp_min(0)
 
-    def dense(self, device: torch.device | str = "cpu") -> Bool[Tensor, "n n"]:
-        """The rule as a matrix [query token, key token], True where attention is allowed."""
-        return _dense(self, torch.device(device))
-
     def block_mask(self, device: torch.device | str = "cpu") -> BlockMask:
         """The rule for `flex_attention`."""
         return _block_mask(self, torch.device(device))
@@ -112,6 +112,21 @@ class CausalMask:
             for query, queries in enumerate(ranges)
             if queries.stop > queries.start
         )
+
+    def blocks(self, device: torch.device | str = "cpu") -> tuple[Bool[Tensor, "n n"], Bool[Tensor, "n n"]]:
+        """Which blocks of [query, key] tokens the rule allows in part, and which whole.
+
+        A block that reaches past the last token is never whole.
+        """
+        edges = torch.tensor([(part.start, part.stop) for part in self._group_ranges()], device=device)
+        first = torch.arange(0, self.num_tokens, _BLOCK, device=device)[:, None]
+        holds = ((edges[:, 0] < first + _BLOCK) & (edges[:, 1] > first)).float()  # block, group
+        table = self.group_table(device).float()
+        allowed = holds @ table @ holds.T > 0
+        forbidden = holds @ (1 - table) @ holds.T > 0
+        ends = (first + _BLOCK <= self.num_tokens).squeeze(1)
+        whole = allowed & ~forbidden & ends[:, None] & ends[None, :]
+        return allowed & ~whole, whole
 
     def group_table(self, device: torch.device | str = "cpu") -> Bool[Tensor, "g g"]:
         """The rule on every pair of groups, [query, key]."""
@@ -137,25 +152,22 @@ def _merge(ranges: list[slice]) -> tuple[slice, ...]:
     return tuple(merged)
 
 
-# Both caches outlive the caller: a tensor first made in inference mode could never be used for training.
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
-def _dense(mask: CausalMask, device: torch.device) -> Tensor:
-    groups = mask.token_groups(device)
-    return mask.group_table(device)[groups[:, None], groups[None, :]]
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept: a tensor first made in inference mode could never be used for training
 def _block_mask(mask: CausalMask, device: torch.device) -> BlockMask:
     # The rule enters as a table to look up: a traced function must not run Python of ours.
     groups, table = mask.token_groups(device), mask.group_table(device)
-    num_tokens = mask.num_tokens
-    return create_block_mask(
-        lambda _batch, _head, query, key: table[groups[query], groups[key]],
-        None,
-        None,
-        num_tokens,
-        num_tokens,
-        device=device,
+    part, whole = (_listed(blocks) for blocks in mask.blocks(device))
+    return BlockMask.from_kv_blocks(
+        *part,
+        *whole,
+        BLOCK_SIZE=_BLOCK,
+        mask_mod=lambda _batch, _head, query, key: table[groups[query], groups[key]],
+        seq_lengths=(mask.num_tokens, mask.num_tokens),
     )
+
+
+def _listed(blocks: Bool[Tensor, "n n"]) -> tuple[Int[Tensor, "1 1 n"], Int[Tensor, "1 1 n n"]]:
+    """The number of key blocks of each query block, and their places, these first and in order."""
+    places = blocks.int().argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(dim=-1, dtype=torch.int32)[None, None], places.to(torch.int32)[None, None]

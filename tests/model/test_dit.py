@@ -82,13 +82,14 @@ def test_a_batch_is_its_samples(mask: CausalMask | None) -> None:
     torch.testing.assert_close(dit(x, sigma, text, _positions(), mask=mask), together, rtol=0, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @torch.no_grad()
-def test_all_mask_forms_give_the_same_velocity() -> None:
+def test_both_mask_forms_give_the_same_velocity() -> None:
     dit, text, x = tiny_dit(), captions(), latents(NUM_FRAMES)
-    slices, dense = (
-        dit(x, _levels(), text, _positions(), mask=replace(MASK, form=form)) for form in ("slices", "dense")
+    slices, blocks = (
+        dit(x, _levels(), text, _positions(), mask=replace(MASK, form=form)) for form in ("slices", "block")
     )
-    torch.testing.assert_close(slices, dense, rtol=0, atol=1e-5)
+    torch.testing.assert_close(slices, blocks, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -146,15 +147,16 @@ def test_a_level_is_told_in_full_to_a_half_precision_network() -> None:
     assert not torch.equal(*near)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @torch.no_grad()
 def test_a_double_precision_network_loses_nothing_to_float32() -> None:
     """Only the tables of rotations are float32: the two must agree far closer than float32 networks do."""
     dit = tiny_dit().double()
     x, text = latents(NUM_FRAMES).double(), captions().double()
-    slices, dense = (
-        dit(x, _levels(), text, _positions(), mask=replace(MASK, form=form)) for form in ("slices", "dense")
+    slices, blocks = (
+        dit(x, _levels(), text, _positions(), mask=replace(MASK, form=form)) for form in ("slices", "block")
     )
-    torch.testing.assert_close(slices, dense, rtol=0, atol=1e-12)
+    torch.testing.assert_close(slices, blocks, rtol=0, atol=1e-12)
 
 
 def test_a_new_network_predicts_zero_and_is_made_by_its_generator() -> None:
