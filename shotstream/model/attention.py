@@ -1,7 +1,7 @@
 """Self-attention of the transformer, and the one call that computes attention.
 
-What a query may see is decided by the caller: `SelfAttention` makes queries, keys and values and hands them
-to an `Attend` function (full, masked or through a cache).
+What a query may see is decided by the caller: `SelfAttention` makes queries, keys and values, an `Attend`
+function (full, masked or through a cache) gathers, and `SelfAttention` projects what was gathered.
 
 Source: Wan2.1 (arXiv 2503.20314).
 """
@@ -68,11 +68,14 @@ class SelfAttention(nn.Module):
         self.norm_q = RMSNorm(config.dim, config.eps)
         self.norm_k = RMSNorm(config.dim, config.eps)
 
-    def forward(self, x: Float[Tensor, "b n d"], rope: RopeTable, attend: Attend) -> Float[Tensor, "b n d"]:
-        """What every token gathers through `attend`."""
+    def project(self, x: Float[Tensor, "b n d"], rope: RopeTable) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of every token, "b n heads k", the first two turned to their places."""
         queries = apply_rope(self._heads(self.norm_q(self.q(x))), rope)
         keys = apply_rope(self._heads(self.norm_k(self.k(x))), rope)
-        gathered = attend(queries, keys, self._heads(self.v(x)))
+        return queries, keys, self._heads(self.v(x))
+
+    def forward(self, gathered: Float[Tensor, "b n heads k"]) -> Float[Tensor, "b n d"]:
+        """What every token has gathered, mixed over the heads."""
         return self.o(gathered.flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:

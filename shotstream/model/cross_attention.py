@@ -23,6 +23,13 @@ class CaptionKeys(NamedTuple):
     keys: Float[Tensor, "b s n heads k"]
     values: Float[Tensor, "b s n heads k"]
 
+    def of_frames(self, caption_index: Int[Tensor, "_ f"]) -> "CaptionKeys":
+        """Those of every frame's own caption, "b f n heads k"; one caption stays one, for all frames."""
+        if self.keys.shape[1] == 1:
+            return self
+        rows = torch.arange(self.keys.shape[0], device=self.keys.device)[:, None]
+        return CaptionKeys(*(part[rows, caption_index] for part in self))
+
 
 @dataclass(frozen=True, slots=True)
 class TextCache:
@@ -69,16 +76,13 @@ class CrossAttention(nn.Module):
         values = self.v(text).unflatten(-1, (self.num_heads, -1))
         return CaptionKeys(keys, values)
 
-    def forward(
-        self, x: Float[Tensor, "b f p d"], captions: CaptionKeys, caption_index: Int[Tensor, "_ f"]
-    ) -> Float[Tensor, "b f p d"]:
-        """What every token gathers from the caption of its frame."""
+    def forward(self, x: Float[Tensor, "b f p d"], captions: CaptionKeys) -> Float[Tensor, "b f p d"]:
+        """What every token gathers from the caption of its frame; `captions` are one, or one per frame."""
         batch, num_frames = x.shape[:2]
         queries = self.norm_q(self.q(x)).unflatten(-1, (self.num_heads, -1))  # b f p heads k
         if captions.keys.shape[1] == 1:
             gathered = attend_all(queries.flatten(1, 2), captions.keys[:, 0], captions.values[:, 0])
             return self.o(gathered.flatten(2)).unflatten(1, (num_frames, -1))
-        rows = torch.arange(batch, device=x.device)[:, None]
-        keys, values = (part[rows, caption_index].flatten(0, 1) for part in captions)  # (b f) n heads k
+        keys, values = (part.flatten(0, 1) for part in captions)  # (b f) n heads k
         gathered = attend_all(queries.flatten(0, 1), keys, values)
         return self.o(gathered.flatten(2)).unflatten(0, (batch, num_frames))

@@ -32,8 +32,8 @@ from shotstream.model.token_share import TokenShare
 TIMESTEPS_PER_SIGMA = 1000
 """What the published weights call a timestep is this many times sigma; applied only at its embedding."""
 
-_MAX_RANGES = 64
-"""Ranges of the cache that blocks are compiled for before torch takes it for a mistake."""
+_MAX_GRAPHS = 64
+"""Shapes that half a block is compiled for in one process before torch takes it for a mistake."""
 
 
 class DiT(nn.Module):
@@ -156,20 +156,25 @@ class DiT(nn.Module):
         return TextCache(captions, tuple(layers))
 
     def compile_blocks(self, *, cuda_graphs: bool = False, backend: str = "inductor") -> None:
-        """From now on blocks run compiled: one graph for all layers and each set of ranges of the cache.
+        """From now on all of a block but its self-attention runs compiled.
 
-        Shapes are static. Blocks share the code, so that a range is compiled once, when it is first met.
+        What attention sees grows with every chunk and its kernels are no compiler's work, so that they stand
+        between two graphs that know nothing of caches. Graphs belong to all blocks and are compiled when they
+        are first met: two for the tokens of a chunk, two for those of a context, and one more for a context
+        of a single caption. Shapes are static.
 
         Args:
-            cuda_graphs: Replay the blocks as CUDA graphs; has not been run.
+            cuda_graphs: Replay the graphs as CUDA graphs; has not been run.
             backend: What torch compiles with.
         """
         self.replays_graphs = cuda_graphs
         mode = "reduce-overhead" if cuda_graphs else None
+        # torch.compile itself takes such a limit only from torch 2.12 on.
+        limits = torch._dynamo.config  # pyright: ignore[reportPrivateUsage]
+        limits.recompile_limit = max(limits.recompile_limit, _MAX_GRAPHS)
         for block in self.blocks:
-            block.compile(
-                fullgraph=True, dynamic=False, mode=mode, backend=backend, recompile_limit=_MAX_RANGES
-            )
+            assert isinstance(block, Block)
+            block.compile_around_attention(backend, mode)
 
     def _attends(
         self, device: torch.device, mask: CausalMask | None, cache_pass: CachePass | None
@@ -223,15 +228,41 @@ class Block(nn.Module):
         attend: Attend,
     ) -> Float[Tensor, "b f p d"]:
         """The tokens after this block; `captions` are embedded, or already keys and values."""
-        num_frames = x.shape[1]
-        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
-            part.unsqueeze(2) for part in (self.modulation + modulation).unbind(2)
-        )  # each b f 1 d
-        attended = self.self_attn(modulated_norm(x, shift_sa, scale_sa, self.eps).flatten(1, 2), rope, attend)
-        x = torch.addcmul(x, attended.unflatten(1, (num_frames, -1)), gate_sa)
-        keys = captions if isinstance(captions, CaptionKeys) else self.caption_keys(captions)
-        x = x + self.cross_attn(self.norm3(x), keys, rope.positions.caption_index)
-        return torch.addcmul(x, self.ffn(modulated_norm(x, shift_ff, scale_ff, self.eps)), gate_ff)
+        queries, keys, values = self.before_attention(x, modulation, rope)
+        gathered = attend(queries, keys, values)
+        captions = captions if isinstance(captions, CaptionKeys) else self.caption_keys(captions)
+        own_captions = captions.of_frames(rope.positions.caption_index)
+        return self.after_attention(x, gathered, modulation, own_captions)
+
+    def before_attention(
+        self, x: Float[Tensor, "b f p d"], modulation: Float[Tensor, "b f 6 d"], rope: RopeTable
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of self-attention, "b n heads k"."""
+        shift, scale, *_ = self._modulations(modulation)
+        return self.self_attn.project(modulated_norm(x, shift, scale, self.eps).flatten(1, 2), rope)
+
+    def after_attention(
+        self,
+        x: Float[Tensor, "b f p d"],
+        gathered: Float[Tensor, "b n heads k"],
+        modulation: Float[Tensor, "b f 6 d"],
+        captions: CaptionKeys,
+    ) -> Float[Tensor, "b f p d"]:
+        """The rest of the block; `captions` are the frames' own, see `CaptionKeys.of_frames`."""
+        _, _, gate_sa, shift, scale, gate = self._modulations(modulation)
+        x = torch.addcmul(x, self.self_attn(gathered).unflatten(1, (x.shape[1], -1)), gate_sa)
+        x = x + self.cross_attn(self.norm3(x), captions)
+        return torch.addcmul(x, self.ffn(modulated_norm(x, shift, scale, self.eps)), gate)
+
+    def compile_around_attention(self, backend: str, mode: str | None) -> None:
+        """From now on both sides of self-attention run compiled, in graphs shared by all blocks."""
+        for half in (self.before_attention, self.after_attention):
+            compiled = torch.compile(half, fullgraph=True, dynamic=False, backend=backend, mode=mode)
+            self.__dict__[half.__name__] = compiled
+
+    def _modulations(self, modulation: Float[Tensor, "b f 6 d"]) -> list[Tensor]:
+        """Shift, scale and gate of self-attention, then of the feed-forward layers; each b f 1 d."""
+        return [part.unsqueeze(2) for part in (self.modulation + modulation).unbind(2)]
 
     def caption_keys(self, text: Float[Tensor, "b s n d"]) -> CaptionKeys:
         """Keys and values of embedded captions in this block.

@@ -39,3 +39,46 @@ assert cache.num_chunks == 1
 def test_every_kind_of_pass_compiles_in_one_graph_and_equals_the_eager_one() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+FILMS = """
+import torch
+from torch._dynamo.utils import counters
+from shotstream.model.positions import chunk_positions
+from tests.model.tiny import *
+
+# A chunk has fewer tokens than the context.
+dit, eager = (tiny_dit(chunk_latent_frames=1) for _ in range(2))
+dit.compile_blocks(backend="eager")
+
+@torch.no_grad()
+def shot(num_captions, num_chunks, caches):
+    text = captions(num_captions)
+    for each, cache in zip((dit, eager), caches):
+        prepared = each.text_cache(text)
+        cache.reset()
+        yield each(latents(2), level(0.0, 2), prepared, context(), cache=cache, write="global")
+        own = prepared.only(torch.tensor([num_captions - 1]))
+        for index in range(num_chunks):
+            place = chunk_positions(torch.tensor([2]), torch.tensor([2]), index, dit.config)
+            yield each(latents(1, seed=index), level(0.5, 1), own, place, cache=cache)
+            yield each(latents(1, seed=9 + index), level(0.0, 1), own, place, cache=cache, write="local")
+
+def film(num_captions, num_chunks, caches):
+    made = list(shot(num_captions, num_chunks, caches))
+    for ours, theirs in zip(made[: len(made) // 2], made[len(made) // 2 :], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    return counters["stats"]["unique_graphs"]
+
+first, second = [[new_cache(dit), new_cache(eager)] for _ in range(2)]
+assert film(1, 5, first) == 4, counters["stats"]  # longer than the window
+assert film(2, 3, first) == 5, counters["stats"]
+assert film(3, 5, first) == 5, counters["stats"]
+assert film(1, 2, second) == 5, counters["stats"]
+"""
+
+
+def test_a_film_compiles_five_graphs_however_long_its_shots_and_however_many_its_captions() -> None:
+    """Neither the length of the cache, nor a cut, nor a cache at another address compiles another."""
+    done = subprocess.run([sys.executable, "-c", FILMS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -26,9 +26,9 @@ def _text(num_captions: int = 3, batch: int = 1) -> Tensor:
 @torch.no_grad()
 def test_changing_the_caption_of_shot_2_changes_exactly_the_rows_of_shot_2() -> None:
     room, x, text = _room(), _tokens(), _text()
-    before = room(x, room.caption_keys(text), CAPTION_INDEX)
+    before = room(x, room.caption_keys(text).of_frames(CAPTION_INDEX))
     text[:, 2] += 1
-    after = room(x, room.caption_keys(text), CAPTION_INDEX)
+    after = room(x, room.caption_keys(text).of_frames(CAPTION_INDEX))
     changed = (before != after).flatten(2).any(dim=2)
     assert torch.equal(changed, CAPTION_INDEX == 2)
 
@@ -36,18 +36,18 @@ def test_changing_the_caption_of_shot_2_changes_exactly_the_rows_of_shot_2() -> 
 @torch.no_grad()
 def test_every_frame_reads_the_caption_that_its_index_names() -> None:
     room, x, text = _room(), _tokens(), _text()
-    together = room(x, room.caption_keys(text), CAPTION_INDEX)
+    together = room(x, room.caption_keys(text).of_frames(CAPTION_INDEX))
     for frame, caption in enumerate(CAPTION_INDEX[0].tolist()):
         only = room.caption_keys(text[:, caption : caption + 1])
-        alone = room(x[:, frame : frame + 1], only, CAPTION_INDEX[:, :1])
+        alone = room(x[:, frame : frame + 1], only.of_frames(CAPTION_INDEX[:, :1]))
         torch.testing.assert_close(together[:, frame : frame + 1], alone)
 
 
 @torch.no_grad()
 def test_one_caption_is_read_by_every_frame_whatever_its_index() -> None:
     room, x, text = _room(), _tokens(), _text(1)
-    one = room(x, room.caption_keys(text), CAPTION_INDEX)
-    two = room(x, room.caption_keys(text.repeat(1, 2, 1, 1)), CAPTION_INDEX * 0)
+    one = room(x, room.caption_keys(text).of_frames(CAPTION_INDEX))
+    two = room(x, room.caption_keys(text.repeat(1, 2, 1, 1)).of_frames(CAPTION_INDEX * 0))
     torch.testing.assert_close(one, two)
 
 
@@ -55,11 +55,11 @@ def test_one_caption_is_read_by_every_frame_whatever_its_index() -> None:
 def test_samples_of_a_batch_read_their_own_captions() -> None:
     room, x, text = _room(), _tokens(2), _text(batch=2)
     index = torch.stack([CAPTION_INDEX[0], CAPTION_INDEX[0].flip(0)])
-    together = room(x, room.caption_keys(text), index)
+    together = room(x, room.caption_keys(text).of_frames(index))
     for sample in range(2):
         alone = slice(sample, sample + 1)
         torch.testing.assert_close(
-            together[alone], room(x[alone], room.caption_keys(text[alone]), index[alone])
+            together[alone], room(x[alone], room.caption_keys(text[alone]).of_frames(index[alone]))
         )
 
 
@@ -67,7 +67,9 @@ def test_samples_of_a_batch_read_their_own_captions() -> None:
 def test_positions_of_one_sample_serve_a_batch() -> None:
     room, x, text = _room(), _tokens(2), _text(batch=2)
     keys = room.caption_keys(text)
-    assert torch.equal(room(x, keys, CAPTION_INDEX), room(x, keys, CAPTION_INDEX.expand(2, -1)))
+    assert torch.equal(
+        room(x, keys.of_frames(CAPTION_INDEX)), room(x, keys.of_frames(CAPTION_INDEX.expand(2, -1)))
+    )
 
 
 @torch.no_grad()
@@ -76,9 +78,9 @@ def test_frames_of_one_caption_read_the_same_from_a_cache_of_it_alone() -> None:
     room, x, text = _room(), _tokens(2), _text(batch=2)
     rows = torch.tensor([2, 0])
     cache = TextCache(("a", "b", "c"), (room.caption_keys(text),))
-    gathered = room(x, cache.layers[0], rows[:, None].expand(-1, NUM_FRAMES))
+    gathered = room(x, cache.layers[0].of_frames(rows[:, None].expand(-1, NUM_FRAMES)))
     alone = cache.only(rows)
     assert alone.layers[0].keys.shape[1] == 1
-    torch.testing.assert_close(room(x, alone.layers[0], torch.zeros(2, NUM_FRAMES).long()), gathered)
+    torch.testing.assert_close(room(x, alone.layers[0]), gathered)
     # Of one caption there is nothing to choose, and a row past it names it too.
     assert alone.only(torch.tensor([5, 5])) is alone
