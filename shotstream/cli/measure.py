@@ -141,6 +141,7 @@ def evaluate(
             )
             write_report(report, output)
     print(report.table())
+    print("\n" + report.framing_table())
     if by_shot:
         print("\n" + report.shot_table())
     print(report.json_line())

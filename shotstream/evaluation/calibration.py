@@ -1,8 +1,8 @@
 """Calibrates the oracle: what it says of films whose scores are known beforehand.
 
-The world's own films score 1 on every axis. Films of other stories are at chance on the caption axes, films
-with details drawn anew in each shot at chance in memory. As films are blurred, mosaicked, speckled, or their
-cuts moved, scores fall step by step.
+The world's own films score 1 on every axis, and never flicker. Films of other stories are at chance on the
+caption axes, films with details drawn anew in each shot at chance in memory. As films are blurred, mosaicked,
+speckled, flickered, melted, or their cuts moved, scores fall step by step.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,9 @@ from shotstream.evaluation.films import (
     blurred,
     changed,
     films_with_moved_cuts,
+    flickered,
     forgetful_films,
+    melted,
     mosaicked,
     shuffled_films,
     speckled,
@@ -29,6 +31,8 @@ from shotstream.theatre.oracle import AXES
 BLURS_PX = (0.5, 1.0, 2.0, 4.0)
 MOSAICS_PX = (2, 4, 8)
 SPECKLES = (0.02, 0.1, 0.3, 0.6)
+FLICKERS = (0.02, 0.1, 0.3)
+MELTS_PX = (1, 2, 4)
 MOVES = (1, 2, 3, 4)
 
 _JUDGED_IN_FULL = ("truth", "other story", "new details")
@@ -49,6 +53,16 @@ def calibration_films(num_chunks: int, seed: int) -> dict[str, FilmSource]:
     films |= {
         f"speckle {share:.0%}": changed(true, partial(speckled, share=share, rng=np.random.default_rng(seed)))
         for share in SPECKLES
+    }
+    films |= {
+        f"flicker {share:.0%}": changed(
+            true, partial(flickered, share=share, rng=np.random.default_rng(seed))
+        )
+        for share in FLICKERS
+    }
+    films |= {
+        f"melt {reach} px": changed(true, partial(melted, reach_px=reach, rng=np.random.default_rng(seed)))
+        for reach in MELTS_PX
     }
     films |= {f"cut {late} late": films_with_moved_cuts(num_chunks, late) for late in MOVES}
     return films

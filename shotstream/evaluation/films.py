@@ -29,6 +29,7 @@ FilmSource = Callable[[int, TheatreStory], Sequence[np.ndarray]]
 """From a story's number and the story to the frames of each shot, uint8 RGB `f h w 3`."""
 
 _HELD_OUT_STREAM = 1_000_003
+_CELL_PX = 8
 
 
 def held_out_stories(num_stories: int, num_shots: int, seed: int) -> list[TheatreStory]:
@@ -139,6 +140,23 @@ def speckled(take: Take, share: float, rng: np.random.Generator) -> Take:
     """Frames with a share of the pixels replaced by random colours of the palette."""
     noise = RGB[rng.integers(len(RGB), size=take.shape[:3])]
     return np.where((rng.random(take.shape[:3]) < share)[..., None], noise, take)
+
+
+def flickered(take: Take, share: float, rng: np.random.Generator) -> Take:
+    """Frames of which a share of the cells of 8x8 pixels shows another frame of the take."""
+    f, h, w, _ = take.shape
+    chosen = rng.random((f, h // _CELL_PX, w // _CELL_PX)) < share
+    source = np.where(chosen, rng.integers(f, size=chosen.shape), np.arange(f)[:, None, None])
+    grown = source.repeat(_CELL_PX, axis=1).repeat(_CELL_PX, axis=2)
+    return np.take_along_axis(take, grown[..., None], axis=0)
+
+
+def melted(take: Take, reach_px: int, rng: np.random.Generator) -> Take:
+    """Frames whose rows are each moved aside by up to `reach_px`, anew in each group of four frames."""
+    f, h, w, _ = take.shape
+    moved = rng.integers(-reach_px, reach_px + 1, size=((f + 6) // 4, h))[(np.arange(f) + 3) // 4]
+    columns = (np.arange(w) - moved[..., None]).clip(0, w - 1)
+    return np.take_along_axis(take, columns[..., None], axis=2)
 
 
 def _rendered(shot: Shot, num_frames: int) -> np.ndarray:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
 
+from shotstream.theatre.cast import ACTIONS, Action
 from shotstream.theatre.oracle import (
     AXES,
     CAPTION_AXES,
@@ -15,14 +17,18 @@ from shotstream.theatre.oracle import (
     Axis,
     Scores,
     Verdict,
+    joined,
     judge_captions,
     planned,
 )
 from shotstream.theatre.oracle.cuts import REACH, cut_score
+from shotstream.theatre.render import FRAMINGS, Framing
 from shotstream.theatre.world import TheatreStory
 
 _NUM_RESAMPLES: Final = 2000
 _NUM_PARTNERS: Final = 20
+_FRAMED: Final[tuple[Axis, ...]] = ("characters", "scarf", "layout", "sharpness", "flicker", "figure")
+"""Axes whose means by framing are shown to people."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +45,8 @@ class AxisRow:
     high: float | None
     """Upper end."""
     chance: float | None
-    """What a film scores that knows nothing of its story; None for sharpness, which has no such level."""
+    """What a film scores that knows nothing of its story; None for sharpness, figures and flicker,
+    which have no such level."""
     truth: float | None = None
     """What the world's own film of the same stories scores; None when it was not judged."""
 
@@ -54,6 +61,10 @@ class Report:
     """In the order of `oracle.AXES`."""
     by_shot: Mapping[Axis, tuple[float | None, ...]]
     """For each axis the mean at each place in the stories; None where nothing could be judged."""
+    by_framing: Mapping[Framing, Mapping[Axis, tuple[float | None, int]]]
+    """Of the plan's shots in each framing the mean on each axis, and how much was judged."""
+    figures: Mapping[tuple[Framing, Action], tuple[float | None, int]]
+    """How whole actors are in each framing as they do each thing, the plan's, and how many were judged."""
 
     def row(self, axis: Axis) -> AxisRow:
         """The row of an axis."""
@@ -68,6 +79,17 @@ class Report:
                 f"{row.axis:<11} {_shown(row.mean):>6}   {interval:^13}   {_shown(row.chance):>6}  "
                 f"{_shown(row.truth):>6}  {row.count:>6}"
             )
+        return "\n".join(lines)
+
+    def framing_table(self) -> str:
+        """A table of what depends on how far away the camera is, for people; figures by action too."""
+        lines = [
+            " ".join([f"{'':<9}", *(f"{axis:>9}" for axis in _FRAMED), *(f"{one:>7}" for one in ACTIONS)])
+        ]
+        for framing in FRAMINGS:
+            values = [f"{_shown(self.by_framing[framing][axis][0]):>9}" for axis in _FRAMED]
+            actions = [f"{_shown(self.figures[framing, action][0]):>7}" for action in ACTIONS]
+            lines.append(" ".join([f"{framing:<9}", *values, *actions]))
         return "\n".join(lines)
 
     def shot_table(self) -> str:
@@ -93,7 +115,14 @@ class Report:
             for row in self.rows
         }
         by_shot = {axis: [_rounded(value) for value in values] for axis, values in self.by_shot.items()}
-        return json.dumps({**self.facts, "axes": axes, "by_shot": by_shot})
+        by_framing = {
+            framing: {axis: _judged(one) for axis, one in values.items()}
+            for framing, values in self.by_framing.items()
+        }
+        figures = {f"{framing} {action}": _judged(one) for (framing, action), one in self.figures.items()}
+        return json.dumps(
+            {**self.facts, "axes": axes, "by_shot": by_shot, "by_framing": by_framing, "figures": figures}
+        )
 
 
 def make_report(
@@ -131,7 +160,32 @@ def make_report(
         )
         for axis in AXES
     }
-    return Report(facts=facts, rows=tuple(rows), by_shot=by_shot)
+    framed, figures = _by_framing(stories, verdicts)
+    return Report(facts=facts, rows=tuple(rows), by_shot=by_shot, by_framing=framed, figures=figures)
+
+
+def _by_framing(
+    stories: Sequence[TheatreStory], verdicts: Sequence[Verdict]
+) -> tuple[
+    dict[Framing, dict[Axis, tuple[float | None, int]]],
+    dict[tuple[Framing, Action], tuple[float | None, int]],
+]:
+    """Means by the plan's framing, and of figures by framing and action."""
+    framed: dict[Framing, list[Scores]] = {framing: [] for framing in FRAMINGS}
+    figures: dict[tuple[Framing, Action], list[float]] = {key: [] for key in product(FRAMINGS, ACTIONS)}
+    for story, verdict in zip(stories, verdicts, strict=True):
+        for shot, scores in zip(story.shots, verdict.by_shot, strict=True):
+            framed[shot.framing].append(scores)
+            for performance, score in zip(shot.performances, scores["figure"], strict=True):
+                figures[shot.framing, performance.action].append(score)
+    by_axis: dict[Framing, dict[Axis, tuple[float | None, int]]] = {
+        framing: {axis: _mean(joined(scores)[axis]) for axis in AXES} for framing, scores in framed.items()
+    }
+    return by_axis, {key: _mean(scores) for key, scores in figures.items()}
+
+
+def _mean(scores: Sequence[float]) -> tuple[float | None, int]:
+    return (float(np.mean(scores)) if scores else None), len(scores)
 
 
 def interval(
@@ -158,7 +212,8 @@ def chance_levels(
     """What a film scores on each axis that has nothing to do with its story.
 
     On the caption axes another story's shot is taken for the answer. A detail is right by chance in one of
-    as many cases as there are of it. A cut falls anywhere in the reach of the search. Sharpness has none.
+    as many cases as there are of it. A cut falls anywhere in the reach of the search. Sharpness,
+    figures and flicker have none.
     """
     levels: dict[Axis, float | None] = dict.fromkeys(AXES)
     rng = np.random.default_rng(0)
@@ -183,7 +238,11 @@ def chance_levels(
 
 
 def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.4f}" if 0 < value < 0.1 else f"{value:.3f}"
+
+
+def _judged(one: tuple[float | None, int]) -> dict[str, float | int | None]:
+    return {"mean": _rounded(one[0]), "count": one[1]}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -115,6 +115,13 @@ def _view_column(shot: Shot, frame: int) -> int:
     return column + panned_columns(frame, shot.camera)
 
 
+def shown(shot: Shot, index: int, frame: int) -> float:
+    """The share of an actor's columns that a frame of the plan shows, in [0, 1]."""
+    left = _column(shot, index, frame) - _view_column(shot, frame)
+    right = min(left + SPRITE_SIZE, STAGE_SIZE.width // ZOOM[shot.framing])
+    return max(right - max(left, 0), 0) / SPRITE_SIZE
+
+
 @cache
 def figure(actor: Actor, pose: Pose) -> NDArray[np.uint8]:
     """The sprite with the letter z of a sleeper: 16x18 palette indices, `TRANSPARENT` around it."""

@@ -5,8 +5,10 @@ import numpy as np
 from shotstream.evaluation.films import (
     blurred,
     films_with_moved_cuts,
+    flickered,
     forgetful_films,
     held_out_stories,
+    melted,
     mosaicked,
     shuffled_films,
     speckled,
@@ -34,9 +36,17 @@ def test_other_stories_and_new_details_are_a_function_of_the_seed() -> None:
 
 def test_worse_frames_keep_their_shape() -> None:
     take = _TRUE[0]
-    worse = [blurred(take, 1.0), mosaicked(take, 8), speckled(take, 0.5, np.random.default_rng(0))]
+    worse = [
+        blurred(take, 1.0),
+        mosaicked(take, 8),
+        speckled(take, 0.5, np.random.default_rng(0)),
+        flickered(take, 0.5, np.random.default_rng(0)),
+        melted(take, 2, np.random.default_rng(0)),
+    ]
     for frames in worse:
         assert frames.shape == take.shape and frames.dtype == np.uint8
         assert (frames != take).any()
     np.testing.assert_array_equal(mosaicked(worse[1], 8), worse[1])
     np.testing.assert_array_equal(speckled(take, 0.0, np.random.default_rng(0)), take)
+    np.testing.assert_array_equal(flickered(take, 0.0, np.random.default_rng(0)), take)
+    np.testing.assert_array_equal(melted(take, 0, np.random.default_rng(0)), take)

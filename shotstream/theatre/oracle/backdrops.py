@@ -65,14 +65,22 @@ def best_backdrops(
     """
     pictures = _pictures(framing)
     shares = _agreeing(counts.mean(axis=0), pictures).max(axis=1)
-    backdrops: list[Backdrop] = []
-    for set_index in np.argsort(-shares)[:num_best].tolist():
-        per_view = np.stack([_agreeing(one, pictures[set_index : set_index + 1])[0] for one in counts])
-        camera, views = _best_camera(per_view, framing, frames)
-        seen = pictures[set_index, views]
-        matches = np.take_along_axis(counts, seen[..., None].astype(np.int64), axis=3)[..., 0]
-        backdrops.append(Backdrop(framing, set_index, camera, np.array(_lefts(framing))[views], matches))
+    backdrops = [
+        backdrop_of(counts, framing, frames, set_index)
+        for set_index in np.argsort(-shares)[:num_best].tolist()
+    ]
     return sorted(backdrops, key=lambda backdrop: -backdrop.agreement)
+
+
+def backdrop_of(
+    counts: NDArray[np.float32], framing: Framing, frames: NDArray[np.int64], set_index: int
+) -> Backdrop:
+    """A set with the camera that agrees most; arguments as for `best_backdrops`."""
+    pictures = _pictures(framing)[set_index : set_index + 1]
+    per_view = np.stack([_agreeing(one, pictures)[0] for one in counts])
+    camera, views = _best_camera(per_view, framing, frames)
+    matches = np.take_along_axis(counts, pictures[0, views][..., None].astype(np.int64), axis=3)[..., 0]
+    return Backdrop(framing, set_index, camera, np.array(_lefts(framing))[views], matches)
 
 
 def backdrop_pictures(backdrop: Backdrop, set_index: int) -> NDArray[np.uint8]:

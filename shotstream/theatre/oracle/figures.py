@@ -143,6 +143,18 @@ def likeness(counts: Counts, clothes: Wardrobe) -> Likeness:
     return Likeness(np.moveaxis(coloured + fixed, 2, -1), np.moveaxis(scarf, 2, -1))
 
 
+def likeness_of(counts: Counts, clothes: Wardrobe, species: int, colour: int) -> tuple[Counts, Counts]:
+    """The same for one species in one colour: `[n, columns, stances]` but for the scarf, and that with the
+    scarves as a last axis."""
+    figures = slice(species * clothes.num_stances, (species + 1) * clothes.num_stances)
+    shades = [COLOURS[colour] + shade for shade in _SHADES]
+    seen = windows(counts[:, clothes.rows][..., [INDEX[name] for name in (*shades, *_FIXED, *SCARVES)]])
+    num_body = len(shades) + len(_FIXED)
+    masks = np.concatenate([clothes.roles[:, figures], clothes.fixed[:, figures]])
+    body = np.einsum("ncki,ksi->ncs", seen[:, :, :num_body], masks, optimize=True)
+    return body, np.moveaxis(seen[:, :, num_body:] @ clothes.scarf[figures].T, 2, -1)
+
+
 def windows(band: Counts) -> Counts:
     """What lies under a figure at every place: `[n, rows, w, k]` to `[n, columns, k, pixels]`.
 

@@ -22,6 +22,7 @@ from shotstream.theatre.oracle.facts import (
     pair_up,
     planned,
 )
+from shotstream.theatre.oracle.portraits import portray
 from shotstream.theatre.oracle.reading import read_shot
 from shotstream.theatre.palette import to_indices
 from shotstream.theatre.render import Shot, frame_at, render
@@ -30,7 +31,7 @@ from shotstream.theatre.sets import NUM_LAYOUTS, Place
 CaptionAxis = Literal["characters", "species", "colour", "set", "time", "framing", "action", "staging"]
 Axis = Literal[
     "characters", "species", "colour", "set", "time", "framing", "action", "staging",
-    "memory", "scarf", "layout", "cut", "sharpness",
+    "memory", "scarf", "layout", "cut", "sharpness", "figure", "flicker",
 ]  # fmt: skip
 
 CAPTION_AXES: Final[tuple[CaptionAxis, ...]] = get_args(CaptionAxis)
@@ -39,7 +40,9 @@ SCARF_CHANCE: Final = 1 / len(SCARVES)
 LAYOUT_CHANCE: Final = 1 / NUM_LAYOUTS
 
 Scores = Mapping[Axis, tuple[float, ...]]
-"""On each axis a score in [0, 1] for every shot, detail or cut that could be judged; there may be none."""
+"""On each axis a score in [0, 1] for every shot, actor, detail or cut that could be judged; it may be none.
+
+Of `flicker` alone 0 is the best. `figure` has one for each actor of the plan, in its order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +82,14 @@ def judge_film(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> Ver
     seen = tuple(reading.facts for reading in readings)
     by_shot: list[Scores] = []
     remembered, cuts = judge_memory(plans, seen), _judge_cuts(shots, takes)
-    for plan, reading, memory, cut in zip(plans, readings, remembered, cuts, strict=True):
+    for shot, take, plan, reading, memory, cut in zip(
+        shots, takes, plans, readings, remembered, cuts, strict=True
+    ):
         scores: dict[Axis, tuple[float, ...]] = {**judge_captions(plan, reading.facts), **memory}
         scores["cut"] = cut
         scores["sharpness"] = (edge_agreement(reading.seen, reading.drawn),)
+        portrait = portray(shot, reading.facts, to_indices(take))
+        scores["figure"], scores["flicker"] = portrait.figures, (portrait.flicker,)
         by_shot.append(scores)
     return Verdict(seen=seen, by_shot=tuple(by_shot))
 

@@ -103,7 +103,11 @@ def test_actors_are_paired_with_the_most_similar() -> None:
 def test_a_film_of_the_world_is_faultless() -> None:
     story = sample_story(np.random.default_rng(4), 3, held_out=True)
     verdict = judge_film(story.shots, [to_rgb(render(shot, 21)) for shot in story.shots])
-    assert all(score == 1.0 for scores in verdict.scores.values() for score in scores)
+    assert verdict.scores["flicker"] == (0.0,) * 3
+    assert len(verdict.scores["figure"]) == sum(len(shot.performances) for shot in story.shots)
+    assert all(
+        score == 1.0 for axis, scores in verdict.scores.items() if axis != "flicker" for score in scores
+    )
     assert [facts.place for facts in verdict.seen] == [planned(shot).place for shot in story.shots]
 
 
