@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Everything about the 1.3B model at 832x480 on one GPU, in under ten minutes and without its files: random
-# weights, full VAE, text encoder and H.264 included. Writes bench/results/all_<gpu>_<date>.md as it goes.
+# Everything about the 1.3B model at 832x480 on one GPU, from random weights, full VAE, text encoder and H.264
+# included. What matters most comes first, and each answer is on the disk as soon as it is known.
 #
-#   bench/gpu_bench.sh                 one GPU, bfloat16
-#   bench/gpu_bench.sh --tiny          the same path on a CPU at a tiny size: checks the script, measures nothing
+#   bench/gpu_bench.sh -o DIR [--limit SECONDS]   one GPU; DIR gets answers.jsonl, answers.md and log.txt
+#   bench/gpu_bench.sh -o DIR --tiny              the same way on a CPU at a tiny size: measures nothing
 #
+# Needs no installation: Python with torch, transformers and typer in it; .venv/bin/python where that is there.
 # Any further options go to `shotstream bench all`.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+root="$(cd "$(dirname "$0")/.." && pwd)"
 python=python3
-[ -x .venv/bin/python ] && python=.venv/bin/python
+[ -x "$root/.venv/bin/python" ] && python="$root/.venv/bin/python"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
+export HF_HUB_OFFLINE=1
 
-if [ "${1:-}" = --tiny ]; then
-  shift
-  exec "$python" -m shotstream.cli bench all --model wan-tiny --random --size 32x48 --device cpu \
-    --chunks 2 --repeats 2 --stories 1 --shots 2 --last-shot 10 "$@"
-fi
-gpu=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-").lower())')
-exec "$python" -m shotstream.cli bench all --model wan-1.3b --random --size 480x832 --device cuda \
-  --dtype bfloat16 -o "bench/results/all_${gpu}_$(date -u +%F).md" "$@"
+model=(--model wan-1.3b --random --size 480x832 --device cuda)
+for option in "$@"; do
+  [ "$option" = --tiny ] && model=(--model wan-tiny --random --size 32x48 --device cpu)
+done
+exec "$python" -m shotstream.cli bench all "${model[@]}" "$@"

@@ -11,7 +11,7 @@ to let the engine remember captions from a turn before: both begin each story wi
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -34,7 +34,12 @@ class _Turn:
 
 
 def bench_baseline(
-    pipeline: StreamingPipeline, config: BenchConfig, on_story: Callable[[int], None] | None = None
+    pipeline: StreamingPipeline,
+    config: BenchConfig,
+    on_story: Callable[[int], None] | None = None,
+    *,
+    is_over: Callable[[], bool] = lambda: False,
+    warm_up_chunks: int | None = None,
 ) -> Report:
     """Measures both.
 
@@ -42,6 +47,8 @@ def bench_baseline(
         pipeline: The engine's model; the baseline takes its parts.
         config: What is filmed; its scale is not used.
         on_story: Told the number of measured stories done.
+        is_over: Asked after each measured story, whether it was the last.
+        warm_up_chunks: Of the shots of the story that warms up; None: as of the others.
 
     Raises:
         ValueError: More chunks than the published loop can make.
@@ -51,16 +58,21 @@ def bench_baseline(
     for index in range(-1, config.num_stories):
         seed = config.seed + (index if index >= 0 else _WARM_UP_SEED_OFFSET)
         story = bench_story(config.num_shots, seed)
+        filmed = config
+        if index < 0 and warm_up_chunks is not None:
+            filmed = replace(config, num_chunks=warm_up_chunks)
         if index % 2:
-            ours = _ours(pipeline, config, story)
-            theirs = _theirs(pipeline, loop, config, story)
+            ours = _ours(pipeline, filmed, story)
+            theirs = _theirs(pipeline, loop, filmed, story)
         else:
-            theirs = _theirs(pipeline, loop, config, story)
-            ours = _ours(pipeline, config, story)
+            theirs = _theirs(pipeline, loop, filmed, story)
+            ours = _ours(pipeline, filmed, story)
         if index >= 0:
             turns.append((ours, theirs))
             if on_story is not None:
                 on_story(index + 1)
+            if is_over():
+                break
     different = [np.mean((ours.frames != theirs.frames).any(axis=-1)) for ours, theirs in turns]
     rows = (
         Row("ratio", "published loop / engine, whole story", _ratio(turns, "wall_s")),

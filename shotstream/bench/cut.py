@@ -11,6 +11,7 @@ It would be cheating to repeat a caption (its embedding is remembered) or to sto
 """
 
 import time
+from collections.abc import Iterator
 
 from shotstream.bench.denoise import PartConfig
 from shotstream.bench.generate import bench_story
@@ -29,48 +30,72 @@ def bench_cut(pipeline: StreamingPipeline, config: PartConfig, *, scale: int = 1
         config: Its `num_shots` is the number of cuts of each kind; one of each warms up.
         scale: Enlargement before H.264.
     """
-    story = bench_story(2 * (config.num_shots + 1) + 1, seed=0)
-    writer = FragmentWriter(pipeline.fps, H264Settings(scale=scale))
-    session = pipeline.session(story.global_caption)
-    # A caption is met once: words of its own make each new to the memo of embeddings.
-    captions = iter(f"{caption} {number}" for number, caption in enumerate(story.captions))
-    first = session.shot(next(captions), num_chunks=config.num_chunks, steps=config.num_steps)
-    start_s = time.perf_counter()
-    next(first)
-    first_chunk_s = time.perf_counter() - start_s
-    running = first
-    to_frames: dict[bool, list[float]] = {False: [], True: []}
-    to_fragment: dict[bool, list[float]] = {False: [], True: []}
-    parts: dict[str, list[float]] = {part: [] for part in _PARTS}
-    for repeat in range(config.num_shots + 1):
-        for is_busy in (False, True):
-            prompt_s = time.perf_counter()
-            if is_busy:
-                next(running, None)
-            shot = session.shot(next(captions), num_chunks=config.num_chunks, steps=config.num_steps)
-            chunk = next(shot)
-            frames_s = time.perf_counter()
-            writer.write(chunk.frames)
-            fragment_s = time.perf_counter()
-            running = shot
-            if repeat == 0:
-                continue
-            to_frames[is_busy].append(frames_s - prompt_s)
-            to_fragment[is_busy].append(fragment_s - prompt_s)
-            for part in _PARTS:
-                parts[part].append(1e3 * getattr(chunk.timings, f"{part}_s"))
+    cuts = Cuts(pipeline, config, scale=scale)
+    for _ in cuts.make():
+        pass
     rows = (
-        Row("idle_s", "prompt to first pixels, queue empty, s", Spread(tuple(to_frames[False]))),
-        Row("idle_h264_s", "the same, to the H.264 fragment, s", Spread(tuple(to_fragment[False]))),
-        Row("busy_s", "prompt to first pixels, queue full, s", Spread(tuple(to_frames[True]))),
-        Row("busy_h264_s", "the same, to the H.264 fragment, s", Spread(tuple(to_fragment[True]))),
+        Row("idle_s", "prompt to first pixels, queue empty, s", Spread(tuple(cuts.to_frames_s["idle"]))),
+        Row("idle_h264_s", "the same, to the H.264 fragment, s", Spread(tuple(cuts.to_fragment_s["idle"]))),
+        Row("busy_s", "prompt to first pixels, queue full, s", Spread(tuple(cuts.to_frames_s["busy"]))),
+        Row("busy_h264_s", "the same, to the H.264 fragment, s", Spread(tuple(cuts.to_fragment_s["busy"]))),
         *(
             Row(f"{part}_ms", f"of that {part}, ms", Spread(tuple(samples)))
-            for part, samples in parts.items()
+            for part, samples in cuts.parts_ms.items()
         ),
-        Row("first_chunk_s", "very first chunk, compilation included, s", first_chunk_s),
+        Row("first_chunk_s", "very first chunk, compilation included, s", cuts.first_chunk_s),
     )
     facts = {**pipeline_facts(pipeline), "num_steps": config.num_steps or pipeline.num_steps, "scale": scale}
     return Report(
         bench="cut", facts=facts, rows=(*rows, *peak_rows(pipeline.device, pipeline.engine.codec_device))
     )
+
+
+class Cuts:
+    """Cuts of a running film and what each took, `idle` and `busy` in turn.
+
+    Args:
+        pipeline: What to measure.
+        config: Its `num_shots` is the number of cuts of each kind; one of each warms up.
+        scale: Enlargement before H.264; None: nothing is encoded.
+    """
+
+    def __init__(self, pipeline: StreamingPipeline, config: PartConfig, *, scale: int | None = 1) -> None:
+        self._pipeline, self._config = pipeline, config
+        self._writer = None
+        if scale is not None:
+            self._writer = FragmentWriter(pipeline.fps, H264Settings(scale=scale))
+        self.to_frames_s: dict[str, list[float]] = {"idle": [], "busy": []}
+        self.to_fragment_s: dict[str, list[float]] = {"idle": [], "busy": []}
+        self.parts_ms: dict[str, list[float]] = {part: [] for part in _PARTS}
+        self.first_chunk_s = 0.0
+
+    def make(self) -> Iterator[None]:
+        """Yields after one cut of each kind has been made and noted."""
+        pipeline, config = self._pipeline, self._config
+        story = bench_story(2 * (config.num_shots + 1) + 1, seed=0)
+        session = pipeline.session(story.global_caption)
+        # A caption is met once: words of its own make each new to the memo of embeddings.
+        captions = iter(f"{caption} {number}" for number, caption in enumerate(story.captions))
+        running = session.shot(next(captions), num_chunks=config.num_chunks, steps=config.num_steps)
+        start_s = time.perf_counter()
+        next(running)
+        self.first_chunk_s = time.perf_counter() - start_s
+        for repeat in range(config.num_shots + 1):
+            for kind in ("idle", "busy"):
+                prompt_s = time.perf_counter()
+                if kind == "busy":
+                    next(running, None)
+                running = session.shot(next(captions), num_chunks=config.num_chunks, steps=config.num_steps)
+                chunk = next(running)
+                frames_s = time.perf_counter()
+                if self._writer is not None:
+                    self._writer.write(chunk.frames)
+                fragment_s = time.perf_counter()
+                if repeat == 0:
+                    continue
+                self.to_frames_s[kind].append(frames_s - prompt_s)
+                self.to_fragment_s[kind].append(fragment_s - prompt_s)
+                for part in _PARTS:
+                    self.parts_ms[part].append(1e3 * getattr(chunk.timings, f"{part}_s"))
+            if repeat:
+                yield

@@ -111,11 +111,18 @@ def later_shot(engine: Engine) -> tuple[Conditioning, Tensor]:
     return conditioning, text.to(engine.device)
 
 
-@torch.no_grad()
 def time_shot(
     engine: Engine, conditioning: Conditioning, text: Tensor, num_chunks: int, num_steps: int, seed: int = 0
 ) -> list[dict[str, float]]:
     """Seconds of each part of each chunk: context (in the first), denoise, commit (of the one before)."""
+    return timed_shot(engine, conditioning, text, num_chunks, num_steps, seed)[0]
+
+
+@torch.no_grad()
+def timed_shot(
+    engine: Engine, conditioning: Conditioning, text: Tensor, num_chunks: int, num_steps: int, seed: int = 0
+) -> tuple[list[dict[str, float]], Tensor]:
+    """The same, and the latents of the last chunk."""
     stopwatch: Stopwatch = engine.stopwatch()
     cache = engine.borrow_cache()
     try:
@@ -123,6 +130,7 @@ def time_shot(
         rollout = Rollout(
             engine.dit, conditioning, text, cache, noise, engine.sigmas(num_steps), stopwatch=stopwatch
         )
-        return [stopwatch.take() for _ in rollout.chunks(num_chunks)]
+        chunks = [(stopwatch.take(), latents) for latents in rollout.chunks(num_chunks)]
+        return [parts_s for parts_s, _ in chunks], chunks[-1][1]
     finally:
         engine.return_cache(cache)

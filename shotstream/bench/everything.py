@@ -1,114 +1,95 @@
-"""All questions about one model, in one process and within a time limit.
+"""Asks the questions of `shotstream bench all` of one model, loaded once; started by `supervise` alone.
 
-Measured: what each question's own file says, in the order of what matters most, with repetitions chosen so
-that the 1.3B model at 480x832 on one data-centre GPU is done in under ten minutes. A question that the
-limit leaves no room for is named as not asked, never guessed.
+Each answer is written before it is told of. An error is an answer too. What leaves a GPU unusable ends the
+process, and `supervise` starts another for the questions that are left.
 """
 
+import json
+import os
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+import traceback
+from pathlib import Path
+from typing import Any
 
-from shotstream.bench.baseline import bench_baseline
-from shotstream.bench.codec import bench_decode, bench_encode
-from shotstream.bench.cut import bench_cut
-from shotstream.bench.denoise import PartConfig, bench_denoise
-from shotstream.bench.generate import BenchConfig, bench_generate
-from shotstream.bench.report import Report
-from shotstream.bench.shots import PROBED, bench_shots
-from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.bench.answers import AnswerFile, error_text
+from shotstream.bench.questions import QUESTIONS, Asked, Question
 
-STEP_COUNTS = (4, 2, 1)
-"""The dial: denoising steps at which the transformer is measured."""
+_UNUSABLE = 3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EverythingConfig:
-    """How much of everything.
+def main(message: str) -> int:
+    """Exit code."""
+    given = json.loads(message)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    events = os.fdopen(given["events"], "w", buffering=1)
 
-    Raises:
-        ValueError: a number is out of range.
-    """
+    def tell(event: str, **values: Any) -> None:
+        events.write(json.dumps({"event": event, **values}) + "\n")
 
-    limit_s: float = 540.0
-    """No question but the first is begun after it."""
-    num_repeats: int = 5
-    """Shots, cuts or decodes of each kind."""
-    num_stories: int = 2
-    """Stories end to end, and stories against the published loop."""
-    num_shots: int = 3
-    """Shots of each story."""
-    num_chunks: int | None = None
-    """Chunks of each shot; None: the model's usual number."""
-    probed_shots: tuple[int, ...] = PROBED
-    """Shots of a long film whose cost is told."""
-    scale: int = 1
-    """Enlargement before H.264."""
+    asked = Asked(**given["asked"])
+    by_key = {question.key: question for question in QUESTIONS}
+    questions = [by_key[name, variant] for name, variant in given["questions"]]
+    file, until_s, started_s = AnswerFile(Path(given["answers"])), given["until_s"], time.time()
+    # The first question is begun with the loading: before it, so to say.
+    is_first = not file.read()
+    try:
+        from shotstream.bench.variants import Models
 
-    def __post_init__(self) -> None:
-        if self.limit_s <= 0 or min(self.num_repeats, self.num_stories, self.num_shots, self.scale) < 1:
-            raise ValueError("the limit must be above 0; repeats, stories, shots and scale at least 1")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One question, asked or not."""
-
-    name: str
-    report: Report | None
-    """None: the time limit had passed."""
-    wall_s: float
-
-
-def bench_everything(
-    pipeline: StreamingPipeline, config: EverythingConfig, tell: Callable[[str], None] = lambda _: None
-) -> Iterator[Answer]:
-    """Every answer as it comes; `tell` is given the name of each question as it is asked."""
-    part = PartConfig(num_shots=config.num_repeats, num_chunks=config.num_chunks)
-    film = BenchConfig(
-        num_stories=config.num_stories,
-        num_shots=config.num_shots,
-        num_chunks=config.num_chunks,
-        scale=config.scale,
-    )
-    questions: dict[str, Callable[[], Report]] = {
-        "generate": lambda: bench_generate(pipeline, film),
-        **{
-            f"denoise, {steps} steps": lambda steps=steps: bench_denoise(
-                pipeline, replace(part, num_steps=steps)
-            )
-            for steps in STEP_COUNTS
-        },
-        "decode": lambda: bench_decode(pipeline, part),
-        "encode": lambda: bench_encode(pipeline, part),
-        "cut": lambda: bench_cut(pipeline, part, scale=config.scale),
-        "baseline": lambda: bench_baseline(pipeline, film),
-        "shots": lambda: bench_shots(pipeline, part, probed=config.probed_shots),
-    }
-    start_s = time.perf_counter()
-    for index, (name, ask) in enumerate(questions.items()):
-        asked_s = time.perf_counter()
-        if index and asked_s - start_s > config.limit_s:
-            yield Answer(name, None, 0.0)
+        models = Models(asked, started_s)
+    except Exception as error:
+        traceback.print_exc()
+        tell("failed", error=f"loading: {error_text(error)}")
+        return 1
+    tell("loaded", device=models.device_name, threads=models.num_threads)
+    for question in questions:
+        if not is_first and time.time() > until_s:
+            break
+        if not models.has(question):
+            tell("left out")
             continue
-        tell(name)
-        report = ask()
-        yield Answer(name, report, time.perf_counter() - asked_s)
+        tell("asking")
+        answer = _answer(models, question)
+        file.add(answer)
+        tell("answered", answer=answer)
+        is_first = False
+        if "error" in answer and not models.recover():
+            return _UNUSABLE
+    tell("done")
+    return 0
 
 
-def as_markdown(answers: list[Answer], command: str) -> str:
-    """A document of all answers, for bench/results/: tables, then the JSON lines."""
-    now = datetime.now(UTC)
-    lines = [f"# bench all, {now:%Y-%m-%d}", "", f"`{command}`", ""]
-    for answer in answers:
-        lines += [f"## {answer.name}", ""]
-        if answer.report is None:
-            lines += ["Not asked: the time limit had passed.", ""]
-            continue
-        lines += ["| measured | value, or p50 / p95 |", "|---|---|"]
-        lines += [f"| {label} | {value} |" for label, value in answer.report.table()]
-        lines += ["", f"Took {answer.wall_s:.0f} s.", ""]
-    lines += ["## JSON", "", "```"]
-    lines += [answer.report.json_line() for answer in answers if answer.report is not None]
-    return "\n".join([*lines, "```", ""])
+def _answer(models: Any, question: Question) -> dict[str, Any]:
+    from shotstream.bench.asking import ask
+    from shotstream.bench.budget import Budget
+
+    start_s, budget = time.time(), Budget(float(question.budget_s))
+    answer: dict[str, Any] = {"question": question.name}
+    if question.variant:
+        answer["variant"] = question.variant
+    answer["device"] = models.device_name
+    if question.changes_films:
+        answer["changes_films"] = True
+    try:
+        models.start_measuring()
+        for values in ask(models, question, budget):
+            answer |= values
+            if budget.is_over:
+                answer["stopped_after_s"] = budget.spent_s
+                break
+    except Exception as error:
+        traceback.print_exc()
+        answer["error"] = error_text(error)
+    return {**answer, **models.peaks(), "at_s": start_s - models.started_s, "took_s": time.time() - start_s}
+
+
+def _end_with_parent() -> None:
+    """Whatever ended it, its end of this pipe is closed."""
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -14,17 +14,20 @@ it, and the story ends with its last fragment all the same.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 
+from shotstream.bench.budget import UNLIMITED, Budget
 from shotstream.bench.power import PowerMeter
 from shotstream.bench.report import Report, Row, Spread, peak_rows, pipeline_facts
 from shotstream.bench.roofline import measure_ceilings, roofline_rows, shot_cost
 from shotstream.codec.fragment_thread import FragmentThread
-from shotstream.codec.video_io import FragmentWriter, H264Settings
+from shotstream.codec.video_io import FragmentWriter, Frames, H264Settings
+from shotstream.geometry import PixelSize
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
 from shotstream.theatre.world import TheatreStory, sample_story
@@ -32,7 +35,11 @@ from shotstream.theatre.world import TheatreStory, sample_story
 PARTS = ("text", "context", "denoise", "commit", "decode", "keep", "h264")
 """In the order in which a shot goes through them; `keep` encodes what later shots may look back at."""
 
+Pictures = Literal["film", "smooth"]
+
 _WARM_UP_SEED_OFFSET = 900_001
+_MOST_FRAMES = 24
+"""Of smooth pictures there are twice as many, so that any chunk finds its own in a row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +64,11 @@ class BenchConfig:
     """Of the stories and of their noise."""
     overlap: bool = False
     """H.264 in a thread of its own, while the next chunk is made."""
+    with_h264: bool = True
+    """Whether pictures are encoded at all."""
+    pictures: Pictures = "film"
+    """What is encoded: the film's own, or as many smooth moving ones. Random weights make noise, which takes
+    an encoder several times as long as anything that one would look at."""
 
     def __post_init__(self) -> None:
         numbers = (self.num_stories, self.num_shots, self.num_chunks or 1, self.num_steps or 1, self.scale)
@@ -109,11 +121,34 @@ def bench_story(num_shots: int, seed: int) -> TheatreStory:
     return sample_story(np.random.default_rng(seed), num_shots, held_out=True)
 
 
-class FilmRun:
-    """Films stories and adds up what they took."""
+def smooth_pictures(num_frames: int, size: PixelSize, first_frame: int = 0) -> Frames:
+    """Colours that change slowly from pixel to pixel and drift from frame to frame."""
+    rows, columns = np.arange(size.height)[:, None], np.arange(size.width)[None]
+    frames = np.empty((num_frames, size.height, size.width, 3), dtype=np.uint8)
+    for place, frame in enumerate(frames):
+        moment = first_frame + place
+        for channel in range(3):
+            waves = np.sin((columns + 3 * moment) / (40 + 9 * channel)) + np.sin(
+                (rows + moment) / 31 + channel
+            )
+            frame[..., channel] = 127 + 60 * waves
+    return frames
 
-    def __init__(self, pipeline: StreamingPipeline, config: BenchConfig) -> None:
-        self._pipeline, self._config = pipeline, config
+
+class FilmRun:
+    """Films stories and adds up what they took.
+
+    Args:
+        pipeline: Films them.
+        config: How; its numbers of stories and shots are not used.
+        budget: Once it is over a story ends with the chunk in hand.
+    """
+
+    def __init__(self, pipeline: StreamingPipeline, config: BenchConfig, budget: Budget = UNLIMITED) -> None:
+        self._pipeline, self._config, self._budget = pipeline, config, budget
+        self._smooth: Frames | None = None
+        if config.pictures == "smooth":
+            self._smooth = smooth_pictures(2 * _MOST_FRAMES, pipeline.pixel_size)
         self.num_frames = 0
         self._num_shots = 0
         self._parts_s: dict[str, float] = dict.fromkeys(PARTS, 0.0)
@@ -127,6 +162,9 @@ class FilmRun:
         writer = FragmentWriter(self._pipeline.fps, H264Settings(scale=config.scale))
         story_s = time.perf_counter()
         session = self._pipeline.session(story.global_caption, seed=config.seed)
+        if not config.with_h264:
+            self._film(session, story, story_s, lambda _: None)
+            return
         if not config.overlap:
             self._film(session, story, story_s, writer.write)
             return
@@ -147,6 +185,7 @@ class FilmRun:
     ) -> None:
         config = self._config
         chunk_s: float | None = None
+        start = 0
         for shot_index, caption in enumerate(story.captions):
             shot_s = time.perf_counter()
             for chunk in session.shot(caption, num_chunks=config.num_chunks, steps=config.num_steps):
@@ -160,11 +199,29 @@ class FilmRun:
                 chunk_s = now_s
                 for part in PARTS[:5]:
                     self._parts_s[part] += getattr(chunk.timings, f"{part}_s")
-                write(chunk.frames)
+                write(chunk.frames if self._smooth is None else self._smooth[start:][: len(chunk.frames)])
+                start = (start + len(chunk.frames)) % _MOST_FRAMES
                 self._parts_s["h264"] += time.perf_counter() - now_s
                 self.num_frames += len(chunk.frames)
+                if self._budget.is_over:
+                    return
             self._num_shots += 1
             self._parts_s["keep"] += session.shots[-1].keep_s
+
+    @property
+    def first_frames_s(self) -> tuple[float, ...]:
+        """From each story's captions to its first chunk in memory."""
+        return tuple(self._first_frame_s)
+
+    @property
+    def intervals_s(self) -> tuple[float, ...]:
+        """From chunk to chunk, cuts included."""
+        return tuple(self._interval_s)
+
+    @property
+    def parts_s(self) -> Mapping[str, float]:
+        """Of each of `PARTS`, in all."""
+        return self._parts_s
 
     @property
     def cuts_s(self) -> tuple[float, ...]:

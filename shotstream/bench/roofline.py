@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from shotstream.bench.answers import error_text
 from shotstream.bench.report import Row, synchronize
 from shotstream.geometry import TokenGrid
 from shotstream.model.config import DiTConfig
@@ -151,6 +152,45 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, *, size: int | No
     target = torch.empty_like(source)
     copy_s = _best_s(lambda: target.copy_(source), device)
     return Ceilings(2.0 * size**3 / product_s, 2.0 * source.numel() / copy_s)
+
+
+def product_ceilings(device: torch.device, *, size: int | None = None) -> dict[str, float | str]:
+    """Tera-operations per second of large products in each format that the device multiplies in, the best of
+    a few rounds; what went wrong with one that it does not.
+    """
+    size = size or (8192 if device.type == "cuda" else 1536)
+    found: dict[str, float | str] = {}
+    for name, work in _products(device, size).items():
+        try:
+            found[name] = 2e-12 * size**3 / _best_s(work, device)
+        except (RuntimeError, NotImplementedError) as error:
+            found[name] = error_text(error)
+    return found
+
+
+def _products(device: torch.device, size: int) -> dict[str, Callable[[], object]]:
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(size, size, generator=generator, device=device).bfloat16() for _ in range(2))
+    one = torch.ones((), device=device)
+    eight = [x.to(torch.float8_e4m3fn) for x in (left, right)]
+    whole = [x.mul(20).clamp(-127, 127).to(torch.int8) for x in (left, right)]
+
+    def float8() -> object:
+        # The second one as the device wants it: columns together.
+        return torch._scaled_mm(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            eight[0], eight[1].t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+
+    def int8() -> object:
+        return torch._int_mm(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            whole[0], whole[1].t()
+        )
+
+    return {
+        "bfloat16": lambda: torch.mm(left, right),
+        "float8": float8,
+        "int8": int8,
+    }
 
 
 def _best_s(work: Callable[[], object], device: torch.device) -> float:

@@ -29,6 +29,9 @@ def bench_shots(
     *,
     probed: tuple[int, ...] = PROBED,
     on_shot: Callable[[int], None] | None = None,
+    between_steps: int | None = None,
+    with_long_shot: bool = True,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Measures a film of `max(probed)` shots; `num_shots` of the config is not used.
 
@@ -37,6 +40,10 @@ def bench_shots(
         config: Chunks of a probed shot (at least 2), and steps.
         probed: Numbers of the shots, from 1.
         on_shot: Told the number of shots done.
+        between_steps: Denoising steps of the shots between, whose pictures nobody looks at; None: as of the
+            others.
+        with_long_shot: Whether a long shot ends it.
+        is_over: Asked after each shot, whether it was the last.
     """
     num_chunks = max(2, config.num_chunks or pipeline.num_chunks)
     list(pipeline.session("warm-up").shot("a fox", num_chunks=2, steps=config.num_steps))
@@ -46,10 +53,13 @@ def bench_shots(
         if number in probed:
             rows += _probe(session, number, num_chunks, config.num_steps, pipeline.device)
         else:
-            list(session.shot(_caption(number), num_chunks=1, steps=config.num_steps))
+            list(session.shot(_caption(number), num_chunks=1, steps=between_steps or config.num_steps))
         if on_shot is not None:
             on_shot(number)
-    rows += _probe_length(session, config.num_steps, pipeline.engine.dit.config.window_chunks)
+        if is_over():
+            break
+    if with_long_shot:
+        rows += _probe_length(session, config.num_steps, pipeline.engine.dit.config.window_chunks)
     facts = {
         **pipeline_facts(pipeline),
         "num_chunks": num_chunks,

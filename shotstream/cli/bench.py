@@ -23,7 +23,6 @@ from shotstream.cli.shared import (
 
 if TYPE_CHECKING:
     from shotstream.bench.denoise import PartConfig
-    from shotstream.bench.everything import Answer
     from shotstream.bench.report import Report
     from shotstream.streaming.pipeline import StreamingPipeline
     from shotstream.streaming.switches import Switches
@@ -290,58 +289,59 @@ def bench_memory(
 
 
 @bench_app.command("all")
-@takes_switches
 def bench_all(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A directory for answers.jsonl, answers.md and log.txt.")
+    ],
     model: ModelOption = "theatre",
     random: RandomOption = False,
     size: SizeOption = None,
-    dtype: DtypeOption = None,
     device: DeviceOption = "auto",
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Try the program: few repetitions, and nothing is compiled.")
+    ] = False,
+    limit: Annotated[float, typer.Option(help="Seconds after which no question is begun.")] = 540.0,
+    only: Annotated[
+        str | None, typer.Option(help="Ask these questions, commas between: decode, denoise: compiled ...")
+    ] = None,
+    begin: Annotated[str | None, typer.Option(help="Leave out what comes before this question.")] = None,
+    stories: Annotated[int, typer.Option(min=1, help="Films of each kind.")] = 1,
+    shots: Annotated[int, typer.Option(min=1, help="Shots of each.")] = 2,
     chunks: ChunksOption = None,
     repeats: RepeatsOption = 5,
-    stories: Annotated[int, typer.Option(help="Stories end to end, and against the baseline.")] = 2,
-    shots: Annotated[int, typer.Option(help="Shots of each.")] = 3,
+    cuts: Annotated[int, typer.Option(min=1, help="Of each kind, for latencies.")] = 12,
     last_shot: Annotated[int, typer.Option(min=1, help="Where the long film ends.")] = 100,
-    limit: Annotated[float, typer.Option(help="Seconds after which no question is begun.")] = 540.0,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A Markdown file for all answers.")
-    ] = None,
-    *,
-    switches: "Switches",
+    scale: ScaleOption = None,
 ) -> None:
-    """Every question about one model, one after the other; a JSON line for each."""
-    console = make_console()
-    with bad_input(), console.status("loading") as status:
-        from shotstream.bench.everything import EverythingConfig, as_markdown, bench_everything
-        from shotstream.bench.shots import PROBED
+    """Every question about one model, what matters most first; each answer is on the disk at once."""
+    from shotstream.bench.questions import Asked, chosen_questions
+    from shotstream.bench.supervise import supervise
 
-        pipeline, facts = _load(model, random, size, dtype, device, switches)
-        config = EverythingConfig(
-            limit_s=limit,
-            num_repeats=repeats,
+    with bad_input():
+        asked = Asked(
+            model=model,
+            is_random=random,
+            size=size,
+            device=device,
+            is_tiny=tiny,
             num_stories=stories,
             num_shots=shots,
-            num_chunks=chunks,
-            probed_shots=tuple(number for number in PROBED if number <= last_shot),
-            scale=comfortable_scale(pipeline),
+            num_chunks=2 if tiny and chunks is None else chunks,
+            num_repeats=min(repeats, 2) if tiny else repeats,
+            num_cuts=min(cuts, 2) if tiny else cuts,
+            last_shot=min(last_shot, 10) if tiny else last_shot,
+            scale=1 if tiny and scale is None else scale,
         )
-        answers: list[Answer] = []
-        for asked in bench_everything(pipeline, config, status.update):
-            answer = asked
-            if asked.report is not None:
-                report = replace(asked.report, facts={**asked.report.facts, **facts})
-                answer = replace(asked, report=report)
-            answers.append(answer)
-            if answer.report is None:
-                console.print(f"{answer.name}: not asked, the time limit had passed")
-            else:
-                _show(answer.report, f"{answer.name}, {answer.wall_s:.0f} s")
-            if output is not None:
-                # After every answer, so that a run that is cut off leaves what it found.
-                output.parent.mkdir(parents=True, exist_ok=True)
-                output.write_text(
-                    as_markdown(answers, f"shotstream {' '.join(sys.argv[1:])}"), encoding="utf-8"
-                )
+        code = supervise(
+            asked,
+            chosen_questions(only, begin),
+            output,
+            limit_s=limit,
+            command=f"shotstream {' '.join(sys.argv[1:])}",
+            say=lambda text: print(text, flush=True),
+        )
+    if code:
+        raise typer.Exit(code)
 
 
 def _part(repeats: int, chunks: int | None, steps: int | None) -> "PartConfig":

@@ -39,14 +39,24 @@ def test_every_question_ends_in_one_json_line(
     assert document["weights_sha256"] == "random" and document["pixel_size"] == [32, 48]
 
 
-def test_all_of_them_stand_in_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "results" / "all.md"
-    options = ("--chunks", "1", "--repeats", "1", "--stories", "1", "--shots", "1", "--last-shot", "1")
-    assert run("all", *TINY, *options, "--limit", "0.001", "-o", str(output)) == 0
+def test_all_writes_answers_and_prints_little(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "results"
+    assert run("all", *TINY, "--tiny", "--limit", "0.001", "-o", str(output)) == 0
+    (line,) = (output / "answers.jsonl").read_text(encoding="ascii").splitlines()
     # The first question is always asked.
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert [line["bench"] for line in lines] == ["generate"]
-    assert output.read_text(encoding="utf-8").count("Not asked") == 8
+    answer = json.loads(line)
+    assert answer["question"] == "generate" and answer["device"] == "cpu"
+    assert answer["fps"] > 0 and answer["num_frames"] == 2 * 21 and len(answer["interval_ms"]) == 3
+    shown = capfd.readouterr().out
+    assert len(shown.encode()) <= 8000 and "not asked" in shown
+    assert shown.splitlines()[-1].startswith("generate, nothing compiled")
+
+
+def test_a_question_that_there_is_not_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("all", "-o", str(tmp_path), "--only", "what") == 2
+    assert "no question 'what'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

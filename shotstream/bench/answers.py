@@ -1,0 +1,205 @@
+"""Answers on disk, one JSON object a line, and the table that a person is shown of them.
+
+A line is written whole, in one call, and is on the disk before the next question is asked: whoever kills the
+program loses the answer under way and no other, and a file can be read at any moment. Imports nothing that
+takes time.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Say = Callable[[str], None]
+"""Shows a person something."""
+
+Answer = Mapping[str, Any]
+"""`question`, `variant` where a question is asked in several, `device`, and the values or an `error`."""
+
+_MAX_ERROR = 300
+
+
+class AnswerFile:
+    """A file that answers are added to; several processes may do so, one after the other."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self) -> None:
+        """An empty file, whatever was there."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(b"")
+
+    def add(self, answer: Answer) -> None:
+        """Returns once it is on the disk."""
+        line = json.dumps(_finite(answer), ensure_ascii=True, allow_nan=False) + "\n"
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(file, line.encode("ascii"))
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def read(self) -> list[dict[str, Any]]:
+        """All answers; none where there is no file."""
+        if not self.path.is_file():
+            return []
+        return [json.loads(line) for line in self.path.read_text(encoding="ascii").splitlines()]
+
+
+def error_text(error: BaseException) -> str:
+    """Kind and message in one line that is not too long."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}"[:_MAX_ERROR] if message else type(error).__name__
+
+
+def title(answer: Answer) -> str:
+    """What was asked, in words."""
+    variant = answer.get("variant")
+    return f"{answer['question']}, {variant}" if variant else str(answer["question"])
+
+
+def gist(answer: Answer) -> str:
+    """What an answer says, in less than a line."""
+    if "error" in answer:
+        return f"FAILED: {answer['error']}"[:120]
+    told = [
+        f"{label} {_number(answer[key])}{unit}"
+        for key, label, unit in _TOLD.get(str(answer["question"]), ())
+        if answer.get(key) not in (None, [], "")
+    ]
+    if "stopped_after_s" in answer:
+        told.append(f"stopped after {_number(answer['stopped_after_s'])} s")
+    return ", ".join(told)
+
+
+def headline(answers: Iterable[Answer]) -> list[str]:
+    """The fastest film of all bits and steps, the ratio to the published loop, the fastest film of any."""
+    answers = list(answers)
+    films = [answer for answer in answers if answer["question"] == "generate" and "fps" in answer]
+    lines: list[str] = []
+    whole = [film for film in films if not film.get("changes_films")]
+    for kind, some in (("films as they are", whole), ("with fewer bits or steps", films)):
+        best = max(some, key=lambda film: film["fps"], default=None)
+        if best is not None and (some is whole or best.get("changes_films")):
+            lines.append(f"{best['device']}, {kind}: {gist(best)} ({best.get('variant', '')})")
+    ratios = [x for x in answers if x["question"] == "baseline" and "ratio" in x]
+    return lines[:1] + [f"beside the published loop: {gist(answer)}" for answer in ratios] + lines[1:]
+
+
+def table(answers: Sequence[Answer], *, max_bytes: int) -> str:
+    """The headline, then a line for each answer, cut where they are too many."""
+    width = max((len(title(answer)) for answer in answers), default=0)
+    lines = [*headline(answers), ""]
+    lines += [f"{title(answer):{width}}  {gist(answer)}" for answer in answers]
+    shown: list[str] = []
+    for line in (line[:180] for line in lines):
+        if sum(len(x.encode()) + 1 for x in [*shown, line]) > max_bytes:
+            break
+        shown.append(line)
+    return "\n".join(shown)
+
+
+def as_markdown(answers: Sequence[Answer], command: str) -> str:
+    """A document for bench/results/: the table, then the JSON lines."""
+    rows = [f"| {title(answer)} | {gist(answer)} |" for answer in answers]
+    lines = [json.dumps(answer) for answer in answers]
+    return "\n".join(
+        [
+            *("# bench all", "", f"`{command}`", "", *headline(answers), ""),
+            *("| question | answer |", "|---|---|", *rows, "", "## JSON", "", "```"),
+            *lines,
+            *("```", ""),
+        ]
+    )
+
+
+_LATENCY = (
+    ("idle_s", "cut", " s (p50/p95/p99)"),
+    ("busy_s", "busy", " s"),
+    ("interval_ms", "chunk", " ms"),
+)
+_TOLD: Mapping[str, Sequence[tuple[str, str, str]]] = {
+    "generate": (
+        ("fps", "fps", ""),
+        ("cut_s", "cut", " s"),
+        ("first_frame_s", "first", " s"),
+        ("peak_gb", "peak", " GB"),
+        ("h264", "H.264", ""),
+        ("warm_up_s", "warm-up", " s"),
+    ),
+    "machine": (("torch", "torch", ""), ("num_threads", "threads", ""), ("missing", "without", "")),
+    "baseline": (
+        ("ratio", "whole story", " x"),
+        ("first_frame_ratio", "first frame", " x"),
+        ("num_stories", "stories", ""),
+    ),
+    "h264": (
+        ("none_fps", "none", " fps"),
+        ("beside_fps", "beside", ""),
+        ("inline_fps", "inline", ""),
+        ("smooth_beside_fps", "smooth beside", ""),
+        ("smooth_inline_fps", "inline", ""),
+        ("decoded_ms", "a frame", " ms"),
+        ("smooth_ms", "smooth", " ms"),
+    ),
+    "latency": _LATENCY,
+    "parts": (
+        ("denoise_ms", "denoise", " ms a frame"),
+        ("decode_ms", "decode", ""),
+        ("commit_ms", "commit", ""),
+        ("keep_ms", "keep", ""),
+        ("text_ms", "text", ""),
+        ("h264_ms", "H.264", ""),
+    ),
+    "denoise": (
+        ("pass_ms", "pass", " ms"),
+        ("chunk_pass_ms", "by chunk", ""),
+        ("tflops", "", " Tflop/s"),
+        ("of_matmul", "of products", ""),
+        ("off_by", "off", ""),
+        ("warm_up_s", "warm-up", " s"),
+    ),
+    "decode": (
+        ("chunk_ms", "chunk", " ms"),
+        ("first_chunk_ms", "first", " ms"),
+        ("levels_off", "off", " levels"),
+        ("warm_up_s", "warm-up", " s"),
+        ("peak_gb", "peak", " GB"),
+    ),
+    "encode": (
+        ("first_shot_ms_per_frame", "a frame", " ms"),
+        ("late_shot_ms", "late shot", " ms"),
+    ),
+    "shots": (("chunk_ms", "later chunk by shot", " ms"), ("last_by_first", "last/first", "")),
+    "ceilings": (
+        ("bfloat16_tflops", "bf16", " Tflop/s"),
+        ("float8_tflops", "float8", ""),
+        ("int8_tflops", "int8", ""),
+        ("copy_gbyte_per_s", "copy", " GB/s"),
+    ),
+    "attention": (("tflops", "Tflop/s at three lengths", ""), ("off_by", "off", "")),
+}
+"""Of each question: the values that a person is shown, what they are called, and their unit."""
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {_number(one)}" for name, one in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "/".join(map(_number, value))
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
+
+
+def _finite(value: Any) -> Any:
+    """As JSON knows it: floats rounded to five digits, none that is no number."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if abs(value) < float("inf") else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(one) for one in value]
+    return value if isinstance(value, str | int | bool | None) else str(value)

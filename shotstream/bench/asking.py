@@ -1,0 +1,388 @@
+"""How each question of `shotstream bench all` is answered: values that become more as they are known.
+
+Every answer tells the number of repetitions. Timings end with the device's last work. Frames per second are
+of captions to encoded film, and hold all that a film needs; where something is left out the name of the
+value says so.
+"""
+
+import importlib
+import platform
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from functools import partial
+from statistics import median
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from shotstream.bench.answers import error_text
+from shotstream.bench.baseline import bench_baseline
+from shotstream.bench.budget import Budget
+from shotstream.bench.codec import bench_decode, bench_encode
+from shotstream.bench.cut import Cuts
+from shotstream.bench.denoise import PartConfig, later_shot, timed_shot
+from shotstream.bench.generate import PARTS, BenchConfig, FilmRun, bench_story, smooth_pictures
+from shotstream.bench.power import PowerMeter
+from shotstream.bench.published_loop import forget_captions
+from shotstream.bench.questions import Question
+from shotstream.bench.report import machine_facts
+from shotstream.bench.roofline import measure_ceilings, product_ceilings, shot_cost
+from shotstream.bench.shots import bench_shots
+from shotstream.bench.variants import Models, num_cores
+from shotstream.codec.video_io import FragmentWriter, H264Settings
+from shotstream.model.attention import AttentionName, attend_all, attention_kernel
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.warm_up import warm_up
+
+Values = Generator[dict[str, Any]]
+
+_OPTIONAL = ("av", "diffusers", "ftfy", "transformers", "triton")
+
+
+def ask(models: Models, question: Question, budget: Budget) -> Values:
+    """The values of an answer, piece by piece; between two pieces the caller may stop."""
+    return _ASKED[question.name](models, question, budget)
+
+
+def _generate(models: Models, question: Question, budget: Budget) -> Values:
+    """Films end to end, H.264 beside the engine; what was compiled and warmed up before is told apart."""
+    yield {"load_s": models.load_s}
+    built = Budget()
+    pipeline = models.pipeline(question)
+    yield {"build_s": built.spent_s}
+    compiling = Budget()
+    if models.switches(question).compile:
+        warm_up(pipeline.engine, models.asked.num_chunks)
+    yield {"compile_s": compiling.spent_s}
+    config = _film_config(models, question)
+    warming = Budget()
+    _film(pipeline, replace(config, num_shots=2, num_chunks=2), seed=900_001)
+    yield {"warm_up_s": compiling.spent_s, "first_film_s": warming.spent_s}
+    run = FilmRun(pipeline, config, budget)
+    filming = Budget()
+    with PowerMeter(models.device) as meter:
+        for story in range(models.asked.num_stories):
+            forget_captions(pipeline.text_encoder)
+            run.film(bench_story(config.num_shots, story))
+            wall_s = filming.spent_s
+            yield {
+                "fps": run.num_frames / wall_s,
+                "real_time_factor": run.num_frames / wall_s / pipeline.fps,
+                "h264": "beside" if config.with_h264 else "left out: PyAV is missing",
+                "cut_s": median(run.cuts_s) if run.cuts_s else None,
+                "first_frame_s": median(run.first_frames_s),
+                "interval_ms": _spread(run.intervals_s, 1e3),
+                "num_frames": run.num_frames,
+                "num_stories": story + 1,
+                "num_steps": question.num_steps or pipeline.num_steps,
+                "wall_s": wall_s,
+            }
+    yield {f"power_{kind}_w": watts for kind, watts in meter.watts.items()}
+
+
+def _machine(models: Models, question: Question, budget: Budget) -> Values:
+    del question, budget
+    yield {
+        **machine_facts(models.device),
+        "device": models.device_name,
+        "cores": num_cores(),
+        "python": platform.python_version(),
+        "missing": [name for name in _OPTIONAL if not _is_there(name)],
+        "model": models.asked.model,
+        "dtype": str(models.dtype).removeprefix("torch."),
+        "is_random": models.asked.is_random,
+        "size": models.asked.size,
+    }
+    if models.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(models.device)
+        yield {
+            "cudnn": torch.backends.cudnn.version(),
+            "capability": list(torch.cuda.get_device_capability(models.device)),
+            "memory_gb": total / 1e9,
+            "free_gb": free / 1e9,
+        }
+
+
+def _baseline(models: Models, question: Question, budget: Budget) -> Values:
+    """Both films are cut to the same captions, by turns."""
+    pipeline = models.pipeline(question)
+    yield {}
+    config = replace(_film_config(models, question), num_stories=models.asked.num_stories)
+    report = bench_baseline(pipeline, config, is_over=lambda: budget.is_over, warm_up_chunks=2)
+    yield {
+        **{row.key: report.value(row.key) for row in report.rows},
+        "num_stories": len(_samples(report.rows[0].value)),
+        "num_shots": config.num_shots,
+    }
+
+
+def _latency(models: Models, question: Question, budget: Budget) -> Values:
+    """p50, p95 and p99: from a prompt to its pixels, the engine idle and busy, and from chunk to chunk."""
+    del budget
+    pipeline = models.pipeline(question)
+    part = PartConfig(num_shots=models.asked.num_cuts, num_chunks=models.asked.num_chunks)
+    cuts = Cuts(pipeline, part, scale=models.scale if _is_there("av") else None)
+    for _ in cuts.make():
+        told: dict[str, Any] = {"num_cuts": len(cuts.to_frames_s["idle"])}
+        for kind in ("idle", "busy"):
+            told[f"{kind}_s"] = _spread(cuts.to_frames_s[kind])
+            if _is_there("av"):
+                told[f"{kind}_h264_s"] = _spread(cuts.to_fragment_s[kind])
+        yield told
+    intervals_s: list[float] = []
+    session = pipeline.session("a fox in the forest")
+    while len(intervals_s) < models.asked.num_cuts:
+        chunk = Budget()
+        for made in session.shot(f"it walks on {len(intervals_s)}", num_chunks=models.asked.num_chunks):
+            if made.chunk_index:
+                intervals_s.append(chunk.spent_s)
+            chunk = Budget()
+        yield {"interval_ms": _spread(intervals_s, 1e3), "num_intervals": len(intervals_s)}
+
+
+def _h264(models: Models, question: Question, budget: Budget) -> Values:
+    """One film three ways, and what encoding takes alone; "smooth" is as many real-looking pictures."""
+    pipeline = models.pipeline(question)
+    config = _film_config(models, question)
+    _film(pipeline, replace(config, num_shots=1, num_chunks=2, with_h264=False))
+    ways: dict[str, dict[str, Any]] = {
+        "none": {"with_h264": False},
+        "beside": {"overlap": True},
+        "inline": {"overlap": False},
+        "smooth_beside": {"overlap": True, "pictures": "smooth"},
+        "smooth_inline": {"overlap": False, "pictures": "smooth"},
+    }
+    (chunk,) = pipeline.session("a fox").shot("it walks", num_chunks=1, steps=1)
+    pictures = {"decoded": chunk.frames, "smooth": smooth_pictures(len(chunk.frames), pipeline.pixel_size)}
+    if not _is_there("av"):
+        yield {"none_fps": _film(pipeline, replace(config, **ways["none"]), budget)}
+        importlib.import_module("av")
+    for name, frames in pictures.items():
+        writer = FragmentWriter(pipeline.fps, H264Settings(scale=models.scale))
+        taken = models.seconds(partial(writer.write, frames), models.asked.num_repeats)
+        yield {
+            f"{name}_ms": 1e3 * median(taken) / len(frames),
+            f"{name}_kb_per_frame": len(writer.write(frames)[1]) / len(frames) / 1e3,
+            "num_encodings": len(taken),
+        }
+    for name, change in ways.items():
+        yield {f"{name}_fps": _film(pipeline, replace(config, **change), budget), "num_stories": 1}
+
+
+def _parts(models: Models, question: Question, budget: Budget) -> Values:
+    """Where a frame's time goes, each part waited for; H.264 inline."""
+    pipeline = models.pipeline(question, waits=True)
+    config = replace(_film_config(models, question), overlap=False)
+    _film(pipeline, replace(config, num_shots=1, num_chunks=2))
+    run = FilmRun(pipeline, config, budget)
+    filming = Budget()
+    run.film(bench_story(config.num_shots, 0))
+    yield {
+        **{f"{part}_ms": 1e3 * run.parts_s[part] / run.num_frames for part in PARTS},
+        "explained": sum(run.parts_s.values()) / filming.spent_s,
+        "num_frames": run.num_frames,
+    }
+
+
+def _denoise(models: Models, question: Question, budget: Budget) -> Values:
+    """One shot after three others: a pass by its chunk, against the arithmetic of the whole."""
+    del budget
+    engine = models.pipeline(question, waits=True).engine
+    num_chunks = models.asked.num_chunks or engine.config.num_chunks
+    num_steps = question.num_steps or len(engine.config.student_steps)
+    conditioning, text = later_shot(engine)
+    warming = Budget()
+    timed_shot(engine, conditioning, text, num_chunks, num_steps)
+    yield {"warm_up_s": warming.spent_s}
+    grid = engine.codec.geometry.token_grid(engine.latent_size)
+    cost = shot_cost(engine.dit.config, grid, num_chunks, num_steps, engine.dtype.itemsize)
+    ceilings = measure_ceilings(engine.device, engine.dtype, size=256 if models.asked.is_tiny else None)
+    shots: list[list[dict[str, float]]] = []
+    for _ in range(2):
+        parts, latents = timed_shot(engine, conditioning, text, num_chunks, num_steps)
+        shots.append(parts)
+        passes_ms = [
+            1e3 * min(shot[chunk]["denoise"] for shot in shots) / num_steps for chunk in range(num_chunks)
+        ]
+        shot_s = min(sum(sum(part.values()) for part in shot) for shot in shots)
+        yield {
+            "pass_ms": sum(passes_ms) / num_chunks,
+            "chunk_pass_ms": [passes_ms[0], passes_ms[-1]],
+            "context_ms": 1e3 * min(shot[0]["context"] for shot in shots),
+            "commit_ms": 1e3 * median([part["commit"] for shot in shots for part in shot[1:]] or [0.0]),
+            "shot_s": shot_s,
+            "fps_alone": engine.codec.geometry.shot_num_frames(num_chunks) / shot_s,
+            "tflops": cost.flops / shot_s / 1e12,
+            "of_matmul": cost.flops / shot_s / ceilings.flops_per_s,
+            "of_roofline": ceilings.least_s(cost) / shot_s,
+            "num_shots": len(shots),
+            "num_steps": num_steps,
+            **models.compare("denoise", latents),
+        }
+
+
+def _decode(models: Models, question: Question, budget: Budget) -> Values:
+    del budget
+    pipeline = models.pipeline(question, waits=True)
+    engine = pipeline.engine
+    part = PartConfig(num_shots=2, num_chunks=min(4, models.asked.num_chunks or 4))
+    report = bench_decode(pipeline, part)
+    yield {
+        **{key: report.value(key) for key in ("chunk_ms", "first_chunk_ms", "decode_fps", "warm_up_s")},
+        "num_chunks": part.num_shots * ((part.num_chunks or 1) - 1),
+    }
+    latents = torch.randn(2, 1, *engine.chunk_shape, generator=torch.Generator().manual_seed(1))
+    first, state = engine.decode(latents[0].to(engine.device), None)
+    second, _ = engine.decode(latents[1].to(engine.device), state)
+    made = np.concatenate([first, second]).astype(np.int16)
+    plain = models.references.setdefault("decode", made)
+    yield {"levels_off": float(np.abs(made - plain).mean())}
+
+
+def _encode(models: Models, question: Question, budget: Budget) -> Values:
+    del budget
+    pipeline = models.pipeline(question, waits=True)
+    report = bench_encode(
+        pipeline, PartConfig(num_shots=models.asked.num_repeats, num_chunks=models.asked.num_chunks)
+    )
+    yield {
+        **{row.key: report.value(row.key) for row in report.rows if "peak" not in row.key},
+        "num_repeats": models.asked.num_repeats,
+    }
+
+
+def _shots(models: Models, question: Question, budget: Budget) -> Values:
+    """A later chunk's time at the first shot and at later ones up to the hundredth."""
+    pipeline = models.pipeline(question, waits=True)
+    last = models.asked.last_shot
+    probed = tuple(number for number in (1, 10, 50, 100) if number <= last)
+    config = PartConfig(num_shots=1, num_chunks=models.asked.num_chunks)
+    report = bench_shots(
+        pipeline,
+        config,
+        probed=probed,
+        between_steps=1,
+        with_long_shot=False,
+        is_over=lambda: budget.is_over,
+    )
+    values = {row.key: report.value(row.key) for row in report.rows}
+    chunks = {str(number): values[key] for number in probed if (key := f"shot_{number}_chunk_ms") in values}
+    yield {
+        "chunk_ms": chunks,
+        "last_by_first": chunks[str(probed[len(chunks) - 1])] / chunks[str(probed[0])],
+        **{key: value for key, value in values.items() if key not in chunks},
+    }
+
+
+def _ceilings(models: Models, question: Question, budget: Budget) -> Values:
+    del question, budget
+    yield {"num_rounds": 5}
+    for name, value in product_ceilings(models.device, size=256 if models.asked.is_tiny else None).items():
+        yield {f"{name}_tflops" if isinstance(value, float) else f"{name}_error": value}
+    ceilings = measure_ceilings(models.device, models.dtype, size=256 if models.asked.is_tiny else None)
+    yield {"copy_gbyte_per_s": ceilings.bytes_per_s / 1e9}
+
+
+def _attention(models: Models, question: Question, budget: Budget) -> Values:
+    """Every kernel there is, over the keys of a shot's first, middle and last chunk."""
+    del budget
+    engine = models.pipeline(question).engine
+    config, grid = engine.dit.config, engine.codec.geometry.token_grid(engine.latent_size)
+    tokens = grid.num_tokens * config.chunk_latent_frames
+    heads = config.num_heads
+    kernels: dict[str, Callable[[], Callable[..., Tensor]]] = {
+        name: lambda name=name: attention_kernel(name, models.device, models.dtype)
+        for name in get_args(AttentionName)
+    }
+    kernels["flash"] = lambda: _forced(SDPBackend.FLASH_ATTENTION)
+    tflops: dict[str, list[float]] = {}
+    off_by: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    for seen in (3, 6, 9):
+        shapes = (
+            (1, length, heads, config.dim // heads) for length in (tokens, seen * tokens, seen * tokens)
+        )
+        generator = torch.Generator(models.device).manual_seed(seen)
+        q, k, v = (
+            torch.randn(shape, generator=generator, device=models.device, dtype=models.dtype)
+            for shape in shapes
+        )
+        expected = attend_all(q, k, v).float()
+        for name in [name for name in kernels if name not in failed]:
+            try:
+                kernel = kernels[name]()
+                made = kernel(q, k, v).float()
+                taken = models.seconds(partial(kernel, q, k, v), 5)
+            except (ValueError, RuntimeError, ImportError) as error:
+                failed[name] = error_text(error)
+                continue
+            tflops.setdefault(name, []).append(4e-12 * tokens * seen * tokens * config.dim / median(taken))
+            off_by[name] = ((made - expected).norm() / expected.norm()).item()
+        yield {"tflops": dict(tflops), "off_by": dict(off_by), "failed": dict(failed), "num_repeats": 5}
+
+
+_ASKED: dict[str, Callable[[Models, Question, Budget], Values]] = {
+    "generate": _generate,
+    "machine": _machine,
+    "baseline": _baseline,
+    "latency": _latency,
+    "h264": _h264,
+    "parts": _parts,
+    "denoise": _denoise,
+    "decode": _decode,
+    "encode": _encode,
+    "shots": _shots,
+    "ceilings": _ceilings,
+    "attention": _attention,
+}
+
+
+def _film_config(models: Models, question: Question) -> BenchConfig:
+    return BenchConfig(
+        num_stories=1,
+        num_shots=models.asked.num_shots,
+        num_chunks=models.asked.num_chunks,
+        num_steps=question.num_steps,
+        scale=models.scale,
+        overlap=True,
+        with_h264=_is_there("av"),
+    )
+
+
+def _film(
+    pipeline: StreamingPipeline, config: BenchConfig, budget: Budget | None = None, *, seed: int = 0
+) -> float:
+    """Frames per second of one film."""
+    forget_captions(pipeline.text_encoder)
+    run = FilmRun(pipeline, config, budget or Budget())
+    filming = Budget()
+    run.film(bench_story(config.num_shots, seed))
+    return run.num_frames / filming.spent_s
+
+
+def _forced(backend: SDPBackend) -> Callable[..., Tensor]:
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return attend_all(q, k, v)
+
+    return attend
+
+
+def _is_there(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def _spread(samples: Sequence[float], unit: float = 1.0) -> list[float]:
+    """p50, p95 and p99."""
+    return [unit * float(np.quantile(samples, level)) for level in (0.5, 0.95, 0.99)] if samples else []
+
+
+def _samples(value: Any) -> Sequence[float]:
+    return getattr(value, "samples", (value,))

@@ -1,0 +1,165 @@
+"""One model's weights, and engines made of them in any variant: what `shotstream bench all` asks.
+
+Weights are drawn or read once; engines share them, except where a variant keeps them in other bits. One
+engine is alive at a time, so that each question's peak memory is its own.
+"""
+
+import gc
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shotstream.bench.models import parse_size, random_bundle, random_config
+from shotstream.bench.questions import Asked, Question
+from shotstream.bench.report import synchronize
+from shotstream.streaming.pipeline import StreamingPipeline, build_engine, choose_device
+from shotstream.streaming.switches import Switches
+from shotstream.weights.bundle import read_bundle
+from shotstream.weights.hub import resolve
+
+_COMFORTABLE_HEIGHT_PX = 384
+
+
+class Models:
+    """See the module.
+
+    Args:
+        asked: Which model, where, and how much of everything.
+        started_s: When the process began, of `time.time`.
+
+    Raises:
+        ValueError: No such model or device, or a size that its strides do not divide.
+    """
+
+    def __init__(self, asked: Asked, started_s: float) -> None:
+        self.asked, self.started_s = asked, started_s
+        self.device = choose_device(asked.device)
+        if asked.is_tiny:
+            # The way is the same, and nothing is compiled: on a busy CPU that takes minutes for each variant.
+            torch.compiler.set_stance("force_eager")
+        self._directory = tempfile.TemporaryDirectory()
+        bundle = None if asked.is_random else read_bundle(resolve(asked.model))
+        config = random_config(asked.model, with_text=True) if bundle is None else bundle.config
+        if asked.size is not None:
+            size = asdict(parse_size(asked.size))
+            config = {**config, "engine": {**config["engine"], "pixel_size": size}}
+        self.is_wan = config["engine"]["family"] == "wan"
+        self.dtype = torch.bfloat16 if self.is_wan and self.device.type == "cuda" else torch.float32
+        if bundle is None:
+            bundle = random_bundle(config, Path(self._directory.name), self.device, self.dtype)
+        self._bundle = replace(bundle, config=config)
+        self._switches: Switches | None = None
+        self._pipeline: StreamingPipeline | None = None
+        self.references: dict[str, Any] = {}
+        """What the plain variants made, to compare the others with."""
+        synchronize(self.device)
+        self.load_s = time.time() - started_s
+
+    @property
+    def device_name(self) -> str:
+        """The card's name, or cpu."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+    @property
+    def num_threads(self) -> int:
+        """That torch computes with on the CPU."""
+        return torch.get_num_threads()
+
+    @property
+    def scale(self) -> int:
+        """Enlargement before H.264."""
+        height = self._bundle.config["engine"]["pixel_size"]["height"]
+        return self.asked.scale or max(1, _COMFORTABLE_HEIGHT_PX // height)
+
+    def has(self, question: Question) -> bool:
+        """Whether this model, here, is something to ask it of."""
+        here = {"gpu": self.device.type == "cuda", "wan": self.is_wan}
+        return all(here[need] for need in question.needs)
+
+    def switches(self, question: Question) -> Switches:
+        """How a question's engine is run."""
+        start = Switches() if question.start == "plain" else self._chosen()
+        return replace(start, **question.switches)
+
+    def pipeline(self, question: Question, *, waits: bool = False) -> StreamingPipeline:
+        """A question's pipeline, the last one where that is the same.
+
+        Args:
+            question: What is asked.
+            waits: Whether parts of a chunk are timed one by one, for which the device is waited for.
+        """
+        switches = self.switches(question)
+        if self._pipeline is None or switches != self._switches:
+            self.forget()
+            engine = build_engine(self._bundle, self.device, self.dtype, switches=switches)
+            self._pipeline, self._switches = StreamingPipeline(engine), switches
+        self._pipeline.engine.synchronize = waits
+        return self._pipeline
+
+    def forget(self) -> None:
+        """Nothing is left of the last engine, compiled code included."""
+        self._pipeline = self._switches = None
+        torch.backends.cudnn.benchmark = False
+        gc.collect()
+        torch.compiler.reset()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def start_measuring(self) -> None:
+        """Peaks are from now on."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peaks(self) -> Mapping[str, float]:
+        """Most memory of a GPU since then."""
+        if self.device.type != "cuda":
+            return {}
+        return {"peak_gb": torch.cuda.max_memory_allocated(self.device) / 1e9}
+
+    def recover(self) -> bool:
+        """After an error: whether the device can still be used."""
+        try:
+            self.forget()
+            torch.ones(8, device=self.device).sum().item()
+        except Exception:
+            return False
+        return True
+
+    def wait(self) -> None:
+        """Until the device has done all it was given."""
+        synchronize(self.device)
+
+    def seconds(self, work: Any, num_repeats: int, warm: int = 2) -> list[float]:
+        """Of each repeat, by the clock, between two waits."""
+        taken: list[float] = []
+        for repeat in range(-warm, num_repeats):
+            self.wait()
+            start_s = time.perf_counter()
+            work()
+            self.wait()
+            if repeat >= 0:
+                taken.append(time.perf_counter() - start_s)
+        return taken
+
+    def compare(self, name: str, made: Tensor) -> dict[str, float]:
+        """How far something is from what the first asked made: the length of the difference to its length."""
+        first = self.references.setdefault(name, made.float().cpu())
+        return {"off_by": ((made.float().cpu() - first).norm() / first.norm()).item()}
+
+    def _chosen(self) -> Switches:
+        on_gpu = self.is_wan and self.device.type == "cuda"
+        return Switches(
+            compile=on_gpu, compile_decoder=on_gpu, channels_last=self.is_wan, chunk_decode=self.is_wan
+        )
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
