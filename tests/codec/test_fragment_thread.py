@@ -1,12 +1,13 @@
 import io
 from threading import Event
 
-import av
 import numpy as np
 import pytest
 
 from shotstream.codec.fragment_thread import FragmentThread
 from shotstream.codec.video_io import FragmentWriter, Frames, VideoError
+
+av = pytest.importorskip("av", reason="writes and reads videos")
 
 
 def grey_frames(num_frames: int, first: int) -> np.ndarray:

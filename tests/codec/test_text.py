@@ -5,7 +5,6 @@ import re
 import sys
 from pathlib import Path
 
-import ftfy
 import pytest
 import torch
 from hypothesis import given
@@ -111,6 +110,8 @@ def test_cleaning_repairs_unescapes_and_collapses(caption: str, clean: str) -> N
 
 @given(text(alphabet=[*map(chr, range(32, 127)), "\t", "\n"]))
 def test_a_plain_caption_is_cleaned_without_ftfy_as_it_is_with_it(caption: str) -> None:
+    import ftfy
+
     repaired = html.unescape(html.unescape(ftfy.fix_text(caption)))
     assert clean_caption(caption) == re.sub(r"\s+", " ", repaired).strip()
 
@@ -118,7 +119,7 @@ def test_a_plain_caption_is_cleaned_without_ftfy_as_it_is_with_it(caption: str) 
 def test_only_a_caption_that_may_need_repair_needs_ftfy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ftfy", None)
     assert clean_caption(" a fox\n <walks>; 100 % ~") == "a fox <walks>; 100 % ~"
-    for caption in ("caf\u00e9", "you &amp; me", "a\rb"):
+    for caption in ("\u00e9t\u00e9", "you &amp; me", "a\rb"):
         with pytest.raises(ValueError, match="ftfy"):
             clean_caption(caption)
 

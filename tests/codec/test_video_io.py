@@ -1,7 +1,6 @@
 import io
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -17,6 +16,8 @@ from shotstream.codec.video_io import (
     write_lossless,
     write_mp4,
 )
+
+av = pytest.importorskip("av", reason="writes and reads videos")
 
 
 def flat_frames(num_frames: int, height: int = 32, width: int = 48) -> np.ndarray:
