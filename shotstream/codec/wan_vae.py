@@ -1,82 +1,26 @@
-"""The Wan2.1 video autoencoder as a `Codec`, over diffusers' `AutoencoderKLWan`.
+"""The Wan2.1 video autoencoder as a `Codec`: whole videos, or streamed with a state that is a value.
 
-Ours is what diffusers leaves out: the normalisation of latents, and a streamed decode whose state is a value
-instead of fields of the module (`wan_decoder.py`). diffusers comes with the `wan` extra and is imported only
-when a codec is built. It does not sample the posterior, tile, or resize.
+It does not sample the posterior, tile, or resize, and needs no library but torch to compute.
 
 Source: Wan2.1 (arXiv 2503.20314): the posterior's mean, normalised per channel by the published statistics.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from shotstream.codec.codec import DecodeState
-from shotstream.codec.wan_decoder import Memory, WanDecoder
+from shotstream.codec.wan_decoder import WanDecoder
+from shotstream.codec.wan_encoder import WanEncoder
+from shotstream.codec.wan_layers import Memory
+from shotstream.codec.wan_modules import WanTensors, WanVAEConfig, wan_vae_shapes
 from shotstream.geometry import WAN_GEOMETRY, PixelSize, VideoGeometry
 
-if TYPE_CHECKING:
-    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-
-_PUBLISHED_MEAN = (
-    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
-    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
-)  # fmt: skip
-_PUBLISHED_STD = (
-    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
-    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WanVAEConfig:
-    """Widths of the autoencoder; the defaults are the published Wan2.1 VAE's."""
-
-    dim: int = 96
-    """Channels at full resolution."""
-    latent_channels: int = 16
-    """Channels of a latent frame."""
-    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
-    """Channels of each level, in multiples of `dim`; one spatial halving between levels."""
-    num_res_blocks: int = 2
-    """Residual blocks of each encoder level; the decoder has one more."""
-    temporal_downsample: tuple[bool, ...] = (False, True, True)
-    """Whether each halving in space also halves time."""
-    latents_mean: tuple[float, ...] = _PUBLISHED_MEAN
-    """Mean of each latent channel before normalisation."""
-    latents_std: tuple[float, ...] = _PUBLISHED_STD
-    """Standard deviation of each latent channel before normalisation."""
-
-    def __post_init__(self) -> None:
-        if min(self.dim, self.latent_channels, self.num_res_blocks, *self.dim_mult) < 1:
-            raise ValueError("dim, latent_channels, num_res_blocks and dim_mult must be at least 1")
-        if len(self.temporal_downsample) != len(self.dim_mult) - 1:
-            raise ValueError(
-                f"temporal_downsample has {len(self.temporal_downsample)} entries; "
-                f"it needs one between each two of the {len(self.dim_mult)} levels of dim_mult"
-            )
-        for name in ("latents_mean", "latents_std"):
-            if len(getattr(self, name)) != self.latent_channels:
-                raise ValueError(
-                    f"{name} has {len(getattr(self, name))} entries; it needs {self.latent_channels}, "
-                    "one per latent channel"
-                )
-        if min(self.latents_std) <= 0:
-            raise ValueError("latents_std must be positive")
-
-    @property
-    def temporal_stride(self) -> int:
-        """Video frames per latent frame after the first."""
-        return 2 ** sum(self.temporal_downsample)
-
-    @property
-    def spatial_stride(self) -> int:
-        """Pixels per latent, in height and in width."""
-        return 2 ** (len(self.dim_mult) - 1)
+__all__ = ["DEFAULT_DECODING", "WanDecoding", "WanVAE", "WanVAEConfig", "wan_vae_shapes"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,8 +32,6 @@ class WanDecoding:
     latents_per_pass: int = 1
     """Most latent frames that go through the layers together. With 1 frames are the same to the bit however
     a video is cut into calls; memory grows with it."""
-    channels_last: bool = False
-    """Whether the channels of a pixel lie together in memory."""
     compile: bool = False
     """Whether it is compiled: once for a video's first latent frames and once for those that follow, for
     each number of them in a pass and each size."""
@@ -108,7 +50,7 @@ class WanVAE:
     def __init__(
         self,
         config: WanVAEConfig,
-        module: "AutoencoderKLWan",
+        tensors: WanTensors,
         geometry: VideoGeometry = WAN_GEOMETRY,
         decoding: WanDecoding = DEFAULT_DECODING,
     ) -> None:
@@ -120,15 +62,15 @@ class WanVAE:
             )
         self._config = config
         self._geometry = geometry
-        self._module: Any = module.eval().requires_grad_(False)
+        self._tensors = tensors
         self._decoding = decoding
-        decoder = WanDecoder(module, channels_last=decoding.channels_last)
+        self._encoder, decoder = WanEncoder(tensors), WanDecoder(tensors)
         self._decode_first, self._decode_following = decoder.first, decoder.following
         if decoding.compile:
             self._decode_first = torch.compile(decoder.first, fullgraph=True, dynamic=False)
             self._decode_following = torch.compile(decoder.following, fullgraph=True, dynamic=False)
-        self._mean = torch.tensor(config.latents_mean, device=self.device).view(1, -1, 1, 1, 1)
-        self._std = torch.tensor(config.latents_std, device=self.device).view(1, -1, 1, 1, 1)
+        self._mean = torch.tensor(config.latents_mean, device=self.device)
+        self._std = torch.tensor(config.latents_std, device=self.device)
 
     @classmethod
     def from_tensors(
@@ -141,16 +83,13 @@ class WanVAE:
         dtype: torch.dtype = torch.float32,
         decoding: WanDecoding = DEFAULT_DECODING,
     ) -> "WanVAE":
-        """The codec with the given weights, under diffusers' names.
+        """The codec with the given weights, under the names that diffusers gives them.
 
         Raises:
-            ValueError: diffusers is not installed; the strides differ from the geometry's.
-            RuntimeError: A name is missing or unexpected, or a shape differs.
+            ValueError: Names or shapes differ from the config's, or its strides from the geometry's.
         """
-        module = _build_on_meta(config)
         placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
-        module.load_state_dict(placed, strict=True, assign=True)
-        return cls(config, module, geometry, decoding)
+        return cls(config, WanTensors.of(config, placed), geometry, decoding)
 
     @property
     def geometry(self) -> VideoGeometry:
@@ -165,12 +104,12 @@ class WanVAE:
     @property
     def device(self) -> torch.device:
         """Where the weights are and the work is done."""
-        return self._module.quant_conv.weight.device
+        return self._tensors.quant_conv.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the weights and of the convolutions; normalisation is float32."""
-        return self._module.quant_conv.weight.dtype
+        return self._tensors.quant_conv.weight.dtype
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b z latent_f latent_h latent_w"]:
@@ -183,8 +122,16 @@ class WanVAE:
         """
         self._geometry.num_latent_frames(pixels.shape[2])
         self._geometry.latent_size(PixelSize(pixels.shape[3], pixels.shape[4]))
-        posterior = self._module.encode(pixels.to(self.device, self.dtype)).latent_dist
-        return (posterior.mode().float() - self._mean) / self._std
+        num_more = pixels.shape[2] - 1
+        frames = rearrange(pixels.to(self.device, self.dtype), "b c f h w -> b f h w c")
+        first, memory = self._encoder.first(_dense(frames[:, :1]), remembers=num_more > 0)
+        pieces = [first]
+        # A latent frame at a time: what is held does not grow with the video.
+        for piece in frames[:, 1:].split(self._geometry.temporal_stride, dim=1) if num_more else ():
+            latents, memory = self._encoder.following(_dense(piece), memory)
+            pieces.append(latents)
+        normalised = (torch.cat(pieces, dim=1).float() - self._mean) / self._std
+        return rearrange(normalised, "b f h w z -> b z f h w")
 
     def decode(self, latents: Float[Tensor, "b z latent_f latent_h latent_w"]) -> Float[Tensor, "b 3 f h w"]:
         """Float32 pixels in [-1, 1] of whole videos, from their first latent frame on."""
@@ -200,12 +147,13 @@ class WanVAE:
         """
         if latents.shape[2] < 1:
             raise ValueError("no latent frame to decode; give at least 1")
-        raw = (latents.to(self.device, torch.float32) * self._std + self._mean).to(self.dtype)
+        placed = rearrange(latents.to(self.device, torch.float32), "b z f h w -> b f h w z")
+        raw = (placed * self._std + self._mean).to(self.dtype)
         memory: Memory | None = None if state is None else state.features
         pieces: list[Tensor] = []
-        for latent_frames in raw.split(self._decoding.latents_per_pass, dim=2):
-            # Contiguous: the same arithmetic, to the bit, however a video is cut.
-            latent_frames = latent_frames.contiguous()
+        for latent_frames in raw.split(self._decoding.latents_per_pass, dim=1):
+            # The same arithmetic, to the bit, and the same compiled function, however a video is cut.
+            latent_frames = _dense(latent_frames)
             piece, memory = (
                 self._decode_first(latent_frames)
                 if memory is None
@@ -214,29 +162,11 @@ class WanVAE:
             pieces.append(piece)
         assert memory is not None
         num_before = 0 if state is None else state.num_latent_frames
-        following = DecodeState(num_latent_frames=num_before + raw.shape[2], features=memory)
-        return torch.cat(pieces, dim=2).float().clamp(-1, 1), following
+        following = DecodeState(num_latent_frames=num_before + raw.shape[1], features=memory)
+        pixels = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+        return rearrange(pixels, "b f h w c -> b c f h w"), following
 
 
-def _build_on_meta(config: WanVAEConfig) -> "AutoencoderKLWan":
-    try:
-        from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-    except ImportError as error:
-        raise ValueError(
-            "the Wan2.1 VAE needs diffusers; install it with: pip install 'shotstream[wan]'"
-        ) from error
-    with torch.device("meta"):
-        return AutoencoderKLWan(
-            base_dim=config.dim,
-            z_dim=config.latent_channels,
-            dim_mult=list(config.dim_mult),
-            num_res_blocks=config.num_res_blocks,
-            temperal_downsample=list(config.temporal_downsample),
-            latents_mean=list(config.latents_mean),
-            latents_std=list(config.latents_std),
-        )
-
-
-def wan_vae_shapes(config: WanVAEConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that `WanVAE.from_tensors` takes; ValueError without diffusers."""
-    return {name: tuple(tensor.shape) for name, tensor in _build_on_meta(config).state_dict().items()}
+def _dense(x: Tensor) -> Tensor:
+    """A copy in the order of its axes, also of strides that say nothing because an axis has one element."""
+    return x.clone(memory_format=torch.contiguous_format)

@@ -364,7 +364,6 @@ def _wan(
         keep_compiled(home() / "compiled")
     decoding = WanDecoding(
         latents_per_pass=chunk if switches.chunk_decode else 1,
-        channels_last=switches.channels_last,
         compile=switches.compile_decoder,
     )
     codec = WanVAE.from_tensors(vae_config, tensors["codec"], device=device, dtype=dtype, decoding=decoding)

@@ -143,7 +143,6 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 
 
 def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
-    pytest.importorskip("diffusers")
     pytest.importorskip("transformers")
     vae = WanVAEConfig(dim=4, latent_channels=4, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4)
     umt5 = UMT5Config(vocab_size=4, dim=8, dim_ffn=8, num_heads=2, num_layers=1, num_buckets=4, text_length=6)

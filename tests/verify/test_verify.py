@@ -37,7 +37,6 @@ def _failures(directory: Path) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    pytest.importorskip("diffusers", reason="the vae case needs the wan extra")
     pytest.importorskip("transformers", reason="the text_encoder case needs the wan extra")
     return verify_directory(GOLDENS)
 
@@ -158,7 +157,7 @@ def test_a_sampling_table_of_another_length_is_compared(tmp_path: Path) -> None:
 def test_a_case_whose_library_is_missing_fails_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "diffusers.models.autoencoders.autoencoder_kl_wan", None)
-    (tmp_path / "vae.safetensors").symlink_to(GOLDENS / "vae.safetensors")
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    (tmp_path / "text_encoder.safetensors").symlink_to(GOLDENS / "text_encoder.safetensors")
     [row] = _failures(tmp_path)
     assert "shotstream[wan]" in row.message

@@ -1,0 +1,234 @@
+"""Sizes of Wan2.1's VAE, and the modules that hold its tensors, named as in diffusers' `AutoencoderKLWan`.
+
+They only hold: `wan_encoder.py` and `wan_decoder.py` walk through them and compute.
+
+Source: Wan2.1 (arXiv 2503.20314).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+_PUBLISHED_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+_PUBLISHED_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+
+_COLOURS = 3
+
+_FEW = 3
+"""Names that a complaint gives of those it counts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WanVAEConfig:
+    """Widths of the autoencoder; the defaults are the published Wan2.1 VAE's."""
+
+    dim: int = 96
+    """Channels at full resolution."""
+    latent_channels: int = 16
+    """Channels of a latent frame."""
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    """Channels of each level, in multiples of `dim`; one spatial halving between levels."""
+    num_res_blocks: int = 2
+    """Residual blocks of each encoder level; the decoder has one more."""
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+    """Whether each halving in space also halves time."""
+    latents_mean: tuple[float, ...] = _PUBLISHED_MEAN
+    """Mean of each latent channel before normalisation."""
+    latents_std: tuple[float, ...] = _PUBLISHED_STD
+    """Standard deviation of each latent channel before normalisation."""
+
+    def __post_init__(self) -> None:
+        if min(self.dim, self.latent_channels, self.num_res_blocks, *self.dim_mult) < 1:
+            raise ValueError("dim, latent_channels, num_res_blocks and dim_mult must be at least 1")
+        if len(self.temporal_downsample) != len(self.dim_mult) - 1:
+            raise ValueError(
+                f"temporal_downsample has {len(self.temporal_downsample)} entries; "
+                f"it needs one between each two of the {len(self.dim_mult)} levels of dim_mult"
+            )
+        for name in ("latents_mean", "latents_std"):
+            if len(getattr(self, name)) != self.latent_channels:
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries; it needs {self.latent_channels}, "
+                    "one per latent channel"
+                )
+        if min(self.latents_std) <= 0:
+            raise ValueError("latents_std must be positive")
+
+    @property
+    def temporal_stride(self) -> int:
+        """Video frames per latent frame after the first."""
+        return 2 ** sum(self.temporal_downsample)
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels per latent, in height and in width."""
+        return 2 ** (len(self.dim_mult) - 1)
+
+
+class WanTensors(nn.Module):
+    """All of the VAE."""
+
+    def __init__(self, config: WanVAEConfig) -> None:
+        super().__init__()
+        both = 2 * config.latent_channels
+        self.encoder = Encoder(config)
+        self.quant_conv = nn.Conv3d(both, both, 1)
+        """Of means and logarithms of variances, one after the other."""
+        self.post_quant_conv = nn.Conv3d(config.latent_channels, config.latent_channels, 1)
+        self.decoder = Decoder(config)
+
+    @classmethod
+    def of(cls, config: WanVAEConfig, tensors: Mapping[str, Tensor]) -> "WanTensors":
+        """The given tensors, frozen; in a convolution's weight the channels of a tap lie together.
+
+        Raises:
+            ValueError: A name is missing or unexpected, or a shape differs.
+        """
+        _check(wan_vae_shapes(config), tensors)
+        with torch.device("meta"):
+            made = cls(config)
+        made.load_state_dict(dict(tensors), assign=True)
+        for part in made.modules():
+            if isinstance(part, nn.Conv2d | nn.Conv3d):
+                kind = torch.channels_last if isinstance(part, nn.Conv2d) else torch.channels_last_3d
+                part.weight.data = part.weight.data.contiguous(memory_format=kind)
+        return made.eval().requires_grad_(False)
+
+
+class Encoder(nn.Module):
+    """From pixels to means and logarithms of variances."""
+
+    def __init__(self, config: WanVAEConfig) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        width = config.dim
+        for level, mult in enumerate(config.dim_mult):
+            for _ in range(config.num_res_blocks):
+                blocks.append(Residual(width, config.dim * mult))
+                width = config.dim * mult
+            if level < len(config.temporal_downsample):
+                time = nn.Conv3d(width, width, (3, 1, 1)) if config.temporal_downsample[level] else None
+                blocks.append(Resample(width, width, time))
+        self.conv_in = nn.Conv3d(_COLOURS, config.dim, 3)
+        self.down_blocks = nn.ModuleList(blocks)
+        self.mid_block = Middle(width)
+        self.norm_out = Norm(width, 3)
+        self.conv_out = nn.Conv3d(width, 2 * config.latent_channels, 3)
+
+
+class Decoder(nn.Module):
+    """From raw latents to pixels."""
+
+    def __init__(self, config: WanVAEConfig) -> None:
+        super().__init__()
+        width = config.dim * config.dim_mult[-1]
+        self.conv_in = nn.Conv3d(config.latent_channels, width, 3)
+        self.mid_block = Middle(width)
+        self.up_blocks = nn.ModuleList()
+        temporal = config.temporal_downsample[::-1]
+        for level, mult in enumerate(reversed(config.dim_mult)):
+            up = Up(width, config.dim * mult, config.num_res_blocks + 1)
+            width = config.dim * mult
+            if level < len(temporal):
+                time = nn.Conv3d(width, 2 * width, (3, 1, 1)) if temporal[level] else None
+                up.upsamplers.append(Resample(width, width // 2, time))
+                width = width // 2
+            self.up_blocks.append(up)
+        self.norm_out = Norm(width, 3)
+        self.conv_out = nn.Conv3d(width, _COLOURS, 3)
+
+
+class Up(nn.Module):
+    """A level of the decoder; the last has no upsampler."""
+
+    def __init__(self, width: int, next_width: int, num_blocks: int) -> None:
+        super().__init__()
+        widths = [width] + [next_width] * num_blocks
+        self.resnets = nn.ModuleList(Residual(a, b) for a, b in pairwise(widths))
+        self.upsamplers = nn.ModuleList()
+
+
+class Middle(nn.Module):
+    """What both have between their levels and the latents."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList([Residual(width, width), Residual(width, width)])
+        self.attentions = nn.ModuleList([Attention(width)])
+
+
+class Residual(nn.Module):
+    """Two causal convolutions, each after a norm and SiLU."""
+
+    def __init__(self, width: int, next_width: int) -> None:
+        super().__init__()
+        self.norm1 = Norm(width, 3)
+        self.conv1 = nn.Conv3d(width, next_width, 3)
+        self.norm2 = Norm(next_width, 3)
+        self.conv2 = nn.Conv3d(next_width, next_width, 3)
+        self.conv_shortcut = None if width == next_width else nn.Conv3d(width, next_width, 1)
+
+
+class Attention(nn.Module):
+    """Each frame to itself, one head."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = Norm(width, 2)
+        self.to_qkv = nn.Conv2d(width, 3 * width, 1)
+        self.proj = nn.Conv2d(width, width, 1)
+
+
+class Resample(nn.Module):
+    """A convolution at another size, and one over time where time changes too."""
+
+    def __init__(self, width: int, next_width: int, time: nn.Conv3d | None) -> None:
+        super().__init__()
+        # What changes the size has no tensors; it counts in the names.
+        self.resample = nn.Sequential(nn.Identity(), nn.Conv2d(width, next_width, 3))
+        self.time_conv = time
+
+    @property
+    def space(self) -> nn.Conv2d:
+        """The convolution over a frame."""
+        found = self.resample[1]
+        assert isinstance(found, nn.Conv2d)
+        return found
+
+
+class Norm(nn.Module):
+    """A factor for each channel, in a shape that was made to be multiplied with."""
+
+    def __init__(self, width: int, num_axes: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width, *[1] * num_axes))
+
+
+def wan_vae_shapes(config: WanVAEConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the VAE."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in WanTensors(config).state_dict().items()}
+
+
+def _check(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor]) -> None:
+    differing = [name for name in expected if name in given and tuple(given[name].shape) != expected[name]]
+    findings = [
+        f"{len(names)} {what} ({', '.join(sorted(names)[:_FEW])}{', ...' if len(names) > _FEW else ''})"
+        for what, names in (
+            ("missing", expected.keys() - given.keys()),
+            ("unexpected", given.keys() - expected.keys()),
+            ("of another shape", differing),
+        )
+        if names
+    ]
+    if findings:
+        raise ValueError(f"these tensors are no Wan VAE of these sizes: {'; '.join(findings)}")
