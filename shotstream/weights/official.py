@@ -93,7 +93,7 @@ def read_published(source: PublishedSource) -> PublishedWeights:
 
     Raises:
         CheckpointError: The layout is unknown, a file is missing or damaged, or keys or shapes differ.
-        ValueError: diffusers or transformers is not installed.
+        ValueError: transformers is not installed.
     """
     directory, checkpoint = source.directory, source.checkpoint
     if (directory / _NESTED_BASE).is_dir():
