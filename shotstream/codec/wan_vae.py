@@ -131,7 +131,7 @@ class WanVAE:
             latents, memory = self._encoder.following(_dense(piece), memory)
             pieces.append(latents)
         normalised = (torch.cat(pieces, dim=1).float() - self._mean) / self._std
-        return rearrange(normalised, "b f h w z -> b z f h w")
+        return rearrange(normalised, "b f h w z -> b z f h w").contiguous()
 
     def decode(self, latents: Float[Tensor, "b z latent_f latent_h latent_w"]) -> Float[Tensor, "b 3 f h w"]:
         """Float32 pixels in [-1, 1] of whole videos, from their first latent frame on."""

@@ -12,7 +12,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-_CONFIG = WanVAEConfig(dim=32, num_res_blocks=1)
+_CONFIG = WanVAEConfig(dim=16, num_res_blocks=1)
 
 
 def _codec(device: str, dtype: torch.dtype) -> WanVAE:
@@ -25,10 +25,10 @@ def _codec(device: str, dtype: torch.dtype) -> WanVAE:
     return WanVAE.from_tensors(_CONFIG, weights, device=device, dtype=dtype, decoding=decoding)
 
 
-@pytest.mark.parametrize("num_frames", [1, 9])
+@pytest.mark.parametrize("num_frames", [1, 5])
 def test_it_encodes_and_decodes_what_a_cpu_does_in_bfloat16(num_frames: int) -> None:
     """Each rounds on its own; both are as far from float32 as bfloat16 is."""
-    video = torch.rand(2, 3, num_frames, 64, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    video = torch.rand(1, 3, num_frames, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
     exact = _codec("cpu", torch.float32)
     latents = exact.encode(video)
     pixels = exact.decode(latents)
