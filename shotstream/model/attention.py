@@ -6,10 +6,9 @@ function (full, masked or through a cache) gathers, and `SelfAttention` projects
 Source: Wan2.1 (arXiv 2503.20314).
 """
 
-import importlib
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -20,22 +19,23 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from shotstream.model.causal_mask import CausalMask, QuerySlice
 from shotstream.model.config import DiTConfig
-from shotstream.model.quantized import FLOAT8_MAX
+from shotstream.model.eight_bit_attention import attend_in_eight_bits, check_eight_bits
 from shotstream.model.rope import RopeTable, apply_rope
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(queries, keys, values), each "b n heads k" after rotation -> "b n heads k"."""
 
-AttentionName = Literal["sdpa", "cudnn", "flash3", "sage"]
-"""What computes attention without a mask: torch's own choice, cuDNN, FlashAttention-3, or SageAttention in
-eight bits (arXiv 2411.10958)."""
+AttentionName = Literal["sdpa", "cudnn", "eight-bit"]
+"""What computes attention without a mask: torch's own choice, cuDNN, or our kernel in eight bits, which wants
+a dual cache of int8."""
 
-_LIBRARIES: dict[AttentionName, tuple[str, str]] = {
-    "flash3": ("flash_attn_interface", "FlashAttention-3"),
-    "sage": ("sageattention", "SageAttention"),
-}
+_CUDNN_FIRST = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
-_QUERY_BLOCK, _KEY_BLOCK = 32, 64
 
 _MAX_LAYOUTS = 64
 """Shots of different lengths, batches and precisions, with and without gradients, in one process."""
@@ -101,92 +101,30 @@ def attend_all(
 def attention_kernel(name: AttentionName, device: torch.device, dtype: torch.dtype) -> Attend:
     """What computes attention of every query over all keys.
 
-    On a CUDA device all but "sdpa" are untested. On a CPU "sage" is `attend_in_eight_bits`, slow, to judge
-    quality.
+    On a CUDA device all but "sdpa" are untested. "eight-bit" is slow on a CPU, to judge quality; this form of
+    it rounds its keys in each call, a dual cache of int8 once, when they are written.
 
     Raises:
         ValueError: It is not there, or not for this device or dtype.
     """
     if name == "sdpa":
         return attend_all
-    if name == "sage" and device.type == "cpu":
+    if name == "eight-bit":
+        check_eight_bits(device, dtype)
         return attend_in_eight_bits
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         raise ValueError(
             f"attention {name!r} needs a CUDA device and bfloat16 or float16, "
             f"not {device.type} and {str(dtype).removeprefix('torch.')}; give sdpa"
         )
-    if name == "cudnn":
-        if not torch.backends.cudnn.is_available():
-            raise ValueError("attention 'cudnn': this torch has no cuDNN; give sdpa")
-        return _attend_cudnn
-    module, library = _LIBRARIES[name]
-    if name == "flash3" and torch.cuda.get_device_capability(device)[0] != 9:
-        raise ValueError("attention 'flash3' is for GPUs of the Hopper generation; give sdpa or cudnn")
-    try:
-        found: Any = importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"attention {name!r} needs {library}, which is not installed: {error}") from error
-    if name == "flash3":
-        # Some of its versions answer with the logarithm of the sums beside the result.
-        return opaque(name, lambda q, k, v: _first(found.flash_attn_func(q, k, v)))
-    return opaque(name, lambda q, k, v: found.sageattn(q, k, v, tensor_layout="NHD"))
-
-
-def attend_in_eight_bits(
-    queries: Float[Tensor, "b n heads k"],
-    keys: Float[Tensor, "b m heads k"],
-    values: Float[Tensor, "b m heads k"],
-) -> Float[Tensor, "b n heads k"]:
-    """Attention as SageAttention rounds it on a GPU that multiplies float8, in plain operations.
-
-    Queries and keys are int8, each block of tokens with a scale of its own; a key's mean over all tokens is
-    taken away before, which softmax does not see. Probabilities are float8 (e4m3) of the largest one, values
-    are float8 with a scale for each channel. Sums are float32.
-
-    Source: SageAttention2 (arXiv 2411.10958) and its predecessor's int8 (arXiv 2410.02367).
-    """
-    smooth = keys - keys.mean(dim=1, keepdim=True)
-    rounded_queries, rounded_keys = _int8_blocks(queries, _QUERY_BLOCK), _int8_blocks(smooth, _KEY_BLOCK)
-    scores = torch.einsum("bnhk,bmhk->bhnm", rounded_queries, rounded_keys) / queries.shape[-1] ** 0.5
-    likely = (scores - scores.amax(dim=-1, keepdim=True)).exp()
-    scale = (values.float().abs().amax(dim=1, keepdim=True) / FLOAT8_MAX).clamp(min=torch.finfo().tiny)
-    gathered = torch.einsum("bhnm,bmhk->bnhk", _float8(likely * FLOAT8_MAX), _float8(values.float() / scale))
-    total = likely.sum(dim=-1).transpose(1, 2)[..., None] * FLOAT8_MAX
-    return (gathered * scale / total).to(queries.dtype)
-
-
-def _int8_blocks(x: Float[Tensor, "b n heads k"], size: int) -> Float[Tensor, "b n heads k"]:
-    """`x` rounded to 127 steps either way, blocks of `size` tokens of a head with a scale each."""
-    padded = F.pad(x.float(), (0, 0, 0, 0, 0, -x.shape[1] % size)).unflatten(1, (-1, size))
-    step = (padded.abs().amax(dim=(2, 4), keepdim=True) / 127).clamp(min=torch.finfo().tiny)
-    return ((padded / step).round() * step).flatten(1, 2)[:, : x.shape[1]]
-
-
-def _float8(x: Tensor) -> Tensor:
-    return x.clamp(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn).float()
-
-
-def opaque(name: str, attend: Attend) -> Attend:
-    """`attend` as one operation of torch, so that a graph is compiled around what a library does inside."""
-    operation = torch.library.custom_op(
-        f"shotstream::{name}", attend, mutates_args=(), schema="(Tensor q, Tensor k, Tensor v) -> Tensor"
-    )
-    operation.register_fake(_like_queries)
-    return operation
-
-
-def _like_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    del k, v
-    return torch.empty_like(q, memory_format=torch.contiguous_format)
-
-
-def _first(result: Any) -> Tensor:
-    return result[0] if isinstance(result, tuple) else result
+    if not torch.backends.cudnn.is_available():
+        raise ValueError("attention 'cudnn': this torch has no cuDNN; give sdpa")
+    return _attend_cudnn
 
 
 def _attend_cudnn(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+    # An order, not a choice: it holds for all threads of the process, and a codec may attend meanwhile.
+    with sdpa_kernel(_CUDNN_FIRST, set_priority=True):
         return attend_all(queries, keys, values)
 
 

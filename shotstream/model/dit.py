@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from shotstream.geometry import LatentSize, TokenGrid, VideoGeometry
-from shotstream.model.attention import Attend, SelfAttention, attend_all, masked_attend
+from shotstream.model.attention import Attend, SelfAttention, attend_all, expect_graphs, masked_attend
 from shotstream.model.causal_mask import CausalMask
 from shotstream.model.config import DiTConfig
 from shotstream.model.cross_attention import CaptionKeys, CrossAttention, TextCache
-from shotstream.model.dual_cache import CachePass, DualCache, KeysValues, Write
+from shotstream.model.dual_cache import CachePass, DualCache, LayerCache, Write
 from shotstream.model.positions import FramePositions
 from shotstream.model.rope import RopeTable, rope_table
 from shotstream.model.token_share import TokenShare
@@ -169,9 +169,7 @@ class DiT(nn.Module):
         """
         self.replays_graphs = cuda_graphs
         mode = "reduce-overhead" if cuda_graphs else None
-        # torch.compile itself takes such a limit only from torch 2.12 on.
-        limits = torch._dynamo.config  # pyright: ignore[reportPrivateUsage]
-        limits.recompile_limit = max(limits.recompile_limit, _MAX_GRAPHS)
+        expect_graphs(_MAX_GRAPHS)
         for block in self.blocks:
             assert isinstance(block, Block)
             block.compile_around_attention(backend, mode)
@@ -182,8 +180,8 @@ class DiT(nn.Module):
         """How each layer attends; only a cache tells layers apart."""
         if cache_pass is not None:
             return [
-                partial(_attend_cached, cache_pass=cache_pass, buffer=buffer, attention=self.attention)
-                for buffer in cache_pass.cache.layers
+                partial(_attend_cached, cache_pass=cache_pass, layer=layer, attention=self.attention)
+                for layer in cache_pass.cache.layers
             ]
         return [self.attention if mask is None else masked_attend(mask, device)] * self.config.num_layers
 
@@ -310,10 +308,10 @@ def _attend_cached(
     values: Tensor,
     *,
     cache_pass: CachePass,
-    buffer: KeysValues,
+    layer: LayerCache,
     attention: Attend,
 ) -> Tensor:
-    return attention(queries, *cache_pass.join(buffer, keys, values))
+    return cache_pass.attend(layer, queries, keys, values, attention)
 
 
 def _check_call(

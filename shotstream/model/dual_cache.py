@@ -7,6 +7,9 @@ order does not matter because positions are already in the keys. A pass either r
   chunk c's free place, so that the range stays contiguous, and mean nothing to anybody afterwards;
 - a commit pass ("global": the context; "local": a finished chunk) makes its keys and values last.
 
+A layer's keys and values are kept as they are, perhaps in fewer bits and widened for each pass, or rounded
+once, when they are written, for attention in eight bits; see `eight_bit_attention`.
+
 Chunk c lives in slot c mod `window_chunks`: past the window, a chunk takes the slot of the one that has just
 left it. With gradients enabled nothing is written: keys are concatenated, and none flows back through here.
 Lengths are Python integers; no pass waits for the device.
@@ -15,13 +18,16 @@ Source: the dual cache of arXiv 2603.25746, section 4.
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from shotstream.geometry import TokenGrid
+from shotstream.model.attention import Attend
 from shotstream.model.config import DiTConfig
+from shotstream.model.eight_bit_attention import EightBitKeysValues
 
 Write = Literal["global", "local"]
 
@@ -32,6 +38,14 @@ class KeysValues(NamedTuple):
     keys: Tensor
     values: Tensor
 
+    def part(self, tokens: slice) -> "KeysValues":
+        """Views of some tokens."""
+        return KeysValues(self.keys[:, tokens], self.values[:, tokens])
+
+
+LayerCache = KeysValues | EightBitKeysValues
+"""What a cache keeps of one layer: tensors, of which `part` gives some tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheSnapshot:
@@ -39,7 +53,7 @@ class CacheSnapshot:
 
     num_context_frames: int
     num_chunks: int
-    layers: tuple[KeysValues, ...]
+    layers: tuple[LayerCache, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +72,29 @@ class CachePass:
     """`others` and `own` together."""
     version: int
 
-    def join(self, buffer: KeysValues, keys: Tensor, values: Tensor) -> KeysValues:
-        """All keys and values that the pass attends to in the layer of `buffer`, its own included.
+    def attend(
+        self, layer: LayerCache, queries: Tensor, keys: Tensor, values: Tensor, attention: Attend
+    ) -> Tensor:
+        """What queries gather from all that the pass attends to; `attention` is for keys kept as they are."""
+        if isinstance(layer, KeysValues):
+            return attention(queries, *self.join(layer, keys, values))
+        if self.own is not None:
+            layer.write(keys, values, self.own, is_context=self.write == "global")
+            return layer.attend(queries, self.whole)
+        joined, own = _joined(layer, self.others, keys.shape[1])
+        joined.write(keys, values, own, is_context=False)
+        return joined.attend(queries, slice(0, own.stop))
 
-        What a compiled layer depends on here are the ranges: layers share code, and so do passes.
-        """
+    def join(self, layer: KeysValues, keys: Tensor, values: Tensor) -> KeysValues:
+        """All keys and values that the pass attends to in a layer, its own included."""
         if self.own is None:
-            return self._concatenate(buffer, keys, values)
-        for stored, new in zip(buffer, (keys, values), strict=True):
+            return self._concatenate(layer, keys, values)
+        for stored, new in zip(layer, (keys, values), strict=True):
             stored[:, self.own] = new
         # A copy only where the cache is kept in fewer bits than the network computes in.
-        return KeysValues(*(stored[:, self.whole].to(keys.dtype) for stored in buffer))
+        return KeysValues(*(stored.to(keys.dtype) for stored in layer.part(self.whole)))
 
-    def _concatenate(self, buffer: KeysValues, keys: Tensor, values: Tensor) -> KeysValues:
+    def _concatenate(self, layer: KeysValues, keys: Tensor, values: Tensor) -> KeysValues:
         if self.version != self.cache.version:
             raise RuntimeError(
                 "the cache lost keys that a checkpointed pass needs to be recomputed; "
@@ -79,7 +103,7 @@ class CachePass:
         return KeysValues(
             *(
                 torch.cat([*(stored[:, part] for part in self.others), new.to(stored.dtype)], dim=1)
-                for stored, new in zip(buffer, (keys, values), strict=True)
+                for stored, new in zip(layer, (keys, values), strict=True)
             )
         )
 
@@ -104,6 +128,8 @@ class DualCache:
             batch: Films made at once.
             token_grid: Of their pictures.
             dtype: What keys and values are kept in; fewer bits than the network's save memory, not time.
+                int8 is for attention in eight bits, which saves both: two bytes and a half of a hundredth
+                for a key's and a value's number. Such a cache takes no pass with gradients.
             device: Where.
             num_heads: Heads whose keys it holds; None: all.
         """
@@ -114,15 +140,17 @@ class DualCache:
         self._shot_start = config.num_context_frames * token_grid.num_tokens
         num_tokens = self._shot_start + config.window_chunks * self._chunk_tokens
         shape = (batch, num_tokens, num_heads or config.num_heads, config.head_dim)
-        self.layers = tuple(
-            KeysValues(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+        self.layers: tuple[LayerCache, ...] = tuple(
+            EightBitKeysValues.empty(*shape, device)
+            if dtype == torch.int8
+            else KeysValues(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
             for _ in range(config.num_layers)
         )
         self.version = 0
         """Counts the moments at which keys that an earlier pass read may have gone."""
         self._num_context_frames = 0
         self._num_chunks = 0
-        self._set_aside: tuple[KeysValues, ...] | None = None
+        self._set_aside: tuple[LayerCache, ...] | None = None
         """The chunk that last left the window, while a denoise pass uses its slot."""
 
     @property
@@ -135,9 +163,9 @@ class DualCache:
         """Chunks of the current shot committed, those past the window included."""
         return self._num_chunks
 
-    def context(self, layer: int) -> KeysValues:
+    def context(self, layer: int) -> LayerCache:
         """Views of the committed context in one layer."""
-        return KeysValues(*(stored[:, self._context_range()] for stored in self.layers[layer]))
+        return self.layers[layer].part(self._context_range())
 
     def reset(self) -> None:
         """Forget the context and the shot."""
@@ -154,22 +182,19 @@ class DualCache:
         """A copy of everything committed."""
         self._put_back()
         used = self._used_range(self._num_context_frames, self._num_chunks)
-        layers = tuple(KeysValues(*(stored[:, used].clone() for stored in layer)) for layer in self.layers)
-        return CacheSnapshot(self._num_context_frames, self._num_chunks, layers)
+        return CacheSnapshot(self._num_context_frames, self._num_chunks, self._copy(used))
 
     @torch.no_grad()
     def restore(self, snapshot: CacheSnapshot) -> None:
         """Become what `snapshot` holds. ValueError when it was taken from a cache of another shape."""
         used = self._used_range(snapshot.num_context_frames, snapshot.num_chunks)
         held = [tuple(saved.shape) for layer in snapshot.layers for saved in layer]
-        room = [tuple(stored[:, used].shape) for layer in self.layers for stored in layer]
-        if held != room:
+        room = [tuple(stored.shape) for layer in self.layers for stored in layer.part(used)]
+        if held != room or type(snapshot.layers[0]) is not type(self.layers[0]):
             raise ValueError("the snapshot belongs to a cache of another shape")
         self.reset()
         self._num_context_frames, self._num_chunks = snapshot.num_context_frames, snapshot.num_chunks
-        for layer, kept in zip(self.layers, snapshot.layers, strict=True):
-            for stored, saved in zip(layer, kept, strict=True):
-                stored[:, used] = saved
+        self._paste(used, snapshot.layers)
 
     def begin(self, num_frames: int, chunk_index: int | None, write: Write | None) -> CachePass:
         """The pass over `num_frames` latent frames; `chunk_index` says which chunk they are.
@@ -179,6 +204,8 @@ class DualCache:
         """
         if write is not None and torch.is_grad_enabled():
             raise ValueError("a commit pass carries no gradient; run it under torch.no_grad()")
+        if torch.is_grad_enabled() and isinstance(self.layers[0], EightBitKeysValues):
+            raise ValueError("a cache in eight bits takes no pass with gradients; keep whole keys to train")
         if write == "global":
             return self._begin_context(num_frames)
         return self._begin_chunk(num_frames, chunk_index, write)
@@ -243,18 +270,22 @@ class DualCache:
     def _set_oldest_aside(self) -> None:
         """Copy the chunk that the next one replaces: the last chunk, if made again, still needs it."""
         if self._set_aside is None:
-            slot = self._slot(self._num_chunks)
-            self._set_aside = tuple(KeysValues(*(x[:, slot].clone() for x in layer)) for layer in self.layers)
+            self._set_aside = self._copy(self._slot(self._num_chunks))
             self.version += 1
 
     @torch.no_grad()
     def _put_back(self) -> None:
         if self._set_aside is not None:
-            slot = self._slot(self._num_chunks)
-            for layer, kept in zip(self.layers, self._set_aside, strict=True):
-                for stored, saved in zip(layer, kept, strict=True):
-                    stored[:, slot] = saved
+            self._paste(self._slot(self._num_chunks), self._set_aside)
             self._set_aside = None
+
+    def _copy(self, tokens: slice) -> tuple[LayerCache, ...]:
+        return tuple(type(layer)(*(x.clone() for x in layer.part(tokens))) for layer in self.layers)
+
+    def _paste(self, tokens: slice, copied: tuple[LayerCache, ...]) -> None:
+        parts = chain.from_iterable(layer.part(tokens) for layer in self.layers)
+        for stored, saved in zip(parts, chain.from_iterable(copied), strict=True):
+            stored.copy_(saved)
 
     def _slot(self, chunk: int) -> slice:
         start = self._shot_start + (chunk % self.config.window_chunks) * self._chunk_tokens
@@ -267,3 +298,20 @@ class DualCache:
         start = self._shot_start - num_context_frames * self.token_grid.num_tokens
         stored_chunks = min(num_chunks, self.config.window_chunks)
         return slice(start, self._shot_start + stored_chunks * self._chunk_tokens)
+
+
+def _joined(
+    layer: EightBitKeysValues, parts: tuple[slice, ...], num_own: int
+) -> tuple[EightBitKeysValues, slice]:
+    """A copy of some parts, one after the other, with room for more tokens behind them, and that room."""
+    batch, heads, _, width = layer.keys.shape
+    start = sum(part.stop - part.start for part in parts)
+    joined = EightBitKeysValues.empty(batch, start + num_own, heads, width, layer.keys.device)
+    joined.centre.copy_(layer.centre)
+    at = 0
+    for part in parts:
+        there = slice(at, at + part.stop - part.start)
+        for new, stored in zip(joined.part(there), layer.part(part), strict=True):
+            new.copy_(stored)
+        at = there.stop
+    return joined, slice(start, start + num_own)

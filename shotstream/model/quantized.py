@@ -1,16 +1,16 @@
-"""Weights of linear layers in eight bits, to save memory; products in eight bits, to save time as well.
+"""Linear layers in float8: weights to save memory, products to save time as well.
 
-Every row has a scale of its own, which brings its largest weight to the end of the range. A scale is a
-number that bfloat16 holds exactly, so that no dtype of the network changes it. "int8" and "float8" save
-memory, not time: a layer's weights are made whole again for every product. The others also round what comes
-in: "int8-products" all of it with one scale, for a CPU's int8 units; "float8-products" each row with its own,
-for the float8 units of a GPU of compute capability 8.9 or above, on which it has not been run; on a CPU it is
-slow and tells what it costs in quality. None can be trained: eight bits take no gradient.
+Every row of a weight has a scale of its own, which brings its largest number to the end of the range. A scale
+is a number that bfloat16 holds exactly, so that no dtype of the network changes it. "float8" saves memory,
+not time: a layer's weights are made whole again for every product. "float8-products" also rounds what comes
+in, each row with a scale of its own, for the float8 units of a GPU of compute capability 8.9 or above, on
+which it has not been run. It only pays compiled: rounding is then part of the kernel of the norm or of the
+GELU before, and alone it is several passes over float32. On a CPU it is slow and tells what it costs in
+quality. Neither can be trained: eight bits take no gradient.
 
-Source: int8 rounds to 255 even steps; float8 is e4m3 of arXiv 2209.05433, 3 bits of mantissa.
+Source: float8 is e4m3 of arXiv 2209.05433, 3 bits of mantissa.
 """
 
-import warnings
 from typing import Literal
 
 import torch
@@ -18,10 +18,10 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WeightFormat = Literal["int8", "float8", "int8-products", "float8-products"]
+WeightFormat = Literal["float8", "float8-products"]
 
 _FLOAT8 = torch.float8_e4m3fn
-FLOAT8_MAX = torch.finfo(_FLOAT8).max
+_FLOAT8_MAX = torch.finfo(_FLOAT8).max
 _LEAST_CAPABILITY = (8, 9)
 _PRODUCT_MULTIPLE = 16
 """Rows and columns of float8 products come in multiples of this."""
@@ -34,19 +34,14 @@ class QuantizedLinear(nn.Module):
     scale: Tensor
     bias: Tensor
 
-    def __init__(self, linear: nn.Linear, weight_format: WeightFormat) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         """`linear`, which has a bias, rounded; it is not changed, and what is made lies on its device."""
         super().__init__()
-        self.weight_format: WeightFormat = weight_format
         weight = linear.weight.detach().float()
-        largest = 127.0 if weight_format == "int8" else FLOAT8_MAX
-        scale = _representable(weight.abs().amax(dim=1, keepdim=True) / largest)
+        scale = _representable(weight.abs().amax(dim=1, keepdim=True) / _FLOAT8_MAX)
         scaled = weight / torch.where(scale == 0, 1.0, scale)
         # Bytes whatever they mean, so that `Module.to` converts no weight to another dtype.
-        self.register_buffer(
-            "bits",
-            scaled.round().to(torch.int8) if weight_format == "int8" else scaled.to(_FLOAT8).view(torch.int8),
-        )
+        self.register_buffer("bits", scaled.to(_FLOAT8).view(torch.int8))
         self.register_buffer("scale", scale)
         self.register_buffer("bias", linear.bias.detach())
 
@@ -56,8 +51,7 @@ class QuantizedLinear(nn.Module):
 
     def weight(self, dtype: torch.dtype) -> Float[Tensor, "k d"]:
         """The weights as they are multiplied."""
-        stored = self.bits if self.weight_format == "int8" else self.bits.view(_FLOAT8)
-        return stored.to(dtype) * self.scale.to(dtype)
+        return self.bits.view(_FLOAT8).to(dtype) * self.scale.to(dtype)
 
 
 class Float8ProductLinear(QuantizedLinear):
@@ -70,50 +64,39 @@ class Float8ProductLinear(QuantizedLinear):
                 f"float8 products take multiples of {_PRODUCT_MULTIPLE}, not a layer from "
                 f"{linear.in_features} to {linear.out_features}"
             )
-        super().__init__(linear, "float8-products")
+        super().__init__(linear)
 
     def forward(self, x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape k"]:
         """The product of the rounded rows of `x`, in its dtype."""
         rows, scale = round_rows(x.flatten(0, -2))
+        if not x.is_cuda:
+            # Not the product that torch has for a CPU: before 2.12 it takes no scale for each row.
+            product = F.linear(rows.float() * scale, self.weight(torch.float32), self.bias.float()).to(
+                x.dtype
+            )
+            return product.unflatten(0, x.shape[:-1])
         product = torch._scaled_mm(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-            rows, self.bits.view(_FLOAT8).T, scale, self.scale.float().T, out_dtype=x.dtype
+            rows,
+            self.bits.view(_FLOAT8).T,
+            scale,
+            self.scale.float().T,
+            self.bias,
+            out_dtype=x.dtype,
+            # Sums stay in the tensor cores, as those of other libraries do; exact ones take a third longer.
+            use_fast_accum=True,
         )
-        return (product + self.bias).unflatten(0, x.shape[:-1])
-
-
-class Int8ProductLinear(nn.Module):
-    """A linear layer that rounds what comes in, as a whole, and multiplies in int8; on a CPU, in float32."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        """`linear` rounded, each row of its weight with a scale of its own."""
-        super().__init__()
-        weight = linear.weight.detach().float()
-        scale = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).eps)
-        zeros = torch.zeros(len(scale), dtype=torch.long)
-        with warnings.catch_warnings():
-            # To go in a later torch; its successor takes twice as long at the theatre's sizes.
-            warnings.filterwarnings("ignore", message=".*are deprecated", category=UserWarning)
-            quantized = torch.quantize_per_channel(weight, scale, zeros, 0, torch.qint8)
-        self._packed = torch.ops.quantized.linear_prepack(quantized, linear.bias.detach().float())
-        # Without these instructions sums of two products of eight bits overflow sixteen.
-        self._saves_a_bit = not torch.cpu._is_vnni_supported()  # pyright: ignore[reportPrivateUsage]
-
-    def forward(self, x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape k"]:
-        """The product, in float32."""
-        return torch.ops.quantized.linear_dynamic(x, self._packed, self._saves_a_bit)
+        return product.unflatten(0, x.shape[:-1])
 
 
 def round_rows(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float32[Tensor, "n 1"]]:
     """Each row in float8, its largest number at the end of the range, and what it was divided by."""
     precise = x.float()
-    scale = precise.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / FLOAT8_MAX
-    return (precise / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(_FLOAT8), scale
+    scale = precise.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / _FLOAT8_MAX
+    return (precise / scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(_FLOAT8), scale
 
 
 def check_format(weight_format: WeightFormat, device: torch.device, dtype: torch.dtype) -> None:
     """ValueError when a format does not run on a device in a dtype."""
-    if weight_format == "int8-products" and (device.type != "cpu" or dtype != torch.float32):
-        raise ValueError("int8 products are a CPU's, in float32; give int8 or a float8 format")
     if weight_format != "float8-products" or (device.type == "cpu" and dtype == torch.float32):
         return
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
@@ -133,19 +116,12 @@ def quantize_linears(module: nn.Module, weight_format: WeightFormat, device: tor
         weight_format: Of the weights.
         device: Where the new layers go.
     """
+    kind = QuantizedLinear if weight_format == "float8" else Float8ProductLinear
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            setattr(module, name, _rounded(child, weight_format).to(device))
+            setattr(module, name, kind(child).to(device))
         else:
             quantize_linears(child, weight_format, device)
-
-
-def _rounded(linear: nn.Linear, weight_format: WeightFormat) -> nn.Module:
-    if weight_format == "int8-products":
-        return Int8ProductLinear(linear)
-    if weight_format == "float8-products":
-        return Float8ProductLinear(linear)
-    return QuantizedLinear(linear, weight_format)
 
 
 def _representable(scale: Tensor) -> Tensor:

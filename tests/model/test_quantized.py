@@ -9,16 +9,12 @@ from torch import nn
 from shotstream.model.dual_cache import DualCache
 from shotstream.model.quantized import (
     Float8ProductLinear,
-    Int8ProductLinear,
     QuantizedLinear,
-    WeightFormat,
     check_format,
     quantize_linears,
     round_rows,
 )
 from tests.model.tiny import GRID, captions, chunk, context, latents, level, tiny_dit
-
-FORMATS: tuple[WeightFormat, ...] = ("int8", "float8")
 
 
 def linear() -> nn.Linear:
@@ -30,25 +26,17 @@ def linear() -> nn.Linear:
     return layer
 
 
-@pytest.mark.parametrize("weight_format", FORMATS)
-def test_a_weight_is_within_half_a_step_of_the_whole_one(weight_format: WeightFormat) -> None:
+def test_a_weight_is_within_half_a_step_of_the_whole_one() -> None:
     whole = linear()
-    weight, rounded = whole.weight.detach(), QuantizedLinear(whole, weight_format).weight(torch.float32)
+    weight, rounded = whole.weight.detach(), QuantizedLinear(whole).weight(torch.float32)
     largest = weight.abs().amax(1, keepdim=True)
-    if weight_format == "int8":
-        # Even steps of 1/127 of the row's largest; the scale is up to a 128th larger to fit bfloat16.
-        bound = largest / 127 / 2 * (1 + 2**-7)
-    else:
-        # Three bits of mantissa, and below the smallest normal number even steps of 2^-9.
-        bound = torch.maximum(weight.abs() * 2**-4, largest / 448 * (1 + 2**-7) * 2**-10)
+    # Three bits of mantissa, and below the smallest normal number even steps of 2^-9.
+    bound = torch.maximum(weight.abs() * 2**-4, largest / 448 * (1 + 2**-7) * 2**-10)
     assert bool(((weight - rounded).abs() <= bound * (1 + 1e-5)).all())
 
 
-@pytest.mark.parametrize("weight_format", FORMATS)
-def test_the_product_is_that_of_the_rounded_weights_and_another_dtype_does_not_change_them(
-    weight_format: WeightFormat,
-) -> None:
-    layer = QuantizedLinear(linear(), weight_format)
+def test_the_product_is_that_of_the_rounded_weights_and_another_dtype_does_not_change_them() -> None:
+    layer = QuantizedLinear(linear())
     x = torch.randn(3, 40)
     torch.testing.assert_close(layer(x), x @ layer.weight(torch.float32).T + layer.bias, atol=1e-4, rtol=1e-5)
     before = layer.weight(torch.float32)
@@ -57,14 +45,11 @@ def test_the_product_is_that_of_the_rounded_weights_and_another_dtype_does_not_c
     assert torch.equal(layer.float().weight(torch.float32), before)
 
 
-@pytest.mark.parametrize(("weight_format", "bound"), [("int8", 0.02), ("float8", 0.06)])
-def test_a_network_keeps_a_byte_a_weight_in_its_blocks_and_predicts_nearly_the_same(
-    weight_format: WeightFormat, bound: float
-) -> None:
-    """The bound is relative to the root mean square; measured 0.008 and 0.022."""
+def test_a_network_keeps_a_byte_a_weight_in_its_blocks_and_predicts_nearly_the_same() -> None:
+    """The bound is relative to the root mean square; measured 0.022."""
     whole = tiny_dit()
     rounded = copy.deepcopy(whole)
-    quantize_linears(rounded.blocks, weight_format, "cpu")
+    quantize_linears(rounded.blocks, "float8", "cpu")
     assert not any(isinstance(part, nn.Linear) for part in rounded.blocks.modules())
     assert isinstance(rounded.head.head, nn.Linear)
     num_bytes = [
@@ -75,7 +60,7 @@ def test_a_network_keeps_a_byte_a_weight_in_its_blocks_and_predicts_nearly_the_s
     with torch.no_grad():
         outputs = [dit(latents(2), level(0.5, 2), captions(), chunk(0)) for dit in (whole, rounded)]
     error = (outputs[1] - outputs[0]).square().mean().sqrt() / outputs[0].square().mean().sqrt()
-    assert 0 < error < bound
+    assert 0 < error < 0.06
 
 
 def test_a_float8_product_is_that_of_the_rounded_rows_and_weights() -> None:
@@ -111,37 +96,7 @@ def test_a_network_of_float8_products_predicts_nearly_the_same() -> None:
     assert 0 < error < 0.08
 
 
-def test_an_int8_product_is_that_of_rounded_weights_and_rounded_numbers() -> None:
-    whole = nn.Linear(64, 32)
-    layer = Int8ProductLinear(whole)
-    x = 3 * torch.randn(2, 5, 64)
-    weight = whole.weight.detach()
-    scale = weight.abs().amax(1, keepdim=True) / 127
-    # 255 steps from the least to the greatest of all numbers, 127 on a CPU whose sums are too short.
-    step = (x.amax() - x.amin()) / (255 if torch.cpu._is_vnni_supported() else 127)
-    origin = (-x.amin() / step).round()
-    rounded = ((x / step).round() + origin - origin) * step
-    expected = rounded @ ((weight / scale).round() * scale).T + whole.bias.detach()
-    # A number halfway between two steps may go to either: a step times the largest weight.
-    assert (layer(x) - expected).abs().max() <= 2 * step * weight.abs().max()
-    assert (layer(x) - expected).abs().median() < 1e-4
-    assert (layer(x) - whole(x)).abs().max() > 1e-4
-
-
-def test_a_network_of_int8_products_predicts_nearly_the_same() -> None:
-    """The bound is relative to the root mean square; measured 0.009."""
-    whole = tiny_dit()
-    rounded = copy.deepcopy(whole)
-    quantize_linears(rounded.blocks, "int8-products", "cpu")
-    with torch.no_grad():
-        outputs = [dit(latents(2), level(0.5, 2), captions(), chunk(0)) for dit in (whole, rounded)]
-    error = (outputs[1] - outputs[0]).square().mean().sqrt() / outputs[0].square().mean().sqrt()
-    assert 0 < error < 0.08
-
-
 def test_eight_bit_products_are_refused_where_they_do_not_run() -> None:
-    with pytest.raises(ValueError, match="a CPU's, in float32"):
-        check_format("int8-products", torch.device("cpu"), torch.bfloat16)
     with pytest.raises(ValueError, match=r"8\.9"):
         check_format("float8-products", torch.device("cpu"), torch.bfloat16)
     with pytest.raises(ValueError, match="multiples of 16"):
@@ -156,9 +111,12 @@ def test_a_gpus_float8_products_are_a_processors() -> None:
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("needs compute capability 8.9")
     check_format("float8-products", torch.device("cuda"), torch.bfloat16)
-    layer = Float8ProductLinear(nn.Linear(64, 32)).to(torch.bfloat16)
-    x = torch.randn(2, 5, 64).bfloat16()
-    torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), layer.cpu()(x), rtol=2**-6, atol=2**-6)
+    layer = Float8ProductLinear(nn.Linear(1536, 256)).to(torch.bfloat16)
+    x = torch.randn(2, 5, 1536).bfloat16()
+    expected = layer(x).float()
+    got = layer.cuda()(x.cuda()).cpu().float()
+    # Fast accumulation keeps 14 bits of a sum; results come out in the 8 of bfloat16.
+    assert (got - expected).square().mean().sqrt() < 0.01 * expected.square().mean().sqrt()
 
 
 def test_a_float8_cache_keeps_a_byte_a_number_and_changes_little() -> None:
