@@ -100,7 +100,7 @@ def _decode(variant: str, budget_s: int = 30, **switches: Any) -> Question:
     )
 
 
-EIGHT_BIT_ATTENTION = ("sage",)
+EIGHT_BIT_ATTENTION = ("eight-bit",)
 
 _WHOLE = {"channels_last": True, "chunk_decode": True}
 
@@ -123,14 +123,14 @@ QUESTIONS: Sequence[Question] = (
         changes_films=True,
         needs=("gpu",),
     ),
-    _denoise("float8, eight-bit attention", 120, "chosen", weights="float8-products", attention="sage"),
+    _denoise("float8, eight-bit attention", 120, "chosen", weights="float8-products", attention="eight-bit"),
     Question(name="generate", variant="2 steps", budget_s=45, num_steps=2, changes_films=True),
     Question(name="generate", variant="1 step", budget_s=45, num_steps=1, changes_films=True),
     _denoise("plain", 45, "plain"),
     _denoise("cuDNN's attention", 45, "plain", attention="cudnn"),
     _denoise("compiled", 150, "plain", compile=True),
     _denoise("float8, compiled", 150, "chosen", weights="float8-products"),
-    _denoise("eight-bit attention, compiled", 150, "chosen", attention="sage"),
+    _denoise("eight-bit attention, compiled", 150, "chosen", attention="eight-bit"),
     _decode("plain"),
     _decode("channels last", channels_last=True),
     _decode("channels last, whole chunk", **_WHOLE),

@@ -19,8 +19,8 @@ _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
         Annotated[
             str | None,
             typer.Option(
-                help="int8 or float8: keep the transformer's weights in a byte each, to save memory; "
-                "int8-products (CPU) or float8-products (GPU; slowly, a CPU): also multiply in them."
+                help="float8: keep the transformer's weights in a byte each, to save memory; "
+                "float8-products (GPU; slowly, a CPU): also multiply in them."
             ),
         ],
         None,
@@ -41,7 +41,7 @@ _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
     "attention": (
         Annotated[
             str,
-            typer.Option(help="sdpa (torch's own), cudnn, flash3, or sage (in eight bits; slow on a CPU)."),
+            typer.Option(help="sdpa (torch's own), cudnn, or eight-bit (slow on a CPU)."),
         ],
         "sdpa",
     ),

@@ -236,7 +236,7 @@ def build_engine(
         weights_sha256=sha256,
         synchronize=synchronize,
         crew=crew,
-        cache_dtype=torch.float8_e4m3fn if switches.float8_cache else None,
+        cache_dtype=switches.cache_dtype,
         overlap=switches.overlap_chunks,
         codec_device=codec_device,
     )

@@ -5,6 +5,8 @@ docs/performance.md says what each switch saves and costs.
 
 from dataclasses import dataclass
 
+import torch
+
 from shotstream.model.attention import AttentionName
 from shotstream.model.quantized import WeightFormat
 
@@ -43,10 +45,19 @@ class Switches:
     def __post_init__(self) -> None:
         if self.cuda_graphs and not self.compile:
             raise ValueError("CUDA graphs replay compiled blocks; compile too")
-        if self.compile and self.weights == "int8-products":
-            raise ValueError("int8 products are a library's and cannot be compiled; leave one out")
+        if self.float8_cache and self.attention == "eight-bit":
+            raise ValueError(
+                "attention in eight bits keeps keys and values so itself; leave float8_cache out"
+            )
         if self.overlap_chunks and self.cuda_graphs:
             raise ValueError("CUDA graphs belong to the thread that recorded them; do not overlap")
+
+    @property
+    def cache_dtype(self) -> torch.dtype | None:
+        """What keys and values are kept in between passes; None: what the transformer computes in."""
+        if self.attention == "eight-bit":
+            return torch.int8
+        return torch.float8_e4m3fn if self.float8_cache else None
 
     @property
     def of_wan_decoder(self) -> bool:
@@ -58,7 +69,7 @@ class Switches:
         """Tells the films made with it from those made without; empty where they differ by rounding alone."""
         weights = [f"{self.weights} weights"] if self.weights else []
         cache = ["float8 cache"] if self.float8_cache else []
-        attention = ["8-bit attention"] if self.attention == "sage" else []
+        attention = ["8-bit attention"] if self.attention == "eight-bit" else []
         changes = weights + cache + attention
         return f" ({', '.join(changes)})" if changes else ""
 

@@ -25,7 +25,7 @@ def test_what_is_alive_at_the_same_time_is_added_up_and_what_is_dropped_is_not()
     assert peak_of(lambda: torch.zeros(1000).add_(1).mul_(2)).peak == 4000
 
 
-@pytest.mark.parametrize("switches", [Switches(), Switches(weights="int8", float8_cache=True)])
+@pytest.mark.parametrize("switches", [Switches(), Switches(weights="float8", float8_cache=True)])
 def test_weights_and_caches_are_those_of_a_loaded_model(switches: Switches) -> None:
     computed = engine_memory(WAN_TINY, SMALL, torch.float32, switches)
     model = BenchModel(name=WAN_TINY, is_random=True, size=SMALL, device="cpu", switches=switches)

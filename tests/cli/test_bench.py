@@ -21,7 +21,7 @@ def run(*arguments: str) -> int:
     ("question", "options"),
     [
         ("denoise", ("--dtype", "bfloat16", "--steps", "1", "--chunks", "2", "--repeats", "1")),
-        ("denoise", ("--chunks", "1", "--repeats", "1", "--weights", "int8-products", "--float8-cache")),
+        ("denoise", ("--chunks", "1", "--repeats", "1", "--weights", "float8", "--float8-cache")),
         ("decode", ("--chunks", "2", "--repeats", "1")),
         ("encode", ("--chunks", "1", "--repeats", "1")),
         ("cut", ("--chunks", "1", "--repeats", "1", "--steps", "1")),
