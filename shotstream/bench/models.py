@@ -153,7 +153,7 @@ def random_bundle(
     With a `codec_device` all but the transformer is drawn there.
     """
     parts = {
-        part: _draw(shapes, device if part == "dit" else codec_device or device, dtype)
+        part: draw_weights(shapes, device if part == "dit" else codec_device or device, dtype)
         for part, shapes in part_shapes(config).items()
     }
     tokenizer = directory / "tokenizer.json"
@@ -184,7 +184,7 @@ def _module_shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def _draw(
+def draw_weights(
     shapes: Mapping[str, tuple[int, ...]], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Matrices that keep the size of what they are given, scales of one, biases of zero: nothing overflows,

@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,6 +22,7 @@ from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.streaming.conditioning import Conditioning, first_shot
+from shotstream.training.lora import attach_adapters
 from shotstream.training.stages.dmd import DmdTraining, student_rollout
 from shotstream.training.stages.teacher import TeacherTraining, token_grid
 from shotstream.training.velocity import shot_velocity
@@ -55,6 +56,45 @@ class StepCost:
         return self.input_bytes + self.activation_bytes // self.num_layers
 
 
+@dataclass(frozen=True, slots=True)
+class MatchingFlops:
+    """Of the parts of distribution matching, for each sample; all is linear in the exit step."""
+
+    rolled: tuple[float, float]
+    """A shot filmed without gradients, ended at the first step and at the last."""
+    learnt: tuple[float, float]
+    """The same with the student's gradient at that step, its backward pass included."""
+    fake: float
+    """The fake score's pass over a shot, and its backward pass."""
+    asked: float
+    """All that the scores are asked for the student's gradient."""
+    recomputed: tuple[float, float]
+    """Blocks computed again in the backward passes of `learnt` and of `fake`."""
+    num_steps: int
+    """Of the student."""
+
+    def fake_update(self, exit_step: float) -> float:
+        """An update of the fake score on a shot that was ended at a step."""
+        return self._at(self.rolled, exit_step) + self.fake
+
+    def student_update(self, exit_step: float) -> float:
+        """An update of the student."""
+        return self._at(self.learnt, exit_step) + self.asked
+
+    @property
+    def filmed(self) -> float:
+        """A shot filmed for the history, with all steps."""
+        return self.rolled[1]
+
+    @property
+    def mean_exit(self) -> float:
+        """Exit steps are drawn evenly."""
+        return (self.num_steps - 1) / 2
+
+    def _at(self, ends: tuple[float, float], exit_step: float) -> float:
+        return ends[0] + (ends[1] - ends[0]) * exit_step / max(1, self.num_steps - 1)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shot:
     """What is trained on."""
@@ -76,25 +116,9 @@ def _teacher_step(training: TeacherTraining, shot: Shot) -> StepCost:
     step = scene.count(dit, lambda: scene.velocity(dit))
     parameters = sum(value.numel() for value in dit.parameters())
     learning = sum(value.numel() for value in dit.parameters() if value.requires_grad)
-    # Parameters and their averages; of what learns, a gradient and two moments.
-    states = _FLOAT32_BYTES * (2 * parameters + 3 * learning)
+    # Parameters; of what learns an average, a gradient and two moments.
+    states = _FLOAT32_BYTES * (parameters + 4 * learning)
     return StepCost(step.flops, step.recomputed, *scene.saved_bytes(dit), 0, states, training.dit.num_layers)
-
-
-def matching_step(training: DmdTraining, shot: Shot, num_filmed: int = 0) -> StepCost:
-    """Of a step of distribution matching: the fake score's updates and one of the student; all of both learn.
-
-    Args:
-        training: the recipe.
-        shot: what is learnt.
-        num_filmed: shots that the student films before it, for a history of its own.
-    """
-
-    def of(dit: DiTConfig) -> StepCost:
-        teacher = replace(training.teacher, dit=dit)
-        return _matching_step(replace(training, teacher=teacher), shot, num_filmed)
-
-    return _of_all_layers(training.teacher.dit, of)
 
 
 def _of_all_layers(dit: DiTConfig, cost_of: Callable[[DiTConfig], StepCost]) -> StepCost:
@@ -108,48 +132,83 @@ def _of_all_layers(dit: DiTConfig, cost_of: Callable[[DiTConfig], StepCost]) -> 
     return StepCost(**values)
 
 
-def _matching_step(training: DmdTraining, shot: Shot, num_filmed: int) -> StepCost:
-    config = training.teacher.dit
-    scene = _Scene(config, shot)
+def matching_step(training: DmdTraining, shot: Shot, num_filmed: int = 0, lora_rank: int = 0) -> StepCost:
+    """Of a step of distribution matching: the fake score's updates and one of the student.
+
+    Args:
+        training: the recipe.
+        shot: what is learnt.
+        num_filmed: shots that the student films before it, for a history of its own.
+        lora_rank: of the adapters that learn; 0: student and fake score learn whole.
+    """
+    counted = matching_flops(training, shot, lora_rank)
+    flops = training.fake_updates * counted.fake_update(counted.mean_exit)
+    flops += counted.student_update(counted.mean_exit) + num_filmed * counted.filmed
+    recomputed = training.fake_updates * counted.recomputed[1] + counted.recomputed[0]
+    memory = _of_all_layers(training.teacher.dit, partial(_matching_memory, shot=shot, lora_rank=lora_rank))
+    return replace(memory, flops=flops, recomputed_flops=recomputed)
+
+
+def _matching_memory(dit: DiTConfig, shot: Shot, lora_rank: int) -> StepCost:
+    scene = _Scene(dit, shot, lora_rank)
+    network = scene.network(lambda _: True)
+    seen = dit.num_context_frames + dit.window_chunks * dit.chunk_latent_frames
+    cached = 2 * dit.num_layers * dit.dim * seen * scene.tokens_per_frame
+    learning = sum(value.numel() for value in network.parameters() if value.requires_grad)
+    teacher = scene.network(lambda _: True, adapted=False)
+    parameters = sum(value.numel() for value in teacher.parameters())
+    matrices = sum(layer.weight.numel() for layer in teacher.modules() if isinstance(layer, nn.Linear))
+    frozen = parameters if lora_rank else 0
+    # Of student and fake score what is frozen and what learns, with moments; the student's average; and a
+    # gradient, of which there is one at a time. The teacher's matrices are kept in half precision.
+    states = _FLOAT32_BYTES * (2 * frozen + (3 + 3 + 1 + 1) * learning + parameters - matrices)
+    states += _BFLOAT16_BYTES * matrices
+    return StepCost(0, 0, *scene.saved_bytes(network), cached * _BFLOAT16_BYTES, states, dit.num_layers)
+
+
+def matching_flops(training: DmdTraining, shot: Shot, lora_rank: int = 0) -> MatchingFlops:
+    """Of the parts of such a step; see `matching_step`."""
+    found: list[list[float]] = []
+    dit, num_steps = training.teacher.dit, len(training.student_steps)
+    for depth in (1, 2):
+        teacher = replace(training.teacher, dit=replace(dit, num_layers=depth))
+        found.append(_matching_flops(replace(training, teacher=teacher), shot, lora_rank))
+    values = [one + (dit.num_layers - 1) * (two - one) for one, two in zip(*found, strict=True)]
+    first, last, learnt_first, learnt_last, fake, asked, again, fake_again = values
+    return MatchingFlops(
+        (first, last), (learnt_first, learnt_last), fake, asked, (again, fake_again), num_steps
+    )
+
+
+def _matching_flops(training: DmdTraining, shot: Shot, lora_rank: int) -> list[float]:
+    scene = _Scene(training.teacher.dit, shot, lora_rank)
     dit = scene.network(lambda _: True)
     sigmas = FlowSchedule(shift=training.teacher.shift).student_sigmas(training.student_steps).to(_META)
-    ends = (0, len(training.student_steps) - 1)
 
     def rolled(exit_step: int) -> Tensor:
         rollout = student_rollout(dit, scene.conditioning, scene.text, sigmas, seeds=[0], dtype=scene.dtype)
         return torch.cat(list(rollout.chunks(shot.num_chunks, [exit_step] * shot.num_chunks)), dim=2)
 
-    # Exit steps are drawn evenly, and the cost is linear in them: the mean of the first and the last.
+    ends = (0, len(training.student_steps) - 1)
     learnt = [scene.count(dit, partial(rolled, end)) for end in ends]
     fake = scene.count(dit, lambda: scene.velocity(dit))
     with torch.no_grad():
         filmed = [scene.count(dit, partial(rolled, end)).flops for end in ends]
+        teacher = scene.network(lambda _: True, adapted=False)
+        plain = scene.count(teacher, lambda: scene.velocity(teacher))
         asked = scene.count(dit, lambda: scene.velocity(dit)).flops
     guided = (training.guidance != 1.0) + (training.context_guidance != 1.0)
-    num_asked = 2 + guided  # the fake score, and the teacher, guided
-    flops = training.fake_updates * (sum(filmed) / 2 + fake.flops)
-    flops += sum(one.flops for one in learnt) / 2 + num_asked * asked + num_filmed * filmed[-1]
-    recomputed = training.fake_updates * fake.recomputed + sum(one.recomputed for one in learnt) / 2
-    parameters = sum(value.numel() for value in dit.parameters())
-    seen = config.num_context_frames + config.window_chunks * config.chunk_latent_frames
-    cached = 2 * config.num_layers * config.dim * seen * token_grid(scene.noisy, config).num_tokens
-    # The student with its average, the fake score, each with a gradient and two moments, and the teacher.
-    states = _FLOAT32_BYTES * parameters * (5 + 4 + 1)
-    return StepCost(
-        flops,
-        recomputed,
-        *scene.saved_bytes(dit),
-        cached * _BFLOAT16_BYTES,
-        states,
-        config.num_layers,
-    )
+    # The fake score once, and the teacher, guided.
+    asked += (1 + guided) * plain.flops
+    again = sum(one.recomputed for one in learnt) / 2
+    return [*filmed, *(one.flops for one in learnt), fake.flops, asked, again, fake.recomputed]
 
 
 class _Scene:
     """Inputs of a sample, and what networks do with them, on meta; in half precision, as autocast has it."""
 
-    def __init__(self, config: DiTConfig, shot: Shot) -> None:
-        self.config, self.dtype = config, torch.bfloat16
+    def __init__(self, config: DiTConfig, shot: Shot, lora_rank: int = 0) -> None:
+        self.config, self.dtype, self._lora_rank = config, torch.bfloat16, lora_rank
         self.conditioning: Conditioning = first_shot(config, shot.latent_size, device=_META)
         num_frames = shot.num_chunks * config.chunk_latent_frames
         shape = (1, config.latent_channels, num_frames, *self.conditioning.context.shape[-2:])
@@ -157,11 +216,19 @@ class _Scene:
         self.sigma = torch.empty(1, num_frames, device=_META)
         self.text = torch.empty(1, shot.num_captions, config.text_length, config.text_dim, device=_META)
 
-    def network(self, learns: Callable[[str], bool]) -> DiT:
+    @property
+    def tokens_per_frame(self) -> int:
+        return token_grid(self.noisy, self.config).num_tokens
+
+    def network(self, learns: Callable[[str], bool], *, adapted: bool = True) -> DiT:
         with _META:
-            dit = DiT(self.config).to(self.dtype)
-        for name, parameter in dit.named_parameters():
-            parameter.requires_grad_(learns(name))
+            dit = DiT(self.config)
+            if self._lora_rank and adapted:
+                attach_adapters(dit, rank=self._lora_rank, alpha=self._lora_rank, seed=0)
+            dit.to(self.dtype)
+        if not self._lora_rank:
+            for name, parameter in dit.named_parameters():
+                parameter.requires_grad_(learns(name))
         return dit
 
     def velocity(self, dit: DiT) -> Tensor:
@@ -170,22 +237,21 @@ class _Scene:
     def count(self, dit: DiT, function: Callable[[], Tensor]) -> "_Count":
         """What a function costs, its backward pass included if it has one."""
         flops: list[float] = []
-        for checkpointed in (False, True):
+        for checkpointed in (False, True) if torch.is_grad_enabled() else (False,):
             dit.activation_checkpointing = checkpointed
             with FlopCounterMode(display=False) as counter:
                 result = function()
                 if result.requires_grad:
                     result.float().square().mean().backward()
             flops.append(float(counter.get_total_flops()))
-        return _Count(flops[0], flops[1] - flops[0])
+        return _Count(flops[0], flops[-1] - flops[0])
 
     def saved_bytes(self, dit: DiT) -> tuple[int, int]:
         """`StepCost.activation_bytes` and `input_bytes`.
 
         The weights of attention are left out, which only this device has as a matrix.
         """
-        per_frame = token_grid(self.noisy, self.config).num_tokens
-        num_tokens = (self.noisy.shape[2] + self.config.num_context_frames) * per_frame
+        num_tokens = (self.noisy.shape[2] + self.config.num_context_frames) * self.tokens_per_frame
         parameters = {_identity(value.untyped_storage()) for value in dit.parameters()}
         seen: dict[int, tuple[int, torch.UntypedStorage]] = {}
         largest = num_tokens * max(self.config.ffn_dim, self.config.dim) * _FLOAT32_BYTES

@@ -136,7 +136,7 @@ class DiT(nn.Module):
             layer_captions = captions.layers[layer] if isinstance(captions, TextCache) else captions
             arguments = (tokens, modulation, rope, layer_captions, attend)
             if self.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, *arguments, use_reentrant=False)
+                tokens = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 tokens = block(*arguments)
         if cache is not None and cache_pass is not None:

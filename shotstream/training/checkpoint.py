@@ -176,7 +176,7 @@ def _sharded(stage: Stage, path: Path, step: int, state: dict[str, Any]) -> tupl
         return int(saved["step"]), dict(saved["stage"])
     values = _flat({"step": step, "stage": state})
     for at, value in values.items():
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and at in places:  # an older one may hold more averages
             values[at] = like(value, places[at])
     return step, _nested(values)["stage"]
 
@@ -196,7 +196,7 @@ def _read_directory(path: Path, into: Mapping[str, Any] | None) -> dict[str, Any
             if isinstance(value, TensorStorageMetadata)
         }
     else:
-        tensors = {name: into[name] for name in rest["places"]}
+        tensors = {name: into[name] for name in rest["places"] if name in into}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it was told to be
         if tensors:

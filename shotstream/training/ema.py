@@ -1,4 +1,4 @@
-"""Exponential moving average of weights, kept in float32 beside the model."""
+"""Exponential moving average of the weights that learn, kept in float32 beside the model."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from shotstream.training.parallelize import whole
 
 
 class Ema:
-    """Averages the parameters of a module; early on it averages over fewer steps, so that it is never stale.
+    """Averages what learns of a module; early on it averages over fewer steps, so that it is never stale.
 
     The decay at step n (from 0) is min(decay, (1 + n) / (10 + n)).
     """
@@ -17,7 +17,11 @@ class Ema:
             raise ValueError(f"the EMA's decay is {decay}; it must be in [0, 1)")
         self.decay = decay
         self.num_updates = 0
-        self.average = {name: value.detach().float().clone() for name, value in module.named_parameters()}
+        self.average = {
+            name: value.detach().float().clone()
+            for name, value in module.named_parameters()
+            if value.requires_grad
+        }
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -29,20 +33,20 @@ class Ema:
             average.lerp_(values[name].detach().float(), 1 - decay)
 
     def copy_to(self, module: nn.Module) -> None:
-        """Writes the average into the parameters of a module that is not sharded."""
+        """Writes the average into the parameters of a module that is not sharded; frozen ones stay."""
+        values = dict(module.named_parameters())
         with torch.no_grad():
-            for name, value in module.named_parameters():
-                value.copy_(whole(self.average[name]))
+            for name, average in self.average.items():
+                values[name].copy_(whole(average))
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """The averages and the number of updates."""
         return {**self.average, "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Continues from `state_dict`; keys must be the same."""
-        values = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        if values.keys() != self.average.keys():
+        """Continues from `state_dict`, which may have averages of more: of frozen weights, once."""
+        if not self.average.keys() <= state.keys():
             raise ValueError("the EMA's names do not belong to this module")
         self.num_updates = int(state["num_updates"])
-        for name, value in values.items():
-            self.average[name].copy_(value)
+        for name, average in self.average.items():
+            average.copy_(torch.as_tensor(state[name]))

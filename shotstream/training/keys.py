@@ -25,6 +25,13 @@ def tensor_draws(seed: int, purpose: str, *place: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *place))
 
 
+def onto(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for what the device has yet to do."""
+    if device.type != "cuda":
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)  # from pageable memory a copy would wait
+
+
 def sample_noise(
     shape: Sequence[int], seed: int, purpose: str, place: Sequence[int], samples: range
 ) -> Float[Tensor, "b *shape"]:

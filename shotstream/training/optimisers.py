@@ -46,7 +46,7 @@ class MuonAdamW:
         self._rates = (learning_rate * muon_factor, learning_rate)
         self._optimisers: list[torch.optim.Optimizer] = [
             Muon(hidden, self._rates[0], weight_decay=weight_decay),
-            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay),
+            _adamw(others, learning_rate, (0.9, 0.98), weight_decay),
         ]
 
     def step(self, factor: float = 1.0) -> Tensor:
@@ -96,9 +96,7 @@ class ClippedAdamW:
         """Trains those of the parameters that need a gradient, clipped to `max_norm` together."""
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._rate, self._max_norm = learning_rate, max_norm
-        self._optimiser = torch.optim.AdamW(
-            self.parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay
-        )
+        self._optimiser = _adamw(self.parameters, learning_rate, betas, weight_decay)
 
     def step(self, factor: float = 1.0) -> Tensor:
         """Clips, applies and clears the gradients at `factor` of the learning rate; returns their norm.
@@ -125,6 +123,14 @@ class ClippedAdamW:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from `state_dict`."""
         self._optimiser.load_state_dict(state)
+
+
+def _adamw(
+    parameters: Sequence[nn.Parameter], rate: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.AdamW:
+    # On a GPU in one kernel: torch's own choice holds another copy of all that learns while it steps.
+    fused = True if parameters and all(one.device.type == "cuda" for one in parameters) else None
+    return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay, fused=fused)
 
 
 def _finite_norm(parameters: Iterable[nn.Parameter]) -> Tensor:

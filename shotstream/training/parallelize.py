@@ -92,12 +92,14 @@ class Execution:
 
     def backward_parts(self, losses: Sequence[Callable[[], Tensor]], name: str, step: int) -> float:
         """The same for losses of parts that have been drawn already."""
-        total = torch.zeros((), dtype=torch.float64)
+        total: Tensor | float = 0.0
         for loss_of in losses:
             loss = loss_of()
             # Each part's gradient is sharded at once: there is never more than one whole gradient.
             (loss / len(losses)).backward()
-            total += loss.detach().double().cpu() / len(losses)
+            # Where the loss is: asking for it after every part would let a GPU run dry.
+            total = total + loss.detach().double() / len(losses)
+        assert isinstance(total, Tensor)
         mean = self.world.mean(total)
         if not torch.isfinite(mean):
             raise FloatingPointError(f"the {name} loss is {mean.item()} at step {step}")
@@ -107,8 +109,7 @@ class Execution:
         """Activation checkpointing, then compilation, then sharding, in place; before any optimiser."""
         dit.activation_checkpointing = self.activation_checkpointing
         if self.compile:
-            for block in dit.blocks:
-                block.compile()
+            dit.compile_blocks()
         if self.world.mesh is not None:
             self.shard(dit, dit.blocks)
             dit.text_cache = _gathering_text_cache(dit)  # pyright: ignore[reportAttributeAccessIssue]

@@ -14,6 +14,7 @@ from shotstream.codec.patch_codec import PatchCodec
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.data.latents import PoolConfig
 from shotstream.data.ode_pairs import OdePairs, digest_of
+from shotstream.data.source import StoredStories
 from shotstream.diffusion.schedule import STUDENT_STEPS
 from shotstream.files import write_atomically
 from shotstream.theatre.sets import STAGE_SIZE
@@ -132,9 +133,8 @@ def build_stage(
     if isinstance(config, ReaderTraining):
         return ReaderStage(config, device, execution)
     if isinstance(config, TeacherTraining):
-        return TeacherStage(
-            config, _pool_codec(config, runs), device, execution, reader=_input_reader(config, runs)
-        )
+        pool = open_pool(config, _pool_codec(config, runs))
+        return TeacherStage(config, pool, device, execution, reader=_input_reader(config, runs))
     if isinstance(config, OdePairsTraining):
         pool = open_pool(config.teacher, _pool_codec(config.teacher, runs))
         teacher = input_teacher(runs, input_of(recipe, TeacherTraining), config.teacher)
@@ -174,10 +174,12 @@ def _matching_stage(
         return intra_shot_stage(
             config, student=student, teacher=teacher, pool=pool, film=film, execution=execution
         )
+    stored = None
     if isinstance(dmd.teacher.pool, PoolConfig):
         codec = input_codec(runs).to(device)
         size = codec.geometry.latent_size(STAGE_SIZE)
     else:
+        stored = StoredStories(dmd.teacher.pool.directory)
         codec, size = codec_of(dmd.teacher.start, device)
     return inter_shot_stage(
         config,
@@ -185,6 +187,7 @@ def _matching_stage(
         teacher=teacher,
         codec=codec,
         latent_size=size,
+        stored=stored,
         film=film,
         execution=execution,
     )

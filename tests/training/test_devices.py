@@ -93,7 +93,7 @@ def test_the_causal_initialisation(runs: Path, meta: torch.device) -> None:
 def test_distribution_matching(runs: Path, meta: torch.device, name: str) -> None:
     stage = build_stage(matching(name, 2, "stage.dmd.teacher.shot_weights=[0.0, 1.0]"), runs, meta)
     assert isinstance(stage, DmdStage)
-    (part,) = stage._parts(0)  # pyright: ignore[reportPrivateUsage]
+    (part,) = stage.parts(0)
     assert part.scene.conditioning.context.device == part.text.device == meta
     with torch.no_grad():
         x0 = stage.rollout(part.scene, part.text, (0, 0))

@@ -114,7 +114,7 @@ def test_bfloat16_changes_little_and_every_parameter_still_learns(runs: Path) ->
         stage = built("theatre_intra_shot", runs, f"stage.dmd.matmul_dtype={name}")
         for dit in (stage.student.dit, stage.fake, stage.teacher.dit):
             torch.nn.init.normal_(dit.head.head.weight, generator=torch.Generator().manual_seed(0))
-        (part,) = stage._parts(0)  # pyright: ignore[reportPrivateUsage]
+        (part,) = stage.parts(0)
         x0 = stage.rollout(part.scene, part.text, (0, 0))
         assert x0.dtype == torch.float32
         x0.square().mean().backward()

@@ -40,11 +40,17 @@ from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.noise import KeyedNoise, derive_seed
 from shotstream.streaming.rollout import Rollout
 from shotstream.training.ema import Ema
-from shotstream.training.keys import draws, tensor_draws
+from shotstream.training.keys import draws, onto, tensor_draws
 from shotstream.training.lora import merge_adapters
 from shotstream.training.optimisers import ClippedAdamW
 from shotstream.training.parallelize import Execution, whole_state
-from shotstream.training.precision import MatmulDtype, matmul_dtype, multiplying, require_matmul_dtype
+from shotstream.training.precision import (
+    MatmulDtype,
+    hold_as_multiplied,
+    matmul_dtype,
+    multiplying,
+    require_matmul_dtype,
+)
 from shotstream.training.stages.teacher import TeacherTraining, TheatreModel, token_grid
 from shotstream.training.velocity import guided_velocity, shot_velocity
 
@@ -161,6 +167,8 @@ class DmdStage:
         self.teacher = teacher.eval().requires_grad_(False)
         self.draw, self._film = draw, film
         self.schedule = FlowSchedule(shift=config.teacher.shift)
+        if self.execution.world.mesh is None:  # what is gathered together must be of one dtype
+            hold_as_multiplied(self.teacher.dit, config.matmul_dtype)
         self._blank = copy.deepcopy(student)
         self._blank.dit.to("meta")
         for dit in (student.dit, fake, self.teacher.dit):
@@ -178,18 +186,19 @@ class DmdStage:
 
     def step(self, step: int) -> Mapping[str, float]:
         """One step; see `Stage.step`."""
-        parts = self._parts(step)
+        parts = self.parts(step)
         scalars = {"fake_loss": 0.0, "fake_norm": 0.0}
         for update in range(self.config.fake_updates):
-            loss, norm = self._update_fake(parts, (step, update))
+            loss, norm = self.update_fake(parts, (step, update))
             scalars["fake_loss"] += loss / self.config.fake_updates
             scalars["fake_norm"] += norm / self.config.fake_updates
         if step >= self.config.fake_warmup_steps:
-            scalars |= self._update_student(parts, (step, self.config.fake_updates))
+            scalars |= self.update_student(parts, (step, self.config.fake_updates))
         return scalars
 
     @torch.no_grad()
-    def _parts(self, step: int) -> list[Part]:
+    def parts(self, step: int) -> list[Part]:
+        """What this process learns from in a step."""
         parts: list[Part] = []
         for samples in self.execution.shares(self.batch_size):
             drawn = self.draw(step, samples)
@@ -201,14 +210,16 @@ class DmdStage:
 
     def inputs(self, step: int) -> dict[str, Any]:
         """This process's context frames and captions of a step."""
-        scenes = [part.scene for part in self._parts(step)]
+        scenes = [part.scene for part in self.parts(step)]
         return {
             "context": [scene.conditioning.context.cpu() for scene in scenes],
             "captions": [scene.captions for scene in scenes],
             "num_chunks": [scene.num_chunks for scene in scenes],
         }
 
-    def _update_fake(self, parts: Sequence[Part], key: tuple[int, int]) -> tuple[float, float]:
+    def update_fake(self, parts: Sequence[Part], key: tuple[int, int]) -> tuple[float, float]:
+        """Updates the fake score on samples of the student; its loss, and its gradient's norm."""
+
         def loss_of(part: Part) -> Tensor:
             with torch.no_grad():
                 x0 = self.rollout(part.scene, part.text, key)
@@ -218,7 +229,8 @@ class DmdStage:
         loss = self.execution.backward_parts(losses, "fake score's", key[0])
         return loss, self.fake_optimiser.step().item()
 
-    def _update_student(self, parts: Sequence[Part], key: tuple[int, int]) -> dict[str, float]:
+    def update_student(self, parts: Sequence[Part], key: tuple[int, int]) -> dict[str, float]:
+        """Updates the student and its average; scalars for the log."""
         gradients: list[Tensor] = []
 
         def loss_of(part: Part) -> Tensor:
@@ -256,8 +268,7 @@ class DmdStage:
         self, scene: Scene, text: Float[Tensor, "b s n d"], key: tuple[int, int]
     ) -> Float[Tensor, "b c f h w"]:
         """Shots of the student, ended at one denoising step for all chunks, drawn by the key."""
-        rng = draws(self.config.seed, "exit", *key)
-        exit_step = int(rng.integers(len(self.config.student_steps)))
+        exit_step = self.exit_step(key)
         with multiplying(self.config.matmul_dtype, self.student.device):
             chunks = student_rollout(
                 self.student.dit,
@@ -268,6 +279,10 @@ class DmdStage:
                 dtype=matmul_dtype(self.config.matmul_dtype, self.student.device),
             ).chunks(scene.num_chunks, [exit_step] * scene.num_chunks)
             return torch.cat(list(chunks), dim=2)
+
+    def exit_step(self, key: tuple[int, int]) -> int:
+        """The denoising step at which all chunks of a rollout end."""
+        return int(draws(self.config.seed, "exit", *key).integers(len(self.config.student_steps)))
 
     def fake_loss(
         self, scene: Scene, text: Tensor, x0: Float[Tensor, "b c f h w"], key: tuple[int, int]
@@ -324,7 +339,8 @@ class DmdStage:
             generator = tensor_draws(self.config.seed, name, *key, sample)
             noise.append(torch.randn(x0.shape[1:], generator=generator))
             levels.append(self.schedule.sample_training_sigma(generator, (1,), low=low, high=high))
-        return torch.stack(noise).to(x0), torch.stack(levels).to(x0).expand(-1, x0.shape[2])
+        sigma = onto(torch.stack(levels), x0.device).expand(-1, x0.shape[2])
+        return onto(torch.stack(noise), x0.device), sigma
 
     def averaged(self) -> TheatreModel:
         """The student with averaged weights, in eval mode."""
@@ -336,10 +352,10 @@ class DmdStage:
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         """Films held-out stories with the averaged student, and scores them."""
-        averaged = self.averaged()
-        if self._film is None or not self.execution.world.leads:
+        if self._film is None:
             return {}
-        return self._film(averaged, step, directory)
+        averaged = self.averaged()
+        return self._film(averaged, step, directory) if self.execution.world.leads else {}
 
     def prime(self) -> None:
         """See `Stage.prime`."""

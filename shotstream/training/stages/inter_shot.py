@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ from shotstream.codec.codec import Codec
 from shotstream.codec.pixels import from_levels, to_levels
 from shotstream.data.checks import require_within
 from shotstream.data.latents import PoolConfig
-from shotstream.data.source import StoredStories
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.geometry import LatentSize
 from shotstream.model.dit import DiT
@@ -71,6 +71,15 @@ Told = TheatreStory | tuple[str, ...]
 """A story of the theatre, or the names of a stored one's captions."""
 
 
+@runtime_checkable
+class ToldSource(Protocol):
+    """What gives stored stories, as `StoredStories` does."""
+
+    def draw(self, rng: np.random.Generator, num_shots: int) -> tuple[str, ...]:
+        """The names of the captions of a story's first shots."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmedShot:
     """A shot of every story of a batch, as later shots look back at it."""
@@ -89,6 +98,7 @@ def inter_shot_stage(
     teacher: TheatreModel,
     codec: Codec,
     latent_size: LatentSize,
+    stored: ToldSource | None = None,
     film: Callable[[TheatreModel, int, Path], Mapping[str, float]] | None = None,
     execution: Execution | None = None,
 ) -> DmdStage:
@@ -100,6 +110,7 @@ def inter_shot_stage(
         teacher: frozen in place; the fake score starts as a copy of it.
         codec: decodes what was filmed and encodes what is looked back at; on the student's device.
         latent_size: of the stories' frames.
+        stored: the stories; None: they are drawn from the theatre's world.
         film: see `DmdStage`.
         execution: how steps are computed.
     """
@@ -107,8 +118,6 @@ def inter_shot_stage(
     fake = fake_of(teacher)
     adapt(student.dit, config, "student")
     adapt(fake, config, "fake")
-    pool = dmd.teacher.pool
-    stored = None if isinstance(pool, PoolConfig) else StoredStories(pool.directory)
     device = student.device
     sigmas = FlowSchedule(shift=dmd.teacher.shift).student_sigmas(dmd.student_steps).to(device)
 
@@ -146,7 +155,7 @@ def draw_stories(
     config: InterShotTraining,
     step: int,
     samples: range | None = None,
-    stored: StoredStories | None = None,
+    stored: ToldSource | None = None,
 ) -> tuple[list[Told], list[int]]:
     """The stories of a step up to the shot that is learnt, and the length of each shot in chunks.
 

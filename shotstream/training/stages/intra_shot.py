@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shotstream.data.latents import LatentPool
-from shotstream.data.source import ShardSource
 from shotstream.training.parallelize import Execution
 from shotstream.training.stages.dmd import DmdStage, DmdTraining, Scene, fake_of
-from shotstream.training.stages.teacher import TheatreModel, draw_batch
+from shotstream.training.stages.teacher import ShotSource, TheatreModel, draw_batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +28,7 @@ def intra_shot_stage(
     *,
     student: TheatreModel,
     teacher: TheatreModel,
-    pool: LatentPool | ShardSource,
+    pool: LatentPool | ShotSource,
     film: Callable[[TheatreModel, int, Path], Mapping[str, float]] | None = None,
     execution: Execution | None = None,
 ) -> DmdStage:

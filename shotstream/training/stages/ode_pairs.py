@@ -23,7 +23,6 @@ from torch import Tensor
 from shotstream.data.checks import require_within
 from shotstream.data.latents import LatentPool
 from shotstream.data.ode_pairs import OdePairs, digest_of
-from shotstream.data.source import ShardSource
 from shotstream.diffusion.samplers import VelocityFunction, euler_states
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.model.config import DiTConfig
@@ -35,6 +34,7 @@ from shotstream.training.keys import draws, sample_noise
 from shotstream.training.parallelize import Execution
 from shotstream.training.precision import MatmulDtype, multiplying, require_matmul_dtype
 from shotstream.training.stages.teacher import (
+    ShotSource,
     TeacherTraining,
     TheatreModel,
     draw_batch,
@@ -84,7 +84,7 @@ class OdePairsStage:
         self,
         config: OdePairsTraining,
         model: TheatreModel,
-        pool: LatentPool | ShardSource,
+        pool: LatentPool | ShotSource,
         directory: Path,
         execution: Execution | None = None,
     ) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.data.captions import StoredText, StoredTextConfig
 from shotstream.data.checks import require_decay, require_positive, require_within
 from shotstream.data.latents import LatentPool, PoolConfig, StoryLatents
-from shotstream.data.source import ShardsConfig, ShardSource, condition_sample, require_fit
+from shotstream.data.source import ShardsConfig, ShardSource, ShotSample, condition_sample, require_fit
 from shotstream.diffusion.flow import add_noise, velocity_target
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.geometry import LatentSize, TokenGrid
@@ -44,10 +44,10 @@ from shotstream.streaming.conditioning import (
 )
 from shotstream.streaming.context_sampling import ContextSlot, PolicyName, sample_context
 from shotstream.training.ema import Ema
-from shotstream.training.keys import draws, sample_noise, tensor_draws
+from shotstream.training.keys import draws, onto, sample_noise, tensor_draws
 from shotstream.training.optimisers import ClippedAdamW, MuonAdamW
-from shotstream.training.parallelize import Execution
-from shotstream.training.precision import MatmulDtype, multiplies_bfloat16, require_matmul_dtype
+from shotstream.training.parallelize import Execution, whole_state
+from shotstream.training.precision import MatmulDtype, multiplying, require_matmul_dtype
 from shotstream.training.start import begin_at
 
 
@@ -166,7 +166,7 @@ class TheatreModel(nn.Module):
         flat = [caption for sample in captions for caption in (*sample, *[""] * (rows - len(sample)))]
         unique = list(dict.fromkeys(flat))
         if isinstance(self.text, StoredText):
-            embedded = self.text.embed(unique).to(self.device)
+            embedded = onto(self.text.embed(unique), self.device)
         else:
             embedded = self.text(self.text.tokenize(unique).to(self.device))
         order = torch.tensor([unique.index(caption) for caption in flat], device=self.device)
@@ -179,12 +179,12 @@ class TeacherStage:
     def __init__(
         self,
         config: TeacherTraining,
-        codec: Codec | None,
+        pool: "LatentPool | ShotSource",
         device: torch.device | str = "cpu",
         execution: Execution | None = None,
         reader: WordEncoder | None = None,
     ) -> None:
-        """The model lives on `device`; the codec, which shards need none of, and the latents on the CPU.
+        """The model lives on `device`, what the `pool` gives on the CPU.
 
         A `reader` is the trained text encoder of a model whose captions are read for questions; it stays as
         it is.
@@ -193,7 +193,6 @@ class TeacherStage:
         self.config, self.execution = config, execution or Execution()
         self.execution.shares(config.batch_size)
         self.device = torch.device(device)
-        self._bfloat16 = multiplies_bfloat16(config.matmul_dtype, self.device)
         self.schedule = FlowSchedule(shift=config.shift)
         self.model = TheatreModel(config.dit, config.text).to(self.device)
         if config.start:
@@ -207,7 +206,7 @@ class TeacherStage:
         if isinstance(self.model.text, WordEncoder):
             self.execution.shard(self.model.text)
         self.ema = Ema(self.model, config.ema_decay)
-        self.pool = open_pool(config, codec)
+        self.pool = pool
         self.optimiser = _optimiser(config, self.model)
 
     @property
@@ -270,18 +269,18 @@ class TeacherStage:
         sigma, counted = sigma[chosen], counted[chosen]
         shape = batch.x0.shape[1:]
         noise = sample_noise(shape, self.config.seed, "teacher/noise", (step,), batch.samples)
-        x0, noise, sigma = (value.to(self.device) for value in (batch.x0, noise, sigma))
+        x0, noise, sigma = (onto(value, self.device) for value in (batch.x0, noise, sigma))
         conditioning = batch.conditioning.to(self.device)
         inputs = full_pass(conditioning, add_noise(x0, noise, sigma), sigma, self.config.dit)
         mask = shot_mask(x0, self.config.dit) if causal else None
         text = model.embed(batch.captions)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+        with multiplying(self.config.matmul_dtype, self.device):
             velocity = model.dit(inputs.x, inputs.sigma, text, inputs.positions, mask=mask)
         return flow_matching_loss(
             target_part(velocity, self.config.dit),
             velocity_target(x0, noise),
-            frame_weight=counted.to(self.device),
-            cell_weight=self._cell_weight(batch.figures).to(self.device),
+            frame_weight=onto(counted, self.device),
+            cell_weight=onto(self._cell_weight(batch.figures), self.device),
         )
 
     def _cell_weight(self, figures: Bool[Tensor, "b f h w"]) -> Float[Tensor, "b f h w"]:
@@ -310,6 +309,7 @@ class TeacherStage:
     def averaged(self) -> TheatreModel:
         """The model with averaged weights, in eval mode."""
         model = TheatreModel(self.config.dit, self.config.text).to(self.device)
+        model.load_state_dict(whole_state(self.model.state_dict()))
         self.ema.copy_to(model)
         return model.eval()
 
@@ -317,7 +317,7 @@ class TeacherStage:
         """Shots of held-out stories beside their truth, and the held-out loss; see `previews.py`."""
         from shotstream.training.previews import preview_teacher
 
-        if isinstance(self.pool, ShardSource):
+        if not isinstance(self.pool, LatentPool):
             return {}  # held-out stories are the theatre's
         model = self.averaged()
         return preview_teacher(self, model, step, directory) if self.execution.world.leads else {}
@@ -365,6 +365,19 @@ def _optimiser(config: TeacherTraining, model: TheatreModel) -> MuonAdamW | Clip
     )
 
 
+@runtime_checkable
+class ShotSource(Protocol):
+    """What gives stored shots, as `ShardSource` does."""
+
+    def at(self, step: int) -> "ShotSource":
+        """What the batch of a step is drawn from."""
+        ...
+
+    def read(self, step: int, rows: range | None = None) -> list[ShotSample]:
+        """The shots of a step, all of one length, those of `rows` of the batch alone; None: all of them."""
+        ...
+
+
 def open_pool(config: TeacherTraining, codec: Codec | None) -> LatentPool | ShardSource:
     """What the batches of a stage are drawn from.
 
@@ -380,7 +393,7 @@ def open_pool(config: TeacherTraining, codec: Codec | None) -> LatentPool | Shar
 
 
 def draw_batch(
-    stories: Sequence[StoryLatents] | ShardSource,
+    stories: Sequence[StoryLatents] | ShotSource,
     config: TeacherTraining,
     step: int,
     *,
@@ -398,7 +411,7 @@ def draw_batch(
         keep_captions: never empty a sample's captions.
     """
     samples = range(config.batch_size) if samples is None else samples
-    if isinstance(stories, ShardSource):
+    if not isinstance(stories, Sequence):
         return _stored_batch(stories, config, step, samples, keep_captions=keep_captions)
     assert isinstance(config.pool, PoolConfig)
     rng = draws(config.seed, "shots", step)
@@ -431,7 +444,7 @@ def draw_batch(
 
 
 def _stored_batch(
-    source: ShardSource, config: TeacherTraining, step: int, samples: range, *, keep_captions: bool
+    source: ShotSource, config: TeacherTraining, step: int, samples: range, *, keep_captions: bool
 ) -> Batch:
     """The batch of a step out of shards; nothing is known of who is where in a picture."""
     conditionings: list[Conditioning] = []

@@ -1,0 +1,471 @@
+"""What does a training step take on this device? The recipes' own stages, on random weights and random data.
+
+Nothing is downloaded and no shards are read: latents and caption embeddings of the right shapes are drawn.
+Counted in a step's time is all that the stage does in it, the copies to the device included; not counted are
+reading shards and saving. A step of distribution matching is `fake_updates` updates of one kind and one of
+another, and would take minutes for the same numbers: each kind is timed at the two middle exit steps, which
+are the mean over all, and the step is their sum. Model-FLOP utilisation counts blocks once, though they are
+computed again in the backward pass as the recipes have it, and divides by the data sheet's dense bfloat16.
+
+Every answer is a JSON line in a file before the next question is asked; a question that fails is an answer
+too. `bench/gpu_training.sh` runs this. It has not been run on a GPU.
+"""
+
+import argparse
+import gc
+import logging
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from shotstream.bench.answers import AnswerFile, error_text
+from shotstream.bench.models import WAN_TINY, draw_weights, part_shapes, random_config
+from shotstream.bench.report import synchronize
+from shotstream.bench.training_step import Shot, matching_flops, teacher_step
+from shotstream.codec.codec import Codec
+from shotstream.codec.patch_codec import PatchCodec
+from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
+from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.data.captions import StoredText, StoredTextConfig, stored_caption
+from shotstream.data.latents import LatentPool, PoolConfig
+from shotstream.data.source import PastShot, ShardsConfig, ShotSample
+from shotstream.geometry import LatentSize
+from shotstream.model.config import DiTConfig
+from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
+from shotstream.training.keys import tensor_draws
+from shotstream.training.recipe import Recipe
+from shotstream.training.recipes import recipe
+from shotstream.training.run import execution_of
+from shotstream.training.stages.codec import CodecTraining
+from shotstream.training.stages.dmd import DmdStage
+from shotstream.training.stages.inter_shot import InterShotTraining, inter_shot_stage
+from shotstream.training.stages.intra_shot import IntraShotTraining, intra_shot_stage
+from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel
+from shotstream.training.watch import peak_memory_bytes
+from shotstream.training.world import ALONE
+from shotstream.weights.bundle import config_from_document
+from shotstream.weights.hub import WAN
+
+log = logging.getLogger(__name__)
+
+_DATA_SHEETS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""Dense bfloat16 operations per second, by a part of the card's name."""
+
+_NUM_PAST = 2
+"""Shots before the one that is learnt."""
+_WAN_SIZE, _TINY_SIZE = LatentSize(60, 104), LatentSize(4, 6)
+_TINY_DIT = ("num_heads=2", "dim=48", "ffn_dim=96", "num_layers=2", "text_dim=32", "text_length=16")
+_LEARNT = "wan_teacher", "wan_intra_shot", "wan_inter_shot"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What is measured, and where."""
+
+    device: torch.device
+    is_tiny: bool = False
+    """The same path at a size that a CPU runs in no time: measures nothing."""
+
+    @property
+    def latent_size(self) -> LatentSize:
+        """Of the 1.3B recipes' latents; 832x480 pixels."""
+        return _TINY_SIZE if self.is_tiny else _WAN_SIZE
+
+    def wan(self, name: str, *more: str) -> Recipe:
+        """A 1.3B recipe for one sample, from random weights."""
+        teacher = "stage." if name == "wan_teacher" else "stage.dmd.teacher."
+        overrides = [f"{teacher}batch_size=1", f"{teacher}start=''"]
+        if self.is_tiny:
+            overrides += [f"{teacher}dit.{setting}" for setting in _TINY_DIT]
+            overrides += [f"{teacher}pool.max_latent_frames=6"]
+            overrides += ["stage.lora_rank=2"] if name == "wan_inter_shot" else []
+        return recipe(name, [*overrides, *more])
+
+
+class DrawnShots:
+    """Shots of random latents, each with two before it; the same sample at every step and place."""
+
+    def __init__(self, config: DiTConfig, size: LatentSize, num_latent_frames: int) -> None:
+        def drawn(*shape: int, place: int) -> Tensor:
+            generator = torch.Generator().manual_seed(place)
+            return torch.randn(*shape, size.height, size.width, generator=generator).half()
+
+        num_frames = 1 + 4 * (num_latent_frames - 1)
+        kept = [
+            candidate_frames(num_frames, max_frame_count(shot, config.num_context_frames))
+            for shot in range(_NUM_PAST)
+        ]
+        self._shot = ShotSample(
+            latents=drawn(config.latent_channels, num_latent_frames, place=0),
+            past=tuple(
+                PastShot(
+                    num_frames=num_frames,
+                    frames=frames,
+                    latents=drawn(len(frames), config.latent_channels, place=1 + shot),
+                )
+                for shot, frames in enumerate(kept)
+            ),
+            captions=tuple(stored_caption("0", shot) for shot in range(_NUM_PAST + 1)),
+        )
+
+    def at(self, step: int) -> "DrawnShots":
+        """See `ShotSource.at`."""
+        del step
+        return self
+
+    def read(self, step: int, rows: range | None = None) -> list[ShotSample]:
+        """See `ShotSource.read`."""
+        del step
+        return [self._shot] * len(rows or range(1))
+
+    def draw(self, rng: np.random.Generator, num_shots: int) -> tuple[str, ...]:
+        """See `ToldSource.draw`."""
+        del rng
+        return tuple(stored_caption("0", place) for place in range(num_shots))
+
+
+class DrawnText(StoredText):
+    """Random embeddings in the place of stored ones, drawn once for each caption."""
+
+    def __init__(self, dit: DiTConfig) -> None:
+        super().__init__(StoredTextConfig(directory="nowhere"))
+        self._shape = dit.text_length, dit.text_dim
+        self._drawn: dict[str, Tensor] = {}
+
+    def embed(self, captions: Sequence[str]) -> Float[Tensor, "u n d"]:
+        """See `StoredText.embed`."""
+        for caption in captions:
+            if caption not in self._drawn:
+                generator = tensor_draws(len(self._drawn), "bench/text")
+                self._drawn[caption] = torch.randn(self._shape, generator=generator)
+        return torch.stack([self._drawn[caption] for caption in captions])
+
+
+def ask_teacher(setting: Setting, *, causal: bool) -> dict[str, Any]:
+    """A step of the 1.3B teacher, bidirectional or causal."""
+    made = setting.wan("wan_teacher", f"stage.causal_share={int(causal)}")
+    config = made.stage
+    assert isinstance(config, TeacherTraining)
+    stage = _teacher_stage(setting, made, config)
+    first_s = _timed(setting, lambda: stage.step(0))
+    _forget_peak()
+    steps_s = [_timed(setting, lambda step=step: stage.step(step)) for step in (1, 2)]
+    return {
+        "step_s": statistics.median(steps_s),
+        "first_step_s": first_s,
+        "peak_gb": peak_memory_bytes() / 1e9,
+        **_profiled(setting, lambda: stage.step(3)),
+    }
+
+
+def ask_intra_shot(setting: Setting) -> dict[str, Any]:
+    """A step of distribution matching with the true history."""
+    made = setting.wan("wan_intra_shot")
+    config = made.stage
+    assert isinstance(config, IntraShotTraining)
+    dit = config.dmd.teacher.dit
+    stage = intra_shot_stage(
+        config,
+        student=_drawn_model(setting, config.dmd.teacher),
+        teacher=_drawn_model(setting, config.dmd.teacher),
+        pool=DrawnShots(dit, setting.latent_size, _num_latent_frames(config.dmd.teacher)),
+        execution=execution_of(made.loop, ALONE),
+    )
+    return _matching(setting, stage)
+
+
+def ask_inter_shot(setting: Setting) -> dict[str, Any]:
+    """A step of it with the student's own history: two shots are filmed before the one that is learnt."""
+    made = setting.wan("wan_inter_shot", "stage.dmd.teacher.shot_weights=[0.0, 0.0, 1.0]")
+    config = made.stage
+    assert isinstance(config, InterShotTraining)
+    codec = _drawn_codec(setting)
+    stage = inter_shot_stage(
+        config,
+        student=_drawn_model(setting, config.dmd.teacher),
+        teacher=_drawn_model(setting, config.dmd.teacher),
+        codec=codec,
+        latent_size=setting.latent_size,
+        stored=DrawnShots(config.dmd.teacher.dit, setting.latent_size, 1),
+        execution=execution_of(made.loop, ALONE),
+    )
+    return _matching(setting, stage)
+
+
+def ask_theatre(setting: Setting, *, causal: bool, seconds: float = 25.0) -> dict[str, Any]:
+    """Samples per second of the theatre's teacher, at batches that double until memory or time is used up."""
+    overrides = [f"stage.causal_share={int(causal)}", "stage.pool.num_blocks=1"]
+    overrides += ["stage.pool.block_stories=8", "stage.pool.num_latent_frames=[9]"]
+    if setting.is_tiny:
+        overrides += ["stage.pool.num_shots=[2]", "stage.batch_size=1", "stage.dit.num_layers=1"]
+    made = recipe("theatre_teacher", overrides)
+    config = made.stage
+    assert isinstance(config, TeacherTraining)
+    assert isinstance(config.pool, PoolConfig) and isinstance(config.text, WordEncoderConfig)
+    trained = recipe("theatre_codec").stage
+    assert isinstance(trained, CodecTraining)
+    torch.manual_seed(0)
+    pool = LatentPool(PatchCodec(trained.codec).eval(), config.pool)
+    reader = WordEncoder(config.text)
+    stage = TeacherStage(config, pool, setting.device, execution_of(made.loop, ALONE), reader=reader)
+    pool.at(0)  # the stories
+    began, batch, ended = time.perf_counter(), config.batch_size, "time"
+    rates: dict[str, float] = {}
+    peak_gb = 0.0
+    while time.perf_counter() - began < seconds:
+        stage.config = replace(config, batch_size=batch)
+        try:
+            stage.step(0)
+            _forget_peak()
+            step_s = _timed(setting, lambda: stage.step(1))
+        except torch.OutOfMemoryError:
+            ended = "memory"
+            break
+        rates[str(batch)], peak_gb = batch / step_s, peak_memory_bytes() / 1e9
+        if setting.is_tiny and batch > config.batch_size:
+            ended = "tiny"
+            break
+        batch *= 2
+    largest = int(next(reversed(rates)))
+    stage.model.zero_grad()  # of the batch that was too large
+    _free()
+    stage.config = replace(config, batch_size=largest)
+    return {
+        "samples_per_s": rates,
+        "largest_batch": largest,
+        "ended_by": ended,
+        "peak_gb": peak_gb,
+        **_profiled(setting, lambda: stage.step(2)),
+    }
+
+
+QUESTIONS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
+    "wan_teacher": lambda setting: ask_teacher(setting, causal=False),
+    "wan_intra_shot": ask_intra_shot,
+    "wan_inter_shot": ask_inter_shot,
+    "theatre_teacher": lambda setting: ask_theatre(setting, causal=False),
+    "wan_teacher, causal": lambda setting: ask_teacher(setting, causal=True),
+    "theatre_teacher, causal": lambda setting: ask_theatre(setting, causal=True, seconds=15),
+}
+"""In the order of what they are worth; causal steps come last, since their attention is compiled first."""
+
+
+def ask_all(setting: Setting, answers: AnswerFile, *, limit_s: float, began: float) -> list[dict[str, Any]]:
+    """Asks every question that can be begun before the limit; each answer is on the disk when it is known."""
+    found: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as counting:
+        flops = {name: counting.submit(count_flops, name, setting.is_tiny) for name in _LEARNT}
+        for name, ask in QUESTIONS.items():
+            answer: dict[str, Any] = {
+                "question": "training",
+                "variant": name,
+                "device": _device_name(setting),
+            }
+            if time.perf_counter() - began > limit_s:
+                answer["error"] = f"not asked: {limit_s:.0f} s had passed"
+            else:
+                log.info("%s", name)
+                try:
+                    answer |= ask(setting)
+                except Exception as error:  # whatever it was, the next question is asked
+                    log.exception("%s failed", name)
+                    answer["error"] = error_text(error)
+                else:
+                    answer |= _utilisation(setting, answer, flops.get(name.partition(",")[0]))
+            _free()
+            answers.add(answer)
+            found.append(answer)
+        for future in flops.values():
+            future.cancel()
+    return found
+
+
+def count_flops(name: str, is_tiny: bool) -> dict[str, float]:
+    """What the parts of a recipe's step must cost, on no hardware; in a process of its own, it takes long."""
+    setting = Setting(device=torch.device("cpu"), is_tiny=is_tiny)
+    config = setting.wan(name).stage
+    if isinstance(config, TeacherTraining):
+        shot = Shot(latent_size=setting.latent_size, num_chunks=_num_chunks(config))
+        return {"step": teacher_step(config, shot).flops}
+    assert isinstance(config, IntraShotTraining | InterShotTraining)
+    shot = Shot(latent_size=setting.latent_size, num_chunks=_num_chunks(config.dmd.teacher))
+    rank = config.lora_rank if isinstance(config, InterShotTraining) else 0
+    counted = matching_flops(config.dmd, shot, rank)
+    fake, student = counted.fake_update(counted.mean_exit), counted.student_update(counted.mean_exit)
+    return {"fake": fake, "student": student, "step": config.dmd.fake_updates * fake + student}
+
+
+def _matching(setting: Setting, stage: DmdStage) -> dict[str, Any]:
+    """The parts of a step of distribution matching; see the module's docstring."""
+    short = [part._replace(scene=part.scene._replace(num_chunks=1)) for part in stage.parts(0)]
+    middle = _keys_of_middle_exits(stage)
+    _timed(setting, lambda: (stage.update_fake(short, middle[0]), stage.update_student(short, middle[0])))
+    _forget_peak()
+    parts = stage.parts(1)
+    draw_s = _timed(setting, lambda: stage.parts(1))
+    fake_s = [_timed(setting, lambda key=key: stage.update_fake(parts, key)) for key in middle]
+    student_s = [_timed(setting, lambda key=key: stage.update_student(parts, key)) for key in middle]
+    fake, student = statistics.mean(fake_s), statistics.mean(student_s)
+    found = {
+        "step_s": draw_s + stage.config.fake_updates * fake + student,
+        "draw_s": draw_s,
+        "fake_update_s": fake,
+        "student_update_s": student,
+        "fake_updates": stage.config.fake_updates,
+        "peak_gb": peak_memory_bytes() / 1e9,
+    }
+    return found | _profiled(setting, lambda: stage.update_student(parts, middle[0]))
+
+
+def _keys_of_middle_exits(stage: DmdStage) -> list[tuple[int, int]]:
+    """Keys at which rollouts end one step before the middle and one after it: their mean is that of all."""
+    last = len(stage.config.student_steps) - 1
+    wanted = (last // 2, math.ceil(last / 2))
+    found = {stage.exit_step((0, update)): (0, update) for update in range(64)}
+    return [found[exit_step] for exit_step in wanted]
+
+
+def _profiled(setting: Setting, function: Callable[[], object]) -> dict[str, Any]:
+    """The three operations that took the most of the device's time, with their shares of it."""
+    on_gpu = setting.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiled:
+        wall_s = _timed(setting, function)
+    spent_us = {
+        event.key: float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
+        for event in profiled.key_averages()
+        if event.device_type
+        == torch.autograd.DeviceType.CPU  # kernels count for the operation they belong to
+    }
+    total_us = sum(spent_us.values())
+    dearest = sorted(spent_us, key=spent_us.__getitem__, reverse=True)[:3]
+    return {
+        "dearest": {name: spent_us[name] / max(total_us, 1e-9) for name in dearest},
+        "busy": total_us / 1e6 / wall_s,
+    }
+
+
+def _utilisation(
+    setting: Setting, answer: Mapping[str, Any], counting: "Future[dict[str, float]] | None"
+) -> dict[str, Any]:
+    """Operations per second of the model, and their part of the data sheet's."""
+    if counting is None:
+        return {}
+    try:
+        flops = counting.result(timeout=120)
+    except Exception as error:  # the times stand without it
+        return {"flops_error": error_text(error)}
+    spent_s = answer["step_s"] - answer.get("draw_s", 0.0)
+    found: dict[str, Any] = {"model_pflop": flops["step"] / 1e15, "tflops": flops["step"] / 1e12 / spent_s}
+    name = _device_name(setting)
+    for known, peak in _DATA_SHEETS.items():
+        if known in name:
+            found["mfu"] = flops["step"] / spent_s / peak
+    return found
+
+
+def _teacher_stage(setting: Setting, made: Recipe, config: TeacherTraining) -> TeacherStage:
+    pool = DrawnShots(config.dit, setting.latent_size, _num_latent_frames(config))
+    with setting.device:  # weights are drawn where they are used
+        stage = TeacherStage(config, pool, setting.device, execution_of(made.loop, ALONE))
+    _furnished(stage.model, config)
+    return stage
+
+
+def _drawn_model(setting: Setting, config: TeacherTraining) -> TheatreModel:
+    with setting.device:
+        model = TheatreModel(config.dit, config.text)
+    return _furnished(model, config)
+
+
+def _furnished(model: TheatreModel, config: TeacherTraining) -> TheatreModel:
+    """A new model with captions to read, and a head that is not zero: else all gradients below it were."""
+    model.text = DrawnText(config.dit)
+    nn.init.normal_(model.dit.head.head.weight, std=0.02)
+    return model
+
+
+def _drawn_codec(setting: Setting) -> Codec:
+    """Wan's codec with random weights, in float32 as the stage has it."""
+    config = random_config(WAN_TINY if setting.is_tiny else WAN, with_text=False)
+    tensors = draw_weights(part_shapes(config)["codec"], setting.device, torch.float32)
+    read = config_from_document(WanVAEConfig, config["codec"], "codec")
+    return WanVAE.from_tensors(read, tensors, device=setting.device, dtype=torch.float32)
+
+
+def _num_latent_frames(config: TeacherTraining) -> int:
+    assert isinstance(config.pool, ShardsConfig)
+    return config.pool.max_latent_frames
+
+
+def _num_chunks(config: TeacherTraining) -> int:
+    return _num_latent_frames(config) // config.dit.chunk_latent_frames
+
+
+def _timed(setting: Setting, function: Callable[[], object]) -> float:
+    synchronize(setting.device)
+    began = time.perf_counter()
+    function()
+    synchronize(setting.device)
+    return time.perf_counter() - began
+
+
+def _forget_peak() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _device_name(setting: Setting) -> str:
+    return torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else "cpu"
+
+
+def _told(answer: Mapping[str, Any]) -> str:
+    """An answer in a line."""
+    if "error" in answer:
+        return f"{answer['variant']}: FAILED: {answer['error']}"
+    shown = ("step_s", "samples_per_s", "peak_gb", "tflops", "mfu", "busy", "dearest")
+    return f"{answer['variant']}: " + ", ".join(f"{name} {answer[name]}" for name in shown if name in answer)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Asks all questions; 1 if one of them failed."""
+    began = time.perf_counter()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("-o", dest="directory", type=Path, required=True, help="gets answers.jsonl")
+    parser.add_argument("--tiny", action="store_true", help="on a CPU, at tiny size: measures nothing")
+    parser.add_argument("--limit", type=float, default=150.0, help="seconds after which no question is begun")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if not given.tiny and not torch.cuda.is_available():
+        log.error("there is no GPU here; --tiny tries the program on a CPU")
+        return 2
+    setting = Setting(device=torch.device("cpu" if given.tiny else "cuda"), is_tiny=given.tiny)
+    answers = AnswerFile(given.directory / "answers.jsonl")
+    given.directory.mkdir(parents=True, exist_ok=True)
+    found = ask_all(setting, answers, limit_s=given.limit, began=began)
+    for answer in found:
+        log.info("%s", _told(answer))
+    return int(any("error" in answer for answer in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
