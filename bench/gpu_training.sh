@@ -7,8 +7,10 @@
 #   bench/gpu_training.sh -o DIR --limit S   begins no question after S seconds
 #   bench/gpu_training.sh -o DIR --tiny      the same path on a CPU at a tiny size: measures nothing
 set -euo pipefail
-cd "$(dirname "$0")/.."
+root="$(cd "$(dirname "$0")/.." && pwd)"
 python=python3
-[ -x .venv/bin/python ] && python=.venv/bin/python
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTORCH_ALLOC_CONF=expandable_segments:True
+[ -x "$root/.venv/bin/python" ] && python="$root/.venv/bin/python"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+# Steps of several kinds in one process: blocks of memory grow instead of falling to pieces.
+export PYTORCH_ALLOC_CONF=expandable_segments:True
 exec "$python" -m shotstream.bench.training "$@"

@@ -152,7 +152,7 @@ def test_pairs_of_another_teacher_and_of_other_settings_are_refused(runs: Path, 
 
 
 def test_shards_and_bundles_of_other_sizes_are_refused(runs: Path, tiny: list[str]) -> None:
-    with pytest.raises(ValueError, match="the recipe wants .*dim=48"):
+    with pytest.raises(ValueError, match=r"the recipe wants .*dim=48"):
         build_stage(small("wan_teacher", tiny, 1, "stage.dit.dim=48"), runs)
     with pytest.raises(ValueError, match="encoded with"):
         build_stage(small("wan_teacher", tiny, 1, "stage.dit.text_length=7"), runs)

@@ -28,7 +28,7 @@ from shotstream.diffusion.flow import add_noise, velocity_target
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.geometry import LatentSize, TokenGrid
 from shotstream.losses.flow_matching import flow_matching_loss
-from shotstream.model.causal_mask import CausalMask
+from shotstream.model.causal_mask import CausalMask, MaskForm
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.story import compose_caption
@@ -350,8 +350,13 @@ def token_grid(latents: Float[Tensor, "b z f h w"], config: DiTConfig) -> TokenG
 
 def shot_mask(shot: Float[Tensor, "b z f h w"], config: DiTConfig) -> CausalMask:
     """The causal rule over the context and a shot, in the form that its device computes fastest."""
-    form = "block" if shot.is_cuda else "slices"
+    form = mask_form(shot.device, config)
     return CausalMask.for_shot(config, token_grid(shot, config), shot.shape[2], form=form)
+
+
+def mask_form(device: torch.device, config: DiTConfig) -> MaskForm:
+    """FlexAttention's blocks on a GPU; for narrower heads than its kernel takes, and on a CPU, slices."""
+    return "block" if device.type == "cuda" and config.head_dim >= 16 else "slices"
 
 
 def _optimiser(config: TeacherTraining, model: TheatreModel) -> MuonAdamW | ClippedAdamW:
