@@ -74,7 +74,9 @@ def test_the_table_in_the_documentation_is_what_is_counted() -> None:
     rows = {
         "teacher": teacher_step(wan.wan_teacher(), WAN_SHOT),
         "intra_shot": matching_step(matching, WAN_SHOT),
-        "inter_shot": matching_step(matching, WAN_SHOT, num_filmed=2),
+        "inter_shot": matching_step(
+            matching, WAN_SHOT, num_filmed=2, lora_rank=wan.wan_inter_shot().lora_rank
+        ),
     }
     for name, cost in rows.items():
         numbers = (cost.flops / 1e15, cost.recomputed_flops / 1e15)
