@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -22,8 +22,9 @@ from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.geometry import PixelSize
 from shotstream.model.config import DiTConfig, wan_1_3b
 from shotstream.model.dit import DiT
-from shotstream.streaming.pipeline import StreamingPipeline, build_engine, choose_device
-from shotstream.streaming.switches import DEFAULT_SWITCHES, Switches
+from shotstream.streaming.choice import DEFAULT_OPTIONS, Options
+from shotstream.streaming.parts import choose_device
+from shotstream.streaming.pipeline import StreamingPipeline, build_engine, choose_for
 from shotstream.weights.bundle import Bundle, config_from_document, read_bundle
 from shotstream.weights.hub import WAN, WeightsNotFoundError, bundle_config, resolve
 from shotstream.weights.official import PublishedWeights
@@ -31,20 +32,13 @@ from shotstream.weights.official import PublishedWeights
 WAN_TINY = "wan-tiny"
 """A model of the Wan family so small that a CPU runs every part of it in no time. Always random."""
 
-DTYPES = ("float32", "bfloat16", "float16")
-Dtype = Literal["float32", "bfloat16", "float16"]
-
 # One layer and a short vocabulary: for questions in which the text encoder is not asked anything.
 _SHORT_TEXT = {"num_layers": 1, "vocab_size": 512}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchModel:
-    """What to measure.
-
-    Raises:
-        ValueError: an unknown dtype.
-    """
+    """What to measure."""
 
     name: str = "theatre"
     """A model's name or a bundle's directory."""
@@ -53,15 +47,8 @@ class BenchModel:
     size: PixelSize | None = None
     """Of its frames; None: the model's own."""
     device: str = "auto"
-    dtype: str | None = None
-    """What the transformer computes in, and in the Wan family every network; None: as `load` chooses."""
-
-    switches: Switches = DEFAULT_SWITCHES
+    options: Options = DEFAULT_OPTIONS
     """How it is run."""
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise ValueError(f"no dtype {self.dtype!r}; give one of {', '.join(DTYPES)}")
 
 
 def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingPipeline:
@@ -77,20 +64,21 @@ def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingP
     device = choose_device(model.device)
     bundle = None if model.is_random else read_bundle(resolve(model.name))
     settings = random_config(model.name, with_text=with_text) if bundle is None else bundle.config
-    is_wan = settings["engine"]["family"] == "wan"
-    default = "bfloat16" if is_wan and device.type == "cuda" else "float32"
-    dtype: torch.dtype = getattr(torch, model.dtype or default)
     if model.size is not None:
         settings = {**settings, "engine": {**settings["engine"], "pixel_size": asdict(model.size)}}
     with tempfile.TemporaryDirectory() as directory:
+        is_drawn = bundle is None
         if bundle is None:
-            codec_device = model.switches.codec_device
+            bundle = random_bundle(settings, Path(directory), torch.device("meta"), torch.float32)
+        bundle = replace(bundle, config=settings)
+        # Before anything is on the device, whose free memory it depends on.
+        choice = choose_for(bundle, device, model.options)
+        if is_drawn:
+            codec_device = choice.switches.codec_device
             apart = None if codec_device is None else choose_device(codec_device)
-            bundle = random_bundle(settings, Path(directory), device, dtype, codec_device=apart)
-        engine = build_engine(
-            replace(bundle, config=settings), device, dtype, switches=model.switches, synchronize=True
-        )
-    return StreamingPipeline(engine)
+            bundle = random_bundle(settings, Path(directory), device, choice.dtype, codec_device=apart)
+        engine = build_engine(bundle, device, choice.dtype, switches=choice.switches, synchronize=True)
+    return StreamingPipeline(engine, choice)
 
 
 def parse_size(text: str) -> PixelSize:

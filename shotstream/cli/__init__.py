@@ -15,6 +15,7 @@ import typer
 
 from shotstream.cli.ablate import ablate
 from shotstream.cli.bench import bench_app
+from shotstream.cli.crew import REPLACED
 from shotstream.cli.data import data_app
 from shotstream.cli.generate import generate
 from shotstream.cli.measure import evaluate, verify
@@ -29,7 +30,7 @@ DEBUG_LOG = Path("shotstream-debug.log")
 
 app = typer.Typer(
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Makes a film shot by shot: streaming multi-shot video generation.",
 )
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = app(given or ["--help"], standalone_mode=False)
     except typer.TyperException as error:
-        code = complain(error.format_message(), BAD_INPUT)
+        code = complain(_with_successor(error), BAD_INPUT)
     except BadInput as error:
         code = complain(str(error), BAD_INPUT)
     except (typer.Abort, KeyboardInterrupt):
@@ -65,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             where = "shotstream --debug ... writes the traceback to a file"
         code = complain(f"{one_line(error)} ({where})", FAULT)
     sys.exit(code or 0)
+
+
+def _with_successor(error: typer.TyperException) -> str:
+    """What is wrong; of an option that is gone also what took its place."""
+    successor = REPLACED.get(getattr(error, "option_name", ""))
+    return f"{error.format_message()}" + (f" Give {successor}." if successor else "")
 
 
 def _show_version(wanted: bool) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shotstream.cli.crew import takes_switches
+from shotstream.cli.crew import takes_options
 from shotstream.cli.shared import (
     DeviceOption,
     ModelOption,
@@ -24,8 +24,8 @@ from shotstream.cli.shared import (
 if TYPE_CHECKING:
     from shotstream.bench.denoise import PartConfig
     from shotstream.bench.report import Report
+    from shotstream.streaming.choice import Options
     from shotstream.streaming.pipeline import StreamingPipeline
-    from shotstream.streaming.switches import Switches
 
 bench_app = typer.Typer(help="Measure; a table, and one JSON line last.")
 
@@ -33,9 +33,6 @@ RandomOption = Annotated[
     bool, typer.Option("--random", help="Random weights: a model's sizes without its files (wan-1.3b too).")
 ]
 SizeOption = Annotated[str | None, typer.Option(help="Frame size HxW; default: the model's.")]
-DtypeOption = Annotated[
-    str | None, typer.Option(help="float32, bfloat16 or float16; default: as for a film.")
-]
 ChunksOption = Annotated[int | None, typer.Option(min=1, help="Chunks of a shot; default: the model's.")]
 StepsOption = Annotated[
     int | None, typer.Option(min=1, max=1000, help="Denoising steps per chunk; default: the model's.")
@@ -44,12 +41,11 @@ RepeatsOption = Annotated[int, typer.Option(min=1, help="Measured repetitions; o
 
 
 @bench_app.command("generate")
-@takes_switches
+@takes_options
 def bench_generate(
     model: ModelOption = "theatre",
     random: RandomOption = False,
     size: SizeOption = None,
-    dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     stories: Annotated[int, typer.Option(help="Measured stories; one more warms up.")] = 8,
     shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
@@ -57,11 +53,11 @@ def bench_generate(
     steps: StepsOption = None,
     seed: Annotated[int, typer.Option(help="Of the stories and of their noise.")] = 0,
     scale: ScaleOption = None,
-    overlap: Annotated[
-        bool, typer.Option("--overlap", help="H.264 in a thread of its own, as in a studio.")
+    h264_beside: Annotated[
+        bool, typer.Option("--h264-beside", help="H.264 in a thread of its own, as in a studio.")
     ] = False,
     *,
-    switches: "Switches",
+    options: "Options",
 ) -> None:
     """How fast is a film made, end to end?"""
 
@@ -75,29 +71,28 @@ def bench_generate(
             num_steps=steps,
             seed=seed,
             scale=comfortable_scale(pipeline) if scale is None else scale,
-            overlap=overlap,
+            overlap=h264_beside,
         )
         tell("warming up")
         return generate.bench_generate(
             pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories")
         )
 
-    _run(measure, model, random, size, dtype, device, switches)
+    _run(measure, model, random, size, device, options)
 
 
 @bench_app.command("denoise")
-@takes_switches
+@takes_options
 def bench_denoise(
     model: ModelOption = "theatre",
     random: RandomOption = False,
     size: SizeOption = None,
-    dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     chunks: ChunksOption = None,
     steps: StepsOption = None,
     repeats: RepeatsOption = 20,
     *,
-    switches: "Switches",
+    options: "Options",
 ) -> None:
     """How long does the transformer take for a chunk, and how near is that to the machine's ceilings?"""
 
@@ -107,21 +102,20 @@ def bench_denoise(
         tell("measuring")
         return bench_denoise(pipeline, _part(repeats, chunks, steps))
 
-    _run(measure, model, random, size, dtype, device, switches, with_text=False)
+    _run(measure, model, random, size, device, options, with_text=False)
 
 
 @bench_app.command("decode")
-@takes_switches
+@takes_options
 def bench_decode(
     model: ModelOption = "theatre",
     random: RandomOption = False,
     size: SizeOption = None,
-    dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     chunks: ChunksOption = None,
     repeats: RepeatsOption = 20,
     *,
-    switches: "Switches",
+    options: "Options",
 ) -> None:
     """How fast do latents become frames?"""
 
@@ -131,21 +125,20 @@ def bench_decode(
         tell("measuring")
         return bench_decode(pipeline, _part(repeats, chunks, None))
 
-    _run(measure, model, random, size, dtype, device, switches, with_text=False)
+    _run(measure, model, random, size, device, options, with_text=False)
 
 
 @bench_app.command("encode")
-@takes_switches
+@takes_options
 def bench_encode(
     model: ModelOption = "theatre",
     random: RandomOption = False,
     size: SizeOption = None,
-    dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     chunks: ChunksOption = None,
     repeats: RepeatsOption = 20,
     *,
-    switches: "Switches",
+    options: "Options",
 ) -> None:
     """How long does it take to encode what later shots look at?"""
 
@@ -155,23 +148,22 @@ def bench_encode(
         tell("measuring")
         return bench_encode(pipeline, _part(repeats, chunks, None))
 
-    _run(measure, model, random, size, dtype, device, switches, with_text=False)
+    _run(measure, model, random, size, device, options, with_text=False)
 
 
 @bench_app.command("cut")
-@takes_switches
+@takes_options
 def bench_cut(
     model: ModelOption = "theatre",
     random: RandomOption = False,
     size: SizeOption = None,
-    dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     chunks: ChunksOption = None,
     steps: StepsOption = None,
     repeats: RepeatsOption = 20,
     scale: ScaleOption = None,
     *,
-    switches: "Switches",
+    options: "Options",
 ) -> None:
     """How long from a prompt to its first pixels, with the engine idle and with it busy?"""
 
@@ -182,21 +174,20 @@ def bench_cut(
         chosen = comfortable_scale(pipeline) if scale is None else scale
         return bench_cut(pipeline, _part(repeats, chunks, steps), scale=chosen)
 
-    _run(measure, model, random, size, dtype, device, switches)
+    _run(measure, model, random, size, device, options)
 
 
 @bench_app.command("shots")
-@takes_switches
+@takes_options
 def bench_shots(
     model: ModelOption = "theatre",
     random: RandomOption = False,
     size: SizeOption = None,
-    dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     chunks: ChunksOption = None,
     steps: StepsOption = None,
     *,
-    switches: "Switches",
+    options: "Options",
 ) -> None:
     """Does a chunk cost more at shot 100 than at shot 1?"""
 
@@ -205,23 +196,22 @@ def bench_shots(
 
         return bench_shots(pipeline, _part(1, chunks, steps), on_shot=lambda number: tell(f"shot {number}"))
 
-    _run(measure, model, random, size, dtype, device, switches)
+    _run(measure, model, random, size, device, options)
 
 
 @bench_app.command("baseline")
-@takes_switches
+@takes_options
 def bench_baseline(
     model: ModelOption = "theatre",
     random: RandomOption = False,
     size: SizeOption = None,
-    dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     stories: Annotated[int, typer.Option(help="Filmed by both, turn by turn; one more warms up.")] = 6,
     shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
     chunks: ChunksOption = None,
     steps: StepsOption = None,
     *,
-    switches: "Switches",
+    options: "Options",
 ) -> None:
     """How many times faster than the published loop, with the same weights and the same results?"""
 
@@ -233,23 +223,22 @@ def bench_baseline(
         tell("warming up")
         return bench_baseline(pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories"))
 
-    _run(measure, model, random, size, dtype, device, switches)
+    _run(measure, model, random, size, device, options)
 
 
 @bench_app.command("overlap")
-@takes_switches
+@takes_options
 def bench_overlap(
     model: ModelOption = "theatre",
     random: RandomOption = False,
     size: SizeOption = None,
-    dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     stories: Annotated[int, typer.Option(help="Filmed each way; one more warms up.")] = 10,
     shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
     chunks: ChunksOption = None,
     scale: ScaleOption = None,
     *,
-    switches: "Switches",
+    options: "Options",
 ) -> None:
     """What do H.264 beside the engine, and chunks made ahead, bring?"""
 
@@ -266,25 +255,20 @@ def bench_overlap(
         tell("warming up")
         return bench_overlap(pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories"))
 
-    _run(measure, model, random, size, dtype, device, switches)
+    _run(measure, model, random, size, device, options)
 
 
 @bench_app.command("memory")
 def bench_memory(
     model: ModelOption = "wan-1.3b",
     size: SizeOption = None,
-    dtype: Annotated[str, typer.Option(help="What is not kept in fewer bits.")] = "bfloat16",
 ) -> None:
     """What fits in how much memory of a GPU? Computed from sizes, not measured."""
     with bad_input(), make_console().status("computing"):
-        import torch
-
         from shotstream.bench.memory import bench_memory
-        from shotstream.bench.models import DTYPES, parse_size
+        from shotstream.bench.models import parse_size
 
-        if dtype not in DTYPES:
-            raise ValueError(f"no dtype {dtype!r}; give one of {', '.join(DTYPES)}")
-        report = bench_memory(model, None if size is None else parse_size(size), getattr(torch, dtype))
+        report = bench_memory(model, None if size is None else parse_size(size))
     _show(report)
 
 
@@ -355,16 +339,15 @@ def _run(
     model: str,
     is_random: bool,
     size: str | None,
-    dtype: str | None,
     device: str,
-    switches: "Switches",
+    options: "Options",
     *,
     with_text: bool = True,
 ) -> None:
     """Loads the model, measures, and shows what came out."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
-        pipeline, facts = _load(model, is_random, size, dtype, device, switches, with_text=with_text)
+        pipeline, facts = _load(model, is_random, size, device, options, with_text=with_text)
         report = measure(pipeline, status.update)
     _show(replace(report, facts={**report.facts, **facts}))
 
@@ -373,9 +356,8 @@ def _load(
     model: str,
     is_random: bool,
     size: str | None,
-    dtype: str | None,
     device: str,
-    switches: "Switches",
+    options: "Options",
     *,
     with_text: bool = True,
 ) -> "tuple[StreamingPipeline, dict[str, object]]":
@@ -388,12 +370,12 @@ def _load(
         is_random=is_random,
         size=None if size is None else parse_size(size),
         device=device,
-        dtype=dtype,
-        switches=switches,
+        options=options,
     )
     pipeline = load_bench_model(chosen, with_text=with_text)
-    facts: dict[str, object] = {"switches": asdict(switches)}
-    if switches.compile:
+    choice = pipeline.choice
+    facts: dict[str, object] = {"switches": asdict(choice.switches), "chosen": choice.told}
+    if choice.switches.needs_warm_up:
         facts["compile_s"] = round(warm_up(pipeline.engine), 1)
     return pipeline, facts
 

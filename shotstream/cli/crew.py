@@ -4,125 +4,161 @@ import inspect
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shotstream.cli.shared import bad_input
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shotstream.streaming.choice import Options
     from shotstream.streaming.crew import Crew
-    from shotstream.streaming.switches import Switches
+    from shotstream.streaming.pipeline import StreamingPipeline
+
+_EXPERT = "Expert: each takes the place of what is chosen"
 
 _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
-    "weights": (
+    "precision": (
+        Annotated[
+            str,
+            typer.Option(
+                metavar="auto|float32|bfloat16|float8",
+                help="What is computed in. auto: float32, and bfloat16 for Wan on a GPU; float8: products "
+                "and attention in eight bits, which changes the pictures (slow on a CPU: to judge them).",
+            ),
+        ],
+        "auto",
+    ),
+    "memory": (
+        Annotated[
+            str,
+            typer.Option(
+                metavar="auto|low|lowest",
+                help="auto: all on the device if it fits; low: less memory, slower; lowest: also weights, "
+                "keys and values in a byte each, which changes the pictures a little.",
+            ),
+        ],
+        "auto",
+    ),
+    "attention": (
         Annotated[
             str | None,
+            typer.Option(help="What computes self-attention.", rich_help_panel=_EXPERT),
+        ],
+        None,
+    ),
+    "compile_": (
+        Annotated[
+            bool | None,
             typer.Option(
-                help="float8: keep the transformer's weights in a byte each, to save memory; "
-                "float8-products (GPU; slowly, a CPU): also multiply in them."
+                "--compile/--no-compile",
+                help="Compile the transformer's blocks, and Wan's decoder.",
+                rich_help_panel=_EXPERT,
             ),
         ],
         None,
     ),
-    "float8_cache": (
+    "overlap": (
         Annotated[
-            bool, typer.Option("--float8-cache", help="Keep keys and values in a byte each, to save memory.")
+            bool | None,
+            typer.Option(
+                "--overlap/--no-overlap",
+                help="Make a chunk while the one before is decoded and used.",
+                rich_help_panel=_EXPERT,
+            ),
         ],
-        False,
-    ),
-    "offload_text": (
-        Annotated[
-            bool,
-            typer.Option("--offload-text", help="Keep Wan's text encoder in main memory, to save a GPU's."),
-        ],
-        False,
-    ),
-    "attention": (
-        Annotated[
-            str,
-            typer.Option(help="sdpa (torch's own), cudnn, or eight-bit (slow on a CPU)."),
-        ],
-        "sdpa",
-    ),
-    "compile": (
-        Annotated[
-            bool,
-            typer.Option("--compile", help="Compile the transformer's blocks; done before a film begins."),
-        ],
-        False,
+        None,
     ),
     "cuda_graphs": (
-        Annotated[bool, typer.Option("--cuda-graphs", help="Replay compiled blocks as CUDA graphs.")],
-        False,
-    ),
-    "compile_decoder": (
-        Annotated[bool, typer.Option("--compile-decoder", help="Compile Wan's decoder.")],
-        False,
-    ),
-    "channels_last": (
         Annotated[
-            bool, typer.Option("--channels-last", help="Lay Wan's decoder out with channels together.")
+            bool | None,
+            typer.Option(
+                "--cuda-graphs/--no-cuda-graphs",
+                help="Replay compiled blocks as CUDA graphs.",
+                rich_help_panel=_EXPERT,
+            ),
         ],
-        False,
-    ),
-    "chunk_decode": (
-        Annotated[
-            bool, typer.Option("--chunk-decode", help="Decode a chunk's latent frames together (Wan).")
-        ],
-        False,
-    ),
-    "overlap_chunks": (
-        Annotated[
-            bool,
-            typer.Option("--overlap-chunks", help="Make a chunk while the one before is decoded and used."),
-        ],
-        False,
+        None,
     ),
     "codec_device": (
         Annotated[
             str | None,
-            typer.Option(help="Another device for the codec and the text encoder, for example cuda:1."),
+            typer.Option(
+                help="Another device for the codec and the text encoder, for example cuda:1.",
+                rich_help_panel=_EXPERT,
+            ),
         ],
         None,
     ),
 }
 
+REPLACED = {
+    "--weights": "--precision float8 or --memory lowest",
+    "--float8-cache": "--memory lowest",
+    "--offload-text": "--memory low",
+    "--compile-decoder": "--compile",
+    "--channels-last": "nothing: that is chosen",
+    "--chunk-decode": "nothing: that is chosen",
+    "--overlap-chunks": "--overlap",
+    "--dtype": "--precision",
+}
+"""Options that the commands that load a model had, and what takes their place."""
 
-def takes_switches(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, whose argument `switches` is given by options: how a model is run."""
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "switches"]
-    options = [
+
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, whose argument `options` is given by options: how a model is run."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
+    added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in _OPTIONS.items()
     ]
 
     @wraps(command)
     def with_options(**given: Any) -> None:
-        chosen = {name: given.pop(name) for name in _OPTIONS}
+        chosen = {name.rstrip("_"): given.pop(name) for name in _OPTIONS}
         with bad_input():
-            switches = _read_switches(**chosen)
-        command(**given, switches=switches)
+            options = _read_options(**chosen)
+        command(**given, options=options)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + options
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
     with_options.__dict__["__signature__"] = inspect.Signature(parameters)
     with_options.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_options
 
 
-def _read_switches(weights: str | None, attention: str, **others: Any) -> "Switches":
-    """ValueError for an unknown format or kind of attention."""
-    from shotstream.model.attention import AttentionName
-    from shotstream.model.quantized import WeightFormat
-    from shotstream.streaming.switches import Switches
+def _read_options(precision: Any, memory: Any, **expert: Any) -> "Options":
+    """ValueError for a precision, a level of memory or an attention that is unknown."""
+    from shotstream.streaming.choice import Expert, Options, check_words
 
-    formats: dict[str | None, WeightFormat | None] = {None: None, **{x: x for x in get_args(WeightFormat)}}
-    kernels: dict[str, AttentionName] = {x: x for x in get_args(AttentionName)}
-    if weights not in formats:
-        raise ValueError(f"no weights of {weights!r}; give {', '.join(get_args(WeightFormat))}")
-    if attention not in kernels:
-        raise ValueError(f"no attention {attention!r}; give {', '.join(kernels)}")
-    return Switches(weights=formats[weights], attention=kernels[attention], **others)
+    check_words(precision, memory, expert["attention"])
+    return Options(precision=precision, memory=memory, expert=Expert(**expert))
+
+
+def load_warm(
+    console: "Console", model: str, device: str, options: "Options", crew: "Crew | None" = None
+) -> "StreamingPipeline":
+    """The model, all that a first film would wait for done; the person is told what is done and chosen."""
+    from shotstream.streaming.pipeline import load
+    from shotstream.streaming.warm_up import warm_up
+
+    def tell(line: str) -> None:
+        console.print(line, style="dim", highlight=False, soft_wrap=True)
+
+    pipeline = load(
+        model,
+        device,
+        precision=options.precision,
+        memory=options.memory,
+        expert=options.expert,
+        crew=crew,
+    )
+    for line in pipeline.choice.told:
+        tell(line)
+    if pipeline.choice.switches.needs_warm_up:
+        warm_up(pipeline.engine, tell=tell)
+    return pipeline
 
 
 @contextmanager

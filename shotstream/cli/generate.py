@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shotstream.cli.crew import crew_of, takes_switches
+from shotstream.cli.crew import crew_of, load_warm, takes_options
 from shotstream.cli.shared import (
     BadInput,
     DeviceOption,
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shotstream.film import Environment, Film, FilmPlan, FilmSettings, Replay
-    from shotstream.streaming.crew import Crew
+    from shotstream.streaming.choice import Options
     from shotstream.streaming.pipeline import StreamingPipeline
-    from shotstream.streaming.switches import Switches
 
 DEFAULT_SEED = 7
 
 
-@takes_switches
+@takes_options
 def generate(
     story: Annotated[
         str, typer.Argument(help="Story file (YAML, JSON), a replay file, or a bundled story's name.")
@@ -54,7 +53,7 @@ def generate(
         bool, typer.Option("--overwrite", help="Replace an existing film, and unfinished work.")
     ] = False,
     *,
-    switches: "Switches",
+    options: "Options",
 ) -> None:
     """Make a film of a story.
 
@@ -69,7 +68,7 @@ def generate(
                 console,
                 story,
                 output,
-                lambda: _load(model, device, switches, crew),
+                lambda: load_warm(console, model, device, options, crew),
                 seed,
                 steps,
                 scale,
@@ -78,7 +77,7 @@ def generate(
             return
         from shotstream.streaming.pipeline import follow
 
-        follow(model, crew, switches=switches)
+        follow(model, crew, options)
 
 
 def _generate(
@@ -129,16 +128,6 @@ def _generate(
     _report(console, film, pipeline.fps)
     if replay:
         _check_frames(console, film, replay)
-
-
-def _load(model: str, device: str, switches: "Switches", crew: "Crew | None") -> "StreamingPipeline":
-    from shotstream.streaming.pipeline import load
-    from shotstream.streaming.warm_up import warm_up
-
-    pipeline = load(model, device=device, switches=switches, crew=crew)
-    if switches.compile:
-        warm_up(pipeline.engine)
-    return pipeline
 
 
 def _film_live(

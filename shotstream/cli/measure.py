@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shotstream.cli.crew import takes_switches
+from shotstream.cli.crew import takes_options
 from shotstream.cli.shared import (
     DeviceOption,
     Fault,
@@ -15,7 +15,7 @@ from shotstream.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from shotstream.streaming.switches import Switches
+    from shotstream.streaming.choice import Options
 
 
 def verify(
@@ -53,7 +53,7 @@ def verify(
     console.print(f"{len(rows)} comparisons, all within tolerance")
 
 
-@takes_switches
+@takes_options
 def evaluate(
     model: ModelOption = "theatre",
     stories: Annotated[int, typer.Option(help="Number of held-out stories.")] = 50,
@@ -90,13 +90,13 @@ def evaluate(
     ] = Path("evaluation"),
     device: DeviceOption = "auto",
     *,
-    switches: "Switches",
+    options: "Options",
 ) -> None:
     """Film held-out stories and score them; one JSON line last."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
         from shotstream.evaluation.run import EvaluationConfig, evaluate_model, write_report
-        from shotstream.streaming.switches import DEFAULT_SWITCHES
+        from shotstream.streaming.choice import DEFAULT_OPTIONS
 
         config = EvaluationConfig(
             num_stories=stories,
@@ -116,7 +116,7 @@ def evaluate(
                 config,
                 context=not no_context,
                 device=device,
-                switches=switches,
+                options=options,
                 directory=output,
                 progress=tell,
             )
@@ -125,7 +125,7 @@ def evaluate(
 
             if codec_only:
                 raise ValueError("--codec-only judges a model's codec; leave --run out")
-            if switches != DEFAULT_SWITCHES:
+            if options != DEFAULT_OPTIONS:
                 raise ValueError("a training run is scored as it is; leave the options of a loaded model out")
             output.mkdir(parents=True, exist_ok=True)
             report = evaluate_run(

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shotstream.cli.crew import takes_switches
+from shotstream.cli.crew import load_warm, takes_options
 from shotstream.cli.shared import BadInput, DeviceOption, Fault, ModelOption, bad_input, make_console
 
 if TYPE_CHECKING:
-    from shotstream.streaming.switches import Switches
+    from shotstream.streaming.choice import Options
 
 DEFAULT_PORT = 8720
 DEFAULT_DATA = Path("~/.local/share/shotstream/studio")
 
 
-@takes_switches
+@takes_options
 def serve(
     model: ModelOption = "theatre",
     host: Annotated[
@@ -46,7 +46,7 @@ def serve(
     ] = None,
     device: DeviceOption = "auto",
     *,
-    switches: "Switches",
+    options: "Options",
 ) -> None:
     """Direct a film in the browser while it is being made.
 
@@ -66,13 +66,9 @@ def serve(
             token = secrets.token_urlsafe(24)
         limits = Limits(open_stories=stories, look_ahead_s=look_ahead, quota_bytes=int(quota_gb * 2**30))
         with console.status(f"loading {model}"):
-            from shotstream.streaming.pipeline import load
             from shotstream.streaming.preview import read_preview
-            from shotstream.streaming.warm_up import warm_up
 
-            pipeline = load(model, device=device, switches=switches)
-            if switches.compile:
-                warm_up(pipeline.engine)
+            pipeline = load_warm(console, model, device, options)
             preview = None if preview_decoder is None else read_preview(preview_decoder, pipeline.engine)
             settings = StudioSettings(
                 data_dir=data.expanduser(),

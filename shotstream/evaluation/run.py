@@ -19,8 +19,8 @@ from shotstream.evaluation.films import (
 )
 from shotstream.evaluation.report import Report, make_report
 from shotstream.evaluation.sheet import Panel, SheetStory, draw_sheet
+from shotstream.streaming.choice import DEFAULT_OPTIONS, Options
 from shotstream.streaming.pipeline import StreamingPipeline, load
-from shotstream.streaming.switches import DEFAULT_SWITCHES, Switches
 from shotstream.theatre.oracle import Scores, Verdict, judge_film
 
 _CHANCE_SEED_OFFSET = 500_009
@@ -168,7 +168,7 @@ def evaluate_model(
     *,
     context: bool = True,
     device: str = "auto",
-    switches: Switches = DEFAULT_SWITCHES,
+    options: Options = DEFAULT_OPTIONS,
     directory: Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -177,7 +177,7 @@ def evaluate_model(
     Raises:
         ValueError: there is no such model or device, or the model is not of the theatre.
     """
-    pipeline = load(model, device=device, switches=switches)
+    pipeline = load(model, device, precision=options.precision, memory=options.memory, expert=options.expert)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     sheet = directory / "sheet.png" if directory else None

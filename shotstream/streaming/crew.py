@@ -79,6 +79,11 @@ class Crew:
     _is_in_step: bool = field(default=True, init=False)
 
     @property
+    def size(self) -> int:
+        """Number of the processes."""
+        return dist.get_world_size()
+
+    @property
     def leads(self) -> bool:
         """Whether this process directs the others."""
         return self.rank == 0

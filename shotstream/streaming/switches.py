@@ -1,6 +1,7 @@
-"""How a model is run: what it gives up for memory, what it computes with, what is compiled.
+"""How a model is run, in full: what it gives up for memory, what it computes with, what is compiled.
 
-docs/performance.md says what each switch saves and costs.
+Nobody is asked for these one by one: `choice` makes them of what a person wants and what the machine is.
+docs/performance.md says what each saves and costs.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Switches:
     attention: AttentionName = "sdpa"
     """What computes the transformer's self-attention."""
     compile: bool = False
-    """Whether the transformer's blocks are compiled, once for each length of the cache."""
+    """Whether the transformer's blocks are compiled."""
     cuda_graphs: bool = False
     """Whether compiled blocks are replayed as CUDA graphs."""
     compile_decoder: bool = False
@@ -37,6 +38,9 @@ class Switches:
     """Whether Wan's decoder keeps the channels of a pixel together in memory."""
     chunk_decode: bool = False
     """Whether a chunk's latent frames go through Wan's decoder together, instead of one after the other."""
+    cudnn_benchmark: bool = False
+    """Whether cuDNN tries its algorithms for each new shape of a convolution and keeps the fastest. It is a
+    setting of the process, and stays on when the engine is gone."""
     overlap_chunks: bool = False
     """Whether a chunk is denoised while the one before is decoded and used; see `ahead`."""
     codec_device: str | None = None
@@ -63,6 +67,11 @@ class Switches:
     def of_wan_decoder(self) -> bool:
         """Whether one is set that only Wan's decoder knows."""
         return self.compile_decoder or self.channels_last or self.chunk_decode
+
+    @property
+    def needs_warm_up(self) -> bool:
+        """Whether a first pass does more than a later one: it compiles, or tries algorithms."""
+        return self.compile or self.compile_decoder or self.cudnn_benchmark
 
     @property
     def suffix(self) -> str:

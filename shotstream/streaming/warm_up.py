@@ -1,60 +1,61 @@
-"""Runs every kind of pass that films consist of once, so that what is compiled is compiled before a film.
+"""Runs what a film's first shot consists of once, so that it waits for no compiler and no search.
 
-For a compiler, passes differ by their place in the cache, and a context also by how many captions it reads.
+Compiled are the transformer's blocks, for each length of the cache that the shot meets, and Wan's decoder for
+a shot's first chunk and for a later one; cuDNN tries its algorithms for the shapes of both and of a kept
+frame. What only later shots need (a context that reads several captions) is compiled when it is met.
 """
 
 import time
+from collections.abc import Callable
 
 import torch
 
-from shotstream.model.positions import context_positions
-from shotstream.streaming.conditioning import Conditioning
+from shotstream.streaming.conditioning import first_shot
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.rollout import Rollout
 
 
 @torch.no_grad()
-def warm_up(engine: Engine, num_chunks: int | None = None) -> float:
+def warm_up(
+    engine: Engine, num_chunks: int | None = None, *, tell: Callable[[str], None] | None = None
+) -> float:
     """Seconds that it took. What it makes is thrown away; films are what they would have been.
 
     Args:
-        engine: Whose transformer to run; with a crew, which compiles nothing, there is nothing to warm up.
-        num_chunks: Chunks of the longest shot; later ones are compiled when they are met. None: the model's
-            usual number.
+        engine: What to run, once.
+        num_chunks: Chunks of the first shot; lengths met later are compiled then. None: the usual number.
+        tell: Given a line before and a line after.
     """
+
+    def say(line: str) -> None:
+        if tell is not None:
+            tell(line)
+
     start_s = time.perf_counter()
+    say(f"compiling for this {engine.device.type.upper()}, about a minute, once: what is compiled is kept")
     config = engine.dit.config
-    noise = KeyedNoise(seeds=(0,), shape=engine.chunk_shape, device=engine.device)
+    shot = engine.config.num_chunks if num_chunks is None else num_chunks
     cache = engine.borrow_cache()
+    state = None
     try:
-        # Each context frame may read a caption of its own, and the shot reads one more.
-        for num_captions in range(1, config.num_context_frames + 2):
-            embeddings = torch.zeros(1, num_captions, config.text_length, config.text_dim)
-            rollout = Rollout(
-                engine.dit,
-                _conditioning(engine, num_captions),
-                engine.dit.text_cache(embeddings.to(engine.device)),
-                cache,
-                noise,
-                engine.sigmas(1),
-            )
-            shot = engine.config.num_chunks if num_chunks is None else num_chunks
-            list(rollout.chunks(shot if num_captions == 1 else 0))
+        embeddings = torch.zeros(1, 1, config.text_length, config.text_dim, device=engine.device)
+        rollout = Rollout(
+            engine.dit,
+            first_shot(config, engine.latent_size, device=engine.device),
+            engine.dit.text_cache(embeddings),
+            cache,
+            KeyedNoise(seeds=(0,), shape=engine.chunk_shape, device=engine.device),
+            engine.sigmas(1),
+        )
+        for chunk_index, latents in enumerate(rollout.chunks(shot)):
+            if chunk_index < 2:
+                frames, state = engine.decode(latents, state)
+                engine.encode_frames(frames[:1])
     finally:
         engine.return_cache(cache)
     if engine.device.type == "cuda":
         torch.cuda.synchronize(engine.device)
-    return time.perf_counter() - start_s
-
-
-def _conditioning(engine: Engine, num_captions: int) -> Conditioning:
-    config, size = engine.dit.config, engine.latent_size
-    rows = torch.arange(config.num_context_frames)[None] % num_captions
-    shape = (1, config.latent_channels, config.num_context_frames, size.height, size.width)
-    return Conditioning(
-        context=torch.zeros(shape),
-        positions=context_positions(rows, rows),
-        target_phase=torch.tensor([num_captions]),
-        target_caption=torch.tensor([num_captions - 1]),
-    ).to(engine.device)
+    seconds = time.perf_counter() - start_s
+    say(f"compiled in {seconds:.0f} s")
+    return seconds

@@ -11,7 +11,7 @@ import torch
 
 from shotstream.codec.word_encoder import WordEncoder
 from shotstream.data.captions import StoredTextConfig
-from shotstream.streaming.pipeline import theatre_bundle_config
+from shotstream.streaming.parts import theatre_bundle_config
 from shotstream.training.films import theatre_engine_config
 from shotstream.training.run import input_codec, recipe_of_run, teacher_of, trained_model
 from shotstream.training.stages.teacher import TeacherTraining, TheatreModel

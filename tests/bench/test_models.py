@@ -3,6 +3,7 @@ import torch
 
 from shotstream.bench.models import WAN_TINY, BenchModel, load_bench_model, parse_size
 from shotstream.geometry import PixelSize
+from shotstream.streaming.choice import Options
 
 SMALL = PixelSize(32, 48)
 
@@ -24,7 +25,9 @@ def test_random_latents_stay_finite_and_of_ordinary_size_in_bfloat16() -> None:
     from shotstream.streaming.noise import KeyedNoise
     from shotstream.streaming.rollout import Rollout
 
-    model = BenchModel(name=WAN_TINY, is_random=True, size=SMALL, device="cpu", dtype="bfloat16")
+    model = BenchModel(
+        name=WAN_TINY, is_random=True, size=SMALL, device="cpu", options=Options(precision="bfloat16")
+    )
     engine = load_bench_model(model, with_text=False).engine
     assert engine.dtype == torch.bfloat16
     conditioning, text = later_shot(engine)
@@ -59,8 +62,3 @@ def test_the_published_shape_is_known_without_its_files(monkeypatch: pytest.Monk
 def test_a_size_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="height x width"):
         parse_size(text)
-
-
-def test_an_unknown_dtype_is_refused() -> None:
-    with pytest.raises(ValueError, match="no dtype"):
-        BenchModel(dtype="int3")

@@ -20,8 +20,8 @@ def run(*arguments: str) -> int:
 @pytest.mark.parametrize(
     ("question", "options"),
     [
-        ("denoise", ("--dtype", "bfloat16", "--steps", "1", "--chunks", "2", "--repeats", "1")),
-        ("denoise", ("--chunks", "1", "--repeats", "1", "--weights", "float8", "--float8-cache")),
+        ("denoise", ("--precision", "bfloat16", "--steps", "1", "--chunks", "2", "--repeats", "1")),
+        ("denoise", ("--chunks", "1", "--repeats", "1", "--memory", "lowest")),
         ("decode", ("--chunks", "2", "--repeats", "1")),
         ("encode", ("--chunks", "1", "--repeats", "1")),
         ("cut", ("--chunks", "1", "--repeats", "1", "--steps", "1")),
@@ -35,7 +35,7 @@ def test_every_question_ends_in_one_json_line(
     assert run(question, *TINY, *options) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["bench"] == question
-    assert document["switches"]["float8_cache"] == ("--float8-cache" in options)
+    assert document["switches"]["float8_cache"] == ("lowest" in options)
     assert document["weights_sha256"] == "random" and document["pixel_size"] == [32, 48]
 
 
@@ -64,7 +64,7 @@ def test_a_question_that_there_is_not_is_bad_input(
     [
         (("--size", "30x48"), "multiples of 8"),
         (("--size", "big"), "height x width"),
-        (("--dtype", "int4"), "no dtype"),
+        (("--precision", "int4"), "no precision"),
         (("--model", "nowhere", "--random"), "nowhere"),
         (("--device", "cuda:77"), "cuda:77"),
     ],

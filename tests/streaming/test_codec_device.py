@@ -8,10 +8,10 @@ from torch import Tensor
 from shotstream.codec.codec import Codec, DecodeState
 from shotstream.geometry import VideoGeometry
 from shotstream.streaming import pipeline as pipeline_module
+from shotstream.streaming.choice import Expert
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.pipeline import load
 from shotstream.streaming.session import StorySession
-from shotstream.streaming.switches import Switches
 from tests.streaming.tiny import tiny_engine
 
 
@@ -70,7 +70,7 @@ def test_a_models_codec_and_text_encoder_are_loaded_where_they_belong(
     monkeypatch.setattr(
         pipeline_module, "choose_device", lambda name: meta if name == "apart" else torch.device(name)
     )
-    engine = load("theatre", "cpu", switches=Switches(codec_device="apart")).engine
+    engine = load("theatre", "cpu", expert=Expert(codec_device="apart")).engine
     assert engine.device.type == "cpu" and engine.codec_device == meta
     for part in (engine.codec, engine.text_encoder):
         assert isinstance(part, torch.nn.Module)
@@ -79,7 +79,7 @@ def test_a_models_codec_and_text_encoder_are_loaded_where_they_belong(
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="cuda:77"):
-        load("theatre", "cpu", switches=Switches(codec_device="cuda:77"))
+        load("theatre", "cpu", expert=Expert(codec_device="cuda:77"))
 
 
 @pytest.mark.gpu
@@ -88,8 +88,8 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 def test_a_codec_on_the_cpu_makes_the_film_of_a_codec_on_the_gpu(overlap: bool) -> None:
     films: list[np.ndarray] = []
     for codec_device in (None, "cpu", f"cuda:{torch.cuda.device_count() - 1}"):
-        switches = Switches(codec_device=codec_device, overlap_chunks=overlap)
-        session = load("theatre", "cuda:0", switches=switches).session("a meadow. It is day.", seed=1)
+        expert = Expert(codec_device=codec_device, overlap=overlap)
+        session = load("theatre", "cuda:0", expert=expert).session("a meadow. It is day.", seed=1)
         shots = ("A red fox. Wide shot. The red fox walks to the right.", "Close-up. The red fox waves.")
         films.append(np.concatenate([chunk.frames for shot in shots for chunk in session.shot(shot)]))
     for other in films[1:]:

@@ -13,15 +13,12 @@ from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.codec.text import UMT5Config, umt5_shapes
 from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.geometry import PixelSize
+from shotstream.streaming.choice import Expert
 from shotstream.streaming.engine import Engine, EngineConfig
-from shotstream.streaming.pipeline import (
-    StreamingPipeline,
-    fitted_captions,
-    load,
-    theatre_bundle_config,
-)
+from shotstream.streaming.parts import fitted_captions, theatre_bundle_config
+from shotstream.streaming.pipeline import StreamingPipeline, build_engine, load
 from shotstream.streaming.switches import Switches
-from shotstream.weights.bundle import BundleError, write_bundle
+from shotstream.weights.bundle import BundleError, read_bundle, write_bundle
 from shotstream.weights.hub import WeightsNotFoundError
 from tests.streaming.tiny import tiny_config, tiny_dit, tiny_engine
 
@@ -73,7 +70,7 @@ def test_a_session_goes_on_in_another_process_like_pipeline(tmp_path: Path) -> N
 
 def test_the_theatre_in_bfloat16_keeps_codec_and_text_in_float32(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny", tiny_engine())
-    pipeline = load(tmp_path / "tiny", "cpu", torch.bfloat16)
+    pipeline = load(tmp_path / "tiny", "cpu", precision="bfloat16")
     assert pipeline.dtype == torch.bfloat16
     assert frames(pipeline).shape == (21, 32, 48, 3)
 
@@ -173,18 +170,35 @@ def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
         {"dit": dit.state_dict(), **tensors},
         files={"tokenizer.json": tokenizer.to_str().encode()},
     )
-    pipeline = load(tmp_path / "wan", "cpu")
+
+    def run(**switches: Any) -> np.ndarray:
+        bundle = read_bundle(tmp_path / "wan")
+        engine = build_engine(bundle, torch.device("cpu"), torch.float32, switches=Switches(**switches))
+        return frames(StreamingPipeline(engine))
+
+    pipeline = load(tmp_path / "wan", "cpu", expert=Expert(overlap=False))
     assert (pipeline.family, pipeline.caption_style, pipeline.fps) == ("wan", "published", 16)
+    assert pipeline.choice.switches == Switches(channels_last=True, chunk_decode=True)
     shot = frames(pipeline)
     assert shot.shape == (21, 32, 48, 3)
-    assert np.array_equal(shot, frames(load(tmp_path / "wan", "cpu")))
-    overlapping = load(tmp_path / "wan", "cpu", switches=Switches(overlap_chunks=True))
+    overlapping = load(tmp_path / "wan", "cpu", expert=Expert(overlap=True))
     assert overlapping.engine.ahead is not None
     assert np.array_equal(shot, frames(overlapping))
-    together = frames(load(tmp_path / "wan", "cpu", switches=Switches(chunk_decode=True, channels_last=True)))
+    assert np.array_equal(shot, run(chunk_decode=True, channels_last=True))
     # Rounding may move a pixel by a level.
-    assert np.abs(shot.astype(int) - together.astype(int)).max() <= 1
+    assert np.abs(shot.astype(int) - run().astype(int)).max() <= 1
+    low = load(tmp_path / "wan", "cpu", memory="low")
+    assert (low.model_id, low.weights_sha256) == ("tiny-wan", pipeline.weights_sha256)
+    assert np.abs(shot.astype(int) - frames(low).astype(int)).max() <= 1
+    lowest = load(tmp_path / "wan", "cpu", memory="lowest")
+    assert lowest.model_id == "tiny-wan (float8 weights, float8 cache)"
+    assert lowest.weights_sha256 != pipeline.weights_sha256
+
+
+def test_switches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "tiny", tiny_engine())
+    bundle = read_bundle(tmp_path / "tiny")
     with pytest.raises(ValueError, match="only Wan's decoder"):
-        load("theatre", "cpu", switches=Switches(chunk_decode=True))
+        build_engine(bundle, torch.device("cpu"), torch.float32, switches=Switches(chunk_decode=True))
     with pytest.raises(ValueError, match="do not overlap"):
         Switches(compile=True, cuda_graphs=True, overlap_chunks=True)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from shotstream.streaming.pipeline import load
 from shotstream.training.export import export_run
@@ -21,7 +20,7 @@ def test_an_exported_run_streams(tmp_path: Path) -> None:
     run_recipe(codec(1), tmp_path)
     run_recipe(teacher(1), tmp_path)
     sha256 = export_run("theatre_teacher", tmp_path, tmp_path / "bundle")
-    pipeline = load(tmp_path / "bundle", device="cpu", dtype=torch.float32)
+    pipeline = load(tmp_path / "bundle", device="cpu", precision="float32")
     assert pipeline.weights_sha256 == sha256
     session = pipeline.session("A red fox in the city.", seed=1)
     frames = [chunk.frames for chunk in session.shot("Wide shot: the fox waves.", num_chunks=2)]

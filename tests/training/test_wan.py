@@ -10,7 +10,8 @@ from torch import Tensor
 
 from shotstream.data.captions import StoredTextConfig, caption_store, open_shards
 from shotstream.model.config import wan_1_3b
-from shotstream.streaming.pipeline import load, theatre_bundle_config
+from shotstream.streaming.parts import theatre_bundle_config
+from shotstream.streaming.pipeline import load
 from shotstream.training.export import export_run
 from shotstream.training.recipe import Recipe
 from shotstream.training.recipes import RECIPES, recipe, to_document

@@ -1,0 +1,194 @@
+"""From a bundle's tensors to networks on a device: each family's transformer, codec and text encoder.
+
+A bundle's config has four sections: `engine` (an `EngineConfig`), and the sizes of its parts `dit`, `codec`
+and `text_encoder`. The family named in the first decides the classes of the last two: the theatre's patch
+codec and word encoder, or Wan's autoencoder and UMT5.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from shotstream.codec.codec import Codec
+from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.codec.text import TextEncoder, UMT5Config, UMT5TextEncoder
+from shotstream.codec.wan_vae import WanDecoding, WanVAE, WanVAEConfig
+from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.model.attention import attention_kernel
+from shotstream.model.config import DiTConfig
+from shotstream.model.dit import DiT
+from shotstream.model.quantized import check_format, quantize_linears
+from shotstream.process import keep_compiled
+from shotstream.story import CaptionStyle, fit_caption
+from shotstream.streaming.engine import Compose, EngineConfig, Family
+from shotstream.streaming.switches import Switches
+from shotstream.weights.bundle import Bundle, BundleError, config_from_document
+from shotstream.weights.hub import home
+
+CAPTION_STYLES: dict[Family, CaptionStyle] = {"theatre": "plain", "wan": "published"}
+"""How each family's captions are composed."""
+
+
+def theatre_bundle_config(
+    config: EngineConfig, dit: DiTConfig, codec: PatchCodecConfig, text_encoder: WordEncoderConfig
+) -> dict[str, Any]:
+    """The config to write a theatre bundle with; its parts are dit, codec and text_encoder."""
+    return {
+        "engine": asdict(config),
+        "dit": asdict(dit),
+        "codec": asdict(codec),
+        "text_encoder": asdict(text_encoder),
+    }
+
+
+def fitted_captions(text_encoder: TextEncoder, style: CaptionStyle) -> Compose:
+    """Captions composed in a style and cut, at the end of the global one, to what the encoder takes."""
+
+    def compose(global_caption: str, caption: str, shot_index: int) -> str:
+        fitted = fit_caption(
+            global_caption,
+            caption,
+            text_encoder.text_length,
+            text_encoder.count_tokens,
+            shot_index=shot_index,
+            style=style,
+        )
+        return fitted.text
+
+    return compose
+
+
+def choose_device(device: torch.device | str) -> torch.device:
+    """The device; "auto" is a GPU when there is one, else the CPU. ValueError when it is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"no device {device!r}; give auto, cpu or cuda") from error
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count()
+        if (chosen.index or 0) >= count:
+            raise ValueError(f"no device {device}: this machine has {count} CUDA devices; give auto or cpu")
+    elif chosen.type != "cpu":
+        raise ValueError(f"no support for the device {device}; give auto, cpu or cuda")
+    return chosen
+
+
+def load_dit(bundle: Bundle, device: torch.device, dtype: torch.dtype, switches: Switches) -> DiT:
+    """The transformer, in evaluation mode; on the device it is never whole in more bits than asked for.
+
+    Raises:
+        ValueError: A switch that this device, this dtype or this install does not know.
+    """
+    attention = attention_kernel(switches.attention, device, dtype)
+    if switches.weights is not None:
+        check_format(switches.weights, device, dtype)
+    if switches.cuda_graphs and device.type != "cuda":
+        raise ValueError("CUDA graphs need a CUDA device")
+    with torch.device("meta"):
+        dit = DiT(config_from_document(DiTConfig, _section(bundle, "dit"), f"{bundle.directory}: dit"))
+    if switches.weights is None:
+        _fill(dit, bundle, "dit", device, dtype)
+    else:
+        _fill(dit, bundle, "dit", None, None)
+        quantize_linears(dit.blocks, switches.weights, device)
+        dit.to(device, dtype)
+    dit.attention = attention
+    if switches.compile:
+        keep_compiled(home() / "compiled")
+        dit.compile_blocks(cuda_graphs=switches.cuda_graphs)
+    return dit
+
+
+def load_codec(bundle: Bundle, device: torch.device, dtype: torch.dtype, switches: Switches) -> Codec:
+    """The codec; the theatre's stays in float32: it is small, and names colours."""
+    where = f"{bundle.directory}: codec"
+    if engine_config(bundle).family == "theatre":
+        if switches.of_wan_decoder:
+            raise ValueError("only Wan's decoder can be compiled, laid out otherwise or given whole chunks")
+        codec = PatchCodec(config_from_document(PatchCodecConfig, _section(bundle, "codec"), where))
+        _fill(codec, bundle, "codec", device, torch.float32)
+        return codec
+    config = config_from_document(WanVAEConfig, _section(bundle, "codec"), where)
+    chunk = dit_config(bundle).chunk_latent_frames
+    if switches.compile_decoder:
+        keep_compiled(home() / "compiled")
+    decoding = WanDecoding(
+        latents_per_pass=chunk if switches.chunk_decode else 1,
+        compile=switches.compile_decoder,
+    )
+    return WanVAE.from_tensors(config, bundle.tensors["codec"], device=device, dtype=dtype, decoding=decoding)
+
+
+def load_text_encoder(
+    bundle: Bundle, device: torch.device, dtype: torch.dtype, switches: Switches
+) -> TextEncoder:
+    """The text encoder; the theatre's stays in float32."""
+    where = f"{bundle.directory}: text_encoder"
+    if engine_config(bundle).family == "theatre":
+        if switches.offload_text:
+            raise ValueError("only Wan's text encoder can be kept off the device; the theatre's is tiny")
+        words = WordEncoder(config_from_document(WordEncoderConfig, _section(bundle, "text_encoder"), where))
+        _fill(words, bundle, "text_encoder", device, torch.float32)
+        return words
+    config = config_from_document(UMT5Config, _section(bundle, "text_encoder"), where)
+    if "tokenizer.json" not in bundle.files:
+        raise BundleError(f"{bundle.directory}: no tokenizer.json; import the published files again")
+    return UMT5TextEncoder.from_tensors(
+        config,
+        bundle.tensors["text_encoder"],
+        bundle.files["tokenizer.json"],
+        device=device,
+        dtype=dtype,
+        offload=switches.offload_text,
+    )
+
+
+def engine_config(bundle: Bundle) -> EngineConfig:
+    """How the bundle's films are made."""
+    where = f"{bundle.directory}: engine"
+    document = bundle.config.get("engine")
+    if not isinstance(document, dict):
+        raise BundleError(f"{where}: missing; the bundle does not say how its films are made")
+    settings = cast("dict[str, Any]", document)
+    family = settings.get("family")
+    if family not in CAPTION_STYLES:
+        raise BundleError(
+            f"{where}: of the family {family!r}; this program knows {', '.join(CAPTION_STYLES)}"
+        )
+    return config_from_document(EngineConfig, settings, where)
+
+
+def dit_config(bundle: Bundle) -> DiTConfig:
+    """Sizes of the bundle's transformer."""
+    return config_from_document(DiTConfig, bundle.config.get("dit"), f"{bundle.directory}: dit")
+
+
+def _section(bundle: Bundle, name: str) -> Mapping[str, Any]:
+    if name not in bundle.config or name not in bundle.tensors:
+        raise BundleError(
+            f"{bundle.directory}: it holds no {name!r}; a bundle needs its config and its tensors"
+        )
+    return bundle.config[name]
+
+
+def _fill(
+    module: nn.Module, bundle: Bundle, part: str, device: torch.device | None, dtype: torch.dtype | None
+) -> None:
+    """Put a part's tensors into a module, which needs exactly these; BundleError otherwise.
+
+    None leaves the tensors' own device, or their own dtype.
+    """
+    placed = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+        for name, tensor in bundle.tensors[part].items()
+    }
+    try:
+        module.load_state_dict(placed, strict=True, assign=True)
+    except RuntimeError as error:
+        raise BundleError(f"{bundle.directory}: {part} does not fit its config: {error}") from error
+    module.to(device).eval().requires_grad_(False)

@@ -1,0 +1,161 @@
+"""What is chosen for whom: the table in code against one written down, and what an expert's answers do."""
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+
+from shotstream.streaming.choice import TABLE, Choice, Expert, Machine, Needs, Options, check_words, choose
+from shotstream.streaming.engine import Family
+from shotstream.streaming.switches import Switches
+
+GB = 10**9
+CPU = Machine(device_type="cpu")
+IDLE_CORE = Machine(device_type="cpu", num_spare_cores=1)
+H200 = Machine(device_type="cuda", capability=(9, 0), free_bytes=140 * GB, num_gpus=1)
+CARD_24 = Machine(device_type="cuda", capability=(8, 9), free_bytes=24 * GB, num_gpus=1)
+CARD_12 = Machine(device_type="cuda", capability=(8, 6), free_bytes=12 * GB, num_gpus=1)
+CREW = Machine(device_type="cuda", capability=(9, 0), num_gpus=4, num_processes=4)
+
+WAN_ON_GPU = {
+    "attention": "cudnn",
+    "compile": True,
+    "compile_decoder": True,
+    "channels_last": True,
+    "chunk_decode": True,
+    "cudnn_benchmark": True,
+    "overlap_chunks": True,
+}
+OLDER_GPU = {**WAN_ON_GPU, "attention": "sdpa"}
+LOW = {"chunk_decode": False, "overlap_chunks": False, "offload_text": True}
+LOWEST = {**LOW, "weights": "float8", "float8_cache": True}
+
+
+def needs(_dtype: torch.dtype, switches: Switches) -> int:
+    """About what the published model takes: 34, 21 and 15 GB."""
+    return (15 if switches.float8_cache else 21 if switches.offload_text else 34) * GB
+
+
+def run(family: Family, machine: Machine, options: Options | None = None, needs: Needs = needs) -> Choice:
+    return choose(options or Options(), family, machine, needs)
+
+
+@pytest.mark.parametrize(
+    ("family", "machine", "dtype", "switches"),
+    [
+        ("theatre", CPU, torch.float32, {}),
+        ("theatre", IDLE_CORE, torch.float32, {"overlap_chunks": True}),
+        ("theatre", H200, torch.float32, {"overlap_chunks": True}),
+        ("theatre", CARD_12, torch.float32, {"overlap_chunks": True}),
+        ("wan", CPU, torch.float32, {"channels_last": True, "chunk_decode": True}),
+        ("wan", H200, torch.bfloat16, WAN_ON_GPU),
+        ("wan", CARD_24, torch.bfloat16, {**OLDER_GPU, **LOW}),
+        ("wan", CARD_12, torch.bfloat16, {**OLDER_GPU, **LOWEST}),
+        ("wan", CREW, torch.bfloat16, {**WAN_ON_GPU, "compile": False, "overlap_chunks": False}),
+        ("theatre", Machine(device_type="cpu", num_processes=2, num_spare_cores=1), torch.float32, {}),
+    ],
+)
+def test_a_machine_is_given_what_stands_here(
+    family: Family, machine: Machine, dtype: torch.dtype, switches: dict[str, Any]
+) -> None:
+    choice = run(family, machine)
+    assert choice.dtype == dtype
+    assert choice.switches == Switches(**switches)
+
+
+def test_only_little_memory_changes_pictures_of_itself() -> None:
+    for family in ("theatre", "wan"):
+        for machine in (CPU, IDLE_CORE, H200, CARD_24, CREW):
+            assert run(family, machine).switches.suffix == ""
+    assert run("wan", CARD_12).switches.suffix == " (float8 weights, float8 cache)"
+
+
+def test_one_line_tells_what_memory_was_chosen_and_why() -> None:
+    def line(machine: Machine) -> str:
+        (only,) = run("wan", machine).told
+        return only
+
+    assert (
+        line(H200)
+        == "memory auto, 34.0 GB (computed) of the 140.0 GB that are free: everything stays on the GPU"
+    )
+    assert "memory low, 21.0 GB (computed) of the 24.0 GB" in line(CARD_24)
+    assert "same pictures" in line(CARD_24)
+    assert "even that takes 15.0 GB (computed) where 12.0 GB are free" in line(CARD_12)
+    assert run("theatre", CPU).told == run("theatre", H200).told == run("wan", CPU).told == ()
+    assert run("theatre", CPU, Options(memory="low")).told == (
+        "memory low: the same pictures to rounding, slower",
+    )
+
+
+def test_a_second_gpu_is_named_and_not_taken() -> None:
+    two = Machine(device_type="cuda", capability=(9, 0), free_bytes=80 * GB, num_gpus=2)
+    choice = run("wan", two)
+    assert choice.switches.codec_device is None
+    assert "--codec-device cuda:1" in choice.told[-1]
+    given = run("wan", two, Options(expert=Expert(codec_device="cuda:1")))
+    assert given.switches == Switches(**WAN_ON_GPU, codec_device="cuda:1")
+    assert len(given.told) == 1
+
+
+def test_memory_that_was_asked_for_is_not_computed() -> None:
+    def never(*_: object) -> int:
+        raise AssertionError
+
+    options = Options(memory="lowest")
+    assert run("wan", H200, options, never).switches == Switches(**{**WAN_ON_GPU, **LOWEST})
+    # A CPU's main memory is where everything is anyway.
+    low = run("wan", CPU, Options(memory="low"), never).switches
+    assert low == Switches(channels_last=True)
+
+
+def test_float8_multiplies_in_eight_bits_where_there_are_units_for_it() -> None:
+    on_gpu = run("wan", H200, Options(precision="float8"))
+    assert on_gpu.dtype == torch.bfloat16
+    assert on_gpu.switches.weights == "float8-products"
+    assert "8-bit attention" in on_gpu.switches.suffix and on_gpu.switches.compile
+    on_cpu = run("theatre", CPU, Options(precision="float8"))
+    assert on_cpu.dtype == torch.float32 and not on_cpu.switches.compile
+    assert on_cpu.switches.suffix == on_gpu.switches.suffix
+    assert "slow" in on_cpu.told[0]
+    with pytest.raises(ValueError, match=r"8\.9 or above \(this one: 8\.6\)"):
+        run("wan", CARD_12, Options(precision="float8"))
+    # A byte a number already.
+    saved = run("wan", H200, Options(precision="float8", memory="lowest")).switches
+    assert saved.weights == "float8-products" and not saved.float8_cache
+
+
+def test_an_experts_answer_takes_the_place_of_the_tables() -> None:
+    for machine in (CPU, H200, CARD_24):
+        refused = run("wan", machine, Options(expert=Expert(compile=False, overlap=False, attention="sdpa")))
+        switches = refused.switches
+        assert (switches.compile, switches.compile_decoder, switches.overlap_chunks) == (False,) * 3
+        assert switches.attention == "sdpa"
+    asked = run("theatre", CPU, Options(expert=Expert(compile=True, overlap=True))).switches
+    assert asked == Switches(compile=True, overlap_chunks=True)
+    # Graphs belong to one thread.
+    graphs = run("wan", H200, Options(expert=Expert(cuda_graphs=True))).switches
+    assert graphs == Switches(**{**WAN_ON_GPU, "cuda_graphs": True, "overlap_chunks": False})
+    with pytest.raises(ValueError, match="do not overlap"):
+        run("wan", H200, Options(expert=Expert(cuda_graphs=True, overlap=True)))
+    with pytest.raises(ValueError, match="compile too"):
+        run("theatre", CPU, Options(expert=Expert(cuda_graphs=True)))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("int4", "auto", None), "no precision 'int4'; give auto, float32, bfloat16, float8"),
+        (("auto", "none", None), "no memory 'none'; give auto, low, lowest"),
+        (("auto", "auto", "magic"), "no attention 'magic'; give sdpa"),
+    ],
+)
+def test_what_is_not_known_is_refused(words: tuple[str, str, str | None], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_words(*words)
+
+
+def test_every_row_sets_a_switch_and_says_why() -> None:
+    for row in TABLE:
+        assert row.switch in asdict(Switches()) and len(row.why) > 40

@@ -1,0 +1,97 @@
+"""What a film needs of memory: counted as it is, and the same on tensors without contents."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from shotstream.bench.memory import engine_memory
+from shotstream.bench.models import WAN_TINY, random_bundle, random_config
+from shotstream.geometry import PixelSize
+from shotstream.model.dual_cache import DualCache
+from shotstream.streaming.memory import decode_peak, encode_peak, film_memory, pass_peak, peak_of
+from shotstream.streaming.parts import load_codec, load_dit
+from shotstream.streaming.pipeline import build_engine
+from shotstream.streaming.switches import Switches
+from shotstream.weights.bundle import Bundle
+
+SMALL = PixelSize(32, 48)
+CPU, META = torch.device("cpu"), torch.device("meta")
+
+
+def tiny_bundle(directory: Path) -> Bundle:
+    config = random_config(WAN_TINY, with_text=True)
+    config = {**config, "engine": {**config["engine"], "pixel_size": asdict(SMALL)}}
+    return random_bundle(config, directory, CPU, torch.float32)
+
+
+def test_what_is_alive_at_the_same_time_is_added_up_and_what_is_dropped_is_not() -> None:
+    def work() -> torch.Tensor:
+        first = torch.zeros(1000)
+        second = first + 1  # both are alive
+        del first
+        third = second * 2  # a view is no memory of its own
+        return third[:10]
+
+    peak = peak_of(work)
+    assert (peak.peak, peak.kept) == (8000, 4000)
+    # In place nothing is made.
+    assert peak_of(lambda: torch.zeros(1000).add_(1).mul_(2)).peak == 4000
+
+
+@pytest.mark.parametrize("switches", [Switches(), Switches(weights="float8", float8_cache=True)])
+def test_weights_and_caches_are_those_of_a_loaded_model(tmp_path: Path, switches: Switches) -> None:
+    bundle = tiny_bundle(tmp_path)
+    computed = film_memory(bundle, torch.float32, switches)
+    engine = build_engine(bundle, CPU, torch.float32, switches=switches)
+    tensors = [*engine.dit.parameters(), *engine.dit.buffers()]
+    assert computed.transformer == sum(tensor.nbytes for tensor in tensors)
+    cache = sum(stored.nbytes for layer in engine.borrow_cache().layers for stored in layer)
+    captions = engine.text_cache([f"caption {number}" for number in range(engine.context_budget + 2)])
+    keys = sum(part.nbytes for layer in captions.layers for part in layer)
+    assert computed.caches == cache + keys
+    assert computed.total > 10**9
+
+
+def test_tensors_without_contents_need_what_real_ones_do(tmp_path: Path) -> None:
+    """Fused attention on a CPU keeps a number per query and head beside its result."""
+    bundle = tiny_bundle(tmp_path)
+    passes: list[int] = []
+    decodes: list[object] = []
+    for device in (CPU, META):
+        dit = load_dit(bundle, device, torch.float32, Switches())
+        codec = load_codec(bundle, device, torch.float32, Switches())
+        grid = codec.geometry.token_grid(codec.geometry.latent_size(SMALL))
+        cache = DualCache(dit.config, 1, grid, torch.float32, device)
+        passes.append(pass_peak(dit, cache, codec, SMALL))
+        frames = dit.config.chunk_latent_frames
+        decodes.append((decode_peak(codec, frames, SMALL, device), encode_peak(codec, SMALL, device)))
+    assert decodes[0] == decodes[1]
+    assert passes[0] == pytest.approx(passes[1], rel=0.1)
+
+
+def test_what_runs_beside_needs_its_memory_beside_and_what_is_elsewhere_needs_none(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+    in_turn = film_memory(bundle, torch.float32, Switches())
+    beside = film_memory(bundle, torch.float32, Switches(overlap_chunks=True))
+    apart = film_memory(bundle, torch.float32, Switches(codec_device="cpu"))
+    assert beside.transient > in_turn.transient >= apart.transient
+    assert (apart.codec, apart.text_encoder) == (0, 0)
+    visiting = film_memory(bundle, torch.float32, Switches(offload_text=True))
+    assert 0 < visiting.text_encoder < in_turn.text_encoder
+
+
+@pytest.mark.slow
+def test_the_published_model_needs_what_was_worked_out_by_hand() -> None:
+    size, half = PixelSize(480, 832), torch.bfloat16
+    whole = engine_memory("wan-1.3b", size, half, Switches())
+    saved = engine_memory(
+        "wan-1.3b", size, half, Switches(weights="float8", float8_cache=True, offload_text=True)
+    )
+    assert whole.transformer == 2 * 1_418_996_800
+    cache = 2 * 30 * (6 + 21) * 30 * 52 * 1536
+    assert whole.caches - saved.caches == cache
+    assert saved.transformer < 0.52 * whole.transformer
+    assert saved.text_encoder < whole.text_encoder / 20
+    assert saved.total < whole.total - 15e9
