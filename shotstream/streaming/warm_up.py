@@ -1,16 +1,20 @@
-"""Runs what a film's first shot consists of once, so that it waits for no compiler and no search.
+"""Runs what a film's first shots consist of once, so that they wait for no compiler and no search.
 
-Compiled are the transformer's blocks, for each length of the cache that the shot meets, and Wan's decoder for
-a shot's first chunk and for a later one; cuDNN tries its algorithms for the shapes of both and of a kept
-frame. What only later shots need (a context that reads several captions) is compiled when it is met.
+Compiled are the transformer's blocks, for a chunk and for a context of one caption and of several, and Wan's
+decoder for a shot's first chunk and for a later one; cuDNN tries its algorithms for the shapes of both and of
+a kept frame, and plans attention for each length of the cache.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from shotstream.streaming.conditioning import first_shot
+from shotstream.codec.codec import DecodeState
+from shotstream.model.positions import context_positions
+from shotstream.streaming.conditioning import Conditioning, first_shot
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.rollout import Rollout
@@ -34,24 +38,16 @@ def warm_up(
 
     start_s = time.perf_counter()
     say(f"compiling for this {engine.device.type.upper()}, about a minute, once: what is compiled is kept")
-    config = engine.dit.config
     shot = engine.config.num_chunks if num_chunks is None else num_chunks
-    cache = engine.borrow_cache()
-    state = None
+    noise = KeyedNoise(seeds=(0,), shape=engine.chunk_shape, device=engine.device)
+    config, cache = engine.dit.config, engine.borrow_cache()
     try:
-        embeddings = torch.zeros(1, 1, config.text_length, config.text_dim, device=engine.device)
-        rollout = Rollout(
-            engine.dit,
-            first_shot(config, engine.latent_size, device=engine.device),
-            engine.dit.text_cache(embeddings),
-            cache,
-            KeyedNoise(seeds=(0,), shape=engine.chunk_shape, device=engine.device),
-            engine.sigmas(1),
-        )
-        for chunk_index, latents in enumerate(rollout.chunks(shot)):
-            if chunk_index < 2:
-                frames, state = engine.decode(latents, state)
-                engine.encode_frames(frames[:1])
+        for num_captions in (1, 2):
+            shape = (1, num_captions, config.text_length, config.text_dim)
+            text = engine.dit.text_cache(torch.zeros(shape, device=engine.device))
+            conditioning = _conditioning(engine, num_captions)
+            rollout = Rollout(engine.dit, conditioning, text, cache, noise, engine.sigmas(1))
+            _run(engine, rollout.chunks(shot if num_captions == 1 else 0))
     finally:
         engine.return_cache(cache)
     if engine.device.type == "cuda":
@@ -59,3 +55,19 @@ def warm_up(
     seconds = time.perf_counter() - start_s
     say(f"compiled in {seconds:.0f} s")
     return seconds
+
+
+def _run(engine: Engine, chunks: Iterable[Tensor]) -> None:
+    """Denoises all and decodes the first two: the third is decoded like the second."""
+    state: DecodeState | None = None
+    for chunk_index, latents in enumerate(chunks):
+        if chunk_index < 2:
+            frames, state = engine.decode(latents, state)
+            engine.encode_frames(frames[:1])
+
+
+def _conditioning(engine: Engine, num_captions: int) -> Conditioning:
+    """Of a first shot, but for the number of captions that its context reads."""
+    conditioning = first_shot(engine.dit.config, engine.latent_size, device=engine.device)
+    rows = torch.arange(engine.context_budget, device=engine.device)[None] % num_captions
+    return replace(conditioning, positions=context_positions(rows, rows))
