@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from shotstream.codec.offload import bring, visit
+from shotstream.codec.transfer import send
 
 if TYPE_CHECKING:
     from transformers import UMT5EncoderModel
@@ -218,7 +219,7 @@ class UMT5TextEncoder:
         padded = torch.zeros(1, self.text_length, dtype=torch.long)
         padded[0, : len(ids)] = torch.tensor(ids)
         mask = (torch.arange(self.text_length) < len(ids)).long()[None]
-        return embed_tokens(self._module, padded.to(self._takes_ids_at), mask.to(self.device))[0]
+        return embed_tokens(self._module, send(padded, self._takes_ids_at), send(mask, self.device))[0]
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from shotstream.codec.text import CaptionMemo
+from shotstream.codec.transfer import send
 
 _PADDING, _UNKNOWN = "[PAD]", "[UNK]"
 
@@ -127,7 +128,7 @@ class WordEncoder(nn.Module):
         return tuple(difflib.get_close_matches(word.lower(), self.config.words, n=2, cutoff=0.7))
 
     def _encode_one(self, caption: str) -> Float[Tensor, "n d"]:
-        return self(self.tokenize([caption]).to(self.position.device))[0]
+        return self(send(self.tokenize([caption]), self.position.device))[0]
 
 
 class Reading(nn.Module):

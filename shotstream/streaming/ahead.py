@@ -43,7 +43,8 @@ class Halt:
         if self._is_asked.is_set():
             raise Halted
         if velocity.is_cuda:
-            this_pass = torch.cuda.Event()
+            # A thread that waits like this leaves its core to others.
+            this_pass = torch.cuda.Event(blocking=True)
             this_pass.record()
             if self._last_pass is not None:
                 self._last_pass.synchronize()
@@ -77,11 +78,13 @@ class Ahead:
             source.close()
 
     @contextmanager
-    def decoding(self, latents: Tensor, ready: torch.cuda.Event | None) -> Generator[None]:
+    def decoding(
+        self, latents: Tensor | None = None, ready: torch.cuda.Event | None = None
+    ) -> Generator[None]:
         """Within it work goes to the decoding streams, and only begins when `latents` are `ready`."""
         with ExitStack() as entered:
             for stream in self._streams:
-                if ready is not None and stream.device == latents.device:
+                if latents is not None and ready is not None and stream.device == latents.device:
                     stream.wait_event(ready)
                     # Their memory must not go to the next chunk while they are read here.
                     latents.record_stream(stream)

@@ -33,6 +33,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from shotstream.codec.transfer import send
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.model.positions import (
@@ -65,12 +66,18 @@ class Conditioning:
             )
 
     def to(self, device: torch.device | str) -> "Conditioning":
-        """The same conditioning on `device`."""
+        """The same conditioning on `device`, whose queue is not waited for."""
+        positions = FramePositions(
+            send(self.positions.frame_index, device),
+            send(self.positions.shot_phase, device),
+            send(self.positions.caption_index, device),
+            self.positions.chunk_index,
+        )
         return Conditioning(
-            context=self.context.to(device),
-            positions=self.positions.to(device),
-            target_phase=self.target_phase.to(device),
-            target_caption=self.target_caption.to(device),
+            context=send(self.context, device),
+            positions=positions,
+            target_phase=send(self.target_phase, device),
+            target_caption=send(self.target_caption, device),
         )
 
     def chunk(self, chunk_index: int, config: DiTConfig) -> FramePositions:
@@ -124,11 +131,11 @@ def next_shot(
     captions = torch.tensor([[rows.get(slot.shot_index, own) for slot in plan.slots]])
     context = torch.stack([latent_of(slot) for slot in plan.slots], dim=1).unsqueeze(0)
     return Conditioning(
-        context=context.to(device=device, dtype=dtype),
-        positions=context_positions(phases, captions).to(device),
-        target_phase=torch.tensor([plan.target_phase], device=device),
-        target_caption=torch.tensor([own], device=device),
-    )
+        context=context.to(dtype),
+        positions=context_positions(phases, captions),
+        target_phase=torch.tensor([plan.target_phase]),
+        target_caption=torch.tensor([own]),
+    ).to(device)
 
 
 def caption_shots(plan: ContextPlan) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ shot's first frame instead of spreading over it, `first_and_last_frames` its fir
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 import torch
@@ -122,12 +122,13 @@ def max_frame_count(shot_index: int, budget: int) -> int:
     return math.ceil(budget / (shot_index + 1))
 
 
+@lru_cache(maxsize=4096)
 def candidate_frames(num_frames: int, max_count: int) -> tuple[int, ...]:
     """Every frame of a shot that a policy may choose for some count from 1 to `max_count`, sorted.
 
-    A session encodes these once, when the shot is finished, and forgets the shot: 1 to 3 frames in most
-    places of a film, 11 of a first shot at a budget of 6. Both parities of the shot's first frame are
-    covered (see `spread`).
+    A session encodes these once, while the shot is made and at its end, and forgets the shot: 1 to 3 frames
+    in most places of a film, 11 of a first shot at a budget of 6. Both parities of the shot's first frame
+    are covered (see `spread`).
     """
     starts = (0, 1)
     chosen = {

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from shotstream.codec.transfer import send
 from shotstream.geometry import LatentSize, TokenGrid, VideoGeometry
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
@@ -133,8 +134,8 @@ class Crew:
         channels, _, height, width = script.conditioning.context.shape[1:]
         shape = (channels, dit.config.chunk_latent_frames, height, width)
         noise = KeyedNoise(seeds=(script.seed,), shape=shape, device=self.device)
-        text = dit.text_cache(script.embeddings.to(self.device))
-        conditioning, sigmas = script.conditioning.to(self.device), script.sigmas.to(self.device)
+        text = dit.text_cache(send(script.embeddings, self.device))
+        conditioning, sigmas = script.conditioning.to(self.device), send(script.sigmas, self.device)
         return Rollout(dit, conditioning, text, cache, noise, sigmas).chunks(script.num_chunks)
 
     def _tell(self, message: _Begin | _Next | _End | None) -> None:

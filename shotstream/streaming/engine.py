@@ -6,6 +6,7 @@ sessions never share one, and gives it back, so that a long film allocates nothi
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from shotstream.codec.codec import Codec, DecodeState, StreamDecoder
 from shotstream.codec.pixels import from_levels, to_levels
 from shotstream.codec.text import TextEncoder
+from shotstream.codec.transfer import fetch, send
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.geometry import LatentSize, PixelSize
 from shotstream.model.cross_attention import TextCache
@@ -166,7 +168,7 @@ class Engine:
             if num_steps != len(steps):
                 total = schedule.num_train_steps
                 steps = tuple(round(total * (1 - step / num_steps)) for step in range(num_steps))
-            self._sigmas[num_steps] = schedule.student_sigmas(steps).to(self.device)
+            self._sigmas[num_steps] = send(schedule.student_sigmas(steps), self.device)
         return self._sigmas[num_steps]
 
     def stopwatch(self) -> Stopwatch:
@@ -180,11 +182,11 @@ class Engine:
 
     def embeddings(self, captions: Sequence[str]) -> Float[Tensor, "1 s n d"]:
         """What the text encoder makes of captions, on the device."""
-        return self.text_encoder.encode(captions).to(self.device).unsqueeze(0)
+        return send(self.text_encoder.encode(captions), self.device).unsqueeze(0)
 
     @torch.no_grad()
     def encode_frames(self, frames: UInt8[np.ndarray, "f h w 3"]) -> Float[Tensor, "f z latent_h latent_w"]:
-        """Latents of frames, each encoded alone as a video of one frame; float32, kept on the CPU."""
+        """Latents of frames, see `encode_levels`; float32, on the CPU."""
         expected = self.config.pixel_size
         if frames.shape[1:3] != (expected.height, expected.width):
             raise ValueError(
@@ -192,10 +194,19 @@ class Engine:
                 f"{expected.height}x{expected.width}: resize them"
             )
         # Copied, because frames handed out are read-only and torch has no such tensors.
-        pixels = rearrange(torch.from_numpy(frames.copy()).to(self.codec_device), "f h w c -> f c 1 h w")
-        return self.codec.encode(from_levels(pixels))[:, :, 0].float().cpu()
+        levels = send(torch.from_numpy(frames.copy()), self.codec_device)
+        return fetch(self.encode_levels(levels))
 
     @torch.no_grad()
+    def encode_levels(self, levels: UInt8[Tensor, "f h w 3"]) -> Float[Tensor, "f z latent_h latent_w"]:
+        """Latents of frames on the codec's device; float32, there.
+
+        Each is encoded alone, as a video of one frame and in a batch of one, so that its latent is the same
+        to the bit whatever else is encoded, and when.
+        """
+        pixels = rearrange(levels, "f h w c -> f 1 c 1 h w")
+        return torch.cat([self.codec.encode(from_levels(frame))[:, :, 0].float() for frame in pixels])
+
     def decode(
         self,
         latents: Float[Tensor, "1 z f h w"],
@@ -206,10 +217,24 @@ class Engine:
 
         `decoder` takes the codec's place; the state is its own.
         """
-        pixels, state = (decoder or self.codec).decode_stream(latents.to(self.codec_device), state)
-        frames = _to_host(rearrange(to_levels(pixels[0]), "c f h w -> f h w c")).numpy()
-        frames.flags.writeable = False
-        return frames, state
+        levels, state = self.decode_levels(latents, state, decoder)
+        return to_frames(levels), state
+
+    @torch.no_grad()
+    def decode_levels(
+        self,
+        latents: Float[Tensor, "1 z f h w"],
+        state: DecodeState | None,
+        decoder: StreamDecoder | None = None,
+    ) -> tuple[UInt8[Tensor, "frames pixel_h pixel_w 3"], DecodeState]:
+        """The same frames on the codec's device; waits for nothing."""
+        given = latents if self.codec_device.type != "cpu" else fetch(latents)
+        pixels, state = (decoder or self.codec).decode_stream(given.to(self.codec_device), state)
+        return rearrange(to_levels(pixels[0]), "c f h w -> f h w c"), state
+
+    def beside(self) -> AbstractContextManager[object]:
+        """Within it work runs beside the denoising of the next chunk, where the engine makes chunks ahead."""
+        return nullcontext() if self.ahead is None else self.ahead.decoding()
 
     def borrow_cache(self) -> DualCache:
         """A dual cache that nobody else uses; give it back with `return_cache`."""
@@ -222,12 +247,8 @@ class Engine:
         self._spare_caches.append(cache)
 
 
-def _to_host(tensor: Tensor) -> Tensor:
-    """In main memory, laid out in order; from a GPU into pinned memory, when the current stream is done."""
-    tensor = tensor.contiguous()
-    if not tensor.is_cuda:
-        return tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    host.copy_(tensor, non_blocking=True)
-    torch.cuda.current_stream(tensor.device).synchronize()
-    return host
+def to_frames(levels: UInt8[Tensor, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
+    """Frames in main memory, read-only; waits for the current stream."""
+    frames = fetch(levels).numpy()
+    frames.flags.writeable = False
+    return frames

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shotstream.codec.transfer import send
+
 NoiseSource = Callable[[int, int], Tensor]
 """(chunk index, step index) -> standard normal noise for one chunk, float32 "b c f h w"."""
 
@@ -33,7 +35,8 @@ def shot_seed(session_seed: int, shot_index: int) -> int:
 class KeyedNoise:
     """Noise keyed by (seed, chunk, step), one seed per sample.
 
-    Drawn on the CPU, so that a seed means the same noise on every device.
+    Drawn on the CPU, so that a seed means the same noise on every device; while a GPU is busy with the pass
+    before, which the way there does not wait for.
     """
 
     seeds: tuple[int, ...]
@@ -53,7 +56,7 @@ class KeyedNoise:
             )
             for seed in self.seeds
         ]
-        return torch.stack(drawn).to(self.device)
+        return send(torch.stack(drawn), self.device)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,19 +1,13 @@
-"""A shot looked at through a light decoder while it is made, and decoded by the model's own codec afterwards.
+"""A shot looked at through a light decoder while it is made; what is kept is the model's own codec's.
 
-What is shown live is the light decoder's. What is kept is not: when a shot ends, all its latents are decoded
-once more by the codec, in the same pieces, so that its frames, their hashes and the context of later shots
-are to the bit those of a film made without. That costs a shot's whole decoding between two shots: the first
-pictures come sooner, and the film as a whole takes longer.
+What is shown live is the light decoder's. What is kept is not: each chunk is decoded once more by the codec
+while the next one is denoised (`keeping.Keeping`), in the same pieces, so that its frames, their hashes and
+the context of later shots are to the bit those of a film made without. Between two shots there is left the
+decoding of the last chunk: the first pictures come sooner, and the film as a whole takes hardly longer.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float, UInt8
-from torch import Tensor
-
-from shotstream.codec.codec import DecodeState
 from shotstream.codec.tiny_decoder import TinyDecoder
 from shotstream.streaming.engine import Engine
 from shotstream.weights.tensor_files import lazy_tensors, read_pytorch, read_safetensors
@@ -42,15 +36,3 @@ def read_preview(path: Path, engine: Engine) -> TinyDecoder:
             f"{engine.codec.latent_channels}"
         )
     return decoder
-
-
-def final_frames(
-    engine: Engine, latents: Sequence[Float[Tensor, "1 z f h w"]]
-) -> UInt8[np.ndarray, "frames pixel_h pixel_w 3"]:
-    """The frames of a shot's chunks, from its first on, as the engine's own codec decodes them."""
-    state: DecodeState | None = None
-    chunks: list[np.ndarray] = []
-    for chunk in latents:
-        frames, state = engine.decode(chunk, state)
-        chunks.append(frames)
-    return np.concatenate(chunks)

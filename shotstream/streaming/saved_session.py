@@ -43,7 +43,7 @@ class Take:
     latents: Float[Tensor, "k z h w"]
     """Those frames, each encoded alone; float32, on the CPU."""
     keep_s: float = 0.0
-    """Seconds it took to encode them, after the last chunk; 0 in a loaded session."""
+    """Seconds it took to encode them, some while the shot was made; 0 in a loaded session."""
 
     def __post_init__(self) -> None:
         if len(self.candidate_frames) != len(self.latents):

@@ -24,7 +24,9 @@ from jaxtyping import UInt8
 from shotstream.story import MAX_SEED
 from shotstream.streaming.context_sampling import max_pins
 from shotstream.streaming.engine import Engine
+from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.noise import derive_seed, shot_seed
+from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.saved_session import (
     Pin,
     SavedSession,
@@ -33,7 +35,7 @@ from shotstream.streaming.saved_session import (
     read_session,
     write_session,
 )
-from shotstream.streaming.shot import Chunk, ShotOrder, finish_shot, make_shot
+from shotstream.streaming.shot import Chunk, make_shot
 
 
 class StorySession:
@@ -251,21 +253,16 @@ class StorySession:
         return shot
 
     def _film(self, order: ShotOrder) -> Generator[Chunk, None, None]:
-        frames: list[np.ndarray] = []
-        with closing(make_shot(self._engine, order)) as chunks:
+        keeping = Keeping(self._engine, order)
+        with closing(make_shot(self._engine, order, keeping=keeping)) as chunks:
             try:
-                for chunk in chunks:
-                    frames.append(chunk.frames)
-                    yield chunk
+                yield from chunks
             except GeneratorExit:
-                self._keep(order, frames)
+                # Nothing is made any more that nobody asked for, while what stays is encoded.
+                chunks.close()
+                self._set((*order.takes, keeping.take()))
                 raise
-        self._keep(order, frames)
-
-    def _keep(self, order: ShotOrder, frames: list[np.ndarray]) -> None:
-        """Make a take of the chunks handed out, and forget their frames."""
-        take = finish_shot(self._engine, order, np.concatenate(frames), len(frames))
-        self._set((*order.takes, take))
+        self._set((*order.takes, keeping.take()))
 
     def _set(self, takes: tuple[Take, ...]) -> None:
         replaced_from = next(

@@ -14,7 +14,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from shotstream.codec.codec import DecodeState, StreamDecoder
-from shotstream.story import MAX_SEED
 from shotstream.streaming.ahead import Ahead, Halt
 from shotstream.streaming.conditioning import Conditioning, caption_shots, first_shot, next_shot
 from shotstream.streaming.context_sampling import (
@@ -24,10 +23,12 @@ from shotstream.streaming.context_sampling import (
     sample_context,
 )
 from shotstream.streaming.crew import ShotScript
-from shotstream.streaming.engine import Engine
+from shotstream.streaming.engine import Engine, to_frames
+from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.noise import KeyedNoise
+from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.rollout import Rollout
-from shotstream.streaming.saved_session import Pin, Take
+from shotstream.streaming.saved_session import Take
 from shotstream.streaming.timing import Stopwatch
 
 
@@ -66,47 +67,20 @@ class Chunk:
     """How long its parts took."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShotOrder:
-    """A shot to be made, and all it is a function of beside the model."""
-
-    global_caption: str
-    """What all shots share."""
-    caption: str
-    """What this one shows."""
-    seed: int
-    """Of its noise."""
-    num_steps: int
-    """Denoising steps per chunk."""
-    num_chunks: int
-    """Its length."""
-    takes: tuple[Take, ...]
-    """The shots before it."""
-    pins: tuple[Pin, ...]
-    """The pinned pictures."""
-
-    def __post_init__(self) -> None:
-        for caption in (self.global_caption, self.caption):
-            if not caption.strip():
-                raise ValueError("a caption is empty; say what is to be seen")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed {self.seed}; allowed are 0 to {MAX_SEED}")
-        if self.num_chunks < 1 or self.num_steps < 1:
-            raise ValueError(
-                f"{self.num_chunks} chunks of {self.num_steps} steps; a shot has at least 1 of both"
-            )
-
-
 def make_shot(
-    engine: Engine, order: ShotOrder, preview: StreamDecoder | None = None
+    engine: Engine,
+    order: ShotOrder,
+    preview: StreamDecoder | None = None,
+    keeping: Keeping | None = None,
 ) -> Generator[Chunk, None, None]:
     """The chunks of one shot, each computed when it is asked for.
 
     Args:
         engine: What it is made with.
         order: What it is made from.
-        preview: Makes frames to look at in the codec's place; a shot's own are then those that
-            `preview.final_frames` makes of the chunks' latents.
+        preview: Makes frames to look at in the codec's place; a shot's own are then those that `keeping`
+            decodes behind them.
+        keeping: Is given each chunk, and works on it once it was handed out, beside the next.
     """
     stopwatch = engine.stopwatch()
     cache = engine.borrow_cache()
@@ -141,11 +115,10 @@ def make_shot(
         with closing(made):
             for chunk_index, denoised in enumerate(made):
                 with decoding.part("decode"), _stream_of(ahead, denoised):
-                    frames, state = (
-                        engine.decode(denoised.latents, state)
-                        if preview is None
-                        else engine.decode(denoised.latents, state, preview)
-                    )
+                    levels, state = engine.decode_levels(denoised.latents, state, preview)
+                    frames = to_frames(levels)
+                if keeping is not None:
+                    keeping.add(denoised.latents, levels, frames)
                 yield Chunk(
                     frames=frames,
                     latents=denoised.latents,
@@ -153,6 +126,8 @@ def make_shot(
                     chunk_index=chunk_index,
                     timings=_timings({**denoised.parts_s, **decoding.take()}),
                 )
+                if keeping is not None:
+                    keeping.work()
     finally:
         engine.return_cache(cache)
 
@@ -185,7 +160,7 @@ def condition_shot(engine: Engine, order: ShotOrder) -> tuple[list[str], Conditi
 def finish_shot(
     engine: Engine, order: ShotOrder, frames: UInt8[np.ndarray, "f h w 3"], num_chunks: int
 ) -> Take:
-    """The take of a shot whose frames are done: what later shots may look at of them is encoded.
+    """The take of a shot whose frames are there: what later shots may look at of them is encoded now.
 
     Args:
         engine: What it was made with.
@@ -197,10 +172,7 @@ def finish_shot(
     with stopwatch.part("keep"):
         candidates = candidate_frames(len(frames), max_frame_count(len(order.takes), engine.context_budget))
         latents = engine.encode_frames(frames[list(candidates)])
-    return Take(
-        caption=order.caption,
-        seed=order.seed,
-        num_steps=order.num_steps,
+    return order.take(
         num_chunks=num_chunks,
         num_frames=len(frames),
         candidate_frames=candidates,

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from torch import Tensor
 
 from shotstream.codec.codec import StreamDecoder
 from shotstream.film.prepare import running_environment
 from shotstream.film.replay import hash_frames
 from shotstream.streaming.context_sampling import sample_context
+from shotstream.streaming.keeping import Keeping
+from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.streaming.preview import final_frames
 from shotstream.streaming.saved_session import Pin, Take
-from shotstream.streaming.shot import ShotOrder, finish_shot, make_shot
+from shotstream.streaming.shot import finish_shot, make_shot
 from shotstream.studio.limits import Limits
 from shotstream.studio.media import MediaFolder, Recording, fragment_writer, mime_type
 from shotstream.studio.metrics import Metrics
@@ -188,12 +188,12 @@ class TakeInMaking:
                 for pin in order.pins
             ),
         )
-        self._stream = make_shot(tools.pipeline.engine, self._shot, tools.preview)
+        engine, preview = tools.pipeline.engine, tools.preview
+        self._keeping = Keeping(engine, self._shot, is_seen_lightly=preview is not None, whole=True)
+        self._stream = make_shot(engine, self._shot, preview, self._keeping)
         self._writer = fragment_writer(tools.pipeline, tools.scale)
         self._header = b""
         self._fragments: list[bytes] = []
-        self._frames: list[np.ndarray] = []
-        self._latents: list[Tensor] = []
 
     @property
     def num_made(self) -> int:
@@ -223,8 +223,6 @@ class TakeInMaking:
             frame_sha256=hash_frames(chunk.frames) if self._tools.preview is None else (),
         )
         self._fragments.append(fragment)
-        self._frames.append(chunk.frames)
-        self._latents.append(chunk.latents)
         self.chunks.append(made)
         return made
 
@@ -242,11 +240,8 @@ class TakeInMaking:
             self.order,
             self._shot,
             memories,
-            frames=(
-                np.concatenate(self._frames[:num_chunks])
-                if self._tools.preview is None
-                else final_frames(self._tools.pipeline.engine, self._latents[:num_chunks])
-            ),
+            frames=self._keeping.frames(num_chunks),
+            memory=self._keeping.take(num_chunks),
             recording=Recording(header=self._header, fragments=tuple(self._fragments[:num_chunks])),
         )
 
@@ -281,6 +276,7 @@ def shorten_take(
         pins=(),
     )
     recording = tools.media.recording(story_id, old.take_id, old.header_bytes, old.chunk_bytes)
+    frames = tools.media.frames(story_id, old.take_id)[: tools.num_frames(num_chunks)]
     return keep_take(
         tools,
         story_id,
@@ -288,7 +284,8 @@ def shorten_take(
         order,
         shot,
         memories,
-        frames=tools.media.frames(story_id, old.take_id)[: tools.num_frames(num_chunks)],
+        frames=frames,
+        memory=finish_shot(tools.pipeline.engine, shot, frames, num_chunks),
         recording=Recording(header=recording.header, fragments=recording.fragments[:num_chunks]),
         origin=old,
     )
@@ -303,13 +300,16 @@ def keep_take(
     memories: Memories,
     *,
     frames: UInt8[np.ndarray, "f h w 3"],
+    memory: Take,
     recording: Recording,
     origin: TakeRecord | None = None,
 ) -> TakeRecord:
-    """A finished take, its files on disk; of a shortened one, `origin` tells where its frames were made."""
+    """A finished take, its files on disk; of a shortened one, `origin` tells where its frames were made.
+
+    `memory` is what later shots may look at of it.
+    """
     engine = tools.pipeline.engine
     num_chunks = len(recording.fragments)
-    memory = finish_shot(engine, shot, frames, num_chunks)
     num_bytes = tools.media.keep(story_id, take_id, recording, frames, memory)
     memories.put(take_id, memory)
     return TakeRecord(

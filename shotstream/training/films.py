@@ -17,10 +17,11 @@ from shotstream.evaluation.films import FilmSource
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.engine import Engine, EngineConfig
 from shotstream.streaming.noise import derive_seed, shot_seed
+from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.parts import CAPTION_STYLES, fitted_captions
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Take
-from shotstream.streaming.shot import ShotOrder, condition_shot, finish_shot
+from shotstream.streaming.shot import condition_shot, finish_shot
 from shotstream.theatre.render import FPS
 from shotstream.theatre.sets import STAGE_SIZE
 from shotstream.theatre.world import TheatreStory

@@ -21,13 +21,13 @@ CAPTIONS = ("a fox walks", "a fox sleeps", "an owl flies", "a fox and an owl", "
 def engine_latents(engine: Engine, num_chunks: int, num_steps: int, monkeypatch: pytest.MonkeyPatch):
     """Latents and frames of every shot that a session of the engine makes."""
     seen: list[Tensor] = []
-    decode = engine.decode
+    decode = engine.decode_levels
 
-    def watched(latents: Tensor, state):
+    def watched(latents: Tensor, *others):
         seen.append(latents)
-        return decode(latents, state)
+        return decode(latents, *others)
 
-    monkeypatch.setattr(engine, "decode", watched)
+    monkeypatch.setattr(engine, "decode_levels", watched)
     session = StreamingPipeline(engine).session("a forest", seed=3)
     frames = [
         np.concatenate([chunk.frames for chunk in session.shot(text, num_chunks=num_chunks, steps=num_steps)])

@@ -25,8 +25,8 @@ LENGTH, CONTEXT = 5, 2  # the window holds 4
 torch.set_num_threads(1)
 
 def film(engine):
-    latents, decode = [], engine.decode
-    engine.decode = lambda x, state: (latents.append(x), decode(x, state))[1]
+    latents, decode = [], engine.decode_levels
+    engine.decode_levels = lambda x, state, *other: (latents.append(x), decode(x, state, *other))[1]
     session = StorySession(engine, "a forest night")
     for number in range(4):  # the fourth shot looks back at three, more than there are context frames
         shot = session.shot(f"a fox walks {number}", num_chunks=LENGTH, steps=2)

@@ -9,10 +9,22 @@ import torch
 from safetensors.torch import save_file
 
 from shotstream.streaming.engine import Engine
-from shotstream.streaming.preview import final_frames, read_preview
-from shotstream.streaming.shot import ShotOrder, make_shot
+from shotstream.streaming.keeping import Keeping
+from shotstream.streaming.order import ShotOrder
+from shotstream.streaming.preview import read_preview
+from shotstream.streaming.shot import make_shot
 from tests.codec.test_tiny_decoder import published_tensors
 from tests.streaming.tiny import tiny_engine
+
+ORDER = ShotOrder(
+    global_caption="a forest night",
+    caption="a fox walks",
+    seed=1,
+    num_steps=2,
+    num_chunks=3,
+    takes=(),
+    pins=(),
+)
 
 
 def wan_engine() -> Engine:
@@ -22,23 +34,44 @@ def wan_engine() -> Engine:
     return engine
 
 
-def test_frames_decoded_afterwards_are_those_of_a_shot_without_preview(tmp_path: Path) -> None:
+def test_frames_decoded_behind_are_those_of_a_shot_without_preview(tmp_path: Path) -> None:
     torch.save(published_tensors(4), tmp_path / "taew2_1.pth")
-    order = ShotOrder(
-        global_caption="a forest night",
-        caption="a fox walks",
-        seed=1,
-        num_steps=2,
-        num_chunks=3,
-        takes=(),
-        pins=(),
-    )
-    plain = [chunk.frames for chunk in make_shot(wan_engine(), order)]
+    order = ORDER
+    plain_engine = wan_engine()
+    plain_keeping = Keeping(plain_engine, order)
+    plain = [chunk.frames for chunk in make_shot(plain_engine, order, keeping=plain_keeping)]
     engine = wan_engine()
-    seen = list(make_shot(engine, order, read_preview(tmp_path / "taew2_1.pth", engine)))
+    preview = read_preview(tmp_path / "taew2_1.pth", engine)
+    keeping = Keeping(engine, order, is_seen_lightly=True, whole=True)
+    decoded: list[int] = []
+    seen = []
+    for chunk in make_shot(engine, order, preview, keeping):
+        seen.append(chunk)
+        decoded.append(len(keeping._chunks))
+    # When a chunk is seen, those before it are decoded already.
+    assert decoded == [0, 1, 2]
     assert [chunk.frames.shape for chunk in seen] == [frames.shape for frames in plain]
     assert not any(np.array_equal(chunk.frames, frames) for chunk, frames in zip(seen, plain, strict=True))
-    assert np.array_equal(final_frames(engine, [chunk.latents for chunk in seen]), np.concatenate(plain))
+    assert np.array_equal(keeping.frames(3), np.concatenate(plain))
+    assert np.array_equal(keeping.frames(2), np.concatenate(plain[:2]))
+    assert torch.equal(keeping.take().latents, plain_keeping.take().latents)
+
+
+def test_a_shot_seen_lightly_and_cut_decodes_no_more_than_it_keeps(tmp_path: Path) -> None:
+    torch.save(published_tensors(4), tmp_path / "taew2_1.pth")
+    engine = wan_engine()
+    order = replace(ORDER, num_chunks=5)
+    keeping = Keeping(engine, order, is_seen_lightly=True, whole=True)
+    shot = make_shot(engine, order, read_preview(tmp_path / "taew2_1.pth", engine), keeping)
+    for _ in range(3):
+        next(shot)
+    shot.close()
+    take = keeping.take(2)
+    assert len(keeping._chunks) == 2
+    short = wan_engine()
+    expected = Keeping(short, replace(order, num_chunks=2))
+    list(make_shot(short, replace(order, num_chunks=2), keeping=expected))
+    assert torch.equal(take.latents, expected.take().latents)
 
 
 def test_both_kinds_of_file_are_read_and_others_refused(tmp_path: Path) -> None:

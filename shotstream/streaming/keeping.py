@@ -1,0 +1,164 @@
+"""What stays of a shot: the few frames that later shots may look back at, encoded while the shot is made.
+
+Which frames these are depends on where the shot ends. Those of its full length are known from the start and
+encoded as they are decoded, beside the next chunk, so that a shot that runs to its end leaves only its last
+ones to be encoded when the next shot is asked for. When it is cut, what its real end asks for is encoded
+then, and what was encoded for an end that never came is thrown away: at most the frames of a full-length
+shot, 11 of a film's first shot at a budget of 6 and 1 to 3 of later ones. A latent does not depend on when it
+is made (`Engine.encode_levels`), so that neither does a film.
+
+Frames in main memory are copied one by one and dropped as soon as no end can ask for them.
+"""
+
+from bisect import bisect_right
+from itertools import accumulate
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from shotstream.codec.codec import DecodeState
+from shotstream.codec.transfer import fetch
+from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
+from shotstream.streaming.engine import Engine, to_frames
+from shotstream.streaming.order import ShotOrder
+from shotstream.streaming.saved_session import Take
+
+
+class Keeping:
+    """Of one shot in the making; `make_shot` feeds it."""
+
+    def __init__(
+        self, engine: Engine, order: ShotOrder, *, is_seen_lightly: bool = False, whole: bool = False
+    ) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            engine: What the shot is made with.
+            order: What it is made from.
+            is_seen_lightly: The frames handed out are a light decoder's: the codec decodes its own here, a
+                chunk behind what is seen.
+            whole: Hold all frames, for `frames`, and for a cut at an earlier chunk than the last one made.
+        """
+        self._engine = engine
+        self._order = order
+        self._is_seen_lightly = is_seen_lightly
+        self._whole = whole
+        self._most = max_frame_count(len(order.takes), engine.context_budget)
+        self._planned = frozenset(self._candidates(order.num_chunks))
+        self._stopwatch = engine.stopwatch()
+        self._undecoded: list[Tensor] = []
+        self._state: DecodeState | None = None
+        self._unencoded: dict[int, Tensor] = {}
+        self._latents: dict[int, Tensor] = {}
+        self._chunks: list[UInt8[np.ndarray, "f h w 3"]] = []
+        self._spare: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
+        self._num_chunks = self._num_kept = 0
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks that were handed out."""
+        return self._num_chunks
+
+    def add(
+        self,
+        latents: Float[Tensor, "1 z latent_f latent_h latent_w"],
+        levels: UInt8[Tensor, "f h w 3"],
+        frames: UInt8[np.ndarray, "f h w 3"],
+    ) -> None:
+        """The next chunk, about to be handed out: on the codec's device, and in main memory."""
+        self._num_chunks += 1
+        if self._is_seen_lightly:
+            self._undecoded.append(latents)
+        else:
+            self._see(levels, frames)
+
+    def work(self) -> None:
+        """Does what can be done of what was added, after it was handed out."""
+        self._decode(self._num_chunks)
+        self._encode()
+
+    def frames(self, num_chunks: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """The codec's frames of the first chunks; of a keeping that holds all of them."""
+        assert self._whole
+        self._decode(num_chunks)
+        return np.concatenate(self._chunks[:num_chunks])
+
+    def take(self, num_chunks: int | None = None) -> Take:
+        """The take of the first `num_chunks` chunks; None: of all that were handed out.
+
+        Fewer only of a keeping that holds all frames.
+        """
+        num_chunks = self._num_chunks if num_chunks is None else num_chunks
+        assert self._whole or num_chunks == self._num_chunks
+        candidates = self._candidates(num_chunks)
+        self._decode(num_chunks)
+        # Of the last chunk, what the full length would have asked for, only where this end does too.
+        self._unencoded = {index: level for index, level in self._unencoded.items() if index in candidates}
+        self._encode()
+        with self._stopwatch.part("keep"), self._engine.beside():
+            early = [index for index in candidates if index in self._latents]
+            late = [index for index in candidates if index not in self._latents]
+            found: dict[int, Tensor] = {}
+            if early:
+                latents = fetch(torch.stack([self._latents[index] for index in early]))
+                found |= zip(early, latents, strict=True)
+            if late:
+                latents = self._engine.encode_frames(np.stack([self._frame(index) for index in late]))
+                found |= zip(late, latents, strict=True)
+        return self._order.take(
+            num_chunks=num_chunks,
+            num_frames=self._num_frames(num_chunks),
+            candidate_frames=candidates,
+            latents=torch.stack([found[index] for index in candidates]),
+            keep_s=self._stopwatch.take()["keep"],
+        )
+
+    @torch.no_grad()
+    def _decode(self, num_chunks: int) -> None:
+        """The codec's own frames of the first chunks, where another decoder's were handed out."""
+        while self._undecoded and self._num_kept < num_chunks:
+            with self._stopwatch.part("keep"), self._engine.beside():
+                levels, self._state = self._engine.decode_levels(self._undecoded.pop(0), self._state)
+                self._see(levels, to_frames(levels))
+
+    @torch.no_grad()
+    def _encode(self) -> None:
+        with self._stopwatch.part("keep"), self._engine.beside():
+            for index, level in self._unencoded.items():
+                self._latents[index] = self._engine.encode_levels(level[None])[0]
+                self._spare.pop(index, None)
+            self._unencoded = {}
+
+    def _see(self, levels: Tensor, frames: np.ndarray) -> None:
+        first = self._num_frames(self._num_kept)
+        self._num_kept += 1
+        wanted = self._wanted()
+        self._spare = {index: frame for index, frame in self._spare.items() if index in wanted}
+        if self._whole:
+            self._chunks.append(frames)
+        for offset, frame in enumerate(frames):
+            index = first + offset
+            if index in self._planned:
+                self._unencoded[index] = levels[offset]
+            if index in wanted and not self._whole:
+                self._spare[index] = frame.copy()
+
+    def _wanted(self) -> set[int]:
+        """Frames that some end from here on may ask for."""
+        ends = range(self._num_kept, self._order.num_chunks + 1)
+        return {index for end in ends for index in self._candidates(end)}
+
+    def _frame(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        if not self._whole:
+            return self._spare[index]
+        ends = list(accumulate(map(len, self._chunks)))
+        chunk = bisect_right(ends, index)
+        return self._chunks[chunk][index - ends[chunk]]  # counted from the chunk's end
+
+    def _candidates(self, num_chunks: int) -> tuple[int, ...]:
+        return candidate_frames(self._num_frames(num_chunks), self._most)
+
+    def _num_frames(self, num_chunks: int) -> int:
+        return self._engine.codec.geometry.shot_num_frames(num_chunks) if num_chunks else 0

@@ -1,0 +1,61 @@
+"""What a shot is to be made from, and what becomes of it."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from shotstream.story import MAX_SEED
+from shotstream.streaming.saved_session import Pin, Take
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShotOrder:
+    """A shot to be made, and all it is a function of beside the model."""
+
+    global_caption: str
+    """What all shots share."""
+    caption: str
+    """What this one shows."""
+    seed: int
+    """Of its noise."""
+    num_steps: int
+    """Denoising steps per chunk."""
+    num_chunks: int
+    """Its length."""
+    takes: tuple[Take, ...]
+    """The shots before it."""
+    pins: tuple[Pin, ...]
+    """The pinned pictures."""
+
+    def __post_init__(self) -> None:
+        for caption in (self.global_caption, self.caption):
+            if not caption.strip():
+                raise ValueError("a caption is empty; say what is to be seen")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed {self.seed}; allowed are 0 to {MAX_SEED}")
+        if self.num_chunks < 1 or self.num_steps < 1:
+            raise ValueError(
+                f"{self.num_chunks} chunks of {self.num_steps} steps; a shot has at least 1 of both"
+            )
+
+    def take(
+        self,
+        *,
+        num_chunks: int,
+        num_frames: int,
+        candidate_frames: tuple[int, ...],
+        latents: Float[Tensor, "k z h w"],
+        keep_s: float,
+    ) -> Take:
+        """The take that came of it, which may be shorter than was ordered."""
+        return Take(
+            caption=self.caption,
+            seed=self.seed,
+            num_steps=self.num_steps,
+            num_chunks=num_chunks,
+            num_frames=num_frames,
+            candidate_frames=candidate_frames,
+            latents=latents,
+            keep_s=keep_s,
+        )

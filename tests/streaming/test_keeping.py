@@ -1,0 +1,120 @@
+"""What stays of a shot is the same, to the bit, whenever it is encoded; no more is held or made than needed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
+from shotstream.streaming.engine import Engine
+from shotstream.streaming.keeping import Keeping
+from shotstream.streaming.order import ShotOrder
+from shotstream.streaming.saved_session import Take
+from shotstream.streaming.shot import finish_shot, make_shot
+from tests.streaming.tiny import tiny_engine
+
+BUDGET = 6
+ORDER = ShotOrder(
+    global_caption="a forest night",
+    caption="a fox walks",
+    seed=1,
+    num_steps=1,
+    num_chunks=4,
+    takes=(),
+    pins=(),
+)
+
+
+@pytest.fixture(params=[False, True], ids=["in turn", "overlapping"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return tiny_engine(num_context_frames=BUDGET, overlap=request.param)
+
+
+def film(
+    engine: Engine, order: ShotOrder, num_chunks: int, *, whole: bool = False
+) -> tuple[Keeping, np.ndarray]:
+    """A shot that is cut after `num_chunks`, and its frames."""
+    keeping = Keeping(engine, order, whole=whole)
+    shot = make_shot(engine, order, keeping=keeping)
+    frames = [next(shot).frames for _ in range(num_chunks)]
+    if num_chunks == order.num_chunks:
+        assert next(shot, None) is None
+    shot.close()
+    return keeping, np.concatenate(frames)
+
+
+def same(one: Take, other: Take) -> bool:
+    return (
+        torch.equal(one.latents, other.latents)
+        and replace(one, latents=other.latents, keep_s=other.keep_s) == other
+    )
+
+
+@pytest.mark.parametrize("num_chunks", [1, 2, 3, 4])
+def test_encoded_while_it_is_made_a_shot_keeps_what_is_encoded_at_its_end(
+    engine: Engine, num_chunks: int
+) -> None:
+    earlier: tuple[Take, ...] = ()
+    for _ in range(4):
+        order = replace(ORDER, takes=earlier)
+        keeping, frames = film(engine, order, num_chunks)
+        take = keeping.take()
+        assert same(take, finish_shot(engine, order, frames, num_chunks))
+        assert take.num_chunks == num_chunks and take.num_frames == len(frames)
+        earlier = (*earlier, take)
+
+
+def test_a_take_may_be_cut_at_an_earlier_chunk_when_all_frames_are_held(engine: Engine) -> None:
+    keeping, frames = film(engine, ORDER, 3, whole=True)
+    for num_chunks in (3, 2, 1):
+        part = frames[: engine.codec.geometry.shot_num_frames(num_chunks)]
+        assert np.array_equal(keeping.frames(num_chunks), part)
+        assert same(keeping.take(num_chunks), finish_shot(engine, ORDER, part, num_chunks))
+
+
+def test_a_cut_waits_for_the_last_chunks_frames_alone_and_an_early_one_wastes_few(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = engine.codec.encode
+
+    def count(pixels: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(pixels))
+        return encode(pixels)
+
+    monkeypatch.setattr(engine.codec, "encode", count)
+    geometry, most = engine.codec.geometry, max_frame_count(0, BUDGET)
+    keeping = Keeping(engine, ORDER)
+    for _ in make_shot(engine, ORDER, keeping=keeping):
+        pass
+    planned = candidate_frames(geometry.shot_num_frames(4), most)
+    assert encoded == [1] * len(planned)
+    keeping.take()
+    assert len(encoded) == len(planned)
+
+    encoded.clear()
+    keeping, _ = film(engine, ORDER, 3)
+    before = len(encoded)
+    last = geometry.shot_num_frames(2)
+    assert before == sum(index < last for index in planned)
+    take = keeping.take()
+    assert len(encoded) <= len(take.candidate_frames) + before
+    wasted = len(encoded) - len(take.candidate_frames)
+    assert 0 <= wasted <= len(planned)
+
+
+def test_of_a_long_shot_no_more_frames_are_held_than_an_end_may_ask_for(engine: Engine) -> None:
+    order = replace(ORDER, num_chunks=12)
+    keeping = Keeping(engine, order)
+    held: list[int] = []
+    for _ in make_shot(engine, order, keeping=keeping):
+        held.append(len(keeping._spare))
+        assert not keeping._chunks
+    assert max(held) < 0.6 * engine.codec.geometry.shot_num_frames(12)
+    assert held[-1] <= 11
+    late = replace(order, takes=(keeping.take(),) * BUDGET)
+    keeping = Keeping(engine, late)
+    for _ in make_shot(engine, late, keeping=keeping):
+        assert len(keeping._spare) <= 1
+    assert keeping.take().candidate_frames == (0,)
