@@ -19,7 +19,8 @@ from torch import Tensor
 from shotstream.bench.models import parse_size, random_bundle, random_config
 from shotstream.bench.questions import Asked, Question
 from shotstream.bench.report import synchronize
-from shotstream.streaming.pipeline import StreamingPipeline, build_engine, choose_device
+from shotstream.streaming.parts import choose_device
+from shotstream.streaming.pipeline import StreamingPipeline, build_engine
 from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import read_bundle
 from shotstream.weights.hub import resolve

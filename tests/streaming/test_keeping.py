@@ -1,4 +1,4 @@
-"""What stays of a shot is the same, to the bit, whenever it is encoded; no more is held or made than needed."""
+"""What stays of a shot is the same, to the bit, whenever it is encoded; no more is held than may be asked for."""
 
 from dataclasses import replace
 
