@@ -1,16 +1,13 @@
-"""Compiled blocks compute what eager ones do and compile when they should; no pass waits for a device."""
+"""Compiled blocks compute what eager ones do and compile when they should."""
 
 import subprocess
 import sys
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from shotstream.streaming.noise import KeyedNoise
-from shotstream.streaming.rollout import Rollout
 from shotstream.streaming.warm_up import warm_up
-from tests.streaming.tiny import tiny_conditioning, tiny_engine, tiny_text
+from tests.streaming.tiny import tiny_engine
 
 # In a process of its own: the shape checks that the other tests run under would break the graph.
 PROGRAM = """
@@ -56,49 +53,6 @@ for ours, theirs in zip(got, expected, strict=True):
 def test_compiled_blocks_equal_eager_ones_and_a_warmed_up_film_with_cuts_compiles_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-
-
-class _Waits(TorchDispatchMode):
-    """Operations whose result a program on a GPU waits for: numbers, truths, shapes that depend on data."""
-
-    NAMES = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # pyright: ignore
-        name = func.overloadpacket.__name__
-        if any(name.startswith(wait) for wait in self.NAMES):
-            self.seen.append(name)
-        elif name in ("index", "index_put", "index_put_") and any(
-            index is not None and index.dtype == torch.bool for index in args[1]
-        ):
-            self.seen.append(f"{name} by truths")
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_mode_sees_what_a_program_waits_for() -> None:
-    with _Waits() as waits:
-        torch.ones(1).item()
-        bool(torch.ones(1) > 0)
-        torch.arange(3)[torch.tensor([True, False, True])]
-    assert waits.seen == ["_local_scalar_dense", "_local_scalar_dense", "index by truths"]
-
-
-def test_no_pass_of_a_shot_waits_for_the_device() -> None:
-    """From the context to a chunk past the window, commits and noise included; decoding is no part of it."""
-    engine = tiny_engine()
-    config = engine.dit.config
-    noise = KeyedNoise(seeds=(0,), shape=engine.chunk_shape, device=engine.device)
-    sigmas, cache = engine.sigmas(4), engine.borrow_cache()
-    conditioning = tiny_conditioning(config)
-    with torch.no_grad(), _Waits() as waits:
-        text = engine.dit.text_cache(tiny_text(config))
-        rollout = Rollout(engine.dit, conditioning, text, cache, noise, sigmas)
-        chunks = list(rollout.chunks(config.window_chunks + 2))
-    assert len(chunks) == config.window_chunks + 2
-    assert waits.seen == []
 
 
 def test_a_warm_up_leaves_no_trace_in_films() -> None:

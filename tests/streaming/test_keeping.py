@@ -1,4 +1,4 @@
-"""What stays of a shot is the same, to the bit, whenever it is encoded; no more is held than may be asked for."""
+"""What stays of a shot is the same, to the bit, whenever it is encoded; no more is held than is needed."""
 
 from dataclasses import replace
 
