@@ -102,8 +102,6 @@ def _decode(variant: str, budget_s: int = 30, **switches: Any) -> Question:
 
 EIGHT_BIT_ATTENTION = ("eight-bit",)
 
-_WHOLE = {"channels_last": True, "chunk_decode": True}
-
 QUESTIONS: Sequence[Question] = (
     Question(name="generate", variant="nothing compiled", budget_s=90, start="plain"),
     Question(name="machine", budget_s=20, start="plain"),
@@ -132,10 +130,9 @@ QUESTIONS: Sequence[Question] = (
     _denoise("float8, compiled", 150, "chosen", weights="float8-products"),
     _denoise("eight-bit attention, compiled", 150, "chosen", attention="eight-bit"),
     _decode("plain"),
-    _decode("channels last", channels_last=True),
-    _decode("channels last, whole chunk", **_WHOLE),
-    _decode("channels last, whole chunk, benchmarked", 60, **_WHOLE, cudnn_benchmark=True),
-    _decode("channels last, whole chunk, compiled", 120, **_WHOLE, compile_decoder=True),
+    _decode("whole chunk", chunk_decode=True),
+    _decode("whole chunk, benchmarked", 60, chunk_decode=True, cudnn_benchmark=True),
+    _decode("whole chunk, compiled", 120, chunk_decode=True, compile_decoder=True),
     Question(name="encode", budget_s=30),
     Question(name="shots", budget_s=120),
     Question(name="attention", budget_s=45, start="plain"),

@@ -156,9 +156,7 @@ class Models:
 
     def _chosen(self) -> Switches:
         on_gpu = self.is_wan and self.device.type == "cuda"
-        return Switches(
-            compile=on_gpu, compile_decoder=on_gpu, channels_last=self.is_wan, chunk_decode=self.is_wan
-        )
+        return Switches(compile=on_gpu, compile_decoder=on_gpu, chunk_decode=self.is_wan)
 
 
 def num_cores() -> int:

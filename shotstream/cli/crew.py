@@ -99,7 +99,7 @@ REPLACED = {
     "--float8-cache": "--memory lowest",
     "--offload-text": "--memory low",
     "--compile-decoder": "--compile",
-    "--channels-last": "nothing: that is chosen",
+    "--channels-last": "nothing: it is always so",
     "--chunk-decode": "nothing: that is chosen",
     "--overlap-chunks": "--overlap",
     "--dtype": "--precision",

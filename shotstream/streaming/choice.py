@@ -1,9 +1,10 @@
 """What a person wants, and what the machine is, become `Switches`: one table, each row with its reason.
 
 A person says how precise (`--precision`) and how small (`--memory`); everything else follows from the family,
-the device and what runs beside. Three things are not in the table because they are never worse: on a GPU what
-crosses to it goes from pinned memory, frames of a shot that later shots may look back at are encoded while
-the next chunk is made, and kept frames are encoded one by one, so that they do not depend on their company.
+the device and what runs beside. Some things are not in the table because they are never worse: Wan's
+convolutions have the channels of a pixel together; on a GPU what crosses to it goes from pinned memory;
+frames that later shots may look back at are encoded while the next chunk is made, and one by one, so that
+they do not depend on their company.
 
 Numbers in the reasons: "measured" on two cores of a CPU (docs/performance.md), "computed" from operations and
 bytes at 832x480. Nothing is decided by a measurement at run time, so that the same machine makes the same
@@ -162,16 +163,10 @@ TABLE: tuple[Row, ...] = (
         "CPU measured 1.06, for 40 s of compilation",
     ),
     Row(
-        "channels_last",
-        True,
-        lambda case: case.family == "wan",
-        "convolutions without conversions: computed 310 Tflop/s for 250; on a CPU measured 1.12",
-    ),
-    Row(
         "chunk_decode",
         True,
         lambda case: case.family == "wan",
-        "a third of the launches on a GPU; on a CPU measured 1.04 with channels last",
+        "a third of the launches on a GPU; on a CPU measured 1.04, with the channels of a pixel together",
     ),
     Row(
         "cudnn_benchmark",

@@ -74,9 +74,7 @@ def film_memory(bundle: Bundle, dtype: torch.dtype, switches: Switches) -> Memor
         cuda_graphs=False,
     )
     codec = load_codec(bundle, _META, dtype, plain)
-    # An eight-bit kernel reads an eight-bit cache.
-    in_a_byte = switches.float8_cache or switches.attention == "sage"
-    cache_dtype = torch.float8_e4m3fn if in_a_byte else dtype
+    cache_dtype = switches.cache_dtype or dtype
     grid = codec.geometry.token_grid(codec.geometry.latent_size(size))
     cache = DualCache(config, 1, grid, cache_dtype, _META)
     few = load_dit(_of_few_layers(bundle), _META, dtype, plain)

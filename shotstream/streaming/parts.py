@@ -109,7 +109,7 @@ def load_codec(bundle: Bundle, device: torch.device, dtype: torch.dtype, switche
     where = f"{bundle.directory}: codec"
     if engine_config(bundle).family == "theatre":
         if switches.of_wan_decoder:
-            raise ValueError("only Wan's decoder can be compiled, laid out otherwise or given whole chunks")
+            raise ValueError("only Wan's decoder can be compiled or given whole chunks")
         codec = PatchCodec(config_from_document(PatchCodecConfig, _section(bundle, "codec"), where))
         _fill(codec, bundle, "codec", device, torch.float32)
         return codec

@@ -34,8 +34,6 @@ class Switches:
     """Whether compiled blocks are replayed as CUDA graphs."""
     compile_decoder: bool = False
     """Whether Wan's decoder is compiled, for a shot's first chunk and for the later ones."""
-    channels_last: bool = False
-    """Whether Wan's decoder keeps the channels of a pixel together in memory."""
     chunk_decode: bool = False
     """Whether a chunk's latent frames go through Wan's decoder together, instead of one after the other."""
     cudnn_benchmark: bool = False
@@ -66,7 +64,7 @@ class Switches:
     @property
     def of_wan_decoder(self) -> bool:
         """Whether one is set that only Wan's decoder knows."""
-        return self.compile_decoder or self.channels_last or self.chunk_decode
+        return self.compile_decoder or self.chunk_decode
 
     @property
     def needs_warm_up(self) -> bool:

@@ -22,7 +22,6 @@ WAN_ON_GPU = {
     "attention": "cudnn",
     "compile": True,
     "compile_decoder": True,
-    "channels_last": True,
     "chunk_decode": True,
     "cudnn_benchmark": True,
     "overlap_chunks": True,
@@ -48,7 +47,7 @@ def run(family: Family, machine: Machine, options: Options | None = None, needs:
         ("theatre", IDLE_CORE, torch.float32, {"overlap_chunks": True}),
         ("theatre", H200, torch.float32, {"overlap_chunks": True}),
         ("theatre", CARD_12, torch.float32, {"overlap_chunks": True}),
-        ("wan", CPU, torch.float32, {"channels_last": True, "chunk_decode": True}),
+        ("wan", CPU, torch.float32, {"chunk_decode": True}),
         ("wan", H200, torch.bfloat16, WAN_ON_GPU),
         ("wan", CARD_24, torch.bfloat16, {**OLDER_GPU, **LOW}),
         ("wan", CARD_12, torch.bfloat16, {**OLDER_GPU, **LOWEST}),
@@ -107,7 +106,7 @@ def test_memory_that_was_asked_for_is_not_computed() -> None:
     assert run("wan", H200, options, never).switches == Switches(**{**WAN_ON_GPU, **LOWEST})
     # A CPU's main memory is where everything is anyway.
     low = run("wan", CPU, Options(memory="low"), never).switches
-    assert low == Switches(channels_last=True)
+    assert low == Switches()
 
 
 def test_float8_multiplies_in_eight_bits_where_there_are_units_for_it() -> None:

@@ -178,13 +178,13 @@ def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
 
     pipeline = load(tmp_path / "wan", "cpu", expert=Expert(overlap=False))
     assert (pipeline.family, pipeline.caption_style, pipeline.fps) == ("wan", "published", 16)
-    assert pipeline.choice.switches == Switches(channels_last=True, chunk_decode=True)
+    assert pipeline.choice.switches == Switches(chunk_decode=True)
     shot = frames(pipeline)
     assert shot.shape == (21, 32, 48, 3)
     overlapping = load(tmp_path / "wan", "cpu", expert=Expert(overlap=True))
     assert overlapping.engine.ahead is not None
     assert np.array_equal(shot, frames(overlapping))
-    assert np.array_equal(shot, run(chunk_decode=True, channels_last=True))
+    assert np.array_equal(shot, run(chunk_decode=True))
     # Rounding may move a pixel by a level.
     assert np.abs(shot.astype(int) - run().astype(int)).max() <= 1
     low = load(tmp_path / "wan", "cpu", memory="low")
