@@ -27,7 +27,7 @@ MemoryLevel = Literal["auto", "low", "lowest"]
 """What is given up for memory: nothing unless it must be; time; time and a little of the pictures."""
 
 _FLOAT8_CAPABILITY = (8, 9)
-_EIGHT_BIT: AttentionName = "sage"
+_EIGHT_BIT: AttentionName = "eight-bit"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,8 +259,10 @@ def _fit(
         given = dict(_LEVELS[level])
         if level != "auto" and case.is_wan_on_gpu:
             given["offload_text"] = True
-        if options.precision == "float8":
-            given.pop("weights", None)  # They have a byte each already, and so has the cache.
+        # What has a byte a number already.
+        if "weights" in set_:
+            given.pop("weights", None)
+        if set_.get("attention") == _EIGHT_BIT:
             given.pop("float8_cache", None)
         if options.expert.overlap is not None:
             given.pop("overlap_chunks", None)

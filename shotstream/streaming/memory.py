@@ -78,7 +78,9 @@ def film_memory(bundle: Bundle, dtype: torch.dtype, switches: Switches) -> Memor
     grid = codec.geometry.token_grid(codec.geometry.latent_size(size))
     cache = DualCache(config, 1, grid, cache_dtype, _META)
     few = load_dit(_of_few_layers(bundle), _META, dtype, plain)
-    passes = pass_peak(few, DualCache(few.config, 1, grid, cache_dtype, _META), codec, size)
+    # Attention in eight bits reads its cache as it is: nothing is widened for a pass, as with every bit.
+    read_dtype = dtype if cache_dtype == torch.int8 else cache_dtype
+    passes = pass_peak(few, DualCache(few.config, 1, grid, read_dtype, _META), codec, size)
     decoding, encoding = decode_peak(codec, config.chunk_latent_frames, size), encode_peak(codec, size)
     coding = max(decoding.peak - decoding.kept, encoding)
     # Each context frame may read a caption, the shot another, which is then held apart for its passes.

@@ -123,6 +123,8 @@ def test_float8_multiplies_in_eight_bits_where_there_are_units_for_it() -> None:
     # A byte a number already.
     saved = run("wan", H200, Options(precision="float8", memory="lowest")).switches
     assert saved.weights == "float8-products" and not saved.float8_cache
+    asked = Options(memory="lowest", expert=Expert(attention="eight-bit"))
+    assert run("wan", H200, asked).switches.cache_dtype == torch.int8
 
 
 def test_an_experts_answer_takes_the_place_of_the_tables() -> None:

@@ -78,6 +78,8 @@ def test_what_runs_beside_needs_its_memory_beside_and_what_is_elsewhere_needs_no
     apart = film_memory(bundle, torch.float32, Switches(codec_device="cpu"))
     assert beside.transient > in_turn.transient >= apart.transient
     assert (apart.codec, apart.text_encoder) == (0, 0)
+    eight = film_memory(bundle, torch.float32, Switches(weights="float8-products", attention="eight-bit"))
+    assert eight.caches < in_turn.caches and eight.transformer < in_turn.transformer
     visiting = film_memory(bundle, torch.float32, Switches(offload_text=True))
     assert 0 < visiting.text_encoder < in_turn.text_encoder
 
