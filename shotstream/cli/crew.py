@@ -54,7 +54,7 @@ _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
             bool | None,
             typer.Option(
                 "--compile/--no-compile",
-                help="Compile the transformer's blocks, and Wan's decoder.",
+                help="Compile the transformer's blocks.",
                 rich_help_panel=_EXPERT,
             ),
         ],
@@ -98,7 +98,7 @@ REPLACED = {
     "--weights": "--precision float8 or --memory lowest",
     "--float8-cache": "--memory lowest",
     "--offload-text": "--memory low",
-    "--compile-decoder": "--compile",
+    "--compile-decoder": "nothing: that is chosen",
     "--channels-last": "nothing: it is always so",
     "--chunk-decode": "nothing: that is chosen",
     "--overlap-chunks": "--overlap",

@@ -27,6 +27,7 @@ MemoryLevel = Literal["auto", "low", "lowest"]
 """What is given up for memory: nothing unless it must be; time; time and a little of the pictures."""
 
 _FLOAT8_CAPABILITY = (8, 9)
+_EIGHT_BIT_CAPABILITY = (9, 0)
 _EIGHT_BIT: AttentionName = "eight-bit"
 
 
@@ -37,7 +38,7 @@ class Expert:
     attention: AttentionName | None = None
     """What computes self-attention."""
     compile: bool | None = None
-    """Whether the transformer's blocks and Wan's decoder are compiled."""
+    """Whether the transformer's blocks are compiled."""
     overlap: bool | None = None
     """Whether each chunk is denoised while the one before is decoded and used."""
     cuda_graphs: bool | None = None
@@ -89,8 +90,10 @@ class Machine:
     """In the machine."""
     num_processes: int = 1
     """That make each chunk together."""
-    num_spare_cores: int = 0
-    """Beside the threads that torch computes with."""
+    num_cores: int = 1
+    """That the process may use."""
+    num_threads: int | None = None
+    """That it was told to compute with (OMP_NUM_THREADS); None: nobody has said."""
 
     @property
     def is_gpu(self) -> bool:
@@ -119,6 +122,18 @@ class Case:
     precision: Precision
     is_alone: bool
     """Whether one process makes each chunk."""
+
+    @property
+    def chooses_threads(self) -> bool:
+        """The one case in which more threads than one make little faster, and much slower."""
+        return self.family == "theatre" and not self.machine.is_gpu and self.machine.num_threads is None
+
+    @property
+    def has_spare_core(self) -> bool:
+        """Whether something can run beside a pass without slowing it down."""
+        machine = self.machine
+        used = 1 if self.chooses_threads else machine.num_threads or machine.num_cores
+        return machine.is_gpu or used < machine.num_cores
 
     @property
     def is_wan_on_gpu(self) -> bool:
@@ -156,13 +171,6 @@ TABLE: tuple[Row, ...] = (
         "than bfloat16 without. On the theatre measured 0.97. Processes exchange tensors inside a block",
     ),
     Row(
-        "compile_decoder",
-        True,
-        lambda case: case.is_wan_on_gpu,
-        "two graphs; of 303 ms a chunk about 130 are memory traffic between convolutions (computed). On a "
-        "CPU measured 1.06, for 40 s of compilation",
-    ),
-    Row(
         "chunk_decode",
         True,
         lambda case: case.family == "wan",
@@ -175,9 +183,16 @@ TABLE: tuple[Row, ...] = (
         "few shapes, met thousands of times: trying pays; it is done in the warm-up",
     ),
     Row(
+        "num_threads",
+        1,
+        lambda case: case.chooses_threads,
+        "a pass is 45 rows long, and each of its hundred parallel regions waits for the slowest thread: on two "
+        "cores that other programs hold, two threads were measured at a tenth of one thread's speed",
+    ),
+    Row(
         "overlap_chunks",
         True,
-        lambda case: case.is_alone and (case.machine.is_gpu or case.machine.num_spare_cores > 0),
+        lambda case: case.is_alone and case.has_spare_core,
         "decoding and whatever the caller does run beside the next chunk; measured 1.37 on the theatre with "
         "a core to spare, none to win without one; computed 1.03 on a GPU, more with a codec of its own",
     ),
@@ -205,7 +220,9 @@ def choose(options: Options, family: Family, machine: Machine, needs: Needs) -> 
     told: list[str] = []
     set_: dict[str, Any] = {row.switch: row.value for row in TABLE if row.when(case)}
     if options.precision == "float8":
-        set_ |= {"weights": "float8-products", "attention": _EIGHT_BIT}
+        set_ |= {"weights": "float8-products"}
+        if not machine.is_gpu or machine.capability >= _EIGHT_BIT_CAPABILITY:
+            set_ |= {"attention": _EIGHT_BIT}
         if machine.is_gpu and machine.capability < _FLOAT8_CAPABILITY:
             raise ValueError(
                 "float8 needs a GPU of compute capability 8.9 or above (this one: "
@@ -241,7 +258,6 @@ def _expert(expert: Expert) -> dict[str, Any]:
     answers = {
         "attention": expert.attention,
         "compile": expert.compile,
-        "compile_decoder": None if expert.compile is not False else False,
         "cuda_graphs": expert.cuda_graphs,
         "overlap_chunks": False if expert.cuda_graphs and expert.overlap is None else expert.overlap,
         "codec_device": expert.codec_device,

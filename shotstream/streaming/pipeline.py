@@ -241,7 +241,8 @@ def choose_for(bundle: Bundle, device: torch.device, options: Options, *, crew: 
     machine = Machine(
         device_type=device.type,
         num_processes=1 if crew is None else crew.size,
-        num_spare_cores=max(0, _num_cores() - torch.get_num_threads()),
+        num_cores=_num_cores(),
+        num_threads=torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else None,
     )
     if device.type == "cuda":
         machine = replace(
@@ -278,6 +279,8 @@ def build_engine(
     text_encoder = load_text_encoder(bundle, codec_device or device, dtype, switches)
     if switches.cudnn_benchmark:
         torch.backends.cudnn.benchmark = True
+    if switches.num_threads is not None:
+        torch.set_num_threads(switches.num_threads)
     sha256 = bundle.sha256
     if switches.suffix:
         # A film, a session or a replay made with other numbers belongs to them alone.

@@ -33,12 +33,15 @@ class Switches:
     cuda_graphs: bool = False
     """Whether compiled blocks are replayed as CUDA graphs."""
     compile_decoder: bool = False
-    """Whether Wan's decoder is compiled, for a shot's first chunk and for the later ones."""
+    """Whether Wan's decoder is compiled, for a shot's first chunk and for the later ones. No table chooses it:
+    its own kernels fuse what a compiler would. `bench all` asks whether that holds."""
     chunk_decode: bool = False
     """Whether a chunk's latent frames go through Wan's decoder together, instead of one after the other."""
     cudnn_benchmark: bool = False
     """Whether cuDNN tries its algorithms for each new shape of a convolution and keeps the fastest. It is a
     setting of the process, and stays on when the engine is gone."""
+    num_threads: int | None = None
+    """Threads that a CPU computes with, also a setting of the process; None: as many as it has now."""
     overlap_chunks: bool = False
     """Whether a chunk is denoised while the one before is decoded and used; see `ahead`."""
     codec_device: str | None = None
