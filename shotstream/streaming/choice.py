@@ -186,8 +186,8 @@ TABLE: tuple[Row, ...] = (
         "num_threads",
         1,
         lambda case: case.chooses_threads,
-        "a pass is 45 rows long, and each of its hundred parallel regions waits for the slowest thread: on two "
-        "cores that other programs hold, two threads were measured at a tenth of one thread's speed",
+        "a pass is 45 rows long, and each of its hundred parallel regions waits for the slowest thread: on "
+        "two cores that other programs hold, two threads were measured at a tenth of one thread's speed",
     ),
     Row(
         "overlap_chunks",

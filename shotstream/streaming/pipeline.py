@@ -152,6 +152,9 @@ def load(
 ) -> StreamingPipeline:
     """A model, ready to film.
 
+    On a CPU the theatre computes with one thread, a setting of the whole process, unless `OMP_NUM_THREADS` is
+    set.
+
     Args:
         name: A name that `weights.hub.resolve` knows, or a bundle's directory.
         device: "auto" takes a GPU when there is one, else the CPU.

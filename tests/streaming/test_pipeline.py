@@ -68,6 +68,23 @@ def test_a_session_goes_on_in_another_process_like_pipeline(tmp_path: Path) -> N
         assert np.array_equal(a.frames, b.frames)
 
 
+def test_the_theatre_computes_with_one_thread_unless_the_environment_has_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny(tmp_path / "tiny", tiny_engine())
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        load(tmp_path / "tiny", device="cpu")
+        assert torch.get_num_threads() == 2
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        load(tmp_path / "tiny", device="cpu")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_theatre_in_bfloat16_keeps_codec_and_text_in_float32(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny", tiny_engine())
     pipeline = load(tmp_path / "tiny", "cpu", precision="bfloat16")
