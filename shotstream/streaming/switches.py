@@ -33,8 +33,8 @@ class Switches:
     cuda_graphs: bool = False
     """Whether compiled blocks are replayed as CUDA graphs."""
     compile_decoder: bool = False
-    """Whether Wan's decoder is compiled, for a shot's first chunk and for the later ones. Not chosen for anybody,
-    since its own kernels fuse what a compiler would; `bench all` asks whether that holds."""
+    """Whether Wan's decoder is compiled, for a shot's first chunk and for the later ones. Not chosen, since
+    its own kernels fuse what a compiler would; `bench all` asks whether that holds."""
     chunk_decode: bool = False
     """Whether a chunk's latent frames go through Wan's decoder together, instead of one after the other."""
     cudnn_benchmark: bool = False
