@@ -1,6 +1,8 @@
 """Weights in eight bits: how far they are from the whole ones, and that nothing but them is changed."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -94,6 +96,36 @@ def test_a_network_of_float8_products_predicts_nearly_the_same() -> None:
         outputs = [dit(latents(2), level(0.5, 2), captions(), chunk(0)) for dit in (whole, rounded)]
     error = (outputs[1] - outputs[0]).square().mean().sqrt() / outputs[0].square().mean().sqrt()
     assert 0 < error < 0.08
+
+
+FUSED = """
+import re
+import torch
+from torch._inductor.utils import run_and_get_code
+from torch.nn import functional as F
+from shotstream.model.dit import modulated_norm
+from shotstream.model.quantized import round_rows
+
+torch.set_num_threads(1)
+
+def of_norm(x, shift, scale):
+    rows = modulated_norm(x, shift, scale, 1e-6).flatten(0, -2)
+    return [round_rows(rows) for _ in range(3)]
+
+def of_gelu(x):
+    return round_rows(F.gelu(x, approximate="tanh"))
+
+x, shift, scale = (torch.randn(1, 3, n, 192).bfloat16() for n in (64, 1, 1))
+for function, arguments in ((of_norm, (x, shift, scale)), (of_gelu, (x.flatten(0, -2),))):
+    _, (code,) = run_and_get_code(torch.compile(function, fullgraph=True, dynamic=False), *arguments)
+    assert len(re.findall(r"^cpp_fused\\w+ = ", code, re.M)) == 1, code
+"""
+
+
+@pytest.mark.slow
+def test_compiled_rounding_is_part_of_the_kernel_before_also_for_queries_keys_and_values_together() -> None:
+    done = subprocess.run([sys.executable, "-c", FUSED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_eight_bit_products_are_refused_where_they_do_not_run() -> None:
