@@ -71,17 +71,6 @@ _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
         ],
         None,
     ),
-    "cuda_graphs": (
-        Annotated[
-            bool | None,
-            typer.Option(
-                "--cuda-graphs/--no-cuda-graphs",
-                help="Replay compiled blocks as CUDA graphs.",
-                rich_help_panel=_EXPERT,
-            ),
-        ],
-        None,
-    ),
     "codec_device": (
         Annotated[
             str | None,

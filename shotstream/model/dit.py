@@ -50,8 +50,6 @@ class DiT(nn.Module):
         """The processes that compute each pass together; None: this one alone. They take no mask."""
         self.attention: Attend = attend_all
         """What computes self-attention where there is no mask."""
-        self.replays_graphs = False
-        """Whether blocks are replayed as CUDA graphs, which want caches to stay where they are."""
         self.patch_embedding = nn.Conv3d(config.latent_channels, dim, (1, patch, patch), (1, patch, patch))
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
@@ -112,9 +110,6 @@ class DiT(nn.Module):
         Raises:
             ValueError: for arguments that contradict each other, or that the cache cannot serve.
         """
-        if self.replays_graphs:
-            # What the last pass left in the graphs' memory may now be overwritten.
-            torch.compiler.cudagraph_mark_step_begin()
         grid = self._token_grid(x)
         rope = positions if isinstance(positions, RopeTable) else rope_table(positions, grid, self.config)
         _check_call(x, sigma, grid, rope, mask, cache, write)
@@ -155,24 +150,18 @@ class DiT(nn.Module):
             layers.append(block.caption_keys(embedded))
         return TextCache(captions, tuple(layers))
 
-    def compile_blocks(self, *, cuda_graphs: bool = False, backend: str = "inductor") -> None:
+    def compile_blocks(self, *, backend: str = "inductor") -> None:
         """From now on all of a block but its self-attention runs compiled.
 
         What attention sees grows with every chunk and its kernels are no compiler's work, so that they stand
         between two graphs that know nothing of caches. Graphs belong to all blocks and are compiled when they
         are first met: two for the tokens of a chunk, two for those of a context, and one more for a context
         of a single caption. Shapes are static.
-
-        Args:
-            cuda_graphs: Replay the graphs as CUDA graphs; has not been run.
-            backend: What torch compiles with.
         """
-        self.replays_graphs = cuda_graphs
-        mode = "reduce-overhead" if cuda_graphs else None
         expect_graphs(_MAX_GRAPHS)
         for block in self.blocks:
             assert isinstance(block, Block)
-            block.compile_around_attention(backend, mode)
+            block.compile_around_attention(backend)
 
     def _attends(
         self, device: torch.device, mask: CausalMask | None, cache_pass: CachePass | None
@@ -252,10 +241,10 @@ class Block(nn.Module):
         x = x + self.cross_attn(self.norm3(x), captions)
         return torch.addcmul(x, self.ffn(modulated_norm(x, shift, scale, self.eps)), gate)
 
-    def compile_around_attention(self, backend: str, mode: str | None) -> None:
+    def compile_around_attention(self, backend: str) -> None:
         """From now on both sides of self-attention run compiled, in graphs shared by all blocks."""
         for half in (self.before_attention, self.after_attention):
-            compiled = torch.compile(half, fullgraph=True, dynamic=False, backend=backend, mode=mode)
+            compiled = torch.compile(half, fullgraph=True, dynamic=False, backend=backend)
             self.__dict__[half.__name__] = compiled
 
     def _modulations(self, modulation: Float[Tensor, "b f 6 d"]) -> list[Tensor]:

@@ -28,6 +28,7 @@ MemoryLevel = Literal["auto", "low", "lowest"]
 
 _FLOAT8_CAPABILITY = (8, 9)
 _EIGHT_BIT_CAPABILITY = (9, 0)
+"""Smaller GPUs have not the shared memory that our attention in eight bits takes."""
 _EIGHT_BIT: AttentionName = "eight-bit"
 
 
@@ -41,8 +42,6 @@ class Expert:
     """Whether the transformer's blocks are compiled."""
     overlap: bool | None = None
     """Whether each chunk is denoised while the one before is decoded and used."""
-    cuda_graphs: bool | None = None
-    """Whether compiled blocks are replayed as CUDA graphs."""
     codec_device: str | None = None
     """A device of its own for the codec and the text encoder."""
 
@@ -258,8 +257,7 @@ def _expert(expert: Expert) -> dict[str, Any]:
     answers = {
         "attention": expert.attention,
         "compile": expert.compile,
-        "cuda_graphs": expert.cuda_graphs,
-        "overlap_chunks": False if expert.cuda_graphs and expert.overlap is None else expert.overlap,
+        "overlap_chunks": expert.overlap,
         "codec_device": expert.codec_device,
     }
     return {name: value for name, value in answers.items() if value is not None}

@@ -151,11 +151,7 @@ class Crew:
 def shared_cache(dit: DiT, grid: TokenGrid, dtype: torch.dtype) -> DualCache:
     """A dual cache for one film at a time, of the heads that this process attends with."""
     num_heads = None if dit.token_share is None else dit.token_share.num_heads
-    cache = DualCache(dit.config, 1, grid, dtype, dit.patch_embedding.weight.device, num_heads=num_heads)
-    if dit.replays_graphs:
-        for stored in (stored for layer in cache.layers for stored in layer):
-            torch._dynamo.mark_static_address(stored, guard=False)  # pyright: ignore[reportPrivateUsage]
-    return cache
+    return DualCache(dit.config, 1, grid, dtype, dit.patch_embedding.weight.device, num_heads=num_heads)
 
 
 def _token_grid(dit: DiT, latents: Tensor) -> TokenGrid:

@@ -71,7 +71,6 @@ def film_memory(bundle: Bundle, dtype: torch.dtype, switches: Switches) -> Memor
         attention="sdpa",
         compile=False,
         compile_decoder=False,
-        cuda_graphs=False,
     )
     codec = load_codec(bundle, _META, dtype, plain)
     cache_dtype = switches.cache_dtype or dtype

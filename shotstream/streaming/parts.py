@@ -87,8 +87,6 @@ def load_dit(bundle: Bundle, device: torch.device, dtype: torch.dtype, switches:
     attention = attention_kernel(switches.attention, device, dtype)
     if switches.weights is not None:
         check_format(switches.weights, device, dtype)
-    if switches.cuda_graphs and device.type != "cuda":
-        raise ValueError("CUDA graphs need a CUDA device")
     with torch.device("meta"):
         dit = DiT(config_from_document(DiTConfig, _section(bundle, "dit"), f"{bundle.directory}: dit"))
     if switches.weights is None:
@@ -100,7 +98,7 @@ def load_dit(bundle: Bundle, device: torch.device, dtype: torch.dtype, switches:
     dit.attention = attention
     if switches.compile:
         keep_compiled(home() / "compiled")
-        dit.compile_blocks(cuda_graphs=switches.cuda_graphs)
+        dit.compile_blocks()
     return dit
 
 

@@ -27,11 +27,9 @@ class Switches:
     offload_text: bool = False
     """Whether Wan's text encoder stays in main memory and its layers visit the device one by one."""
     attention: AttentionName = "sdpa"
-    """What computes the transformer's self-attention."""
+    """What computes the transformer's self-attention; "eight-bit" also keeps keys and values so."""
     compile: bool = False
     """Whether the transformer's blocks are compiled."""
-    cuda_graphs: bool = False
-    """Whether compiled blocks are replayed as CUDA graphs."""
     compile_decoder: bool = False
     """Whether Wan's decoder is compiled, for a shot's first chunk and for the later ones. Not chosen, since
     its own kernels fuse what a compiler would; `bench all` asks whether that holds."""
@@ -48,14 +46,10 @@ class Switches:
     """Where the codec and the text encoder are, for example cuda:1; None: where the transformer is."""
 
     def __post_init__(self) -> None:
-        if self.cuda_graphs and not self.compile:
-            raise ValueError("CUDA graphs replay compiled blocks; compile too")
         if self.float8_cache and self.attention == "eight-bit":
             raise ValueError(
                 "attention in eight bits keeps keys and values so itself; leave float8_cache out"
             )
-        if self.overlap_chunks and self.cuda_graphs:
-            raise ValueError("CUDA graphs belong to the thread that recorded them; do not overlap")
 
     @property
     def cache_dtype(self) -> torch.dtype | None:

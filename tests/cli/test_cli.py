@@ -163,8 +163,6 @@ def test_bad_stories_are_bad_input(
         (("generate", "story.yaml", "--model", "./tiny", "--attention", "magic"), "no attention 'magic'"),
         (("generate", "story.yaml", "--model", "./tiny", "--attention", "cudnn"), "needs a CUDA device"),
         (("generate", "story.yaml", "--model", "./tiny", "--attention", "cudnn"), "CUDA device"),
-        (("generate", "story.yaml", "--model", "./tiny", "--cuda-graphs"), "compile too"),
-        (("evaluate", "--model", "./tiny", "--compile", "--cuda-graphs"), "need a CUDA device"),
         (("evaluate", "--run", "absent", "--memory", "low"), "scored as it is"),
         (("generate", "story.yaml", "--float8-cache"), "Give --memory lowest."),
         (("serve", "--weights", "float8"), "Give --precision float8 or --memory lowest."),

@@ -1,12 +1,22 @@
 """What is chosen for whom: the table in code against one written down, and what an expert's answers do."""
 
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from shotstream.streaming.choice import TABLE, Choice, Expert, Machine, Needs, Options, check_words, choose
+from shotstream.streaming.choice import (
+    TABLE,
+    Choice,
+    Expert,
+    Machine,
+    MemoryLevel,
+    Needs,
+    Options,
+    check_words,
+    choose,
+)
 from shotstream.streaming.engine import Family
 from shotstream.streaming.switches import Switches
 
@@ -143,13 +153,13 @@ def test_an_experts_answer_takes_the_place_of_the_tables() -> None:
         assert switches.attention == "sdpa"
     asked = run("theatre", CPU, Options(expert=Expert(compile=True, overlap=True))).switches
     assert asked == Switches(compile=True, num_threads=1, overlap_chunks=True)
-    # Graphs belong to one thread.
-    graphs = run("wan", H200, Options(expert=Expert(cuda_graphs=True))).switches
-    assert graphs == Switches(**{**WAN_ON_GPU, "cuda_graphs": True, "overlap_chunks": False})
-    with pytest.raises(ValueError, match="do not overlap"):
-        run("wan", H200, Options(expert=Expert(cuda_graphs=True, overlap=True)))
-    with pytest.raises(ValueError, match="compile too"):
-        run("theatre", CPU, Options(expert=Expert(cuda_graphs=True)))
+    # Of float8, a GPU before Hopper has the products alone.
+    ada = run("wan", CARD_24, Options(precision="float8")).switches
+    assert (ada.weights, ada.attention) == ("float8-products", "sdpa")
+    # In eight bits the cache has a byte a number of its own.
+    for memory in get_args(MemoryLevel):
+        options = Options(memory=memory, expert=Expert(attention="eight-bit"))
+        assert not run("theatre", CPU, options).switches.float8_cache
 
 
 @pytest.mark.parametrize(

@@ -217,5 +217,5 @@ def test_switches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     bundle = read_bundle(tmp_path / "tiny")
     with pytest.raises(ValueError, match="only Wan's decoder"):
         build_engine(bundle, torch.device("cpu"), torch.float32, switches=Switches(chunk_decode=True))
-    with pytest.raises(ValueError, match="do not overlap"):
-        Switches(compile=True, cuda_graphs=True, overlap_chunks=True)
+    with pytest.raises(ValueError, match="leave float8_cache out"):
+        Switches(attention="eight-bit", float8_cache=True)
