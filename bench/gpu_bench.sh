@@ -13,6 +13,8 @@ python=python3
 [ -x "$root/.venv/bin/python" ] && python="$root/.venv/bin/python"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
 export HF_HUB_OFFLINE=1
+# Engines follow one another in one process: blocks of memory grow instead of falling to pieces.
+export PYTORCH_ALLOC_CONF="${PYTORCH_ALLOC_CONF:-expandable_segments:True}"
 
 model=(--model wan-1.3b --random --size 480x832 --device cuda)
 for option in "$@"; do

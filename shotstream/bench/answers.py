@@ -62,8 +62,6 @@ def title(answer: Answer) -> str:
 
 def gist(answer: Answer) -> str:
     """What an answer says, in less than a line."""
-    if "error" in answer:
-        return f"FAILED: {answer['error']}"[:120]
     told = [
         f"{label} {_number(answer[key])}{unit}"
         for key, label, unit in _TOLD.get(str(answer["question"]), ())
@@ -71,6 +69,8 @@ def gist(answer: Answer) -> str:
     ]
     if "stopped_after_s" in answer:
         told.append(f"stopped after {_number(answer['stopped_after_s'])} s")
+    if "error" in answer:
+        told.insert(0, f"FAILED: {answer['error']}"[:120])
     return ", ".join(told)
 
 

@@ -8,7 +8,7 @@ value says so.
 import importlib
 import platform
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from statistics import median
 from typing import Any, get_args
@@ -25,6 +25,7 @@ from shotstream.bench.codec import bench_decode, bench_encode
 from shotstream.bench.cut import Cuts
 from shotstream.bench.denoise import PartConfig, later_shot, timed_shot
 from shotstream.bench.generate import PARTS, BenchConfig, FilmRun, bench_story, smooth_pictures
+from shotstream.bench.light import LightSession, random_light_decoder
 from shotstream.bench.power import PowerMeter
 from shotstream.bench.published_loop import forget_captions
 from shotstream.bench.questions import Question
@@ -34,6 +35,7 @@ from shotstream.bench.shots import bench_shots
 from shotstream.bench.variants import Models, num_cores
 from shotstream.codec.video_io import FragmentWriter, H264Settings
 from shotstream.model.attention import AttentionName, attend_all, attention_kernel
+from shotstream.model.eight_bit_attention import EightBitKeysValues, check_eight_bits
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.warm_up import warm_up
 
@@ -54,14 +56,16 @@ def _generate(models: Models, question: Question, budget: Budget) -> Values:
     pipeline = models.pipeline(question)
     yield {"build_s": built.spent_s}
     compiling = Budget()
-    if models.switches(question).compile:
+    switches = models.switches(question)
+    if switches.needs_warm_up:
         warm_up(pipeline.engine, models.asked.num_chunks)
-    yield {"compile_s": compiling.spent_s}
+    yield {"switches": asdict(switches), "compile_s": compiling.spent_s}
     config = _film_config(models, question)
     warming = Budget()
-    _film(pipeline, replace(config, num_shots=2, num_chunks=2), seed=900_001)
+    light = random_light_decoder(pipeline.engine) if question.is_light else None
+    FilmRun(pipeline, replace(config, num_chunks=2), light=light).film(bench_story(2, 900_001))
     yield {"warm_up_s": compiling.spent_s, "first_film_s": warming.spent_s}
-    run = FilmRun(pipeline, config, budget)
+    run = FilmRun(pipeline, config, budget, light)
     filming = Budget()
     with PowerMeter(models.device) as meter:
         for story in range(models.asked.num_stories):
@@ -124,7 +128,8 @@ def _latency(models: Models, question: Question, budget: Budget) -> Values:
     del budget
     pipeline = models.pipeline(question)
     part = PartConfig(num_shots=models.asked.num_cuts, num_chunks=models.asked.num_chunks)
-    cuts = Cuts(pipeline, part, scale=models.scale if _is_there("av") else None)
+    light = random_light_decoder(pipeline.engine) if question.is_light else None
+    cuts = Cuts(pipeline, part, scale=models.scale if _is_there("av") else None, light=light)
     for _ in cuts.make():
         told: dict[str, Any] = {"num_cuts": len(cuts.to_frames_s["idle"])}
         for kind in ("idle", "busy"):
@@ -133,7 +138,8 @@ def _latency(models: Models, question: Question, budget: Budget) -> Values:
                 told[f"{kind}_h264_s"] = _spread(cuts.to_fragment_s[kind])
         yield told
     intervals_s: list[float] = []
-    session = pipeline.session("a fox in the forest")
+    words = "a fox in the forest"
+    session = pipeline.session(words) if light is None else LightSession(pipeline.engine, light, words)
     while len(intervals_s) < models.asked.num_cuts:
         chunk = Budget()
         for made in session.shot(f"it walks on {len(intervals_s)}", num_chunks=models.asked.num_chunks):
@@ -144,10 +150,10 @@ def _latency(models: Models, question: Question, budget: Budget) -> Values:
 
 
 def _h264(models: Models, question: Question, budget: Budget) -> Values:
-    """One film three ways, and what encoding takes alone; "smooth" is as many real-looking pictures."""
+    """A film of one shot three ways, and what encoding takes alone; "smooth": as many moving pictures."""
     pipeline = models.pipeline(question)
-    config = _film_config(models, question)
-    _film(pipeline, replace(config, num_shots=1, num_chunks=2, with_h264=False))
+    config = replace(_film_config(models, question), num_shots=1)
+    _film(pipeline, replace(config, num_chunks=2, with_h264=False))
     ways: dict[str, dict[str, Any]] = {
         "none": {"with_h264": False},
         "beside": {"overlap": True},
@@ -293,11 +299,7 @@ def _attention(models: Models, question: Question, budget: Budget) -> Values:
     config, grid = engine.dit.config, engine.codec.geometry.token_grid(engine.latent_size)
     tokens = grid.num_tokens * config.chunk_latent_frames
     heads = config.num_heads
-    kernels: dict[str, Callable[[], Callable[..., Tensor]]] = {
-        name: lambda name=name: attention_kernel(name, models.device, models.dtype)
-        for name in get_args(AttentionName)
-    }
-    kernels["flash"] = lambda: _forced(SDPBackend.FLASH_ATTENTION)
+    names = (*get_args(AttentionName), "flash")
     tflops: dict[str, list[float]] = {}
     off_by: dict[str, float] = {}
     failed: dict[str, str] = {}
@@ -311,11 +313,11 @@ def _attention(models: Models, question: Question, budget: Budget) -> Values:
             for shape in shapes
         )
         expected = attend_all(q, k, v).float()
-        for name in [name for name in kernels if name not in failed]:
+        for name in [name for name in names if name not in failed]:
             try:
-                kernel = kernels[name]()
-                made = kernel(q, k, v).float()
-                taken = models.seconds(partial(kernel, q, k, v), 5)
+                kernel = _attending(name, k, v)
+                made = kernel(q).float()
+                taken = models.seconds(partial(kernel, q), 5)
             except (ValueError, RuntimeError, ImportError) as error:
                 failed[name] = error_text(error)
                 continue
@@ -363,12 +365,24 @@ def _film(
     return run.num_frames / filming.spent_s
 
 
-def _forced(backend: SDPBackend) -> Callable[..., Tensor]:
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        with sdpa_kernel(backend):
-            return attend_all(q, k, v)
+def _attending(name: str, keys: Tensor, values: Tensor) -> Callable[[Tensor], Tensor]:
+    """A kernel over keys and values that are kept as it wants them."""
+    if name == "eight-bit":
+        check_eight_bits(keys.device, keys.dtype)
+        _, num_tokens, heads, width = keys.shape
+        kept = EightBitKeysValues.empty(1, num_tokens, heads, width, keys.device)
+        kept.write(keys, values, slice(0, num_tokens), is_context=True)
+        return lambda queries: kept.attend(queries, slice(0, num_tokens))
+    if name == "flash":
 
-    return attend
+        def attend(queries: Tensor) -> Tensor:
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return attend_all(queries, keys, values)
+
+        return attend
+    chosen: dict[str, AttentionName] = {name: name for name in get_args(AttentionName)}
+    kernel = attention_kernel(chosen[name], keys.device, keys.dtype)
+    return lambda queries: kernel(queries, keys, values)
 
 
 def _is_there(name: str) -> bool:

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 
 from shotstream.bench.denoise import PartConfig
 from shotstream.bench.generate import bench_story
+from shotstream.bench.light import LightSession
 from shotstream.bench.report import Report, Row, Spread, peak_rows, pipeline_facts
+from shotstream.codec.tiny_decoder import TinyDecoder
 from shotstream.codec.video_io import FragmentWriter, H264Settings
 from shotstream.streaming.pipeline import StreamingPipeline
 
@@ -57,10 +59,18 @@ class Cuts:
         pipeline: What to measure.
         config: Its `num_shots` is the number of cuts of each kind; one of each warms up.
         scale: Enlargement before H.264; None: nothing is encoded.
+        light: What makes the pictures that are shown; None: the pipeline's own codec.
     """
 
-    def __init__(self, pipeline: StreamingPipeline, config: PartConfig, *, scale: int | None = 1) -> None:
-        self._pipeline, self._config = pipeline, config
+    def __init__(
+        self,
+        pipeline: StreamingPipeline,
+        config: PartConfig,
+        *,
+        scale: int | None = 1,
+        light: TinyDecoder | None = None,
+    ) -> None:
+        self._pipeline, self._config, self._light = pipeline, config, light
         self._writer = None
         if scale is not None:
             self._writer = FragmentWriter(pipeline.fps, H264Settings(scale=scale))
@@ -73,7 +83,11 @@ class Cuts:
         """Yields after one cut of each kind has been made and noted."""
         pipeline, config = self._pipeline, self._config
         story = bench_story(2 * (config.num_shots + 1) + 1, seed=0)
-        session = pipeline.session(story.global_caption)
+        session = (
+            pipeline.session(story.global_caption)
+            if self._light is None
+            else LightSession(pipeline.engine, self._light, story.global_caption)
+        )
         # A caption is met once: words of its own make each new to the memo of embeddings.
         captions = iter(f"{caption} {number}" for number, caption in enumerate(story.captions))
         running = session.shot(next(captions), num_chunks=config.num_chunks, steps=config.num_steps)

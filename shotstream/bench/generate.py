@@ -22,10 +22,12 @@ from typing import Literal
 import numpy as np
 
 from shotstream.bench.budget import UNLIMITED, Budget
+from shotstream.bench.light import LightSession
 from shotstream.bench.power import PowerMeter
 from shotstream.bench.report import Report, Row, Spread, peak_rows, pipeline_facts
 from shotstream.bench.roofline import measure_ceilings, roofline_rows, shot_cost
 from shotstream.codec.fragment_thread import FragmentThread
+from shotstream.codec.tiny_decoder import TinyDecoder
 from shotstream.codec.video_io import FragmentWriter, Frames, H264Settings
 from shotstream.geometry import PixelSize
 from shotstream.streaming.pipeline import StreamingPipeline
@@ -142,9 +144,17 @@ class FilmRun:
         pipeline: Films them.
         config: How; its numbers of stories and shots are not used.
         budget: Once it is over a story ends with the chunk in hand.
+        light: What makes the pictures that are shown; None: the pipeline's own codec.
     """
 
-    def __init__(self, pipeline: StreamingPipeline, config: BenchConfig, budget: Budget = UNLIMITED) -> None:
+    def __init__(
+        self,
+        pipeline: StreamingPipeline,
+        config: BenchConfig,
+        budget: Budget = UNLIMITED,
+        light: TinyDecoder | None = None,
+    ) -> None:
+        self._light = light
         self._pipeline, self._config, self._budget = pipeline, config, budget
         self._smooth: Frames | None = None
         if config.pictures == "smooth":
@@ -161,7 +171,11 @@ class FilmRun:
         config = self._config
         writer = FragmentWriter(self._pipeline.fps, H264Settings(scale=config.scale))
         story_s = time.perf_counter()
-        session = self._pipeline.session(story.global_caption, seed=config.seed)
+        session = (
+            self._pipeline.session(story.global_caption, seed=config.seed)
+            if self._light is None
+            else LightSession(self._pipeline.engine, self._light, story.global_caption)
+        )
         if not config.with_h264:
             self._film(session, story, story_s, lambda _: None)
             return
@@ -178,7 +192,7 @@ class FilmRun:
 
     def _film(
         self,
-        session: StorySession,
+        session: StorySession | LightSession,
         story: TheatreStory,
         story_s: float,
         write: Callable[[np.ndarray], object],

@@ -26,6 +26,8 @@ class Question:
     start: Start = "chosen"
     switches: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What is set otherwise than in `start`."""
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the engine's choice is asked for: `precision`, `memory`; nothing: what suits it."""
     num_steps: int | None = None
     """Denoising steps per chunk; None: the model's own."""
     is_light: bool = False
@@ -81,16 +83,20 @@ class Asked:
         return asdict(self)
 
 
-def _denoise(variant: str, budget_s: int, start: Start, **switches: Any) -> Question:
-    changes = "weights" in switches or switches.get("attention") in EIGHT_BIT_ATTENTION
+def _film(variant: str, budget_s: int = 60, *, changes_films: bool = False, **more: Any) -> Question:
+    return Question(name="generate", variant=variant, budget_s=budget_s, changes_films=changes_films, **more)
+
+
+def _denoise(variant: str, budget_s: int, start: Start = "plain", **switches: Any) -> Question:
+    fewer_bits = "weights" in switches or switches.get("attention") == "eight-bit"
     return Question(
         name="denoise",
         variant=variant,
         budget_s=budget_s,
         start=start,
         switches=switches,
-        changes_films=changes,
-        needs=("gpu",) if changes or "attention" in switches else (),
+        changes_films=fewer_bits,
+        needs=("gpu",) if fewer_bits or "attention" in switches else (),
     )
 
 
@@ -100,49 +106,54 @@ def _decode(variant: str, budget_s: int = 30, **switches: Any) -> Question:
     )
 
 
-EIGHT_BIT_ATTENTION = ("eight-bit",)
+_FLOAT8 = {"precision": "float8"}
 
 QUESTIONS: Sequence[Question] = (
-    Question(name="generate", variant="nothing compiled", budget_s=90, start="plain"),
+    _film("nothing compiled", 90, start="plain"),
     Question(name="machine", budget_s=20, start="plain"),
-    Question(name="generate", variant="the engine's choice", budget_s=240),
+    # One engine, compiled once, as long as nothing but the order of its work changes.
+    _film("the engine's choice", 240),
     Question(name="baseline", budget_s=90),
     Question(name="latency", variant="full decoder", budget_s=60),
-    Question(name="h264", budget_s=75),
-    Question(name="parts", budget_s=40),
-    Question(name="generate", variant="chunks ahead", budget_s=60, switches={"overlap_chunks": True}),
-    Question(name="ceilings", budget_s=20, start="plain"),
-    _denoise("the engine's choice", 60, "chosen"),
+    Question(name="h264", budget_s=60),
+    Question(name="latency", variant="light decoder", budget_s=60, is_light=True, needs=("wan",)),
+    _film("light decoder", is_light=True, needs=("wan",), changes_films=True),
+    _film("2 steps", num_steps=2, changes_films=True),
+    _film("1 step", num_steps=1, changes_films=True),
+    Question(name="denoise", variant="the engine's choice", budget_s=60),
+    Question(name="parts", budget_s=45),
+    _film("chunks in turn", switches={"overlap_chunks": False}),
+    Question(name="encode", budget_s=30),
+    _film("float8", 240, options=_FLOAT8, changes_films=True, needs=("gpu",)),
     Question(
-        name="generate",
-        variant="float8, eight-bit attention",
-        budget_s=240,
-        switches={"weights": "float8-products", "attention": EIGHT_BIT_ATTENTION[0]},
+        name="denoise",
+        variant="float8",
+        budget_s=90,
+        options=_FLOAT8,
         changes_films=True,
         needs=("gpu",),
     ),
-    _denoise("float8, eight-bit attention", 120, "chosen", weights="float8-products", attention="eight-bit"),
-    Question(name="generate", variant="2 steps", budget_s=45, num_steps=2, changes_films=True),
-    Question(name="generate", variant="1 step", budget_s=45, num_steps=1, changes_films=True),
-    _denoise("plain", 45, "plain"),
-    _denoise("cuDNN's attention", 45, "plain", attention="cudnn"),
-    _denoise("compiled", 150, "plain", compile=True),
-    _denoise("float8, compiled", 150, "chosen", weights="float8-products"),
-    _denoise("eight-bit attention, compiled", 150, "chosen", attention="eight-bit"),
-    _decode("plain"),
+    Question(name="ceilings", budget_s=20, start="plain"),
+    _denoise("nothing compiled", 45),
+    _denoise("cuDNN's attention", 45, attention="cudnn"),
+    _denoise("eight-bit attention", 45, attention="eight-bit"),
+    _decode("one by one"),
     _decode("whole chunk", chunk_decode=True),
-    _decode("whole chunk, benchmarked", 60, chunk_decode=True, cudnn_benchmark=True),
-    _decode("whole chunk, compiled", 120, chunk_decode=True, compile_decoder=True),
-    Question(name="encode", budget_s=30),
+    _decode("whole chunk and benchmarked", 60, chunk_decode=True, cudnn_benchmark=True),
+    _decode("all that and compiled", 120, chunk_decode=True, cudnn_benchmark=True, compile_decoder=True),
     Question(name="shots", budget_s=120),
     Question(name="attention", budget_s=45, start="plain"),
+    _denoise("compiled", 120, compile=True),
+    _denoise("compiled and float8 products", 120, weights="float8-products", compile=True),
+    _film("memory low", 120, options={"memory": "low"}, needs=("wan",)),
+    _film("memory lowest", 120, options={"memory": "lowest"}, changes_films=True, needs=("gpu", "wan")),
 )
 
 
 def chosen_questions(only: str | None = None, begin: str | None = None) -> list[Question]:
     """All questions, or those with one of the names in `only` (commas between), or all from `begin` on.
 
-    A name is that of a question, or of one variant: "decode" or "decode: plain".
+    A name is that of a question, or of one variant: "decode" or "decode: whole chunk".
 
     Raises:
         ValueError: A name is none.

@@ -24,15 +24,16 @@ from shotstream.bench.answers import AnswerFile, Say, as_markdown, gist, table, 
 from shotstream.bench.questions import Asked, Question
 
 ANSWERS, LOG, DOCUMENT = "answers.jsonl", "log.txt", "answers.md"
-MAX_BYTES = 7600
+MAX_BYTES = 7800
 """That are shown to a person in all."""
 
 ASKER = (sys.executable, "-m", "shotstream.bench.everything")
 """What asks."""
 
-_TABLE_BYTES = 4600
+_TABLE_BYTES, _UNTIL_TABLE_BYTES = 4200, 3500
 _LOADING_S = 300.0
 _MAX_FAILED_STARTS = 2
+_GIST = 52
 _GRACE = 1.5, 30.0
 """A question that has not ended by itself is ended at its budget times the first, plus the second."""
 
@@ -75,15 +76,13 @@ def supervise(
         directory: Gets the answers, a log of all that libraries print, and a document of both.
         limit_s: No question is begun after it; the first counts as begun at once.
         command: How a person called this, for the document.
-        say: Shows a line, of which no more than `MAX_BYTES` come in all.
+        say: Shows text, of which no more than `MAX_BYTES` come in all.
         asker: The other process; it is given what to ask as one more argument.
     """
     screen = _Screen(say)
     run = _Run(asked, list(questions), directory, time.time() + limit_s, screen, asker)
-    screen.line(
-        f"asking {len(questions)} questions of {asked.model} for {limit_s:.0f} s at the most; "
-        f"answers in {run.file.path}"
-    )
+    screen.begin(f"{len(questions)} questions, none after {limit_s:.0f} s; answers in {run.file.path}")
+    screen.begin(f"loading {asked.model} ... ")
     code = 0
     with _signals_raise():
         try:
@@ -94,20 +93,34 @@ def supervise(
     answers = run.file.read()
     (directory / DOCUMENT).write_text(as_markdown(answers, command), encoding="utf-8")
     if run.questions and not code:
-        screen.line("not asked: " + "; ".join(x.variant or x.name for x in run.questions)[:400])
-    say(table(answers, max_bytes=_TABLE_BYTES))
+        left = [title({"question": x.name, "variant": x.variant}) for x in run.questions]
+        say(f"not asked: {'; '.join(left)[:300]}\n")
+    say(table(answers, max_bytes=_TABLE_BYTES - 320) + "\n")
     wanted = any(question.name == "generate" for question in questions)
     return code or int(wanted and not any("fps" in answer for answer in answers))
 
 
 class _Screen:
-    """Shows lines until the room is used that the table leaves."""
+    """Shows what happens, until the room is used that the table leaves."""
 
     def __init__(self, say: Say) -> None:
-        self._say, self._left = say, MAX_BYTES - _TABLE_BYTES - 500
+        self._say, self._left, self._start_s = say, _UNTIL_TABLE_BYTES, time.time()
+        self._is_open = False
 
-    def line(self, text: str) -> None:
-        self._left -= len(text.encode()) + 1
+    def begin(self, text: str) -> None:
+        """The first half of a line, with the seconds so far."""
+        if self._is_open:
+            self.end("")
+        self._is_open = True
+        self._show(f"[{time.time() - self._start_s:4.0f} s] {text}")
+
+    def end(self, text: str) -> None:
+        """Its second half."""
+        self._show(f"{text[:_GIST]}\n")
+        self._is_open = False
+
+    def _show(self, text: str) -> None:
+        self._left -= len(text.encode())
         if self._left > 0:
             self._say(text)
 
@@ -189,9 +202,11 @@ class _Run:
             kind = event["event"]
             if kind == "loaded":
                 self._device = event["device"]
-                self._screen.line(f"[{self._seconds()}] loaded on {self._device}, {event['threads']} threads")
+                self._screen.end(f"on {self._device}, {event['threads']} threads")
             elif kind == "asking":
                 self._current, has_asked = self.questions[0], True
+                name, variant = self._current.key
+                self._screen.begin(title({"question": name, "variant": variant}) + " ... ")
                 self._hung_at_s = time.monotonic() + self._current.budget_s * _GRACE[0] + _GRACE[1]
             elif kind == "left out":
                 self.questions.pop(0)
@@ -199,7 +214,7 @@ class _Run:
                 self._current = None
                 self.questions.pop(0)
                 self._hung_at_s = time.monotonic() + _GRACE[1]
-                self._screen.line(f"[{self._seconds()}] {title(event['answer'])}: {gist(event['answer'])}")
+                self._screen.end(gist(event["answer"]))
             elif kind == "failed":
                 return _End(event["error"])
             elif kind == "done":
@@ -218,7 +233,7 @@ class _Run:
             answer["variant"] = question.variant
         answer |= {"device": self._device, "at_s": time.time() - self._start_s, "error": reason}
         self.file.add(answer)
-        self._screen.line(f"[{self._seconds()}] {title(answer)}: {gist(answer)}")
+        self._screen.end(gist(answer))
 
     def _end_process(self) -> None:
         if self._process is not None:
@@ -227,9 +242,6 @@ class _Run:
             if self._process.stdin is not None:
                 self._process.stdin.close()
             self._process = None
-
-    def _seconds(self) -> str:
-        return f"{time.time() - self._start_s:5.0f} s"
 
 
 def _events(reading: int, until_s: Callable[[], float]) -> Generator[dict[str, Any]]:

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from shotstream.bench.models import parse_size, random_bundle, random_config
-from shotstream.bench.questions import Asked, Question
+from shotstream.bench.questions import QUESTIONS, Asked, Question
 from shotstream.bench.report import synchronize
+from shotstream.streaming.ahead import Ahead
+from shotstream.streaming.choice import Choice, Options
 from shotstream.streaming.parts import choose_device
-from shotstream.streaming.pipeline import StreamingPipeline, build_engine
+from shotstream.streaming.pipeline import StreamingPipeline, build_engine, choose_for
 from shotstream.streaming.switches import Switches
-from shotstream.weights.bundle import read_bundle
+from shotstream.weights.bundle import Bundle, read_bundle
 from shotstream.weights.hub import resolve
 
 _COMFORTABLE_HEIGHT_PX = 384
@@ -52,7 +54,14 @@ class Models:
             size = asdict(parse_size(asked.size))
             config = {**config, "engine": {**config["engine"], "pixel_size": size}}
         self.is_wan = config["engine"]["family"] == "wan"
-        self.dtype = torch.bfloat16 if self.is_wan and self.device.type == "cuda" else torch.float32
+        # Of what is chosen only sizes are read, while all of the device is still free.
+        meta = torch.device("meta")
+        sizes = bundle or random_bundle(config, Path(self._directory.name), meta, torch.float32)
+        self._choices = {
+            tuple(question.options.items()): _choose(replace(sizes, config=config), self.device, question)
+            for question in QUESTIONS
+        }
+        self.dtype = self.choice(QUESTIONS[0]).dtype
         if bundle is None:
             bundle = random_bundle(config, Path(self._directory.name), self.device, self.dtype)
         self._bundle = replace(bundle, config=config)
@@ -86,22 +95,36 @@ class Models:
 
     def switches(self, question: Question) -> Switches:
         """How a question's engine is run."""
-        start = Switches() if question.start == "plain" else self._chosen()
+        start = Switches() if question.start == "plain" else self.choice(question).switches
         return replace(start, **question.switches)
+
+    def choice(self, question: Question) -> Choice:
+        """What the engine chooses here. ValueError where it cannot do what is asked of it."""
+        chosen = self._choices[tuple(question.options.items())]
+        if isinstance(chosen, ValueError):
+            raise chosen
+        return chosen
 
     def pipeline(self, question: Question, *, waits: bool = False) -> StreamingPipeline:
         """A question's pipeline, the last one where that is the same.
 
         Args:
             question: What is asked.
-            waits: Whether parts of a chunk are timed one by one, for which the device is waited for.
+            waits: Whether parts of a chunk are timed one by one, in turn and each waited for.
         """
         switches = self.switches(question)
-        if self._pipeline is None or switches != self._switches:
+        in_turn = replace(switches, overlap_chunks=False)
+        if self._pipeline is None or in_turn != self._switches:
             self.forget()
-            engine = build_engine(self._bundle, self.device, self.dtype, switches=switches)
-            self._pipeline, self._switches = StreamingPipeline(engine), switches
-        self._pipeline.engine.synchronize = waits
+            engine = build_engine(self._bundle, self.device, self.dtype, switches=in_turn)
+            self._pipeline, self._switches = StreamingPipeline(engine), in_turn
+        engine = self._pipeline.engine
+        engine.synchronize = waits
+        # The order of an engine's work can be changed, and nothing need be compiled again for it.
+        if waits or not switches.overlap_chunks:
+            engine.ahead = None
+        elif engine.ahead is None:
+            engine.ahead = Ahead(engine.device, engine.codec_device)
         return self._pipeline
 
     def forget(self) -> None:
@@ -154,9 +177,12 @@ class Models:
         first = self.references.setdefault(name, made.float().cpu())
         return {"off_by": ((made.float().cpu() - first).norm() / first.norm()).item()}
 
-    def _chosen(self) -> Switches:
-        on_gpu = self.is_wan and self.device.type == "cuda"
-        return Switches(compile=on_gpu, compile_decoder=on_gpu, chunk_decode=self.is_wan)
+
+def _choose(sizes: Bundle, device: torch.device, question: Question) -> Choice | ValueError:
+    try:
+        return choose_for(sizes, device, Options(**question.options))  # pyright: ignore[reportArgumentType]
+    except ValueError as error:
+        return error
 
 
 def num_cores() -> int:

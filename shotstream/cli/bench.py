@@ -322,7 +322,7 @@ def bench_all(
             output,
             limit_s=limit,
             command=f"shotstream {' '.join(sys.argv[1:])}",
-            say=lambda text: print(text, flush=True),
+            say=lambda text: print(text, end="", flush=True),
         )
     if code:
         raise typer.Exit(code)

@@ -59,12 +59,13 @@ def test_an_answer_that_was_stopped_says_so_and_an_error_is_one_line() -> None:
 def test_the_first_question_is_a_film_and_no_two_are_alike() -> None:
     assert QUESTIONS[0].name == "generate" and QUESTIONS[0].start == "plain" and not QUESTIONS[0].switches
     assert len({question.key for question in QUESTIONS}) == len(QUESTIONS)
+    assert not any("," in question.variant for question in QUESTIONS), "commas stand between names"
 
 
 def test_questions_can_be_picked_by_name_and_by_variant() -> None:
     assert chosen_questions() == list(QUESTIONS)
-    picked = chosen_questions("decode: plain, encode")
-    assert [question.key for question in picked] == [("decode", "plain"), ("encode", "")]
+    picked = chosen_questions("decode: whole chunk, encode")
+    assert [question.key for question in picked] == [("encode", ""), ("decode", "whole chunk")]
     assert chosen_questions(begin="shots")[0].name == "shots"
     for only, begin in (("what", None), (None, "decode: what")):
         with pytest.raises(ValueError, match="no question"):

@@ -1,11 +1,21 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from shotstream.bench.generate import PARTS, BenchConfig, bench_generate
+from shotstream.bench.budget import Budget
+from shotstream.bench.generate import (
+    PARTS,
+    BenchConfig,
+    FilmRun,
+    bench_generate,
+    bench_story,
+    smooth_pictures,
+)
 from shotstream.bench.overlap import bench_overlap
 from shotstream.bench.roofline import shot_cost
+from shotstream.geometry import PixelSize
 from shotstream.streaming.pipeline import StreamingPipeline
 from tests.streaming.tiny import tiny_engine
 
@@ -56,3 +66,19 @@ def test_every_way_to_overlap_films_the_same_stories() -> None:
     beside = json.loads(bench_generate(pipeline, replace(config, overlap=True)).json_line())
     assert beside["num_frames"] == 2 * 2 * 21 and beside["config"]["overlap"]
     assert beside["explained"] <= 1.001
+
+
+def test_a_film_whose_time_is_over_ends_with_the_chunk_in_hand() -> None:
+    config = BenchConfig(num_chunks=2, with_h264=False, pictures="smooth")
+    run = FilmRun(StreamingPipeline(tiny_engine()), config, Budget(0.0))
+    run.film(bench_story(2, 0))
+    assert run.num_frames == 9 and run.cuts_s == () and len(run.first_frames_s) == 1
+
+
+def test_smooth_pictures_move_and_change_little_from_pixel_to_pixel() -> None:
+    pictures = smooth_pictures(3, PixelSize(32, 48), first_frame=1)
+    assert (pictures[0] != pictures[1]).any() and (
+        pictures[1] == smooth_pictures(1, PixelSize(32, 48), 2)
+    ).all()
+    steps = [abs(np.diff(pictures.astype(int), axis=axis)).max() for axis in (0, 1, 2)]
+    assert 0 < max(steps) < 16

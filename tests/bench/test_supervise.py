@@ -61,7 +61,7 @@ def run(directory: Path, limit_s: float = 60.0, **deeds: str) -> tuple[int, list
         Asked(), QUESTIONS, directory, limit_s=limit_s, command="c", say=shown.append, asker=asker
     )
     lines = (directory / "answers.jsonl").read_text().splitlines()
-    return code, [json.loads(line) for line in lines], "\n".join(shown)
+    return code, [json.loads(line) for line in lines], "".join(shown)
 
 
 def test_every_question_has_an_answer_in_its_order_and_the_table_comes_last(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ from pathlib import Path
 from shotstream.bench.questions import QUESTIONS, Asked
 from shotstream.bench.supervise import supervise
 asker = (sys.executable, "-c", {ASKER!r}, json.dumps({{"baseline": "hangs"}}))
-say = lambda text: print(text, flush=True)
+say = lambda text: print(text, end="", flush=True)
 sys.exit(supervise(Asked(), QUESTIONS, Path(sys.argv[1]), limit_s=60.0, command="c", say=say, asker=asker))
 """
 

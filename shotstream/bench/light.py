@@ -1,0 +1,63 @@
+"""A film looked at through a light decoder, as a studio shows one: what there is to measure of it.
+
+The pictures are the light decoder's. What later shots look back at is decoded by the model's own codec, a
+chunk behind, which is counted. The weights are drawn: the speed does not depend on them.
+"""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+
+import torch
+
+from shotstream.codec.tiny_decoder import TinyDecoder
+from shotstream.streaming.engine import Engine
+from shotstream.streaming.keeping import Keeping
+from shotstream.streaming.noise import shot_seed
+from shotstream.streaming.order import ShotOrder
+from shotstream.streaming.saved_session import Take
+from shotstream.streaming.shot import Chunk, make_shot
+
+
+def random_light_decoder(engine: Engine) -> TinyDecoder:
+    """TAEHV's decoder in its published sizes, where the engine's codec is."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        decoder = TinyDecoder(engine.codec.latent_channels)
+    return decoder.to(engine.codec_device, engine.dtype).eval().requires_grad_(False)
+
+
+class LightSession:
+    """As much of a `StorySession` as a measurement needs, with pictures of a light decoder."""
+
+    def __init__(self, engine: Engine, decoder: TinyDecoder, global_caption: str) -> None:
+        self._engine, self._decoder, self._global_caption = engine, decoder, global_caption
+        self._open: Generator[Chunk] | None = None
+        self.shots: list[Take] = []
+
+    def shot(
+        self, caption: str, *, num_chunks: int | None = None, steps: int | None = None
+    ) -> Iterator[Chunk]:
+        """The next shot, chunk by chunk. A shot still open is cut at its last chunk."""
+        if self._open is not None:
+            self._open.close()
+        config = self._engine.config
+        order = ShotOrder(
+            global_caption=self._global_caption,
+            caption=caption,
+            seed=shot_seed(0, len(self.shots)),
+            num_steps=steps or len(config.student_steps),
+            num_chunks=num_chunks or config.num_chunks,
+            takes=tuple(self.shots),
+            pins=(),
+        )
+        self._open = self._film(order)
+        return self._open
+
+    def _film(self, order: ShotOrder) -> Generator[Chunk]:
+        keeping = Keeping(self._engine, order, is_seen_lightly=True)
+        try:
+            with closing(make_shot(self._engine, order, self._decoder, keeping)) as chunks:
+                yield from chunks
+        finally:
+            if keeping.num_chunks:
+                self.shots.append(keeping.take())
