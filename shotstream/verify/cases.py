@@ -20,7 +20,7 @@ from shotstream.losses.dmd import dmd_gradient, dmd_loss
 from shotstream.model.causal_mask import CausalMask
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import TIMESTEPS_PER_SIGMA, DiT
-from shotstream.model.dual_cache import DualCache
+from shotstream.model.dual_cache import DualCache, KeysValues
 from shotstream.model.positions import FramePositions, context_positions
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.context_sampling import sample_context
@@ -162,7 +162,9 @@ def _student_rollout(golden: Golden, target: Target) -> Outputs:
     )
     outputs["out.latents"] = _published(torch.cat(list(rollout.chunks(num_chunks)), dim=2))
     for layer in range(config.num_layers):
-        outputs[f"out.context.layer{layer}.k"], outputs[f"out.context.layer{layer}.v"] = cache.context(layer)
+        kept = cache.context(layer)
+        assert isinstance(kept, KeysValues)
+        outputs[f"out.context.layer{layer}.k"], outputs[f"out.context.layer{layer}.v"] = kept
     return outputs
 
 
