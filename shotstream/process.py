@@ -30,3 +30,9 @@ def tune_cpu() -> None:
 def keep_compiled(directory: Path) -> None:
     """Keeps what torch compiles in `directory`, for later processes, unless the environment names another."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(directory))
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

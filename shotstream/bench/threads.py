@@ -9,7 +9,6 @@ too: look at both.
 It would be cheating to lower the other processes' priority or to raise one's own.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import torch
 from shotstream.bench.generate import BenchConfig, FilmRun, bench_story
 from shotstream.bench.published_loop import forget_captions
 from shotstream.bench.report import Report, Row, Spread, pipeline_facts
+from shotstream.process import num_cores
 from shotstream.streaming.ahead import Ahead
 from shotstream.streaming.pipeline import StreamingPipeline
 
@@ -45,7 +45,7 @@ def bench_threads(
     engine = pipeline.engine
     if engine.device.type != "cpu":
         raise ValueError("threads are a CPU's; give --device cpu")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     ahead = engine.ahead or Ahead(engine.device, engine.codec_device)
     before = torch.get_num_threads(), engine.ahead
     ways = {

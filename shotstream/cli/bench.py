@@ -258,6 +258,37 @@ def bench_overlap(
     _run(measure, model, random, size, device, options)
 
 
+@bench_app.command("threads")
+@takes_options
+def bench_threads(
+    model: ModelOption = "theatre",
+    random: RandomOption = False,
+    size: SizeOption = None,
+    stories: Annotated[int, typer.Option(help="Filmed each way; one more warms up.")] = 4,
+    shots: Annotated[int, typer.Option(help="Shots of each.")] = 3,
+    chunks: ChunksOption = None,
+    scale: ScaleOption = None,
+    *,
+    options: "Options",
+) -> None:
+    """With how many threads should a CPU compute, idle and while other programs hold its cores?"""
+
+    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+        from shotstream.bench.generate import BenchConfig
+        from shotstream.bench.threads import bench_threads
+
+        config = BenchConfig(
+            num_stories=stories,
+            num_shots=shots,
+            num_chunks=chunks,
+            scale=comfortable_scale(pipeline) if scale is None else scale,
+        )
+        tell("warming up")
+        return bench_threads(pipeline, config, tell)
+
+    _run(measure, model, random, size, "cpu", options)
+
+
 @bench_app.command("memory")
 def bench_memory(
     model: ModelOption = "wan-1.3b",

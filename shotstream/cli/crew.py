@@ -45,7 +45,10 @@ _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
     "attention": (
         Annotated[
             str | None,
-            typer.Option(help="What computes self-attention.", rich_help_panel=_EXPERT),
+            typer.Option(
+                help="What computes self-attention: sdpa (torch's choice), cudnn or eight-bit.",
+                rich_help_panel=_EXPERT,
+            ),
         ],
         None,
     ),

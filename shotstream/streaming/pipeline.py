@@ -11,6 +11,7 @@ from shotstream.codec.codec import Codec
 from shotstream.codec.text import TextEncoder
 from shotstream.geometry import PixelSize, VideoGeometry
 from shotstream.model.config import DiTConfig
+from shotstream.process import num_cores
 from shotstream.story import CaptionStyle
 from shotstream.streaming.choice import (
     DEFAULT_OPTIONS,
@@ -244,7 +245,7 @@ def choose_for(bundle: Bundle, device: torch.device, options: Options, *, crew: 
     machine = Machine(
         device_type=device.type,
         num_processes=1 if crew is None else crew.size,
-        num_cores=_num_cores(),
+        num_cores=num_cores(),
         num_threads=torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else None,
     )
     if device.type == "cuda":
@@ -303,12 +304,6 @@ def build_engine(
         overlap=switches.overlap_chunks,
         codec_device=codec_device,
     )
-
-
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _check_crew(switches: Switches) -> None:
