@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from shotstream.training.loop import LoopConfig
 from shotstream.training.stages.causal_init import CausalInitTraining
 from shotstream.training.stages.codec import CodecTraining
+from shotstream.training.stages.decoder import DecoderTraining
 from shotstream.training.stages.inter_shot import InterShotTraining
 from shotstream.training.stages.intra_shot import IntraShotTraining
 from shotstream.training.stages.ode_pairs import OdePairsTraining
@@ -13,6 +14,7 @@ from shotstream.training.stages.teacher import TeacherTraining
 
 StageConfig = (
     CodecTraining
+    | DecoderTraining
     | ReaderTraining
     | TeacherTraining
     | OdePairsTraining

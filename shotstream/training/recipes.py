@@ -22,6 +22,7 @@ from shotstream.training.loop import LoopConfig
 from shotstream.training.recipe import Recipe, StageConfig
 from shotstream.training.stages.causal_init import CausalInitTraining
 from shotstream.training.stages.codec import CodecTraining
+from shotstream.training.stages.decoder import DecoderTraining
 from shotstream.training.stages.dmd import DmdTraining
 from shotstream.training.stages.inter_shot import InterShotTraining
 from shotstream.training.stages.intra_shot import IntraShotTraining
@@ -78,6 +79,7 @@ def wan_inter_shot() -> Recipe:
 
 RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
     "theatre_codec": theatre.theatre_codec,
+    "theatre_decoder": theatre.theatre_decoder,
     "theatre_text": theatre.theatre_text,
     "theatre_teacher": theatre.theatre_teacher,
     "theatre_ode_pairs": theatre.theatre_ode_pairs,
@@ -109,6 +111,7 @@ _KINDS: Final = {
         Recipe,
         LoopConfig,
         CodecTraining,
+        DecoderTraining,
         ReaderTraining,
         TeacherTraining,
         OdePairsTraining,

@@ -28,6 +28,7 @@ from shotstream.training.recipes import TEACHERS_OWN, from_document, input_of, t
 from shotstream.training.stage import Stage
 from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
 from shotstream.training.stages.codec import CodecStage, CodecTraining, codec_from_run
+from shotstream.training.stages.decoder import DecoderStage, DecoderTraining, finished_from_run
 from shotstream.training.stages.dmd import DmdStage, DmdTraining
 from shotstream.training.stages.inter_shot import InterShotTraining, adapt, inter_shot_stage
 from shotstream.training.stages.intra_shot import IntraShotTraining, intra_shot_stage
@@ -130,6 +131,8 @@ def build_stage(
     execution = execution_of(recipe.loop, world)
     if isinstance(config, CodecTraining):
         return CodecStage(config, device, execution)
+    if isinstance(config, DecoderTraining):
+        return DecoderStage(config, _plain_codec(runs), device, execution)
     if isinstance(config, ReaderTraining):
         return ReaderStage(config, device, execution)
     if isinstance(config, TeacherTraining):
@@ -252,6 +255,18 @@ def recipe_of_run(runs: Path, name: str) -> Recipe:
 
 
 def input_codec(runs: Path) -> PatchCodec:
+    """The averaged codec that a run of `theatre_decoder` finished; where there is none, the one to finish.
+
+    Both have the same latents.
+    """
+    if not checkpoints(runs / "theatre_decoder"):
+        return _plain_codec(runs)
+    stage = recipe_of_run(runs, "theatre_decoder").stage
+    assert isinstance(stage, DecoderTraining)
+    return finished_from_run(newest_checkpoint(runs, "theatre_decoder"), stage.codec)
+
+
+def _plain_codec(runs: Path) -> PatchCodec:
     """The averaged codec that a run of `theatre_codec` trained."""
     stage = recipe_of_run(runs, "theatre_codec").stage
     assert isinstance(stage, CodecTraining)

@@ -13,6 +13,7 @@ from shotstream.training.loop import LoopConfig
 from shotstream.training.recipe import Recipe
 from shotstream.training.stages.causal_init import CausalInitTraining
 from shotstream.training.stages.codec import CodecTraining
+from shotstream.training.stages.decoder import DecoderTraining
 from shotstream.training.stages.dmd import DmdTraining
 from shotstream.training.stages.inter_shot import InterShotTraining
 from shotstream.training.stages.intra_shot import IntraShotTraining
@@ -28,6 +29,23 @@ def theatre_codec() -> Recipe:
         name="theatre_codec",
         stage=CodecTraining(codec=PatchCodecConfig(num_colours=len(NAMES)), num_steps=num_steps),
         loop=LoopConfig(num_steps=num_steps, log_every=20, preview_every=500),
+    )
+
+
+def theatre_decoder() -> Recipe:
+    """The finish of the codec's decoder: hours on a CPU core. Latents stay as they are."""
+    num_steps = 900
+    return Recipe(
+        name="theatre_decoder",
+        stage=DecoderTraining(
+            codec=PatchCodecConfig(
+                num_colours=len(NAMES), num_past=2, num_finish_layers=5, finish_dim=256, num_pictures=2
+            ),
+            num_steps=num_steps,
+            decay_steps=500,
+        ),
+        loop=LoopConfig(num_steps=num_steps, save_every=100, log_every=25, preview_every=500),
+        inputs=("theatre_codec",),
     )
 
 

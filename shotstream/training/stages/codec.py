@@ -147,7 +147,7 @@ class CodecStage:
         noisy = latents + noise.to(self.device)
         order = torch.randperm(_CELL_PIXELS, generator=tensor_draws(seed, "codec/pixels", step))
         chosen = order[: self.config.pixels_per_cell].to(self.device)
-        logits = self.codec.decode_cell_logits(noisy, noisy[:, :, :1], chosen).flatten(0, -2)
+        logits = self.codec.decode_cell_logits(noisy, self.codec.before(noisy), chosen).flatten(0, -2)
         targets = _cells(indices)[..., chosen].flatten().long()
         right = (logits.detach().argmax(-1) == targets).float().mean()
         return F.cross_entropy(logits, targets), right
