@@ -1,7 +1,8 @@
 """From runs to a bundle: the averaged weights of a codec and of a model, in half precision, ready to load.
 
 A theatre model brings its codec's run and its own text encoder. A model that learnt from shards takes codec
-and text encoder from the model that it began at, whose they are.
+and text encoder from the model that it began at, whose they are. A decoder's finish goes into the model that
+ships, whose latents are the same.
 """
 
 from dataclasses import asdict
@@ -9,28 +10,42 @@ from pathlib import Path
 
 import torch
 
+from shotstream.codec.patch_codec import PatchCodec
 from shotstream.codec.word_encoder import WordEncoder
 from shotstream.data.captions import StoredTextConfig
 from shotstream.streaming.parts import theatre_bundle_config
 from shotstream.training.films import theatre_engine_config
-from shotstream.training.run import input_codec, recipe_of_run, teacher_of, trained_model
+from shotstream.training.run import (
+    input_codec,
+    newest_checkpoint,
+    recipe_of_run,
+    teacher_of,
+    trained_model,
+)
+from shotstream.training.stages.decoder import DecoderTraining, finished_from_run
 from shotstream.training.stages.teacher import TeacherTraining, TheatreModel
 from shotstream.weights.bundle import read_bundle, write_bundle
 from shotstream.weights.hub import resolve
+
+_SHIPPED = "theatre"
 
 
 def export_run(name: str, runs: Path, directory: Path) -> str:
     """Writes the bundle of a run, replacing one that is there; returns its sha256.
 
     Args:
-        name: a recipe whose run made a model: the causal teacher can stream too, with more steps.
+        name: a recipe whose run made a model (the causal teacher can stream too, with more steps) or finished
+            a decoder.
         runs: folder of all runs.
         directory: the bundle.
 
     Raises:
-        ValueError: the run made no model, or has no checkpoint.
+        ValueError: the run made no model and finished no decoder, or has no checkpoint, or latents differ.
     """
-    training, student_steps = teacher_of(recipe_of_run(runs, name))
+    found = recipe_of_run(runs, name)
+    if isinstance(found.stage, DecoderTraining):
+        return _write_finished(finished_from_run(newest_checkpoint(runs, name), found.stage.codec), directory)
+    training, student_steps = teacher_of(found)
     model = trained_model(runs, name)
     if isinstance(training.text, StoredTextConfig):
         return _write_successor(training, student_steps, model, directory)
@@ -42,6 +57,27 @@ def export_run(name: str, runs: Path, directory: Path) -> str:
         directory,
         theatre_bundle_config(engine, model.dit.config, codec.config, model.text.config),
         {part_name: part.state_dict() for part_name, part in parts.items()},
+        dtype=torch.float16,
+        overwrite=True,
+    )
+
+
+def _write_finished(codec: PatchCodec, directory: Path) -> str:
+    """The bundle that ships, with its codec finished."""
+    begun = read_bundle(resolve(_SHIPPED))
+    own = {name: value.half() for name, value in codec.state_dict().items() if value.is_floating_point()}
+    encoder = [name for name in own if name.startswith(("embed.", "encoder.", "to_latent.", "normalise."))]
+    differing = [name for name in encoder if not torch.equal(own[name], begun.tensors["codec"][name].half())]
+    if differing:
+        raise ValueError(
+            f"{begun.directory} has another encoder ({differing[0]} differs), so its transformer knows other "
+            "latents; finish that model's codec"
+        )
+    return write_bundle(
+        directory,
+        {**begun.config, "codec": asdict(codec.config)},
+        {**begun.tensors, "codec": codec.state_dict()},
+        files=begun.files,
         dtype=torch.float16,
         overwrite=True,
     )

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from shotstream.codec.patch_codec import PatchCodec
 from shotstream.streaming.pipeline import load
 from shotstream.training.export import export_run
 from shotstream.training.recipes import RECIPES, from_document, recipe, to_document
 from shotstream.training.run import run_recipe
-from tests.training.test_run import codec, teacher
+from tests.training.test_decoder import decoder
+from tests.training.test_run import CODEC, codec, teacher
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -26,6 +28,27 @@ def test_an_exported_run_streams(tmp_path: Path) -> None:
     frames = [chunk.frames for chunk in session.shot("Wide shot: the fox waves.", num_chunks=2)]
     assert [len(part) for part in frames] == [9, 12]
     assert frames[0].shape[1:] == (48, 80, 3)
+
+
+def test_a_finished_decoder_goes_into_the_model_whose_latents_it_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_recipe(codec(1), tmp_path)
+    run_recipe(teacher(1), tmp_path)
+    export_run("theatre_teacher", tmp_path, tmp_path / "shipped")
+    monkeypatch.setattr("shotstream.training.export._SHIPPED", str(tmp_path / "shipped"))
+    run_recipe(decoder(2), tmp_path)
+    export_run("theatre_decoder", tmp_path, tmp_path / "bundle")
+    old, new = (load(tmp_path / name, device="cpu", dtype=torch.float32) for name in ("shipped", "bundle"))
+    assert isinstance(new.codec, PatchCodec) and new.codec.config.num_finish_layers == 1
+    pixels = torch.rand(1, 3, 9, 48, 80, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(old.codec.encode(pixels), new.codec.encode(pixels))
+
+    another = recipe("theatre_codec", [*CODEC, "loop.num_steps=1", "stage.seed=1"])
+    run_recipe(another, tmp_path / "other")
+    run_recipe(decoder(1), tmp_path / "other")
+    with pytest.raises(ValueError, match="has another encoder"):
+        export_run("theatre_decoder", tmp_path / "other", tmp_path / "bundle")
 
 
 def test_a_run_without_a_model_is_refused(tmp_path: Path) -> None:
