@@ -34,7 +34,7 @@ def theatre_codec() -> Recipe:
 
 def theatre_decoder() -> Recipe:
     """The finish of the codec's decoder: hours on a CPU core. Latents stay as they are."""
-    num_steps = 900
+    num_steps = 2400
     return Recipe(
         name="theatre_decoder",
         stage=DecoderTraining(
@@ -42,7 +42,7 @@ def theatre_decoder() -> Recipe:
                 num_colours=len(NAMES), num_past=2, num_finish_layers=5, finish_dim=256, num_pictures=2
             ),
             num_steps=num_steps,
-            decay_steps=500,
+            decay_steps=900,
         ),
         loop=LoopConfig(num_steps=num_steps, save_every=100, log_every=25, preview_every=500),
         inputs=("theatre_codec",),

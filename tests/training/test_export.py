@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from shotstream.codec.patch_codec import PatchCodec
 from shotstream.streaming.pipeline import load
@@ -39,7 +40,7 @@ def test_a_finished_decoder_goes_into_the_model_whose_latents_it_decodes(
     monkeypatch.setattr("shotstream.training.export._SHIPPED", str(tmp_path / "shipped"))
     run_recipe(decoder(2), tmp_path)
     export_run("theatre_decoder", tmp_path, tmp_path / "bundle")
-    old, new = (load(tmp_path / name, device="cpu", dtype=torch.float32) for name in ("shipped", "bundle"))
+    old, new = (load(tmp_path / name, device="cpu", precision="float32") for name in ("shipped", "bundle"))
     assert isinstance(new.codec, PatchCodec) and new.codec.config.num_finish_layers == 1
     pixels = torch.rand(1, 3, 9, 48, 80, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert torch.equal(old.codec.encode(pixels), new.codec.encode(pixels))

@@ -57,7 +57,7 @@ class DecoderTraining:
     """Clips per step."""
     num_latent_frames: int = 4
     """Latent frames of a clip."""
-    framing_weights: tuple[float, ...] = (1.0, 0.5, 0.2)
+    framing_weights: tuple[float, ...] = (1.0, 0.9, 0.3)
     """How often a shot that is drawn is kept: wide, medium, close-up."""
     still_weight: float = 0.4
     """The same factor for shots in which nobody walks, jumps or dances."""
@@ -112,8 +112,7 @@ class DecoderStage:
         )
         self.device = torch.device(device)
         self.codec = finished(plain, config.codec).to(self.device)
-        for name, parameter in self.codec.named_parameters():
-            parameter.requires_grad_(name.startswith(_LEARNT))
+        _free_the_finish(self.codec)
         self.ema = Ema(self.codec, config.ema_decay)
         self.optimiser = MuonAdamW(
             self.codec.named_parameters(),
@@ -288,10 +287,17 @@ def finished(plain: PatchCodec, config: PatchCodecConfig) -> PatchCodec:
     return codec.eval()
 
 
+def _free_the_finish(codec: PatchCodec) -> None:
+    """Lets that learn alone."""
+    for name, parameter in codec.named_parameters():
+        parameter.requires_grad_(name.startswith(_LEARNT))
+
+
 def finished_from_run(checkpoint: Path, config: PatchCodecConfig) -> PatchCodec:
     """The averaged codec of a run, frozen."""
     _, state = load_checkpoint(checkpoint)
     codec = PatchCodec(config)
+    _free_the_finish(codec)
     ema = Ema(codec, 0.0)
     codec.load_state_dict(state["weights"])
     ema.load_state_dict(state["ema"])
