@@ -163,7 +163,7 @@ def _matching_memory(dit: DiTConfig, shot: Shot, lora_rank: int) -> StepCost:
     # gradient, of which there is one at a time. The teacher's matrices are kept in half precision.
     states = _FLOAT32_BYTES * (2 * frozen + (3 + 3 + 1 + 1) * learning + parameters - matrices)
     states += _BFLOAT16_BYTES * matrices
-    return StepCost(0, 0, *scene.saved_bytes(network), cached * _BFLOAT16_BYTES, states, dit.num_layers)
+    return StepCost(0.0, 0.0, *scene.saved_bytes(network), cached * _BFLOAT16_BYTES, states, dit.num_layers)
 
 
 def matching_flops(training: DmdTraining, shot: Shot, lora_rank: int = 0) -> MatchingFlops:
