@@ -91,7 +91,8 @@ def test_the_full_calibration() -> None:
     ladders = (*ladders, [f"flicker {share:.0%}" for share in FLICKERS], [f"melt {px} px" for px in MELTS_PX])
     for names in ladders:
         steps = [_mean(reports[name], "figure") for name in ("truth", *names)]
-        assert all(worse < better - 0.01 for better, worse in pairwise(steps)), names
+        # Two pixels of a hundred that flicker leave 0.993 of a figure, the smallest of these falls.
+        assert all(worse < better - 0.005 for better, worse in pairwise(steps)), names
     for names in (
         [f"speckle {share:.0%}" for share in SPECKLES],
         [f"flicker {share:.0%}" for share in FLICKERS],
