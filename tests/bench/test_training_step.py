@@ -50,6 +50,7 @@ def test_weights_that_do_not_learn_cost_no_gradient_and_no_state() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_more_updates_of_the_fake_score_and_filmed_shots_cost_what_they_are() -> None:
     matching = replace(wan.wan_intra_shot().dmd, teacher=teacher(), fake_updates=1)
     one = matching_step(matching, SHOT)
