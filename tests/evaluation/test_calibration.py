@@ -91,8 +91,9 @@ def test_the_full_calibration() -> None:
     ladders = (*ladders, [f"flicker {share:.0%}" for share in FLICKERS], [f"melt {px} px" for px in MELTS_PX])
     for names in ladders:
         steps = [_mean(reports[name], "figure") for name in ("truth", *names)]
-        # Two pixels of a hundred that flicker leave 0.993 of a figure, the smallest of these falls.
-        assert all(worse < better - 0.005 for better, worse in pairwise(steps)), names
+        # Where two pixels of a hundred flicker, no more than those can be missed.
+        falls = [0.005 if name == "flicker 2%" else 0.01 for name in names]
+        assert all(w < b - fall for (b, w), fall in zip(pairwise(steps), falls, strict=True)), names
     for names in (
         [f"speckle {share:.0%}" for share in SPECKLES],
         [f"flicker {share:.0%}" for share in FLICKERS],
