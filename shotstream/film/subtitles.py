@@ -1,10 +1,28 @@
-"""A film's subtitle file: each shot's caption for as long as the shot lasts (SubRip, UTF-8)."""
+"""A film's subtitles: each shot's caption for as long as the shot lasts, as SubRip or WebVTT (UTF-8).
 
-import textwrap
-from collections.abc import Sequence
+A caption is at most two lines, and a longer one ends in an ellipsis: subtitles are read while a picture is
+looked at. The whole text is in the story and in the replay file.
+
+A caption is seen as it was written and does nothing else. WebVTT has escapes for that. SubRip has none, and
+its readers take tags (`<b>`), positions (`{\\an8}`), line breaks (`\\N`) and entities (`&amp;`) for orders:
+those characters become others that look alike. So do the colons of times, of which some readers of either
+format make a new entry.
+"""
+
+import re
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-LINE_CHARS = 48
+from shotstream.film.wrapping import num_columns, one_line, wrap_text
+
+LINE_COLUMNS = 42
+"""Width of a line; a Chinese character counts two."""
+MAX_LINES = 2
+
+_WORD_JOINER = "\u2060"
+"""Not seen, and never a place to break."""
+_TIME = re.compile(r"\d+:\d+[:\d]*[.,]\d")
+_LOOK_ALIKES = str.maketrans({"<": "‹", "{": "(", "}": ")", "\\": "∖"})
 
 
 def subtitles(captions: Sequence[str], shot_num_frames: Sequence[int], fps: int | Fraction) -> str:
@@ -15,20 +33,52 @@ def subtitles(captions: Sequence[str], shot_num_frames: Sequence[int], fps: int 
         shot_num_frames: length of each shot in frames.
         fps: frames per second.
     """
+    return "\n".join(_entries(captions, shot_num_frames, fps, ",", _plain))
+
+
+def web_subtitles(captions: Sequence[str], shot_num_frames: Sequence[int], fps: int | Fraction) -> str:
+    """The text of a .vtt file with one entry per shot; arguments as of `subtitles`."""
+    entries = _entries(captions, shot_num_frames, fps, ".", _escaped)
+    return "\n".join(["WEBVTT\n", *entries])
+
+
+def _entries(
+    captions: Sequence[str],
+    shot_num_frames: Sequence[int],
+    fps: int | Fraction,
+    point: str,
+    harmless: Callable[[str], str],
+) -> list[str]:
     entries: list[str] = []
     start_frame = 0
     for number, (caption, num_frames) in enumerate(zip(captions, shot_num_frames, strict=True), start=1):
         end_frame = start_frame + num_frames
-        # An arrow inside a caption would read as a time line.
-        lines = textwrap.wrap(" ".join(caption.split()).replace("-->", "→"), LINE_CHARS)
-        span = f"{_timestamp(start_frame / Fraction(fps))} --> {_timestamp(end_frame / Fraction(fps))}"
-        entries.append("\n".join([str(number), span, *lines]) + "\n")
+        times = [_timestamp(frame / Fraction(fps), point) for frame in (start_frame, end_frame)]
+        lines = map(harmless, wrap_text(one_line(caption), num_columns, LINE_COLUMNS, MAX_LINES))
+        entries.append("\n".join([str(number), " --> ".join(times), *lines]) + "\n")
         start_frame = end_frame
-    return "\n".join(entries)
+    return entries
 
 
-def _timestamp(time_s: Fraction) -> str:
+def _without_times(line: str) -> str:
+    return _TIME.sub(lambda time: time[0].replace(":", "∶"), line)
+
+
+def _plain(line: str) -> str:
+    """A line that readers of SubRip show as it is."""
+    line = _without_times(line).replace("-->", "→")
+    line = re.sub(r"<([^<>]*)>", r"‹\1›", line).translate(_LOOK_ALIKES)
+    line = re.sub(r"&(?=#?\w+;)", f"&{_WORD_JOINER}", line)
+    # A line of digits alone would be taken for the number of the next entry.
+    return line + _WORD_JOINER if re.fullmatch(r"[\d\s]+", line) else line
+
+
+def _escaped(line: str) -> str:
+    return _without_times(line).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _timestamp(time_s: Fraction, point: str) -> str:
     seconds, millis = divmod(round(time_s * 1000), 1000)
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{seconds:02},{millis:03}"
+    return f"{hours:02}:{minutes:02}:{seconds:02}{point}{millis:03}"

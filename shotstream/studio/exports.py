@@ -1,11 +1,13 @@
-"""A film to take home: MP4, GIF, subtitles, edit list, storyboard, script, and the replay file.
+"""A film to take home: MP4, GIF, subtitles, timelines, storyboard, script, and the replay file.
 
 Made from lossless frames on disk, outside the worker: takes never change. The replay file is given only for
 a film that `shotstream generate` makes again frame by frame; see `replay`.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+import tempfile
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +20,9 @@ from PIL import Image
 from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
 from shotstream.film.replay import Environment, FilmPlan, Pins, Replay
 from shotstream.film.storyboard import Panel, draw_storyboard
-from shotstream.film.subtitles import subtitles
+from shotstream.film.subtitles import subtitles, web_subtitles
+from shotstream.film.timeline import MAX_EDL_SHOTS, Timeline
+from shotstream.film.wrapping import one_line, shorten
 from shotstream.story import Shot, Story
 from shotstream.studio.making import StudioTools
 from shotstream.studio.refusal import Refusal
@@ -63,20 +67,35 @@ class Exporter:
             raise Refusal("not_found", "the film has no such shot")
         return one
 
+    @property
+    def _scale(self) -> int:
+        return max(1, _COMFORTABLE_HEIGHT_PX // self._tools.pipeline.pixel_size.height)
+
     def mp4(self, path: Path) -> None:
         """The film, a chapter for each shot."""
-        height = self._tools.pipeline.pixel_size.height
-        settings = H264Settings(scale=max(1, _COMFORTABLE_HEIGHT_PX // height))
         chapters: list[Chapter] = []
         start = 0
         for number, take in enumerate(self._takes, start=1):
-            title = f"{number}. {_one_line(take.caption)[:_CAPTION_CHARS]}"
+            title = f"{number}. {shorten(one_line(take.caption), _CAPTION_CHARS)}"
             chapters.append(Chapter(title=title, start_frame=start, end_frame=start + take.num_frames))
             start += take.num_frames
-        title = self._view.script.title
+        title = one_line(self._view.script.title)
+        settings = H264Settings(scale=self._scale)
         with Mp4Writer(path, self._fps, settings, title=title, chapters=chapters) as writer:
             for take in self._takes:
                 writer.write(self._frames(take))
+
+    def clip(self, path: Path, shot_id: str) -> str:
+        """One shot, as the timelines expect it; returns the name that they call it by.
+
+        Raises:
+            Refusal: It has no take.
+        """
+        for index, take in enumerate(self._takes):
+            if take.shot_id == shot_id:
+                self._timeline.write_clip(path, index, self._frames(take), self._scale)
+                return self._timeline.clip_name(index)
+        raise Refusal("not_found", "the film has no such shot")
 
     def gif(self, path: Path) -> None:
         """The film as a GIF, repeated for ever; Refusal when it is too long for one."""
@@ -105,33 +124,48 @@ class Exporter:
 
     def srt(self) -> str:
         """Subtitles: SubRip."""
-        return subtitles(self._captions(), [take.num_frames for take in self._takes], self._fps)
+        return subtitles(self._timeline.captions, self._timeline.shot_num_frames, self._fps)
 
     def vtt(self) -> str:
         """Subtitles: WebVTT."""
-        lines = ["WEBVTT", ""]
-        for line in self.srt().splitlines():
-            is_time = " --> " in line
-            lines.append(
-                line.replace(",", ".") if is_time else line.replace("&", "&amp;").replace("<", "&lt;")
-            )
-        return "\n".join(lines) + "\n"
+        return web_subtitles(self._timeline.captions, self._timeline.shot_num_frames, self._fps)
 
     def edl(self) -> str:
-        """An edit list, CMX 3600: a cut for each shot, its source the film of that shot."""
-        lines = [f"TITLE: {_one_line(self._view.script.title)[:60]}", "FCM: NON-DROP FRAME", ""]
-        start = 0
-        for number, take in enumerate(self._takes, start=1):
-            spans = (0, take.num_frames, start, start + take.num_frames)
-            times = " ".join(self._timecode(frame) for frame in spans)
-            lines += [
-                f"{number:03}  SHOT{number:03} V     C        {times}",
-                f"* FROM CLIP NAME: SHOT{number:03}.MP4",
-                f"* COMMENT: {_one_line(take.caption)[:_CAPTION_CHARS]}",
-                "",
-            ]
-            start += take.num_frames
-        return "\n".join(lines)
+        """The cuts as CMX 3600 EDL; Refusal for more shots than it can number."""
+        try:
+            return self._timeline.edl()
+        except ValueError as error:
+            raise Refusal("limit", f"{error}; take film.fcpxml or film.otio") from error
+
+    def fcpxml(self) -> str:
+        """The cuts as FCPXML."""
+        size = self._tools.pipeline.pixel_size
+        # H.264 has even sizes only.
+        height, width = (
+            length * self._scale + length * self._scale % 2 for length in (size.height, size.width)
+        )
+        return self._timeline.fcpxml((height, width))
+
+    def otio(self) -> str:
+        """The cuts as OpenTimelineIO's JSON."""
+        return self._timeline.otio()
+
+    def edit(self, path: Path) -> None:
+        """What an editing program takes, in one ZIP: a clip for each shot, and the timelines over them."""
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, make in (
+                ("film.fcpxml", self.fcpxml),
+                ("film.otio", self.otio),
+                ("film.srt", self.srt),
+            ):
+                archive.writestr(name, make())
+            if len(self._takes) <= MAX_EDL_SHOTS:
+                archive.writestr("film.edl", self.edl())
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                for take in self._takes:
+                    clip = Path(folder) / "clip.mp4"
+                    name = self.clip(clip, take.shot_id)
+                    archive.write(clip, name)
 
     def storyboard(self) -> bytes:
         """A page with a picture of each shot: PNG."""
@@ -222,15 +256,11 @@ class Exporter:
     def _frames(self, take: TakeRecord) -> UInt8[np.ndarray, "f h w 3"]:
         return self._tools.media.frames(self._view.story_id, take.take_id)
 
-    def _captions(self) -> Sequence[str]:
-        return [take.caption for take in self._takes]
-
-    def _timecode(self, frame: int) -> str:
-        seconds, frames = divmod(frame, self._fps)
-        minutes, seconds = divmod(seconds, 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours:02}:{minutes:02}:{seconds:02}:{frames:02}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    @property
+    def _timeline(self) -> Timeline:
+        return Timeline(
+            title=self._view.script.title,
+            captions=tuple(take.caption for take in self._takes),
+            shot_num_frames=tuple(take.num_frames for take in self._takes),
+            fps=self._fps,
+        )

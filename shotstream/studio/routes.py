@@ -69,12 +69,25 @@ EXPORTS: dict[str, tuple[str, Job]] = {
     "film.srt": ("application/x-subrip", _text(Exporter.srt)),
     "film.vtt": ("text/vtt", _text(Exporter.vtt)),
     "film.edl": ("text/plain", _text(Exporter.edl)),
+    "film.fcpxml": ("application/xml", _text(Exporter.fcpxml)),
+    "film.otio": ("application/json", _text(Exporter.otio)),
+    "edit.zip": ("application/zip", Exporter.edit),
     "storyboard.png": ("image/png", lambda exporter, path: path.write_bytes(exporter.storyboard())),
     "story.yaml": ("application/yaml", _text(Exporter.story)),
     "replay.json": ("application/json", _text(Exporter.replay)),
 }
 ExportName = Literal[
-    "film.mp4", "film.gif", "film.srt", "film.vtt", "film.edl", "storyboard.png", "story.yaml", "replay.json"
+    "film.mp4",
+    "film.gif",
+    "film.srt",
+    "film.vtt",
+    "film.edl",
+    "film.fcpxml",
+    "film.otio",
+    "edit.zip",
+    "storyboard.png",
+    "story.yaml",
+    "replay.json",
 ]
 
 
@@ -101,18 +114,19 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
         os.close(descriptor)
         path = FilePath(made)
 
-        def run() -> None:
+        def run() -> object:
             exporter = Exporter(tools, view)
-            job(exporter if shot_id is None else exporter.only(shot_id), path)
+            return job(exporter if shot_id is None else exporter.only(shot_id), path)
 
         num_exporting += 1
         try:
-            await run_in_threadpool(run)
+            given = await run_in_threadpool(run)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         finally:
             num_exporting -= 1
+        name = given if isinstance(given, str) else name
         return FileResponse(path, media_type=kind, filename=name, background=BackgroundTask(path.unlink))
 
     @router.get("/model")
@@ -263,8 +277,8 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
 
     @router.get("/stories/{story_id}/export/shots/{shot_id}.mp4", response_class=FileResponse)
     async def export_shot(story_id: StoryId, shot_id: ShotId) -> Response:
-        """One shot as MP4."""
-        return await export(story_id, "shot.mp4", "video/mp4", Exporter.mp4, shot_id)
+        """One shot as MP4, by the name and at the rate that the timelines expect of it."""
+        return await export(story_id, "shot.mp4", "video/mp4", lambda film, path: film.clip(path, shot_id))
 
     @router.get("/stories/{story_id}/export/shots/{shot_id}.gif", response_class=FileResponse)
     async def export_shot_gif(story_id: StoryId, shot_id: ShotId) -> Response:

@@ -124,7 +124,7 @@ def test_a_film_is_directed_taken_home_and_made_again(seen: Seen, tmp_path: Path
     # Taken home; the command line makes the film again and checks every frame.
     page.click(".export")
     seen.save("export-dark")
-    for ending in (".mp4", ".gif", ".srt", ".vtt", ".edl", ".png", ".yaml", ".json"):
+    for ending in (".mp4", ".gif", ".srt", ".vtt", ".zip", ".png", ".yaml", ".json"):
         with page.expect_download() as download:
             page.click(f".file[data-file$='{ending}'] >> nth=0")
         download.value.save_as(tmp_path / f"film{ending}")

@@ -153,7 +153,7 @@ def test_every_export_is_what_it_says(client: TestClient, tmp_path: Path) -> Non
     film.write_bytes(client.get(f"{base}/film.mp4").content)
     assert len(read_frames(film)) == 54
     film.write_bytes(client.get(f"{base}/shots/{story.shots[1].shot_id}.mp4").content)
-    assert len(read_frames(film)) == 33
+    assert len(read_frames(film)) == 66  # at the timelines' 24 frames per second
     gif = Image.open(io.BytesIO(client.get(f"{base}/film.gif").content))
     lengths_ms: list[int] = []
     for index in range(getattr(gif, "n_frames", 1)):
@@ -162,7 +162,7 @@ def test_every_export_is_what_it_says(client: TestClient, tmp_path: Path) -> Non
     assert sum(lengths_ms) == 4500  # 54 frames at 12 fps; equal neighbours may be one longer frame
     assert "00:00:01,750 --> 00:00:04,500" in client.get(f"{base}/film.srt").text
     assert client.get(f"{base}/film.vtt").text.startswith("WEBVTT\n\n1\n00:00:00.000 --> 00:00:01.750\n")
-    assert "00:00:00:00 00:00:02:09 00:00:01:09 00:00:04:06" in client.get(f"{base}/film.edl").text
+    assert "00:00:00:00 00:00:02:18 00:00:01:18 00:00:04:12" in client.get(f"{base}/film.edl").text
     assert client.get(f"{base}/storyboard.png").content.startswith(b"\x89PNG")
     again = client.post("/api/stories/import", content=client.get(f"{base}/story.yaml").content)
     assert again.status_code == 201

@@ -11,7 +11,7 @@ const FILM = [
   ["storyboard.png", "Storyboard", "PNG, a picture of each shot"],
   ["film.srt", "Subtitles", "SRT"],
   ["film.vtt", "Subtitles for the web", "WebVTT"],
-  ["film.edl", "Edit list", "CMX 3600"],
+  ["edit.zip", "For an editing program", "ZIP: a clip for each shot, and EDL, FCPXML and OpenTimelineIO over them"],
   ["story.yaml", "Script", "YAML, for shotstream generate"],
   ["replay.json", "Replay", "every frame again, checked one by one"],
 ];
@@ -76,9 +76,10 @@ function exportView(app) {
     h(
       "ul",
       { class: "files shots" },
-      shots.map((shot) => {
-        const number = story.shots.indexOf(shot) + 1;
-        return row(`shots/${shot.shot_id}.mp4`, `${name}-shot-${number}.mp4`, `Shot ${number}`, shot.caption);
+      shots.map((shot, index) => {
+        // The name by which the timelines of edit.zip call it.
+        const file = `shot_${String(index + 1).padStart(3, "0")}.mp4`;
+        return row(`shots/${shot.shot_id}.mp4`, file, `Shot ${story.shots.indexOf(shot) + 1}`, shot.caption);
       }),
     ),
   ];
