@@ -127,7 +127,7 @@ def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[Recipe]:
             settings += [f"stage.{_PAIRS[stage]}{key}={value}" for key, value in row.pairs.items()]
         if stage == "mini_teacher":
             steps = base_steps + config.teacher_steps
-            settings += [f"loop.num_steps={steps}", f"stage.num_steps={steps}"]
+            settings.append(f"loop.num_steps={steps}")
             settings += [f"stage.decay_steps={config.teacher_steps}", f"stage.seed={config.seed}"]
         elif config.seed:
             settings.append(f"{_SEEDS[stage]}={100 * config.seed}")

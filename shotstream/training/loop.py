@@ -22,7 +22,9 @@ class LoopConfig:
     """When a run stops, what it leaves behind, and how it is computed; none of it changes what is learnt."""
 
     num_steps: int
-    """The run ends when this many steps are done."""
+    """The run ends when this many steps are done; learning rates are planned for it."""
+    stop_at: int = 0
+    """Steps after which the run stops before its end, as if told to, to be gone on with; 0: it does not."""
     save_every: int = 500
     """Steps between checkpoints."""
     log_every: int = 50
@@ -47,12 +49,18 @@ class LoopConfig:
         for name in ("num_steps", "save_every", "log_every", "preview_every", "keep", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.samples_at_once < 0:
-            raise ValueError(f"samples_at_once is {self.samples_at_once}; it must be at least 0")
+        for name in ("stop_at", "samples_at_once"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.samples_at_once and self.accumulation > 1:
             raise ValueError(
                 f"samples_at_once is {self.samples_at_once} and accumulation {self.accumulation}: give one"
             )
+
+    @property
+    def last_step(self) -> int:
+        """Steps that are done when nobody stops the run."""
+        return min(self.num_steps, self.stop_at or self.num_steps)
 
 
 def resume(stage: Stage, checkpoint: Path, world: World = ALONE) -> int:
@@ -67,7 +75,7 @@ def resume(stage: Stage, checkpoint: Path, world: World = ALONE) -> int:
 
 
 def train(stage: Stage, config: LoopConfig, directory: Path, first: int = 0, world: World = ALONE) -> int:
-    """Trains until `num_steps` are done, or SIGTERM or SIGINT comes; saves in each case.
+    """Trains until `num_steps` or `stop_at` are done, or SIGTERM or SIGINT comes; saves in each case.
 
     Args:
         stage: as it was after `first` steps.
@@ -77,7 +85,7 @@ def train(stage: Stage, config: LoopConfig, directory: Path, first: int = 0, wor
         world: the processes that train it; a signal to one of them stops all.
 
     Returns:
-        The number of steps done in all; fewer than `num_steps` after SIGTERM.
+        The number of steps done in all; fewer than `num_steps` after SIGTERM or at `stop_at`.
 
     Raises:
         KeyboardInterrupt: SIGINT came, and what was done is saved. A second one does not wait for that.
@@ -104,7 +112,7 @@ def train(stage: Stage, config: LoopConfig, directory: Path, first: int = 0, wor
     try:
         with watch:
             step = first
-            while step < config.num_steps and not world.any(bool(stopped_by)):
+            while step < config.last_step and not world.any(bool(stopped_by)):
                 try:
                     scalars = stage.step(step)
                 except FloatingPointError as error:

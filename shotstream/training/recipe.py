@@ -1,6 +1,9 @@
-"""What a training run is made from."""
+"""What a training run is made from.
 
-from dataclasses import dataclass
+A run has one length: its loop's. Whatever way a recipe was made, its stage has that length too.
+"""
+
+from dataclasses import dataclass, replace
 
 from shotstream.training.loop import LoopConfig
 from shotstream.training.stages.causal_init import CausalInitTraining
@@ -33,3 +36,21 @@ class Recipe:
     loop: LoopConfig
     inputs: tuple[str, ...] = ()
     """Names of the recipes whose runs this one starts from."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stage", _lasting(self.stage, self.loop.num_steps))
+
+
+def length_of(stage: StageConfig) -> str | None:
+    """The dotted name of a stage's own length; None: it has none, for nothing in it depends on one."""
+    if isinstance(stage, OdePairsTraining):
+        return None
+    return "dmd.num_steps" if isinstance(stage, IntraShotTraining | InterShotTraining) else "num_steps"
+
+
+def _lasting(stage: StageConfig, num_steps: int) -> StageConfig:
+    if isinstance(stage, OdePairsTraining):
+        return stage
+    if isinstance(stage, IntraShotTraining | InterShotTraining):
+        return replace(stage, dmd=replace(stage.dmd, num_steps=num_steps))
+    return replace(stage, num_steps=num_steps)

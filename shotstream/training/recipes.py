@@ -19,7 +19,7 @@ from shotstream.data.source import ShardsConfig
 from shotstream.model.config import DiTConfig
 from shotstream.training import theatre, wan
 from shotstream.training.loop import LoopConfig
-from shotstream.training.recipe import Recipe, StageConfig
+from shotstream.training.recipe import Recipe, StageConfig, length_of
 from shotstream.training.stages.causal_init import CausalInitTraining
 from shotstream.training.stages.codec import CodecTraining
 from shotstream.training.stages.decoder import DecoderTraining
@@ -138,6 +138,7 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
     result = RECIPES[name]()
+    changes: dict[str, Any] = {}
     for override in overrides:
         path, separator, text = override.partition("=")
         if not separator:
@@ -147,8 +148,25 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         except yaml.YAMLError as error:
             raise ValueError(f"{override!r}: {text!r} is not a value in YAML") from error
         _require_effect(result.stage, path)
-        result = _replace(result, path.split("."), value, path)
-    return result
+        changes[path] = value
+    return _replaced(result, _of_one_length(result, changes))
+
+
+_LENGTH: Final = "loop.num_steps"
+
+
+def _of_one_length(result: Recipe, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The changes, where the stage's own name of the run's length stands for the loop's too."""
+    own = f"stage.{length_of(result.stage)}"
+    if own not in changes:
+        return changes
+    given = changes.get(_LENGTH, changes[own])
+    if given != changes[own]:
+        raise ValueError(
+            f"{_LENGTH} is {given!r} and {own} {changes[own]!r}, but a run has one length; "
+            f"give {_LENGTH} alone"
+        )
+    return {**changes, _LENGTH: given}
 
 
 TEACHERS_OWN: Final[tuple[str, ...]] = (
@@ -163,28 +181,32 @@ _STORIES_OWN: Final = ("pair_share", "shot_weights", "figure_share", "max_figure
 their captions with them."""
 
 
-def _require_effect(stage: StageConfig, path: str) -> None:
-    """ValueError when nothing in a stage reads the setting of a path."""
-    prefixes: dict[type, str] = {
-        TeacherTraining: "stage",
-        OdePairsTraining: "stage.teacher",
-        CausalInitTraining: "stage.pairs.teacher",
-        IntraShotTraining: "stage.dmd.teacher",
-        InterShotTraining: "stage.dmd.teacher",
+def idle_settings(stage: StageConfig) -> frozenset[str]:
+    """Dotted names of the settings that nothing in a stage reads."""
+    places: dict[type, str] = {
+        TeacherTraining: "",
+        OdePairsTraining: "teacher.",
+        CausalInitTraining: "pairs.teacher.",
+        IntraShotTraining: "dmd.teacher.",
+        InterShotTraining: "dmd.teacher.",
     }
-    prefix = prefixes.get(type(stage))
-    if prefix is None:
-        return
+    place = places.get(type(stage))
+    if place is None:
+        return frozenset()
     idle: set[str] = set() if isinstance(stage, TeacherTraining) else set(TEACHERS_OWN)
     teacher = stage
-    for name in prefix.split(".")[1:]:
+    for name in place.split(".")[:-1]:
         teacher = getattr(teacher, name)
     assert isinstance(teacher, TeacherTraining)
     if isinstance(teacher.pool, ShardsConfig):
         idle |= set(_STORIES_OWN)
     if isinstance(stage, InterShotTraining):  # films its own history, from the first shot on
         idle = (idle | {"context_drop", "pair_share"}) - {"shot_weights"}
-    if path in {f"{prefix}.{name}" for name in idle}:
+    return frozenset(place + name for name in idle)
+
+
+def _require_effect(stage: StageConfig, path: str) -> None:
+    if path.removeprefix("stage.") in idle_settings(stage) and path.startswith("stage."):
         raise ValueError(f"{path} has no effect in {type(stage).__name__}: nothing there reads it")
 
 
@@ -208,27 +230,46 @@ def from_document(value: Any) -> Any:
         return tuple(from_document(item) for item in value)
     if not isinstance(value, dict):
         return value
-    removed = _REMOVED.get(value.get("kind", ""), ())
-    fields = {
-        name: from_document(item) for name, item in value.items() if name != "kind" and name not in removed
-    }
-    try:
-        return _KINDS[value["kind"]](**fields)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a configuration of this version: {error}") from error
+    kind = value.get("kind")
+    if kind not in _KINDS:
+        raise ValueError(f"not a configuration of this version: it has no kind {kind!r}")
+    known = {field.name: field for field in dataclasses.fields(_KINDS[kind])}
+    given = {name: from_document(item) for name, item in value.items() if name != "kind"}
+    fields = {name: item for name, item in given.items() if name not in _REMOVED.get(kind, ())}
+    required = {name for name, field in known.items() if field.default is dataclasses.MISSING}
+    for wrong, said in ((fields.keys() - known, "a setting"), (required - fields.keys(), "no")):
+        if wrong:
+            raise ValueError(
+                f"not a configuration of this version: {kind} has {said} {', '.join(sorted(wrong))}"
+            )
+    return _KINDS[kind](**fields)
 
 
-def _replace(config: Any, path: Sequence[str], value: Any, whole: str) -> Any:
+def _replaced(config: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:
+    """A configuration with changed settings, by dotted names; it is made once, with all of them."""
     names = [field.name for field in dataclasses.fields(config)]
-    if path[0] not in names:
-        raise ValueError(f"there is no setting {whole!r}: {type(config).__name__} has {', '.join(names)}")
-    old = getattr(config, path[0])
-    if len(path) > 1:
-        if not dataclasses.is_dataclass(old):
-            raise ValueError(f"there is no setting {whole!r}: {path[0]} has no parts")
-        return dataclasses.replace(config, **{path[0]: _replace(old, path[1:], value, whole)})
-    if dataclasses.is_dataclass(old):
-        raise ValueError(f"{whole!r} has parts; set one of them")
+    parts: dict[str, dict[str, Any]] = {}
+    new: dict[str, Any] = {}
+    for path, value in changes.items():
+        name, _, rest = path.partition(".")
+        whole, old = prefix + path, getattr(config, name, None)
+        if name not in names:
+            raise ValueError(f"there is no setting {whole!r}: {type(config).__name__} has {', '.join(names)}")
+        if rest and not dataclasses.is_dataclass(old):
+            raise ValueError(f"there is no setting {whole!r}: {name} has no parts")
+        if rest:
+            parts.setdefault(name, {})[rest] = value
+        elif dataclasses.is_dataclass(old):
+            raise ValueError(f"{whole!r} has parts; set one of them")
+        else:
+            new[name] = _alike(old, value, whole)
+    for name, own in parts.items():
+        new[name] = _replaced(getattr(config, name), own, f"{prefix}{name}.")
+    return dataclasses.replace(config, **new)
+
+
+def _alike(old: Any, value: Any, whole: str) -> Any:
+    """A value as the setting of a name takes it; ValueError if it is of another kind than the old one."""
     if isinstance(old, float) and isinstance(value, int | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):  # said below, with the name of the setting
             value = float(value)  # YAML takes 1e-3, which has no point, for a word
@@ -238,4 +279,4 @@ def _replace(config: Any, path: Sequence[str], value: Any, whole: str) -> Any:
         value = tuple(value)
     if type(value) is not type(old):
         raise ValueError(f"{whole} is {value!r}; it must be of type {type(old).__name__}, like {old!r}")
-    return dataclasses.replace(config, **{path[0]: value})
+    return value

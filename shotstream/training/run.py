@@ -23,8 +23,8 @@ from shotstream.training.films import theatre_pipeline
 from shotstream.training.loop import LoopConfig, resume, train
 from shotstream.training.lora import merge_adapters
 from shotstream.training.parallelize import Execution
-from shotstream.training.recipe import Recipe
-from shotstream.training.recipes import TEACHERS_OWN, from_document, input_of, to_document
+from shotstream.training.recipe import Recipe, length_of
+from shotstream.training.recipes import TEACHERS_OWN, from_document, idle_settings, input_of, to_document
 from shotstream.training.stage import Stage
 from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
 from shotstream.training.stages.codec import CodecStage, CodecTraining, codec_from_run
@@ -249,8 +249,18 @@ def recipe_of_run(runs: Path, name: str) -> Recipe:
     path = runs / name / "config.json"
     if not path.exists():
         raise ValueError(f"{runs / name} holds no run; run `shotstream train {name}` first")
-    found = from_document(json.loads(path.read_text()))
-    assert isinstance(found, Recipe)
+    return _read_config(path)
+
+
+def _read_config(path: Path) -> Recipe:
+    try:
+        found = from_document(json.loads(path.read_bytes()))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: it is no JSON") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(found, Recipe):
+        raise ValueError(f"{path} holds no recipe")
     return found
 
 
@@ -391,9 +401,7 @@ def _differences(left: Any, right: Any, names: Iterable[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         one, other = getattr(left, name), getattr(right, name)
-        if one == other:
-            continue
-        if dataclasses.is_dataclass(one):
+        if dataclasses.is_dataclass(one) and type(one) is type(other):
             parts = [field.name for field in dataclasses.fields(one)]
             found += [f"{name}.{part}" for part in _differences(one, other, parts)]
         elif one != other:
@@ -414,19 +422,28 @@ def averaged_model(checkpoint: Path, model: TheatreModel) -> TheatreModel:
     try:
         model.load_state_dict({**state["weights"], **averages})
     except RuntimeError as error:
-        raise ValueError(f"{checkpoint} does not fit the recipe: {error}") from error
+        raise ValueError(
+            f"{checkpoint} holds a model of other sizes than the run's config.json says; one of them is of "
+            "another run"
+        ) from error
     return model.eval()
 
 
 def _check_config(recipe: Recipe, directory: Path) -> None:
-    """Lengths of the run may change on resume, and what changes nothing that is learnt; nothing else."""
+    """ValueError when a run that is resumed would learn otherwise than it began.
+
+    Lengths of the run may change, and what changes nothing that is learnt.
+    """
     path = directory / "config.json"
     if not path.exists():
         return
     # Through the configuration, so that a setting which is newer than the run has its default there.
-    old = to_document(from_document(json.loads(path.read_text())))["stage"]
-    changed = [key for key, value in to_document(recipe)["stage"].items() if old.get(key) != value]
-    changed = [key for key in changed if key not in ("num_steps", "decay_steps", "max_bad_files")]
+    old = _read_config(path)
+    if type(old.stage) is not type(recipe.stage):
+        raise ValueError(f"{directory} holds a run of another recipe; use another --runs folder")
+    names = [field.name for field in dataclasses.fields(recipe.stage)]
+    free = {length_of(recipe.stage), "decay_steps", "max_bad_files", *idle_settings(recipe.stage)}
+    changed = [name for name in _differences(old.stage, recipe.stage, names) if name not in free]
     if changed:
         raise ValueError(
             f"{directory} holds a run with other values of {', '.join(changed)}; "

@@ -29,8 +29,9 @@ _SMALL = [
 ]
 
 
-def decoder(num_steps: int) -> Recipe:
-    return recipe("theatre_decoder", [*_SMALL, f"loop.num_steps={num_steps}", "loop.preview_every=1000"])
+def decoder(num_steps: int, *more: str) -> Recipe:
+    loop = [f"loop.num_steps={num_steps}", "loop.preview_every=1000"]
+    return recipe("theatre_decoder", [*_SMALL, *loop, *more])
 
 
 def _config(num_pictures: int = 4) -> PatchCodecConfig:
@@ -88,7 +89,7 @@ def test_latents_stay_as_they_are_and_the_finished_codec_is_what_later_runs_use(
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     for part in ("parts", "whole"):
         run_recipe(codec(1), tmp_path / part)
-    run_recipe(decoder(2), tmp_path / "parts")
+    run_recipe(decoder(4, "loop.stop_at=2"), tmp_path / "parts")
     run_recipe(decoder(4), tmp_path / "parts")
     run_recipe(decoder(4), tmp_path / "whole")
     name = "theatre_decoder"

@@ -85,7 +85,7 @@ def together(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         whole = beside(folder / name, alone, name)
         parts = beside(folder / f"{name}-resumed", alone, name)
         orders += [order(whole, name, steps_of(name))]
-        orders += [order(parts, name, 3), order(parts, name, 5)]
+        orders += [order(parts, name, 5, "loop.stop_at=3"), order(parts, name, 5)]
     train(orders, 2)
     return folder
 
@@ -163,8 +163,8 @@ def test_a_run_goes_on_with_any_number_of_processes_and_in_any_parts(alone: Path
     """One process, two, and one again, the last in two parts; activations computed twice in the middle."""
     name = "theatre_teacher"
     runs = beside(tmp_path / "runs", alone, name)
-    train([order(runs, name, 7)])
-    train([order(runs, name, 13, "loop.activation_checkpointing=true")], 2)
+    train([order(runs, name, NUM_STEPS, "loop.stop_at=7")])
+    train([order(runs, name, NUM_STEPS, "loop.stop_at=13", "loop.activation_checkpointing=true")], 2)
     assert checkpoints(runs / name)[-1].is_dir()
     train([order(runs, name, NUM_STEPS, "loop.accumulation=2")])
     assert distance(state(alone / name), state(runs / name)) < 1e-4

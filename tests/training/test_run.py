@@ -46,13 +46,13 @@ TEACHER = [
 ]
 
 
-def codec(num_steps: int, save_every: int = 100) -> Recipe:
-    loop = [f"loop.num_steps={num_steps}", f"loop.save_every={save_every}", "loop.preview_every=1000"]
-    return recipe("theatre_codec", [*CODEC, *loop])
+def codec(num_steps: int, *more: str) -> Recipe:
+    return recipe("theatre_codec", [*CODEC, f"loop.num_steps={num_steps}", "loop.preview_every=1000", *more])
 
 
-def teacher(num_steps: int) -> Recipe:
-    return recipe("theatre_teacher", [*TEACHER, f"loop.num_steps={num_steps}", "loop.preview_every=1000"])
+def teacher(num_steps: int, *more: str) -> Recipe:
+    loop = [f"loop.num_steps={num_steps}", "loop.preview_every=1000"]
+    return recipe("theatre_teacher", [*TEACHER, *loop, *more])
 
 
 def weights(runs: Path, name: str) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 
 def test_a_resumed_codec_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    run_recipe(codec(2), tmp_path / "parts")
+    run_recipe(codec(4, "loop.stop_at=2"), tmp_path / "parts")
     half = weights(tmp_path / "parts", "theatre_codec")
     run_recipe(codec(4), tmp_path / "parts")
     run_recipe(codec(4), tmp_path / "whole")
@@ -76,7 +76,7 @@ def test_a_resumed_codec_run_equals_an_uninterrupted_one(tmp_path: Path) -> None
 def test_a_resumed_teacher_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     for part in ("parts", "whole"):
         run_recipe(codec(1), tmp_path / part)
-    run_recipe(teacher(2), tmp_path / "parts")
+    run_recipe(teacher(5, "loop.stop_at=2"), tmp_path / "parts")
     half = weights(tmp_path / "parts", "theatre_teacher")
     run_recipe(teacher(5), tmp_path / "parts")
     run_recipe(teacher(5), tmp_path / "whole")
@@ -87,7 +87,7 @@ def test_a_resumed_teacher_run_equals_an_uninterrupted_one(tmp_path: Path) -> No
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    run_recipe(codec(4, save_every=1), tmp_path)
+    run_recipe(codec(4, "loop.save_every=1"), tmp_path)
     assert [path.name for path in checkpoints(tmp_path / "theatre_codec")] == [
         "step_0000003.pt",
         "step_0000004.pt",

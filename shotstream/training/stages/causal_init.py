@@ -32,6 +32,7 @@ from shotstream.training.keys import draws
 from shotstream.training.optimisers import ClippedAdamW, MuonAdamW
 from shotstream.training.parallelize import Execution, whole_state
 from shotstream.training.precision import MatmulDtype, multiplying, require_matmul_dtype
+from shotstream.training.rates import rate_factor
 from shotstream.training.stages.ode_pairs import OdePairsTraining
 from shotstream.training.stages.teacher import TheatreModel, shot_mask
 
@@ -45,7 +46,7 @@ class CausalInitTraining:
     pairs: OdePairsTraining
     """How the pairs were made."""
     num_steps: int
-    """Steps over which the learning rate falls to zero."""
+    """Steps of the run, which a recipe gives from its loop."""
     seed: int = 2
     """Of everything that is drawn."""
     learning_rate: float = 2e-4
@@ -73,6 +74,15 @@ class CausalInitTraining:
         if self.optimiser not in ("muon", "adamw"):
             raise ValueError(f"optimiser is {self.optimiser!r}; give muon or adamw")
         require_decay(self, ("ema_decay",))
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate at a step; see `rates.py`."""
+        return rate_factor(
+            step,
+            num_steps=self.num_steps,
+            warmup_steps=self.warmup_steps,
+            decay_steps=self.num_steps if self.decays else 1,
+        )
 
 
 class CausalInitStage:
@@ -130,8 +140,7 @@ class CausalInitStage:
             return self.loss(part_of(pairs, samples), chosen[list(samples)], num_noised=num_noised)
 
         loss = self.execution.backward(len(chosen), loss_of, "student's", step)
-        left = (self.config.num_steps - step) / self.config.num_steps if self.config.decays else 1.0
-        norm = self.optimiser.step(min(1.0, (step + 1) / self.config.warmup_steps) * max(left, 0.0))
+        norm = self.optimiser.step(self.config.rate(step))
         self.ema.update(self.model.dit)
         return {"loss": loss, "norm": norm.item()}
 

@@ -31,11 +31,14 @@ from shotstream.training.ema import Ema
 from shotstream.training.keys import draws, sample_noise, tensor_draws
 from shotstream.training.optimisers import MuonAdamW
 from shotstream.training.parallelize import Execution, whole_state
+from shotstream.training.rates import rate_factor
 
 _CLIP_FRAMES = _GEOMETRY.shot_num_frames(1)
 _CELL_PIXELS = _GEOMETRY.temporal_stride * _GEOMETRY.spatial_stride**2
 # Latent frames of a shot that a clip may start at.
 _NUM_STARTS = 9
+# Steps over which the learning rate rises from zero.
+_WARMUP_STEPS = 30
 # Keys the clips of every preview; no run is that long.
 _PREVIEW_STEP = 2**31 - 1
 
@@ -47,7 +50,7 @@ class CodecTraining:
     codec: PatchCodecConfig
     """Sizes of the codec."""
     num_steps: int
-    """Steps over which the learning rate falls to zero."""
+    """Steps of the run, over which the learning rate falls to zero; a recipe gives it from its loop."""
     seed: int = 0
     """Of everything that is drawn."""
     batch_size: int = 16
@@ -67,6 +70,12 @@ class CodecTraining:
         require_within(self, 1, _CELL_PIXELS, ("pixels_per_cell",))
         require_positive(self, ("learning_rate",))
         require_decay(self, ("ema_decay",))
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate at a step; see `rates.py`."""
+        return rate_factor(
+            step, num_steps=self.num_steps, warmup_steps=_WARMUP_STEPS, decay_steps=self.num_steps
+        )
 
 
 class CodecStage:
@@ -120,8 +129,6 @@ class CodecStage:
 
     def step(self, step: int) -> Mapping[str, float]:
         """One step; see `Stage.step`."""
-        fraction = step / self.config.num_steps
-        factor = min(1.0, (step + 1) / 30) * max(1 - fraction, 0.0)
         self.codec.train()
         right: list[Tensor] = []
 
@@ -131,7 +138,7 @@ class CodecStage:
             return loss
 
         loss = self.execution.backward(self.batch_size, loss_of, "codec's", step)
-        self.optimiser.step(factor)
+        self.optimiser.step(self.config.rate(step))
         self.ema.update(self.codec)
         share = self.execution.world.mean(torch.stack(right).mean())
         return {"loss": loss, "pixels_right": share.item()}

@@ -31,6 +31,7 @@ from shotstream.training.ema import Ema
 from shotstream.training.keys import draws, sample_noise, tensor_draws
 from shotstream.training.optimisers import MuonAdamW
 from shotstream.training.parallelize import Execution
+from shotstream.training.rates import rate_factor
 
 _MOVING: Final[frozenset[Action]] = frozenset(("walks", "jumps", "dances"))
 _LEARNT: Final = ("finish", "head.", "colours.")
@@ -48,7 +49,7 @@ class DecoderTraining:
     codec: PatchCodecConfig
     """Sizes of the finished codec; its encoder and the layers that look around are as the input's."""
     num_steps: int
-    """Steps of the run; the learning rate falls to zero over the last `decay_steps`."""
+    """Steps of the run, which a recipe gives from its loop; see `rates.py`."""
     decay_steps: int
     """Steps at the end over which the learning rate falls to zero."""
     seed: int = 0
@@ -90,6 +91,12 @@ class DecoderTraining:
                 f"framing_weights is {self.framing_weights!r}; give one for each of {', '.join(FRAMINGS)}, "
                 "not all of them 0"
             )
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate at a step; see `rates.py`."""
+        return rate_factor(
+            step, num_steps=self.num_steps, warmup_steps=self.warmup_steps, decay_steps=self.decay_steps
+        )
 
 
 class DecoderStage:
@@ -167,8 +174,6 @@ class DecoderStage:
 
     def step(self, step: int) -> Mapping[str, float]:
         """One step; see `Stage.step`."""
-        config = self.config
-        fall = (config.num_steps - step) / config.decay_steps
         right: list[float] = []
 
         def loss_of(samples: range) -> Tensor:
@@ -178,7 +183,7 @@ class DecoderStage:
             return loss
 
         loss = self.execution.backward(self.batch_size, loss_of, "decoder's", step)
-        self.optimiser.step(min(1.0, (step + 1) / config.warmup_steps) * max(min(1.0, fall), 0.0))
+        self.optimiser.step(self.config.rate(step))
         self.ema.update(self.codec)
         return {"loss": loss, "figures_right": right[0]}
 

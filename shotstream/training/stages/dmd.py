@@ -62,7 +62,7 @@ class DmdTraining:
     teacher: TeacherTraining
     """How the teacher was trained; batch size, lengths of shots and their places in stories are read here."""
     num_steps: int
-    """Steps of the run."""
+    """Steps of the run, which a recipe gives from its loop."""
     seed: int = 3
     """Of everything that is drawn."""
     student_steps: tuple[int, ...] = STUDENT_STEPS

@@ -29,11 +29,14 @@ from shotstream.training.ema import Ema
 from shotstream.training.keys import draws
 from shotstream.training.optimisers import MuonAdamW
 from shotstream.training.parallelize import Execution, whole_state
+from shotstream.training.rates import rate_factor
 
 _ARTICLES = ("a", "an", "the")
 _EMPTY_WORDS = frozenset({*_ARTICLES, "of", "with", "story", "about", "adventure", "little", ",", ".", ":"})
 """Words and marks that may be missing without a change of meaning."""
 _NUM_HELD_OUT = 500
+_WARMUP_STEPS = 50
+"""Steps over which the learning rate rises from zero."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +46,7 @@ class ReaderTraining:
     text: WordEncoderConfig
     """Sizes and words; its questions must be the theatre's."""
     num_steps: int
-    """Steps over which the learning rate falls to zero."""
+    """Steps of the run, over which the learning rate falls to zero; a recipe gives it from its loop."""
     seed: int = 5
     """Of everything that is drawn."""
     batch_size: int = 96
@@ -69,6 +72,12 @@ class ReaderTraining:
         require_decay(self, ("ema_decay",))
         if self.text.questions != QUESTIONS:
             raise ValueError("the text encoder's questions are not the theatre's; see theatre/questions.py")
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate at a step; see `rates.py`."""
+        return rate_factor(
+            step, num_steps=self.num_steps, warmup_steps=_WARMUP_STEPS, decay_steps=self.num_steps
+        )
 
 
 class ReaderStage:
@@ -121,14 +130,13 @@ class ReaderStage:
 
     def step(self, step: int) -> Mapping[str, float]:
         """One step; see `Stage.step`."""
-        left = 1 - step / self.config.num_steps
 
         def loss_of(samples: range) -> Tensor:
             texts, right = self.batch(step, samples)
             return reading_loss(self.reader, texts, right)
 
         loss = self.execution.backward(self.batch_size, loss_of, "reader's", step)
-        norm = self.optimiser.step(min(1.0, (step + 1) / 50) * max(left, 0.0))
+        norm = self.optimiser.step(self.config.rate(step))
         self.ema.update(self.reader)
         return {"loss": loss, "norm": norm.item()}
 

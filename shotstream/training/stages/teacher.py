@@ -48,6 +48,7 @@ from shotstream.training.keys import draws, onto, sample_noise, tensor_draws
 from shotstream.training.optimisers import ClippedAdamW, MuonAdamW
 from shotstream.training.parallelize import Execution, whole_state
 from shotstream.training.precision import MatmulDtype, multiplying, require_matmul_dtype
+from shotstream.training.rates import rate_factor
 from shotstream.training.start import begin_at
 
 
@@ -63,7 +64,7 @@ class TeacherTraining:
     pool: PoolConfig | ShardsConfig
     """The stories that batches are drawn from: rendered as training goes on, or encoded beforehand."""
     num_steps: int
-    """Steps of the run; the learning rate falls to zero over the last `decay_steps`."""
+    """Steps of the run, which a recipe gives from its loop; see `rates.py`."""
     decay_steps: int
     """Steps at the end over which the learning rate falls to zero."""
     seed: int = 0
@@ -132,6 +133,12 @@ class TeacherTraining:
         require_decay(self, ("ema_decay",))
         if not 0 < sum(self.shot_weights) < inf:
             raise ValueError(f"shot_weights is {self.shot_weights!r}; one must be above 0, and all finite")
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate at a step; see `rates.py`."""
+        return rate_factor(
+            step, num_steps=self.num_steps, warmup_steps=self.warmup_steps, decay_steps=self.decay_steps
+        )
 
 
 class Batch(NamedTuple):
@@ -223,7 +230,7 @@ class TeacherStage:
             return self.loss(self.model, batch, step, causal=causal)
 
         loss = self.execution.backward(self.batch_size, loss_of, "teacher's", step)
-        norm = self.optimiser.step(self._rate(step))
+        norm = self.optimiser.step(self.config.rate(step))
         self.ema.update(self.model)
         return {"loss": loss, "causal_loss" if causal else "full_loss": loss, "norm": norm.item()}
 
@@ -246,10 +253,6 @@ class TeacherStage:
 
     def _causal(self, step: int) -> bool:
         return bool(draws(self.config.seed, "teacher/mask", step).random() < self.config.causal_share)
-
-    def _rate(self, step: int) -> float:
-        left = (self.config.num_steps - step) / self.config.decay_steps
-        return min(1.0, (step + 1) / self.config.warmup_steps, left)
 
     def loss(self, model: TheatreModel, batch: Batch, step: int, *, causal: bool) -> Float[Tensor, ""]:
         """The mean squared error of the velocity over frames that carry noise, in float32.
