@@ -1,11 +1,14 @@
 """Commands about weights: import, download, show, and what training leaves behind."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shotstream.cli.shared import bad_input, make_console
+
+if TYPE_CHECKING:
+    from shotstream.weights.lora import LoraSource
 
 weights_app = typer.Typer(help="Import, download and show model weights.")
 
@@ -16,28 +19,62 @@ def weights_import(
     as_: Annotated[str, typer.Option("--as", help="Name of the model from now on.")] = "wan-1.3b",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Bundle directory to make.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="File whose transformer replaces the base one.")
+        Path | None, typer.Option(help="File or directory whose transformer replaces the base one.")
     ] = None,
-    lora: Annotated[Path | None, typer.Option(help="File of LoRA tensors to merge.")] = None,
+    ema: Annotated[
+        bool | None,
+        typer.Option(
+            "--ema/--no-ema",
+            help="The checkpoint's average over training, or its weights as trained (default, if there).",
+        ),
+    ] = None,
+    lora: Annotated[
+        list[Path] | None, typer.Option(help="LoRA to add, a file or directory; several add up.")
+    ] = None,
+    lora_scale: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Times the strength that the LoRA's file says (alpha / rank); one for each --lora."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Convert published weights into a bundle, once."""
     console = make_console()
-    with bad_input(), console.status(f"importing {source}"):
+    notes: list[str] = []
+    with bad_input(), console.status("importing"):
         from shotstream.weights.hub import import_weights
         from shotstream.weights.official import PublishedSource
 
         if not source.is_dir():
             raise ValueError(f"{source}: no such directory")
-        published = PublishedSource(directory=source, checkpoint=checkpoint, lora=lora)
-        directory = import_weights(published, as_=as_, out=output, overwrite=overwrite)
-    console.print(f"{as_} is imported: {directory}", soft_wrap=True)
+        published = PublishedSource(
+            directory=source, checkpoint=checkpoint, ema=ema, loras=_with_scales(lora or [], lora_scale or [])
+        )
+        directory = import_weights(published, as_=as_, notes=notes, out=output, overwrite=overwrite)
+    for note in notes:
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{as_} is imported: {directory}", soft_wrap=True, markup=False)
     if checkpoint is None:
         console.print(
             "note: this is the base model, which needs dozens of guided steps and makes no film in four; "
             "give --checkpoint FILE for the few-step student",
             soft_wrap=True,
         )
+
+
+def _with_scales(loras: list[Path], scales: list[float]) -> "tuple[LoraSource, ...]":
+    from shotstream.weights.lora import LoraSource
+
+    if scales and len(scales) != len(loras):
+        raise ValueError(
+            f"{len(scales)} --lora-scale for {len(loras)} --lora; give one for each, in their order, or none"
+        )
+    multipliers = scales or [1.0] * len(loras)
+    return tuple(
+        LoraSource(path=path, multiplier=multiplier)
+        for path, multiplier in zip(loras, multipliers, strict=True)
+    )
 
 
 @weights_app.command("download")

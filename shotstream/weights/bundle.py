@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -57,6 +57,8 @@ class Bundle:
     """The other files, verified too."""
     sha256: str
     """Identifies configs and weights together: sha256 of what config.json says, all the hashes included."""
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What the weights were made of, where `write_bundle` was told; for people, and not hashed."""
 
 
 def write_bundle(
@@ -67,6 +69,7 @@ def write_bundle(
     files: Mapping[str, bytes | Path] | None = None,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    provenance: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a bundle so that `directory` either holds all of it or is untouched; returns the bundle's sha256.
 
@@ -81,9 +84,12 @@ def write_bundle(
         files: Further files by name, as content or as a path to copy.
         dtype: Floating tensors are stored in this dtype; None keeps each tensor's own.
         overwrite: Replace an existing bundle; anything else at the target is never replaced.
+        provenance: What the weights were made of, as plain JSON, for people; it is no part of the sha256.
 
     Raises:
-        BundleError: The target exists, a name is unusable, or the config is no plain JSON.
+        BundleError: The target exists, a name is unusable, the config is no plain JSON, or a tensor holds
+        what
+            is no finite number in the dtype that it is stored in.
     """
     encoded_config = _encode_config(config)
     _check_target(directory, overwrite)
@@ -97,7 +103,8 @@ def write_bundle(
         listed: dict[str, dict[str, Any]] = {}
         for part, named in sorted(tensors.items()):
             path = scratch / f"{part}{_SUFFIX}"
-            sha256 = write_safetensors(path, {name: _as_lazy(value, dtype) for name, value in named.items()})
+            stored = {name: _stored(name, part, value, dtype) for name, value in named.items()}
+            sha256 = write_safetensors(path, stored)
             listed[path.name] = {"sha256": sha256, "num_bytes": path.stat().st_size}
         for name, content in sorted((files or {}).items()):
             path = scratch / name
@@ -108,6 +115,7 @@ def write_bundle(
             "format_version": _FORMAT_VERSION,
             "config": encoded_config,
             "files": listed,
+            **({} if not provenance else {"provenance": _encode_config(provenance)}),
         }
         _write_file(scratch / _CONFIG_NAME, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
         _sync_directory(scratch)
@@ -162,6 +170,7 @@ def read_bundle(
         tensors=tensors,
         files=files,
         sha256=_sha256_of_document(document),
+        provenance=document.get("provenance", {}),
     )
 
 
@@ -202,6 +211,22 @@ def _as_tuple(value: Any) -> Any:
 def _as_lazy(value: Tensor | LazyTensor, dtype: torch.dtype | None) -> LazyTensor:
     lazy = LazyTensor.of(value) if isinstance(value, Tensor) else value
     return lazy if dtype is None else lazy.to(dtype)
+
+
+def _stored(name: str, part: str, value: Tensor | LazyTensor, dtype: torch.dtype | None) -> LazyTensor:
+    """A tensor as it is written; loading it raises BundleError where that is no finite number."""
+    lazy = _as_lazy(value, dtype)
+
+    def load() -> Tensor:
+        tensor = lazy.load()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise BundleError(
+                f"{part}: {name} holds what is no finite number in {str(lazy.dtype).removeprefix('torch.')}; "
+                "the weights are damaged or too large for it, nothing was written"
+            )
+        return tensor
+
+    return LazyTensor(shape=lazy.shape, dtype=lazy.dtype, load=load)
 
 
 def _encode_config(config: Mapping[str, Any]) -> Any:
@@ -317,5 +342,6 @@ def _read_part(path: Path, device: torch.device | str, dtype: torch.dtype | None
 
 
 def _sha256_of_document(document: Mapping[str, Any]) -> str:
-    canonical = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    hashed = {key: value for key, value in document.items() if key != "provenance"}
+    canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":")).encode()
     return hashlib.sha256(canonical).hexdigest()

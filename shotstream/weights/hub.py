@@ -98,6 +98,7 @@ def import_weights(
     source: PublishedSource | Path,
     *,
     as_: str = WAN,
+    notes: list[str] | None = None,
     out: Path | None = None,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
@@ -107,6 +108,7 @@ def import_weights(
     Args:
         source: The files, or just their directory.
         as_: The name `resolve` will know it by; lower-case letters, digits, dots and dashes.
+        notes: What a person should know of what was read is appended here.
         out: The directory to make instead of the one under `home()`.
         dtype: Floating tensors are stored in this dtype; None keeps the published ones.
         overwrite: Replace a bundle that is there.
@@ -131,7 +133,10 @@ def import_weights(
         files={"tokenizer.json": weights.tokenizer},
         dtype=dtype,
         overwrite=overwrite,
+        provenance=weights.provenance,
     )
+    if notes is not None:
+        notes += weights.notes
     return directory
 
 

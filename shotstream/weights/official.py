@@ -1,30 +1,28 @@
-"""The published files of the Wan2.1 family, read into our names: layouts, checkpoints, LoRA.
+"""The published files of the Wan2.1 family, read into our names.
 
 Layouts of Wan2.1-T2V-1.3B: the original one (diffusion_pytorch_model.safetensors, config.json,
 Wan2.1_VAE.pth, models_t5_umt5-xxl-enc-bf16.pth, google/umt5-xxl/) and diffusers' (transformer/, vae/,
-text_encoder/, tokenizer/). Checkpoints of ShotStream and its relatives: a PyTorch file whose `generator` (or
-`generator_ema`) holds the transformer's tensors behind `model.`. Reading is strict in both directions and
-lazy: names and shapes are checked before any tensor is loaded. Only text-to-video transformers are read.
+text_encoder/, tokenizer/). A checkpoint (`checkpoints`) replaces the transformer, LoRAs (`lora`) are added to
+it. Reading is strict in both directions and lazy: names, shapes and dtypes are checked before any tensor is
+loaded, values when it is. Only text-to-video transformers are read.
 
 Source: the published files of Wan-AI/Wan2.1-T2V-1.3B and KlingTeam/ShotStream (arXiv 2603.25746).
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from shotstream.codec.text import UMT5Config, umt5_shapes
 from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.model.config import DiTConfig
 from shotstream.weights.bundle import config_from_document
+from shotstream.weights.checkpoints import read_transformer
+from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.key_names import dit_names_of_diffusers, dit_shapes, umt5_names, vae_names
+from shotstream.weights.lora import LoraSource, merge_loras, read_lora
 from shotstream.weights.tensor_files import (
-    CheckpointError,
-    LazyTensor,
     LazyTensors,
     check_tensors,
     lazy_tensors,
@@ -32,6 +30,7 @@ from shotstream.weights.tensor_files import (
     read_pytorch,
     read_safetensors,
     rename,
+    sound,
 )
 
 _DIT_FILE = "diffusion_pytorch_model.safetensors"
@@ -41,9 +40,6 @@ _TOKENIZER_FILE = "google/umt5-xxl/tokenizer.json"
 # The tree that the published ShotStream code expects around both kinds of files.
 _NESTED_BASE = "wan_models/Wan2.1-T2V-1.3B"
 _NESTED_CHECKPOINT = "ckpts/shotstream_merged.pt"
-# Left in names by the wrappers of distributed training and of torch.compile.
-_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
-_LORA_KEY = re.compile(r"base_model\.model\.(?:model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,23 +49,21 @@ class PublishedSource:
     directory: Path
     """A directory in either layout of Wan2.1, or the published ShotStream tree that holds one."""
     checkpoint: Path | None = None
-    """A PyTorch file whose transformer replaces the base one; None takes the tree's own, if it has one."""
-    use_ema: bool = False
-    """Take the checkpoint's `generator_ema`."""
-    lora: Path | None = None
-    """A PyTorch file of LoRA tensors, merged into the transformer."""
-    lora_scale: float = 1.0
-    """alpha / rank of the LoRA; 1 for the published recipe."""
+    """What replaces the base transformer (see `read_transformer`); None takes the tree's own, if there."""
+    ema: bool | None = None
+    """Take the checkpoint's average over training, or else the weights as trained; None takes the latter if
+    it has them."""
+    loras: tuple[LoraSource, ...] = ()
+    """Added to the transformer, all of them."""
     codec_config: WanVAEConfig = field(default_factory=WanVAEConfig)
     """Sizes of the VAE where the layout does not state them (the original one)."""
     text_config: UMT5Config = field(default_factory=UMT5Config)
     """Sizes of the text encoder where the layout does not state them; the length of captions in both."""
 
     def __post_init__(self) -> None:
-        if self.use_ema and self.checkpoint is None:
-            raise ValueError(
-                "use_ema chooses between the transformers of a checkpoint; give the checkpoint too"
-            )
+        given = [lora.path for lora in self.loras]
+        if len(set(given)) < len(given):
+            raise ValueError("the same LoRA is given twice; give it once, with the sum of the scales")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +80,10 @@ class PublishedWeights:
     """Under transformers' names, as `UMT5TextEncoder.from_tensors` takes them."""
     tokenizer: Path
     """A tokenizer.json."""
+    notes: tuple[str, ...] = ()
+    """What a person should know: what was chosen, at what strength, and what was left out."""
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the transformer was made of, as plain JSON."""
 
 
 def read_published(source: PublishedSource) -> PublishedWeights:
@@ -109,103 +107,41 @@ def read_published(source: PublishedSource) -> PublishedWeights:
             f"{directory}: no published layout of Wan2.1; it should hold {_DIT_FILE} and {_VAE_FILE}, "
             "or transformer/ and vae/ (shotstream weights download Wan-AI/Wan2.1-T2V-1.3B fetches the first)"
         )
+    return _with_checkpoint_and_loras(weights, source, directory, checkpoint)
+
+
+def _with_checkpoint_and_loras(
+    weights: PublishedWeights, source: PublishedSource, directory: Path, checkpoint: Path | None
+) -> PublishedWeights:
+    if source.ema is not None and checkpoint is None:
+        raise ValueError(
+            "--ema and --no-ema choose between the weights of a checkpoint; give --checkpoint too"
+        )
+    notes = [*weights.notes]
+    provenance: dict[str, Any] = {"base": directory.name}
+    dit = sound(weights.dit, f"{directory} (transformer)")
     if checkpoint is not None:
-        weights = replace(weights, dit=read_generator(checkpoint, weights.dit_config, use_ema=source.use_ema))
-    if source.lora is not None:
-        lora = read_lora(source.lora)
-        weights = replace(
-            weights, dit=merge_lora(weights.dit, lora, str(source.lora), scale=source.lora_scale)
-        )
-    return weights
-
-
-def read_generator(path: Path, config: DiTConfig, *, use_ema: bool = False) -> LazyTensors:
-    """The transformer of a published training checkpoint, under our names.
-
-    Args:
-        path: A PyTorch file with `generator` or `generator_ema`; its optimiser states are not read.
-        config: The sizes the transformer must have.
-        use_ema: Take `generator_ema`. Otherwise `generator`, or the average where the file has nothing else.
-
-    Raises:
-        CheckpointError: The file is unreadable or unsafe, holds no generator, or keys or shapes differ.
-    """
-    content = read_pytorch(path)
-    wanted = ("generator_ema",) if use_ema else ("generator", "generator_ema")
-    part = next((name for name in wanted if isinstance(content.get(name), dict)), None)
-    if part is None:
-        raise CheckpointError(
-            f"{path}: no {wanted[0]!r} inside, but {sorted(map(str, content))[:6]}; "
-            "give a ShotStream, Self-Forcing, LongLive or CausVid training checkpoint"
-        )
-    where = f"{path}[{part}]"
-    tensors: LazyTensors = {}
-    for name, tensor in lazy_tensors(content[part], where).items():
-        plain = name
-        for wrapper in _WRAPPERS:
-            plain = plain.replace(wrapper, "")
-        plain = plain.removeprefix("model.")
-        if plain in tensors:
-            raise CheckpointError(f"{where}: two tensors are named {plain}; the checkpoint is damaged")
-        tensors[plain] = tensor
-    check_tensors(dit_shapes(config), tensors, where, "it belongs to a transformer of other sizes")
-    return tensors
-
-
-def read_lora(path: Path) -> LazyTensors:
-    """The LoRA tensors of a PyTorch file, bare or under `generator_lora`; CheckpointError without any."""
-    content = read_pytorch(path)
-    nested = content.get("generator_lora")
-    tensors = lazy_tensors(nested if isinstance(nested, dict) else content, str(path))
-    if not tensors:
-        raise CheckpointError(f"{path}: no LoRA tensor inside")
-    return tensors
-
-
-def merge_lora(weights: LazyTensors, lora: LazyTensors, where: str, *, scale: float = 1.0) -> LazyTensors:
-    """The weights with `W + scale * B @ A` for each W that `lora` adapts; float32 inside, W's dtype out.
-
-    Args:
-        weights: A transformer's tensors under our names.
-        lora: PEFT's names, `base_model.model.<module>.lora_A.weight` (rank x in) and `lora_B` (out x rank).
-        where: What to call the LoRA in an error.
-        scale: alpha / rank.
-
-    Raises:
-        CheckpointError: A key is no LoRA key, lacks its other half, adapts no weight, or does not fit it.
-    """
-    halves: dict[str, dict[str, LazyTensor]] = {}
-    for name, tensor in lora.items():
-        match = _LORA_KEY.fullmatch(name)
-        if match is None:
-            raise CheckpointError(
-                f"{where}: {name} is no LoRA key; expected base_model.model.<module>.lora_A.weight"
-            )
-        halves.setdefault(f"{match[1]}.weight", {})[match[2]] = tensor
-    merged = dict(weights)
-    for name, pair in halves.items():
-        if pair.keys() != {"A", "B"}:
-            raise CheckpointError(f"{where}: {name} has only lora_{next(iter(pair))}; the file is incomplete")
-        if name not in weights:
-            raise CheckpointError(
-                f"{where}: adapts {name}, which the transformer lacks; it is for another model"
-            )
-        base, down, up = weights[name], pair["A"], pair["B"]
-        fits = len(base.shape) == len(down.shape) == len(up.shape) == 2 and down.shape[0] == up.shape[1]
-        if not fits or (up.shape[0], down.shape[1]) != base.shape:
-            raise CheckpointError(
-                f"{where}: {list(up.shape)} x {list(down.shape)} does not fit {name} {list(base.shape)}; "
-                "it is for another model"
-            )
-        merged[name] = _merged(base, down, up, scale)
-    return merged
-
-
-def _merged(base: LazyTensor, down: LazyTensor, up: LazyTensor, scale: float) -> LazyTensor:
-    def load() -> torch.Tensor:
-        return (base.load().float() + scale * (up.load().float() @ down.load().float())).to(base.dtype)
-
-    return replace(base, load=load)
+        taken = read_transformer(checkpoint, weights.dit_config, ema=source.ema)
+        dit = sound(taken.tensors, str(checkpoint))
+        notes += taken.notes
+        provenance |= {"checkpoint": checkpoint.name, "part": taken.part, "averaged": taken.is_average}
+    loras = [read_lora(lora, dit) for lora in source.loras]
+    if loras:
+        # What is added may leave the range of the weights' dtype, which no part of it does.
+        dit = sound(merge_loras(dit, loras), "the sum of the weights and the LoRAs")
+        notes += [lora.note for lora in loras]
+        provenance["loras"] = [
+            {"file": lora.name, "strengths": list(lora.strengths), "scale": given.multiplier}
+            for lora, given in zip(loras, source.loras, strict=True)
+        ]
+    return replace(
+        weights,
+        dit=dit,
+        codec=sound(weights.codec, f"{directory} (VAE)"),
+        text_encoder=sound(weights.text_encoder, f"{directory} (text encoder)"),
+        notes=tuple(notes),
+        provenance=provenance,
+    )
 
 
 def _read_original(directory: Path, codec_config: WanVAEConfig, text_config: UMT5Config) -> PublishedWeights:

@@ -1,16 +1,13 @@
 """Tensors in files, read lazily and written one by one: a large checkpoint need not fit in memory.
 
-Reads safetensors (one file, or shards with an index) and PyTorch files. A pickle is never executed: PyTorch
-files are opened with `torch.load(weights_only=True)` only, which refuses all but tensors in plain containers.
-Checks names and shapes in both directions before any data is read.
+Reads safetensors (one file, or shards with an index); PyTorch files are read by `pytorch_files`. Checks
+names, shapes and dtypes before any data is read, and values when it is: weights are finite, real and of a
+size that weights can have.
 """
 
 import hashlib
 import json
 import os
-import pickle
-import struct
-import zipfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +16,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from shotstream.weights.file_kinds import CheckpointError, begins_as_pytorch, refuse_other_kinds
+from shotstream.weights.pytorch_files import read_pytorch
 
 _NUM_KEYS_SHOWN = 3
 _DTYPE_NAMES = {
@@ -34,24 +34,19 @@ _DTYPE_NAMES = {
     "BOOL": torch.bool,
 }
 _NAMES_OF_DTYPES = {dtype: name for name, dtype in _DTYPE_NAMES.items()}
+# Read, to be converted or refused by name; never written.
+_READ_DTYPE_NAMES = {
+    **_DTYPE_NAMES,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+}
 
-# What torch's unpickler runs into in a damaged file, by trial with files cut and changed at random.
-_DAMAGE = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-    struct.error,
-    zipfile.BadZipFile,
-)
-
-
-class CheckpointError(ValueError):
-    """No checkpoint, a damaged one, or one of another model; the message says which and what to do."""
+# A trained network has no weight of this size; a flipped bit of an exponent makes one.
+_LARGEST_WEIGHT = 1e6
+_WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_LARGEST_JSON_BYTES = 64 << 20
+_INDEX_SUFFIX = ".index.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +103,56 @@ def rename(tensors: Mapping[str, LazyTensor], names: Mapping[str, str]) -> LazyT
     return {names.get(name, name): tensor for name, tensor in tensors.items()}
 
 
+def sound(tensors: Mapping[str, LazyTensor], where: str) -> LazyTensors:
+    """The same tensors, if they can be weights: real floating numbers now, finite and sane when loaded.
+
+    Raises:
+        CheckpointError: A tensor has another dtype; `load` raises it for a value, by the tensor's name.
+    """
+    odd = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in _WEIGHT_DTYPES}
+    if odd:
+        name = min(odd)
+        more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+        raise CheckpointError(
+            f"{where}: {name}{more} holds {dtype_in_words(odd[name])}, and weights are real floating "
+            "numbers; the file is damaged, quantised or of another kind"
+        )
+    return {name: _checked(name, tensor, where) for name, tensor in tensors.items()}
+
+
+def _checked(name: str, lazy: LazyTensor, where: str) -> LazyTensor:
+    def load() -> Tensor:
+        tensor = lazy.load()
+        refuse_odd_values(name, tensor, where)
+        return tensor
+
+    return LazyTensor(shape=lazy.shape, dtype=lazy.dtype, load=load)
+
+
+def refuse_odd_values(name: str, tensor: Tensor, where: str) -> None:
+    """Return only if no value is infinite, not a number, or larger than any weight; else CheckpointError."""
+    if tensor.numel() == 0:
+        return
+    least, most = (float(bound) for bound in tensor.aminmax())
+    if least >= -_LARGEST_WEIGHT and most <= _LARGEST_WEIGHT:  # this way round a NaN fails
+        return
+    num_not_finite = int((~tensor.isfinite()).sum())
+    what = (
+        f"{num_not_finite} of its {tensor.numel():,} numbers are infinite or not numbers"
+        if num_not_finite
+        else f"it reaches {most if most > -least else least:.3g}, beyond what a weight can be"
+    )
+    raise CheckpointError(f"{where}: {name} is damaged: {what}; fetch the file again")
+
+
+def dtype_in_words(dtype: torch.dtype) -> str:
+    """What numbers of a dtype are, for a message."""
+    if dtype == torch.bool:
+        return "truth values"
+    kind = "complex numbers" if dtype.is_complex else "numbers"
+    return f"{kind} ({str(dtype).removeprefix('torch.')})"
+
+
 def read_safetensors(path: Path) -> LazyTensors:
     """The tensors of a safetensors file, or of all the shards of a `*.safetensors.index.json`.
 
@@ -116,22 +161,39 @@ def read_safetensors(path: Path) -> LazyTensors:
     """
     if path.name.endswith(".json"):
         return _read_shards(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
     try:
-        handle = safe_open(str(path), framework="pt", device="cpu")
-        tensors = {name: _lazy_of_slice(handle, name, path) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+        handle = _open(path)
+        names: list[str] = handle.keys()
+        return {name: _lazy_of_slice(handle, name, path) for name in names}
     except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: not a whole safetensors file ({_brief(error)}); it is truncated or of another format, "
-            "fetch it again"
-        ) from error
-    return tensors
+        raise _not_whole(path, error) from error
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The strings that a safetensors file says of itself. CheckpointError as of `read_safetensors`."""
+    try:
+        return dict(_open(path).metadata() or {})
+    except SafetensorError as error:
+        raise _not_whole(path, error) from error
+
+
+def _open(path: Path) -> Any:
+    refuse_other_kinds(path, "safetensors")
+    if begins_as_pytorch(path):
+        raise CheckpointError(f"{path}: a PyTorch file under the name of another format; name it .pt")
+    return safe_open(str(path), framework="pt", device="cpu")
+
+
+def _not_whole(path: Path, error: SafetensorError) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: not a whole safetensors file ({_brief(error)}); it is truncated or of another format, "
+        "fetch it again"
+    )
 
 
 def _lazy_of_slice(handle: Any, name: str, path: Path) -> LazyTensor:
     view = handle.get_slice(name)
-    dtype = _DTYPE_NAMES.get(view.get_dtype())
+    dtype = _READ_DTYPE_NAMES.get(view.get_dtype())
     if dtype is None:
         raise CheckpointError(f"{path}: {name} has dtype {view.get_dtype()}, which is not supported")
     return LazyTensor(shape=tuple(view.get_shape()), dtype=dtype, load=lambda: handle.get_tensor(name))
@@ -146,47 +208,42 @@ def _read_shards(index: Path) -> LazyTensors:
     for shard in sorted(set(shard_of.values())):
         if Path(shard).name != shard:
             raise CheckpointError(f"{index}: shard {shard!r} is not a file beside the index")
-        found = read_safetensors(index.parent / shard)
+        path = index.parent / shard
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path}: no such file, one of {len(set(shard_of.values()))} that {index.name} names; fetch "
+                "it"
+            )
+        found = read_tensors(path)
         listed = {name for name, file in shard_of.items() if file == shard}
         if listed != found.keys():
             odd = listed ^ found.keys()
             raise CheckpointError(
-                f"{index.parent / shard}: {len(odd)} keys differ from the index ({_first_few(odd)}); "
-                "fetch the shards again"
+                f"{path}: {len(odd)} keys differ from the index ({_first_few(odd)}); fetch the shards again"
             )
         tensors |= found
     return tensors
 
 
-def read_pytorch(path: Path) -> dict[str, Any]:
-    """The dictionary in a PyTorch file, memory-mapped where its format allows; no code in it is run.
+def read_tensors(path: Path) -> LazyTensors:
+    """The tensors of a file of nothing else, in either format, told by its content."""
+    if path.is_file() and begins_as_pytorch(path):
+        return lazy_tensors(read_pytorch(path), str(path))
+    return read_safetensors(path)
 
-    Raises:
-        CheckpointError: No such file, truncated, or holding more than tensors in plain containers.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    is_zip = _is_zip(path)
-    if not is_zip and _begins_as_zip(path):
-        raise CheckpointError(f"{path}: truncated PyTorch file; fetch it again")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused, it holds more than tensors or is damaged ({_brief(error)}); "
-            "only checkpoints of plain tensors are read, for they cannot run code"
-        ) from error
-    except _DAMAGE as error:
-        raise CheckpointError(
-            f"{path}: not a whole PyTorch file ({_brief(error)}); fetch it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
-    return content
+
+def index_of_shard(path: Path) -> Path | None:
+    """The index beside a file that is one shard of several, `model-00001-of-00003.safetensors`."""
+    stem, mark, rest = path.name.rpartition("-of-")
+    if not mark or not rest.partition(".")[0].isdigit():
+        return None
+    beginning = stem.rpartition("-")[0]
+    found = path.with_name(f"{beginning}{path.suffix}{_INDEX_SUFFIX}")
+    return found if found.is_file() else None
 
 
 def lazy_tensors(content: Mapping[Any, Any], where: str) -> LazyTensors:
-    """A state dict as lazy tensors; CheckpointError when an entry is no tensor or a key no string."""
+    """A state dict as lazy tensors; CheckpointError when an entry is no plain tensor or a key no string."""
     odd = [
         str(key)
         for key, value in content.items()
@@ -194,20 +251,53 @@ def lazy_tensors(content: Mapping[Any, Any], where: str) -> LazyTensors:
     ]
     if odd:
         raise CheckpointError(f"{where}: {len(odd)} entries are not named tensors ({_first_few(odd)})")
-    return {name: LazyTensor.of(tensor) for name, tensor in content.items()}
+    return {name: lazy_tensor(name, tensor, where) for name, tensor in content.items()}
+
+
+def lazy_tensor(name: str, tensor: Tensor, where: str) -> LazyTensor:
+    """A tensor of a PyTorch file; CheckpointError if it is sparse, quantised or larger than stored."""
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not is_plain:
+        raise CheckpointError(
+            f"{where}: {name} is sparse, quantised or without data; save it as a plain tensor"
+        )
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"{where}: {name} says to be larger than what is stored of it; fetch it again")
+    return LazyTensor.of(tensor.detach())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file; CheckpointError when the file is missing or holds anything else."""
+    """A JSON object in a file; CheckpointError when the file is missing, too large or holds anything else."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_JSON_BYTES + 1)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{path}: a directory, not a JSON file") from error
+    if len(content) > _LARGEST_JSON_BYTES:
+        raise CheckpointError(f"{path}: more than {_LARGEST_JSON_BYTES:,} bytes; it is no JSON of a model")
+    try:
+        document = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not JSON, for it is no UTF-8 text; fetch it again") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: not JSON of ours, its values are nested too deeply") from error
+    except ValueError as error:  # more than JSON's own: a number of thousands of digits
         raise CheckpointError(f"{path}: not JSON ({_brief(error)})") from error
     if not isinstance(document, dict):
-        raise CheckpointError(f"{path}: holds a JSON {type(document).__name__}, not an object")
+        raise CheckpointError(f"{path}: holds {json_kind(document)}, not an object")
     return document
+
+
+def json_kind(value: object) -> str:
+    """What a JSON value is, in words."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return "true or false"
+    names = {int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    return names.get(type(value), "another value")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> str:
@@ -255,18 +345,6 @@ def sha256_of_file(path: Path) -> str:
     """sha256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_zip(path: Path) -> bool:
-    try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:
-        return False
-
-
-def _begins_as_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
 
 
 def _first_few(names: Collection[str]) -> str:

@@ -153,3 +153,23 @@ def test_a_config_survives_json_and_is_strict() -> None:
         config_from_document(_Sizes, {"widths": [1], "inner": {"gian": 1}}, "here")
     with pytest.raises(BundleError, match="holds a list"):
         config_from_document(_Sizes, [], "here")
+
+
+def test_what_is_no_finite_number_in_the_stored_precision_is_never_written(tmp_path: Path) -> None:
+    """70,000 once became infinite on the way to half precision, without a word."""
+    tensors = {"dit": {"a": torch.tensor([1.0, 70_000.0])}}
+    write_bundle(tmp_path / "single", {}, tensors)
+    with pytest.raises(BundleError, match="dit: a holds what is no finite number in float16"):
+        write_bundle(tmp_path / "half", {}, tensors, dtype=torch.float16)
+    with pytest.raises(BundleError, match="dit: a holds what is no finite number in float32"):
+        write_bundle(tmp_path / "half", {}, {"dit": {"a": torch.tensor([float("nan")])}})
+    assert [path.name for path in tmp_path.iterdir()] == ["single"]
+
+
+def test_what_the_weights_were_made_of_is_kept_and_does_not_change_what_they_are(tmp_path: Path) -> None:
+    tensors = {"dit": {"a": torch.ones(2)}}
+    plain = write_bundle(tmp_path / "plain", {"x": 1}, tensors)
+    told = write_bundle(tmp_path / "told", {"x": 1}, tensors, provenance={"checkpoint": "a.pt"})
+    assert plain == told == read_bundle(tmp_path / "told").sha256
+    assert read_bundle(tmp_path / "told").provenance == {"checkpoint": "a.pt"}
+    assert read_bundle(tmp_path / "plain").provenance == {}

@@ -10,28 +10,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shotstream.weights.official import (
-    PublishedSource,
-    merge_lora,
-    read_generator,
-    read_lora,
-    read_published,
-)
-from shotstream.weights.tensor_files import CheckpointError, LazyTensor, LazyTensors
-
-
-def _load(tensors: LazyTensors) -> dict[str, Tensor]:
-    return {name: lazy.load() for name, lazy in tensors.items()}
+from shotstream.weights.bundle import read_bundle
+from shotstream.weights.file_kinds import CheckpointError
+from shotstream.weights.hub import import_weights
+from shotstream.weights.lora import LoraSource
+from shotstream.weights.official import PublishedSource, read_published
+from shotstream.weights.tensor_files import LazyTensors
 
 
 def _equal(found: LazyTensors, expected: dict[str, Tensor]) -> bool:
     return found.keys() == expected.keys() and all(
         torch.equal(lazy.load(), expected[name]) for name, lazy in found.items()
     )
-
-
-def _published(dit: dict[str, Tensor], prefix: str = "model.") -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in dit.items()}
 
 
 @pytest.mark.parametrize("layout", ["original", "diffusers"])
@@ -51,65 +41,11 @@ def test_the_tree_of_the_published_code_gives_its_own_checkpoint(tiny: Any, tmp_
     tiny.write_original(tmp_path / "wan_models" / "Wan2.1-T2V-1.3B")
     student = {name: tensor + 1 for name, tensor in tiny.dit.items()}
     (tmp_path / "ckpts").mkdir()
-    torch.save({"generator": _published(student)}, tmp_path / "ckpts" / "shotstream_merged.pt")
-    assert _equal(read_published(tiny.source(tmp_path)).dit, student)
-
-
-def test_a_checkpoint_replaces_the_base_transformer(tiny: Any, tmp_path: Path) -> None:
-    directory = tiny.write_original(tmp_path / "wan")
-    student = {name: tensor + 1 for name, tensor in tiny.dit.items()}
-    average = {name: tensor + 2 for name, tensor in tiny.dit.items()}
-    path = tmp_path / "model.pt"
     torch.save(
-        {"generator": _published(student), "generator_ema": _published(average), "step": 7},
-        path,
+        {"generator": {f"model.{name}": tensor for name, tensor in student.items()}},
+        tmp_path / "ckpts" / "shotstream_merged.pt",
     )
-    assert _equal(read_published(tiny.source(directory, checkpoint=path)).dit, student)
-    assert _equal(read_published(tiny.source(directory, checkpoint=path, use_ema=True)).dit, average)
-    with pytest.raises(ValueError, match="give the checkpoint too"):
-        PublishedSource(directory=directory, use_ema=True)
-
-
-def test_an_average_alone_is_taken_and_wrapper_names_are_dropped(tiny: Any, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    wrapped = {f"model._fsdp_wrapped_module.{name}": tensor for name, tensor in tiny.dit.items()}
-    torch.save({"generator_ema": wrapped}, path)
-    assert _equal(read_generator(path, tiny.dit_config), tiny.dit)
-
-
-def test_two_tensors_of_one_name_are_refused(tiny: Any, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    twice = _published(tiny.dit) | _published({"head.head.bias": torch.zeros(16)}, "model._orig_mod.")
-    torch.save({"generator": twice}, path)
-    with pytest.raises(CheckpointError, match=r"two tensors are named head\.head\.bias"):
-        read_generator(path, tiny.dit_config)
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        (lambda dit: dit.pop("model.blocks.1.ffn.2.bias"), r"1 missing keys \(blocks\.1\.ffn\.2\.bias\)"),
-        (lambda dit: dit.update({"model.extra": torch.zeros(1)}), r"1 unexpected keys \(extra\)"),
-        (lambda dit: dit.update({"model.head.head.bias": torch.zeros(3)}), r"head\.head\.bias is \[3\]"),
-        (lambda dit: dit.clear(), r"missing keys \(blocks\.0\..*, \.\.\.\)"),
-    ],
-)
-def test_a_checkpoint_is_strict_both_ways(
-    tiny: Any, tmp_path: Path, change: Callable[[dict[str, Tensor]], object], complaint: str
-) -> None:
-    content = _published(tiny.dit)
-    change(content)
-    path = tmp_path / "model.pt"
-    torch.save({"generator": content}, path)
-    with pytest.raises(CheckpointError, match=complaint):
-        read_generator(path, tiny.dit_config)
-
-
-def test_a_checkpoint_of_another_kind_says_what_it_holds(tiny: Any, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    torch.save({"state_dict": {}, "epoch": 3}, path)
-    with pytest.raises(CheckpointError, match=r"no 'generator' inside, but \['epoch', 'state_dict'\]"):
-        read_generator(path, tiny.dit_config)
+    assert _equal(read_published(tiny.source(tmp_path)).dit, student)
 
 
 def _edit_pth(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
@@ -186,79 +122,72 @@ def test_a_directory_without_weights_says_what_it_should_hold(tmp_path: Path) ->
         read_published(PublishedSource(directory=tmp_path))
 
 
-def _lora(rank: int = 2) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    stem = "base_model.model.blocks.0.self_attn.q"
-    return {
-        f"{stem}.lora_A.weight": torch.randn(rank, 24, generator=generator),
-        f"{stem}.lora_B.weight": torch.randn(24, rank, generator=generator),
-    }
-
-
-def test_a_merged_lora_adds_its_product_and_nothing_else(tiny: Any, tmp_path: Path) -> None:
+def test_checkpoint_average_and_loras_become_the_bundle_and_are_told(tiny: Any, tmp_path: Path) -> None:
     directory = tiny.write_original(tmp_path / "wan")
-    path = tmp_path / "lora.pt"
-    lora = _lora()
-    torch.save({"generator_lora": lora, "critic_lora": {}, "step": 3}, path)
-    merged = _load(read_published(tiny.source(directory, lora=path, lora_scale=0.5)).dit)
-    down, up = lora.values()
-    name = "blocks.0.self_attn.q.weight"
-    # A merged layer applied to x equals the base plus the scaled adapter.
-    x = torch.randn(3, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
-    expected = x @ tiny.dit[name].double().T + 0.5 * (x @ down.double().T) @ up.double().T
-    assert torch.allclose(x @ merged[name].double().T, expected, atol=1e-5)
-    assert all(torch.equal(merged[key], tensor) for key, tensor in tiny.dit.items() if key != name)
-
-
-def test_peft_agrees_on_names_and_on_the_merge() -> None:
-    peft = pytest.importorskip("peft", reason="peft comes with the train extra")
-
-    class _Block(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.q = torch.nn.Linear(6, 4)
-
-    model = peft.get_peft_model(
-        _Block(), peft.LoraConfig(r=2, lora_alpha=2, target_modules=["q"], init_lora_weights=False)
+    average = {name: tensor + 2 for name, tensor in tiny.dit.items()}
+    torch.save({"generator": tiny.dit, "generator_ema": average}, tmp_path / "student.pt")
+    down, up, module = torch.ones(2, 24), torch.full((24, 2), 0.5), "blocks.0.self_attn.q"
+    lora = {
+        f"{module}.lora_A.weight": down,
+        f"{module}.lora_B.weight": up,
+        f"{module}.alpha": torch.tensor(6.0),
+    }
+    save_file(lora, tmp_path / "style.safetensors")
+    source = tiny.source(
+        directory,
+        checkpoint=tmp_path / "student.pt",
+        ema=True,
+        loras=(LoraSource(path=tmp_path / "style.safetensors", multiplier=0.5),),
     )
-    lora = {name: tensor.clone() for name, tensor in peft.get_peft_model_state_dict(model).items()}
-    base = {"q.weight": model.base_model.model.q.base_layer.weight.detach().clone()}
-    merged = merge_lora(
-        {name: LazyTensor.of(tensor) for name, tensor in base.items()},
-        {name: LazyTensor.of(tensor) for name, tensor in lora.items()},
-        "lora",
-    )
-    expected = model.merge_and_unload().q.weight
-    assert torch.allclose(merged["q.weight"].load(), expected, atol=1e-6)
+    notes: list[str] = []
+    bundle = read_bundle(import_weights(source, out=tmp_path / "bundle", notes=notes))
+    expected = average | {f"{module}.weight": average[f"{module}.weight"] + 0.5 * 6 / 2 * up @ down}
+    for name, tensor in expected.items():
+        torch.testing.assert_close(bundle.tensors["dit"][name], tensor, rtol=1e-6, atol=1e-6, msg=name)
+    assert bundle.provenance == {
+        "base": "wan",
+        "checkpoint": "student.pt",
+        "part": "generator_ema",
+        "averaged": True,
+        "loras": [{"file": "style.safetensors", "strengths": [3.0], "scale": 0.5}],
+    }
+    assert notes == [
+        "student.pt: taken: generator_ema, the average over training",
+        "style.safetensors: changes 1 tensors, strength 3 (its alpha tensors over rank 2), times your 0.5",
+    ]
+
+
+def test_a_choice_without_a_checkpoint_and_a_lora_given_twice_are_refused(tiny: Any, tmp_path: Path) -> None:
+    directory = tiny.write_original(tmp_path / "wan")
+    for ema in (True, False):
+        with pytest.raises(ValueError, match="give --checkpoint too"):
+            read_published(tiny.source(directory, ema=ema))
+    twice = (LoraSource(path=Path("a.pt")), LoraSource(path=Path("a.pt"), multiplier=0.5))
+    with pytest.raises(ValueError, match="the same LoRA is given twice"):
+        PublishedSource(directory=directory, loras=twice)
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("file", "tensor", "name"),
     [
-        (lambda lora: lora.popitem(), "has only lora_A"),
-        (lambda lora: lora.update({"blocks.0.q.alpha": torch.zeros(1)}), "is no LoRA key"),
+        ("Wan2.1_VAE.pth", "conv1.weight", r"wan \(VAE\): quant_conv\.weight is damaged"),
         (
-            lambda lora: lora.update(
-                {f"base_model.model.head.q.lora_{half}.weight": torch.zeros(1, 1) for half in "AB"}
-            ),
-            r"adapts head\.q\.weight, which the transformer lacks",
+            "models_t5_umt5-xxl-enc-bf16.pth",
+            "norm.weight",
+            r"\(text encoder\): encoder\.final_layer_norm\.weight",
         ),
-        (
-            lambda lora: lora.update(
-                {"base_model.model.blocks.0.self_attn.q.lora_A.weight": torch.zeros(3, 24)}
-            ),
-            "does not fit",
-        ),
-        (lambda lora: lora.clear(), "no LoRA tensor inside"),
     ],
 )
-def test_a_lora_that_does_not_fit_is_refused(
-    tiny: Any, tmp_path: Path, change: Callable[[dict[str, Tensor]], object], complaint: str
+def test_a_number_that_is_none_stops_the_import_by_its_name_and_leaves_nothing(
+    tiny: Any, tmp_path: Path, file: str, tensor: str, name: str
 ) -> None:
-    lora = _lora()
-    change(lora)
-    path = tmp_path / "lora.pt"
-    torch.save(lora, path)
-    weights = {name: LazyTensor.of(tensor) for name, tensor in tiny.dit.items()}
-    with pytest.raises(CheckpointError, match=complaint):
-        merge_lora(weights, read_lora(path), "lora.pt")
+    directory = tiny.write_original(tmp_path / "wan")
+
+    def damage(content: dict[str, Tensor]) -> None:
+        content[tensor] = content[tensor].clone()
+        content[tensor].view(-1)[1] = float("nan")
+
+    _edit_pth(directory / file, damage)
+    with pytest.raises(CheckpointError, match=name):
+        import_weights(tiny.source(directory), out=tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["wan"]

@@ -1,0 +1,327 @@
+"""The transformer in a checkpoint of any layout that people have: found by names, told apart by role.
+
+Training programs wrap a transformer in dictionaries (`generator`, `state_dict`, `module`), in modules
+(`model.`, `module.`, `model.diffusion_model.`) and in wrappers of their own (`_orig_mod.`). All of these are
+one thing: a prefix before the names that the transformer must have. Every prefix under which most of them
+stand is a candidate; among the candidates averaged weights are known by the word `ema`, and networks that
+only train the transformer (`critic`, `fake_score`) by theirs. What is ambiguous is refused; what was left
+out is told.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shotstream.model.config import DiTConfig
+from shotstream.weights.file_kinds import CheckpointError, begins_as_pytorch
+from shotstream.weights.key_names import dit_names_of_diffusers, dit_shapes
+from shotstream.weights.tensor_files import (
+    LazyTensor,
+    LazyTensors,
+    check_tensors,
+    index_of_shard,
+    lazy_tensor,
+    read_pytorch,
+    read_safetensors,
+    rename,
+)
+
+# Left in names by the wrappers of distributed training and of torch.compile.
+_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+_AVERAGED = re.compile(r"(^|[._-])(ema|average[ds]?|shadow)([._-]|$)", re.IGNORECASE)
+_HELPER = re.compile(
+    r"(^|[._-])(critic|fake_score|real_score|teacher|discriminator|text_encoder|lora_te\d?)([._-]|$)",
+    re.IGNORECASE,
+)
+_SCALES = ("scale_weight", "weight_scale")
+# Scales of activations, and the mark that a file has scales: without a use where weights are not in 8 bits.
+_IDLE_OF_FP8 = re.compile(r"(.*\.)?(input_scale|scale_input|scaled_fp8|comfy_quant)")
+_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+_MOST_DEPTH, _MOST_ENTRIES = 8, 1_000_000
+_DEEPSPEED = "mp_rank_00_model_states.pt"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transformer:
+    """What was taken from a checkpoint."""
+
+    tensors: LazyTensors
+    """Under our names."""
+    part: str
+    """The names before it in the file; empty where the file is nothing else."""
+    is_average: bool
+    """Whether it is the average over training."""
+    notes: tuple[str, ...]
+    """What a person should know: what was chosen, converted and left out."""
+
+
+def read_transformer(path: Path, config: DiTConfig, *, ema: bool | None = None) -> Transformer:
+    """The transformer of a checkpoint, in our names.
+
+    Args:
+        path: A PyTorch or safetensors file, an index of shards, or a directory that holds one of these or a
+            checkpoint of DeepSpeed.
+        config: The sizes the transformer must have.
+        ema: Take the average over training, or else the weights as trained; None takes the latter if the file
+            has them.
+
+    Raises:
+        CheckpointError: The file is unreadable or unsafe, holds no such transformer or several, or what it
+            holds does not fit.
+    """
+    notes: list[str] = []
+    file = _file_of(path)
+    entries = flat_tensors(file, notes)
+    shapes = dit_shapes(config)
+    theirs = dit_names_of_diffusers(config.num_layers)
+    counts: dict[tuple[str, bool], int] = {}
+    for names, of_diffusers in ((shapes.keys(), False), (theirs.keys() - shapes.keys(), True)):
+        for prefix, count in _prefixes(entries, frozenset(names)).items():
+            counts[prefix, of_diffusers] = counts.get((prefix, of_diffusers), 0) + count
+    is_lora = any("lora_" in name for name in entries)
+    if not counts or (is_lora and max(counts.values()) < len(shapes) / 2):
+        raise CheckpointError(f"{file}: no transformer inside; {_kind_of_keys(entries)}")
+    candidates = _candidates(counts, len(shapes))
+    prefix = _choose(sorted(candidates), str(file), ema, notes)
+    where = f"{file}[{prefix.rstrip('.')}]" if prefix else str(file)
+    tensors = {
+        name.removeprefix(prefix): tensor for name, tensor in entries.items() if name.startswith(prefix)
+    }
+    # Another one may lie deeper behind the same prefix.
+    deeper = tuple(
+        other.removeprefix(prefix) for other in candidates if other != prefix and other.startswith(prefix)
+    )
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(deeper)}
+    num_left = sum(not name.startswith((prefix, *candidates)) for name in entries)
+    if candidates[prefix]:
+        tensors = rename(tensors, _with_scales(theirs))
+    tensors = _unscaled(tensors, where, notes)
+    check_tensors(shapes, tensors, where, "it belongs to a transformer of other sizes")
+    if num_left:
+        notes.append(f"{file.name}: {num_left} tensors that are not of this transformer were left out")
+    return Transformer(
+        tensors=tensors,
+        part=prefix.rstrip("."),
+        is_average=_AVERAGED.search(prefix) is not None,
+        notes=tuple(notes),
+    )
+
+
+def flat_tensors(file: Path, notes: list[str]) -> LazyTensors:
+    """Every tensor of a file by its dotted name, however deep in dictionaries it is.
+
+    Args:
+        file: PyTorch, told by its content, or safetensors or an index of shards.
+        notes: What a person should know of the file is appended here.
+
+    Raises:
+        CheckpointError: The file is unreadable or unsafe, or two tensors have one name.
+    """
+    if file.name.endswith(".json") or not file.is_file() or not begins_as_pytorch(file):
+        found: Iterator[tuple[str, LazyTensor]] = iter(read_safetensors(file).items())
+    else:
+        found = _of_dictionary(read_pytorch(file, notes), str(file))
+    entries: LazyTensors = {}
+    for name, tensor in found:
+        plain = name
+        for wrapper in _WRAPPERS:
+            plain = plain.replace(wrapper, "")
+        if plain in entries:
+            raise CheckpointError(f"{file}: two tensors are named {plain}; the checkpoint is damaged")
+        entries[plain] = tensor
+    return entries
+
+
+def _of_dictionary(content: Mapping[Any, Any], where: str) -> Iterator[tuple[str, LazyTensor]]:
+    num_entries = 0
+    waiting: list[tuple[str, int, Mapping[Any, Any]]] = [("", 0, content)]
+    while waiting:
+        at, depth, inside = waiting.pop(0)
+        for key, value in inside.items():
+            num_entries += 1
+            if num_entries > _MOST_ENTRIES or depth > _MOST_DEPTH:
+                raise CheckpointError(
+                    f"{where}: dictionaries within dictionaries without end; it is no checkpoint of a model"
+                )
+            name = f"{at}{key}"
+            if isinstance(value, Tensor):
+                yield name, lazy_tensor(name, value, where)
+            elif isinstance(value, Mapping):
+                waiting.append((f"{name}.", depth + 1, value))
+
+
+def _file_of(path: Path) -> Path:
+    """The file to read of what was given: a directory's, or the index of a shard's."""
+    if not path.is_dir():
+        index = index_of_shard(path)
+        return path if index is None else index
+    latest = path / "latest"  # DeepSpeed's note of which of its checkpoints here is the newest
+    if latest.is_file():
+        tag = latest.read_bytes()[:200].decode(errors="replace").strip()
+        if tag and Path(tag).name == tag and (path / tag).is_dir():
+            path = path / tag
+    if (path / _DEEPSPEED).is_file():
+        return path / _DEEPSPEED
+    if any(path.glob("*zero_pp_rank_*")):
+        raise CheckpointError(
+            f"{path}: a checkpoint of DeepSpeed whose weights are cut among its processes (ZeRO 3); run the "
+            "zero_to_fp32.py that DeepSpeed puts beside it, and give the file that it writes"
+        )
+    if (path / ".metadata").is_file():
+        raise CheckpointError(
+            f"{path}: a distributed checkpoint of PyTorch, cut among its processes; save the model whole "
+            "where it was trained (get_model_state_dict with full_state_dict=True) and give that file"
+        )
+    found = sorted(path.glob("*.index.json")) or sorted(path.glob("*.safetensors")) or _pytorch_files(path)
+    if len(found) == 1:
+        return found[0]
+    if not found and (path / "transformer").is_dir():
+        return _file_of(path / "transformer")
+    if not found:
+        raise CheckpointError(f"{path}: no file of weights in this directory")
+    raise CheckpointError(
+        f"{path}: {len(found)} files of weights ({', '.join(file.name for file in found[:3])}); give one of "
+        "them"
+    )
+
+
+def _pytorch_files(directory: Path) -> list[Path]:
+    return sorted(file for file in directory.iterdir() if file.suffix in (".pt", ".pth", ".bin", ".ckpt"))
+
+
+def _prefixes(entries: LazyTensors, names: frozenset[str]) -> dict[str, int]:
+    """How many of a transformer's names stand behind each prefix."""
+    counts: dict[str, int] = {}
+    for entry in entries:
+        parts = entry.split(".")
+        for at in range(len(parts) - 1):
+            if ".".join(parts[at:]) in names:
+                prefix = "".join(f"{part}." for part in parts[:at])
+                counts[prefix] = counts.get(prefix, 0) + 1
+                break
+    return counts
+
+
+def _candidates(counts: Mapping[tuple[str, bool], int], num_names: int) -> dict[str, bool]:
+    """The prefixes behind which a transformer stands, and whether it has diffusers' names.
+
+    Some names are the same in both layouts; whichever accounts for more of the tensors is the file's.
+    """
+    best: dict[str, tuple[int, bool]] = {}
+    for (prefix, of_diffusers), count in counts.items():
+        if count > best.get(prefix, (0, False))[0]:
+            best[prefix] = count, of_diffusers
+    enough = min(num_names / 2, max(count for count, _ in best.values()))
+    return {prefix: of_diffusers for prefix, (count, of_diffusers) in best.items() if count >= enough}
+
+
+def _choose(found: list[str], where: str, ema: bool | None, notes: list[str]) -> str:
+    """The prefix to read, of those behind which a transformer stands."""
+    helpers = [prefix for prefix in found if _HELPER.search(prefix)]
+    averages = [prefix for prefix in found if prefix not in helpers and _AVERAGED.search(prefix)]
+    trained = [prefix for prefix in found if prefix not in helpers and prefix not in averages]
+    if not averages and not trained:
+        raise CheckpointError(
+            f"{where}: no generator inside, only {_in_words(helpers)}, which made no film; give the "
+            "checkpoint of the generator"
+        )
+    wanted = averages if ema or (ema is None and not trained) else trained
+    if not wanted:
+        other = averages if averages else trained
+        raise CheckpointError(
+            f"{where}: no {'averaged' if ema else 'trained'} weights inside, only "
+            f"{'averaged' if averages else 'trained'} ones ({_in_words(other)}); "
+            f"leave {'--ema' if ema else '--no-ema'} out to take them"
+        )
+    if len(wanted) > 1:
+        # A training program may keep what it began at under another name beside its generator.
+        wanted = [prefix for prefix in wanted if "generator" in re.split(r"[._]", prefix)] or wanted
+    if len(wanted) > 1:
+        raise CheckpointError(
+            f"{where}: {len(wanted)} transformers inside ({_in_words(wanted)}), and nothing says which one "
+            "is meant; save one of them alone and give that file"
+        )
+    is_average = wanted == averages
+    taken = (
+        f"taken: {_in_words(wanted)}, the {'average over training' if is_average else 'weights as trained'}"
+    )
+    if ema is None and averages and trained:
+        taken += f"; the file also holds the average ({_in_words(averages)}), which --ema takes"
+    elif ema is None and is_average:
+        taken += ", for the file holds no other"
+    notes.append(f"{Path(where).name}: {taken}")
+    return wanted[0]
+
+
+def _in_words(prefixes: list[str]) -> str:
+    return ", ".join(prefix.rstrip(".") or "the bare weights" for prefix in prefixes)
+
+
+def _with_scales(names: Mapping[str, str]) -> dict[str, str]:
+    scaled = {
+        f"{theirs.removesuffix('weight')}{scale}": f"{ours.removesuffix('weight')}{scale}"
+        for theirs, ours in names.items()
+        if theirs.endswith(".weight")
+        for scale in _SCALES
+    }
+    return {**names, **scaled}
+
+
+def _unscaled(tensors: LazyTensors, where: str, notes: list[str]) -> LazyTensors:
+    """Weights in 8 bits in bfloat16, multiplied by their scales where the file has some."""
+    tensors = {name: tensor for name, tensor in tensors.items() if not _IDLE_OF_FP8.fullmatch(name)}
+    in_eight_bits = [name for name, tensor in tensors.items() if tensor.dtype in _FP8]
+    scales = {name: t for name, t in tensors.items() if name.rpartition(".")[2] in _SCALES}
+    if not in_eight_bits and not scales:
+        return tensors
+    result = {name: tensor for name, tensor in tensors.items() if name not in scales}
+    used = 0
+    for name in in_eight_bits:
+        stem = name.removesuffix("weight")
+        scale = next((scales[stem + word] for word in _SCALES if stem + word in scales), None)
+        used += scale is not None
+        result[name] = _widened(name, tensors[name], scale, where)
+    if used < len(scales):
+        raise CheckpointError(
+            f"{where}: {len(scales) - used} scales belong to no weight in 8 bits; fetch it again"
+        )
+    times = f", {used} of them times the scales in the file" if used else ", which holds them exactly"
+    notes.append(
+        f"{Path(where).name}: {len(in_eight_bits)} tensors are in 8 bits (fp8) and become bfloat16{times}; "
+        "the precision lost before does not come back"
+    )
+    return result
+
+
+def _widened(name: str, lazy: LazyTensor, scale: LazyTensor | None, where: str) -> LazyTensor:
+    if scale is not None:
+        per_row = (lazy.shape[0], *(1 for _ in lazy.shape[1:])) if lazy.shape else ()
+        if scale.shape not in ((), (1,), per_row, per_row[:1]) or not scale.dtype.is_floating_point:
+            raise CheckpointError(
+                f"{where}: the scale of {name} is {list(scale.shape)}; give one per weight or row"
+            )
+
+    def load() -> Tensor:
+        wide = lazy.load().float()
+        if scale is not None:
+            factor = scale.load().float()
+            wide = wide * (factor.reshape(-1, *(1 for _ in wide.shape[1:])) if factor.numel() > 1 else factor)
+        return wide.bfloat16()
+
+    return LazyTensor(shape=lazy.shape, dtype=torch.bfloat16, load=load)
+
+
+def _kind_of_keys(entries: LazyTensors) -> str:
+    if not entries:
+        return "it holds no tensor at all"
+    if any("lora_" in name or ".lora" in name for name in entries):
+        return "it holds a LoRA: give it with --lora"
+    if any("flat_param" in name for name in entries):
+        return "its weights are pieces of sharded training (FSDP); save the model whole where it was trained"
+    shown = sorted(entries)[:3]
+    return f"its {len(entries)} tensors are named {', '.join(shown)}{', ...' if len(entries) > 3 else ''}"

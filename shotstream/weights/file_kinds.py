@@ -1,0 +1,90 @@
+"""What a file given as weights is instead: what people have where weights should be, told by name."""
+
+import json
+from pathlib import Path
+
+
+class CheckpointError(ValueError):
+    """No checkpoint, a damaged one, or one of another model; the message says which and what to do."""
+
+
+_BEGINNING_BYTES = 512
+
+
+def refuse_other_kinds(path: Path, wanted: str) -> None:
+    """Return only if a file is there that is not plainly something else than weights.
+
+    Args:
+        path: What was given.
+        wanted: What it should be, for the message: "PyTorch" or "safetensors".
+
+    Raises:
+        CheckpointError: There is no file, it is empty, a Git LFS pointer, a web page, or another format.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a directory; give the {wanted} file in it")
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not a regular file; give a {wanted} file")
+    kind = _other_kind(path)
+    if kind is not None:
+        raise CheckpointError(f"{path}: {kind}")
+
+
+def begins_as_pytorch(path: Path) -> bool:
+    """Whether a file looks like what torch.save writes, whatever its name."""
+    with path.open("rb") as file:
+        begin = file.read(2)
+    return begin == b"PK" or (begin[:1] == b"\x80" and _is_pickle_protocol(begin))
+
+
+def _is_pickle_protocol(begin: bytes) -> bool:
+    return len(begin) == 2 and 2 <= begin[1] <= 5
+
+
+def _other_kind(path: Path) -> str | None:
+    """What the file is and what to do, if it is nothing that could hold weights."""
+    with path.open("rb") as file:
+        begin = file.read(_BEGINNING_BYTES)
+    text = begin.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not begin:
+        return "an empty file: its download never began or the disk was full; fetch it again"
+    if begin.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the weights; run `git lfs pull` beside it, or fetch the file itself"
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")):
+        return (
+            "a web page saved under this name, not the weights; the download needs another address (for "
+            "huggingface.co, .../resolve/main/... instead of .../blob/main/...), or you to log in"
+        )
+    if begin.startswith(b"GGUF"):
+        return "a GGUF file of quantised weights, which is not read; fetch the safetensors file of the model"
+    if begin.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")):
+        return "a compressed archive; unpack it and give the file of weights in it"
+    if text.startswith((b"{", b"[")) and _is_text(begin):
+        return f"{_json_kind(path)}, not the weights"
+    if not any(begin) and _only_zeros(path):
+        return "nothing but zeros: the download was not finished; fetch it again"
+    return None
+
+
+def _is_text(begin: bytes) -> bool:
+    return not any(byte < 9 for byte in begin)
+
+
+def _json_kind(path: Path) -> str:
+    try:
+        document = json.loads(path.read_bytes()[: 1 << 16])
+    except (ValueError, RecursionError):
+        return "a text file"
+    if isinstance(document, dict) and "error" in document:
+        return "a server's error message saved under this name"
+    return "a JSON file"
+
+
+def _only_zeros(path: Path) -> bool:
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            if any(piece):
+                return False
+    return True

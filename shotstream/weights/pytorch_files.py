@@ -1,0 +1,186 @@
+"""PyTorch files as dictionaries of tensors: whole to the last bit where the file can tell, and never run.
+
+`torch.load(weights_only=True)` alone accepts a file whose tensors were damaged, for it reads past the sums of
+the zip; it tells a person to load a refused file without protection; and it unpacks a compressed archive
+whatever its size. Here every member of the zip is summed first, a refusal names the class that the file wants
+to run, and nothing compressed is read.
+"""
+
+import logging
+import pickle
+import re
+import struct
+import tarfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from shotstream.weights.file_kinds import CheckpointError, refuse_other_kinds
+
+log = logging.getLogger(__name__)
+
+_PIECE_BYTES = 1 << 20
+_LONGEST_PICKLE_BYTES = 256 << 20
+_NUM_CLASSES_SHOWN = 3
+# What torch's unpickler runs into in a damaged file, by trial with files cut and changed at random.
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+# How torch words the class that it refused, in a file that cannot be asked for all of them.
+_REFUSED_CLASS = re.compile(
+    r"(?:GLOBAL|Unsupported class|instantiate) ([A-Za-z_][\w.]*)|class ([A-Za-z_][\w.]*)"
+)
+
+
+def read_pytorch(path: Path, notes: list[str] | None = None) -> dict[Any, Any]:
+    """The dictionary in a PyTorch file, memory-mapped where its format allows; no code in it is run.
+
+    Args:
+        path: What torch.save wrote.
+        notes: What a person should know of the file is appended here.
+
+    Raises:
+        CheckpointError: No such file, truncated, damaged, or holding more than tensors in plain containers.
+    """
+    refuse_other_kinds(path, "PyTorch")
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        has_sums = _check_archive(path)
+    else:
+        has_sums = False
+        _check_is_legacy(path)
+    if not has_sums and notes is not None:
+        notes.append(
+            f"{path.name} was saved without checksums, so damage to its numbers cannot be seen; "
+            "compare it with the hash that its publisher gives"
+        )
+    content = _load(path, is_zip)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+    return content
+
+
+def _load(path: Path, is_zip: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # Which protocol it was pickled with, and that a class of torch's is deprecated: nobody's
+            # business.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except (pickle.UnpicklingError, *_DAMAGE) as error:
+        # Torch's words end in its advice to load the file without protection: they are for the log alone.
+        log.debug("%s was refused", path, exc_info=error)
+        classes = _classes_in(path, is_zip, error)
+        if not classes:
+            raise CheckpointError(
+                f"{path}: damaged, or no file of PyTorch's; fetch it again, or save it again where it was "
+                "made"
+            ) from error
+        shown = ", ".join(classes[:_NUM_CLASSES_SHOWN]) + (
+            ", ..." if len(classes) > _NUM_CLASSES_SHOWN else ""
+        )
+        raise CheckpointError(
+            f"{path}: refused, it wants to run {shown}, and what a file runs can do anything to this "
+            "machine; "
+            "only tensors in plain containers are read: where the file was made, save the weights alone "
+            "(as safetensors, for example) and give that file"
+        ) from error
+
+
+def _classes_in(path: Path, is_zip: bool, error: BaseException) -> list[str]:
+    """What the file would import and call beyond tensors, by reading its pickle without running it."""
+    if is_zip:
+        try:
+            return sorted(get_unsafe_globals_in_checkpoint(str(path)))
+        except (pickle.UnpicklingError, *_DAMAGE):
+            return []
+    if not isinstance(error, pickle.UnpicklingError):
+        return []
+    found = _REFUSED_CLASS.search(str(error))
+    return [] if found is None else [found[1] or found[2]]
+
+
+def _check_archive(path: Path) -> bool:
+    """Whether every byte of a zip agrees with the sums in it; False where it was written without sums.
+
+    Raises:
+        CheckpointError: A byte differs, something is compressed, or it is no archive of torch.save.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_members(path, members)
+            if not any(member.CRC for member in members):  # torch.serialization.set_crc32_options(False)
+                return False
+            for member in members:
+                with archive.open(member) as file:
+                    while file.read(_PIECE_BYTES):
+                        pass
+    except (zipfile.BadZipFile, NotImplementedError, *_DAMAGE) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path}: damaged: its content differs from the checksums in it; fetch it again"
+        ) from error
+    return True
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    names = [member.filename.partition("/")[2] for member in members]
+    if "constants.pkl" in names or any(name.startswith("code/") for name in names):
+        raise CheckpointError(
+            f"{path}: refused, it is a TorchScript program and not a file of tensors; save the weights alone "
+            "(as safetensors, for example) and give that file"
+        )
+    if "data.pkl" not in names:
+        inside = ", ".join(member.filename for member in members[:3]) or "nothing"
+        raise CheckpointError(
+            f"{path}: a zip archive, but none that PyTorch saved (it holds {inside}); unpack it and give the "
+            "file of weights in it"
+        )
+    packed = next((member for member in members if member.compress_type != zipfile.ZIP_STORED), None)
+    if packed is not None:
+        raise CheckpointError(
+            f"{path}: {packed.filename} in it is compressed, which PyTorch never does, and would take "
+            f"{packed.file_size:,} bytes; unpack it and save it again with torch.save"
+        )
+    size = path.stat().st_size
+    if sum(member.file_size for member in members) > size:
+        raise CheckpointError(
+            f"{path}: says to hold more than its {size:,} bytes; it is damaged or made to fill the memory"
+        )
+    pickled = next(m for m in members if m.filename.partition("/")[2] == "data.pkl")
+    if pickled.file_size > _LONGEST_PICKLE_BYTES:
+        raise CheckpointError(
+            f"{path}: its table of contents takes {pickled.file_size:,} bytes, more than "
+            f"{_LONGEST_PICKLE_BYTES:,}; it holds other things than tensors, save the weights alone"
+        )
+
+
+def _check_is_legacy(path: Path) -> None:
+    """CheckpointError unless the file begins as torch.save wrote before there were zips."""
+    with path.open("rb") as file:
+        begin = file.read(2)
+    if begin == b"PK":
+        raise CheckpointError(f"{path}: truncated PyTorch file; fetch it again")
+    if begin[:1] != b"\x80":
+        if tarfile.is_tarfile(path):
+            raise CheckpointError(
+                f"{path}: a tar archive, as PyTorch saved before version 0.4 or as weights are packed for "
+                "sending; unpack it, and give the file of weights in it"
+            )
+        raise CheckpointError(f"{path}: refused, it is no PyTorch file; give a .pt or a .safetensors")
