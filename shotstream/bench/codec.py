@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from shotstream.bench.denoise import PartConfig
+from shotstream.bench.denoise import PartConfig, Tell, silent
 from shotstream.bench.report import Report, Row, Spread, milliseconds, peak_rows, pipeline_facts, synchronize
 from shotstream.codec.codec import DecodeState
 from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
@@ -19,16 +19,17 @@ from shotstream.streaming.engine import Engine
 from shotstream.streaming.pipeline import StreamingPipeline
 
 
-def bench_decode(pipeline: StreamingPipeline, config: PartConfig) -> Report:
+def bench_decode(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = silent) -> Report:
     """Measures decoding."""
     engine = pipeline.engine
     num_chunks = config.num_chunks or pipeline.num_chunks
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(num_chunks, 1, *engine.chunk_shape, generator=generator).to(engine.codec_device)
+    tell("warming up")
     start_s = time.perf_counter()
     _decode_shot(engine, latents)
     warm_up_s = time.perf_counter() - start_s
-    shots = [_decode_shot(engine, latents) for _ in range(config.num_shots)]
+    shots = [_decode_shot(engine, latents) for _ in config.repeats(tell)]
     num_frames = engine.codec.geometry.shot_num_frames(num_chunks)
     shot_s = Spread(tuple(map(sum, shots)))
     later = milliseconds([chunk_s for shot in shots for chunk_s in shot[1:]])
@@ -42,7 +43,7 @@ def bench_decode(pipeline: StreamingPipeline, config: PartConfig) -> Report:
     return Report(bench="decode", facts=facts, rows=(*rows, *peak_rows(engine.codec_device)))
 
 
-def bench_encode(pipeline: StreamingPipeline, config: PartConfig) -> Report:
+def bench_encode(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = silent) -> Report:
     """Measures the encoding of context frames."""
     engine = pipeline.engine
     num_frames = engine.codec.geometry.shot_num_frames(config.num_chunks or pipeline.num_chunks)
@@ -56,7 +57,7 @@ def bench_encode(pipeline: StreamingPipeline, config: PartConfig) -> Report:
         most = max_frame_count(shot_index, engine.context_budget)
         kept = frames[list(candidate_frames(num_frames, most))]
         warm_up_s += _encode_s(engine, kept)
-        samples = milliseconds([_encode_s(engine, kept) for _ in range(config.num_shots)])
+        samples = milliseconds([_encode_s(engine, kept) for _ in config.repeats(tell)])
         rows.append(Row(f"{name}_shot_ms", f"{len(kept)} frames of a film's {name} shot, ms", samples))
         per_frame = samples.p50 / len(kept)
         rows.append(Row(f"{name}_shot_ms_per_frame", "of that, ms per frame", per_frame))

@@ -4,6 +4,7 @@ Every question takes the same model options: a real model or one with random wei
 """
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -99,8 +100,7 @@ def bench_denoise(
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench.denoise import bench_denoise
 
-        tell("measuring")
-        return bench_denoise(pipeline, _part(repeats, chunks, steps))
+        return bench_denoise(pipeline, _part(repeats, chunks, steps), tell)
 
     _run(measure, model, random, size, device, options, with_text=False)
 
@@ -122,8 +122,7 @@ def bench_decode(
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench.codec import bench_decode
 
-        tell("measuring")
-        return bench_decode(pipeline, _part(repeats, chunks, None))
+        return bench_decode(pipeline, _part(repeats, chunks, None), tell)
 
     _run(measure, model, random, size, device, options, with_text=False)
 
@@ -145,8 +144,7 @@ def bench_encode(
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench.codec import bench_encode
 
-        tell("measuring")
-        return bench_encode(pipeline, _part(repeats, chunks, None))
+        return bench_encode(pipeline, _part(repeats, chunks, None), tell)
 
     _run(measure, model, random, size, device, options, with_text=False)
 
@@ -170,9 +168,8 @@ def bench_cut(
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench.cut import bench_cut
 
-        tell("measuring")
         chosen = comfortable_scale(pipeline) if scale is None else scale
-        return bench_cut(pipeline, _part(repeats, chunks, steps), scale=chosen)
+        return bench_cut(pipeline, _part(repeats, chunks, steps), tell, scale=chosen)
 
     _run(measure, model, random, size, device, options)
 
@@ -378,9 +375,17 @@ def _run(
     """Loads the model, measures, and shows what came out."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
+        tell = status.update if console.is_terminal else _lines()
+        tell(f"loading {model}")
         pipeline, facts = _load(model, is_random, size, device, options, with_text=with_text)
-        report = measure(pipeline, status.update)
+        report = measure(pipeline, tell)
     _show(replace(report, facts={**report.facts, **facts}))
+
+
+def _lines() -> Callable[[str], None]:
+    """What is told where there is no terminal to redraw: lines with the seconds since the command began."""
+    begun = time.monotonic()
+    return lambda text: print(f"{time.monotonic() - begun:6.1f} s  {text}", file=sys.stderr, flush=True)
 
 
 def _load(

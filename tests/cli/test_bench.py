@@ -39,6 +39,15 @@ def test_every_question_ends_in_one_json_line(
     assert document["weights_sha256"] == "random" and document["pixel_size"] == [32, 48]
 
 
+@pytest.mark.parametrize("question", ["denoise", "decode", "encode", "cut"])
+def test_who_waits_without_a_terminal_is_told_how_far_it_is(
+    question: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(question, *TINY, "--chunks", "1", "--repeats", "2") == 0
+    told = [line.split(" s  ")[1] for line in capsys.readouterr().err.splitlines() if " s  " in line]
+    assert told[0].startswith("loading") and any("2 of 2" in line for line in told)
+
+
 def test_all_writes_answers_and_prints_little(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "results"
     assert run("all", *TINY, "--tiny", "--limit", "0.001", "-o", str(output)) == 0
