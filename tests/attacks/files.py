@@ -29,9 +29,10 @@ from shotstream.streaming.saved_session import SessionError, read_session
 from shotstream.training.checkpoint import load_checkpoint, save_atomically
 from shotstream.verify.golden import read_golden
 from shotstream.weights.bundle import BundleError, read_bundle
+from shotstream.weights.checkpoints import read_transformer
 from shotstream.weights.key_names import dit_shapes
-from shotstream.weights.official import read_generator, read_lora
-from shotstream.weights.tensor_files import CheckpointError, LazyTensor, read_safetensors
+from shotstream.weights.lora import LoraSource, merge_loras, read_lora
+from shotstream.weights.tensor_files import CheckpointError, LazyTensor
 from tests.attacks.damage import draw
 from tests.attacks.tally import Tally, fault_of_message
 from tests.data.tiny import tiny_shards
@@ -202,11 +203,11 @@ def kinds() -> tuple[Kind, ...]:
         Kind(
             name="weights (.safetensors)",
             make=_safetensors,
-            read=read_safetensors,
+            read=_generator_of,
             refusals=(CheckpointError,),
             judge=sound,
         ),
-        Kind(name="LoRA (.pt)", make=_lora, read=read_lora, refusals=(CheckpointError,), judge=same),
+        Kind(name="LoRA (.pt)", make=_lora, read=_lora_of, refusals=(CheckpointError,), judge=same),
         Kind(name="training checkpoint", make=_run, read=load_checkpoint, refusals=(ValueError,), judge=same),
         Kind(name="saved session", make=_session, read=read_session, refusals=(SessionError,), judge=same),
         Kind(name="replay", make=_replay, read=read_replay, refusals=(ReplayError,), judge=sound),
@@ -298,7 +299,17 @@ def _generator(home: Path) -> Path:
 
 
 def _generator_of(path: Path) -> Any:
-    return read_generator(path, tiny_config())
+    return _loaded(read_transformer(path, tiny_config()).tensors)
+
+
+def _lora_of(path: Path) -> Any:
+    weights = {name: LazyTensor.of(tensor) for name, tensor in _tensors().items()}
+    return _loaded(merge_loras(weights, [read_lora(LoraSource(path=path), weights)]))
+
+
+def _loaded(tensors: Mapping[str, LazyTensor]) -> dict[str, Tensor]:
+    """As an import loads them: what a file holds is checked when it is read."""
+    return {name: tensor.load() for name, tensor in tensors.items()}
 
 
 def _safetensors(home: Path) -> Path:
