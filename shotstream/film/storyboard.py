@@ -6,7 +6,7 @@ and shows others as boxes.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,7 +26,7 @@ _ELLIPSIS = "…"
 class Panel:
     """One shot on the page."""
 
-    picture: UInt8[np.ndarray, "h w 3"]
+    picture: UInt8[np.ndarray, "h w 3"] = field(repr=False)
     """A frame of the shot."""
     caption: str
     """Set under the picture; cut after six lines."""

@@ -131,7 +131,7 @@ class Timeline:
 
 
 def _ascii(text: str) -> str:
-    """The text in ASCII: letters without accents, dashes and quotes as a typewriter has them, ? for others."""
+    """The text in ASCII: without accents, dashes and quotes as a typewriter has them, ? for other letters."""
     plain = one_line(text).translate(_TYPEWRITTEN)
     letters = (letter for letter in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(letter))
     return "".join(letters).encode("ascii", "replace").decode("ascii")

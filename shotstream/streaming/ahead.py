@@ -66,16 +66,25 @@ class Ahead:
         """The items of `source`, which is from now on advanced in the thread alone; the next one is begun
         before an item is handed out. Closing it, or an error, ends `source`; its errors are raised here.
         """
-        following: Future[T | None] = self._thread.submit(next, source, None)
+        following = self._begin(source)
         try:
             while (item := following.result()) is not None:
-                following = self._thread.submit(next, source, None)
+                following = self._begin(source)
                 yield item
         finally:
             halt.ask()
             following.cancel()
             wait([following])
             source.close()
+
+    def _begin(self, source: Generator[T]) -> "Future[T | None]":
+        try:
+            return self._thread.submit(next, source, None)
+        except RuntimeError:
+            # The process ends and takes no more work: the item in hand is the last.
+            ended: Future[T | None] = Future()
+            ended.set_result(None)
+            return ended
 
     @contextmanager
     def decoding(

@@ -26,7 +26,7 @@ caption.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -50,7 +50,7 @@ from shotstream.streaming.context_sampling import ContextPlan, ContextSlot
 class Conditioning:
     """The context of a batch of shots, and where their own frames stand."""
 
-    context: Float[Tensor, "b c f h w"]
+    context: Float[Tensor, "b c f h w"] = field(repr=False)
     """Clean normalised latents of the context frames."""
     positions: FramePositions
     """Of the context frames."""

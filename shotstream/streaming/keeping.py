@@ -26,6 +26,25 @@ from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.saved_session import Take
 
 
+def as_picture(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    """An RGB picture in eight bits; floats of 0 to 1 are rounded to the nearest of its levels.
+
+    Raises:
+        ValueError: It is no such picture.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"a picture of shape {'x'.join(map(str, image.shape))}; give height x width x 3, in RGB"
+        )
+    if image.dtype == np.uint8:
+        return image
+    if not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(f"a picture of {image.dtype}; give uint8 of 0 to 255, or floats of 0 to 1")
+    if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
+        raise ValueError("a picture of floats that are not all within 0 to 1; divide by 255, or give uint8")
+    return np.rint(image.astype(np.float64) * 255).astype(np.uint8)
+
+
 class Keeping:
     """Of one shot in the making; `make_shot` feeds it."""
 

@@ -136,7 +136,7 @@ class StreamingPipeline:
         """A new film; see `StorySession`."""
         return StorySession(self._engine, global_caption, seed=seed)
 
-    def load_session(self, path: Path) -> StorySession:
+    def load_session(self, path: str | os.PathLike[str]) -> StorySession:
         """The session that `StorySession.save` wrote; SessionError when it is of another model or damaged."""
         return StorySession.load(path, self._engine)
 

@@ -1,12 +1,14 @@
 """The lossless state of a session, and the one file it is saved in.
 
 A safetensors file: latents as tensors, everything else as JSON in its metadata, so that a session is on
-disk whole or not at all. Unknown versions and keys are refused.
+disk whole or not at all. Unknown versions and keys are refused. A sum over all of it is in the metadata too,
+and is checked when the file is read; files of earlier versions have none, and are read without.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +42,7 @@ class Take:
     """Its length in video frames."""
     candidate_frames: tuple[int, ...]
     """The frames that a later shot may take into its context."""
-    latents: Float[Tensor, "k z h w"]
+    latents: Float[Tensor, "k z h w"] = field(repr=False)
     """Those frames, each encoded alone; float32, on the CPU."""
     keep_s: float = 0.0
     """Seconds it took to encode them, some while the shot was made; 0 in a loaded session."""
@@ -62,7 +64,7 @@ class Pin:
 
     shot_index: int
     """The shot that it counts as a frame of."""
-    latent: Float[Tensor, "z h w"]
+    latent: Float[Tensor, "z h w"] = field(repr=False)
     """The picture, encoded alone; float32, on the CPU."""
 
 
@@ -86,6 +88,8 @@ class SavedSession:
     """The pinned pictures, in the order of pinning."""
 
 
+_TEXT, _SUM = "session", "sha256"
+"""Names in the file's metadata."""
 _SESSION_KEYS = ("model_id", "weights_sha256", "context_policy", "global_caption", "seed")
 _TAKE_KEYS = ("caption", "seed", "num_steps", "num_chunks", "num_frames", "candidate_frames")
 
@@ -100,7 +104,8 @@ def write_session(path: Path, session: SavedSession) -> None:
     }
     tensors = {f"take.{index}": take.latents.contiguous() for index, take in enumerate(session.takes)}
     tensors |= {f"pin.{index}": pin.latent.contiguous() for index, pin in enumerate(session.pins)}
-    write_atomically(save(tensors, metadata={"session": json.dumps(document, ensure_ascii=False)}), path)
+    text = json.dumps(document, ensure_ascii=False)
+    write_atomically(save(tensors, metadata={_TEXT: text, _SUM: _sum(text, tensors)}), path)
 
 
 def read_session(path: Path) -> SavedSession:
@@ -118,15 +123,39 @@ def read_session(path: Path) -> SavedSession:
             # Cloned: the tensors would hold on to the mapped file, which may be replaced or deleted.
             tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
     except (SafetensorError, OSError) as error:
-        raise SessionError(f"{path}: not a saved session, or a damaged one: {error}") from error
+        raise SessionError(f"{path}: not a saved session, or a damaged one") from error
     try:
-        document = json.loads(metadata["session"])
-        session = _session_from(document, tensors) if document["format"] == _FORMAT else None
+        document = json.loads(metadata[_TEXT])
+        is_known = document["format"] == _FORMAT
+        if is_known and not _is_whole(metadata, tensors):
+            raise SessionError(
+                f"{path}: damaged: it is not what was written; take a copy of it, or begin anew"
+            )
+        session = _session_from(document, tensors) if is_known else None
+    except SessionError:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SessionError(f"{path}: not a saved session of this program, or a damaged one") from error
     if session is None:
         raise SessionError(f"{path}: of format {document['format']!r}; this program reads {_FORMAT!r}")
     return session
+
+
+def _is_whole(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the file's sum is that of its content; or it has none, as earlier versions wrote them."""
+    if metadata.keys() == {_TEXT}:
+        return True
+    return metadata.keys() == {_TEXT, _SUM} and metadata[_SUM] == _sum(metadata[_TEXT], tensors)
+
+
+def _sum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of everything that a session is read from."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _session_from(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedSession:

@@ -12,6 +12,7 @@ it.
 Not for several threads at once; sessions of one engine may be interleaved freely between chunks.
 """
 
+import os
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -19,12 +20,11 @@ from inspect import GEN_SUSPENDED, getgeneratorstate
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
 from shotstream.story import MAX_SEED
 from shotstream.streaming.context_sampling import max_pins
 from shotstream.streaming.engine import Engine
-from shotstream.streaming.keeping import Keeping
+from shotstream.streaming.keeping import Keeping, as_picture
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.saved_session import (
@@ -35,7 +35,7 @@ from shotstream.streaming.saved_session import (
     read_session,
     write_session,
 )
-from shotstream.streaming.shot import Chunk, make_shot
+from shotstream.streaming.shot import Chunk, closed_at_exit, make_shot
 
 
 class StorySession:
@@ -65,14 +65,14 @@ class StorySession:
         self._open_shot_index = 0
 
     @classmethod
-    def load(cls, path: Path, engine: Engine) -> "StorySession":
+    def load(cls, path: str | os.PathLike[str], engine: Engine) -> "StorySession":
         """The session saved at `path`; it goes on as if it had never ended.
 
         Raises:
             SessionError: The file is no saved session, is damaged, or belongs to another model.
         """
-        saved = read_session(path)
-        _check_origin(saved, engine, path)
+        saved = read_session(Path(path))
+        _check_origin(saved, engine, Path(path))
         session = cls(engine, saved.global_caption, seed=saved.seed)
         session._takes, session._pins = saved.takes, saved.pins
         return session
@@ -190,17 +190,18 @@ class StorySession:
         other._takes, other._pins = self._takes, self._pins
         return other
 
-    def pin(self, image: UInt8[np.ndarray, "h w 3"], shot_index: int) -> None:
+    def pin(self, image: np.ndarray, shot_index: int) -> None:
         """Keep a picture in the context of every shot to come, as a frame of a finished shot.
 
         Args:
-            image: RGB at the model's frame size; a frame of the film, or any other.
+            image: RGB at the model's frame size, "h w 3": a frame of the film, or any other picture in uint8,
+                or in floats of 0 to 1.
             shot_index: The shot it counts as a frame of: it gets that shot's phase and caption. Negative
                 counts from the end.
 
         Raises:
-            ValueError: No such shot, another size, as many pins as the context allows, or a model whose
-                context policy knows no pins.
+            ValueError: No such shot, no picture or one of another size, as many pins as the context allows, or
+                a model whose context policy knows no pins.
         """
         shot_index = self._existing(shot_index)
         policy, budget = self._engine.config.context_policy, self._engine.context_budget
@@ -209,7 +210,7 @@ class StorySession:
                 f"the context policy {policy!r} allows {max_pins(policy, budget)} pinned of {budget} context "
                 "frames; unpin one first"
             )
-        latent = self._engine.encode_frames(image[None])[0]
+        latent = self._engine.encode_frames(as_picture(image)[None])[0]
         self._pins = (*self._pins, Pin(shot_index=shot_index, latent=latent))
 
     def unpin(self, shot_index: int | None = None) -> None:
@@ -217,10 +218,10 @@ class StorySession:
         freed = None if shot_index is None else self._existing(shot_index)
         self._pins = tuple(pin for pin in self._pins if freed is not None and pin.shot_index != freed)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the finished shots and pins to one file, whole or not at all; lossless, see `load`."""
         write_session(
-            path,
+            Path(path),
             SavedSession(
                 model_id=self._engine.config.model_id,
                 weights_sha256=self._engine.weights_sha256,
@@ -247,7 +248,7 @@ class StorySession:
         )
 
     def _start(self, order: ShotOrder) -> Iterator[Chunk]:
-        shot = self._film(order)
+        shot = closed_at_exit(self._film(order))
         # Weak, so that a caller who lets go of the iterator ends the shot there and then.
         self._open_shot, self._open_shot_index = weakref.ref(shot), len(order.takes)
         return shot

@@ -4,9 +4,14 @@ A chunk is handed out as soon as it is decoded; its commit pass runs when the ne
 before, in an engine that overlaps.
 """
 
+import atexit
+import threading
+import time
+import weakref
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from inspect import GEN_RUNNING, GEN_SUSPENDED, getgeneratorstate
 
 import numpy as np
 import torch
@@ -55,9 +60,9 @@ class ChunkTimings:
 class Chunk:
     """Frames of a shot, as they are done."""
 
-    frames: UInt8[np.ndarray, "f h w 3"]
+    frames: UInt8[np.ndarray, "f h w 3"] = field(repr=False)
     """RGB, read-only: later shots look back at this very memory."""
-    latents: Float[Tensor, "1 z latent_f latent_h latent_w"]
+    latents: Float[Tensor, "1 z latent_f latent_h latent_w"] = field(repr=False)
     """What they were decoded from, on the engine's device."""
     shot_index: int
     """0-based, in the film."""
@@ -82,6 +87,39 @@ def make_shot(
             decodes behind them.
         keeping: Is given each chunk, and works on it once it was handed out, beside the next.
     """
+    return closed_at_exit(_make_shot(engine, order, preview, keeping))
+
+
+_LAST_CHUNK_S = 60.0
+"""How long the end of the process waits for a chunk that a thread is making."""
+_process_ends = threading.Event()
+_open_shots: "weakref.WeakSet[Generator[Chunk, None, None]]" = weakref.WeakSet()
+
+
+def closed_at_exit(shot: Generator[Chunk, None, None]) -> Generator[Chunk, None, None]:
+    """The same generator, which is closed when the process ends, if someone still holds it."""
+    _open_shots.add(shot)
+    return shot
+
+
+@atexit.register
+def _close_shots() -> None:
+    """What a generator does in the ruins of the interpreter, torch answers by aborting the process."""
+    _process_ends.set()
+    last_s = time.monotonic() + _LAST_CHUNK_S
+    if threading.active_count() > 1:
+        time.sleep(0.1)  # a thread that is between two chunks goes on to the one that ends its shot
+    for shot in tuple(_open_shots):
+        # One that a thread is making ends with its chunk.
+        while getgeneratorstate(shot) == GEN_RUNNING and time.monotonic() < last_s:
+            time.sleep(0.01)
+        if getgeneratorstate(shot) == GEN_SUSPENDED:
+            shot.close()
+
+
+def _make_shot(
+    engine: Engine, order: ShotOrder, preview: StreamDecoder | None, keeping: Keeping | None
+) -> Generator[Chunk, None, None]:
     stopwatch = engine.stopwatch()
     cache = engine.borrow_cache()
     try:
@@ -126,6 +164,8 @@ def make_shot(
                     chunk_index=chunk_index,
                     timings=_timings({**denoised.parts_s, **decoding.take()}),
                 )
+                if _process_ends.is_set():
+                    return
                 if keeping is not None:
                     keeping.work()
     finally:

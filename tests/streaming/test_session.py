@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.engine import Engine
-from shotstream.streaming.noise import shot_seed
-from shotstream.streaming.saved_session import SessionError
+from shotstream.streaming.keeping import as_picture
+from shotstream.streaming.noise import derive_seed, shot_seed
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.saved_session import SessionError, read_session
 from shotstream.streaming.session import StorySession
 from shotstream.streaming.shot import Chunk
 from tests.streaming.tiny import tiny_engine
 
+PICTURE = np.full((32, 48, 3), 200, np.uint8)
 CAPTIONS = ("a fox walks", "a fox sleeps", "a owl flies", "a owl sleeps")
 
 
@@ -255,6 +259,106 @@ def test_pins_hold_a_picture_in_the_context_until_they_are_taken_out(engine: Eng
     assert pinned.pinned_shots == ()
 
 
+def test_a_fork_has_the_pins_and_makes_the_same_film_with_them() -> None:
+    session = start(tiny_engine())
+    film(session, 3)
+    pinned, other = PICTURE, 255 - PICTURE
+    session.pin(pinned, 1)
+    fork = session.fork()
+    assert fork.pinned_shots == (1,)
+    fork_without = session.fork()
+    fork_without.unpin()
+    session.pin(other, 2)
+    assert (fork.pinned_shots, fork_without.pinned_shots, session.pinned_shots) == ((1,), (), (1, 2))
+    again = start(tiny_engine())
+    film(again, 3)
+    again.pin(pinned, 1)
+    made = frames_of(fork.shot("a fox", seed=1))
+    assert np.array_equal(made, frames_of(again.shot("a fox", seed=1)))
+    for differently_pinned in (fork_without, session):
+        assert not np.array_equal(made, frames_of(differently_pinned.shot("a fox", seed=1)))
+
+
+def test_a_retake_looks_at_the_pins_of_earlier_shots_alone_and_keeps_no_others() -> None:
+    engine = tiny_engine()
+    session = start(engine)
+    film(session, 4)
+    session.pin(PICTURE, 2)
+    session.pin(255 - PICTURE, 0)
+    expected = start(engine)
+    film(expected, 2)
+    expected.pin(255 - PICTURE, 0)
+    chunks = session.retake(2, seed=5)
+    first = next(chunks).frames
+    assert session.pinned_shots == (2, 0)  # until the take is there nothing has changed
+    frames = np.concatenate([first, *(chunk.frames for chunk in chunks)])
+    assert np.array_equal(frames, frames_of(expected.shot(CAPTIONS[2], seed=5)))
+    assert session.pinned_shots == (0,) and len(session.shots) == 3
+    assert np.array_equal(frames_of(session.shot("a owl", seed=6)), frames_of(expected.shot("a owl", seed=6)))
+
+
+def test_undo_forgets_the_pins_of_the_dropped_shot_alone() -> None:
+    session = start(tiny_engine())
+    film(session, 3)
+    session.pin(PICTURE, 2)
+    session.pin(PICTURE, 1)
+    session.undo()
+    assert session.pinned_shots == (1,)
+
+
+def test_a_retake_draws_new_noise_only_when_nothing_else_is_changed() -> None:
+    session = start(tiny_engine())
+    film(session, 1)
+    old = session.shots[0]
+    for changes in ({"caption": "a owl"}, {"num_chunks": 1}, {"steps": 2}, {"caption": "a owl", "steps": 1}):
+        fork = session.fork()
+        frames_of(fork.retake(0, **changes))
+        assert fork.shots[0].seed == old.seed, changes
+    frames_of(session.retake(0))
+    assert session.shots[0].seed == derive_seed(old.seed, "retake") != old.seed
+    frames_of(session.retake(0, seed=9, steps=2))
+    assert session.shots[0].seed == 9
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_picture_of_floats_is_the_same_picture(dtype: type[np.floating]) -> None:
+    levels = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, axis=2)
+    assert np.array_equal(as_picture((levels / 255).astype(dtype)), levels)
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.full((32, 48, 3), 200.0), "not all within 0 to 1"),
+        (np.full((32, 48, 3), -0.1), "not all within 0 to 1"),
+        (np.full((32, 48, 3), np.nan), "not all within 0 to 1"),
+        (np.zeros((32, 48, 3), np.int64), "a picture of int64; give uint8"),
+        (np.zeros((32, 48, 3), bool), "a picture of bool; give uint8"),
+        (np.zeros((32, 48, 4), np.uint8), "of shape 32x48x4; give height x width x 3"),
+        (np.zeros((3, 32, 48), np.uint8), "of shape 3x32x48"),
+        (np.zeros((32, 48), np.uint8), "of shape 32x48;"),
+        (np.zeros((0, 48, 3), np.float32), "of shape 0x48x3"),
+        (np.zeros((48, 32, 3), np.uint8), "48x32 pixels; this model's are 32x48"),
+    ],
+)
+def test_what_is_no_picture_of_the_model_is_not_pinned(picture: np.ndarray, message: str) -> None:
+    session = start(tiny_engine())
+    list(session.shot("a fox", num_chunks=1))
+    with pytest.raises(ValueError, match=message):
+        session.pin(picture, 0)
+    assert session.pinned_shots == ()
+
+
+def test_objects_that_hold_latents_and_frames_are_shown_in_one_line() -> None:
+    session = start(tiny_engine())
+    chunk = next(session.shot("a fox"))
+    session.undo()
+    film(session, 1)
+    for shown in (session.shots, chunk):
+        assert len(repr(shown)) < 400 and "tensor" not in repr(shown) and "array" not in repr(shown)
+    assert "a fox walks" in repr(session.shots)
+
+
 def test_a_pin_that_makes_no_sense_is_refused(engine: Engine) -> None:
     session = start(engine)
     picture = np.zeros((32, 48, 3), np.uint8)
@@ -321,6 +425,50 @@ def test_what_is_no_session_of_this_model_is_refused(engine: Engine, tmp_path: P
         StorySession.load(path, engine)
     with pytest.raises(SessionError, match="no such"):
         StorySession.load(tmp_path / "none", engine)
+
+
+def test_a_session_in_which_one_bit_has_changed_is_refused(tmp_path: Path) -> None:
+    session = start(tiny_engine())
+    for caption in CAPTIONS[:3]:
+        list(session.shot(caption, num_chunks=1))
+    session.pin(PICTURE, 1)
+    path = tmp_path / "session"
+    session.save(path)
+    content = path.read_bytes()
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    places = [*range(8, header_end, 5), *range(header_end, len(content), 61), len(content) - 1]
+    for place in places:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(SessionError, match=r"^\S+: \w[\w ,:;'/-]+$"):
+            read_session(path)
+    path.write_bytes(content)
+    assert len(read_session(path).takes) == 3
+
+
+def test_a_session_saved_without_a_sum_by_an_earlier_version_is_read(tmp_path: Path) -> None:
+    session = start(tiny_engine())
+    film(session, 2)
+    path = tmp_path / "session"
+    session.save(path)
+    with safe_open(path, "pt") as file:
+        text = file.metadata()["session"]
+    save_file(load_file(path), path, metadata={"session": text})
+    loaded = StorySession.load(path, tiny_engine())
+    assert equal(film(loaded, 1), film(session, 1))
+    save_file(load_file(path), path, metadata={"session": text, "sha257": "0"})
+    with pytest.raises(SessionError, match="damaged"):
+        read_session(path)
+
+
+def test_a_session_is_saved_and_loaded_by_a_path_in_words(tmp_path: Path) -> None:
+    pipeline = StreamingPipeline(tiny_engine())
+    session = pipeline.session("a forest night")
+    film(session, 1)
+    session.save(str(tmp_path / "session"))
+    for path in (str(tmp_path / "session"), tmp_path / "session"):
+        assert [take.caption for take in pipeline.load_session(path).shots] == ["a fox walks"]
+    with pytest.raises(SessionError, match="no such"):
+        pipeline.load_session(str(tmp_path / "none"))
 
 
 def test_a_saved_session_holds_a_few_latents_and_no_shot(engine: Engine, tmp_path: Path) -> None:
