@@ -123,6 +123,12 @@ class VideoGeometry:
         """Video frames of a shot of `num_chunks` (at least 1) chunks."""
         return self.num_frames(self.shot_num_latent_frames(num_chunks))
 
+    def nearest_num_chunks(self, num_frames: int) -> int:
+        """Chunks (at least 1) of the shot whose length comes nearest to `num_frames`, the shorter of two."""
+        chunk_frames = self.temporal_stride * self.chunk_latent_frames
+        # A shot of n chunks has n * chunk_frames frames, less all but one of a latent frame.
+        return max(1, -(-2 * (num_frames + self.temporal_stride - 1) // chunk_frames) // 2)
+
     def chunk_num_frames(self, chunk_index: int) -> int:
         """Video frames that chunk `chunk_index` (from 0) of a shot decodes to: fewer in the first chunk."""
         if chunk_index < 0:

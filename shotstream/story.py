@@ -1,21 +1,34 @@
 """What a film is about: a global caption and the shots, each with its own caption.
 
-Reads our YAML (or the same keys as JSON) and the published JSON (`global_caption`, `shot1` .. `shotN`),
-refuses anything it does not understand with one line that says how to mend it, and composes the text that a
-model is given for one shot. It knows no tokenizer: `fit_caption` is handed a function that counts tokens.
+Reads our YAML (or the same keys as JSON) and the published JSON (`global_caption`, `shot1` .. `shotN`, and
+`frames_per_shot`), and refuses what it does not understand with one line that says how to mend it; keys that
+are neither are left out and told in `Story.warnings`. It composes the text that a model is given for one
+shot. It knows no tokenizer: `fit_caption` is handed a function that counts tokens.
 
 Source: captions as in arXiv 2603.25746 (each frame attends to the global caption and its own shot's); the
 published string is that of the published code.
 """
 
-import json
 import re
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
+from shotstream.documents import (
+    DocumentError,
+    kind_of,
+    parse_json,
+    parse_yaml,
+    read_text,
+    shorten,
+    shown,
+    to_text,
+    whole_number,
+)
+from shotstream.geometry import WAN_GEOMETRY
+from shotstream.prose import Keys, quote_prose
 
 MAX_STORY_BYTES = 1 << 20
 MAX_SHOTS = 1000
@@ -28,7 +41,19 @@ CaptionStyle = Literal["plain", "published"]
 """How a global caption and a shot's caption become one text: ours, or the published code's string."""
 
 _STORIES_DIR = Path(__file__).parent / "stories"
-_PUBLISHED_KEY = re.compile(r"shot([1-9][0-9]{0,5})")
+_NUMBERED = re.compile(r"shot([0-9]{1,6})")
+_STORY_KEYS = ("title", "seed", "global_caption", "shots", "frames_per_shot")
+_SHOT_KEYS = ("caption", "num_chunks", "seed")
+_YAML_KEYS = Keys(
+    prose=r"title|global[ _-]?caption|caption|shot[ _-]?[0-9]{1,6}",
+    other=r"seed|shots|num[ _-]?chunks|frames[ _-]?per[ _-]?shot",
+    item_prose="caption",
+    item_other=r"num[ _-]?chunks|seed",
+)
+_YAML_KEY = re.compile(rf"""(?im)^ *["']?(?:{_YAML_KEYS.prose}|{_YAML_KEYS.other})["']? *:""")
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_MAX_NAMED = 5
+_FORM = "global_caption (what all shots share), and shot1 to shotN (a caption each)"
 
 
 class StoryError(ValueError):
@@ -72,6 +97,8 @@ class Story:
     """Shown in the film's metadata and on the storyboard."""
     seed: int | None = None
     """Seed of the film; None: chosen by whoever films it."""
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    """What was not read of the document that it comes from, for the person who wrote that."""
 
     def __post_init__(self) -> None:
         _check_text(self.global_caption, "global_caption", MAX_CAPTION_CHARS)
@@ -178,114 +205,239 @@ def find_story(source: str) -> Path:
     Raises:
         StoryError: when there is neither.
     """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source):
+        raise StoryError(f"{source}: an address; download the file and give its name")
     path = Path(source)
-    if path.is_file():
-        return path
+    try:
+        path.stat()
+    except OSError as error:
+        if source in (bundled := bundled_stories()):
+            return bundled[source]
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise StoryError(f"{shorten(source, 80)}: cannot be read: {error.strerror}") from error
+        names = ", ".join(bundled) or "none"
+        raise StoryError(
+            f"{source}: no such file, and no bundled story of that name (there are: {names})"
+        ) from error
     if path.is_dir():
         raise StoryError(f"{source}: a directory; give a story file")
-    bundled = bundled_stories()
-    if source in bundled:
-        return bundled[source]
-    names = ", ".join(bundled) or "none"
-    raise StoryError(f"{source}: no such file, and no bundled story of that name (there are: {names})")
+    if not path.is_file():
+        raise StoryError(f"{source}: no ordinary file; give a story file")
+    return path
 
 
 def read_story(path: Path) -> Story:
-    """The story in a YAML or JSON file (UTF-8, at most 1 MiB).
+    """The story in a YAML or JSON file (at most 1 MiB).
 
     Raises:
         StoryError: on anything that cannot be read or understood; the message begins with the path.
     """
     try:
-        return story_from_document(_parse(_read_text(path), path), default_title=path.stem)
-    except StoryError as error:
+        return _read(read_text(path, MAX_STORY_BYTES), path.suffix.lower(), _default_title(path.stem))
+    except (StoryError, DocumentError) as error:
         raise StoryError(f"{path}: {error}") from error
+
+
+def story_from_bytes(data: bytes, *, default_title: str = "Untitled") -> Story:
+    """The story in the content of a YAML or JSON file.
+
+    Raises:
+        StoryError: as `read_story`, but no path is named.
+    """
+    if len(data) > MAX_STORY_BYTES:
+        raise StoryError(f"larger than {MAX_STORY_BYTES} bytes, the most that is read")
+    try:
+        return _read(to_text(data), "", default_title)
+    except DocumentError as error:
+        raise StoryError(str(error)) from error
+
+
+def _read(text: str, suffix: str, title: str) -> Story:
+    if suffix in (".csv", ".tsv"):
+        named = re.search(r"[^,;\t\n\"]+\.json", text)
+        example = f", for example {named[0].strip()}" if named else ""
+        raise StoryError(f"a table of clips, not a story; give one of its caption files{example}")
+    if suffix == ".json" or text.lstrip().startswith(("{", "[")):
+        try:
+            return story_from_document(parse_json(text), default_title=title)
+        except DocumentError as error:
+            if _is_json_lines(text):
+                raise StoryError(f"JSON Lines; a story is one object: {_FORM}") from error
+            if suffix == ".json":
+                raise
+            try:
+                document = parse_yaml(text)  # YAML in brackets, which is less strict
+            except DocumentError:
+                raise error from None
+            return story_from_document(document, default_title=title)
+    if not _YAML_KEY.search(text):
+        num_lines = sum(bool(line.strip()) for line in text.split("\n"))
+        raise StoryError(f"not a story, but {num_lines} lines of text; write {_form(num_lines)}")
+    quoted, comments = quote_prose(text, _YAML_KEYS)
+    story = story_from_document(parse_yaml(quoted), default_title=title)
+    if not comments:
+        return story
+    told = f"left out as comments (quotes make them a part of the text): {_list(comments)}"
+    return replace(story, warnings=(*story.warnings, told))
+
+
+def _is_json_lines(text: str) -> bool:
+    lines = [line for line in text.split("\n") if line.strip()]
+    try:
+        return len(lines) > 1 and all(isinstance(parse_json(line), dict) for line in lines[:2])
+    except DocumentError:
+        return False
+
+
+def _default_title(name: str) -> str:
+    """A title from a file's name, which may hold what no title may."""
+    return _NO_TEXT.sub("?", name).strip()[:MAX_TITLE_CHARS] or "Untitled"
 
 
 def story_from_document(document: object, *, default_title: str = "Untitled") -> Story:
     """The story in parsed YAML or JSON: our keys, or the published ones.
 
     Raises:
-        StoryError: on unknown or missing keys and on values of the wrong kind.
+        StoryError: on missing keys and on values of the wrong kind; unknown keys are told in its warnings.
     """
+    if isinstance(document, list):
+        entries = cast("list[object]", document)
+        raise StoryError(f"a list of {len(entries)} entries, not a story; write {_form(len(entries))}")
     if not isinstance(document, Mapping):
-        raise StoryError("not a story; write the keys global_caption and shots")
-    entries = cast("Mapping[object, object]", document)
-    is_published = "shots" not in entries and any(
-        isinstance(key, str) and _PUBLISHED_KEY.fullmatch(key) for key in entries
-    )
-    if is_published:
-        return _from_published(entries, default_title)
-    _check_keys(entries, ("title", "seed", "global_caption", "shots"))
-    shots = entries.get("shots")
-    if not isinstance(shots, list):
-        raise StoryError("'shots' is missing or no list; write one entry per shot under it")
-    items = cast("list[object]", shots)
+        raise StoryError(f"not a story; write {_FORM}")
+    ignored: list[str] = []
+    found, numbered = _sort_keys(cast("Mapping[object, object]", document), _STORY_KEYS, ignored)
+    shots = found.get("shots")
+    if isinstance(shots, Mapping) and not numbered:
+        _, numbered = _sort_keys(cast("Mapping[object, object]", shots), (), ignored)
+    if numbered and isinstance(shots, list):
+        raise StoryError("both a list under 'shots' and numbered shots; leave one of them out")
+    items = _in_order(numbered) if numbered else shots
+    if not isinstance(items, list):
+        raise StoryError(f"'shots' is missing or no list; write {_FORM}, or a list of captions under 'shots'")
+    items = cast("list[object]", items)
     if len(items) > MAX_SHOTS:
         raise StoryError(f"{len(items)} shots; at most {MAX_SHOTS} are allowed: split the story")
+    warnings: list[str] = []
+    lengths = _lengths(found.get("frames_per_shot"), len(items), warnings)
+    built = tuple(_shot(item, number, lengths[number - 1], ignored) for number, item in enumerate(items, 1))
+    if ignored:
+        warnings.insert(0, f"keys that are not read: {_list(ignored, _MAX_NAMED)}")
+    title = found.get("title")
+    has_title = title is not None and not (isinstance(title, str) and not title.strip())
     return Story(
-        global_caption=_text(entries, "global_caption"),
-        shots=tuple(_shot_from_document(item, number) for number, item in enumerate(items, start=1)),
-        title=_text(entries, "title") if "title" in entries else default_title[:MAX_TITLE_CHARS],
-        seed=_whole_number(entries, "seed"),
+        global_caption=_text(found, "global_caption"),
+        shots=built,
+        title=_text(found, "title") if has_title else default_title[:MAX_TITLE_CHARS],
+        seed=_whole_number(found, "seed"),
+        warnings=tuple(warnings),
     )
 
 
-def _from_published(entries: Mapping[object, object], title: str) -> Story:
-    numbers = [int(match[1]) for key in entries if (match := _PUBLISHED_KEY.fullmatch(str(key)))]
-    expected = list(range(1, len(numbers) + 1))
-    if sorted(numbers) != expected:
-        missing = min(set(range(1, max(numbers) + 1)) - set(numbers))
+def _sort_keys(
+    entries: Mapping[object, object], known: Sequence[str], ignored: list[str], where: str = ""
+) -> tuple[dict[str, object], dict[int, object]]:
+    """Values by the known keys, and of numbered shots by their numbers; the other keys join `ignored`."""
+    names = {name.replace("_", ""): name for name in known}
+    found: dict[str, object] = {}
+    numbered: dict[int, object] = {}
+    for key, value in entries.items():
+        plain = re.sub(r"[\s_-]+", "", str(key)).casefold()
+        number = None if where else _NUMBERED.fullmatch(plain)
+        if number is None and plain not in names:
+            close = get_close_matches(plain[:40], names, 1, 0.75)
+            hint = "; ".join([where] * bool(where) + [f"{names[name]}?" for name in close])
+            ignored.append(f"'{shorten(str(key))}'" + (f" ({hint})" if hint else ""))
+            continue
+        target, name = (found, names[plain]) if number is None else (numbered, int(number[1]))
+        if name in target:
+            raise StoryError(f"'{shorten(str(key))}' is given twice, in different letters")
+        target[name] = value  # pyright: ignore[reportArgumentType]
+    return found, numbered
+
+
+def _in_order(numbered: Mapping[int, object]) -> list[object]:
+    if 0 in numbered:
+        raise StoryError(f"'shot0': the first shot is shot1; number them shot1 to shot{len(numbered)}")
+    if missing := next((number for number in range(1, len(numbered) + 1) if number not in numbered), None):
         raise StoryError(
-            f"'shot{missing}' is missing; number the shots shot1 to shot{len(numbers)} without a gap"
+            f"'shot{missing}' is missing; number the shots shot1 to shot{len(numbered)} without a gap"
         )
-    _check_keys(entries, ("global_caption", *(f"shot{number}" for number in expected)))
-    return Story(
-        global_caption=_text(entries, "global_caption"),
-        shots=tuple(_shot_from_document(entries[f"shot{number}"], number) for number in expected),
-        title=title[:MAX_TITLE_CHARS],
-    )
+    return [numbered[number] for number in sorted(numbered)]
 
 
-def _shot_from_document(item: object, number: int) -> Shot:
-    entries = cast("Mapping[object, object]", item) if isinstance(item, Mapping) else {"caption": item}
+def _lengths(value: object, num_shots: int, warnings: list[str]) -> list[int | None]:
+    """Chunks of each shot, the nearest to its number of frames; None: none is given."""
+    if value is None:
+        return [None] * num_shots
+    given = cast("list[object]", value) if isinstance(value, list) else [value] * num_shots
+    if len(given) != num_shots:
+        raise StoryError(f"frames_per_shot has {len(given)} lengths for {num_shots} shots; give one for each")
+    lengths: list[int | None] = []
+    changed: dict[int, int] = {}
+    for entry in given:
+        frames = whole_number(entry)
+        most = WAN_GEOMETRY.shot_num_frames(MAX_CHUNKS_PER_SHOT)
+        if frames is None or not 1 <= frames <= most:
+            raise StoryError(
+                f"frames_per_shot holds {shown(entry)}; allowed are whole numbers from 1 to {most}"
+            )
+        chunks = WAN_GEOMETRY.nearest_num_chunks(frames)
+        lengths.append(chunks)
+        if WAN_GEOMETRY.shot_num_frames(chunks) != frames:
+            changed[frames] = WAN_GEOMETRY.shot_num_frames(chunks)
+    if changed:
+        told = [f"{frames} become {filled}" for frames, filled in changed.items()]
+        warnings.append(f"frames_per_shot that do not fill whole chunks: {_list(told)}")
+    return lengths
+
+
+def _shot(item: object, number: int, length: int | None, ignored: list[str]) -> Shot:
     try:
-        _check_keys(entries, ("caption", "num_chunks", "seed"))
+        if not isinstance(item, Mapping):
+            return Shot(caption=_text({"caption": item}, "caption"), num_chunks=length)
+        entries = cast("Mapping[object, object]", item)
+        found, _ = _sort_keys(entries, _SHOT_KEYS, ignored, f"shot {number}")
+        if "caption" not in found:
+            raise StoryError("'caption' is missing; put a caption with a colon or brackets in quotes")
+        chunks = _whole_number(found, "num_chunks")
         return Shot(
-            caption=_text(entries, "caption"),
-            num_chunks=_whole_number(entries, "num_chunks"),
-            seed=_whole_number(entries, "seed"),
+            caption=_text(found, "caption"),
+            num_chunks=length if chunks is None else chunks,
+            seed=_whole_number(found, "seed"),
         )
     except StoryError as error:
         raise StoryError(f"shot {number}: {error}") from error
 
 
-def _text(entries: Mapping[Any, object], key: str) -> str:
+def _text(entries: Mapping[str, object], key: str) -> str:
     if key not in entries:
         raise StoryError(f"'{key}' is missing")
     value = entries[key]
     if value is None:
         raise StoryError(f"{key} is empty; say what is to be seen")
     if not isinstance(value, str):
-        raise StoryError(f"{key} is no text but {type(value).__name__}; put it in quotes")
+        raise StoryError(f"{key} is no text but {kind_of(value)}; put it in quotes")
     return value
 
 
-def _whole_number(entries: Mapping[Any, object], key: str) -> int | None:
+def _whole_number(entries: Mapping[str, object], key: str) -> int | None:
     value = entries.get(key)
-    if value is None:
+    if value is None or value in ("null", "Null", "NULL", "~"):
         return None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise StoryError(f"{key} is {_shorten(repr(value))}; write a whole number")
-    return value
+    number = whole_number(value)
+    if number is None:
+        raise StoryError(f"{key} is {shown(value)}; write a whole number")
+    return number
 
 
-def _check_keys(entries: Mapping[Any, object], known: tuple[str, ...]) -> None:
-    unknown = [str(key) for key in entries if key not in known]
-    if unknown:
-        shown = ", ".join(f"'{_shorten(key)}'" for key in unknown[:3])
-        allowed = known if len(known) <= 6 else (*known[:3], "...", known[-1])
-        raise StoryError(f"unknown key {shown}; the keys are {', '.join(allowed)}")
+def _form(num_shots: int) -> str:
+    return f"global_caption (what all shots share), and shot1 to shot{num_shots or 'N'} (a caption each)"
+
+
+def _list(things: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(things[:most]) + more
 
 
 def _check_text(value: str, name: str, max_chars: int) -> None:
@@ -294,71 +446,10 @@ def _check_text(value: str, name: str, max_chars: int) -> None:
     if len(value) > max_chars:
         raise StoryError(f"{name} has {len(value)} characters; at most {max_chars} are allowed")
     # Lone surrogates have no UTF-8 form; the other control characters would break subtitles and metadata.
-    bad = next(
-        (char for char in value if (char < " " and char not in "\t\n\r") or "\ud800" <= char <= "\udfff"), ""
-    )
-    if bad:
-        raise StoryError(f"{name} holds the character U+{ord(bad):04X}; remove it")
+    if bad := _NO_TEXT.search(value):
+        raise StoryError(f"{name} holds the character U+{ord(bad[0]):04X}; remove it")
 
 
 def _check_range(value: int | None, name: str, low: int, high: int) -> None:
     if value is not None and not low <= value <= high:
-        raise StoryError(f"{name} is {_shorten(str(value))}; allowed are {low} to {high}")
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 40 else text[:39] + "…"
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_STORY_BYTES + 1)
-    except OSError as error:
-        raise StoryError(f"cannot be read: {error.strerror}") from error
-    if len(data) > MAX_STORY_BYTES:
-        raise StoryError(f"larger than {MAX_STORY_BYTES} bytes, the most a story may have")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StoryError(f"not UTF-8 (byte {error.start}); save it as UTF-8") from error
-
-
-def _parse(text: str, path: Path) -> object:
-    try:
-        if path.suffix.lower() == ".json":
-            return json.loads(text, object_pairs_hook=_unique_pairs)
-        return yaml.load(text, Loader=_UniqueKeyLoader)
-    except json.JSONDecodeError as error:
-        raise StoryError(f"no valid JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise StoryError(f"no valid YAML: {problem}{where}") from error
-    except RecursionError as error:
-        raise StoryError("nested too deeply; a story is a mapping with a list of shots") from error
-
-
-def _unique_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise StoryError(f"'{_shorten(key)}' is given twice")
-        found[key] = value
-    return found
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys without a word: a lost shot nobody would notice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = cast("object", self.construct_object(key_node, deep=True))
-            if not isinstance(key, Hashable) or key in seen:
-                raise StoryError(
-                    f"{_shorten(repr(key))} is given twice (line {key_node.start_mark.line + 1})"
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+        raise StoryError(f"{name} is {shorten(str(value))}; allowed are {low} to {high}")

@@ -1,0 +1,428 @@
+"""Text documents that people and other programs wrote, from bytes to values: JSON, YAML, CSV, lines of text.
+
+The one place where text is read. UTF-8 and UTF-16 are read, with or without a byte order mark, and every kind
+of line end; other encodings, damaged documents and ambiguous ones are refused with the line and what to do.
+It knows no format of ours: what the values mean is said by those who read them.
+
+YAML is read as text: every scalar comes as it is written, so that a title of 1984 or a caption of "yes" is
+text, and `whole_number` makes a number of what must be one. Nothing in a document can make an object.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+MAX_LINE_CHARS = 1 << 24
+"""Of a document that is read line by line."""
+_MAX_DEPTH = 64
+_MAX_MERGED_KEYS = 1000
+_MAX_EVENTS = 20_000
+_MAX_NUMBER_CHARS = 40
+_WHOLE_FLOATS = 2.0**53
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_ESCAPED = re.compile("[\udc80-\udcff]")
+_BOMS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+_MERGE = "<<"
+
+
+class DocumentError(ValueError):
+    """A document that cannot be read; the message is one line, with the line of the document where it can."""
+
+
+# Bytes and text.
+
+
+def read_text(path: Path, max_bytes: int) -> str:
+    """A file's text; see `to_text`.
+
+    Raises:
+        DocumentError: it cannot be read, is larger than `max_bytes` or is no text; the path is not named.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise DocumentError(f"cannot be read: {error.strerror}") from error
+    if len(data) > max_bytes:
+        raise DocumentError(f"larger than {max_bytes} bytes, the most that is read")
+    return to_text(data)
+
+
+def to_text(data: bytes) -> str:
+    r"""The text in a file's bytes, without a byte order mark and with \n at the end of each line.
+
+    Raises:
+        DocumentError: it is neither UTF-8 nor UTF-16, or holds characters that no text holds.
+    """
+    return "".join(line for _, line in _lines(io.BytesIO(data)))
+
+
+def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
+    r"""A file's lines with their numbers from 1, each with its \n, one at a time; see `to_text`.
+
+    Raises:
+        DocumentError: the file cannot be read, or a line is no text; the path is not named.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _lines(file)
+    except OSError as error:
+        raise DocumentError(f"cannot be read: {error.strerror}") from error
+
+
+def _lines(file: io.BytesIO | io.BufferedReader) -> Iterator[tuple[int, str]]:
+    encoding = _encoding_of(file.read(4))
+    file.seek(0)
+    # Bytes that are no UTF-8 become surrogates, so that the line that holds them is known.
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+    text = io.TextIOWrapper(file, encoding=encoding, errors=errors)
+    number = 0
+    try:
+        while line := text.readline(MAX_LINE_CHARS + 1):
+            number += 1
+            if len(line) > MAX_LINE_CHARS:
+                raise DocumentError(f"line {number}: longer than {MAX_LINE_CHARS} characters")
+            _check_line(line, number)
+            yield number, line
+    except UnicodeDecodeError as error:
+        name = encoding.upper().removesuffix("-LE").removesuffix("-BE")
+        raise DocumentError(f"line {number + 1}: damaged {name}; save it as UTF-8") from error
+    finally:
+        text.detach()
+
+
+def _encoding_of(start: bytes) -> str:
+    for mark, encoding in _BOMS.items():
+        if start.startswith(mark):
+            return encoding
+    # The first characters of a document of ours are ASCII; every second byte of them is 0 in UTF-16.
+    zeros = [byte == 0 for byte in start]
+    return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(
+        tuple(zeros), "utf-8-sig"
+    )
+
+
+def _check_line(line: str, number: int) -> None:
+    bad = _CONTROL.search(line)
+    if bad and bad[0] == "\0":
+        raise DocumentError(f"line {number}: holds the character U+0000: no text file, or a damaged one")
+    if foreign := _ESCAPED.search(line):
+        byte = ord(foreign[0]) - 0xDC00
+        raise DocumentError(
+            f"line {number}: not UTF-8 (byte 0x{byte:02x}; is it in an older encoding, such as Windows-1252, "
+            "Latin-1 or GBK?); save it as UTF-8"
+        )
+    if bad:
+        raise DocumentError(f"line {number}: holds the character U+{ord(bad[0]):04X}; remove it")
+
+
+# Values.
+
+
+def whole_number(value: object) -> int | None:
+    """The whole number that a value is or spells: 3, 3.0, "3"; None: it is none.
+
+    A float beyond 2^53 is none: nobody knows which number was written.
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return int(value) if abs(value) <= _WHOLE_FLOATS and value.is_integer() else None
+    if isinstance(value, str) and len(value) <= _MAX_NUMBER_CHARS:
+        spelled = re.fullmatch(r"([+-]?[0-9]+)(?:\.0+)?", value.strip(), re.ASCII)
+        return int(spelled[1]) if spelled else None
+    return None
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in a person's words."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return "yes or no"
+    names = {str: "text", int: "a number", float: "a number", list: "a list", dict: "a group of keys"}
+    return names.get(type(value), "no text")
+
+
+def shown(value: object) -> str:
+    """A value in a message: short, and of what holds other values only what it is."""
+    text = kind_of(value) if isinstance(value, list | dict) or value is None else str(value)
+    return shorten(text)
+
+
+def shorten(text: str, most: int = 40) -> str:
+    """A text in a message: its beginning, in one line."""
+    line = " ".join(text[: most + 1].split())
+    return line if len(text) <= most else line[: most - 1] + "…"
+
+
+# JSON.
+
+
+def parse_json(text: str, *, first_line: int = 1) -> Any:
+    """The value of a JSON text.
+
+    Numbers that are too long to be any come as text.
+
+    Raises:
+        DocumentError: it is no JSON, gives a key twice, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique_pairs, parse_int=_whole_or_text)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise DocumentError(f"line {line}: no valid JSON: {_json_problem(text, error)}") from error
+    except RecursionError as error:
+        raise DocumentError("nested too deeply") from error
+
+
+def _whole_or_text(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MAX_NUMBER_CHARS else digits
+
+
+def _unique_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise DocumentError(f"'{shorten(key)}' is given twice")
+        found[key] = value
+    return found
+
+
+def _json_problem(text: str, error: json.JSONDecodeError) -> str:
+    rest, before = text[error.pos :].lstrip(), text[: error.pos].rstrip()
+    if error.msg == "Extra data":
+        return "there is more after its end"
+    if not rest:
+        return "it ends too early; a bracket or a quote is not closed"
+    if (rest[0] in "]}" and before.endswith(",")) or error.msg.startswith("Illegal trailing comma"):
+        return "a comma before the closing bracket; remove the comma"
+    if rest[0] in "\u2018\u2019\u201c\u201d'":
+        return 'quotes that JSON does not know; write straight double ones: "'
+    if rest.startswith(("//", "/*", "#")):
+        return "it has no comments; remove it"
+    if error.msg.startswith("Unterminated"):
+        return "a quote that is not closed"
+    if error.msg.startswith("Invalid control"):
+        return r"a line break or a tab inside a text; write \n or \t"
+    if error.msg.startswith("Invalid \\"):
+        return r"a single \ in a text; write \\"
+    if "delimiter" in error.msg:
+        sign = "colon" if "':'" in error.msg else "comma"
+        return f"a {sign} is missing before {shorten(rest, 20)!r}"
+    return f"{shorten(rest, 20)!r} cannot stand there; are quotes missing?"
+
+
+# YAML.
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text: of groups, lists and texts as they are written; None: nothing is written.
+
+    Raises:
+        DocumentError: it is no YAML, gives a key twice, is nested too deeply, or says something that only
+            programs that trust it would carry out.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        code = error.character if isinstance(error.character, int) else ord(error.character[:1] or "\0")
+        raise DocumentError(f"line {line}: holds the character U+{code:04X}; remove it") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise DocumentError(f"{where}no valid YAML: {_yaml_problem(error)}") from error
+    return None if node is None else _YamlValues(text).value(node)
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes alone; resolves nothing: what is plain is text."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own form)
+    _num_events = 0
+    _depth = 0
+
+    def get_event(self) -> yaml.Event:
+        self._num_events += 1
+        if self._num_events > _MAX_EVENTS:
+            raise DocumentError(f"more than {_MAX_EVENTS} values; split the document")
+        event = super().get_event()
+        self._depth += isinstance(event, yaml.CollectionStartEvent)
+        self._depth -= isinstance(event, yaml.CollectionEndEvent)
+        if self._depth > _MAX_DEPTH:
+            raise DocumentError(f"line {event.start_mark.line + 1}: nested too deeply")
+        return event
+
+
+class _YamlValues:
+    """Values of composed nodes; a node that is referred to again is the same value."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._values: dict[int, Any] = {}
+        self._open: set[int] = set()
+
+    def value(self, node: yaml.Node, *, in_flow: bool = False) -> Any:
+        line = node.start_mark.line + 1
+        if id(node) in self._values:
+            return self._values[id(node)]
+        if id(node) in self._open:
+            raise DocumentError(f"line {line}: an alias (*) stands for what it is itself a part of")
+        if not re.fullmatch(r"tag:yaml\.org,2002:[a-z]+", str(node.tag)):
+            tag = shorten(str(node.tag).replace("tag:yaml.org,2002:", "!!"), 60)
+            raise DocumentError(
+                f"line {line}: no valid YAML: {tag} is not read; put text that begins with ! in quotes"
+            )
+        self._open.add(id(node))
+        in_flow = in_flow or bool(getattr(node, "flow_style", False))
+        if isinstance(node, yaml.MappingNode):
+            value: Any = self._group(node, in_flow)
+        elif isinstance(node, yaml.SequenceNode):
+            value = [self.value(item, in_flow=in_flow) for item in node.value]
+        else:
+            value = self._scalar(cast("yaml.ScalarNode", node), in_flow)
+        self._open.discard(id(node))
+        self._values[id(node)] = value
+        return value
+
+    def _scalar(self, node: yaml.ScalarNode, in_flow: bool) -> str | None:
+        text = cast("str", node.value)
+        if node.style is None and in_flow and whole_number(text) is None:
+            rest = self._text[node.end_mark.index : node.end_mark.index + 200]
+            if re.match(r"[ \t]+#", rest):
+                line = node.end_mark.line + 1
+                raise DocumentError(
+                    f"line {line}: YAML ends the text before '#'; put the whole text in quotes"
+                )
+        return None if node.style is None and not text else text
+
+    def _group(self, node: yaml.MappingNode, in_flow: bool) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in cast("list[tuple[yaml.Node, yaml.Node]]", node.value):
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise DocumentError(f"line {line}: a key that is no text; put text with brackets in quotes")
+            key = cast("str", key_node.value)
+            if in_flow and not re.match(
+                r"\s*:", self._text[key_node.end_mark.index : key_node.end_mark.index + 200]
+            ):
+                raise DocumentError(
+                    f"line {line}: {shorten(key)!r} stands alone between commas; put text with commas in "
+                    "quotes"
+                )
+            value = self.value(value_node, in_flow=in_flow)
+            if key == _MERGE:
+                for group in value if isinstance(value, list) else [value]:
+                    if not isinstance(group, dict) or len(group) > _MAX_MERGED_KEYS:
+                        raise DocumentError(f"line {line}: << takes a group of keys")
+                    merged = {**group, **merged}
+            elif key in found:
+                raise DocumentError(f"line {line}: {shorten(key)!r} is given twice")
+            else:
+                found[key] = value
+        return {**merged, **found}
+
+
+def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
+    problem, context = error.problem or "", error.context or ""
+    for sign, words in (
+        ("mapping values are not allowed", "a colon within a text; put the text in quotes"),
+        ("found character '\\t'", "a tab; indent with spaces"),
+        (
+            "could not find expected ':'",
+            "neither 'key: value' nor '- text' (is a space missing after : or -?)",
+        ),
+        ("found undefined alias", "text that begins with * needs quotes"),
+        ("found unknown escape", r"a single \ in double quotes; write \\"),
+        ("but found another document", "'---' begins a second document; one file holds one"),
+        ("found unexpected end of stream", "a quote that is not closed"),
+        ("found unexpected document separator", "a quote that is not closed"),
+        (
+            "expected ',' or",
+            "a bracket that is not closed, or text with brackets or colons that needs quotes",
+        ),
+        ("that cannot start any token", "text that begins with a sign needs quotes"),
+        ("expected <block end>", "indented differently from the lines before it, or text that needs quotes"),
+        ("sequence entries are not allowed", "a dash where none can stand; put the text in quotes"),
+    ):
+        if sign in problem or sign in context:
+            return words
+    return f"{shorten(problem, 80) or 'it cannot be understood'}; put text with signs in quotes"
+
+
+# Tables.
+
+
+def iter_table(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV by column, with the number of their last line; lines without a value are no rows.
+
+    Columns are separated by commas, semicolons or tabs, as its first line is; their names are lower-case.
+
+    Raises:
+        DocumentError: a required column is missing, a row has too many or too few cells, or the file is no
+            text.
+    """
+    lines = iter_lines(path)
+    header_line, header = next(((number, line) for number, line in lines if line.strip()), (1, ""))
+    if told := re.fullmatch(r"sep=(.)\s*", header, re.IGNORECASE):
+        header_line, header = next(lines, (header_line + 1, ""))
+        marks = [told[1]]
+    else:
+        marks = [",", ";", "\t"]
+    names, mark = max(
+        ((_cells(header, mark), mark) for mark in marks), key=lambda found: len(set(required) & set(found[0]))
+    )
+    if missing := [name for name in required if name not in names]:
+        raise DocumentError(
+            f"line {header_line}: the column '{missing[0]}' is missing; there are: "
+            f"{shorten(', '.join(names), 120) or 'none'}"
+        )
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise DocumentError(f"line {header_line}: the column '{shorten(twice)}' is given twice")
+    last = header_line
+
+    def texts() -> Iterator[str]:
+        nonlocal last
+        for last, line in lines:  # noqa: B007 (told in the messages)
+            yield line
+
+    rows = csv.reader(texts(), delimiter=mark, skipinitialspace=True)
+    try:
+        for row in rows:
+            cells = [cell.strip() for cell in row]
+            if not any(cells):
+                continue
+            if any(cells[len(names) :]):
+                raise DocumentError(
+                    f"line {last}: {len(cells)} cells for {len(names)} columns; put a cell that holds "
+                    f"{mark!r} in double quotes"
+                )
+            if short := [
+                name for place, name in enumerate(names) if name in required and place >= len(cells)
+            ]:
+                raise DocumentError(
+                    f"line {last}: '{short[0]}' is missing: {len(cells)} cells for {len(names)} columns"
+                )
+            yield last, dict(zip(names, cells, strict=False))
+    except csv.Error as error:
+        raise DocumentError(f"line {last}: a cell is too long or its quote is not closed") from error
+
+
+def _cells(header: str, mark: str) -> list[str]:
+    row = next(csv.reader([header], delimiter=mark, skipinitialspace=True), [])
+    return [cell.strip().lower() for cell in row]
