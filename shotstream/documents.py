@@ -65,7 +65,7 @@ def to_text(data: bytes) -> str:
     Raises:
         DocumentError: it is neither UTF-8 nor UTF-16, or holds characters that no text holds.
     """
-    return "".join(line for _, line in _lines(io.BytesIO(data)))
+    return "".join(line for _, line in _lines(io.BytesIO(data), len(data)))
 
 
 def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -76,12 +76,12 @@ def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     try:
         with path.open("rb") as file:
-            yield from _lines(file)
+            yield from _lines(file, MAX_LINE_CHARS)
     except OSError as error:
         raise DocumentError(f"cannot be read: {error.strerror}") from error
 
 
-def _lines(file: io.BytesIO | io.BufferedReader) -> Iterator[tuple[int, str]]:
+def _lines(file: io.BytesIO | io.BufferedReader, max_chars: int) -> Iterator[tuple[int, str]]:
     encoding = _encoding_of(file.read(4))
     file.seek(0)
     # Bytes that are no UTF-8 become surrogates, so that the line that holds them is known.
@@ -89,10 +89,10 @@ def _lines(file: io.BytesIO | io.BufferedReader) -> Iterator[tuple[int, str]]:
     text = io.TextIOWrapper(file, encoding=encoding, errors=errors)
     number = 0
     try:
-        while line := text.readline(MAX_LINE_CHARS + 1):
+        while line := text.readline(max_chars + 1):
             number += 1
-            if len(line) > MAX_LINE_CHARS:
-                raise DocumentError(f"line {number}: longer than {MAX_LINE_CHARS} characters")
+            if len(line) > max_chars:
+                raise DocumentError(f"line {number}: longer than {max_chars} characters")
             _check_line(line, number)
             yield number, line
     except UnicodeDecodeError as error:

@@ -114,7 +114,7 @@ def check_replay(replay: Replay, pipeline: PlanningPipeline) -> None:
 
 
 def caption_warnings(story: Story, pipeline: PlanningPipeline) -> list[str]:
-    """What the model will not take of a story, each kind told once; empty when it takes everything."""
+    """What was not read of a story's document and what the model will not take, each kind told once."""
     encoder = pipeline.text_encoder
     unknown: dict[str, None] = {}
     cut: list[str] = []
@@ -136,7 +136,7 @@ def caption_warnings(story: Story, pipeline: PlanningPipeline) -> list[str]:
             )
         if encoder.count_tokens(fitted.text) > encoder.text_length:
             cut.append(f"shot {index + 1}: the end of its own caption is cut")
-    warnings: list[str] = []
+    warnings = list(story.warnings)
     if unknown:
         named = [_with_suggestion(word, encoder) for word in list(unknown)[:MAX_NAMED_WORDS]]
         more = f" and {len(unknown) - MAX_NAMED_WORDS} more" if len(unknown) > MAX_NAMED_WORDS else ""

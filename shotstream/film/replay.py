@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import UInt8
 
+from shotstream.documents import DocumentError, parse_json, read_text
 from shotstream.story import MAX_SEED, Story, StoryError, story_from_document
 
 FORMAT = "shotstream-replay/1"
@@ -75,6 +76,8 @@ class FilmPlan:
             values["story"] = story_from_document(values["story"])
         except StoryError as error:
             raise ReplayError(f"its story is damaged: {error}") from error
+        if values["story"].warnings:
+            raise ReplayError(f"its story is damaged: {values['story'].warnings[0]}")
         return cls(**values)
 
 
@@ -131,7 +134,8 @@ def is_replay(path: Path) -> bool:
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
     with path.open("rb") as file:
-        return b'"shotstream-replay/' in file.read(256)
+        # An editor may have saved it as UTF-16, and a tool have sorted its keys.
+        return b'"shotstream-replay/' in file.read(4096).replace(b"\0", b"")
 
 
 def read_replay(path: Path) -> Replay:
@@ -141,20 +145,16 @@ def read_replay(path: Path) -> Replay:
         ReplayError: when it is unreadable, damaged or of another version.
     """
     try:
-        if path.stat().st_size > _MAX_REPLAY_BYTES:
-            raise ReplayError(f"larger than {_MAX_REPLAY_BYTES} bytes")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(read_text(path, _MAX_REPLAY_BYTES))
         if not isinstance(document, dict) or cast("dict[str, Any]", document).get("format") != FORMAT:
             raise ReplayError(f"not a replay file of the format {FORMAT!r}")
         values = _checked(document, {"format": str, "plan": dict, "environment": dict, "frame_sha256": list})
         return Replay(
             plan=FilmPlan.from_document(values["plan"]),
             environment=Environment(**_checked(values["environment"], _ENVIRONMENT_KEYS)),
-            frame_sha256=tuple(tuple(map(str, shot)) for shot in values["frame_sha256"]),
+            frame_sha256=tuple(map(_hashes, values["frame_sha256"])),
         )
-    except OSError as error:
-        raise ReplayError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ReplayError, DocumentError) as error:
         raise ReplayError(f"{path}: {error}") from error
 
 
@@ -189,6 +189,13 @@ _ENVIRONMENT_KEYS: dict[str, type] = {
     "dtype": str,
     "num_threads": int,
 }
+
+
+def _hashes(document: object) -> tuple[str, ...]:
+    hashes = cast("list[object]", document) if isinstance(document, list) else [None]
+    if not all(isinstance(found, str) for found in hashes):
+        raise ReplayError("damaged: the hashes of a shot are no list of texts")
+    return tuple(cast("list[str]", hashes))
 
 
 def _pins(document: object) -> Pins:

@@ -214,6 +214,13 @@ class StoryState(Message):
     """Of its files."""
 
 
+class ImportedStory(StoryState):
+    """A story that was made of a file."""
+
+    warnings: tuple[str, ...]
+    """What was not read of the file, a line each, for the person whose file it is."""
+
+
 class StorySummary(Message):
     """A line of the list of stories."""
 

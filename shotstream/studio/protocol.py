@@ -17,8 +17,8 @@ _PARTS = (
     events.LimitsState, events.ModelState,
 )  # fmt: skip
 _BODIES = (
-    events.CreateStory, events.BundledStory, events.Suggestions, events.CaptionCheck, events.CaptionAdvice,
-    events.Problem,
+    events.CreateStory, events.ImportedStory, events.BundledStory, events.Suggestions, events.CaptionCheck,
+    events.CaptionAdvice, events.Problem,
 )  # fmt: skip
 
 _KINDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}

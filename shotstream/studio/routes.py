@@ -15,7 +15,15 @@ from starlette.concurrency import run_in_threadpool
 
 from shotstream.codec.video_io import VideoError
 from shotstream.film.prepare import caption_warnings
-from shotstream.story import Shot, Story, StoryError, bundled_stories, compose_caption, read_story
+from shotstream.story import (
+    Shot,
+    Story,
+    StoryError,
+    bundled_stories,
+    compose_caption,
+    read_story,
+    story_from_bytes,
+)
 from shotstream.studio.catalogue import bundled, suggestions, summaries
 from shotstream.studio.events import (
     BranchState,
@@ -23,6 +31,7 @@ from shotstream.studio.events import (
     CaptionAdvice,
     CaptionCheck,
     CreateStory,
+    ImportedStory,
     LimitsState,
     Message,
     ModelState,
@@ -186,20 +195,16 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
         )
 
     @router.post("/stories/import", status_code=201)
-    async def import_story(text: Annotated[bytes, Body(media_type="application/octet-stream")]) -> StoryState:
+    async def import_story(
+        text: Annotated[bytes, Body(media_type="application/octet-stream")],
+    ) -> ImportedStory:
         """A new story from the text of a story file."""
-
-        def read() -> Story:
-            with tempfile.TemporaryDirectory(dir=exports_dir) as folder:
-                kind = "json" if text.lstrip()[:1] == b"{" else "yaml"
-                path = FilePath(folder) / f"story.{kind}"
-                path.write_bytes(text)
-                try:
-                    return read_story(path)
-                except StoryError as error:
-                    raise Refusal("invalid", str(error).removeprefix(f"{path}: ")) from error
-
-        return await start(await run_in_threadpool(read), None, autoplay=True)
+        try:
+            story = await run_in_threadpool(story_from_bytes, text)
+        except StoryError as error:
+            raise Refusal("invalid", str(error)) from error
+        started = await start(story, None, autoplay=True)
+        return ImportedStory(**dict(started), warnings=story.warnings)
 
     async def start(story: Story, seed: str | None, autoplay: bool) -> StoryState:
         chosen = next((s for s in (None if seed is None else int(seed), story.seed) if s is not None), None)

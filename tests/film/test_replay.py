@@ -42,6 +42,13 @@ def test_a_story_is_no_replay(tmp_path: Path) -> None:
         (lambda d: d["plan"].update(pins=[[], [3]]), "a pinned frame is not a shot and a frame"),
         (lambda d: d["plan"].update(pins=[3, []]), "a pinned frame is not a shot and a frame"),
         (lambda d: d["environment"].pop("torch"), "'torch' is missing or unknown"),
+        (
+            lambda d: d["plan"]["story"].update(titel="x"),
+            "its story is damaged: keys that are not read: 'titel'",
+        ),
+        (lambda d: d.update(frame_sha256=[1]), "the hashes of a shot are no list of texts"),
+        (lambda d: d.update(frame_sha256=[[1]]), "the hashes of a shot are no list of texts"),
+        (lambda d: d["plan"].update(seed=10**60), "seed is of the wrong kind"),
     ],
 )
 def test_damaged_replays_are_refused(
@@ -54,6 +61,20 @@ def test_damaged_replays_are_refused(
     with pytest.raises(ReplayError, match=reason) as caught:
         read_replay(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_replay_that_an_editor_saved_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "film.replay.json"
+    document = json.loads(REPLAY.to_json())
+    path.write_bytes(json.dumps(document, sort_keys=True, indent=1).replace("\n", "\r\n").encode(encoding))
+    assert is_replay(path) and read_replay(path) == REPLAY
+    path.write_bytes(b'{"format": "shotstream-replay/1", "title": "the fox\x92s den"')
+    with pytest.raises(ReplayError, match=r"film.replay.json: line 1: not UTF-8"):
+        read_replay(path)
+    path.write_bytes(b'{"format": "shotstream-replay/1",\n "plan": ')
+    with pytest.raises(ReplayError, match=r"film.replay.json: line 2: no valid JSON: it ends too early"):
+        read_replay(path)
 
 
 def test_environments_tell_what_differs() -> None:

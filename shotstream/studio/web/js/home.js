@@ -44,8 +44,10 @@ async function begin(app, body) {
   app.home.isBusy = true;
   app.redraw();
   try {
-    const { story_id: storyId } = body instanceof Blob ? await importStory(body) : await ask("api/stories", "POST", body);
+    const { story_id: storyId, warnings = [] } =
+      body instanceof Blob ? await importStory(body) : await ask("api/stories", "POST", body);
     app.open(storyId);
+    if (warnings.length) app.say(warnings.join("; "));
   } catch (error) {
     app.home.isBusy = false;
     app.say(error.message, "error");
@@ -156,7 +158,7 @@ function importView(app) {
       "Open a story file",
       h("input", {
         type: "file",
-        accept: ".yaml,.yml,.json",
+        accept: ".yaml,.yml,.json,.txt",
         onchange: (event) => event.target.files[0] && begin(app, event.target.files[0]),
       }),
     ),
