@@ -123,6 +123,21 @@ def test_the_published_examples_are_filmed_with_one_warning_of_each_kind(
     assert (tiny / "film.mp4").exists()
 
 
+def test_a_published_sample_is_filmed_and_what_was_not_read_is_told_once(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tiny / "01.json").write_text(
+        '{"sample_id": "0", "frames_per_shot": [9, 20], "global_caption": "a forest night", '
+        '"shot1": "a fox walks", "Shot2": "a owl flies"}'
+    )
+    assert run("generate", "01.json", "--model", "./tiny", "--steps", "1", "--scale", "1") == 0
+    said = capsys.readouterr().err
+    assert said.count("warning") == 2
+    assert "warning: keys that are not read: 'sample_id'\n" in said
+    assert "warning: frames_per_shot that do not fill whole chunks: 20 become 21\n" in said
+    assert [len(shot) for shot in read_replay(tiny / "film.replay.json").frame_sha256] == [9, 21]
+
+
 def test_an_existing_film_is_kept(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tiny / "film.mp4").write_text("mine")
     assert run("generate", "story.yaml", "--model", "./tiny") == 2
@@ -136,8 +151,10 @@ def test_an_existing_film_is_kept(tiny: Path, capsys: pytest.CaptureFixture[str]
         (b"global_caption: a\nshots: []\n", "a story of 0 shots"),
         (b"global_caption: a\nshots: ['']\n", "shot 1: caption is empty"),
         (b"global_caption: a\nshots: [{num_chunks: 1}]\n", "shot 1: 'caption' is missing"),
-        (b"global_caption: a\nshots: [b]\nsed: 1\n", "unknown key 'sed'"),
-        (b"global_caption: \xff\n", "not UTF-8"),
+        (b"global_caption: a\nshots: [b]\nseed: 1e3\n", "seed is 1e3; write a whole number"),
+        (b"global_caption: a\nshots:\n  - a fox # walks\n", "line 3: YAML ends the text before '#'"),
+        (b"global_caption: \xff\n", "line 1: not UTF-8"),
+        (b"a fox walks\na fox sleeps\n", "2 lines of text; write global_caption"),
     ],
 )
 def test_bad_stories_are_bad_input(
