@@ -2,23 +2,37 @@
 
 Two forms. The published one, which other trainers read, is a CSV with the columns `json_path`, `video_path`,
 `frame_number` (a Python list of half-open frame ranges, one per shot) and `shot_num_from_caption`, plus one
-caption JSON per clip. Ours is JSON Lines, one self-contained clip per line. Paths are relative to the
-manifest's directory; it never looks into a video.
+caption JSON per clip. Ours is JSON Lines, one self-contained clip per line. Files are looked for beside the
+manifest, then in the working folder; it never looks into a video.
 """
 
-import ast
 import csv
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from shotstream.story import Story, StoryError, read_story, story_from_document
+from shotstream.documents import (
+    DocumentError,
+    iter_lines,
+    iter_table,
+    parse_json,
+    shorten,
+    shown,
+    whole_number,
+)
+from shotstream.story import Story, read_story, story_from_document
 
 FORMAT = "shotstream-clip/1"
 _CSV_COLUMNS = ("json_path", "video_path", "frame_number", "shot_num_from_caption")
-_MAX_RANGES_CHARS = 100_000
+_REQUIRED = _CSV_COLUMNS[:3]
+_ENTRY_KEYS = ("format", "video", "shot_ranges", "story")
+_FORMS = "a manifest is a CSV, or JSON Lines with a whole clip in each line: docs/data.md"
+_MAX_TOLD = 3
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 class ManifestError(ValueError):
@@ -47,6 +61,8 @@ class Clip:
             )
         previous_end = 0
         for start, end in self.shot_ranges:
+            if start < 0:
+                raise ValueError(f"frame range [{start}, {end}) begins before the first frame, which is 0")
             if not previous_end <= start < end:
                 raise ValueError(f"frame range [{start}, {end}) is empty or overlaps the one before")
             previous_end = end
@@ -57,13 +73,25 @@ class Clip:
         return self.shot_ranges[-1][1]
 
 
-def read_manifest(path: Path) -> Iterator[Clip]:
-    """The clips of a published CSV (`.csv`) or of our JSON Lines (any other suffix), one at a time.
+def read_manifest(path: Path, warn: Callable[[str], None] | None = None) -> Iterator[Clip]:
+    """The clips of a table (`.csv`, `.tsv`) or of our JSON Lines (any other suffix), one at a time.
+
+    Args:
+        path: the manifest.
+        warn: told once, after the last clip, what of the manifest and its captions was not read.
 
     Raises:
-        ManifestError: at the first line that is wrong; nothing is skipped.
+        ManifestError: at the first line that is wrong; nothing is skipped but empty lines.
     """
-    return _read_csv(path) if path.suffix.lower() == ".csv" else _read_jsonl(path)
+    told: dict[str, None] = {}
+    clips = _table_clips(path, told) if path.suffix.lower() in (".csv", ".tsv") else _line_clips(path, told)
+    try:
+        yield from clips
+    except DocumentError as error:
+        raise ManifestError(f"{path}: {error}") from error
+    if told and warn:
+        more = f"; and {len(told) - _MAX_TOLD} more such lines" if len(told) > _MAX_TOLD else ""
+        warn(f"{path}: {'; '.join(list(told)[:_MAX_TOLD])}{more}")
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
@@ -101,57 +129,116 @@ def write_published(path: Path, clips: Iterable[Clip]) -> None:
             )
 
 
-def _read_csv(path: Path) -> Iterator[Clip]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = {"json_path", "video_path", "frame_number"} - set(reader.fieldnames or ())
-        if missing:
-            raise ManifestError(f"{path}: column {sorted(missing)[0]!r} is missing")
-        for row in reader:
+def _table_clips(path: Path, told: dict[str, None]) -> Iterator[Clip]:
+    for line, row in iter_table(path, _REQUIRED):
+        with _line_of(path, line):
+            _tell_unread(row, _CSV_COLUMNS, "columns", told)
+            story = read_story(_found(row["json_path"], "json_path", path.parent))
+            _tell(story, told)
+            clip = Clip(
+                video=_found(row["video_path"], "video_path", path.parent),
+                story=story,
+                shot_ranges=_ranges(_listed(row["frame_number"]), "frame_number"),
+            )
+        yield clip
+
+
+def _line_clips(path: Path, told: dict[str, None]) -> Iterator[Clip]:
+    for line, text in iter_lines(path):
+        if not text.strip():
+            continue
+        with _line_of(path, line):
             try:
-                yield Clip(
-                    video=path.parent / row["video_path"],
-                    story=read_story(path.parent / row["json_path"]),
-                    shot_ranges=_ranges(_literal(row["frame_number"])),
+                entry = parse_json(text.strip())
+            except DocumentError as error:
+                raise ManifestError(f"{str(error).removeprefix('line 1: ')} ({_FORMS})") from error
+            if not isinstance(entry, dict) or cast("dict[str, Any]", entry).get("format") != FORMAT:
+                raise ManifestError(
+                    f"no entry of the format {FORMAT!r}, with {', '.join(_ENTRY_KEYS)} ({_FORMS})"
                 )
-            except (ValueError, TypeError) as error:
-                raise ManifestError(f"{path}: line {reader.line_num}: {error}") from error
+            values = cast("dict[str, Any]", entry)
+            if missing := [key for key in _ENTRY_KEYS if key not in values]:
+                raise ManifestError(f"'{missing[0]}' is missing")
+            _tell_unread(values, _ENTRY_KEYS, "keys", told)
+            story = story_from_document(values["story"])
+            _tell(story, told)
+            clip = Clip(
+                video=_found(values["video"], "video", path.parent),
+                story=story,
+                shot_ranges=_ranges(values["shot_ranges"], "shot_ranges"),
+            )
+        yield clip
 
 
-def _read_jsonl(path: Path) -> Iterator[Clip]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                entry = json.loads(line)
-                if not isinstance(entry, dict) or cast("dict[str, Any]", entry).get("format") != FORMAT:
-                    raise ManifestError(f"no entry of the format {FORMAT!r}")
-                clip = cast("dict[str, Any]", entry)
-                yield Clip(
-                    video=path.parent / clip["video"],
-                    story=story_from_document(clip["story"]),
-                    shot_ranges=_ranges(clip["shot_ranges"]),
-                )
-            except KeyError as error:
-                raise ManifestError(f"{path}: line {number}: {error} is missing") from error
-            except (ValueError, TypeError, StoryError) as error:
-                raise ManifestError(f"{path}: line {number}: {error}") from error
-
-
-def _literal(text: str) -> object:
-    if len(text) > _MAX_RANGES_CHARS:
-        raise ManifestError(f"frame_number has {len(text)} characters; at most {_MAX_RANGES_CHARS} are read")
+@contextmanager
+def _line_of(path: Path, line: int) -> Generator[None]:
+    """What is wrong with a line is told with its place."""
     try:
-        return ast.literal_eval(text)
-    except (SyntaxError, RecursionError, MemoryError) as error:
-        raise ManifestError("frame_number is no list of frame ranges such as [[0, 33], [33, 66]]") from error
+        yield
+    except ValueError as error:
+        raise ManifestError(f"{path}: line {line}: {error}") from error
 
 
-def _ranges(value: object) -> tuple[tuple[int, int], ...]:
-    spans = cast("list[Any]", value if isinstance(value, list | tuple) else [None])
+def _tell(story: Story, told: dict[str, None]) -> None:
+    # Lengths of a film that is to be made say nothing of one that is there.
+    told.update(dict.fromkeys(line for line in story.warnings if not line.startswith("frames_per_shot")))
+
+
+def _tell_unread(
+    entry: Mapping[str, object], known: tuple[str, ...], kind: str, told: dict[str, None]
+) -> None:
+    if unread := [f"'{shorten(key)}'" for key in entry if key and key not in known]:
+        told[f"{kind} that are not read: {', '.join(unread[:5])}"] = None
+
+
+def _found(name: object, what: str, directory: Path) -> Path:
+    """The file of a name: beside the manifest, or in the working folder; where it is not, beside."""
+    if not isinstance(name, str) or not name.strip():
+        raise ManifestError(f"{what} is {shown(name) or 'empty'}; write the name of a file")
+    if bad := re.search("[\\x00-\\x1f\\x7f\\ud800-\\udfff]", name):
+        raise ManifestError(f"{what} holds the character U+{ord(bad[0]):04X}; write the name of a file")
+    # As it is written, then as Windows means it.
+    names = list(dict.fromkeys((name, name.replace("\\", "/"))))
+    for spelled in names:
+        for place in (directory / spelled, Path(spelled)):
+            if _is_there(place):
+                return place
+    if _ADDRESS.match(name):
+        raise ManifestError(f"{what} is the address {shorten(name, 80)!r}; download it and name the file")
+    return directory / names[-1]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ManifestError(f"{shorten(str(path), 80)}: cannot be read: {error.strerror}") from error
+
+
+def _listed(cell: str) -> object:
+    """The list in a cell, as Python writes it: ranges in brackets of either kind."""
+    try:
+        return parse_json(cell.replace("(", "[").replace(")", "]").replace(",]", "]"))
+    except DocumentError as error:
+        raise ManifestError(
+            f"frame_number is {shorten(cell)!r}: no list of frame ranges such as [[0, 33], [33, 66]]"
+        ) from error
+
+
+def _ranges(value: object, what: str) -> tuple[tuple[int, int], ...]:
+    spans = cast("list[object]", value) if isinstance(value, list) else [None]
+    ranges: list[tuple[int, int]] = []
     for span in spans:
-        if not isinstance(span, list | tuple) or [type(end) for end in cast("list[Any]", span)] != [int, int]:
-            raise ManifestError(f"frame ranges are {str(spans)[:60]}; write [[first, past the last], ...]")
-    return tuple((start, end) for start, end in spans)
+        ends = cast("list[object]", span) if isinstance(span, list) else []
+        numbers = [
+            number for end in ends if not isinstance(end, str) and (number := whole_number(end)) is not None
+        ]
+        if len(ends) != 2 or len(numbers) != 2:
+            raise ManifestError(
+                f"{what} holds {shorten(json.dumps(span))}; write [[first, past the last], ...]"
+            )
+        ranges.append((numbers[0], numbers[1]))
+    return tuple(ranges)
 
 
 def _relative(path: Path, directory: Path) -> str:

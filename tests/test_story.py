@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -279,6 +280,19 @@ def test_no_document_makes_anything_but_a_story_or_one_line(data: bytes) -> None
             assert "\n" not in str(error)
         else:
             assert story.shots
+
+
+def test_the_examples_of_the_page_are_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "stories.md").read_text(encoding="utf-8")
+    ours, published = re.findall(r"```(?:yaml|json)\n(.*?)```", page, re.DOTALL)
+    story = read_story(write(tmp_path, ours))
+    assert story.title == "The fox: a story" and story.shots[0].caption.startswith(
+        "Wide shot: the purple fox"
+    )
+    assert (story.shots[1].num_chunks, story.shots[1].seed, len(story.warnings)) == (5, 3, 1)
+    story = read_story(write(tmp_path, published, "s.json"))
+    assert [shot.num_chunks for shot in story.shots] == [3, 7]
+    assert story.warnings == ("keys that are not read: 'sample_id'",)
 
 
 def test_a_story_is_found_by_path_then_by_bundled_name(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def data_encode(
     console = make_console()
     with bad_input(), console.status("reading the manifest"):
         from shotstream.data.encode import EncodeConfig, TooManyBadClips, encode_manifest
+        from shotstream.film.live import warn
         from shotstream.streaming.pipeline import load_encoders
 
         process, num_processes = _share(shard_of)
@@ -69,7 +70,9 @@ def data_encode(
                 if left_out:
                     bar.console.print(f"left out: {left_out}", markup=False, highlight=False, soft_wrap=True)
 
-            report = encode_manifest(manifest, encoders, directory, config, progress)
+            report = encode_manifest(
+                manifest, encoders, directory, config, progress, lambda line: warn(bar.console, line)
+            )
     except TooManyBadClips as error:
         raise Fault(str(error)) from error
     console.print(

@@ -130,6 +130,7 @@ def encode_manifest(
     directory: Path,
     config: EncodeConfig,
     progress: Callable[[int, int, str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> EncodeReport:
     """Encodes this process's share of a manifest; a call that was stopped goes on where it stood.
 
@@ -139,12 +140,13 @@ def encode_manifest(
         directory: where the shards go; made if absent.
         config: how.
         progress: called with this process's clips done, all of them, and what was left out, or "".
+        warn: told once what of the manifest was not read.
 
     Raises:
         ValueError: the manifest is wrong, or the directory holds shards made with something else.
         TooManyBadClips: more clips than allowed are bad.
     """
-    form = make_form(manifest, encoders, config)
+    form = make_form(manifest, encoders, config, warn)
     _prepare(directory, form, encoders, config)
     own = range(config.process, form.num_shards, config.num_processes)
     total = sum(_num_clips(form, shard) for shard in own)
@@ -187,7 +189,9 @@ def encode_manifest(
     )
 
 
-def make_form(manifest: Path, encoders: Encoders, config: EncodeConfig) -> ShardForm:
+def make_form(
+    manifest: Path, encoders: Encoders, config: EncodeConfig, warn: Callable[[str], None] | None = None
+) -> ShardForm:
     """What the shards of a manifest are made with; reads the manifest to its end, and no video.
 
     Raises:
@@ -197,7 +201,7 @@ def make_form(manifest: Path, encoders: Encoders, config: EncodeConfig) -> Shard
 
     def described() -> Iterator[dict[str, Any]]:
         nonlocal num_clips
-        for clip in read_manifest(manifest):
+        for clip in read_manifest(manifest, warn):
             num_clips += 1
             story = clip.story.to_document()
             yield {"video": clip.video.name, "ranges": clip.shot_ranges, "story": story}

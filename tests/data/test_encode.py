@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ def test_processes_write_together_what_one_writes_alone(
     assert [report.num_encoded for report in reports] == [1, 2]
     assert [report.is_complete for report in reports] == [False, True]
     assert digests(tmp_path) == digests(encoded)
+
+
+def test_what_of_a_manifest_was_not_read_is_told_once_and_changes_nothing(
+    manifest: Path, encoders: Encoders, encoded: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(manifest.parent, tmp_path / "world")
+    for captions in (tmp_path / "world").glob("*.json"):
+        captions.write_text(captions.read_text().replace("{", '{"video_path": "demo/data/a.mp4",', 1))
+    told: list[str] = []
+    copy = tmp_path / "world" / manifest.name
+    report = encode_manifest(copy, encoders, encoded, CONFIG, warn=told.append)
+    assert (report.num_encoded, report.num_kept) == (0, 3), "the same clips as before"
+    assert told == [f"{copy}: keys that are not read: 'video_path'"]
 
 
 def test_a_call_that_was_stopped_goes_on_after_the_last_whole_shard(
