@@ -2,7 +2,8 @@
 
 A process alone writes a file. Processes that share a run write a directory together, each what it holds, by
 torch's distributed checkpoints and in the background; it gets its name when all of it is on the disk. Any
-number of processes can read either.
+number of processes can read either. Nothing in a checkpoint is run, whoever wrote it: a pickle that wants
+more than tensors is refused, by name.
 """
 
 import logging
@@ -16,15 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from shotstream.files import flush, remove, replacing
 from shotstream.training.parallelize import like
 from shotstream.training.stage import Stage
 from shotstream.training.world import ALONE, World
+from shotstream.weights.distributed_files import read_distributed
+from shotstream.weights.file_kinds import CheckpointError
+from shotstream.weights.pytorch_files import read_pytorch
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ _UNREADABLE = (
 )
 # In a directory: everything that is no tensor, and where in the state each tensor belongs.
 _REST = "rest.pt"
+# Beyond what any run does; a number larger than this is damage.
+_MOST_STEPS = 10**9
 
 _Path = tuple[str | int, ...]
 
@@ -140,11 +144,38 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
     """
     try:
         saved = _read_directory(path, None) if path.is_dir() else _read_file(path)
-        return int(saved["step"]), dict(saved["stage"])
+        _check_step(saved["step"])
+        step, state = saved["step"], dict(saved["stage"])
+        _check_values(state)
+    except CheckpointError as error:
+        raise ValueError(_not_ours(path, str(error))) from error
     except _UNREADABLE as error:
-        raise ValueError(
-            f"{path} is not a checkpoint of a run, or it is damaged; remove it or give another"
-        ) from error
+        raise ValueError(_not_ours(path)) from error
+    return step, state
+
+
+def _not_ours(path: Path, reason: str = "") -> str:
+    because = f" ({reason.removeprefix(f'{path}: ')})" if reason else ""
+    return f"{path} is not a checkpoint of a run, or it is damaged{because}; remove it or give another"
+
+
+def _check_step(step: object) -> None:
+    if not isinstance(step, int) or isinstance(step, bool):
+        raise CheckpointError("it says no number of steps")
+    if not 0 <= step <= _MOST_STEPS:
+        raise CheckpointError(f"it says that {step} steps were done")
+
+
+def _check_values(state: Mapping[str, Any]) -> None:
+    """CheckpointError for a number that no run makes: a step with one is refused before it is applied."""
+    for at, value in _flat(state).items():
+        if not isinstance(value, Tensor):
+            continue
+        if value.dtype == torch.bool or value.is_complex():
+            kind = "truth values" if value.dtype == torch.bool else "complex numbers"
+            raise CheckpointError(f"{_name(at)} holds {kind}")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(f"{_name(at)} holds what is no finite number")
 
 
 def restore(stage: Stage, path: Path, world: World = ALONE) -> int:
@@ -161,6 +192,8 @@ def restore(stage: Stage, path: Path, world: World = ALONE) -> int:
         if world.size > 1:
             step, state = _sharded(stage, path, step, state)
         stage.load_state_dict(state)
+    except CheckpointError as error:
+        raise ValueError(_not_ours(path, str(error))) from error
     except _UNREADABLE as error:
         raise ValueError(f"{path} is a checkpoint of another recipe or of other sizes") from error
     return step
@@ -173,7 +206,8 @@ def _sharded(stage: Stage, path: Path, step: int, state: dict[str, Any]) -> tupl
     places = _flat({"step": 0, "stage": stage.state_dict()})
     if path.is_dir():
         saved = _read_directory(path, {_name(at): value for at, value in places.items()})
-        return int(saved["step"]), dict(saved["stage"])
+        _check_step(saved["step"])
+        return saved["step"], dict(saved["stage"])
     values = _flat({"step": step, "stage": state})
     for at, value in values.items():
         if isinstance(value, Tensor) and at in places:  # an older one may hold more averages
@@ -181,31 +215,27 @@ def _sharded(stage: Stage, path: Path, step: int, state: dict[str, Any]) -> tupl
     return step, _nested(values)["stage"]
 
 
-def _read_file(path: Path) -> dict[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _read_file(path: Path) -> dict[Any, Any]:
+    return read_pytorch(path, mapped=False)
 
 
 def _read_directory(path: Path, into: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a directory holds, in the tensors `into`, by name, or in new whole ones."""
-    rest = torch.load(path / _REST, map_location="cpu", weights_only=True)
-    if into is None:
-        known = FileSystemReader(path).read_metadata().state_dict_metadata
-        tensors: dict[str, Any] = {
-            name: torch.empty(value.size, dtype=value.properties.dtype)
-            for name, value in known.items()
-            if isinstance(value, TensorStorageMetadata)
-        }
-    else:
-        tensors = {name: into[name] for name in rest["places"] if name in into}
+    rest = read_pytorch(path / _REST, mapped=False)
+    places: dict[str, _Path] = rest["places"]
+    wanted = None if into is None else {name: into[name] for name in places if name in into}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it was told to be
-        if tensors:
-            load(tensors, storage_reader=FileSystemReader(path), no_dist=into is None)
-    return _nested({**rest["rest"], **{rest["places"][name]: value for name, value in tensors.items()}})
+        tensors = read_distributed(path, wanted)
+    return _nested({**rest["rest"], **{places[name]: value for name, value in tensors.items()}})
 
 
 def write_portable(checkpoint: Path, path: Path) -> None:
-    """A checkpoint without its optimiser and in half precision: enough to carry a run to another machine."""
+    """A checkpoint without its optimiser and in half precision: enough to carry a run to another machine.
+
+    Raises:
+        ValueError: it is no checkpoint, or a weight does not fit into half precision.
+    """
     step, state = load_checkpoint(checkpoint)
     small = {key: _halved(value) for key, value in state.items() if key != "optimiser"}
     save_atomically({"step": step, "stage": small}, path)
@@ -215,7 +245,10 @@ def _halved(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _halved(item) for key, item in value.items()}
     if isinstance(value, Tensor) and value.is_floating_point():
-        return value.half()
+        half = value.half()
+        if not bool(half.isfinite().all()):
+            raise ValueError("a weight is too large for half precision; carry the checkpoint itself")
+        return half
     return value
 
 

@@ -46,18 +46,19 @@ _REFUSED_CLASS = re.compile(
 )
 
 
-def read_pytorch(path: Path, notes: list[str] | None = None) -> dict[Any, Any]:
-    """The dictionary in a PyTorch file, memory-mapped where its format allows; no code in it is run.
+def read_pytorch(path: Path, notes: list[str] | None = None, *, mapped: bool = True) -> dict[Any, Any]:
+    """The dictionary in a PyTorch file; no code in it is run.
 
     Args:
         path: What torch.save wrote.
         notes: What a person should know of the file is appended here.
+        mapped: Leave the tensors in the file, where its format allows; False reads them into memory.
 
     Raises:
         CheckpointError: No such file, truncated, damaged, or holding more than tensors in plain containers.
     """
     refuse_other_kinds(path, "PyTorch")
-    is_zip = zipfile.is_zipfile(path)
+    is_zip = _is_zip(path)
     if is_zip:
         has_sums = _check_archive(path)
     else:
@@ -68,19 +69,26 @@ def read_pytorch(path: Path, notes: list[str] | None = None) -> dict[Any, Any]:
             f"{path.name} was saved without checksums, so damage to its numbers cannot be seen; "
             "compare it with the hash that its publisher gives"
         )
-    content = _load(path, is_zip)
+    content = _load(path, is_zip, mapped)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     return content
 
 
-def _load(path: Path, is_zip: bool) -> Any:
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # its own end, by which zipfile knows it, is damaged
+        raise CheckpointError(f"{path}: damaged at its end; fetch it again") from error
+
+
+def _load(path: Path, is_zip: bool, mapped: bool) -> Any:
     try:
         with warnings.catch_warnings():
             # Which protocol it was pickled with, and that a class of torch's is deprecated: nobody's
             # business.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip and mapped)
     except (pickle.UnpicklingError, *_DAMAGE) as error:
         # Torch's words end in its advice to load the file without protection: they are for the log alone.
         log.debug("%s was refused", path, exc_info=error)
