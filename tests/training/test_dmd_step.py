@@ -1,0 +1,338 @@
+"""What a step of distribution matching must do: who is updated how often, from what, at which levels.
+
+Every expectation is a literal, or computed here from the definition; nothing is compared with another run.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import combinations
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shotstream.geometry import LatentSize
+from shotstream.model.dit import DiT
+from shotstream.streaming.conditioning import first_shot
+from shotstream.training.parallelize import Execution
+from shotstream.training.stages.dmd import DmdStage, DmdTraining, Part, Scene, fake_of
+from shotstream.training.stages.teacher import TheatreModel
+from tests.training.test_dmd import matching
+
+BATCH = 2
+SIZE = LatentSize(2, 4)
+
+
+def config_of(*overrides: str) -> DmdTraining:
+    stage: Any = matching("theatre_intra_shot", 20, *(f"stage.dmd.{one}" for one in overrides)).stage
+    return cast("DmdTraining", stage.dmd)
+
+
+def model(config: DmdTraining, seed: int) -> TheatreModel:
+    torch.manual_seed(seed)
+    made = TheatreModel(config.teacher.dit, config.teacher.text)
+    nn.init.normal_(made.dit.head.head.weight, std=0.2)
+    return made
+
+
+def stage_of(*overrides: str, execution: Execution | None = None) -> DmdStage:
+    """A tiny stage on two first shots of two chunks; nothing is loaded."""
+    config = config_of(*overrides)
+    teacher = model(config, 1)
+
+    def draw(step: int, samples: range) -> Scene:
+        del step
+        captions = [[f"A wide view of a fox {sample}."] for sample in samples]
+        return Scene(first_shot(config.teacher.dit, SIZE, batch=len(samples)), captions, 2, samples)
+
+    return DmdStage(
+        config,
+        student=model(config, 0),
+        teacher=teacher,
+        fake=fake_of(teacher),
+        draw=draw,
+        execution=execution,
+    )
+
+
+def seed_of(*keys: object) -> int:
+    digest = hashlib.blake2b("/".join(map(str, keys)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") // 2
+
+
+@contextmanager
+def told(stage: DmdStage) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
+    """(who, noisy, level) of every question to a network, in order."""
+    asked: list[tuple[str, Tensor, Tensor]] = []
+    names = {stage.student.dit: "student", stage.fake: "fake", stage.teacher.dit: "teacher"}
+
+    def hook(module: nn.Module, given: tuple[Any, ...], _: object) -> None:
+        asked.append((names[cast("DiT", module)], given[0].detach(), given[1].detach()))
+
+    handles = [dit.register_forward_hook(hook) for dit in names]
+    try:
+        yield asked
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def even(sigma: Tensor, shift: float) -> Tensor:
+    """The level before the schedule warps it: the inverse of s -> shift s / (1 + (shift - 1) s)."""
+    return sigma / (shift - (shift - 1) * sigma)
+
+
+@pytest.mark.parametrize(("fake_updates", "warmup"), [(1, 0), (3, 2), (5, 1)])
+def test_each_step_updates_the_fake_score_as_often_as_it_says_and_then_the_student_once(
+    fake_updates: int, warmup: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One update of the fake score a step, whatever `fake_updates` said, once went unseen."""
+    stage = stage_of(f"fake_updates={fake_updates}", f"fake_warmup_steps={warmup}")
+    done: list[str] = []
+    monkeypatch.setattr(stage, "update_fake", lambda *_: (done.append("fake"), (6.0, 2.0))[1])
+    monkeypatch.setattr(
+        stage, "update_student", lambda *_: (done.append("student"), {"student_loss": 1.0})[1]
+    )
+    for step in range(warmup + 2):
+        done.clear()
+        scalars = stage.step(step)
+        learns = step >= warmup
+        assert done == ["fake"] * fake_updates + ["student"] * learns, step
+        assert scalars["fake_loss"] == pytest.approx(6.0) and scalars["fake_norm"] == pytest.approx(2.0)
+        assert ("student_loss" in scalars) == learns
+
+
+def test_every_update_of_a_step_learns_from_samples_and_noise_of_its_own() -> None:
+    """The updates of the fake score once could have shared one rollout without a test that saw it."""
+    stage = stage_of("fake_updates=2", "fake_warmup_steps=0")
+    noised: list[tuple[str, Tensor, Tensor, Tensor]] = []
+    originals = stage.fake_loss, stage.gradient
+
+    def fake_loss(scene: Scene, text: Tensor, x0: Tensor, key: tuple[int, int]) -> Tensor:
+        with told(stage) as asked:
+            loss = originals[0](scene, text, x0, key)
+        noised.append(("fake", x0.detach(), asked[0][1], asked[0][2]))
+        return loss
+
+    def gradient(scene: Scene, text: Tensor, free: Tensor, x0: Tensor, key: tuple[int, int]) -> Tensor:
+        with told(stage) as asked:
+            found = originals[1](scene, text, free, x0, key)
+        noised.append(("student", x0.detach(), asked[0][1], asked[0][2]))
+        return found
+
+    stage.fake_loss, stage.gradient = fake_loss, gradient  # type: ignore[method-assign]
+    for step in (0, 1):
+        stage.step(step)
+    assert [who for who, *_ in noised] == ["fake", "fake", "student"] * 2
+    context = stage.config.teacher.dit.num_context_frames
+    # A sample's own number is in what is compared: two samples of a batch share nothing either.
+    singles = [
+        (x0[sample], noisy[sample, :, context:], sigma[sample, context:])
+        for _, x0, noisy, sigma in noised
+        for sample in range(BATCH)
+    ]
+    for (x0, noisy, sigma), (other_x0, other_noisy, other_sigma) in combinations(singles, 2):
+        assert (x0 - other_x0).abs().mean() > 1e-3
+        assert (noisy - other_noisy).abs().mean() > 1e-2
+        assert not torch.isclose(sigma, other_sigma).any()
+        assert (sigma == sigma[0]).all(), "one level for all frames of a sample"
+
+
+def test_the_two_scores_are_compared_at_levels_from_least_to_most_alone() -> None:
+    """Restricted by drawing there, not clamped: even levels are uniform between the ends' own."""
+    stage = stage_of("least_sigma=0.3", "most_sigma=0.6", "guidance=1.0", "context_guidance=1.0")
+    (part,) = stage.parts(0)
+    x0 = torch.randn(BATCH, 16, 3, *SIZE_OF, generator=torch.Generator().manual_seed(0))
+    scored: list[float] = []
+    learnt: list[float] = []
+    asked: list[tuple[DiT, Tensor, Tensor]] = []
+
+    def velocity(dit: DiT, _scene: Scene, _text: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        asked.append((dit, noisy, sigma))
+        return torch.zeros_like(noisy)
+
+    stage.velocity = velocity  # type: ignore[method-assign]
+    for step in range(60):
+        asked.clear()
+        stage.gradient(part.scene, part.text, part.free, x0, (step, 9))
+        stage.fake_loss(part.scene, part.text, x0, (step, 9))
+        (one, noisy, sigma), (other, again, same), (third, _, own) = asked
+        assert (one, other, third) == (stage.teacher.dit, stage.fake, stage.fake)
+        assert torch.equal(noisy, again) and torch.equal(sigma, same), "both scores are asked the same"
+        scored += sigma[:, 0].tolist()
+        learnt += own[:, 0].tolist()
+    assert min(scored) >= 0.3 and max(scored) <= 0.6
+    assert min(learnt) < 0.3 and max(learnt) > 0.9, "the fake score learns at every level"
+    shift = stage.config.teacher.shift
+    for levels, low, high in ((scored, 0.3, 0.6), (learnt, 0.0, 1.0)):
+        first, last = (float(even(torch.tensor(end), shift)) for end in (low, high))
+        placed = (even(torch.tensor(levels), shift).numpy() - first) / (last - first)
+        assert np.mean(placed) == pytest.approx(0.5, abs=4 * 0.289 / len(levels) ** 0.5)
+        assert np.std(placed) == pytest.approx(0.289, abs=0.06)
+
+
+SIZE_OF = (SIZE.height, SIZE.width)
+
+
+def test_a_rollout_is_told_the_students_levels_up_to_where_it_ends() -> None:
+    """The exit step was once told the last level, wherever it was: a network asked at wrong levels."""
+    stage = stage_of()
+    shift, steps = stage.config.teacher.shift, stage.config.student_steps
+    assert steps == (1000, 740, 500, 260)
+    levels = [shift * s / (1 + (shift - 1) * s) for s in (1.0, 0.74, 0.5, 0.26)]
+    (part,) = stage.parts(0)
+    drawn: dict[int, tuple[int, int]] = {}
+    for number in range(40):
+        generator = np.random.default_rng(seed_of(stage.config.seed, "exit", number, 0))
+        drawn[int(generator.integers(4))] = (number, 0)
+    assert drawn.keys() == {0, 1, 2, 3}, "every step is an exit step"
+    for last, key in drawn.items():
+        with torch.no_grad(), told(stage) as asked:
+            stage.rollout(part.scene, part.text, key)
+        walk = levels[: last + 1]
+        # the context, then a chunk with all its levels, its commit at level 0, and the last chunk
+        assert [float(sigma[0, 0]) for _, _, sigma in asked] == pytest.approx([0, *walk, 0, *walk])
+        assert {who for who, *_ in asked} == {"student"}
+        assert all((sigma == sigma[0, 0]).all() for _, _, sigma in asked)
+
+
+def test_the_noise_of_a_rollout_is_the_samples_own() -> None:
+    stage = stage_of()
+    (part,) = stage.parts(0)
+    key = (4, 1)
+    with torch.no_grad(), told(stage) as asked:
+        stage.rollout(part.scene, part.text, key)
+    first = asked[1][1]  # the first question after the context: pure noise of the first chunk
+    for sample in range(BATCH):
+        seed = seed_of(stage.config.seed, "rollout", *key, sample)
+        generator = torch.Generator().manual_seed(seed_of(seed, 0, 0))
+        assert torch.equal(first[sample], torch.randn(16, 3, *SIZE_OF, generator=generator))
+
+
+def test_the_fake_score_learns_the_velocity_from_a_sample_to_its_noise() -> None:
+    stage = stage_of()
+    (part,) = stage.parts(0)
+    key = (2, 1)
+    x0 = torch.randn(BATCH, 16, 6, *SIZE_OF, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad(), told(stage) as asked:
+        loss = stage.fake_loss(part.scene, part.text, x0, key)
+        ((_, noisy, sigma),) = asked
+        said = stage.velocity(stage.fake, part.scene, part.text, noisy[:, :, 6:], sigma[:, 6:])
+    noise = torch.stack(
+        [
+            torch.randn(
+                16, 6, *SIZE_OF,
+                generator=torch.Generator().manual_seed(seed_of(stage.config.seed, "fake", *key, sample)),
+            )
+            for sample in range(BATCH)
+        ]
+    )  # fmt: skip
+    level = sigma[:, None, 6:, None, None]
+    torch.testing.assert_close(noisy[:, :, 6:], (1 - level) * x0 + level * noise)
+    torch.testing.assert_close(loss, (said - (noise - x0)).square().mean())
+
+
+def learnt(part: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in part.named_parameters()}
+
+
+def moved(before: dict[str, Tensor], part: nn.Module) -> float:
+    """How far the value that moved most moved; AdamW's first step moves each by the rate."""
+    return max(float((value.detach() - before[name]).abs().max()) for name, value in part.named_parameters())
+
+
+def test_student_and_fake_score_learn_at_their_own_rates() -> None:
+    """Without momentum the first step of AdamW moves a value by its rate, up or down, less 1 % of it."""
+    stage = stage_of("fake_updates=1", "fake_warmup_steps=0", "student_rate=1e-3", "fake_rate=4e-3")
+    student, fake = learnt(stage.student.dit), learnt(stage.fake)
+    stage.step(0)
+    assert moved(student, stage.student.dit) == pytest.approx(1e-3, rel=0.05)
+    assert moved(fake, stage.fake) == pytest.approx(4e-3, rel=0.05)
+
+
+def test_each_gradient_is_clipped_to_its_own_norm() -> None:
+    """Seen in AdamW's second moments, which after one step are 0.001 of the clipped gradient's square."""
+    limits = {"student": 2e-5, "fake": 3e-4}
+    stage = stage_of(
+        "fake_updates=1",
+        "fake_warmup_steps=0",
+        *(f"{name}_max_norm={value}" for name, value in limits.items()),
+    )
+    scalars = stage.step(0)
+    told_norms = {"student": scalars["norm"], "fake": scalars["fake_norm"]}
+    optimisers = {"student": stage.student_optimiser, "fake": stage.fake_optimiser}
+    for name, limit in limits.items():
+        states = optimisers[name].state_dict()["state"].values()
+        norm = sum(float(state["exp_avg_sq"].double().sum()) / 0.001 for state in states) ** 0.5
+        assert norm == pytest.approx(limit, rel=1e-3)
+        assert told_norms[name] > 1.5 * limit, "the log tells the norm before clipping"
+
+
+def test_the_average_begins_with_the_students_first_step_and_is_what_is_exported() -> None:
+    """Counting the warm-up, the average was once as slow as late in a run while the student took off."""
+    stage = stage_of("fake_updates=1", "fake_warmup_steps=3", "student_rate=1e-2", "ema_decay=0.9")
+    stage.update_fake = lambda *_: (0.0, 0.0)  # type: ignore[method-assign]
+    name = "blocks.0.ffn.0.weight"
+    values = [stage.student.dit.get_parameter(name).detach().clone()]
+    for step in range(3):
+        stage.step(step)
+        assert stage.ema.num_updates == 0
+        assert torch.equal(stage.ema.average[name], values[0])
+    expected = values[0].double()
+    for step, kept in ((3, 1 / 10), (4, 2 / 11), (5, 3 / 12)):
+        stage.step(step)
+        values.append(stage.student.dit.get_parameter(name).detach().clone())
+        assert not torch.equal(values[-1], values[-2])
+        expected = kept * expected + (1 - kept) * values[-1].double()
+        torch.testing.assert_close(stage.ema.average[name].double(), expected, rtol=1e-5, atol=1e-7)
+    exported = stage.averaged()
+    assert torch.equal(exported.dit.get_parameter(name).detach(), stage.ema.average[name])
+    assert not torch.equal(exported.dit.get_parameter(name).detach(), values[-1])
+    assert not exported.training
+    assert torch.equal(exported.text.embedding.weight, stage.student.text.embedding.weight)
+
+
+def test_the_students_gradient_is_where_the_scores_disagree() -> None:
+    """Half the squared distance to (x0 - gradient): its gradient at a sample is that over its elements."""
+    stage = stage_of("guidance=1.0", "context_guidance=1.0")
+    (part,) = stage.parts(0)
+    key = (3, 5)
+    loss, gradient = stage.student_loss(part.scene, part.text, part.free, key)
+    with torch.no_grad():
+        x0 = stage.rollout(part.scene, part.text, key)
+        with told(stage) as asked:
+            again = stage.gradient(part.scene, part.text, part.free, x0, key)
+        (_, noisy, sigma), _ = asked
+        noisy, sigma = noisy[:, :, 6:], sigma[:, 6:]
+        level = sigma[:, None, :, None, None]
+        real, fake = (
+            noisy - level * stage.velocity(dit, part.scene, part.text, noisy, sigma)
+            for dit in (stage.teacher.dit, stage.fake)
+        )
+    distance = (x0 - real).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
+    torch.testing.assert_close(gradient, (fake - real) / distance, rtol=1e-4, atol=1e-5)
+    assert torch.equal(gradient, again)
+    torch.testing.assert_close(loss.detach(), 0.5 * gradient.square().mean())
+
+
+def test_parts_of_a_batch_draw_what_the_whole_batch_would_and_average_to_it() -> None:
+    """Whatever computes a sample, it is the sample of its place: the second part is not the first again."""
+    shares = [Execution().shares(BATCH), Execution(samples_at_once=1).shares(BATCH)]
+    assert [[list(one) for one in share] for share in shares] == [[[0, 1]], [[0], [1]]]
+    whole, parts = stage_of(), stage_of(execution=Execution(samples_at_once=1))
+    found: list[dict[str, Tensor]] = []
+    for stage in (whole, parts):
+        given: list[Part] = stage.parts(0)
+        losses = [
+            lambda part=part, stage=stage: stage.student_loss(part.scene, part.text, part.free, (0, 1))[0]
+            for part in given
+        ]
+        stage.execution.backward_parts(losses, "student's", 0)
+        named = stage.student.dit.named_parameters()
+        found.append({name: value.grad.clone() for name, value in named if value.grad is not None})
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 20
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-6)
