@@ -89,3 +89,38 @@ def test_guidance_is_the_line_through_both_predictions() -> None:
     assert torch.equal(guide(uncond, cond, 0.0), uncond)
     torch.testing.assert_close(guide(uncond, cond, 1.0), cond)
     torch.testing.assert_close(guide(uncond, cond, 4.0), cond + 3.0 * (cond - uncond))
+
+
+@pytest.mark.parametrize("exit_step", [None, 0, 1, 2, 3])
+def test_a_walk_tells_the_network_the_level_of_each_step_it_takes_and_ends_there(
+    exit_step: int | None,
+) -> None:
+    """The exit step was once told the last level: right for a network that knows the answer, wrong for one
+    that learns it. This one answers with the level it is told, so the x0 tells which that was.
+    """
+    sigmas = torch.tensor([1.0, 0.9, 0.6, 0.2], dtype=torch.float64)
+    told: list[float] = []
+
+    def velocity(noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        assert sigma.shape == (2, 4) and (sigma == sigma[0, 0]).all()
+        told.append(sigma[0, 0].item())
+        return sigma[:, None, :, None, None].expand_as(noisy)
+
+    noises = [_randn(20 + step) for step in range(4)]
+    out = few_step(velocity, noises[0], sigmas, lambda step: noises[step + 1], exit_step=exit_step)
+    last = 3 if exit_step is None else exit_step
+    assert told == sigmas[: last + 1].tolist()
+    state = noises[0]
+    for step in range(last + 1):  # x0 = noisy - sigma v, with v = sigma; then noise again to the next level
+        x0 = state - sigmas[step] ** 2
+        if step < last:
+            state = (1 - sigmas[step + 1]) * x0 + sigmas[step + 1] * noises[step + 1]
+    torch.testing.assert_close(out, x0, rtol=0, atol=1e-12)
+
+
+def test_euler_steps_by_the_velocity_at_the_level_where_it_stands() -> None:
+    """dx = v d sigma with v = sigma x: each step multiplies by 1 + s (s' - s)."""
+    start = _randn(3)
+    sigmas = torch.tensor([1.0, 0.5, 0.2, 0.0], dtype=torch.float64)
+    out = euler(lambda noisy, sigma: sigma[:, None, :, None, None] * noisy, start, sigmas)
+    torch.testing.assert_close(out, start * (1 - 0.5) * (1 - 0.5 * 0.3) * (1 - 0.2 * 0.2), rtol=0, atol=1e-12)

@@ -87,3 +87,36 @@ def test_impossible_schedules_are_refused() -> None:
         SCHEDULE.student_sigmas((1001,))
     with pytest.raises(ValueError, match="low < high"):
         SCHEDULE.sample_training_sigma(torch.Generator(), (1,), low=0.5, high=0.5)
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(8.0, 0.5, 0.9), (3.0, 0.02, 0.98), (8.0, 0.0, 0.4)])
+def test_training_draws_are_uniform_in_even_levels_between_the_ends(
+    shift: float, low: float, high: float
+) -> None:
+    """Quantiles by the written warp: s -> shift s / (1 + (shift - 1) s) of even levels from end to end."""
+    generator = torch.Generator().manual_seed(1)
+    drawn = FlowSchedule(shift=shift).sample_training_sigma(generator, (8000,), low=low, high=high)
+    first, last = (end / (shift - (shift - 1) * end) for end in (low, high))
+    shares = (0.1, 0.25, 0.5, 0.75, 0.9)
+    wanted = [first + share * (last - first) for share in shares]
+    wanted = [shift * even / (1 + (shift - 1) * even) for even in wanted]
+    found = drawn.quantile(torch.tensor(shares)).tolist()
+    # 8000 draws: a quantile's place is known to 0.0056 of the range of even levels.
+    slack = 4 * 0.0056 * (last - first) * shift
+    assert found == pytest.approx(wanted, abs=slack)
+    assert low <= drawn.min() and drawn.max() <= high
+    assert drawn.dtype == torch.float32 and len(drawn.unique()) > 7000
+
+
+def test_levels_in_numbers() -> None:
+    """Computed by hand: 8 s / (1 + 7 s)."""
+    assert SCHEDULE.warp(torch.tensor([0.0, 0.25, 0.5, 1.0])).tolist() == pytest.approx([0, 8 / 11, 8 / 9, 1])
+    table = SCHEDULE.train_sigmas()
+    assert (len(table), table[0].item()) == (1000, 1.0)
+    assert table[-1].item() == pytest.approx(0.008 / 1.007)
+    assert SCHEDULE.sampling_sigmas(4).tolist() == pytest.approx([1, 6 / 6.25, 4 / 4.5, 2 / 2.75, 0])
+    assert SCHEDULE.student_sigmas((1000, 500)).tolist() == pytest.approx([1, 8 / 9])
+    assert FlowSchedule(shift=1.0).sampling_sigmas(2).tolist() == [1, 0.5, 0]
+    assert FlowSchedule(shift=8.0, num_train_steps=4).train_sigmas().tolist() == pytest.approx(
+        [1, 6 / 6.25, 4 / 4.5, 2 / 2.75]
+    )

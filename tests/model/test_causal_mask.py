@@ -257,3 +257,102 @@ def test_each_layout_is_a_graph_of_its_own_and_none_falls_back() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "refused\n"
+
+
+def by_frames(context: int, frames: int, chunk: int, window: int | None) -> Tensor:
+    """The rule, from its sentences: frame by frame, [query, key], without groups or slices."""
+    total = context + frames
+    rule = torch.zeros(total, total, dtype=torch.bool)
+    for query in range(total):
+        for key in range(total):
+            if key < context:
+                rule[query, key] = True  # all see the context
+            elif query >= context:  # the context sees nothing else
+                back = (query - context) // chunk - (key - context) // chunk
+                rule[query, key] = back >= 0 and (window is None or back < window)
+    return rule
+
+
+REAL = [
+    (6, 21, 3, 7),
+    (6, 21, 3, None),
+    (6, 9, 3, 2),
+    (6, 3, 3, 7),
+    (6, 11, 3, 2),
+    (7, 9, 3, 1),
+    (1, 6, 3, 7),
+]
+"""Six frames of context, twice as long as a chunk of three, and neighbours: what a smaller context hides."""
+
+
+@pytest.mark.parametrize(("context", "frames", "chunk", "window"), REAL)
+def test_the_rule_at_real_sizes_is_that_of_its_sentences(
+    context: int, frames: int, chunk: int, window: int | None
+) -> None:
+    """Every form. With two context frames at most in a test, the first of six could be lost from sight."""
+    mask = CausalMask(
+        num_context_frames=context,
+        num_target_frames=frames,
+        chunk_latent_frames=chunk,
+        tokens_per_frame=2,
+        window_chunks=window,
+    )
+    rule = by_frames(context, frames, chunk, window)
+    rule = rule.repeat_interleave(2, dim=0).repeat_interleave(2, dim=1)
+    assert torch.equal(dense(mask), rule)
+    sliced = torch.zeros_like(rule)
+    for part in mask.slices():
+        for keys in part.keys:
+            sliced[part.queries, keys] = True
+    assert torch.equal(sliced, rule)
+    zero = torch.zeros((), dtype=torch.long)
+    query, key = torch.meshgrid(*2 * [torch.arange(mask.num_tokens)], indexing="ij")
+    assert torch.equal(mask.block_mask().mask_mod(zero, zero, query, key), rule)
+
+
+def test_the_model_of_480x832_has_these_groups_and_ranges() -> None:
+    """Six frames of context and seven chunks of three, 1560 tokens each, in numbers."""
+    mask = CausalMask(
+        num_context_frames=6,
+        num_target_frames=21,
+        chunk_latent_frames=3,
+        tokens_per_frame=1560,
+        window_chunks=7,
+    )
+    groups = mask.token_groups()
+    assert torch.unique_consecutive(groups).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert groups.bincount().tolist() == [9360, *[4680] * 7]
+    slices = mask.slices()
+    assert slices[0] == (slice(0, 9360), (slice(0, 9360),))
+    assert slices[3] == (slice(18_720, 23_400), (slice(0, 23_400),))
+    short = CausalMask(
+        num_context_frames=6,
+        num_target_frames=21,
+        chunk_latent_frames=3,
+        tokens_per_frame=1560,
+        window_chunks=2,
+    )
+    assert short.slices()[4] == (slice(23_400, 28_080), (slice(0, 9360), slice(18_720, 28_080)))
+
+
+@pytest.mark.parametrize(("context", "frames", "chunk", "window"), REAL)
+def test_blocks_at_real_sizes_are_whole_where_all_their_tokens_are_allowed(
+    context: int, frames: int, chunk: int, window: int | None
+) -> None:
+    mask = CausalMask(
+        num_context_frames=context,
+        num_target_frames=frames,
+        chunk_latent_frames=chunk,
+        tokens_per_frame=40,
+        window_chunks=window,
+    )
+    rule = by_frames(context, frames, chunk, window).repeat_interleave(40, 0).repeat_interleave(40, 1)
+    part, whole = mask.blocks()
+    num_blocks = -(-len(rule) // 128)
+    assert part.shape == whole.shape == (num_blocks, num_blocks)
+    for query in range(num_blocks):
+        for key in range(num_blocks):
+            tile = rule[128 * query : 128 * (query + 1), 128 * key : 128 * (key + 1)]
+            full = bool(tile.all()) and tile.shape == (128, 128)
+            assert bool(whole[query, key]) == full
+            assert bool(part[query, key]) == (bool(tile.any()) and not full)

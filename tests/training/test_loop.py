@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from shotstream.cli import main
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
@@ -140,3 +141,99 @@ def test_a_beginning_given_to_a_run_that_has_begun_is_refused(tmp_path: Path) ->
     with pytest.raises(ValueError, match="holds a run already"):
         prepare_run(codec(2), tmp_path, start_from=tmp_path / "codec.pt")
     assert json.loads((tmp_path / "theatre_codec" / "config.json").read_text())["loop"]["num_steps"] == 1
+
+
+class Watched:
+    """A stage that remembers what was asked of it, and what was on the disk at that moment."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.batch_size, self.done = directory, 1, 0
+        self.events: list[tuple[str, int, list[str]]] = []
+
+    def _saw(self, what: str, step: int) -> None:
+        self.events.append((what, step, [path.stem[-2:] for path in checkpoints(self.directory)]))
+
+    def step(self, step: int) -> Mapping[str, float]:
+        self._saw("step", step)
+        self.done = step + 1
+        return {"loss": 1.0}
+
+    def inputs(self, step: int) -> dict[str, Any]:
+        return {"number": step}
+
+    def prime(self) -> None: ...
+
+    def preview(self, step: int, directory: Path) -> Mapping[str, float]:
+        assert directory == self.directory
+        self._saw("preview", step)
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.done = state["done"]
+
+
+def test_a_step_is_done_then_saved_then_previewed_each_when_it_is_due(tmp_path: Path) -> None:
+    """A preview that fails must find its step on the disk."""
+    config = LoopConfig(num_steps=7, save_every=2, preview_every=4, keep=2, tensorboard=False)
+    stage = Watched(tmp_path)
+    assert train(stage, config, tmp_path) == 7
+    assert stage.events == [
+        ("step", 0, []),
+        ("step", 1, []),
+        ("step", 2, ["02"]),
+        ("step", 3, ["02"]),
+        ("preview", 4, ["02", "04"]),
+        ("step", 4, ["02", "04"]),
+        ("step", 5, ["02", "04"]),
+        ("step", 6, ["04", "06"]),
+    ]
+    assert [load_checkpoint(path) for path in checkpoints(tmp_path)] == [
+        (6, {"done": 6}),
+        (7, {"done": 7}),
+    ]
+
+
+def test_a_preview_that_fails_takes_no_step_with_it(tmp_path: Path) -> None:
+    """A preview that failed once took two hundred steps with it."""
+    stage = Watched(tmp_path)
+
+    def fail(step: int, directory: Path) -> Mapping[str, float]:
+        raise OSError(f"no preview of {step} in {directory}")
+
+    stage.preview = fail  # type: ignore[method-assign]
+    config = LoopConfig(num_steps=9, save_every=3, preview_every=3, tensorboard=False)
+    with pytest.raises(OSError, match="no preview of 3"):
+        train(stage, config, tmp_path)
+    assert load_checkpoint(checkpoints(tmp_path)[-1]) == (3, {"done": 3})
+
+
+def test_a_run_goes_on_from_its_step_and_stops_where_it_is_told(tmp_path: Path) -> None:
+    stage = Watched(tmp_path)
+    config = LoopConfig(num_steps=6, stop_at=4, tensorboard=False)
+    assert train(stage, config, tmp_path, first=2) == 4
+    assert [(what, step) for what, step, _ in stage.events] == [("step", 2), ("step", 3)]
+    assert load_checkpoint(checkpoints(tmp_path)[-1]) == (4, {"done": 4})
+    assert train(stage, config, tmp_path, first=4) == 4, "nothing is left before the stop"
+    assert train(stage, LoopConfig(num_steps=3, stop_at=5, tensorboard=False), tmp_path, first=0) == 3
+
+
+def test_a_refused_step_leaves_what_it_learnt_from_and_the_steps_before_it(tmp_path: Path) -> None:
+    stage = Signalled(FloatingPointError("the loss is nan"))
+    with pytest.raises(FloatingPointError):
+        train(stage, LoopConfig(num_steps=9, save_every=1, tensorboard=False), tmp_path)
+    assert load_checkpoint(checkpoints(tmp_path)[-1]) == (2, {"done": 2})
+    kept = torch.load(tmp_path / "refused_step_0000002_rank0.pt", weights_only=True)
+    assert kept == {"step": 2, "error": "the loss is nan", "inputs": {"number": 2}}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{name: 0} for name in ("num_steps", "save_every", "log_every", "preview_every", "keep", "accumulation")]
+    + [{"stop_at": -1}, {"samples_at_once": -1}, {"samples_at_once": 2, "accumulation": 2}],
+)
+def test_a_loop_that_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        LoopConfig(**{"num_steps": 1, **wrong})

@@ -196,3 +196,26 @@ def test_samples_at_once_give_the_same_batch_on_any_number_of_processes(size: in
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(ValueError, match="a batch of 10 cannot be divided among 2 processes in 2 parts"):
         Execution(world=World(size=2), accumulation=2).shares(10)
+
+
+def test_a_gradient_is_the_mean_over_parts_and_the_loss_too() -> None:
+    """In numbers: parts 2 w and 6 w give a gradient of 4 and a loss of 4 w, not their sum, nor the last."""
+    weight = torch.tensor(3.0, requires_grad=True)
+    parts = Execution(samples_at_once=1)
+    seen: list[list[int]] = []
+
+    def loss_of(samples: range) -> Tensor:
+        seen.append(list(samples))
+        return weight * (2.0, 6.0)[samples.start]
+
+    assert parts.backward(2, loss_of, "test's", 5) == 12.0
+    assert weight.grad is not None and weight.grad.item() == 4.0
+    assert seen == [[0], [1]]
+    with pytest.raises(FloatingPointError, match="the test's loss is nan at step 5"):
+        parts.backward(2, lambda _: weight * float("nan"), "test's", 5)
+
+
+@pytest.mark.parametrize(("size", "rank", "expected"), [(2, 0, [0, 1, 2]), (2, 1, [3, 4, 5]), (3, 2, [4, 5])])
+def test_a_process_takes_the_samples_of_its_rank(size: int, rank: int, expected: list[int]) -> None:
+    (own,) = Execution(world=World(rank=rank, size=size)).shares(6)
+    assert list(own) == expected

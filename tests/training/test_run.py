@@ -1,5 +1,6 @@
 """Runs: resumed equals uninterrupted, damage and changed settings are refused, bad steps are not applied."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ from shotstream.codec.patch_codec import PatchCodecConfig
 from shotstream.files import replacing, write_atomically
 from shotstream.theatre.palette import NAMES
 from shotstream.theatre.world import TheatreStory, sample_story
-from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
+from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically, write_portable
 from shotstream.training.recipe import Recipe
-from shotstream.training.recipes import recipe
-from shotstream.training.run import build_stage, run_recipe
+from shotstream.training.recipes import recipe, to_document
+from shotstream.training.run import build_stage, input_codec, run_recipe, trained_model
 from shotstream.training.stages.codec import CodecStage, CodecTraining
-from shotstream.training.stages.teacher import TeacherStage
+from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel
 
 CODEC = [
     "loop.tensorboard=false",
@@ -100,8 +101,7 @@ def test_a_portable_checkpoint_starts_a_run_elsewhere(tmp_path: Path) -> None:
     assert run_recipe(codec(3), tmp_path / "there", start_from=tmp_path / "portable.pt") == 3
 
 
-def test_a_teachers_preview_is_drawn_after_its_step_is_saved(tmp_path: Path) -> None:
-    """A preview that failed once took two hundred steps with it."""
+def test_a_teachers_preview_is_drawn_and_judged(tmp_path: Path) -> None:
     run_recipe(codec(1), tmp_path)
     run_recipe(recipe("theatre_teacher", [*TEACHER, "loop.num_steps=1", "loop.preview_every=1"]), tmp_path)
     directory = tmp_path / "theatre_teacher"
@@ -189,3 +189,35 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError("the disk is full")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_run_gives_to_others_is_its_average(tmp_path: Path) -> None:
+    """Export once could have taken the raw weights; a frozen part, which has no average, is as it is."""
+    made = teacher(1)
+    run = tmp_path / made.name
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(to_document(made)))
+    assert isinstance(made.stage, TeacherTraining)
+    model = TheatreModel(made.stage.dit, made.stage.text)
+    raw = {name: torch.full_like(value, 1.0) for name, value in model.state_dict().items()}
+    learnt = {name for name, _ in model.named_parameters() if name.startswith("dit.")}
+    for strip in (False, True):  # a teacher's average names the model's parts, a student's the transformer's
+        average = {name.removeprefix("dit.") if strip else name: 2 * raw[name] for name in learnt}
+        save_atomically(
+            {"step": 1, "stage": {"weights": raw, "ema": {**average, "num_updates": 3}}},
+            run / "step_0000001.pt",
+        )
+        found = trained_model(tmp_path, made.name)
+        assert not found.training
+        for name, value in found.state_dict().items():
+            assert (value == (2 if name in learnt else 1)).all(), name
+
+
+def test_the_codec_that_later_stages_use_is_the_average(tmp_path: Path) -> None:
+    run_recipe(codec(1), tmp_path)
+    path = checkpoints(tmp_path / "theatre_codec")[-1]
+    step, state = load_checkpoint(path)
+    name = "embed.weight"
+    state["ema"][name] = torch.full_like(state["ema"][name], 0.25)
+    save_atomically({"step": step, "stage": state}, path)
+    assert (input_codec(tmp_path).get_parameter(name) == 0.25).all()

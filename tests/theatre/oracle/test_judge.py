@@ -1,12 +1,14 @@
 """Judgements: small literal cases of what is right, what is wrong, and what cannot be judged."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from shotstream.theatre.cast import Actor
 from shotstream.theatre.oracle import (
+    CAPTION_AXES,
     ActorFacts,
     ShotFacts,
     joined,
@@ -17,7 +19,7 @@ from shotstream.theatre.oracle import (
 )
 from shotstream.theatre.oracle.facts import pair_up
 from shotstream.theatre.palette import to_rgb
-from shotstream.theatre.render import render
+from shotstream.theatre.render import Shot, render
 from shotstream.theatre.world import sample_story
 
 _FOX = ActorFacts(actor=Actor("fox", "blue", "white"), action="waves", facing="right", spot="left")
@@ -127,3 +129,103 @@ def test_a_forgotten_detail_is_counted_in_the_shot_that_forgets_it() -> None:
     changed = replace(_ONE, layout=(_ONE.layout + 1) % 3)
     by_shot = judge_memory([_ONE] * 3, [_ONE, _ONE, changed])
     assert [shot["layout"] for shot in by_shot] == [(), (1.0,), (0.0,)]
+
+
+def test_a_layout_is_remembered_from_the_earliest_shot_that_shows_it() -> None:
+    """Not from the latest: a place that changes and stays changed is wrong from then on."""
+    first, second = replace(_ONE, layout=1), replace(_ONE, layout=2)
+    assert joined(judge_memory([_ONE] * 3, [first, second, second]))["layout"] == (0.0, 0.0)
+    assert joined(judge_memory([_ONE] * 3, [first, second, first]))["layout"] == (0.0, 1.0)
+    hidden = replace(second, layout_legible=False)
+    assert joined(judge_memory([_ONE] * 3, [hidden, first, second]))["layout"] == (0.0,)
+
+
+def test_each_place_and_each_character_has_a_memory_of_its_own() -> None:
+    beach = replace(_ONE, place="beach", layout=0)
+    plans, seen = [_ONE, beach, _ONE, beach], [_ONE, beach, _ONE, replace(beach, layout=2)]
+    assert [shot["layout"] for shot in judge_memory(plans, seen)] == [(), (), (1.0,), (0.0,)]
+    swapped = replace(_TWO, actors=(_as(_FOX, scarf="scarf_cyan"), _as(_OWL, scarf="white")))
+    assert joined(judge_memory([_TWO, _TWO], [_TWO, swapped]))["scarf"] == (0.0, 0.0)
+    assert joined(judge_memory([_TWO, _TWO], [_TWO, _TWO]))["scarf"] == (1.0, 1.0)
+    wrong_place = replace(_ONE, place="forest")
+    assert joined(judge_memory([_ONE] * 2, [wrong_place, wrong_place]))["layout"] == ()
+
+
+@pytest.mark.parametrize(
+    ("action", "facing", "expected"),
+    [("walks", "left", 1.0), ("walks", "right", 0.0), ("stands", "left", 0.0), ("jumps", "right", 0.0)],
+)
+def test_a_walk_is_right_when_it_is_one_and_goes_where_it_should(
+    action: str, facing: str, expected: float
+) -> None:
+    """An owl that is to walk left: standing and looking left is no walk."""
+    plan = replace(_ONE, actors=(_OWL,))
+    seen = replace(plan, actors=(replace(_OWL, action=action, facing=facing),))
+    assert judge_captions(plan, seen)["staging"] == (expected,)
+    assert judge_captions(plan, replace(plan, actors=()))["staging"] == (0.0,)
+
+
+def test_who_stands_is_judged_by_its_side_and_not_by_where_it_looks() -> None:
+    turned = replace(_ONE, actors=(replace(_FOX, facing="left"),))
+    assert judge_captions(_ONE, turned)["staging"] == (1.0,)
+    pan = replace(_ONE, camera="pans left")
+    both = replace(pan, camera="still", actors=(replace(_FOX, spot="middle"),))
+    assert judge_captions(pan, both)["staging"] == (0.0,)
+    assert judge_captions(_TWO, replace(_TWO, actors=(replace(_FOX, spot="right"), _OWL)))["staging"] == (
+        1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("axis", "change"),
+    [
+        ("set", {"place": "beach"}),
+        ("time", {"time": "day"}),
+        ("framing", {"framing": "close-up"}),
+    ],
+)
+def test_what_a_shot_shows_otherwise_costs_its_own_axis_alone(axis: str, change: dict[str, str]) -> None:
+    scores = judge_captions(_ONE, replace(_ONE, **change))
+    assert {name for name, found in scores.items() if found == (0.0,)} == {axis}
+    assert all(found == (1.0,) for name, found in scores.items() if name != axis)
+
+
+def _story() -> tuple[Shot, ...]:
+    """Three shots of one place, with one actor that stands in a wide view."""
+    (shot,) = sample_story(np.random.default_rng(4), 1).shots
+    actor = replace(shot.performances[0].actor, species="fox", colour="blue", scarf="white")
+    performance = replace(shot.performances[0], actor=actor, action="stands", spot="left", facing="right")
+    shot = replace(
+        shot, performances=(performance,), framing="medium", camera="still", place="city", time="day"
+    )
+    return (shot, replace(shot, framing="wide"), shot)
+
+
+def _recast(shot: Shot, **changes: str) -> Shot:
+    (performance,) = shot.performances
+    return replace(shot, performances=(replace(performance, actor=replace(performance.actor, **changes)),))
+
+
+def test_known_wrong_pictures_get_known_scores() -> None:
+    """Films of another plan, drawn by the world: what differs is wrong, what is the same is right."""
+    plan = _story()
+
+    def scored(*filmed: Shot) -> dict[Any, tuple[float, ...]]:
+        takes = [to_rgb(render(shot, 9)) for shot in filmed]
+        return dict(judge_film(plan[: len(filmed)], takes).scores)
+
+    def wrong(shot: Shot) -> set[Any]:
+        """What is wrong with one shot that is filmed in the place of the first."""
+        return {axis for axis, found in scored(shot).items() if axis in CAPTION_AXES and found != (1.0,)}
+
+    assert wrong(plan[0]) == set()
+    assert wrong(_recast(plan[0], colour="grey")) == {"characters", "colour"}
+    assert wrong(_recast(plan[0], species="bear")) == {"characters", "species"}
+    assert wrong(_recast(plan[0], scarf="scarf_magenta")) == set()
+    moved = replace(plan[0], performances=(replace(plan[0].performances[0], spot="right"),))
+    assert wrong(moved) == {"staging"}
+    assert wrong(replace(plan[0], place="beach")) == {"set"}
+    assert wrong(replace(plan[0], time="night")) == {"time"}
+    scarf = scored(plan[0], _recast(plan[1], scarf="scarf_magenta"), _recast(plan[2], scarf="scarf_magenta"))
+    assert scarf["scarf"] == (0.0, 0.0) and scarf["layout"] == (1.0, 1.0)
+    assert scarf["memory"] == (0.0, 1.0, 0.0, 1.0) and scarf["characters"] == (1.0,) * 3

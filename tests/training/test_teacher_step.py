@@ -1,0 +1,253 @@
+"""What a step of the teacher must do: levels, who is clean, weights of frames and cells, its one update."""
+
+import hashlib
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shotstream.data.source import ShotSample
+from shotstream.geometry import LatentSize
+from shotstream.streaming.conditioning import first_shot
+from shotstream.training.parallelize import Execution
+from shotstream.training.recipes import recipe
+from shotstream.training.stages import teacher
+from shotstream.training.stages.teacher import Batch, ShotSource, TeacherStage, TeacherTraining
+from tests.training.test_run import TEACHER
+
+SIZE = LatentSize(2, 4)
+
+
+def seed_of(*keys: object) -> int:
+    digest = hashlib.blake2b("/".join(map(str, keys)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") // 2
+
+
+def config_of(**changes: Any) -> TeacherTraining:
+    config = cast(
+        "TeacherTraining", recipe("theatre_teacher", [*TEACHER, "stage.dit.latent_channels=2"]).stage
+    )
+    return replace(config, **{"matmul_dtype": "float32", **changes})
+
+
+class NoStories:
+    """A source that nothing is drawn from."""
+
+    def at(self, step: int) -> "ShotSource":
+        del step
+        return self
+
+    def read(self, step: int, rows: range | None = None) -> list[ShotSample]:
+        raise AssertionError((step, rows))
+
+
+def stage_of(execution: Execution | None = None, **changes: Any) -> TeacherStage:
+    return TeacherStage(config_of(**changes), NoStories(), execution=execution)
+
+
+def levels_of(stage: TeacherStage, step: int, f: int, *, causal: bool) -> Tensor:
+    sigma, noisy = stage._levels(step, f, causal)  # pyright: ignore[reportPrivateUsage]
+    assert torch.equal(noisy, sigma > 0)
+    return sigma
+
+
+def test_a_bidirectional_step_has_one_level_for_all_frames_of_a_sample() -> None:
+    stage = stage_of(batch_size=64)
+    sigma = levels_of(stage, 5, 7, causal=False)
+    assert sigma.shape == (64, 7) and (sigma == sigma[:, :1]).all() and (sigma > 0).all()
+    assert len(sigma[:, 0].unique()) == 64, "each sample has its own"
+    assert not torch.isclose(sigma, levels_of(stage, 6, 7, causal=False)).any(), "and each step"
+    even = sigma[:, 0] / (3 - 2 * sigma[:, 0])  # before the shift of 3
+    assert float(even.mean()) == pytest.approx(0.5, abs=4 * 0.289 / 8)
+
+
+@pytest.mark.parametrize("clean_history", [0.0, 0.5, 1.0])
+def test_a_causal_step_has_a_level_for_each_chunk_and_its_last_chunk_is_never_clean(
+    clean_history: float,
+) -> None:
+    """A clean last chunk, which nothing follows, is a sample with nothing to learn and none to learn from."""
+    stage = stage_of(batch_size=200, clean_history=clean_history)
+    sigma = levels_of(stage, 3, 8, causal=True)  # two chunks of three frames, and one of two
+    chunks = sigma[:, [0, 3, 6]]
+    assert torch.equal(sigma, chunks.repeat_interleave(3, dim=1)[:, :8])
+    assert (chunks[:, 2] > 0).all()
+    clean = (chunks[:, :2] == 0).float().mean(dim=0)
+    slack = 4 * (clean_history * (1 - clean_history) / 200) ** 0.5
+    assert clean.tolist() == pytest.approx([clean_history] * 2, abs=slack + 1e-6)
+    noised = chunks[chunks > 0]
+    assert len(noised.unique()) == len(noised), "no two chunks share a level"
+
+
+@pytest.mark.parametrize("causal_share", [0.0, 0.3, 1.0])
+def test_a_share_of_the_steps_is_causal(causal_share: float) -> None:
+    stage = stage_of(causal_share=causal_share)
+    found = np.mean([stage._causal(step) for step in range(600)])  # pyright: ignore[reportPrivateUsage]
+    assert found == pytest.approx(causal_share, abs=4 * (causal_share * (1 - causal_share) / 600) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("num_figures", "figure", "rest"),
+    [
+        # of 40 cells; a figure's share of the loss is 0.5, and one cell weighs at most 8
+        (20, 1.0, 1.0),
+        (10, 2.0, 0.5 / 0.75),
+        (4, 5.0, 0.5 / 0.9),
+        (2, 8.0, (1 - 0.05 * 8) / 0.95),
+        (0, None, 1.0),
+        (40, 0.5, None),
+    ],
+)
+def test_cells_weigh_one_on_average_and_actors_have_their_share_of_the_loss(
+    num_figures: int, figure: float | None, rest: float | None
+) -> None:
+    """Weights that do not average to one once changed the loss's scale with who was in the picture."""
+    stage = stage_of(figure_share=0.5, max_figure_weight=8.0)
+    figures = (torch.arange(40) < num_figures).reshape(1, 1, 5, 8).repeat(2, 1, 1, 1)
+    figures[1] = False
+    weight = stage._cell_weight(figures)  # pyright: ignore[reportPrivateUsage]
+    assert (weight[1] == 1).all(), "a sample without actors weighs all cells alike"
+    if figure is not None:
+        assert weight[0][figures[0]].tolist() == pytest.approx([figure] * num_figures, rel=1e-5)
+    if rest is not None:
+        assert weight[0][~figures[0]].tolist() == pytest.approx([rest] * (40 - num_figures), rel=1e-5)
+    if figure is not None and rest is not None:
+        assert float(weight[0].mean()) == pytest.approx(1.0, rel=1e-5)
+
+
+class Says(nn.Module):
+    """A network whose answer is known: a tenth of what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[Tensor, Tensor, object]] = []
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, text: Tensor, positions: object, mask: object = None
+    ) -> Tensor:
+        del text, positions
+        self.told.append((x, sigma, mask))
+        return 0.1 * x
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_loss_is_the_weighted_mean_square_of_the_velocity(causal: bool) -> None:
+    """Written out: noise keyed by the sample, frames that carry it, cells by their weight, in float32."""
+    stage = stage_of(batch_size=3, clean_history=0.6)
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(3, 2, 9, 2, 4, generator=generator)
+    figures = torch.rand(3, 9, 2, 4, generator=generator) < 0.2
+    step = next(s for s in range(50) if (levels_of(stage, s, 9, causal=True) == 0).any())
+
+    def batch(samples: range) -> Batch:
+        rows = slice(samples.start, samples.stop)
+        given = first_shot(stage.config.dit, SIZE, batch=len(samples))
+        return Batch(x0[rows], figures[rows], given, [["A fox."]] * len(samples), samples)
+
+    noise = torch.stack(
+        [
+            torch.randn(
+                2, 9, 2, 4, generator=torch.Generator().manual_seed(seed_of(0, "teacher/noise", step, one))
+            )
+            for one in range(3)
+        ]
+    )
+    sigma = levels_of(stage, step, 9, causal=causal)
+    level = sigma[:, None, :, None, None]
+    noisy = (1 - level) * x0 + level * noise
+    error = (0.1 * noisy - (noise - x0)) ** 2
+    carries = (sigma > 0).float()
+    frames = carries / carries.mean()
+    share = figures.float().mean(dim=(1, 2, 3))[:, None, None, None]
+    cells = torch.where(figures, 0.5 / share, 0.5 / (1 - share))
+    wanted = (error * frames[:, None, :, None, None] * cells[:, None]).mean()
+
+    network = Says()
+    stage.model.dit.forward = network.forward  # type: ignore[method-assign]
+    whole = stage.loss(stage.model, batch(range(3)), step, causal=causal)
+    torch.testing.assert_close(whole, wanted)
+    shown, told, mask = network.told[0]
+    assert torch.equal(told, torch.cat([torch.zeros(3, 6), sigma], dim=1)), "the context is clean"
+    torch.testing.assert_close(shown[:, :, 6:], noisy)
+    assert not shown[:, :, :6].any() and (mask is not None) == causal
+    parts = [stage.loss(stage.model, batch(range(one, one + 1)), step, causal=causal) for one in range(3)]
+    torch.testing.assert_close(torch.stack(parts).mean(), wanted)
+
+
+def test_a_step_clips_updates_once_at_its_rate_and_averages_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the stage's own limit: gradients that are clipped by nothing once went unseen."""
+    stage = stage_of(batch_size=2, max_norm=1e-3, num_steps=8, warmup_steps=4, decay_steps=2, ema_decay=0.9)
+    done: list[object] = []
+
+    samples = torch.randn(2, 2, 3, 2, 4, generator=torch.Generator().manual_seed(1))
+
+    def draw(
+        stories: object, config: object, step: int, *, samples: range, values: Tensor = samples
+    ) -> Batch:
+        del stories, config
+        done.append(("drawn", step, list(samples)))
+        rows = slice(samples.start, samples.stop)
+        given = first_shot(stage.config.dit, SIZE, batch=len(samples))
+        figures = torch.zeros(len(samples), 3, 2, 4, dtype=torch.bool)
+        return Batch(values[rows], figures, given, [["A fox."]] * len(samples), samples)
+
+    monkeypatch.setattr("shotstream.training.stages.teacher.draw_batch", draw)
+    optimise = stage.optimiser.step
+    monkeypatch.setattr(
+        stage.optimiser, "step", lambda rate: (done.append(("rate", rate)), optimise(rate))[1]
+    )
+    average = stage.ema.update
+    monkeypatch.setattr(
+        stage.ema, "update", lambda module: (done.append(("average", module)), average(module))
+    )
+    gradients: dict[str, Tensor] = {}
+    name = "dit.head.head.weight"
+    for step, rate in ((0, 0.25), (1, 0.5), (6, 1.0), (7, 0.5)):
+        done.clear()
+        before = stage.model.get_parameter(name).detach().clone()
+        scalars = stage.step(step)
+        assert done == [("drawn", step, [0, 1]), ("rate", rate), ("average", stage.model)]
+        causal = bool(np.random.default_rng(seed_of(0, "teacher/mask", step)).random() < 0.5)
+        assert scalars.keys() == {"loss", "norm", "causal_loss" if causal else "full_loss"}
+        assert scalars["norm"] > 1e-3, "told as it was before clipping"
+        gradients[str(step)] = stage.model.get_parameter(name).detach() - before
+    first = gradients["0"]  # AdamW's first step is its rate, whatever the gradient's size
+    assert float(first.abs().max()) == pytest.approx(stage.config.learning_rate * 0.25, rel=0.02)
+    states = stage.state_dict()["optimiser"]["adamw"]["state"].values()
+    clipped = sum(float(state["exp_avg_sq"].sum()) / 0.02 for state in states) ** 0.5
+    assert clipped < 2.1 * 1e-3, "four steps of at most 0.001 each, remembered"
+    assert stage.ema.num_updates == 4
+    exported = stage.averaged()
+    assert torch.equal(exported.get_parameter(name).detach(), stage.ema.average[name])
+    assert not torch.equal(exported.get_parameter(name).detach(), stage.model.get_parameter(name).detach())
+
+
+def test_context_and_captions_are_dropped_by_their_own_chances() -> None:
+    """Two numbers that differ, for samples of a first shot and of a later one."""
+
+    config = config_of(context_drop=0.3, caption_drop=0.1)
+    given = first_shot(config.dit, SIZE)
+    full = replace(given, context=torch.ones_like(given.context))
+    for later in (True, False):
+        drawn = [
+            teacher._dropped(  # pyright: ignore[reportPrivateUsage]
+                full, ["A fox.", "An owl."], later, config, np.random.default_rng(one), keep_captions=False
+            )
+            for one in range(1500)
+        ]
+        no_context = np.mean([not one.context.any() for one, _ in drawn])
+        no_captions = np.mean([rows == ["", ""] for _, rows in drawn])
+        assert no_context == pytest.approx(0.3 if later else 0.0, abs=0.05 if later else 0)
+        assert no_captions == pytest.approx(0.1, abs=0.032)
+        assert {tuple(rows) for _, rows in drawn} == {("", ""), ("A fox.", "An owl.")}
+    kept = teacher._dropped(  # pyright: ignore[reportPrivateUsage]
+        full,
+        ["A fox."],
+        True,
+        replace(config, caption_drop=1.0),
+        np.random.default_rng(0),
+        keep_captions=True,
+    )
+    assert kept[1] == ["A fox."]
