@@ -169,6 +169,13 @@ def shorten(text: str, most: int = 40) -> str:
     return line if len(text) <= most else line[: most - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """A text for a terminal: what would act on one, and what has no picture, is shown as an escape."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )
+
+
 # JSON.
 
 

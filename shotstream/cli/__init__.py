@@ -1,10 +1,13 @@
 """The command `shotstream`: reads arguments, calls the package, and tells a person what happened in one line.
 
-Exit codes: 0 done, 1 a fault (full disk, frames that differ, a failed check), 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 a fault (full disk, frames that differ, a failed check), 2 bad input, 130 interrupted
+(Ctrl-C), 143 terminated (SIGTERM).
 Tracebacks go to a log file, with --debug, and nowhere else. Only typer is imported at the start, everything
 else when a command needs it, so that help comes at once.
 """
 
+import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,7 +24,16 @@ from shotstream.cli.generate import generate
 from shotstream.cli.measure import evaluate, verify
 from shotstream.cli.models import weights_app
 from shotstream.cli.serve import serve
-from shotstream.cli.shared import BAD_INPUT, FAULT, INTERRUPTED, BadInput, Fault, complain, one_line
+from shotstream.cli.shared import (
+    BAD_INPUT,
+    FAULT,
+    BadInput,
+    Fault,
+    complain,
+    ending_on_sigterm,
+    one_line,
+    stopped,
+)
 from shotstream.cli.theatre import theatre_app
 from shotstream.cli.train import train
 from shotstream.process import tune_cpu
@@ -47,14 +59,23 @@ _is_debugging = False
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command with the given arguments (None: the process's) and exits with its code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding does not have is shown with escapes.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = app(given or ["--help"], standalone_mode=False)
+        with ending_on_sigterm():
+            code = app(given or ["--help"], standalone_mode=False)
+            sys.stdout.flush()
     except typer.TyperException as error:
         code = complain(_with_successor(error), BAD_INPUT)
     except BadInput as error:
         code = complain(str(error), BAD_INPUT)
-    except (typer.Abort, KeyboardInterrupt):
-        code = complain("interrupted", INTERRUPTED)
+    except (typer.Abort, KeyboardInterrupt) as error:
+        code = stopped(error)
+    except BrokenPipeError:
+        # Nobody reads on (`| head`), and Python would complain of the rest at the very end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAULT
     except Fault as error:
         code = complain(str(error), FAULT)
     except Exception as error:

@@ -152,13 +152,17 @@ def _film_live(
 
 
 def _report(console: "Console", film: "Film", fps: int) -> None:
+    from rich.text import Text
+
+    from shotstream.documents import printable
+
     files = film.files
     num_frames = sum(map(len, film.replay.frame_sha256))
     size_mb = files.film.stat().st_size / 1e6
     resumed = f", {film.num_resumed_shots} of them from before" if film.num_resumed_shots else ""
+    made = f"{len(film.replay.frame_sha256)} shots{resumed}, {num_frames / fps:.1f} s, {size_mb:.1f} MB"
     console.print(
-        f"[bold]{files.film}[/]: {len(film.replay.frame_sha256)} shots{resumed}, "
-        f"{num_frames / fps:.1f} s, {size_mb:.1f} MB",
+        Text.assemble((printable(str(files.film)), "bold"), f": {made}"),
         highlight=False,
         soft_wrap=True,
     )
@@ -169,7 +173,7 @@ def _report(console: "Console", film: "Film", fps: int) -> None:
             highlight=False,
         )
     for path in (files.storyboard, files.subtitles, files.replay):
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+        console.print(f"  {printable(str(path))}", highlight=False, soft_wrap=True)
 
 
 def _check_frames(console: "Console", film: "Film", replay: "Replay") -> None:

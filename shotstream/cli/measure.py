@@ -27,6 +27,7 @@ def verify(
     with bad_input():
         import torch
         from rich.table import Table
+        from rich.text import Text
 
         from shotstream.verify import verify_directory
 
@@ -43,7 +44,7 @@ def verify(
             row.tensor or row.message,
             "" if row.error is None else f"{row.error:.2e}",
             "" if row.bound is None else f"{row.bound:.0e}",
-            "[green]yes[/]" if row.passed else "[red]NO[/]",
+            Text("yes", "green") if row.passed else Text("NO", "red"),
         )
     console = make_console(stderr=False)
     console.print(table)

@@ -65,7 +65,7 @@ def serve(
         if token is None and not _is_loopback(host):
             token = secrets.token_urlsafe(24)
         limits = Limits(open_stories=stories, look_ahead_s=look_ahead, quota_bytes=int(quota_gb * 2**30))
-        with console.status(f"loading {model}"):
+        with console.status("loading"):
             from shotstream.streaming.preview import read_preview
 
             pipeline = load_warm(console, model, device, options)
@@ -78,6 +78,8 @@ def serve(
                 limits=limits,
             )
             app = create_app(settings, pipeline, preview)
+    from rich.text import Text
+
     server = StudioServer(app, host, port)
     shown = f"[{host}]" if ":" in host else host
     try:
@@ -87,7 +89,8 @@ def serve(
     socket.listen(128)  # Who follows the address at once waits for the server instead of being refused.
     secret = f"?token={token}" if token else ""
     address = f"http://{shown}:{socket.getsockname()[1]}/{secret}"
-    console.print(f"the studio is open at [bold]{address}[/] (stop it with Ctrl-C)", highlight=False)
+    told = Text.assemble("the studio is open at ", (address, "bold"), " (stop it with Ctrl-C)")
+    console.print(told, highlight=False, soft_wrap=True)
     try:
         server.run(sockets=[socket])
     except KeyboardInterrupt:

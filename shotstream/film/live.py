@@ -3,10 +3,11 @@
 from types import TracebackType
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
+from shotstream.documents import printable
 from shotstream.film.make import Progress
 from shotstream.film.replay import FilmPlan
 
@@ -82,4 +83,5 @@ class LiveView:
 
 def warn(console: Console, message: str) -> None:
     """Shows a warning in one line."""
-    console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    told = Text.assemble(("warning:", "yellow"), " ", printable(message))
+    console.print(told, highlight=False, soft_wrap=True)

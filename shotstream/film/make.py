@@ -5,6 +5,7 @@ unfinished work is in `film.mp4.partial/`, from which the same call goes on afte
 writes over a finished film unless told to, and it judges nothing: pictures are what the pipeline hands out.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
+from shotstream.documents import shorten
 from shotstream.files import make_atomically
 from shotstream.film.replay import Environment, FilmPlan, Pins, Replay, ReplayError, compare_frames
 from shotstream.film.storyboard import Panel, draw_storyboard
@@ -29,6 +31,7 @@ from shotstream.film.workdir import (
 )
 
 _CHAPTER_CHARS = 70
+_MAX_NAME_BYTES = 255
 
 
 class FilmExistsError(ValueError):
@@ -85,6 +88,13 @@ class FilmFiles:
     def __post_init__(self) -> None:
         if self.film.suffix.lower() != ".mp4":
             raise ValueError(f"{self.film}: a film is an MP4; give a name that ends in .mp4")
+        # The longest name beside it, of a file in the making.
+        longest = f".part.{self.storyboard.name}"
+        if (num_bytes := len(os.fsencode(longest))) > _MAX_NAME_BYTES:
+            raise ValueError(
+                f"the film's name {shorten(self.film.name)!r} is too long; shorten it by "
+                f"{num_bytes - _MAX_NAME_BYTES} bytes"
+            )
 
     @property
     def subtitles(self) -> Path:
