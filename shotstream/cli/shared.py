@@ -2,10 +2,11 @@
 
 import errno
 import json
+import os
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,11 +76,13 @@ def bad_input() -> Generator[None]:
 
 
 @contextmanager
-def interruptible(comfort: str) -> Generator[None]:
+def interruptible(comfort: str | Callable[[], str]) -> Generator[None]:
+    """Ctrl-C and SIGTERM become one line and a code; `comfort` says what there is, if called, then."""
     try:
         yield
     except KeyboardInterrupt as error:
-        raise typer.Exit(stopped(error, f"; {comfort}")) from error
+        said = comfort if isinstance(comfort, str) else comfort()
+        raise typer.Exit(stopped(error, f"; {said}")) from error
 
 
 def stopped(error: BaseException, comfort: str = "") -> int:
@@ -97,9 +100,13 @@ def ending_on_sigterm() -> Generator[None]:
         yield
         return
 
+    process = os.getpid()
+
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise Terminated
+        if os.getpid() == process:
+            raise Terminated
+        os.kill(os.getpid(), signal.SIGTERM)  # A helper that was forked off dies of it, as it would have.
 
     signal.signal(signal.SIGTERM, end)
     try:
