@@ -1,12 +1,12 @@
-"""Video files: reads frames; writes H.264 MP4 that plays everywhere, fragments, and lossless takes.
+"""Video files: writes H.264 MP4 that plays everywhere, fragments, and lossless takes; reads frames back.
 
-Frames are uint8 RGB arrays "f h w 3". The only module that imports PyAV, and only when a video is opened:
-nothing that trains or makes frames needs it. It refuses frames of another size than the first ones, and never
-resizes when it reads.
+Frames are uint8 RGB arrays "f h w 3". PyAV is imported only when a video is opened, here and in
+`video_reader.py`, which tells how files are read: nothing that trains or makes frames needs it. It refuses
+frames of another size than the first ones.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
+
+from shotstream.codec.video_reader import VideoError, iter_pictures, read_timeline
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -25,11 +27,6 @@ Frames = UInt8[np.ndarray, "f h w 3"]
 
 _BT709 = 1
 _LIMITED_RANGE = 1
-_READ_BATCH = 16
-
-
-class VideoError(ValueError):
-    """A video that cannot be read or written; the message names the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,64 +188,27 @@ def even_frames(frames: Frames, scale: int = 1) -> UInt8[np.ndarray, "f even_h e
     return frames
 
 
-def iter_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Frames]:
-    """Batches of consecutive frames [start, stop) in display order; None: to the end.
-
-    Raises:
-        VideoError: when the file holds no readable video.
-    """
-    import av
-    import av.error
-
-    try:
-        with av.open(path) as container:
-            batch: list[np.ndarray] = []
-            for index, frame in enumerate(container.decode(video=0)):
-                if stop is not None and index >= stop:
-                    break
-                if index >= start:
-                    batch.append(frame.to_ndarray(format="rgb24"))
-                if len(batch) == _READ_BATCH:
-                    yield np.stack(batch)
-                    batch = []
-            if batch:
-                yield np.stack(batch)
-    except (av.error.FFmpegError, OSError, IndexError) as error:
-        raise VideoError(f"{path}: not a readable video ({error})") from error
-
-
-def frame_rate(path: Path) -> Fraction:
-    """Frames per second of a video, on average.
-
-    Raises:
-        VideoError: when the file holds no readable video, or none that tells its rate.
-    """
-    import av
-    import av.error
-
-    try:
-        with av.open(path) as container:
-            rate = container.streams.video[0].average_rate
-    except (av.error.FFmpegError, OSError, IndexError) as error:
-        raise VideoError(f"{path}: not a readable video ({error})") from error
-    if not rate:
-        raise VideoError(f"{path}: does not tell its frame rate")
-    return rate
-
-
 def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Frames:
-    """Frames [start, stop) of a video, in one array.
+    """Frames [start, stop) of a video as a player shows them, in one array; None: to the end.
 
     Raises:
-        VideoError: when the file holds no readable video, or fewer frames than asked for.
+        VideoError: the file holds no readable video, fewer frames than asked for, or frames of other sizes.
     """
-    batches = list(iter_frames(path, start, stop))
-    num_frames = sum(len(batch) for batch in batches)
-    if num_frames == 0 or (stop is not None and num_frames < stop - start):
+    timeline = read_timeline(path, stop)
+    end = timeline.num_frames if stop is None else stop
+    if timeline.num_frames < end or start >= end:
         raise VideoError(
-            f"{path}: holds {start + num_frames} frames; {start}..{stop or 'end'} were asked for"
+            f"{path}: holds {timeline.num_frames} frames; {start}..{stop or 'end'} were asked for"
         )
-    return np.concatenate(batches)
+    pictures: list[np.ndarray] = []
+    for index, picture in iter_pictures(path, timeline, [range(start, end)]):
+        if pictures and picture.shape != pictures[0].shape:
+            raise VideoError(
+                f"{path}: frame {index} is {picture.shape[1]}x{picture.shape[0]}, those before it are "
+                f"{pictures[0].shape[1]}x{pictures[0].shape[0]}"
+            )
+        pictures.append(picture)
+    return np.stack(pictures)
 
 
 def write_mp4(path: Path, frames: Frames, fps: int | Fraction, settings: H264Settings | None = None) -> None:

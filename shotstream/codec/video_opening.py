@@ -1,0 +1,142 @@
+"""Opens a video file, and nothing else: what blocks, asks a network or follows names is refused.
+
+FFmpeg is allowed the protocol `file`, for regular files, and formats that hold their own pictures: no
+playlist, address, pipe or device behind a name is ever opened. It chooses the stream that a player shows, and
+bounds memory: 2**27 pixels of a frame (16K), and threads that share a frame instead of holding one each.
+"""
+
+import codecs
+import stat
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.error import FFmpegError
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+MAX_PIXELS = 1 << 27
+"""Of a frame, as it is stored and as it is shown."""
+
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,vvc,obu,av1,ivf,flv,asf,ogg,"
+    "gif,apng,nut,mxf,yuv4mpegpipe,rm,wtv,dv,vc1,mjpeg,dnxhd,h263,h261,cavsvideo,avs2,avs3,dirac,webp_anim"
+)
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<?xml", b"<MPD", b"<SMIL", b"[playlist]", b"[Reference]")
+_THREADS = 2
+
+
+class VideoError(ValueError):
+    """A video that cannot be read or written; the message names the file."""
+
+
+@contextmanager
+def opened_video(path: Path) -> Generator[tuple["InputContainer", "VideoStream"]]:
+    import av
+    import av.error
+
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": _FORMATS,
+        "max_pixels": str(MAX_PIXELS),
+        "threads": "1",
+    }
+    try:
+        _require_file(path)
+        with av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace") as container:
+            stream = _shown_stream(path, container)
+            codec: Any = stream.codec_context
+            codec.thread_type, codec.thread_count = "SLICE", _THREADS
+            codec.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "crccheck+explode"}
+            yield container, stream
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"{path}: not a readable video: {_reason(error)}") from error
+
+
+def _require_file(path: Path) -> None:
+    """OSError unless there is a file with content; what blocks or asks a network is never opened."""
+    try:
+        status = path.stat()
+    except ValueError as error:
+        raise VideoError(f"{str(path)!r}: not a readable video: no file can have this name") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(f"{path}: not a readable video: it is no file")
+    if not status.st_size:
+        raise VideoError(f"{path}: not a readable video: the file is empty")
+    with path.open("rb") as file:
+        start = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(_PLAYLISTS):
+        raise VideoError(
+            f"{path}: not a readable video: it only names other files or addresses, and these are not "
+            "followed; give the video itself"
+        )
+
+
+def _reason(error: "FFmpegError | OSError") -> str:
+    from av.error import InvalidDataError
+
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, InvalidDataError):
+        return "it is damaged, cut off, or in no known format"
+    return error.strerror or "it cannot be decoded"
+
+
+def _shown_stream(path: Path, container: "InputContainer") -> "VideoStream":
+    """The video that a player shows: no cover picture; of several the one that FFmpeg deems best."""
+    from av.stream import Disposition
+
+    pictures = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+    moving = [one for one in container.streams.video if not one.disposition & pictures]
+    best: Any = container.streams.best("video")
+    if not moving:
+        what = "sound and no video" if container.streams.audio else "no video"
+        what += "" if best is None else " but a cover picture"
+        raise VideoError(f"{path}: not a readable video: it holds {what}")
+    stream = next((one for one in moving if best is not None and one.index == best.index), moving[0])
+    codec: Any = stream.codec_context
+    if codec is None:
+        raise VideoError(f"{path}: not a readable video: there is no decoder for it")
+    _require_pixels(path, codec.width, codec.height)
+    return stream
+
+
+def _require_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise VideoError(
+            f"{path}: frames of {width}x{height} are too large; at most {MAX_PIXELS} pixels are read, so "
+            "make the video smaller first"
+        )
+
+
+def packets_of(container: "InputContainer", stream: "VideoStream | None") -> "Iterator[Packet]":
+    """What is in the file, of one stream or of all, up to where it is cut off."""
+    from av.error import InvalidDataError
+
+    packets = container.demux(*(() if stream is None else (stream,)))
+    while True:
+        try:
+            packet = next(packets, None)
+        except InvalidDataError:
+            return
+        if packet is None:
+            return
+        if packet.size:
+            yield packet
+
+
+def frames_of(stream: "VideoStream", packet: "Packet | None") -> "list[VideoFrame] | None":
+    """What a packet completes; None: it is damaged."""
+    from av.error import EOFError as EndError
+    from av.error import FFmpegError
+
+    try:
+        return stream.decode(packet)
+    except EndError:
+        return []
+    except FFmpegError:
+        return None
