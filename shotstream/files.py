@@ -42,6 +42,15 @@ def make_atomically(path: Path, make: Callable[[Path], None]) -> None:
     flush(path.parent)
 
 
+def require_directory(path: Path) -> None:
+    """ValueError unless `path` is a directory that can be written to, or can be made one; it is not made."""
+    nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{nearest} is a file, and a directory is needed there; give another")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{nearest} cannot be written to; give another directory")
+
+
 def flush(path: Path) -> None:
     """Waits until a file's content, or a directory's entries, are on the disk."""
     if path.is_dir() and os.name != "posix":

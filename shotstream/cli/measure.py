@@ -108,6 +108,9 @@ def evaluate(
             other_captions=other_captions,
         )
 
+        if run is None and (sampler_steps, guidance, context_guidance) != (25, 1.5, 1.0):
+            raise ValueError("--sampler-steps and guidance are a teacher's: name its run with --run")
+
         def tell(num_done: int, num_all: int) -> None:
             status.update(f"{num_done} of {num_all} stories")
 
@@ -122,12 +125,14 @@ def evaluate(
                 progress=tell,
             )
         else:
-            from shotstream.training.scores import evaluate_run
-
             if codec_only:
                 raise ValueError("--codec-only judges a model's codec; leave --run out")
             if options != DEFAULT_OPTIONS:
                 raise ValueError("a training run is scored as it is; leave the options of a loaded model out")
+            from shotstream.files import require_directory
+            from shotstream.training.scores import evaluate_run
+
+            require_directory(output)
             output.mkdir(parents=True, exist_ok=True)
             report = evaluate_run(
                 run,

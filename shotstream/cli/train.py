@@ -3,15 +3,19 @@
 import json
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shotstream.cli.shared import DeviceOption, bad_input, interruptible, make_console
+from shotstream.cli.shared import INTERRUPTED, DeviceOption, bad_input, complain, make_console
+from shotstream.training.names import RECIPE_NAMES, require_recipe
+
+if TYPE_CHECKING:
+    from shotstream.training.run import PreparedRun
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe.")],
+    recipe: Annotated[str, typer.Argument(help=f"Name of a recipe: {', '.join(RECIPE_NAMES)}.")],
     runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override, for example loop.num_steps=100; repeatable.")
@@ -22,9 +26,15 @@ def train(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved recipe and stop.")] = False,
 ) -> None:
-    """Train a recipe; the same command resumes."""
+    """Train a recipe; the same command resumes.
+
+    --dry-run shows every setting of a recipe; --set changes one. Each recipe says which runs it needs first.
+    """
     console = make_console()
     with bad_input():
+        require_recipe(recipe)
+        if start_from is not None and not start_from.is_file():
+            raise ValueError(f"{start_from}: no such file")
         from shotstream.training import recipes
         from shotstream.training.run import default_device, prepare_run
         from shotstream.training.world import joined_world, local_device
@@ -33,8 +43,6 @@ def train(
         if dry_run:
             make_console(stderr=False).print_json(json.dumps(recipes.to_document(chosen)))
             return
-        if start_from is not None and not start_from.is_file():
-            raise ValueError(f"{start_from}: no such file")
         device = local_device(default_device() if device == "auto" else device)
     with joined_world(device) as world:
         # One process speaks for all; warnings come from each.
@@ -42,14 +50,33 @@ def train(
         logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         with bad_input():
             prepared = prepare_run(chosen, runs, device=device, start_from=start_from, world=world)
-        with interruptible("the same command resumes at the last checkpoint"):
+        try:
             done = prepared.train()
-    if not world.leads:
-        return
-    if done < chosen.loop.num_steps:
-        console.print(
-            f"{recipe}: stopped at step {done} of {chosen.loop.num_steps}; "
-            f"the same command resumes; {prepared.directory}"
-        )
-    else:
-        console.print(f"{recipe}: {done} steps done; {prepared.directory}")
+        except KeyboardInterrupt as error:
+            told = f"interrupted; {_kept(prepared)}" if world.leads else "interrupted"
+            raise typer.Exit(complain(told, INTERRUPTED)) from error
+    if world.leads:
+        console.print(f"{recipe}: {_end(prepared, done)}", markup=False, soft_wrap=True)
+
+
+def _end(prepared: "PreparedRun", done: int) -> str:
+    loop, directory = prepared.loop, prepared.directory
+    if done >= loop.num_steps:
+        nothing_left = " before, so nothing was left to do" if prepared.first >= loop.num_steps else ""
+        return f"{done} steps done{nothing_left}; {directory}"
+    if done >= loop.last_step:
+        return f"stopped at step {done} of {loop.num_steps}, as loop.stop_at says; {directory}"
+    return f"stopped at step {done} of {loop.num_steps}; {_kept(prepared)}"
+
+
+def _kept(prepared: "PreparedRun") -> str:
+    """What of a run that was stopped is on the disk, and how to go on."""
+    from shotstream.training.checkpoint import checkpoints
+
+    found = checkpoints(prepared.directory)
+    if not found:
+        return "no step of it is kept; the same command begins again"
+    steps = int(found[-1].stem.removeprefix("step_"))
+    return (
+        f"{steps} of {prepared.loop.num_steps} steps are kept in {found[-1]}; the same command resumes there"
+    )

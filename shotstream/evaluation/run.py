@@ -19,6 +19,7 @@ from shotstream.evaluation.films import (
 )
 from shotstream.evaluation.report import Report, make_report
 from shotstream.evaluation.sheet import Panel, SheetStory, draw_sheet
+from shotstream.files import require_directory
 from shotstream.streaming.choice import DEFAULT_OPTIONS, Options
 from shotstream.streaming.pipeline import StreamingPipeline, load
 from shotstream.theatre.oracle import Scores, Verdict, judge_film
@@ -94,8 +95,7 @@ def evaluate(
             f"{pipeline.model_id} is of family {pipeline.family!r}; only the theatre can be judged"
         )
     config = config or EvaluationConfig()
-    if config.codec_only and (config.steps is not None or not context):
-        raise ValueError("the codec alone films nothing: leave out steps and keep the context")
+    _require_effect(config, context)
     facts: dict[str, Any] = {"model": pipeline.model_id, "weights_sha256": pipeline.weights_sha256}
     if config.codec_only:
         source = coded_films(pipeline.codec, config.num_chunks)
@@ -106,6 +106,11 @@ def evaluate(
         )
         facts |= {"context": context, "num_steps": config.steps or pipeline.num_steps}
     return score_films(source, config, facts=facts, sheet=sheet, progress=progress)
+
+
+def _require_effect(config: EvaluationConfig, context: bool) -> None:
+    if config.codec_only and (config.steps is not None or not context):
+        raise ValueError("the codec alone films nothing: leave out steps and keep the context")
 
 
 def score_films(
@@ -175,8 +180,12 @@ def evaluate_model(
     """Loads a model and evaluates it; writes `sheet.png` and `report.json` into `directory`, made if absent.
 
     Raises:
-        ValueError: there is no such model or device, or the model is not of the theatre.
+        ValueError: there is no such model or device, the model is not of the theatre, or the directory
+            cannot be written.
     """
+    _require_effect(config or EvaluationConfig(), context)
+    if directory is not None:
+        require_directory(directory)
     pipeline = load(model, device, precision=options.precision, memory=options.memory, expert=options.expert)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)

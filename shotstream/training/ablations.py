@@ -22,8 +22,9 @@ import torch
 
 from shotstream.evaluation.report import Report
 from shotstream.evaluation.run import EvaluationConfig
-from shotstream.files import remove, write_atomically
+from shotstream.files import remove, require_directory, write_atomically
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically
+from shotstream.training.names import ROW_NAMES, require_row
 from shotstream.training.recipe import Recipe
 from shotstream.training.recipes import recipe
 from shotstream.training.run import newest_checkpoint, recipe_of_run, run_recipe
@@ -62,8 +63,6 @@ _NEW_PARAMETER: Final = "dit.shot_embedding.weight"
 class Row:
     """One ablation."""
 
-    published: str
-    """Its name in the paper's table."""
     changes: Mapping[str, Any] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     """Settings of the teacher that differ from the full method's."""
     pairs: Mapping[str, Any] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
@@ -73,22 +72,15 @@ class Row:
 
 
 ROWS: Final[Mapping[str, Row]] = {
-    "full": Row(published="full method"),
-    "no_phase": Row(published="no RoPE indicator", changes={"dit.phase_angle": 0.0}),
-    "shot_embedding": Row(
-        published="learnable embedding instead",
-        changes={"dit.phase_angle": 0.0, "dit.num_shot_embeddings": 8},
-    ),
-    "first_frames": Row(published="context: first frame only", changes={"context_policy": "first_frames"}),
-    "first_and_last": Row(
-        published="context: first & last", changes={"context_policy": "first_and_last_frames"}
-    ),
-    "target_caption": Row(
-        published="target caption for all frames", changes={"context_policy": "target_caption"}
-    ),
-    "intra_only": Row(published="stage 1 only", left_out=("mini_inter_shot",)),
-    "inter_only": Row(published="stage 2 only", left_out=("mini_intra_shot",)),
-    "published_init": Row(published="its causal initialisation", pairs={"flow": "bidirectional"}),
+    "full": Row(),
+    "no_phase": Row(changes={"dit.phase_angle": 0.0}),
+    "shot_embedding": Row(changes={"dit.phase_angle": 0.0, "dit.num_shot_embeddings": 8}),
+    "first_frames": Row(changes={"context_policy": "first_frames"}),
+    "first_and_last": Row(changes={"context_policy": "first_and_last_frames"}),
+    "target_caption": Row(changes={"context_policy": "target_caption"}),
+    "intra_only": Row(left_out=("mini_inter_shot",)),
+    "inter_only": Row(left_out=("mini_intra_shot",)),
+    "published_init": Row(pairs={"flow": "bidirectional"}),
 }
 
 
@@ -105,6 +97,17 @@ class RowConfig:
     num_stories: int = 50
     num_shots: int = 5
 
+    def __post_init__(self) -> None:
+        if self.teacher_steps < 1:
+            raise ValueError(f"teacher_steps is {self.teacher_steps}; it must be at least 1")
+        self.judged()  # found wrong before anything is trained
+
+    def judged(self) -> EvaluationConfig:
+        """How the row is scored."""
+        return EvaluationConfig(
+            num_stories=self.num_stories, num_shots=self.num_shots, seed=self.seed, judge_truth=False
+        )
+
 
 def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[Recipe]:
     """The runs of a row, in order.
@@ -117,8 +120,7 @@ def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[Recipe]:
     Raises:
         ValueError: there is no such row, or an override is wrong.
     """
-    if name not in ROWS:
-        raise ValueError(f"there is no row {name!r}; there are {', '.join(ROWS)}")
+    require_row(name)
     row = ROWS[name]
     found: list[Recipe] = []
     for stage in (stage for stage in STAGES if stage not in row.left_out):
@@ -167,9 +169,11 @@ def prepare_row(name: str, runs: Path, config: RowConfig) -> PreparedRow:
     Raises:
         ValueError: there is no such row, a setting is wrong, or the shared runs have not been made.
     """
+    row_recipes(name, config, 1)  # what is wrong with them is told before anything is read
+    directory = runs / "rows" / f"{name}-{config.seed}"
+    require_directory(directory)
     base = newest_checkpoint(runs, BASE)
     base_steps, _ = load_checkpoint(base)
-    directory = runs / "rows" / f"{name}-{config.seed}"
     fork = directory / _FORK
     if fork.exists():
         base_steps, _ = load_checkpoint(fork)  # it goes on from where it was forked
@@ -198,13 +202,7 @@ def run_row(row: PreparedRow) -> Report:
         start_from = None if begun or made.name != "mini_teacher" else row.directory / _FORK
         if run_recipe(made, row.directory, start_from=start_from) < made.loop.num_steps:
             raise KeyboardInterrupt
-    judged = EvaluationConfig(
-        num_stories=row.config.num_stories,
-        num_shots=row.config.num_shots,
-        seed=row.config.seed,
-        judge_truth=False,
-    )
-    return evaluate_run(row.recipes[-1].name, row.directory, judged)
+    return evaluate_run(row.recipes[-1].name, row.directory, row.config.judged())
 
 
 def _adopt(made: Recipe, full: Path, directory: Path) -> None:
@@ -246,11 +244,16 @@ def write_fork(base: Path, changed: Recipe, path: Path) -> None:
     save_atomically({"step": step, "stage": forked}, path)
 
 
+def table_header(axes: Sequence[str]) -> str:
+    """What stands above the rows of the table, in Markdown."""
+    return f"| row | of the paper | {' | '.join(axes)} |\n|{'---|' * (len(axes) + 2)}"
+
+
 def table_line(name: str, report: Report, axes: Sequence[str]) -> str:
     """A row of the table in Markdown."""
     means = {row.axis: row.mean for row in report.rows}
     cells = ["-" if means.get(axis) is None else f"{means[axis]:.3f}" for axis in axes]
-    return f"| {name} | {ROWS[name].published} | {' | '.join(cells)} |"
+    return f"| {name} | {ROW_NAMES[name]} | {' | '.join(cells)} |"
 
 
 def _share(checkpoint: Path, directory: Path) -> None:

@@ -19,6 +19,7 @@ from shotstream.data.source import ShardsConfig
 from shotstream.model.config import DiTConfig
 from shotstream.training import theatre, wan
 from shotstream.training.loop import LoopConfig
+from shotstream.training.names import require_recipe
 from shotstream.training.recipe import Recipe, StageConfig, length_of
 from shotstream.training.stages.causal_init import CausalInitTraining
 from shotstream.training.stages.codec import CodecTraining
@@ -99,7 +100,7 @@ RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {
     "wan_intra_shot": wan_intra_shot,
     "wan_inter_shot": wan_inter_shot,
 }
-"""By name."""
+"""By name; in the order of `names.RECIPE_NAMES`."""
 
 
 _REMOVED: Final = {"OdePairsTraining": ("batch_size",), "WordEncoderConfig": ("bigrams",)}
@@ -135,8 +136,7 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ValueError: there is no such recipe or key, or the value is of another kind.
     """
-    if name not in RECIPES:
-        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+    require_recipe(name)
     result = RECIPES[name]()
     changes: dict[str, Any] = {}
     for override in overrides:

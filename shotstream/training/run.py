@@ -16,7 +16,7 @@ from shotstream.data.latents import PoolConfig
 from shotstream.data.ode_pairs import OdePairs, digest_of
 from shotstream.data.source import StoredStories
 from shotstream.diffusion.schedule import STUDENT_STEPS
-from shotstream.files import write_atomically
+from shotstream.files import require_directory, write_atomically
 from shotstream.theatre.sets import STAGE_SIZE
 from shotstream.training.checkpoint import checkpoints, load_checkpoint
 from shotstream.training.films import theatre_pipeline
@@ -24,7 +24,14 @@ from shotstream.training.loop import LoopConfig, resume, train
 from shotstream.training.lora import merge_adapters
 from shotstream.training.parallelize import Execution
 from shotstream.training.recipe import Recipe, length_of
-from shotstream.training.recipes import TEACHERS_OWN, from_document, idle_settings, input_of, to_document
+from shotstream.training.recipes import (
+    RECIPES,
+    TEACHERS_OWN,
+    from_document,
+    idle_settings,
+    input_of,
+    to_document,
+)
 from shotstream.training.stage import Stage
 from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
 from shotstream.training.stages.codec import CodecStage, CodecTraining, codec_from_run
@@ -95,6 +102,7 @@ def prepare_run(
             recipe or comes too late.
     """
     directory = runs / recipe.name
+    require_directory(directory)
     found = checkpoints(directory)
     if found and start_from is not None:
         raise ValueError(
@@ -103,6 +111,7 @@ def prepare_run(
         )
     if found:
         _check_config(recipe, directory)
+    _require_inputs(recipe, runs)
     stage = build_stage(recipe, runs, device, world)
     beginning = found[-1] if found else start_from
     first = resume(stage, beginning, world) if beginning is not None else 0
@@ -116,6 +125,17 @@ def prepare_run(
             write_atomically(start_from.read_bytes(), directory / "step_0000000.pt")
     world.wait()
     return PreparedRun(stage=stage, first=first, loop=recipe.loop, directory=directory, world=world)
+
+
+def _require_inputs(recipe: Recipe, runs: Path) -> None:
+    """ValueError when a run that this one starts from is not there: before any is loaded."""
+    for name in recipe.inputs:
+        if name == "theatre_text" and isinstance(recipe.stage, TeacherTraining) and not _reads(recipe.stage):
+            continue
+        if isinstance(RECIPES[name]().stage, OdePairsTraining):
+            _pair_files(runs, name)
+        else:
+            newest_checkpoint(runs, name)
 
 
 def build_stage(
@@ -289,12 +309,17 @@ def _input_reader(config: TeacherTraining, runs: Path) -> WordEncoder | None:
     Raises:
         ValueError: there is no such run, or it trained another encoder than the teacher wants.
     """
-    if not isinstance(config.text, WordEncoderConfig) or not config.text.questions:
+    if not _reads(config):
         return None
     trained = recipe_of_run(runs, "theatre_text").stage
     assert isinstance(trained, ReaderTraining)
     _require_alike(trained, config, ("text",), runs / "theatre_text")
     return reader_from_run(newest_checkpoint(runs, "theatre_text"), trained)
+
+
+def _reads(config: TeacherTraining) -> bool:
+    """Whether a teacher's captions are read for questions, by a text encoder that was trained before."""
+    return isinstance(config.text, WordEncoderConfig) and bool(config.text.questions)
 
 
 def _pool_codec(config: TeacherTraining, runs: Path) -> PatchCodec | None:
@@ -310,9 +335,7 @@ def input_pairs(runs: Path, recipe: Recipe, config: CausalInitTraining, teacher:
             weights than the run of the teacher has now.
     """
     name = input_of(recipe, OdePairsTraining)
-    files = sorted((runs / name).glob("pairs_*.safetensors"))
-    if not files:
-        raise ValueError(f"there are no ODE pairs in {runs / name}; run `shotstream train {name}` first")
+    files = _pair_files(runs, name)
     made = recipe_of_run(runs, name).stage
     settings = [field.name for field in dataclasses.fields(config.pairs)]
     idle = [f"teacher.{setting}" for setting in TEACHERS_OWN]
@@ -323,6 +346,13 @@ def input_pairs(runs: Path, recipe: Recipe, config: CausalInitTraining, teacher:
             f"{runs / name} holds pairs of another teacher than its run has now; make them again, or bring "
             "back the checkpoint of the teacher that made them"
         )
+    return files
+
+
+def _pair_files(runs: Path, name: str) -> list[Path]:
+    files = sorted((runs / name).glob("pairs_*.safetensors"))
+    if not files:
+        raise ValueError(f"there are no ODE pairs in {runs / name}; run `shotstream train {name}` first")
     return files
 
 

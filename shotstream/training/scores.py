@@ -40,6 +40,8 @@ def evaluate_run(
     """
     found = recipe_of_run(runs, name)
     training, student_steps = teacher_of(found)
+    if isinstance(found.stage, TeacherTraining) and config.steps is not None:
+        raise ValueError(f"{name} is a teacher's run: give --sampler-steps in the place of --steps")
     pipeline = theatre_pipeline(input_codec(runs), trained_model(runs, name), training, student_steps)
     facts = {"run": name, "checkpoint": newest_checkpoint(runs, name).name, "context": context}
     if isinstance(found.stage, TeacherTraining):
