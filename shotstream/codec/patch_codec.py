@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from shotstream.codec.codec import DecodeState
 from shotstream.codec.pixels import from_levels
 from shotstream.geometry import VideoGeometry
+from shotstream.sizes import refuse_sizes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,20 +48,20 @@ class PatchCodecConfig:
     """Pictures that a group's frames show, each held equally long; 2 where all is animated on twos."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_colours",
-            "latent_channels",
-            "dim",
-            "num_encoder_layers",
-            "num_decoder_layers",
-            "colour_dim",
-            "num_past",
-            "finish_dim",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.num_finish_layers < 0:
-            raise ValueError(f"num_finish_layers is {self.num_finish_layers}; it must be at least 0")
+        refuse_sizes(
+            self,
+            (
+                "num_colours",
+                "latent_channels",
+                "dim",
+                "num_encoder_layers",
+                "num_decoder_layers",
+                "colour_dim",
+                "num_past",
+                "finish_dim",
+            ),
+        )
+        refuse_sizes(self, ["num_finish_layers"], least=0)
         if self.num_pictures not in (1, 2, 4):
             raise ValueError(f"num_pictures is {self.num_pictures}; a group of four frames shows 1, 2 or 4")
 

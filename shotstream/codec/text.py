@@ -23,6 +23,7 @@ from torch import Tensor
 
 from shotstream.codec.offload import bring, visit
 from shotstream.codec.transfer import send
+from shotstream.sizes import refuse_sizes
 
 if TYPE_CHECKING:
     from transformers import UMT5EncoderModel
@@ -115,17 +116,9 @@ class UMT5Config:
     """Tokens of every embedding."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "dim",
-            "dim_ffn",
-            "num_heads",
-            "num_layers",
-            "num_buckets",
-            "text_length",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        refuse_sizes(
+            self, ("vocab_size", "dim", "dim_ffn", "num_heads", "num_layers", "num_buckets", "text_length")
+        )
         if self.dim % self.num_heads:
             raise ValueError(
                 f"dim {self.dim} is not a multiple of num_heads {self.num_heads}; heads share the width"

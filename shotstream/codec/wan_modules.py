@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from shotstream.sizes import refuse_sizes
+
 _PUBLISHED_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
     0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
@@ -23,6 +25,7 @@ _PUBLISHED_STD = (
 
 _COLOURS = 3
 
+_MOST_LEVELS = 8
 _FEW = 3
 """Names that a complaint gives of those it counts."""
 
@@ -47,8 +50,12 @@ class WanVAEConfig:
     """Standard deviation of each latent channel before normalisation."""
 
     def __post_init__(self) -> None:
-        if min(self.dim, self.latent_channels, self.num_res_blocks, *self.dim_mult) < 1:
-            raise ValueError("dim, latent_channels, num_res_blocks and dim_mult must be at least 1")
+        refuse_sizes(self, ("dim", "latent_channels", "num_res_blocks"))
+        if (
+            not 1 <= len(self.dim_mult) <= _MOST_LEVELS
+            or not 1 <= min(self.dim_mult) <= max(self.dim_mult) <= 64
+        ):
+            raise ValueError(f"dim_mult is {self.dim_mult}; give 1 to {_MOST_LEVELS} numbers of 1 to 64")
         if len(self.temporal_downsample) != len(self.dim_mult) - 1:
             raise ValueError(
                 f"temporal_downsample has {len(self.temporal_downsample)} entries; "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from shotstream.codec.text import CaptionMemo
 from shotstream.codec.transfer import send
+from shotstream.sizes import refuse_sizes
 
 _PADDING, _UNKNOWN = "[PAD]", "[UNK]"
 
@@ -38,6 +39,7 @@ class WordEncoderConfig:
     def __post_init__(self) -> None:
         if len(set(self.words)) != len(self.words) or not self.words:
             raise ValueError("the encoder's words must be at least one and all different")
+        refuse_sizes(self, ("dim", "num_layers", "num_heads", "text_length"))
         if self.dim % self.num_heads:
             raise ValueError(f"dim is {self.dim}; it must be a multiple of num_heads, {self.num_heads}")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 from shotstream.geometry import WAN_GEOMETRY
+from shotstream.sizes import refuse_sizes
 
 ContextSigma = Literal["clean", "target"]
 
@@ -62,10 +63,9 @@ class DiTConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name in ("num_context_frames", "num_shot_embeddings") else 1
-            if field.type is int and value < least:
-                raise ValueError(f"{field.name} is {value}; it must be at least {least}")
+            if field.type is int:
+                least = 0 if field.name in ("num_context_frames", "num_shot_embeddings") else 1
+                refuse_sizes(self, [field.name], least=least)
         if self.dim % self.num_heads or self.head_dim % 2 or self.head_dim < 6:
             raise ValueError(
                 f"dim {self.dim} over {self.num_heads} heads; "
@@ -73,8 +73,8 @@ class DiTConfig:
             )
         if self.freq_dim % 2:
             raise ValueError(f"freq_dim is {self.freq_dim}; it must be even")
-        if not self.eps > 0:
-            raise ValueError(f"eps is {self.eps}; it must be above 0")
+        if not 0 < self.eps < 1:
+            raise ValueError(f"eps is {self.eps}; it must be above 0 and below 1")
         if self.context_sigma not in ("clean", "target"):
             raise ValueError(f"context_sigma is {self.context_sigma!r}; give 'clean' or 'target'")
 

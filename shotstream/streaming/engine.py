@@ -25,11 +25,14 @@ from shotstream.geometry import LatentSize, PixelSize
 from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
+from shotstream.sizes import refuse_sizes
 from shotstream.streaming.ahead import Ahead
 from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.crew import Crew, shared_cache
 from shotstream.streaming.sequence_parallel import HeadParallel
 from shotstream.streaming.timing import Stopwatch
+
+_MOST_FPS, _MOST_PIXELS = 240, 8192
 
 Family = Literal["theatre", "wan"]
 
@@ -63,8 +66,13 @@ class EngineConfig:
             raise ValueError(f"unknown model family {self.family!r}; known: theatre, wan")
         if self.context_policy not in (known := get_args(PolicyName)):
             raise ValueError(f"unknown context policy {self.context_policy!r}; known: {', '.join(known)}")
-        if self.fps < 1 or self.num_chunks < 1:
-            raise ValueError(f"fps {self.fps} and num_chunks {self.num_chunks} must be at least 1")
+        refuse_sizes(self, ("fps", "num_chunks"))
+        refuse_sizes(self.pixel_size, ("height", "width"))
+        if self.fps > _MOST_FPS or max(self.pixel_size.height, self.pixel_size.width) > _MOST_PIXELS:
+            raise ValueError(
+                f"{self.pixel_size.width} x {self.pixel_size.height} pixels, {self.fps} frames a second; no "
+                f"model makes more than {_MOST_PIXELS} pixels a side or {_MOST_FPS} frames a second"
+            )
         FlowSchedule(shift=self.shift).student_sigmas(self.student_steps)
 
 

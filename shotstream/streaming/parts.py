@@ -26,7 +26,9 @@ from shotstream.story import CaptionStyle, fit_caption
 from shotstream.streaming.engine import Compose, EngineConfig, Family
 from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import Bundle, BundleError, config_from_document
+from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.hub import home
+from shotstream.weights.tensor_files import LazyTensor, check_tensors, dtype_in_words
 
 CAPTION_STYLES: dict[Family, CaptionStyle] = {"theatre": "plain", "wan": "published"}
 """How each family's captions are composed."""
@@ -87,8 +89,11 @@ def load_dit(bundle: Bundle, device: torch.device, dtype: torch.dtype, switches:
     attention = attention_kernel(switches.attention, device, dtype)
     if switches.weights is not None:
         check_format(switches.weights, device, dtype)
+    _section(bundle, "dit")
+    config = dit_config(bundle)
     with torch.device("meta"):
-        dit = DiT(config_from_document(DiTConfig, _section(bundle, "dit"), f"{bundle.directory}: dit"))
+        dit = DiT(config)
+    _check_fits(dit, bundle, "dit")
     if switches.weights is None:
         _fill(dit, bundle, "dit", device, dtype)
     else:
@@ -108,7 +113,10 @@ def load_codec(bundle: Bundle, device: torch.device, dtype: torch.dtype, switche
     if engine_config(bundle).family == "theatre":
         if switches.of_wan_decoder:
             raise ValueError("only Wan's decoder can be compiled or given whole chunks")
-        codec = PatchCodec(config_from_document(PatchCodecConfig, _section(bundle, "codec"), where))
+        patches = config_from_document(PatchCodecConfig, _section(bundle, "codec"), where)
+        with torch.device("meta"):
+            _check_fits(PatchCodec(patches), bundle, "codec")
+        codec = PatchCodec(patches)
         _fill(codec, bundle, "codec", device, torch.float32)
         return codec
     config = config_from_document(WanVAEConfig, _section(bundle, "codec"), where)
@@ -130,7 +138,10 @@ def load_text_encoder(
     if engine_config(bundle).family == "theatre":
         if switches.offload_text:
             raise ValueError("only Wan's text encoder can be kept off the device; the theatre's is tiny")
-        words = WordEncoder(config_from_document(WordEncoderConfig, _section(bundle, "text_encoder"), where))
+        config = config_from_document(WordEncoderConfig, _section(bundle, "text_encoder"), where)
+        with torch.device("meta"):
+            _check_fits(WordEncoder(config), bundle, "text_encoder")
+        words = WordEncoder(config)
         _fill(words, bundle, "text_encoder", device, torch.float32)
         return words
     config = config_from_document(UMT5Config, _section(bundle, "text_encoder"), where)
@@ -172,6 +183,22 @@ def _section(bundle: Bundle, name: str) -> Mapping[str, Any]:
             f"{bundle.directory}: it holds no {name!r}; a bundle needs its config and its tensors"
         )
     return bundle.config[name]
+
+
+def _check_fits(module: nn.Module, bundle: Bundle, part: str) -> None:
+    """BundleError unless a part's tensors are those of a module of its config, made without memory."""
+    state = module.state_dict()
+    tensors = bundle.tensors[part]
+    where = f"{bundle.directory}: {part}"
+    advice = "its config.json is of other weights; import or fetch the bundle again"
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    try:
+        check_tensors(shapes, {name: LazyTensor.of(t) for name, t in tensors.items()}, where, advice)
+    except CheckpointError as error:
+        raise BundleError(str(error)) from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() != state[name].is_floating_point() or tensor.is_complex():
+            raise BundleError(f"{where}: {name} holds {dtype_in_words(tensor.dtype)}; {advice}")
 
 
 def _fill(

@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 
 from shotstream.codec.codec import Codec
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
-from shotstream.streaming.engine import EngineConfig
+from shotstream.streaming.parts import engine_config, load_codec
+from shotstream.streaming.switches import DEFAULT_SWITCHES
 from shotstream.weights.bundle import config_from_document, read_bundle
 from shotstream.weights.hub import resolve
 
@@ -43,14 +42,5 @@ def codec_of(name: str | Path, device: torch.device | str = "cpu") -> tuple[Code
         ValueError: there is no such bundle.
     """
     bundle = read_bundle(resolve(name), parts=("codec",))
-    where = f"{bundle.directory}: "
-    engine = config_from_document(EngineConfig, bundle.config.get("engine"), where + "engine")
-    document, tensors = bundle.config.get("codec"), bundle.tensors["codec"]
-    if engine.family == "theatre":
-        codec = PatchCodec(config_from_document(PatchCodecConfig, document, where + "codec"))
-        codec.load_state_dict(tensors)
-        codec.to(device, torch.float32).eval().requires_grad_(False)
-    else:
-        config = config_from_document(WanVAEConfig, document, where + "codec")
-        codec = WanVAE.from_tensors(config, tensors, device=torch.device(device), dtype=torch.float32)
-    return codec, codec.geometry.latent_size(engine.pixel_size)
+    codec = load_codec(bundle, torch.device(device), torch.float32, DEFAULT_SWITCHES)
+    return codec, codec.geometry.latent_size(engine_config(bundle).pixel_size)

@@ -6,6 +6,7 @@ agrees: an unknown case, an unreadable file, a tensor that nobody compared or a 
 a failure.
 """
 
+import logging
 from pathlib import Path
 
 import torch
@@ -16,8 +17,23 @@ from shotstream.verify.golden import Row, compare, read_golden
 
 __all__ = ["Row", "verify_directory"]
 
-_FAILURES = (ImportError, KeyError, OSError, RuntimeError, ValueError, SafetensorError)
-"""What a file that is not a golden of ours, or an install that cannot run it, raises."""
+log = logging.getLogger(__name__)
+
+_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    SafetensorError,
+)
+"""What a file that is not a golden of ours, or an install that cannot run it, raises: a golden is any numbers
+under any names, and is run as it is."""
 
 
 def verify_directory(
@@ -58,8 +74,23 @@ def _verify_file(path: Path, target: Target) -> list[Row]:
         if not rows:
             raise ValueError("the file expects nothing of us")
     except _FAILURES as error:
-        return [_failure(path.name, case, f"{type(error).__name__}: {error}")]
+        log.debug("%s failed", path, exc_info=error)
+        return [_failure(path.name, case, _in_words(error))]
     return rows
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, KeyError):
+        return f"not a golden of this case: it lacks {', '.join(str(key) for key in error.args)}"
+    if isinstance(error, RecursionError):
+        return "not a golden: its values are nested too deeply"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    if isinstance(error, SafetensorError):
+        return "not a whole safetensors file; record or fetch it again"
+    if isinstance(error, ValueError | ImportError):  # ours, and of libraries that say what to give
+        return str(error)
+    return "not a golden of this case: its config or its tensors have another form or other sizes"
 
 
 def _failure(file: str, case: str, message: str) -> Row:

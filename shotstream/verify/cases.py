@@ -27,7 +27,10 @@ from shotstream.streaming.context_sampling import sample_context
 from shotstream.streaming.rollout import Rollout
 from shotstream.verify.golden import Golden
 from shotstream.weights.key_names import umt5_names, vae_names
-from shotstream.weights.tensor_files import lazy_tensors, rename
+from shotstream.weights.tensor_files import LazyTensor, check_tensors, lazy_tensors, rename
+
+_MOST_STEPS, _MOST_FRAMES = 10_000, 100_000
+"""Beyond what any table or any film of a golden has; what says more is worked on for ever."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +47,8 @@ Outputs = dict[str, Tensor]
 
 def _schedule(golden: Golden, _target: Target) -> Outputs:
     config = golden.config
+    if int(config["num_train_timesteps"]) > _MOST_STEPS:
+        raise ValueError(f"num_train_timesteps is more than {_MOST_STEPS:,}")
     schedule = FlowSchedule(shift=float(config["shift"]), num_train_steps=int(config["num_train_timesteps"]))
     steps = tuple(config["denoising_step_list"])
     sigmas, rows = schedule.train_sigmas(), golden.take("train_index")
@@ -65,6 +70,8 @@ def _schedule(golden: Golden, _target: Target) -> Outputs:
         prefix, _, quantity = name.partition("_")
         num_steps = prefix.removeprefix("sample")
         if num_steps.isdigit() and quantity in ("sigmas", "timesteps"):
+            if len(num_steps) > len(str(_MOST_STEPS)) or int(num_steps) > _MOST_STEPS:
+                raise ValueError(f"a table of {num_steps[:20]} steps; at most {_MOST_STEPS:,} are compared")
             table = schedule.sampling_sigmas(int(num_steps))[:-1]
             outputs[name] = table if quantity == "sigmas" else TIMESTEPS_PER_SIGMA * table
     return outputs
@@ -77,6 +84,8 @@ def _context_sampling(golden: Golden, _target: Target) -> Outputs:
     policy = golden.config["policy"]
     for index, row in enumerate(golden.config["rows"]):
         frames: list[int] = row["frames_per_shot"]
+        if max(row["budget"], sum(frames)) > _MOST_FRAMES:
+            raise ValueError(f"row {index} is of more than {_MOST_FRAMES:,} frames")
         plan = sample_context(frames, row["budget"], policy)
         before = [sum(frames[:shot]) for shot in range(len(frames))]
         ours = {
@@ -274,6 +283,9 @@ def _dit(golden: Golden, target: Target, prefix: str, *, window_chunks: int = 1)
     with torch.device("meta"):
         dit = DiT(dit_config)
     tensors = {name.removeprefix("model."): tensor for name, tensor in golden.weights(prefix).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in dit.state_dict().items()}
+    given = {name: LazyTensor.of(tensor) for name, tensor in tensors.items()}
+    check_tensors(shapes, given, "its weights", "they are not of the network that its config describes")
     dit.load_state_dict(tensors, strict=True, assign=True)
     return dit.to(target.device, target.dtype).eval()
 

@@ -17,7 +17,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from shotstream.weights.tensor_files import json_kind, read_json
+
 FORMAT_VERSION = "1"
+_LARGEST_TOLERANCE = 0.1
 
 LOW_PRECISION_BOUNDS = {
     "teacher_forward": 2.0,
@@ -86,8 +89,8 @@ class Golden:
 def read_golden(path: Path) -> Golden:
     """The golden in a file; ValueError (or what the file's library raises) for anything else."""
     if path.suffix == ".json":
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, dict) or "case" not in document:
+        document = read_json(path)
+        if "case" not in document:
             raise ValueError("no golden: it names no case")
         _check_version(str(document.get("format_version")))
         return Golden(file=path.name, case=str(document["case"]), config=document, tensors={}, tolerance=0.0)
@@ -99,10 +102,31 @@ def read_golden(path: Path) -> Golden:
         return Golden(
             file=path.name,
             case=metadata["case"],
-            config=json.loads(metadata["config"]),
+            config=_config(metadata["config"]),
             tensors={name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118 (not a mapping)
-            tolerance=float(metadata["tolerance"]),
+            tolerance=_tolerance(metadata["tolerance"]),
         )
+
+
+def _config(text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise ValueError("no golden: its config is not JSON") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"no golden: its config is {json_kind(config)}, not an object")
+    return config
+
+
+def _tolerance(text: str) -> float:
+    """A bound below which errors pass; one that lets everything pass is none."""
+    try:
+        tolerance = float(text)
+    except ValueError as error:
+        raise ValueError(f"no golden: its tolerance is {text[:40]!r}, not a number") from error
+    if not 0 <= tolerance <= _LARGEST_TOLERANCE:
+        raise ValueError(f"no golden: its tolerance is {tolerance}; it lies in [0, {_LARGEST_TOLERANCE}]")
+    return tolerance
 
 
 def compare(golden: Golden, name: str, expected: Tensor, ours: Tensor | None, dtype: torch.dtype) -> Row:

@@ -11,13 +11,14 @@ plain JSON; which class they belong to is the reader's knowledge (`config_from_d
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from torch import Tensor
 from shotstream.weights.tensor_files import (
     CheckpointError,
     LazyTensor,
+    json_kind,
     read_json,
     read_safetensors,
     sha256_of_file,
@@ -35,6 +37,8 @@ _FORMAT = "shotstream-bundle"
 _FORMAT_VERSION = 1
 _CONFIG_NAME = "config.json"
 _SUFFIX = ".safetensors"
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+_LONGEST_SHOWN = 80
 
 ConfigT = TypeVar("ConfigT")
 
@@ -182,7 +186,7 @@ def config_from_document(cls: type[ConfigT], document: object, where: str) -> Co
         ValueError: The class refuses a value.
     """
     if not isinstance(document, Mapping):
-        raise BundleError(f"{where}: holds a {type(document).__name__}, not an object")
+        raise BundleError(f"{where}: holds {json_kind(document)}, not an object")
     known = {field.name: field for field in fields(cls)}  # pyright: ignore[reportArgumentType] (a dataclass)
     unknown = sorted(document.keys() - known.keys())
     required = {
@@ -194,18 +198,32 @@ def config_from_document(cls: type[ConfigT], document: object, where: str) -> Co
             f"{where}: unknown keys {unknown}, missing keys {missing}; {cls.__name__} has {sorted(known)}"
         )
     hints = get_type_hints(cls)
-    return cls(
-        **{
-            name: config_from_document(hints[name], value, f"{where}.{name}")
-            if is_dataclass(hints[name])
-            else _as_tuple(value)
-            for name, value in document.items()
-        }
-    )
+    return cls(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in document.items()})
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """A value of JSON as a field of this type takes it; BundleError for one of another type."""
+    if is_dataclass(hint):
+        return config_from_document(hint, value, where)  # pyright: ignore[reportArgumentType] (a dataclass)
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        kinds = get_args(hint)
+        repeats = len(kinds) == 2 and kinds[1] is Ellipsis
+        if repeats or len(kinds) == len(value):
+            return tuple(
+                _value(kinds[0] if repeats else kinds[at], item, where) for at, item in enumerate(value)
+            )
+    elif _is_of(hint, value):
+        return value
+    shown = repr(value) if len(repr(value)) < _LONGEST_SHOWN else json_kind(value)
+    raise BundleError(f"{where} is {shown}; {_TYPES.get(hint, 'another value')} belongs there")
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, hint) if hint in _TYPES else get_origin(hint) is not tuple
 
 
 def _as_lazy(value: Tensor | LazyTensor, dtype: torch.dtype | None) -> LazyTensor:
@@ -300,20 +318,31 @@ def _read_document(directory: Path) -> dict[str, Any]:
             f"{path}: not a ShotStream bundle; published checkpoints are converted once with: "
             "shotstream weights import"
         )
-    if document.get("format_version") != _FORMAT_VERSION:
+    version = document.get("format_version")
+    if version != _FORMAT_VERSION:
         raise BundleError(
-            f"{path}: format version {document.get('format_version')}, and this program reads "
-            f"{_FORMAT_VERSION}; update the program or import again"
+            f"{path}: format version {str(version)[:9]}, not {_FORMAT_VERSION}; update the program or "
+            "import again"
         )
     config, listed = document.get("config"), document.get("files")
-    if not isinstance(config, dict) or not isinstance(listed, dict):
+    if not all(isinstance(part, dict) for part in (config, listed, document.get("provenance", {}))):
         raise BundleError(f"{path}: config or files is missing; fetch or import the bundle again")
     for name, entry in listed.items():
-        if Path(name).name != name or not isinstance(entry, dict) or entry.keys() != {"sha256", "num_bytes"}:
+        if not _is_entry(name, entry):
             raise BundleError(
                 f"{path}: the entry of file {name!r} is damaged; fetch or import the bundle again"
             )
     return document
+
+
+def _is_entry(name: str, entry: object) -> bool:
+    return (
+        Path(name).name == name
+        and isinstance(entry, dict)
+        and entry.keys() == {"sha256", "num_bytes"}
+        and isinstance(entry["sha256"], str)
+        and isinstance(entry["num_bytes"], int)
+    )
 
 
 def _verify(path: Path, entry: Mapping[str, Any]) -> None:

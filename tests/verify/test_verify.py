@@ -161,3 +161,55 @@ def test_a_case_whose_library_is_missing_fails_with_what_to_install(
     (tmp_path / "text_encoder.safetensors").symlink_to(GOLDENS / "text_encoder.safetensors")
     [row] = _failures(tmp_path)
     assert "shotstream[wan]" in row.message
+
+
+def test_every_odd_golden_is_a_failed_row_in_words_and_the_others_still_run(tmp_path: Path) -> None:
+    """One whose config was a list once ended the command before the others were compared."""
+    with safe_open(MASKED, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    odd = {
+        "no_json": "{",
+        "list": "[]",
+        "deep": "[" * 50_000,
+        "digits": '{"num_layers": ' + "9" * 5000 + "}",
+        "empty": "{}",
+        "null": json.dumps({**config, "patch_size": None}),
+        "words": json.dumps({**config, "dim": "wide"}),
+        "layers": json.dumps({**config, "num_layers": 10**9}),
+        "width": json.dumps({**config, "dim": 10**12, "num_heads": 10**3}),
+        "negative": json.dumps({**config, "num_layers": -1}),
+        "zero_heads": json.dumps({**config, "num_heads": 0}),
+        "eps": json.dumps({**config, "eps": "nan"}),
+    }
+    for name, text in odd.items():
+        _copy(MASKED, tmp_path, config=text)
+        (tmp_path / MASKED.name).rename(tmp_path / f"{name}.safetensors")
+    for name, text in (("a", "[" * 50_000), ("b", '{"case": "context_sampling", "format_version": "1"}')):
+        (tmp_path / f"{name}.json").write_text(text)
+    rows_of_nonsense = {"case": "context_sampling", "format_version": 1, "policy": "published"}
+    for name, rows in (("c", 3), ("d", [{"frames_per_shot": [10**12], "budget": 10**12}]), ("e", [None])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**rows_of_nonsense, "rows": rows}))
+    for name, tolerance in (("loose", "1e9"), ("nan", "nan"), ("text", "much")):
+        _copy(SCHEDULE, tmp_path, tolerance=tolerance)
+        (tmp_path / SCHEDULE.name).rename(tmp_path / f"{name}.safetensors")
+    (tmp_path / "z_good.safetensors").symlink_to(SCHEDULE)
+    found = verify_directory(tmp_path)
+    failed = {row.file: row.message for row in found if not row.passed}
+    expected = {f"{name}.safetensors" for name in (*odd, "loose", "nan", "text")} | {
+        f"{c}.json" for c in "abcde"
+    }
+    assert failed.keys() == expected
+    assert {row.file for row in found if row.passed} == {"z_good.safetensors"}
+    for message in failed.values():
+        for words in ("Error", "NoneType", "' object", "argument", "subscript", "literal", "must not"):
+            assert words not in message, message
+    assert "num_layers is 1e+09; no model has more than 512" in failed["layers.safetensors"]
+
+
+def test_a_table_without_end_is_not_begun(tmp_path: Path) -> None:
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["sample10000000000000_sigmas"] = torch.zeros(3)
+
+    _copy(SCHEDULE, tmp_path, change=add)
+    [row] = _failures(tmp_path)
+    assert "at most 10,000 are compared" in row.message

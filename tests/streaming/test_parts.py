@@ -1,0 +1,86 @@
+"""A bundle whose config is of nonsense is refused by name, before memory is taken for it."""
+
+import json
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from shotstream.streaming.pipeline import load, load_encoders
+from shotstream.training.start import codec_of
+from shotstream.weights.bundle import BundleError, read_bundle, write_bundle
+from shotstream.weights.hub import resolve
+
+
+def _changed(directory: Path, section: str, **changes: Any) -> Path:
+    """The model that ships, with another config beside the same files."""
+    shutil.copytree(resolve("theatre"), directory)
+    path = directory / "config.json"
+    document = json.loads(path.read_text())
+    document["config"][section] |= changes
+    path.write_text(json.dumps(document))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "complaint"),
+    [
+        ("dit", {"num_layers": 10**9}, r"num_layers is 1e\+09; no model has more than 512"),
+        ("dit", {"num_layers": 512}, r"dit: \d+ missing keys .*its config\.json is of other weights"),
+        ("dit", {"dim": 1_048_572, "num_heads": 6}, "wrong shapes"),
+        ("dit", {"num_layers": "8"}, r"dit\.num_layers is '8'; a whole number belongs there"),
+        ("dit", {"num_layers": True}, r"dit\.num_layers is True; a whole number"),
+        ("dit", {"num_layers": 8.0}, r"dit\.num_layers is 8\.0; a whole number"),
+        ("dit", {"num_layers": None}, r"dit\.num_layers is None; a whole number"),
+        ("dit", {"eps": "small"}, r"dit\.eps is 'small'; a number"),
+        ("dit", {"eps": 1e300}, r"eps is 1e\+300"),
+        ("codec", {"dim": 1_048_576}, r"codec: \d+ wrong shapes"),
+        ("codec", {"num_decoder_layers": 500}, r"codec: \d+ missing keys"),
+        ("codec", {"num_finish_layers": 10**12}, "num_finish_layers"),
+        ("text_encoder", {"dim": 1_048_576}, r"text_encoder: \d+ wrong shapes"),
+        ("text_encoder", {"words": "a fox"}, r"text_encoder\.words is 'a fox'"),
+        ("text_encoder", {"words": ["a", 7]}, r"text_encoder\.words is 7; a string"),
+        ("text_encoder", {"text_length": 10**6}, "wrong shapes"),
+        ("engine", {"fps": 10**9}, r"fps is 1e\+09"),
+        ("engine", {"fps": "twelve"}, r"engine\.fps is 'twelve'; a whole number"),
+        ("engine", {"pixel_size": {"height": 10**6, "width": 80}}, "pixels"),
+        ("engine", {"pixel_size": [48, 80]}, r"engine\.pixel_size: holds a list"),
+        ("engine", {"student_steps": [10**18]}, "must lie in 0"),
+        ("engine", {"student_steps": [-1]}, "must lie in 0"),
+        ("engine", {"shift": -8.0}, "shift"),
+    ],
+)
+def test_a_config_of_nonsense_is_refused_before_memory_is_taken(
+    tmp_path: Path, section: str, changes: dict[str, Any], complaint: str
+) -> None:
+    """A bundle that said ten thousand million layers once ran until the memory ended."""
+    directory = _changed(tmp_path / "bundle", section, **changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=complaint):
+        load(directory, device="cpu", precision="float32")
+    if section != "dit":
+        with pytest.raises(ValueError, match=complaint):
+            load_encoders(directory, "cpu")
+    if section == "codec":
+        with pytest.raises(ValueError, match=complaint):
+            codec_of(directory)
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown_kib < 500_000
+
+
+def test_a_tensor_of_another_kind_of_number_is_refused_by_its_name(tmp_path: Path) -> None:
+    bundle = read_bundle(resolve("theatre"))
+    name = min(bundle.tensors["dit"])
+    for value, kind in (
+        (torch.zeros_like(bundle.tensors["dit"][name], dtype=torch.int32), r"numbers \(int32\)"),
+        (torch.zeros_like(bundle.tensors["dit"][name], dtype=torch.bool), "truth values"),
+    ):
+        tensors = {**bundle.tensors, "dit": {**bundle.tensors["dit"], name: value}}
+        write_bundle(tmp_path / "odd", bundle.config, tensors, overwrite=True)
+        assert load_file(tmp_path / "odd" / "dit.safetensors")[name].dtype == value.dtype
+        with pytest.raises(BundleError, match=rf"dit: {name} holds {kind}"):
+            load(tmp_path / "odd", device="cpu", precision="float32")
