@@ -51,9 +51,9 @@ _YAML_KEYS = Keys(
     item_other=r"num[ _-]?chunks|seed",
 )
 _YAML_KEY = re.compile(rf"""(?im)^ *["']?(?:{_YAML_KEYS.prose}|{_YAML_KEYS.other})["']? *:""")
-_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""Characters that no caption or title holds: they break subtitles and metadata, or have no UTF-8 form."""
 _MAX_NAMED = 5
-_FORM = "global_caption (what all shots share), and shot1 to shotN (a caption each)"
 
 
 class StoryError(ValueError):
@@ -262,7 +262,7 @@ def _read(text: str, suffix: str, title: str) -> Story:
             return story_from_document(parse_json(text), default_title=title)
         except DocumentError as error:
             if _is_json_lines(text):
-                raise StoryError(f"JSON Lines; a story is one object: {_FORM}") from error
+                raise StoryError(f"JSON Lines; a story is one object: {_form()}") from error
             if suffix == ".json":
                 raise
             try:
@@ -291,7 +291,7 @@ def _is_json_lines(text: str) -> bool:
 
 def _default_title(name: str) -> str:
     """A title from a file's name, which may hold what no title may."""
-    return _NO_TEXT.sub("?", name).strip()[:MAX_TITLE_CHARS] or "Untitled"
+    return NO_TEXT.sub("?", name).strip()[:MAX_TITLE_CHARS] or "Untitled"
 
 
 def story_from_document(document: object, *, default_title: str = "Untitled") -> Story:
@@ -304,7 +304,7 @@ def story_from_document(document: object, *, default_title: str = "Untitled") ->
         entries = cast("list[object]", document)
         raise StoryError(f"a list of {len(entries)} entries, not a story; write {_form(len(entries))}")
     if not isinstance(document, Mapping):
-        raise StoryError(f"not a story; write {_FORM}")
+        raise StoryError(f"not a story; write {_form()}")
     ignored: list[str] = []
     found, numbered = _sort_keys(cast("Mapping[object, object]", document), _STORY_KEYS, ignored)
     shots = found.get("shots")
@@ -314,7 +314,9 @@ def story_from_document(document: object, *, default_title: str = "Untitled") ->
         raise StoryError("both a list under 'shots' and numbered shots; leave one of them out")
     items = _in_order(numbered) if numbered else shots
     if not isinstance(items, list):
-        raise StoryError(f"'shots' is missing or no list; write {_FORM}, or a list of captions under 'shots'")
+        raise StoryError(
+            f"'shots' is missing or no list; write {_form()}, or a list of captions under 'shots'"
+        )
     items = cast("list[object]", items)
     if len(items) > MAX_SHOTS:
         raise StoryError(f"{len(items)} shots; at most {MAX_SHOTS} are allowed: split the story")
@@ -431,7 +433,7 @@ def _whole_number(entries: Mapping[str, object], key: str) -> int | None:
     return number
 
 
-def _form(num_shots: int) -> str:
+def _form(num_shots: int = 0) -> str:
     return f"global_caption (what all shots share), and shot1 to shot{num_shots or 'N'} (a caption each)"
 
 
@@ -445,8 +447,7 @@ def _check_text(value: str, name: str, max_chars: int) -> None:
         raise StoryError(f"{name} is empty; say what is to be seen")
     if len(value) > max_chars:
         raise StoryError(f"{name} has {len(value)} characters; at most {max_chars} are allowed")
-    # Lone surrogates have no UTF-8 form; the other control characters would break subtitles and metadata.
-    if bad := _NO_TEXT.search(value):
+    if bad := NO_TEXT.search(value):
         raise StoryError(f"{name} holds the character U+{ord(bad[0]):04X}; remove it")
 
 

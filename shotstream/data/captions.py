@@ -62,9 +62,11 @@ class CaptionStore:
         path = shards.directory / UNCONDITIONAL_NAME
         try:
             self._free = read_safetensors(path)["unconditional"].load()
-        except (CheckpointError, KeyError) as error:
+        except CheckpointError as error:
+            raise ShardError(f"{error}; encode again into a new directory") from error
+        except KeyError as error:
             raise ShardError(
-                f"{path}: cannot be read ({error}); encode again into a new directory"
+                f"{path}: holds no text to turn away from; encode again into a new directory"
             ) from error
         self._memo: OrderedDict[str, Tensor] = OrderedDict()
         self._memo_captions = memo_captions

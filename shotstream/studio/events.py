@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from shotstream.story import MAX_CAPTION_CHARS, MAX_CHUNKS_PER_SHOT, MAX_SEED, MAX_SHOTS, MAX_TITLE_CHARS
+from shotstream.story import (
+    MAX_CAPTION_CHARS,
+    MAX_CHUNKS_PER_SHOT,
+    MAX_SEED,
+    MAX_SHOTS,
+    MAX_TITLE_CHARS,
+    NO_TEXT,
+)
 
 PROTOCOL_VERSION = 1
 _SEED_DIGITS = 19
@@ -18,11 +25,8 @@ _SEED_DIGITS = 19
 def _printable(text: str) -> str:
     if not text.strip():
         raise ValueError("empty; say what is to be seen")
-    bad = next(
-        (c for c in text if (c < " " and c not in "\t\n\r") or c == "\x7f" or "\ud800" <= c <= "\udfff"), ""
-    )
-    if bad:
-        raise ValueError(f"it holds the character U+{ord(bad):04X}; remove it")
+    if bad := NO_TEXT.search(text):
+        raise ValueError(f"it holds the character U+{ord(bad[0]):04X}; remove it")
     return text
 
 
