@@ -90,8 +90,9 @@ def _generate(
     scale: int | None,
     overwrite: bool,
 ) -> None:
+    from shotstream.film import FilmFiles, FilmSettings, check_target, is_replay, read_replay
+
     with bad_input():
-        from shotstream.film import FilmFiles, FilmSettings, check_target, is_replay, read_replay
         from shotstream.story import find_story, read_story
 
         path = find_story(story)
@@ -103,7 +104,7 @@ def _generate(
         if replay and settings.files.replay.resolve() == path.resolve():
             raise ValueError(f"{path} would be overwritten by the film that it checks; give another -o")
         check_target(settings)
-    with bad_input(), console.status("loading"):
+    with bad_input(), interruptible(lambda: _kept(settings)), console.status("loading"):
         from shotstream.film import caption_warnings, check_replay, plan_film, running_environment
         from shotstream.film.live import warn
 
@@ -142,13 +143,25 @@ def _film_live(
     from shotstream.streaming.saved_session import SessionError
 
     try:
-        with interruptible("the same command goes on"), LiveView(console, plan) as view:
+        with interruptible(lambda: _kept(settings)), LiveView(console, plan) as view:
             return make_film(pipeline, plan, environment, settings, view)
     except (FilmExistsError, WorkDirError, SessionError) as error:
         raise BadInput(one_line(error)) from error
     except OSError as error:
-        kept = f"finished shots are kept in {settings.files.partial}"
-        raise Fault(f"{error.strerror or error}; {kept}; the same command goes on") from error
+        said = f"{settings.files.film}: {error.strerror or one_line(error)}"
+        raise Fault(f"{said}; {_kept(settings)}") from error
+
+
+def _kept(settings: "FilmSettings") -> str:
+    """What an unfinished film has on the disk, as it is now, and what goes on from there."""
+    from shotstream.film import num_finished_shots
+
+    partial = settings.files.partial
+    num_shots = num_finished_shots(partial)
+    if not num_shots:
+        return "no shot was finished, and nothing is kept: the same command begins anew"
+    shots = "1 finished shot is" if num_shots == 1 else f"{num_shots} finished shots are"
+    return f"{shots} kept in {partial}: the same command goes on"
 
 
 def _report(console: "Console", film: "Film", fps: int) -> None:

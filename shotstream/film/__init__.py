@@ -12,7 +12,7 @@ from shotstream.film.make import (
 )
 from shotstream.film.prepare import caption_warnings, check_replay, plan_film, running_environment
 from shotstream.film.replay import Environment, FilmPlan, Replay, ReplayError, is_replay, read_replay
-from shotstream.film.workdir import WorkDirError
+from shotstream.film.workdir import WorkDirError, num_finished_shots
 
 __all__ = [
     "Environment",
@@ -31,6 +31,7 @@ __all__ = [
     "count_differences",
     "is_replay",
     "make_film",
+    "num_finished_shots",
     "plan_film",
     "read_replay",
     "running_environment",

@@ -55,10 +55,9 @@ class LiveView:
         num_done += progress.chunk_index + 1
         if self._first_frame_s is None:
             self._first_frame_s = progress.elapsed_s
-        facts = (
-            f"{progress.num_frames / progress.elapsed_s:.0f} fps   "
-            f"first frame after {self._first_frame_s:.2f} s"
-        )
+        facts = f"{progress.num_frames / progress.elapsed_s:.0f} fps"
+        if self._first_chunk == self._chunks_before[progress.shot_index]:
+            facts += f"   first frame after {self._first_frame_s:.2f} s"  # told with the first shot, once
         detail = f"{label} chunk {progress.chunk_index + 1}/{progress.num_chunks}"
         self._bar.update(self._task, description=detail, completed=num_done, facts=facts)
         if progress.chunk_index + 1 == progress.num_chunks:

@@ -17,18 +17,30 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
-from shotstream.documents import shorten
-from shotstream.files import make_atomically
-from shotstream.film.replay import Environment, FilmPlan, Pins, Replay, ReplayError, compare_frames
+from shotstream import documents
+from shotstream.files import flush, make_atomically
+from shotstream.film.replay import (
+    Environment,
+    FilmPlan,
+    Pins,
+    Replay,
+    ReplayError,
+    compare_frames,
+    read_replay,
+)
 from shotstream.film.storyboard import Panel, draw_storyboard
 from shotstream.film.subtitles import subtitles
 from shotstream.film.workdir import (
     FinishedShot,
     OtherWorkError,
     WorkDir,
+    WorkDirError,
     discard_work,
+    discarded_name,
+    is_work_of,
     load_frames,
 )
+from shotstream.film.wrapping import one_line, shorten
 
 _CHAPTER_CHARS = 70
 _MAX_NAME_BYTES = 255
@@ -88,11 +100,11 @@ class FilmFiles:
     def __post_init__(self) -> None:
         if self.film.suffix.lower() != ".mp4":
             raise ValueError(f"{self.film}: a film is an MP4; give a name that ends in .mp4")
-        # The longest name beside it, of a file in the making.
-        longest = f".part.{self.storyboard.name}"
+        # The longest name beside it, of work on the way out.
+        longest = discarded_name(self.partial)
         if (num_bytes := len(os.fsencode(longest))) > _MAX_NAME_BYTES:
             raise ValueError(
-                f"the film's name {shorten(self.film.name)!r} is too long; shorten it by "
+                f"the film's name {documents.shorten(self.film.name)!r} is too long; shorten it by "
                 f"{num_bytes - _MAX_NAME_BYTES} bytes"
             )
 
@@ -181,6 +193,8 @@ def make_film(
         settings: where to, and how.
         on_progress: told what happens.
 
+    A film that an earlier run had put in place, and ended before it had cleared its work away, is done.
+
     Raises:
         FilmExistsError: before anything is made, when a file would be written over.
         WorkDirError: when unfinished work cannot be gone on with.
@@ -189,6 +203,10 @@ def make_film(
     files = settings.files
     check_target(settings)
     with _open_work(pipeline, plan, environment, settings) as work:
+        if not settings.overwrite and files.film.exists():
+            replay = read_replay(files.replay)
+            work.remove()
+            return _finished_before(files, replay)
         shots = work.finished_shots()
         for shot in shots:
             load_frames(shot)  # damage is found before time is spent on what follows
@@ -222,15 +240,52 @@ def make_film(
 
 
 def check_target(settings: FilmSettings) -> None:
-    """Raises FilmExistsError when making the film would write over a file without leave."""
+    """Finds beforehand what would stop a film from being written.
+
+    Raises:
+        FilmExistsError: It would be written over a file without leave.
+        WorkDirError: There can be no file there.
+    """
     files = settings.files
-    if settings.overwrite:
+    _check_directory(files.film.parent)
+    if settings.overwrite or _only_clears_away(files):
         return
     # With unfinished work there, the files beside the film may already be in place: only the film decides.
     beside = () if files.partial.exists() else (files.subtitles, files.storyboard, files.replay)
     for path in (files.film, *beside):
         if path.exists():
             raise FilmExistsError(f"{path} exists; give --overwrite to replace it, or another name with -o")
+
+
+def _check_directory(directory: Path) -> None:
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise WorkDirError(f"{there} is a file, and no directory for a film; give another name with -o")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise WorkDirError(
+            f"{there} cannot be written to: it is read-only, or not yours; give another name with -o"
+        )
+
+
+def _only_clears_away(files: FilmFiles) -> bool:
+    """Whether the film is in place and `partial` is the work that made it, all done."""
+    if not (files.film.exists() and files.partial.is_dir()) or (files.partial / files.film.name).exists():
+        return False
+    try:
+        return is_work_of(files.partial, read_replay(files.replay))
+    except ReplayError:
+        return False
+
+
+def _finished_before(files: FilmFiles, replay: Replay) -> Film:
+    return Film(
+        files=files,
+        replay=replay,
+        num_resumed_shots=len(replay.frame_sha256),
+        num_new_frames=0,
+        generate_s=0.0,
+        first_frame_s=None,
+    )
 
 
 def count_differences(film: Film, expected: Replay) -> tuple[int, str]:
@@ -330,7 +385,7 @@ def _finish(
 
     def encode(part: Path) -> None:
         h264 = H264Settings(scale=settings.scale)
-        with Mp4Writer(part, fps, h264, title=story.title, chapters=_chapters(replay)) as writer:
+        with Mp4Writer(part, fps, h264, title=one_line(story.title), chapters=_chapters(replay)) as writer:
             for shot, written in zip(shots, story.shots, strict=True):
                 frames = load_frames(shot)
                 writer.write(frames)
@@ -353,6 +408,7 @@ def _finish(
         (made.film, files.film),
     ):
         source.replace(target)
+    flush(files.film.parent)  # before what they were made from is deleted
 
 
 def _chapters(replay: Replay) -> list[Chapter]:
@@ -361,8 +417,7 @@ def _chapters(replay: Replay) -> list[Chapter]:
     for number, (shot, hashes) in enumerate(
         zip(replay.plan.story.shots, replay.frame_sha256, strict=True), start=1
     ):
-        caption = " ".join(shot.caption.split())
-        short = caption if len(caption) <= _CHAPTER_CHARS else caption[: _CHAPTER_CHARS - 1].rstrip() + "…"
+        short = shorten(one_line(shot.caption), _CHAPTER_CHARS)
         end_frame = start_frame + len(hashes)
         chapters.append(Chapter(title=f"{number}. {short}", start_frame=start_frame, end_frame=end_frame))
         start_frame = end_frame

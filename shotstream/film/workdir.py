@@ -8,9 +8,8 @@ cut, a file is there whole or not at all.
 
 import json
 import os
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +20,7 @@ from jaxtyping import UInt8
 
 from shotstream.codec.video_io import VideoError, read_frames, write_lossless
 from shotstream.files import make_atomically, remove
-from shotstream.film.replay import Environment, FilmPlan, hash_frames
+from shotstream.film.replay import Environment, FilmPlan, Replay, hash_frames
 
 if os.name == "posix":
     import fcntl
@@ -70,7 +69,7 @@ class WorkDir:
         self._fps = fps
         path.mkdir(parents=True, exist_ok=True)
         self._lock = _take_lock(path)
-        document = {"plan": plan.to_document(), "environment": _as_document(environment)}
+        document = _document(plan, environment)
         try:
             if not (path / _PLAN).exists():
                 _check_empty(path)
@@ -130,13 +129,13 @@ class WorkDir:
 
     def remove(self) -> None:
         """Deletes the directory: the film is made."""
-        shutil.rmtree(self.path)
+        discard_work(self.path)
 
     def _frames(self, shot_index: int) -> Path:
         return self.path / f"shot_{shot_index:04}.mkv"
 
     def _record(self, shot_index: int) -> Path:
-        return self.path / f"shot_{shot_index:04}.json"
+        return self.path / _record_name(shot_index)
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -144,9 +143,31 @@ class WorkDir:
             self._lock = None
 
 
+def num_finished_shots(path: Path) -> int:
+    """How many shots are safe in the directory, by whatever command and whether or not it is there."""
+    num_shots = 0
+    while (path / _record_name(num_shots)).is_file():
+        num_shots += 1
+    return num_shots
+
+
+def is_work_of(path: Path, replay: Replay) -> bool:
+    """Whether the directory holds the work that made a film."""
+    try:
+        found = json.loads((path / _PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return found == json.loads(_to_json(_document(replay.plan, replay.environment)))
+
+
+def discarded_name(path: Path) -> str:
+    """What a directory is called on the way out."""
+    return f"{path.name}.discarded"
+
+
 def discard_work(path: Path) -> None:
     """Deletes unfinished work; renamed first, so that a crash half-way leaves nothing to resume from."""
-    discarded = path.with_name(path.name + ".discarded")
+    discarded = path.with_name(discarded_name(path))
     remove(discarded)
     path.replace(discarded)
     remove(discarded)
@@ -183,12 +204,20 @@ def _take_lock(directory: Path) -> int | None:
     return descriptor
 
 
-def _as_document(environment: Environment) -> dict[str, Any]:
-    return {name: getattr(environment, name) for name in Environment.__dataclass_fields__}
+def _record_name(shot_index: int) -> str:
+    return f"shot_{shot_index:04}.json"
+
+
+def _document(plan: FilmPlan, environment: Environment) -> dict[str, Any]:
+    return {"plan": plan.to_document(), "environment": asdict(environment)}
+
+
+def _to_json(document: object) -> str:
+    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
 
 
 def _write_json(path: Path, document: object) -> None:
-    path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(_to_json(document), encoding="utf-8")
 
 
 def _check_empty(path: Path) -> None:

@@ -200,8 +200,8 @@ class StorySession:
                 counts from the end.
 
         Raises:
-            ValueError: No such shot, no picture or one of another size, as many pins as the context allows, or
-                a model whose context policy knows no pins.
+            ValueError: No such shot, no picture or one of another size, as many pins as the context allows,
+                or a model whose context policy knows no pins.
         """
         shot_index = self._existing(shot_index)
         policy, budget = self._engine.config.context_policy, self._engine.context_budget

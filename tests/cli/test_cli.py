@@ -1,17 +1,20 @@
 """The command as a person meets it: exit codes, one line for each thing that is wrong, films that go on."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shotstream import cli
-from shotstream.film import read_replay
+from shotstream.film import Progress, read_replay
+from shotstream.film.live import LiveView
 from tests.streaming.test_pipeline import write_tiny
 from tests.streaming.tiny import tiny_engine
 
@@ -58,6 +61,7 @@ def test_a_film_is_made_and_its_replay_gives_the_same_frames(
     said = capsys.readouterr().err
     assert "film.mp4: 4 shots" in said and "shot 4/4" in said
     assert "warning" not in said
+    assert said.count("first frame after") == 1
     assert run("generate", "film.replay.json", "-o", "again.mp4", "--model", "./tiny", "--scale", "2") == 0
     assert "every frame equals the replay's" in capsys.readouterr().err
     assert read_replay(tiny / "again.replay.json") == read_replay(tiny / "film.replay.json")
@@ -223,7 +227,8 @@ def test_unfinished_work_of_another_film_is_bad_input(capsys: pytest.CaptureFixt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shotstream.film.make.draw_storyboard", interrupt)
         assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1") == 130
-    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "interrupted; 4 finished shots are kept in film.mp4.partial: the same command goes on" in said
     assert (
         run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1", "--seed", "8") == 2
     )
@@ -243,8 +248,96 @@ def test_a_full_disk_is_a_fault_and_finished_shots_stay(
         patch.setattr("shotstream.film.make.draw_storyboard", full)
         assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1") == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "No space left on device; finished shots are kept in film.mp4.partial" in said
+    assert "No space left on device; 4 finished shots are kept in film.mp4.partial" in said
     assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1") == 0
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("stop", "word", "code"),
+    [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_who_ends_a_film_is_told_what_is_kept(
+    capsys: pytest.CaptureFixture[str], stop: signal.Signals, word: str, code: int
+) -> None:
+    arguments = ("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1")
+    shown = LiveView.__call__
+
+    def end_in(shot: int) -> Callable[[LiveView, Progress], None]:
+        def call(view: LiveView, progress: Progress) -> None:
+            shown(view, progress)
+            if (progress.shot_index, progress.chunk_index) == (shot, 0):
+                os.kill(os.getpid(), stop)
+                time.sleep(10)
+
+        return call
+
+    def last_line() -> str:
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LiveView, "__call__", end_in(0))
+        assert run(*arguments) == code
+        assert last_line() == (
+            f"shotstream: {word}; no shot was finished, and nothing is kept: the same command begins anew"
+        )
+        patch.setattr(LiveView, "__call__", end_in(1))
+        assert run(*arguments) == code
+        kept = "finished shot is kept in film.mp4.partial: the same command goes on"
+        assert last_line() == f"shotstream: {word}; 1 {kept}"
+        patch.setattr(LiveView, "__call__", end_in(3))
+        assert run(*arguments) == code
+        kept = "finished shots are kept in film.mp4.partial: the same command goes on"
+        assert last_line() == f"shotstream: {word}; 3 {kept}"
+
+        def end(*_: object) -> None:
+            os.kill(os.getpid(), stop)
+            time.sleep(10)
+
+        patch.setattr(sys.modules["shotstream.cli.generate"], "load_warm", end)
+        assert run(*arguments) == code
+        assert last_line() == f"shotstream: {word}; 3 {kept}"
+    assert run(*arguments) == 0
+    assert "4 shots, 3 of them from before" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_what_is_kept_is_looked_up_when_a_disk_fails(capsys: pytest.CaptureFixture[str], number: int) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "somewhere")
+
+    for function in ("shotstream.film.workdir.make_atomically", "shotstream.film.make.WorkDir"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(function, fail)
+            assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1") == 1
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said == (
+            f"shotstream: film.mp4: {os.strerror(number)}; no shot was finished, and nothing is kept: "
+            "the same command begins anew"
+        )
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("story.yaml/film.mp4", "story.yaml is a file, and no directory for a film; give another name"),
+        ("x" * 234 + ".mp4", "is too long; shorten it by 1 bytes"),
+        ("狐" * 80 + ".mp4", "is too long; shorten it by 7 bytes"),
+        ("/proc/films/film.mp4", "/proc"),
+    ],
+)
+def test_a_place_where_no_film_can_be_is_told_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, output: str, reason: str
+) -> None:
+    monkeypatch.setattr(sys.modules["shotstream.cli.generate"], "load_warm", None)
+    if output.startswith("/proc"):
+        monkeypatch.setattr(os, "access", lambda path, _: str(path) != "/proc")
+    assert run("generate", "story.yaml", "--model", "./tiny", "-o", output) == 2
+    said = complaint(capsys)
+    assert reason in said and "Errno" not in said
 
 
 def test_a_fault_of_ours_is_one_line_and_its_traceback_goes_to_the_log(

@@ -1,4 +1,6 @@
 import multiprocessing
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from shotstream.film import (
     WorkDirError,
     count_differences,
     make_film,
+    num_finished_shots,
     read_replay,
 )
 from shotstream.film.replay import hash_frames
@@ -163,6 +166,175 @@ def test_unfinished_work_of_another_film_is_discarded_only_with_leave(tmp_path: 
     made = film(tmp_path, film_plan=plan(seed=8), overwrite=True)
     assert made.num_resumed_shots == 0
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".mp4", ".png", ".srt"]
+
+
+def whole_film(tmp_path: Path) -> Film:
+    return film(tmp_path / "whole", film_plan=uneven_plan())
+
+
+def uneven_plan() -> FilmPlan:
+    """Three shots of different lengths; the third looks at pinned frames of both others."""
+    shots = [
+        replace(shot, num_chunks=num_chunks)
+        for shot, num_chunks in zip(plan(3).story.shots, (1, 3, 2), strict=True)
+    ]
+    story = replace(plan(3).story, shots=tuple(shots))
+    return replace(plan(3), story=story, pins=((), ((0, 8),), ((1, 32), (0, 3))))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_that_ends_at_any_rename_goes_on_to_the_same_film(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A process is killed before or after each single rename or removal; the next run makes the same film."""
+
+    class Writer:
+        """Videos are written fast: it is their names that matter here."""
+
+        def __init__(self, path: Path, *_: object, **__: object) -> None:
+            path.touch()
+
+        def __enter__(self) -> "Writer":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def write(self, frames: np.ndarray) -> None:
+            assert len(frames)
+
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    monkeypatch.setattr("shotstream.film.make.Mp4Writer", Writer)
+    monkeypatch.setattr(
+        "shotstream.film.workdir.write_lossless", lambda path, frames, _: path.write_bytes(frames.tobytes())
+    )
+    monkeypatch.setattr(
+        "shotstream.film.workdir.read_frames",
+        lambda path: np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 16, 24, 3),
+    )
+    monkeypatch.setattr("shotstream.film.make.draw_storyboard", lambda *_: Image.new("RGB", (8, 8)))
+    expected = whole_film(tmp_path).replay
+    num_steps = 0
+    ends_at = -1
+    kinds = {name: getattr(Path, name) for name in ("replace", "unlink")}
+    rmtree = shutil.rmtree
+
+    def step(act: Callable[..., object], *arguments: object, **options: object) -> object:
+        nonlocal num_steps
+        num_steps += 1
+        if num_steps == ends_at and when == "before":
+            raise Killed
+        result = act(*arguments, **options)
+        if num_steps == ends_at:
+            raise Killed
+        return result
+
+    for name, act in kinds.items():
+        monkeypatch.setattr(Path, name, lambda *given, act=act, **options: step(act, *given, **options))
+    monkeypatch.setattr(shutil, "rmtree", lambda *given, **options: step(rmtree, *given, **options))
+    names = ["film.mp4", "film.replay.json", "film.srt", "film.storyboard.png"]
+    while True:
+        ends_at += 1
+        num_steps = 0
+        folder = tmp_path / f"{ends_at}"
+        try:
+            film(folder, film_plan=uneven_plan())
+        except Killed:
+            pass
+        else:
+            if ends_at:
+                break
+            continue
+        ended_at, ends_at = ends_at, -1
+        there = [(folder / name).exists() for name in names]
+        assert not there[0] or all(there), "the film comes last"
+        try:
+            again = film(folder, film_plan=uneven_plan())
+        except FilmExistsError:
+            assert there[0] and not (folder / "film.mp4.partial").exists()  # made, and cleared away
+        else:
+            assert again.replay == expected
+        assert read_replay(folder / "film.replay.json") == expected
+        left = {path.name for path in folder.iterdir()} - {"film.mp4.partial.discarded"}
+        assert left == set(names)
+        ends_at = ended_at
+    assert ends_at > 3 * 3 + 4 + 4  # three files a shot, four of the film, each made and put in place
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_film_in_place_whose_work_was_not_cleared_away_is_done(tmp_path: Path) -> None:
+    """An end between the two answered "exists" for ever."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shotstream.film.workdir.WorkDir.remove", lambda _: None)
+        made = film(tmp_path)
+    assert made.files.partial.exists()
+    before = made.files.film.read_bytes()
+    pipeline = FakePipeline()
+    again = film(tmp_path, pipeline)
+    assert (again.num_resumed_shots, again.num_new_frames, pipeline.num_chunks_made) == (4, 0, 0)
+    assert again.replay == made.replay and made.files.film.read_bytes() == before
+    assert not made.files.partial.exists()
+    with pytest.raises(FilmExistsError):
+        film(tmp_path)
+
+
+def test_unfinished_work_beside_another_finished_film_is_not_taken_for_it(tmp_path: Path) -> None:
+    film(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path, FakePipeline((1, 0), KeyboardInterrupt()), plan(seed=8), overwrite=True)
+    for film_plan in (plan(), plan(seed=8)):
+        with pytest.raises(FilmExistsError):
+            film(tmp_path, film_plan=film_plan)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"torch": "1"}, {"device": "cuda H100"}, {"dtype": "bfloat16"}, {"num_threads": 2}, {"shotstream": "1"}],
+)
+def test_work_begun_where_frames_come_out_differently_is_not_gone_on_with(
+    tmp_path: Path, changes: dict[str, str | int]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path, FakePipeline((2, 0), KeyboardInterrupt()))
+    elsewhere = replace(ENVIRONMENT, **changes)
+    settings = FilmSettings(files=FilmFiles(film=tmp_path / "film.mp4"))
+    (name, value) = next(iter(changes.items()))
+    with pytest.raises(
+        WorkDirError, match=f"begun where frames come out differently .{name} was .*, is {value}"
+    ):
+        make_film(FakePipeline(), plan(), elsewhere, settings, lambda _: None)
+    assert num_finished_shots(settings.files.partial) == 2
+    made = make_film(FakePipeline(), plan(), elsewhere, replace(settings, overwrite=True), lambda _: None)
+    assert made.num_resumed_shots == 0 and made.replay.environment == elsewhere
+
+
+def test_chapters_and_subtitles_change_with_the_pictures(tmp_path: Path) -> None:
+    made = whole_film(tmp_path)
+    with av.open(made.files.film) as container:
+        spans = [
+            (float(chapter["start"] * chapter["time_base"]), float(chapter["end"] * chapter["time_base"]))
+            for chapter in container.chapters()
+        ]
+    # 9, 33 and 21 frames at 12 a second.
+    assert spans == [pytest.approx(span, abs=1e-3) for span in ((0, 0.75), (0.75, 3.5), (3.5, 5.25))]
+    times = [line for line in made.files.subtitles.read_text().splitlines() if "-->" in line]
+    assert times == [
+        "00:00:00,000 --> 00:00:00,750",
+        "00:00:00,750 --> 00:00:03,500",
+        "00:00:03,500 --> 00:00:05,250",
+    ]
+
+
+def test_finished_shots_are_counted_as_they_are_on_the_disk(tmp_path: Path) -> None:
+    partial = tmp_path / "film.mp4.partial"
+    assert num_finished_shots(partial) == 0
+    for stop_at, num_shots in (((0, 1), 0), ((1, 0), 1), ((3, 1), 3)):
+        with pytest.raises(KeyboardInterrupt):
+            film(tmp_path, FakePipeline(stop_at, KeyboardInterrupt()))
+        assert num_finished_shots(partial) == num_shots
 
 
 def test_two_processes_do_not_make_one_film_at_once(tmp_path: Path) -> None:
