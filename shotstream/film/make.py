@@ -16,8 +16,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
 from shotstream import documents
+from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
 from shotstream.files import flush, make_atomically
 from shotstream.film.replay import (
     Environment,
