@@ -36,7 +36,6 @@ from shotstream.film.workdir import (
     WorkDir,
     WorkDirError,
     discard_work,
-    discarded_name,
     is_work_of,
     load_frames,
 )
@@ -100,8 +99,8 @@ class FilmFiles:
     def __post_init__(self) -> None:
         if self.film.suffix.lower() != ".mp4":
             raise ValueError(f"{self.film}: a film is an MP4; give a name that ends in .mp4")
-        # The longest name beside it, of work on the way out.
-        longest = discarded_name(self.partial)
+        # The longest name beside it, of a file in the making.
+        longest = f".part.{self.storyboard.name}"
         if (num_bytes := len(os.fsencode(longest))) > _MAX_NAME_BYTES:
             raise ValueError(
                 f"the film's name {documents.shorten(self.film.name)!r} is too long; shorten it by "

@@ -160,14 +160,9 @@ def is_work_of(path: Path, replay: Replay) -> bool:
     return found == json.loads(_to_json(_document(replay.plan, replay.environment)))
 
 
-def discarded_name(path: Path) -> str:
-    """What a directory is called on the way out."""
-    return f"{path.name}.discarded"
-
-
 def discard_work(path: Path) -> None:
     """Deletes unfinished work; renamed first, so that a crash half-way leaves nothing to resume from."""
-    discarded = path.with_name(discarded_name(path))
+    discarded = path.with_name(f"{path.name}.old")
     remove(discarded)
     path.replace(discarded)
     remove(discarded)

@@ -255,7 +255,7 @@ def test_a_run_that_ends_at_any_rename_goes_on_to_the_same_film(
         else:
             assert again.replay == expected
         assert read_replay(folder / "film.replay.json") == expected
-        left = {path.name for path in folder.iterdir()} - {"film.mp4.partial.discarded"}
+        left = {path.name for path in folder.iterdir()} - {"film.mp4.partial.old"}
         assert left == set(names)
         ends_at = ended_at
     assert ends_at > 3 * 3 + 4 + 4  # three files a shot, four of the film, each made and put in place
