@@ -37,7 +37,11 @@ def data_encode(
 ) -> None:
     """Encode the clips of a manifest once; the same command goes on after the last whole shard."""
     console = make_console()
-    with bad_input(), console.status("reading the manifest"):
+
+    def kept() -> str:
+        return _kept(directory)
+
+    with bad_input(kept), console.status("reading the manifest"):
         from shotstream.data.encode import EncodeConfig, TooManyBadClips, encode_manifest
         from shotstream.film.live import warn
         from shotstream.streaming.pipeline import load_encoders
@@ -62,7 +66,7 @@ def data_encode(
 
     bar = Progress("clips", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
     try:
-        with bad_input(), bar:
+        with bad_input(kept), bar:
             task = bar.add_task("clips", total=None)
 
             def progress(done: int, total: int, left_out: str) -> None:
@@ -89,23 +93,22 @@ def data_encode(
 def data_check(
     directory: Annotated[Path, typer.Argument(help="Shards that `data encode` made.")],
 ) -> None:
-    """Read every shard, compare it with its hashes, and show a table and one line of JSON."""
+    """Read every file, compare it with its hashes, and show a table and one line of JSON."""
     with bad_input():
         from rich.table import Table
 
-        from shotstream.data.shards import check_shards
+        from shotstream.data.shard_check import check_shards
 
         findings = check_shards(directory)
         first = next(findings)
-    table = Table("shard", "clips", "shots", "MB", "state")
+    table = Table("file", "clips", "shots", "MB", "state")
     damaged: list[str] = []
     totals = {"shards": 0, "clips": 0, "shots": 0, "bytes": 0}
     for finding in (first, *findings):
-        size = f"{finding.num_bytes / 1e6:.1f}"
-        table.add_row(
-            finding.name, str(finding.num_samples), str(finding.num_shots), size, finding.damage or "good"
-        )
-        counts = (1, finding.num_samples, finding.num_shots, finding.num_bytes)
+        is_shard = finding.name.endswith(".tar")
+        counts = (int(is_shard), finding.num_samples, finding.num_shots, finding.num_bytes)
+        clips, shots = (str(count) if is_shard else "" for count in counts[1:3])
+        table.add_row(finding.name, clips, shots, f"{finding.num_bytes / 1e6:.1f}", finding.damage or "good")
         for name, count in zip(totals, counts, strict=True):
             totals[name] += count
         if finding.damage:
@@ -114,6 +117,15 @@ def data_check(
     print(json.dumps({"directory": str(directory), **totals, "damaged": damaged}))
     if damaged:
         raise typer.Exit(complain(f"{directory}: damaged: {', '.join(damaged)}", FAULT))
+
+
+def _kept(directory: Path) -> str:
+    from shotstream.data.shards import num_whole_shards
+
+    count = num_whole_shards(directory)
+    if not count:
+        return "nothing was made"
+    return f"{count} whole shards are kept in {directory}; the same command goes on with the others"
 
 
 def _share(shard_of: str | None) -> tuple[int, int]:

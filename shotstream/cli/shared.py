@@ -62,9 +62,9 @@ def make_console(*, stderr: bool = True) -> "Console":
 
 
 @contextmanager
-def bad_input() -> Generator[None]:
-    """What is wrong with what a person gave becomes a message and exit code 2."""
-    with interruptible("nothing was made"):
+def bad_input(comfort: str | Callable[[], str] = "nothing was made") -> Generator[None]:
+    """What is wrong with what a person gave becomes a message and code 2; `comfort` as in `interruptible`."""
+    with interruptible(comfort):
         try:
             yield
         except ValueError as error:

@@ -60,6 +60,7 @@ class CaptionStore:
         self.shards = shards
         self.shape = shards.form.text_shape
         path = shards.directory / UNCONDITIONAL_NAME
+        shards.require_sum(UNCONDITIONAL_NAME)
         try:
             self._free = read_safetensors(path)["unconditional"].load()
         except CheckpointError as error:

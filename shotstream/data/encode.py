@@ -171,10 +171,11 @@ def encode_manifest(
                 done += 1
                 if sample.bad is not None:
                     bad.append(sample.bad)
-                    _log.warning("left out: %s: %s", *sample.bad)
+                    _check_bad(bad, allowed, form)  # its message names the last one, nothing else does
                 if progress:
                     progress(done, total, "" if sample.bad is None else f"{sample.bad[0]}: {sample.bad[1]}")
-                _check_bad(bad, allowed, form)
+                elif sample.bad is not None:
+                    _log.warning("left out: %s: %s", *sample.bad)
                 yield sample
 
         records.append(_write_shard(directory, shard_name(number), counted()))
@@ -256,7 +257,10 @@ def _prepare(directory: Path, form: ShardForm, encoders: Encoders, config: Encod
                 "use another directory, or the same manifest, model and settings"
             )
         return
-    if any(entry for entry in directory.iterdir() if not entry.name.endswith((".tmp", ".log"))):
+    # What a call leaves that is killed before the form is there: nothing of it is in use yet.
+    ours = (UNCONDITIONAL_NAME, f".part.{UNCONDITIONAL_NAME}", f".part.{FORM_NAME}")
+    names = {entry.name for entry in directory.iterdir()}.difference(ours)
+    if any(not name.endswith((".tmp", ".log")) for name in names):
         raise ValueError(f"{directory} is not empty and holds no shards; give a new directory")
     if config.with_text:
         text = UNCONDITIONAL_TEXT[form.family]

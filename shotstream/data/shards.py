@@ -1,7 +1,7 @@
 """Encoded clips on disk: WebDataset shards, beside each what lies where in it, and an index of all.
 
-    index.json               what the shards were made with, and every shard's size, sha256 and counts;
-                             written last, so a directory that has one is complete
+    index.json               what the shards were made with, every shard's size, sha256 and counts, and the
+                             sha256 of every other file; written last, so a directory that has one is complete
     form.json                what the shards are made with; written first
     unconditional.safetensors  embeddings of the texts that guidance turns away from
     shard-000000.tar         a WebDataset shard, uncompressed; a sample is one clip:
@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -127,17 +127,24 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
+def document_bytes(document: Mapping[str, Any]) -> bytes:
+    """JSON as it lies on disk: the same content gives the same bytes."""
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
 def write_document(path: Path, document: Mapping[str, Any]) -> None:
     """Writes JSON that is whole or not there."""
-    write_atomically((json.dumps(document, indent=1, sort_keys=True) + "\n").encode(), path)
+    write_atomically(document_bytes(document), path)
 
 
 def read_document(path: Path, advice: str) -> dict[str, Any]:
     """JSON of this format; ShardError, which ends with `advice`, when it is not there or is not that."""
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: not readable; {advice}") from error
+    except FileNotFoundError as error:
+        raise ShardError(f"{path}: is missing; {advice}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ShardError(f"{path}: cannot be read, or is damaged; {advice}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ShardError(f"{path}: not of the format {FORMAT!r}; {advice}")
     return document
@@ -151,7 +158,10 @@ def form_document(form: ShardForm) -> dict[str, Any]:
 def read_form(path: Path, advice: str) -> ShardForm:
     """The form in form.json or index.json; ShardError when there is none."""
     document = read_document(path, advice)
-    values: dict[str, Any] = {name: document.get(name) for name in ShardForm.__dataclass_fields__}
+    lacking = [name for name in ShardForm.__dataclass_fields__ if name not in document]
+    if lacking:
+        raise ShardError(f"{path}: damaged, it lacks {lacking[0]!r}; {advice}")
+    values: dict[str, Any] = {name: document[name] for name in ShardForm.__dataclass_fields__}
     shape = values["text_shape"]
     values["text_shape"] = None if shape is None else tuple(shape)
     return ShardForm(**values)
@@ -179,8 +189,8 @@ def read_record(directory: Path, name: str) -> ShardRecord:
             for sample in values["samples"]
         )
         return ShardRecord(**values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ShardError(f"{path}: damaged ({error}); delete the shard and encode it again") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"{path}: damaged; delete the shard and encode it again") from error
 
 
 def has_record(directory: Path, name: str) -> bool:
@@ -188,10 +198,14 @@ def has_record(directory: Path, name: str) -> bool:
     return _record_path(directory, name).is_file() and (directory / name).is_file()
 
 
-def write_index(directory: Path, form: ShardForm, records: Iterable[ShardRecord]) -> None:
+def write_index(directory: Path, form: ShardForm, records: Sequence[ShardRecord]) -> None:
     """Marks a directory as complete."""
     shards = [record.summary() for record in records]
-    write_document(directory / INDEX_NAME, {**form_document(form), "shards": shards})
+    names = [FORM_NAME, *(record_name(record.name) for record in records)]
+    if form.text_shape is not None:
+        names.append(UNCONDITIONAL_NAME)
+    sums = {name: sha256_of_file(directory / name) for name in names}
+    write_document(directory / INDEX_NAME, {**form_document(form), "shards": shards, "sums": sums})
 
 
 class ShardDirectory:
@@ -206,7 +220,13 @@ class ShardDirectory:
         path = directory / INDEX_NAME
         advice = "give a directory that `shotstream data encode` has finished"
         self.form = read_form(path, advice)
-        self.shards: list[dict[str, Any]] = read_document(path, advice)["shards"]
+        document = read_document(path, advice)
+        self.shards: list[dict[str, Any]] = document.get("shards", [])
+        told = {name for name in ShardRecord.__dataclass_fields__ if name != "samples"}
+        if not self.shards or any(not told <= shard.keys() for shard in self.shards):
+            raise ShardError(f"{path}: damaged, it lists no shards; {advice}")
+        self.sums: dict[str, str] = document.get("sums", {})
+        """sha256 of every other file; empty in directories of earlier versions."""
         self.record = lru_cache(maxsize=64)(self._record)
 
     def _record(self, shard: int) -> ShardRecord:
@@ -215,6 +235,14 @@ class ShardDirectory:
         if json.loads(json.dumps(record.summary())) != summary:
             raise ShardError(f"{self.directory / summary['name']}: is not the shard that the index lists")
         return record
+
+    def require_sum(self, name: str) -> None:
+        """ShardError unless a file of the directory is what the index says, if it says anything."""
+        path = self.directory / name
+        if not path.is_file():
+            raise ShardError(f"{path}: is missing")
+        if name in self.sums and sha256_of_file(path) != self.sums[name]:
+            raise ShardError(f"{path}: is damaged: another sha256 than it was written with")
 
     def read(self, shard: int, sample: int, member: str) -> bytes:
         """The bytes of a member.
@@ -244,76 +272,6 @@ class ShardDirectory:
             raise ShardError(f"{self.directory / shard_name(shard)}: {member} holds no tensors") from error
 
 
-class ShardFinding(NamedTuple):
-    """What `check_shards` says of a shard."""
-
-    name: str
-    num_samples: int
-    num_shots: int
-    num_bytes: int
-    damage: str
-    """What is wrong, in one line; empty: nothing."""
-
-
-def check_shards(directory: Path) -> Iterator[ShardFinding]:
-    """Reads every shard to its last byte and says what it found, shard after shard.
-
-    Size and sha256 are compared with the index, every member with its checksum, and every tensor with the
-    shape and dtype that the form promises.
-
-    Raises:
-        ShardError: there is no index.
-    """
-    shards = ShardDirectory(directory)
-    for number, summary in enumerate(shards.shards):
-        try:
-            _check_shard(shards, number)
-            damage = ""
-        except (ShardError, KeyError, TypeError, ValueError) as error:
-            damage = " ".join(str(error).split()) or type(error).__name__
-        yield ShardFinding(
-            summary["name"], summary["num_samples"], summary["num_shots"], summary["num_bytes"], damage
-        )
-
-
-def _check_shard(shards: ShardDirectory, number: int) -> None:
-    record = shards.record(number)
-    path = shards.directory / record.name
-    if not path.is_file():
-        raise ShardError("missing")
-    if path.stat().st_size != record.num_bytes:
-        raise ShardError(f"{path.stat().st_size} bytes instead of {record.num_bytes}")
-    for sample, stored in enumerate(record.samples):
-        told = json.loads(shards.read(number, sample, "json"))["shots"]
-        _require(len(told) == len(stored.num_latent_frames), stored.key, "another number of shots")
-        context = shards.tensors(number, sample, CONTEXT)
-        text = {} if shards.form.text_shape is None else shards.tensors(number, sample, TEXT)
-        for shot, length in enumerate(stored.num_latent_frames):
-            latents = shards.tensors(number, sample, f"shot{shot}.safetensors")["latents"]
-            _check_latents(latents, (length,), shards.form, f"{stored.key}.shot{shot}")
-            singles = context[f"shot{shot}"].transpose(0, 1)
-            count = (len(told[shot]["context_frames"]),)
-            _check_latents(singles, count, shards.form, f"{stored.key}.context shot{shot}")
-            if shards.form.text_shape is not None:
-                rows, width = text[f"shot{shot}"].shape
-                fits = rows <= shards.form.text_shape[0] and width == shards.form.text_shape[1]
-                _require(fits, stored.key, f"an embedding of {rows} rows of {width}")
-    if sha256_of_file(path) != record.sha256:
-        raise ShardError("another sha256 than it was written with")
-
-
-def _check_latents(latents: Tensor, frames: tuple[int, ...], form: ShardForm, name: str) -> None:
-    shape = (form.latent_channels, *frames, form.latent_height, form.latent_width)
-    _require(tuple(latents.shape) == shape, name, f"shape {tuple(latents.shape)} instead of {shape}")
-    _require(latents.dtype == DTYPES[form.dtype], name, f"dtype {latents.dtype} instead of {form.dtype}")
-    _require(bool(torch.isfinite(latents).all()), name, "values that are not finite")
-
-
-def _require(fits: bool, name: str, what: str) -> None:
-    if not fits:
-        raise ShardError(f"{name}: {what}")
-
-
 def sha256_of_documents(documents: Iterable[Mapping[str, Any]]) -> str:
     """sha256 of plain JSON, in order."""
     digest = hashlib.sha256()
@@ -322,5 +280,15 @@ def sha256_of_documents(documents: Iterable[Mapping[str, Any]]) -> str:
     return digest.hexdigest()
 
 
+def record_name(shard: str) -> str:
+    """Name of the file that tells what is known of a shard."""
+    return shard.removesuffix(".tar") + ".json"
+
+
+def num_whole_shards(directory: Path) -> int:
+    """Shards that need not be made again."""
+    return sum(has_record(directory, path.name) for path in directory.glob("shard-*.tar"))
+
+
 def _record_path(directory: Path, name: str) -> Path:
-    return (directory / name).with_suffix(".json")
+    return directory / record_name(name)

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shotstream.codec.video_io import VideoError, read_frames, write_lossless, write_mp4
-from shotstream.data.shards import ShardError, check_shards
+from shotstream.data.shard_check import check_shards
+from shotstream.data.shards import ShardError
 from shotstream.film.replay import Environment, FilmPlan, Replay, ReplayError, hash_frames, read_replay
 from shotstream.manifest import Clip, ManifestError, read_manifest, write_manifest
 from shotstream.story import Shot, Story, StoryError, read_story

@@ -1,4 +1,5 @@
 import io
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,25 @@ def test_an_mp4_is_of_the_kind_that_every_player_takes(tmp_path: Path) -> None:
     assert {0, 9} <= set(key_frames)
     kinds = boxes(path.read_bytes())
     assert kinds.index("moov") < kinds.index("mdat")
+
+
+@pytest.mark.parametrize("fps", [12, Fraction(24000, 1001)])
+def test_chapters_begin_and_end_with_their_frames(tmp_path: Path, fps: int | Fraction) -> None:
+    chapters = [
+        Chapter(title="a", start_frame=0, end_frame=9),
+        Chapter(title="b", start_frame=9, end_frame=16),
+        Chapter(title="c", start_frame=18, end_frame=21),
+    ]
+    with Mp4Writer(tmp_path / "film.mp4", fps, chapters=chapters) as writer:
+        writer.write(flat_frames(21, 16, 48))
+    with av.open(tmp_path / "film.mp4") as container:
+        found = [
+            tuple(float(chapter[end] * chapter["time_base"] * fps) for end in ("start", "end"))
+            for chapter in container.chapters()
+        ]
+    # MP4 tells when chapters begin; one ends where the next begins, and the last with the film.
+    assert [start for start, _ in found] == pytest.approx([0, 9, 18], abs=0.03)
+    assert found[-1][1] == pytest.approx(21, abs=0.03)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 8])

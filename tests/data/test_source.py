@@ -14,6 +14,7 @@ import torch
 from shotstream.data.captions import CaptionStore, StoredText, StoredTextConfig, caption_store, open_shards
 from shotstream.data.shards import ShardDirectory, ShardError
 from shotstream.data.source import (
+    PastShot,
     ShardsConfig,
     ShardSource,
     ShotSample,
@@ -244,3 +245,32 @@ def test_stored_text_opens_its_shards_late_and_has_no_weights(shards: Path) -> N
     text = StoredText(StoredTextConfig(directory=str(shards)))
     assert text.embed(["00000000.shot1", ""]).shape == (2, 6, 8)
     assert nowhere.config == text.config
+
+
+@pytest.mark.parametrize(
+    ("policy", "seen", "phases", "target_phase"),
+    [
+        # Eight shots for six frames: the last six; or the first and the last five.
+        ("published", [2, 3, 4, 5, 6, 7], [2, 3, 4, 5, 6, 7], 8),
+        ("theatre", [0, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5], 6),
+    ],
+)
+def test_frames_beyond_the_budget_read_the_captions_of_their_own_shots(
+    policy: str, seen: list[int], phases: list[int], target_phase: int
+) -> None:
+    """Rows once were taken from the beginning of the clip, which is right while the shots fit the budget."""
+    dit = dataclasses.replace(tiny_encoders().dit, num_context_frames=6)
+    past = tuple(
+        PastShot(num_frames=9, frames=(0, 4, 8), latents=torch.full((3, 4, 2, 2), float(shot)))
+        for shot in range(8)
+    )
+    sample = ShotSample(
+        latents=torch.zeros(4, 3, 2, 2), past=past, captions=tuple(f"00000000.shot{i}" for i in range(9))
+    )
+    conditioning, rows = condition_sample(sample, dit, policy)  # pyright: ignore[reportArgumentType]
+    assert conditioning.context[0, 0, :, 0, 0].tolist() == seen
+    read = [rows[row] for row in conditioning.positions.caption_index[0].tolist()]
+    assert read == [f"00000000.shot{shot}" for shot in seen]
+    assert rows[int(conditioning.target_caption)] == "00000000.shot8"
+    assert conditioning.positions.shot_phase[0].tolist() == phases
+    assert conditioning.target_phase.tolist() == [target_phase]
