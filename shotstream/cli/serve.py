@@ -1,9 +1,13 @@
 """`shotstream serve`: the studio, in the browser."""
 
-import ipaddress
+import errno
 import secrets
+import socket
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -14,6 +18,10 @@ if TYPE_CHECKING:
     from shotstream.streaming.choice import Options
 
 DEFAULT_PORT = 8720
+_WHY_NOT = {
+    errno.EADDRINUSE: "it is taken; give another --port",
+    errno.EACCES: "this port is for root alone; give another --port, from 1024 on",
+}
 DEFAULT_DATA = Path("~/.local/share/shotstream/studio")
 
 
@@ -44,6 +52,16 @@ def serve(
         Path | None,
         typer.Option(help="TAEHV's file (taew2_1.pth): its pictures are sent while a shot is made (Wan)."),
     ] = None,
+    root_path: Annotated[
+        str, typer.Option(help="Path under which a proxy shows the studio, such as /studio.")
+    ] = "",
+    forwarded_allow_ips: Annotated[
+        str,
+        typer.Option(
+            envvar="FORWARDED_ALLOW_IPS",
+            help="Proxies whose X-Forwarded-... headers are believed: addresses, networks, or *.",
+        ),
+    ] = "127.0.0.1,::1",
     device: DeviceOption = "auto",
     *,
     options: "Options",
@@ -55,55 +73,79 @@ def serve(
     console = make_console()
     with bad_input():
         try:
-            from shotstream.studio.app import StudioSettings, create_app
+            from shotstream.studio.app import StudioSettings, create_app, probe_folder
             from shotstream.studio.limits import Limits
-            from shotstream.studio.server import StudioServer
+            from shotstream.studio.proxy import checked_root_path
+            from shotstream.studio.security import checked_token, is_loopback
+            from shotstream.studio.server import StudioServer, bind
         except ModuleNotFoundError as error:
             raise BadInput(f"{error.name} is missing; pip install 'shotstream[studio]'") from error
-        if token is not None and len(token) < 16:
-            raise BadInput("the token is short; give at least 16 characters")
-        if token is None and not _is_loopback(host):
+        root_path = checked_root_path(root_path)
+        if token is not None:
+            token = checked_token(token)
+        elif not is_loopback(host):
             token = secrets.token_urlsafe(24)
         limits = Limits(open_stories=stories, look_ahead_s=look_ahead, quota_bytes=int(quota_gb * 2**30))
-        with console.status("loading"):
+        data = data.expanduser()
+        # What cannot work is told before a large model is loaded.
+        probe_folder(data)
+    with _bound(bind, host, port) as bound:
+        with bad_input(), console.status("loading"):
             from shotstream.streaming.preview import read_preview
 
             pipeline = load_warm(console, model, device, options)
             preview = None if preview_decoder is None else read_preview(preview_decoder, pipeline.engine)
             settings = StudioSettings(
-                data_dir=data.expanduser(),
+                data_dir=data,
                 database_url=database,
                 token=token,
+                root_path=root_path,
+                trusted_proxies=forwarded_allow_ips,
                 scale=scale or max(1, 192 // pipeline.pixel_size.height),
                 limits=limits,
             )
             app = create_app(settings, pipeline, preview)
-    from rich.text import Text
-
-    server = StudioServer(app, host, port)
-    shown = f"[{host}]" if ":" in host else host
-    try:
-        socket = server.config.bind_socket()
-    except SystemExit as error:  # uvicorn's answer to an address that is taken
-        raise Fault(f"cannot listen on {shown}:{port}; is it taken? give another --port") from error
-    socket.listen(128)  # Who follows the address at once waits for the server instead of being refused.
-    secret = f"?token={token}" if token else ""
-    address = f"http://{shown}:{socket.getsockname()[1]}/{secret}"
-    told = Text.assemble("the studio is open at ", (address, "bold"), " (stop it with Ctrl-C)")
-    console.print(told, highlight=False, soft_wrap=True)
-    try:
-        server.run(sockets=[socket])
-    except KeyboardInterrupt:
-        pass
-    finally:
-        socket.close()
+        # Who follows the address at once waits for the server instead of being refused.
+        bound.listen()
+        for line in _welcome(host, bound.getsockname()[1], token, root_path, data):
+            console.print(line, soft_wrap=True)
+        StudioServer(app, limits).run(sockets=[bound])
     console.print("closed; every finished shot is safe", highlight=False)
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+@contextmanager
+def _bound(bind: "Callable[[str, int], socket.socket]", host: str, port: int) -> Generator[socket.socket]:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        bound = bind(host, port)
+    except OSError as error:
+        why = _WHY_NOT.get(error.errno or 0, "this machine cannot use that address; give another --host")
+        raise Fault(f"cannot listen on {_shown(host)}:{port}: {why}") from error
+    with bound:
+        yield bound
+
+
+def _welcome(host: str, port: int, token: str | None, root_path: str, data: Path) -> Iterator[str]:
+    """What a person is told when the studio is open."""
+    secret = f"?token={quote(token, safe='')}" if token else ""
+    everywhere = host in ("", "0.0.0.0", "::")
+    own = "127.0.0.1" if everywhere else _shown(host)
+    yield f"the studio is open at http://{own}:{port}/{secret} (stop it with Ctrl-C)"
+    if everywhere:
+        yield f"from other computers: http://{_shown(_address())}:{port}/{secret}"
+    if root_path:
+        yield f"through the proxy: its own address, then {root_path}/{secret}"
+    yield f"stories are kept in {data}"
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _address() -> str:
+    """The address by which this machine is most likely reached; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return socket.gethostname()
+        return probe.getsockname()[0]

@@ -33,8 +33,9 @@ from shotstream.studio.live import refusal_of, serve_viewer
 from shotstream.studio.making import StudioTools
 from shotstream.studio.media import MediaFolder
 from shotstream.studio.metrics import Metrics
+from shotstream.studio.proxy import FromProxy
 from shotstream.studio.refusal import Refusal
-from shotstream.studio.routes import make_router
+from shotstream.studio.routes import answer_head, make_router
 from shotstream.studio.seat import NOT_FOUND
 from shotstream.studio.security import Guard
 from shotstream.studio.store import Store, StoreError
@@ -73,6 +74,10 @@ class StudioSettings:
     """SQLAlchemy's; None: SQLite in `data_dir`."""
     token: str | None = None
     """Who knows it may come in; None: loopback names only, without a token."""
+    root_path: str = ""
+    """The path under which a proxy shows the studio; "": its root, or what X-Forwarded-Prefix says."""
+    trusted_proxies: str = "127.0.0.1,::1"
+    """Addresses whose X-Forwarded-... headers are believed: uvicorn's `forwarded_allow_ips`."""
     scale: int = 4
     """Nearest-neighbour enlargement of the pictures that are sent."""
     limits: Limits = field(default_factory=Limits)
@@ -123,9 +128,12 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,  # It would lead to an absolute address, past a proxy's prefix.
     )
     app.state.worker = worker
-    app.add_middleware(Guard, token=settings.token, upload_bytes=settings.limits.upload_bytes)
+    app.add_middleware(Guard, token=settings.token, limits=settings.limits)
+    # Added last: it comes first.
+    app.add_middleware(FromProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
     app.include_router(make_router(tools, worker, exports_dir))
     _add_live(app, worker, settings.limits)
     _add_health(app, worker, store, metrics)
@@ -175,7 +183,10 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, error: Refusal) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
-        return _problem(_STATUS[error.code], error.code, str(error))
+        told = _problem(_STATUS[error.code], error.code, str(error))
+        if error.code == "busy":
+            told.headers["Retry-After"] = "2"
+        return told
 
     @app.exception_handler(RequestValidationError)
     async def invalid(  # pyright: ignore[reportUnusedFunction]
@@ -197,7 +208,9 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def failed(_: Request, error: HTTPException) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         code: ErrorCode = "not_found" if error.status_code == HTTPStatus.NOT_FOUND else "refused"
-        return _problem(error.status_code, code, str(error.detail))
+        told = _problem(error.status_code, code, str(error.detail))
+        told.headers.update(error.headers or {})
+        return told
 
     @app.exception_handler(Exception)
     async def fault(_: Request, error: Exception) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
@@ -212,7 +225,8 @@ def _add_page(app: FastAPI) -> None:
         async def docs() -> FileResponse:  # pyright: ignore[reportUnusedFunction]
             return FileResponse(WEB / "api.html", media_type="text/html; charset=utf-8")
 
-        app.mount("/", _Page(directory=WEB, html=True), name="page")
+        answer_head(app.router)
+        app.mount("/", _Page(directory=WEB, html=True), name="page")  # The last: it matches every path.
     else:
 
         @app.get("/", include_in_schema=False)
@@ -232,6 +246,20 @@ class _Page(StaticFiles):
 
 def _problem(status: int, code: ErrorCode, message: str) -> JSONResponse:
     return JSONResponse(Problem(code=code, message=" ".join(message.split())).model_dump(), status)
+
+
+def probe_folder(data_dir: Path) -> None:
+    """Whether a studio can keep its stories in a folder, found out before anything large is loaded.
+
+    Raises:
+        StoreError: It cannot be made or written to, or another server works in it.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        os.close(_take_lock(data_dir))
+    except OSError as error:
+        why = (error.strerror or "the system refuses").lower()
+        raise StoreError(f"stories cannot be kept in {data_dir}: {why}; give another --data") from error
 
 
 def _take_lock(data_dir: Path) -> int:

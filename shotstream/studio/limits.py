@@ -31,6 +31,16 @@ class Limits:
     """From one viewer, on average; bursts of two seconds' worth are let through."""
     upload_bytes: int = 64 * 2**10
     """Of one message, or of one request's body."""
+    wrong_tokens: int = 60
+    """From one address in a minute; who tries more is told to wait."""
+    connections: int = 512
+    """At the same time; fewer where the system gives fewer descriptors."""
+    request_s: float = 10.0
+    """In which a request's head has to be here, from the connection's start or the last answer's end."""
+    body_s: float = 20.0
+    """In which a request's body has to be here."""
+    unread_s: float = 30.0
+    """A connection that does not take what is sent for so long is closed."""
     look_ahead_s: float = 6.0
     """How far a film is made in front of its slowest viewer."""
     quota_bytes: int = 4 * 2**30

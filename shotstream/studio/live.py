@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 from collections.abc import Awaitable
 from typing import Any, cast
 
@@ -12,22 +11,26 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from shotstream.studio.events import FROM_VIEWER, CutShown, Error, ErrorCode, Playhead
 from shotstream.studio.limits import Limits
+from shotstream.studio.pace import Bucket
 from shotstream.studio.refusal import Refusal
 from shotstream.studio.seat import BUSY, FORBIDDEN, NOT_FOUND, TOO_FAST, Outbox, Seat
+from shotstream.studio.security import ALLOWED
 from shotstream.studio.store import new_id
 from shotstream.studio.worker import Worker
 
 _MAX_TOO_FAST = 100
 _BURST_S = 2.0
+"""So much time's messages may come at once; after so much rest what was too fast is forgotten."""
 _CLOSE_WAIT_S = 5.0
 
 
 async def serve_viewer(socket: WebSocket, story_id: str, worker: Worker, limits: Limits) -> None:
     """Serves one viewer until it goes, or has to go."""
     await socket.accept()
-    if not socket.scope.get("studio_allowed", False):
+    refused = socket.scope[ALLOWED]
+    if refused:
         with _who_may_be_gone():
-            await socket.close(FORBIDDEN, "no token, or another site")
+            await socket.close(FORBIDDEN, refused)
         return
     outbox = Outbox(limits)
     viewer_id = new_id()
@@ -62,14 +65,20 @@ async def _serve(
             await work
             group.cancel_scope.cancel()
 
+        async def reads() -> None:
+            await _read(socket, story_id, seat, worker, limits)
+            if outbox.close_code is not None:
+                # It has to go: what it is told last is still sent, unless it does not read that either.
+                await anyio.sleep(_CLOSE_WAIT_S)
+
         group.start_soon(ends_all, _send(socket, outbox))
-        group.start_soon(ends_all, _read(socket, story_id, seat, worker, limits))
+        group.start_soon(ends_all, reads())
         # A send waits for as long as the viewer does not read; this one does not.
         group.start_soon(ends_all, outbox.given_up())
 
 
 async def _send(socket: WebSocket, outbox: Outbox) -> None:
-    """Sends until the outbox ends, or the viewer is gone."""
+    """Sends until the outbox has ended and is empty, or the viewer is gone."""
     while (item := await outbox.take()) is not None:
         try:
             await (socket.send_text(item) if isinstance(item, str) else socket.send_bytes(item))
@@ -78,24 +87,24 @@ async def _send(socket: WebSocket, outbox: Outbox) -> None:
 
 
 async def _read(socket: WebSocket, story_id: str, seat: Seat, worker: Worker, limits: Limits) -> None:
-    bucket = _Bucket(limits.messages_per_s)
-    num_too_fast = 0
+    pace = _Pace(limits.messages_per_s)
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             return
         text = message.get("text")
         reply_to = None
+        if not pace.takes():
+            if pace.num_too_fast > _MAX_TOO_FAST:
+                seat.outbox.close(TOO_FAST)
+                return
+            reply_to = _id_in(text, limits)
+            # A control is always answered; of reports, which never are, the first is enough.
+            if reply_to is not None or pace.num_too_fast == 1:
+                told = f"more than {limits.messages_per_s:g} messages a second; this one was not carried out"
+                seat.send(_error(reply_to, "too_fast", told))
+            continue
         try:
-            if not bucket.takes():
-                num_too_fast += 1
-                if num_too_fast == 1:
-                    raise Refusal("too_fast", f"more than {limits.messages_per_s:g} messages a second")
-                if num_too_fast > _MAX_TOO_FAST:
-                    seat.outbox.close(TOO_FAST)
-                    return
-                continue
-            num_too_fast = 0
             if text is None:
                 raise Refusal("malformed", "binary messages are not read; send JSON as text")
             if len(text.encode("utf-8", "surrogatepass")) > limits.upload_bytes:
@@ -112,24 +121,21 @@ async def _read(socket: WebSocket, story_id: str, seat: Seat, worker: Worker, li
             seat.send(_error(reply_to, refusal.code, str(refusal)))
 
 
-class _Bucket:
-    """Tokens that come at a rate, each good for one message."""
+class _Pace:
+    """Whether a viewer keeps to the rate, and how often it has not since it last rested."""
 
     def __init__(self, per_s: float) -> None:
-        self._per_s = per_s
-        self._most = per_s * _BURST_S
-        self._tokens = self._most
-        self._time_s = time.monotonic()
+        self._bucket = Bucket(per_s, max(1.0, per_s * _BURST_S))
+        self.num_too_fast = 0
 
     def takes(self) -> bool:
         """Whether a message may pass now."""
-        now_s = time.monotonic()
-        self._tokens = min(self._most, self._tokens + (now_s - self._time_s) * self._per_s)
-        self._time_s = now_s
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+        if self._bucket.is_full:
+            self.num_too_fast = 0
+        if self._bucket.takes():
+            return True
+        self.num_too_fast += 1
+        return False
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -140,6 +146,16 @@ def _parse(text: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise Refusal("malformed", "no JSON object")
     return cast("dict[str, Any]", document)
+
+
+def _id_in(text: str | None, limits: Limits) -> str | None:
+    """The id of a message that is not carried out."""
+    if text is None or len(text) > limits.upload_bytes:
+        return None
+    try:
+        return _reply_to(_parse(text))
+    except Refusal:
+        return None
 
 
 def _reply_to(document: dict[str, Any]) -> str | None:

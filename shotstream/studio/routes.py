@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import FileResponse, Response
+from fastapi.routing import APIRoute
 from PIL import Image
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -137,6 +138,12 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
             num_exporting -= 1
         name = given if isinstance(given, str) else name
         return FileResponse(path, media_type=kind, filename=name, background=BackgroundTask(path.unlink))
+
+    async def told_only(story_id: str, shot_id: str | None = None) -> None:
+        """Refusal when there is no such film or shot."""
+        exporter = Exporter(tools, await worker.ask(lambda studio: studio.film(story_id)))
+        if shot_id is not None:
+            exporter.only(shot_id)
 
     @router.get("/model")
     async def model() -> ModelAnswer:
@@ -296,9 +303,46 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
         kind, job = EXPORTS[name]
         return await export(story_id, name, kind, job)
 
+    @router.head("/stories/{story_id}/export/{name}", include_in_schema=False)
+    async def about_film(story_id: StoryId, name: ExportName) -> Response:
+        """Whether the film can be taken home, without making its file."""
+        await told_only(story_id)
+        return _unmade(EXPORTS[name][0])
+
+    @router.head("/stories/{story_id}/export/shots/{shot_id}.{kind}", include_in_schema=False)
+    async def about_shot(story_id: StoryId, shot_id: ShotId, kind: Literal["mp4", "gif"]) -> Response:
+        """The same of a shot's."""
+        await told_only(story_id, shot_id)
+        return _unmade("video/mp4" if kind == "mp4" else "image/gif")
+
     @router.get("/openapi.json", include_in_schema=False)
     def schema(request: Request) -> dict[str, Any]:
         """What tools read."""
-        return request.app.openapi()
+        root_path = request.scope["root_path"]
+        # Its paths begin at the root; a tool is told where that is.
+        servers = {"servers": [{"url": root_path}]} if root_path else {}
+        return {**request.app.openapi(), **servers}
 
+    answer_head(router)
     return router
+
+
+def answer_head(router: APIRouter) -> None:
+    """Answers HEAD where GET is answered, as HTTP wants it, but for paths that have a way of their own."""
+    for route in list(router.routes):
+        if isinstance(route, APIRoute) and "GET" in route.methods:
+            router.add_api_route(
+                route.path.removeprefix(router.prefix),
+                route.endpoint,
+                methods=["HEAD"],
+                include_in_schema=False,
+                response_class=route.response_class,
+                response_model=route.response_model,
+            )
+
+
+def _unmade(media_type: str) -> Response:
+    """An answer to HEAD for a file that would have to be made to know its length."""
+    response = Response(media_type=media_type)
+    del response.headers["content-length"]
+    return response

@@ -1,21 +1,34 @@
-"""Who may come in, and what a page may do: hosts, origins, the token, sizes, and the headers of every answer.
+"""Who may come in, and what a page may do: hosts, origins, the token, bodies, and every answer's headers.
 
 On loopback no token is needed, and only requests that name a loopback host are served, so that a foreign
-page cannot reach the studio through a name of its own. Anywhere else a token is.
+page cannot reach the studio through a name of its own, nor anybody through a proxy. Anywhere else a token is.
+It is given once, in the address, or by a program with every request; a browser keeps a cookie made from it.
 """
 
+import hashlib
 import hmac
+import ipaddress
 import json
-from http.cookies import CookieError, SimpleCookie
+import time
+from collections.abc import Mapping
+from html import escape
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-COOKIE = "shotstream_token"
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+from shotstream.studio.limits import Limits
+from shotstream.studio.pace import Buckets
+from shotstream.studio.proxy import FORWARDED_HOST, inside_path
+
+ALLOWED = "studio_allowed"
+"""Where in a WebSocket's scope stands why it may not be served; "": it may."""
 OPEN_PATHS = ("/healthz",)
+MIN_TOKEN_CHARS = 16
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_PORTS = {"http": 80, "https": 443}
+_SCHEMES = {"ws": "http", "wss": "https"}
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -27,99 +40,252 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_NO_TOKEN = (
+    "this studio asks for its token: open the address with ?token=... that `shotstream serve` printed, once "
+    "in each browser; a program sends the header `Authorization: Bearer TOKEN`"
+)
+_WRONG_TOKEN = (
+    "that is not the token of this studio: open the address with ?token=... that `shotstream serve` printed "
+    "last"
+)
+_LOOPBACK_ONLY = (
+    "without a token this studio is open to its own computer alone, by the address that `shotstream serve` "
+    "printed; to reach it under another name, or through a proxy, start it with a token: "
+    "`SHOTSTREAM_TOKEN=... shotstream serve`"
+)
+_OTHER_SITE = (
+    "requests from another site are not carried out: the page is of {origin}, the studio is at {own}; "
+    "a proxy between them has to pass on Host and X-Forwarded-Proto (docs/studio.md)"
+)
 
 
 class Guard:
-    """ASGI middleware.
+    """ASGI middleware, inside `FromProxy`.
 
     Args:
         app: what it guards.
         token: who knows it may come in; None: everybody, who names a loopback host.
-        upload_bytes: the most that a request may bring.
+        limits: of bodies, and of wrong tokens.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str | None, upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, token: str | None, limits: Limits) -> None:
         self._app = app
         self._token = token
-        self._upload_bytes = upload_bytes
+        self._limits = limits
+        self._wrong = Buckets(limits.wrong_tokens / 60, float(limits.wrong_tokens))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request through, or answers it."""
         if scope["type"] == "websocket":
-            scope["studio_allowed"] = self.allows(Headers(scope=scope))
+            scope[ALLOWED] = self._why_no_socket(scope, Headers(scope=scope))
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        refusal = self._refusal(scope, headers)
-        if refusal is not None:
-            await refusal(scope, receive, send)
-            return
-        await self._app(scope, _Bounded(receive, self._upload_bytes), _with_headers(send))
+        refusal = self._refusal(scope, Headers(scope=scope))
+        if refusal is None:
+            body = await _read_body(receive, self._limits)
+            if isinstance(body, bytes):
+                await self._app(scope, _again(body, receive), _with_headers(send))
+                return
+            refusal = body
+        await refusal(scope, receive, send)
 
-    def allows(self, headers: Headers) -> bool:
-        """Whether a WebSocket may be opened: own origin, known host, token."""
-        return self._is_own_origin(headers) and self._is_known_host(headers) and self._has_token(headers)
-
-    def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
-        path = scope["path"]
+    def _why_no_socket(self, scope: Scope, headers: Headers) -> str:
         if not self._is_known_host(headers):
-            return _plain(403, "refused", "this studio is served under a loopback name only")
-        if scope["method"] not in _SAFE_METHODS and not self._is_own_origin(headers):
-            return _plain(403, "refused", "requests from another site are not carried out")
+            return "open the studio by the address that it printed, or start it with a token"
+        if not _is_own_origin(scope, headers):
+            return "a page of another site, or a proxy that hides host or scheme"
+        if self._token is not None and not self._has_token(headers):
+            return "no token"
+        return ""
+
+    def _refusal(self, scope: Scope, headers: Headers) -> "ASGIApp | None":
+        path = inside_path(scope)
+        if not self._is_known_host(headers):
+            return _refused(403, "refused", _LOOPBACK_ONLY, headers)
+        is_safe = scope["method"] in _SAFE_METHODS
+        if _is_foreign_fetch(headers) or not (is_safe or _is_own_origin(scope, headers)):
+            own = f"{_scheme(scope)}://{headers.get('host', '')}"
+            told = _OTHER_SITE.format(origin=headers.get("origin", "another site")[:200], own=own[:200])
+            return _refused(403, "refused", told, headers)
         if self._token is not None and path not in OPEN_PATHS:
-            given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-            if path == "/" and self._is_token(given.get("token", [""])[0]):
-                rest = urlencode([(k, v) for k, vs in given.items() if k != "token" for v in vs])
-                return _enter(self._token, "/" + (f"?{rest}" if rest else ""))
-            if not self._has_token(headers):
-                return _plain(401, "refused", "open the address with ?token=... that the server printed")
+            refusal = self._without_token(scope, headers, path)
+            if refusal is not None:
+                return refusal
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._upload_bytes:
-            return _plain(413, "too_large", f"at most {self._upload_bytes} bytes are taken")
+        if not (length.isascii() and length.isdigit()):
+            return _refused(400, "malformed", "Content-Length is no number", headers)
+        if int(length) > self._limits.upload_bytes:
+            return _too_large(self._limits)
         return None
 
-    def _is_known_host(self, headers: Headers) -> bool:
-        return self._token is not None or _host_name(headers.get("host", "")) in LOOPBACK
+    def _without_token(self, scope: Scope, headers: Headers, path: str) -> "ASGIApp | None":
+        """What leads in, or keeps out; None: the request brings what it needs."""
+        assert self._token is not None
+        given: dict[str, list[str]] = {}
+        if path == "/" and scope["method"] in ("GET", "HEAD"):
+            given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        shown = given.pop("token", [])
+        knows = self._has_token(headers)
+        if shown and (knows or any(self._is_token(token.encode()) for token in shown)):
+            rest = urlencode([(key, value) for key, values in given.items() for value in values])
+            # Relative, and without a Path in the cookie: both follow the path that the browser asked for.
+            is_https = _scheme(scope) == "https"
+            cookie = f"{self._cookie_name()}={self._cookie_value()}; HttpOnly; SameSite=Strict"
+            return _answer(
+                303,
+                b"",
+                {
+                    "location": "./" + (f"?{rest}" if rest else ""),
+                    "set-cookie": cookie + ("; Secure" if is_https else ""),
+                },
+            )
+        if knows:
+            return None
+        if not shown and "authorization" not in headers:
+            return _refused(401, "refused", _NO_TOKEN, headers)
+        tries = self._wrong.of((scope.get("client") or ("",))[0])
+        if not tries.takes():
+            wait = {"retry-after": str(tries.wait_s)}
+            return _refused(429, "too_fast", "too many wrong tokens from your address", headers, wait)
+        return _refused(401, "refused", _WRONG_TOKEN, headers)
 
-    def _is_own_origin(self, headers: Headers) -> bool:
-        # Browsers always name the origin; programs, which no foreign page can steer, need not.
-        origin = headers.get("origin")
-        return origin is None or urlsplit(origin).netloc == headers.get("host", "")
+    def _is_known_host(self, headers: Headers) -> bool:
+        """With a token every name is good; without one all that is said of the way here must be loopback."""
+        if self._token is not None:
+            return True
+        hosts = [headers.get("host", ""), *headers.getlist("x-forwarded-host")]
+        clients = [*headers.getlist("x-forwarded-for"), *headers.getlist("x-real-ip")]
+        names = [part.strip() for value in [*hosts, *clients] for part in value.split(",")]
+        return all(is_loopback(_host_name(name)) for name in names)
 
     def _has_token(self, headers: Headers) -> bool:
-        if self._token is None:
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._is_token(bearer.strip().encode("latin-1", "replace")):
             return True
-        bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        if self._is_token(bearer):
-            return True
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and self._is_token(cookie.value)
+        wanted = self._cookie_value().encode()
+        given = (part.partition("=") for line in headers.getlist("cookie") for part in line.split(";"))
+        return any(
+            name.strip() == self._cookie_name()
+            and hmac.compare_digest(value.strip().encode("latin-1", "replace"), wanted)
+            for name, _, value in given
+        )
 
-    def _is_token(self, given: str) -> bool:
+    def _is_token(self, given: bytes) -> bool:
         assert self._token is not None
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode())
+        return hmac.compare_digest(given, self._token.encode())
+
+    def _cookie_name(self) -> str:
+        """A name of this token's own: browsers share cookies between the ports of a host."""
+        return f"shotstream_{self._digest('name')[:8]}"
+
+    def _cookie_value(self) -> str:
+        """Made from the token, which may hold what a cookie may not; who reads it does not know the token."""
+        return self._digest("value")
+
+    def _digest(self, purpose: str) -> str:
+        assert self._token is not None
+        return hmac.new(self._token.encode(), f"cookie {purpose}".encode(), hashlib.sha256).hexdigest()
 
 
-class _Bounded:
-    """A body that ends the request when it grows too large, whatever its header said."""
+def is_loopback(name: str) -> bool:
+    """Whether a host's name or address means, on every machine, that machine itself."""
+    if name.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
-    def __init__(self, receive: Receive, most: int) -> None:
-        self._receive = receive
-        self._left = most
 
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                return {"type": "http.disconnect"}
-        return message
+def checked_token(token: str) -> str:
+    """A token that can be sent in an address, a header and by a shell.
+
+    Raises:
+        ValueError: It is short, or holds what cannot be sent.
+    """
+    if not all("!" <= character <= "~" for character in token):
+        raise ValueError("the token holds a space, a line break or a letter beyond ASCII; leave them out")
+    if len(token) < MIN_TOKEN_CHARS:
+        raise ValueError(f"the token is short; give at least {MIN_TOKEN_CHARS} characters")
+    return token
+
+
+def _is_own_origin(scope: Scope, headers: Headers) -> bool:
+    # Browsers always name the origin; programs, which no foreign page can steer, need not.
+    scheme = _scheme(scope)
+    hosts = (headers.get("host", ""), scope.get(FORWARDED_HOST, ""))
+    own = {_origin(f"{scheme}://{host}") for host in hosts} - {None}
+    return all(_origin(origin) in own for origin in headers.getlist("origin"))
+
+
+def _scheme(scope: Scope) -> str:
+    scheme = scope.get("scheme", "http")
+    return _SCHEMES.get(scheme, scheme)
+
+
+def _origin(text: str) -> tuple[str, str, int] | None:
+    """Scheme, name and port of an origin; None: it is none, as "null" is."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    is_bare = text.lower() == f"{parts.scheme}://{parts.netloc}".lower() and "@" not in text
+    if parts.scheme not in _PORTS or not parts.hostname or not is_bare:
+        return None
+    return parts.scheme, parts.hostname, _PORTS[parts.scheme] if port is None else port
+
+
+def _is_foreign_fetch(headers: Headers) -> bool:
+    """Whether a page of another site asks for a part of itself; following a link to us is no such thing."""
+    is_foreign = headers.get("sec-fetch-site", "none") in ("cross-site", "same-site")
+    return is_foreign and headers.get("sec-fetch-mode") != "navigate"
+
+
+def _host_name(host: str) -> str:
+    """Name or address of a Host, or of an X-Forwarded-For, without its port."""
+    if host.count(":") > 1 and not host.startswith("["):
+        return host  # An IPv6 address, as X-Forwarded-For has it.
+    if any(character in host for character in "@/?#\\"):
+        return ""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+async def _read_body(receive: Receive, limits: Limits) -> "bytes | ASGIApp":
+    """A request's whole body, or what is answered to one that is too large, too slow or broken off."""
+    body = bytearray()
+    end_s = time.monotonic() + limits.body_s
+    while True:
+        with anyio.move_on_after(end_s - time.monotonic()) as waiting:
+            message = await receive()
+        if waiting.cancelled_caught:
+            told = f"the body was not here within {limits.body_s:g} s"
+            return _plain(408, "refused", told, {"connection": "close"})
+        if message["type"] == "http.disconnect":
+            return _plain(400, "malformed", "the body was broken off")
+        body += message.get("body", b"")
+        if len(body) > limits.upload_bytes:
+            return _too_large(limits)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that has been read already, then what comes after it."""
+    parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return parts.pop() if parts else await receive()
+
+    return received
 
 
 def _with_headers(send: Send) -> Send:
@@ -134,17 +300,43 @@ def _with_headers(send: Send) -> Send:
     return sent
 
 
-def _plain(status: int, code: str, message: str) -> ASGIApp:
+def _too_large(limits: Limits) -> ASGIApp:
+    return _plain(413, "too_large", f"at most {limits.upload_bytes} bytes are taken")
+
+
+def _refused(
+    status: int, code: str, message: str, headers: Headers, more: Mapping[str, str] | None = None
+) -> ASGIApp:
+    """One line of JSON for a program, a page for a browser that was sent here by a person."""
+    more = dict(more or {}) | ({"www-authenticate": "Bearer"} if status == 401 else {})
+    if "text/html" not in headers.get("accept", ""):
+        return _plain(status, code, message, more)
+    body = _PAGE.format(message=escape(message[:1].upper() + message[1:]).replace("`", "")).encode()
+    return _answer(status, body, {"content-type": "text/html; charset=utf-8", **more})
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8">
+    <meta name="viewport" content="width=device-width, initial-scale=1">
+    <meta name="color-scheme" content="dark light">
+    <title>ShotStream</title>
+  </head>
+  <body>
+    <h1>ShotStream's studio</h1>
+    <p>{message}.</p>
+  </body>
+</html>
+"""
+
+
+def _plain(status: int, code: str, message: str, more: Mapping[str, str] | None = None) -> ASGIApp:
     body = json.dumps({"code": code, "message": message}).encode()
-    return _answer(status, body, {"content-type": "application/json"})
+    return _answer(status, body, {"content-type": "application/json", **(more or {})})
 
 
-def _enter(token: str, target: str) -> ASGIApp:
-    cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
-    return _answer(303, b"", {"location": target, "set-cookie": cookie})
-
-
-def _answer(status: int, body: bytes, headers: dict[str, str]) -> ASGIApp:
+def _answer(status: int, body: bytes, headers: Mapping[str, str]) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive
         fields = {**headers, "content-length": str(len(body))}
@@ -153,9 +345,3 @@ def _answer(status: int, body: bytes, headers: dict[str, str]) -> ASGIApp:
         await send({"type": "http.response.body", "body": body})
 
     return answer
-
-
-def _host_name(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.rpartition(":")[0] if ":" in host else host

@@ -332,7 +332,8 @@ def test_a_body_that_hides_its_length_is_cut_off(client: TestClient) -> None:
         for _ in range(100):
             yield b"a" * 10_000
 
-    assert client.post("/api/stories/import", content=pieces()).status_code >= 400
+    answer = client.post("/api/stories/import", content=pieces())
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
     assert client.get("/api/stories").json() == []
 
 
@@ -385,14 +386,19 @@ def test_pages_of_other_sites_are_kept_out(client: TestClient) -> None:
 def test_with_a_token_only_who_knows_it_comes_in(tmp_path: Path) -> None:
     with serving(tmp_path, token="0123456789abcdef") as client:
         assert client.get("/healthz").status_code == 200
-        for path in ("/", "/api/stories", "/metrics", "/readyz", "/?token=wrong"):
-            assert client.get(path).status_code == 401
+        ways = client.app.openapi()["paths"].items()  # pyright: ignore
+        asked = [(method, path.replace("{", "").replace("}", "")) for path, ways in ways for method in ways]
+        assert len(asked) > 15
+        asked += [("get", path) for path in ("/", "/metrics", "/readyz", "/api/docs", "/api/openapi.json")]
+        asked += [("get", path) for path in ("/?token=wrong", "/js/main.js", "/nothing")]
+        for method, path in [*asked, *(("head", path) for method, path in asked if method == "get")]:
+            assert client.request(method, path).status_code == 401, path
         with watching(client, NOBODY) as viewer:
             assert viewer.next() == 4401
         bearer = {"authorization": "Bearer 0123456789abcdef"}
         assert client.get("/api/stories", headers=bearer).status_code == 200
         entered = client.get("/?token=0123456789abcdef&story=1", follow_redirects=False)
-        assert (entered.status_code, entered.headers["location"]) == (303, "/?story=1")
+        assert (entered.status_code, entered.headers["location"]) == (303, "./?story=1")
         assert (
             "HttpOnly" in entered.headers["set-cookie"] and "SameSite=Strict" in entered.headers["set-cookie"]
         )
@@ -413,8 +419,9 @@ def test_every_answer_has_a_strict_policy(client: TestClient) -> None:
 def test_the_list_of_routes_needs_nobody_else(client: TestClient) -> None:
     page = client.get("/api/docs").text
     files = re.findall(r'(?:href|src)="([^"]*)"', page)
-    assert "/js/openapi.js" in files and all(re.fullmatch(r"/[a-z][a-z./]*", file) for file in files)
-    assert all(client.get(file).status_code == 200 for file in files)
+    assert "../js/openapi.js" in files, "relative: the page may be shown under any path"
+    assert all(re.fullmatch(r"(\.\./)?[a-z][a-z./]*", file) for file in files)
+    assert all(client.get(f"/api/{file}").status_code == 200 for file in files)
     assert client.get("/api/openapi.json").json()["paths"]["/api/stories"]["post"]
 
 
@@ -429,6 +436,49 @@ def test_cast_and_place_cards_are_pictures_of_what_they_say(client: TestClient) 
             assert Image.open(io.BytesIO(base64.b64decode(data))).size == size
     held_out = {f"{colour} {species}" for species, colour in told["held_out"]}
     assert not held_out & {card["words"] for card in told["cast"]}
+
+
+def test_head_tells_of_everything_that_get_gives(client: TestClient) -> None:
+    story_id, story = made(client)
+    base, shot = f"/api/stories/{story_id}", story.shots[1]
+    take = f"{base}/takes/{shot.take_id}"
+    exact = [
+        f"{take}/media.mp4",
+        f"{take}/frames/7.png",
+        f"{take}/hashes",
+        base,
+        f"{base}/shots",
+        "/api/model",
+    ]
+    exact += ["/", "/js/main.js", "/api/docs", "/api/openapi.json", "/healthz", "/readyz"]
+    for path in exact:
+        got, head = client.get(path), client.head(path)
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(got.content))), path
+        assert head.headers["content-type"] == got.headers["content-type"]
+    # A film is not made to be told of.
+    for name in ("film.mp4", "film.gif", "storyboard.png", f"shots/{shot.shot_id}.mp4"):
+        head = client.head(f"{base}/export/{name}")
+        assert head.status_code == 200 and head.content == b"" and "content-length" not in head.headers
+        assert head.headers["content-type"] == client.get(f"{base}/export/{name}").headers["content-type"]
+    part = client.head(f"{take}/media.mp4", headers={"range": "bytes=10-19"})
+    assert (part.status_code, part.headers["content-length"]) == (206, "10")
+    for path in (
+        f"{take}/frames/33.png",
+        f"{base}/export/nothing.mp4",
+        f"{base}/export/shots/{NOBODY}.mp4",
+        "/no",
+    ):
+        assert client.head(path).status_code == 404, path
+
+
+def test_what_is_a_persons_own_is_kept_by_no_one_between(client: TestClient) -> None:
+    story_id, story = made(client)
+    base = f"/api/stories/{story_id}"
+    for path in ("/", "/api/stories", "/js/main.js", base, f"{base}/export/film.srt", "/nothing", "/metrics"):
+        assert client.get(path).headers["cache-control"] == "no-store", path
+    for path in ("media.mp4", "frames/7.png"):
+        kept = client.get(f"{base}/takes/{story.shots[0].take_id}/{path}").headers["cache-control"]
+        assert kept.startswith("private,") and "immutable" in kept
 
 
 def test_health_and_metrics(client: TestClient) -> None:

@@ -1,5 +1,13 @@
 // What the server is asked over HTTP. A failure is an Error whose message is one line for the person.
 
+/** Where the studio begins: this module lies in its js/, under whatever path a proxy shows it. */
+const ROOT = new URL("..", import.meta.url);
+
+/** The address of a path in the studio, whichever page asks. */
+export function urlOf(path) {
+  return new URL(path, ROOT).href;
+}
+
 /** The answer's JSON; null when it is empty. */
 export async function ask(path, method = "GET", body = undefined) {
   const answer = await reach(path, {
@@ -33,13 +41,13 @@ export async function download(path, name) {
 
 /** Where the lossless picture of a frame is. */
 export function frameUrl(storyId, place) {
-  return `api/stories/${storyId}/takes/${place.take_id}/frames/${place.frame_index}.png`;
+  return urlOf(`api/stories/${storyId}/takes/${place.take_id}/frames/${place.frame_index}.png`);
 }
 
 async function reach(path, options) {
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(urlOf(path), options);
   } catch {
     throw new Error("the server does not answer");
   }

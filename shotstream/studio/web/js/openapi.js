@@ -1,6 +1,6 @@
 // The list of routes, drawn from openapi.json: what each takes, what comes back, and what it says here and now.
 
-import { ask } from "./api.js";
+import { ask, urlOf } from "./api.js";
 import { h, render } from "./dom.js";
 
 const ANSWERS = new Map(); // path: what it said
@@ -8,7 +8,7 @@ const ANSWERS = new Map(); // path: what it said
 async function begin() {
   const app = document.getElementById("app");
   try {
-    const schema = await ask("/api/openapi.json");
+    const schema = await ask("api/openapi.json");
     const draw = () => render(app, [pageView(schema, draw)]);
     draw();
   } catch (error) {
@@ -23,7 +23,7 @@ function pageView(schema, draw) {
   return h(
     "div",
     { class: "api" },
-    h("header", { class: "bar" }, h("a", { class: "mark", href: "/" }, h("span", { class: "logo" }), "ShotStream")),
+    h("header", { class: "bar" }, h("a", { class: "mark", href: urlOf("") }, h("span", { class: "logo" }), "ShotStream")),
     h(
       "main",
       null,
@@ -32,7 +32,7 @@ function pageView(schema, draw) {
         "p",
         { class: "lead" },
         "For tools: ",
-        h("a", { href: "/api/openapi.json" }, "openapi.json"),
+        h("a", { href: urlOf("api/openapi.json") }, "openapi.json"),
         `, OpenAPI ${schema.openapi}. Live control and pictures go over one WebSocket, `,
         h("code", null, "/api/stories/{story_id}/live"),
         "; its messages are in docs/studio_protocol.md.",
@@ -62,7 +62,7 @@ function routeView(schema, { path, method, operation }, draw) {
 
 async function tryIt(path, draw) {
   try {
-    ANSWERS.set(path, JSON.stringify(await ask(path), null, 2).slice(0, 20_000));
+    ANSWERS.set(path, JSON.stringify(await ask(path.slice(1)), null, 2).slice(0, 20_000));
   } catch (error) {
     ANSWERS.set(path, error.message);
   }

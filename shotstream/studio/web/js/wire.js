@@ -1,17 +1,19 @@
 // One story's WebSocket: controls out, answered in order; messages and pictures in. It reconnects by itself.
 
+import { urlOf } from "./api.js";
+
 const FIRST_WAIT_MS = 400;
 const LONGEST_WAIT_MS = 8000;
+const FORBIDDEN = 4401;
 const GONE_FOR_GOOD = new Map([
   [4404, "this story is not there any more"],
-  [4401, "this page may not come in: open the address with ?token=... that the server printed"],
+  [FORBIDDEN, "this page may not come in: open the address that the server printed, with ?token=... where it has one"],
 ]);
 
 export class Wire {
   /** `told` has `message(message)`, `picture(media, bytes)`, `open()`, `lost(why)`, `gone(why)`. */
   constructor(storyId, told) {
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    this.url = `${scheme}//${location.host}/api/stories/${storyId}/live`;
+    this.url = urlOf(`api/stories/${storyId}/live`).replace(/^http/, "ws");
     this.told = told;
     this.waiting = new Map();
     this.number = 0;
@@ -27,7 +29,7 @@ export class Wire {
     this.socket = socket;
     socket.binaryType = "arraybuffer";
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.read(JSON.parse(data)) : this.take(data));
-    socket.onclose = ({ code }) => this.dropped(code);
+    socket.onclose = ({ code, reason }) => this.dropped(code, reason);
   }
 
   read(message) {
@@ -57,13 +59,14 @@ export class Wire {
     return control;
   }
 
-  dropped(code) {
+  dropped(code, reason) {
     for (const control of this.waiting.values()) control.reject(new Error("the connection was lost; try again"));
     this.waiting.clear();
     if (this.isClosed) return;
     if (GONE_FOR_GOOD.has(code)) {
       this.isClosed = true;
-      this.told.gone(GONE_FOR_GOOD.get(code));
+      const why = GONE_FOR_GOOD.get(code);
+      this.told.gone(code === FORBIDDEN && reason ? `${why} (${reason})` : why);
       return;
     }
     this.told.lost(this.refusal ?? "the connection was lost; trying again");
