@@ -117,8 +117,9 @@ def serve(
 def _bound(bind: "Callable[[str, int], socket.socket]", host: str, port: int) -> Generator[socket.socket]:
     try:
         bound = bind(host, port)
-    except OSError as error:
-        why = _WHY_NOT.get(error.errno or 0, "this machine cannot use that address; give another --host")
+    except (OSError, UnicodeError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        why = _WHY_NOT.get(number or 0, "this machine cannot use that address; give another --host")
         raise Fault(f"cannot listen on {_shown(host)}:{port}: {why}") from error
     with bound:
         yield bound
