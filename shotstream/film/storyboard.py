@@ -1,16 +1,20 @@
 """A film on one page: a picture of each shot with its number, its length and its caption, under the title.
 
-Text is set in the font that Pillow carries, so that every machine draws the same page; it knows Latin letters
-and shows others as boxes.
+Every script that a font can be found for is drawn (see `lettering`); of the others the page says that it
+shows boxes, and the log which fonts to install.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from shotstream.film.lettering import Lettering, drawable, missing_scripts, plain_font
+from shotstream.film.wrapping import wrap_text
 
 MAX_SHOWN_SHOTS = 60
 
@@ -19,7 +23,8 @@ _TITLE_INK, _TEXT_INK, _FAINT_INK, _ACCENT = (245, 240, 228), (214, 211, 203), (
 _MARGIN_PX, _GAP_PX, _PADDING_PX, _CORNER_PX = 40, 24, 16, 12
 _PICTURE_WIDTH_PX = 400
 _MAX_CAPTION_LINES, _MAX_GLOBAL_LINES = 6, 4
-_ELLIPSIS = "…"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +56,14 @@ def draw_storyboard(title: str, global_caption: str, panels: Sequence[Panel]) ->
     row_heights = [max(card.height for card in row) for row in rows]
 
     width = 2 * _MARGIN_PX + num_columns * cards[0].width + (num_columns - 1) * _GAP_PX
-    header = _draw_header(width, title, global_caption, panels, len(shown))
+    missing = missing_scripts("\n".join([title, global_caption, *(panels[index].caption for index in shown)]))
+    if missing:
+        _log.warning(
+            "the storyboard shows boxes: this machine has no font for %s; Noto fonts have it "
+            "(Debian: fonts-noto-core, fonts-noto-cjk)",
+            ", ".join(sorted(missing)),
+        )
+    header = _draw_header(width, title, global_caption, panels, len(shown), missing)
     height = header.height + sum(row_heights) + (len(rows) - 1) * _GAP_PX + _MARGIN_PX
     page = Image.new("RGB", (width, height), _PAPER)
     page.paste(header, (0, 0))
@@ -68,28 +80,31 @@ def draw_storyboard(title: str, global_caption: str, panels: Sequence[Panel]) ->
 
 
 def _draw_header(
-    width: int, title: str, global_caption: str, panels: Sequence[Panel], num_shown: int
+    width: int, title: str, global_caption: str, panels: Sequence[Panel], num_shown: int, missing: set[str]
 ) -> Image.Image:
-    title_font, text_font = _font(34), _font(17)
+    title_font, text_font = Lettering(34), Lettering(17)
     room = width - 2 * _MARGIN_PX
-    title_lines = wrap_text(title, title_font, room, 2)
-    lines = wrap_text(global_caption, text_font, room, _MAX_GLOBAL_LINES)
+    title_lines = wrap_text(drawable(title), title_font.width, room, 2)
+    lines = wrap_text(drawable(global_caption), text_font.width, room, _MAX_GLOBAL_LINES)
     duration_s = sum(panel.duration_s for panel in panels)
     facts = f"{len(panels)} shot{'s' if len(panels) > 1 else ''}   ·   {duration_s:.1f} s"
     if num_shown < len(panels):
         facts += f"   ·   {num_shown} of them shown"
+    if missing:
+        facts += f"   ·   □: no font here for {', '.join(sorted(missing))}"
     height = _MARGIN_PX + 44 * len(title_lines) + 8 + 25 * len(lines) + 10 + 25 + 22
     header = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(header)
     top = _MARGIN_PX - 6
     for line in title_lines:
-        pen.text((_MARGIN_PX, top), line, font=title_font, fill=_TITLE_INK)
+        title_font.draw(pen, _MARGIN_PX, top, line, _TITLE_INK, room)
         top += 44
     top += 8
     for line in lines:
-        pen.text((_MARGIN_PX, top), line, font=text_font, fill=_TEXT_INK)
+        text_font.draw(pen, _MARGIN_PX, top, line, _TEXT_INK, room)
         top += 25
-    pen.text((_MARGIN_PX, top + 8), facts, font=_font(15), fill=_FAINT_INK)
+    (facts,) = wrap_text(facts, Lettering(15).width, room, 1)
+    Lettering(15).draw(pen, _MARGIN_PX, top + 8, facts, _FAINT_INK, room)
     return header
 
 
@@ -105,8 +120,9 @@ def _draw_card(panel: Panel, number: int) -> Image.Image:
         picture = picture.resize((width * enlarged, height * enlarged), filter_)
     picture = picture.resize((_PICTURE_WIDTH_PX, picture_height), Image.Resampling.LANCZOS)
 
-    font, small_font = _font(17), _font(15)
-    lines = wrap_text(panel.caption, font, _PICTURE_WIDTH_PX - 2 * _PADDING_PX, _MAX_CAPTION_LINES)
+    font, small_font = Lettering(17), plain_font(15)
+    room = _PICTURE_WIDTH_PX - 2 * _PADDING_PX
+    lines = wrap_text(drawable(panel.caption), font.width, room, _MAX_CAPTION_LINES)
     card_height = picture_height + _PADDING_PX + 34 + 24 * len(lines) + _PADDING_PX - 4
     card = Image.new("RGB", (_PICTURE_WIDTH_PX, card_height), _CARD)
     card.paste(picture, (0, 0))
@@ -124,48 +140,12 @@ def _draw_card(panel: Panel, number: int) -> Image.Image:
     )
     top += 34
     for line in lines:
-        pen.text((_PADDING_PX, top), line, font=font, fill=_TEXT_INK)
+        font.draw(pen, _PADDING_PX, top, line, _TEXT_INK, room)
         top += 24
     return card
-
-
-def wrap_text(text: str, font: ImageFont.FreeTypeFont, room_px: int, max_lines: int) -> list[str]:
-    """The text in lines at most `room_px` wide; what exceeds `max_lines` is replaced by an ellipsis."""
-    lines = [""]
-    for word in text.split():
-        joined = f"{lines[-1]} {word}".strip()
-        if font.getlength(joined) <= room_px:
-            lines[-1] = joined
-        else:
-            lines += _split_word(word, font, room_px)
-        if len(lines) > max_lines + 1:
-            break
-    lines = [line for line in lines if line]
-    if len(lines) > max_lines:
-        last = lines[max_lines - 1]
-        while last and font.getlength(last + _ELLIPSIS) > room_px:
-            last = last[:-1]
-        lines = [*lines[: max_lines - 1], last.rstrip(" .,;:") + _ELLIPSIS]
-    return lines
-
-
-def _split_word(word: str, font: ImageFont.FreeTypeFont, room_px: int) -> list[str]:
-    """The word in pieces that fit; grown letter by letter: measuring costs as much as the text is long."""
-    pieces = [""]
-    for letter in word:
-        if pieces[-1] and font.getlength(pieces[-1] + letter) > room_px:
-            pieces.append("")
-        pieces[-1] += letter
-    return pieces
 
 
 def _rounded_mask(size: tuple[int, int]) -> Image.Image:
     mask = Image.new("L", size, 0)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), _CORNER_PX, fill=255)
     return mask
-
-
-def _font(size_px: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size_px)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font

@@ -38,7 +38,7 @@ def shorten(text: str, max_chars: int) -> str:
 def num_columns(text: str) -> int:
     """Width where a Latin letter counts one, a Chinese one two and an accent nothing."""
     return sum(
-        0 if _is_extension(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        0 if is_extension(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
         for letter in text
     )
 
@@ -55,7 +55,7 @@ def wrap_text(text: str, measure: Callable[[str], float], room: int | float, max
         if measure(glued) <= room:
             lines[-1] = glued
         else:
-            lines += _split(piece, measure, room)
+            lines += _split(piece, measure, room, max_lines + 1)
         if len(lines) > max_lines + 1:
             break
     lines = [line for line in lines if line]
@@ -74,7 +74,7 @@ def clusters(text: str) -> Iterator[str]:
         is_second_flag_letter = (
             ord(letter) in _FLAG_LETTERS and len(cluster) == 1 and ord(cluster) in _FLAG_LETTERS
         )
-        if cluster and (_is_extension(letter) or cluster.endswith(_JOINER) or is_second_flag_letter):
+        if cluster and (is_extension(letter) or cluster.endswith(_JOINER) or is_second_flag_letter):
             cluster += letter
         else:
             if cluster:
@@ -97,11 +97,13 @@ def _pieces(text: str) -> Iterator[tuple[str, bool]]:
         yield piece, is_after_space
 
 
-def _split(piece: str, measure: Callable[[str], float], room: int | float) -> list[str]:
-    """A piece in parts that fit."""
+def _split(piece: str, measure: Callable[[str], float], room: int | float, max_parts: int) -> list[str]:
+    """A piece in parts that fit; no more of them than can be wanted."""
     parts = [""]
     for cluster in clusters(piece):
         if parts[-1] and measure(parts[-1] + cluster) > room:
+            if len(parts) == max_parts:
+                break
             parts.append("")
         parts[-1] += cluster
     return parts
@@ -115,6 +117,6 @@ def _is_wide(letter: str) -> bool:
     return unicodedata.east_asian_width(letter[0]) in "WF"
 
 
-def _is_extension(letter: str) -> bool:
+def is_extension(letter: str) -> bool:
     """Whether it only changes the character before it: an accent, a joiner, a choice of form, a skin tone."""
     return unicodedata.category(letter) in ("Mn", "Me", "Mc", "Cf") or ord(letter) in _SKIN_TONES
