@@ -27,6 +27,7 @@ import shotstream
 from shotstream.codec.codec import StreamDecoder
 from shotstream.files import remove
 from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.studio.bodies import in_words
 from shotstream.studio.events import ErrorCode, Problem
 from shotstream.studio.limits import Limits
 from shotstream.studio.live import refusal_of, serve_viewer
@@ -193,12 +194,10 @@ def _add_problems(app: FastAPI) -> None:
         _: Request, error: RequestValidationError
     ) -> JSONResponse:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "json_invalid":
-            return _problem(400, "malformed", "no valid JSON")
+        where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
         if first["loc"][0] == "path":
             return _problem(404, "not_found", "there is no such thing here")
-        return _problem(400, "invalid", f"{where}: {first['msg']}"[:300])
+        return _problem(400, "invalid", f"{where}: {in_words(first)}"[:300])
 
     @app.exception_handler(ValidationError)
     async def unreadable(_: Request, error: ValidationError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
@@ -207,6 +206,8 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def failed(_: Request, error: HTTPException) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        if isinstance(error.__cause__, Refusal):
+            return _problem(_STATUS[error.__cause__.code], error.__cause__.code, str(error.__cause__))
         code: ErrorCode = "not_found" if error.status_code == HTTPStatus.NOT_FOUND else "refused"
         told = _problem(error.status_code, code, str(error.detail))
         told.headers.update(error.headers or {})

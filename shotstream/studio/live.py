@@ -9,6 +9,8 @@ import anyio
 from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from shotstream.documents import DocumentError, parse_json
+from shotstream.studio.bodies import in_words
 from shotstream.studio.events import FROM_VIEWER, CutShown, Error, ErrorCode, Playhead
 from shotstream.studio.limits import Limits
 from shotstream.studio.pace import Bucket
@@ -140,9 +142,9 @@ class _Pace:
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Refusal("malformed", "no valid JSON") from error
+        document = parse_json(text)
+    except DocumentError as error:
+        raise Refusal("malformed", str(error)) from error
     if not isinstance(document, dict):
         raise Refusal("malformed", "no JSON object")
     return cast("dict[str, Any]", document)
@@ -179,8 +181,7 @@ def refusal_of(error: ValidationError) -> Refusal:
         return Refusal("unknown_event", "no such type of event")
     # The first part of the way to the field is the message's type, which the viewer knows.
     where = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return Refusal("invalid", f"{where}: {message}"[:300])
+    return Refusal("invalid", f"{where}: {in_words(first)}"[:300])
 
 
 def _error(reply_to: str | None, code: ErrorCode, message: str) -> Error:

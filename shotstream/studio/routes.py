@@ -25,6 +25,7 @@ from shotstream.story import (
     read_story,
     story_from_bytes,
 )
+from shotstream.studio.bodies import JsonRoute
 from shotstream.studio.catalogue import bundled, suggestions, summaries
 from shotstream.studio.events import (
     BranchState,
@@ -106,7 +107,7 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
     problems: dict[int | str, dict[str, Any]] = {
         code: {"model": Problem} for code in (400, 401, 404, 409, 413, 503)
     }
-    router = APIRouter(prefix="/api", responses=problems)
+    router = APIRouter(prefix="/api", responses=problems, route_class=JsonRoute)
     num_exporting = 0
 
     async def take_of(story_id: str, take_id: str) -> TakeRecord:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from tests.studio.test_app import serving
+from tests.studio.test_app import create, serving, watching
 
 WORDS_OF_PYTHON = (
     "NoneType",
@@ -84,22 +84,52 @@ def test_a_bad_story_file_is_refused_in_one_line(client: TestClient, data: bytes
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "code", "reason"),
     [
-        b'{"global_caption": "the fox\x92s den"}',
-        b'{"global_caption": "a", "seed": ' + b"9" * 5000 + b"}",
-        b'{"global_caption": "a", "shots": ' + b"[" * 20_000 + b"}",
-        b'{"global_caption": "a", "title": NaN}',
-        b'{"global_caption": "a", "shots": [null]}',
-        b'{"global_caption": "a", "shots": [{"caption": "b", "num_chunks": 1e999}]}',
-        b"[]",
-        b"null",
-        b"",
-        b"\xff\xfe",
-        b"global_caption=a",
+        (b'{"global_caption": "the fox\x92s den"}', "malformed", "line 1: not UTF-8 (byte 0x92; "),
+        (b'{"global_caption": "a",\n}', "malformed", "line 2: no valid JSON: a comma before the closing"),
+        (b'{"global_caption": "a", "global_caption": "b"}', "malformed", "'global_caption' is given twice"),
+        (b'{"global_caption": "a", "shots": ' + b"[" * 20_000 + b"}", "malformed", "nested too deeply"),
+        (b"global_caption=a", "malformed", "line 1: no valid JSON"),
+        (b'{"global_caption": "a", "seed": ' + b"9" * 5000 + b"}", "invalid", "seed: allowed are the whole"),
+        (b'{"global_caption": "a", "title": NaN}', "invalid", "title: write text, in quotes"),
+        (b'{"global_caption": "a", "shots": [null]}', "invalid", "shots.0: write an object"),
+        (b'{"global_caption": "a", "shots": {"a": 1}}', "invalid", "shots: write a list"),
+        (
+            b'{"global_caption": "a", "shots": [{"caption": "b", "num_chunks": 2.5}]}',
+            "invalid",
+            "a whole number",
+        ),
+        (
+            b'{"global_caption": "a", "shots": [{"caption": " "}]}',
+            "invalid",
+            "shots.0.caption: empty; say what",
+        ),
+        (b'{"global_caption": "a", "titel": "b"}', "invalid", "titel: there is no such field"),
+        (b"[]", "invalid", "body: write an object"),
+        (b"", "invalid", "body: it is missing"),
     ],
 )
-def test_a_bad_body_is_refused_in_one_line(client: TestClient, body: bytes) -> None:
+def test_a_bad_body_is_refused_in_one_line(client: TestClient, body: bytes, code: str, reason: str) -> None:
     answer = client.post("/api/stories", content=body, headers=JSON)
-    assert answer.status_code == 400, answer.text
-    assert not any(word in answer.json()["message"] for word in WORDS_OF_PYTHON), answer.text
+    assert (answer.status_code, answer.json()["code"]) == (400, code), answer.text
+    message = answer.json()["message"]
+    assert reason in message and not any(word in message for word in WORDS_OF_PYTHON), message
+
+
+def test_a_body_may_be_in_any_encoding_of_text(client: TestClient) -> None:
+    for encoding in ("utf-8-sig", "utf-16", "utf-16-be"):
+        body = '{"global_caption": "Él"}'.encode(encoding)
+        assert client.post("/api/stories", content=body, headers=JSON).json()["global_caption"] == "Él"
+
+
+def test_a_bad_message_is_answered_in_the_same_words(client: TestClient) -> None:
+    with watching(client, create(client)) as viewer:
+        for text, code, reason in (
+            ('{"type": "undo", "id": "a", "id": "b"}', "malformed", "'id' is given twice"),
+            ('{"type": "undo",}', "malformed", "line 1: no valid JSON: a comma before the closing"),
+            ('{"type": "undo", "id": 1}', "invalid", "id: write text, in quotes"),
+            ('{"type": "undo", "id": "a", "b": 1}', "invalid", "b: there is no such field"),
+        ):
+            answer = viewer.send(text)
+            assert (answer.type, answer.code) == ("error", code) and reason in answer.message, answer
