@@ -1,13 +1,15 @@
 """Commands about weights: import, download, show, and what training leaves behind."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shotstream.cli.shared import bad_input, make_console
+from shotstream.cli.shared import Fault, bad_input, make_console
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from shotstream.weights.lora import LoraSource
 
 weights_app = typer.Typer(help="Import, download and show model weights.")
@@ -86,10 +88,13 @@ def weights_download(
 ) -> None:
     """Fetch published weights; revision and hashes are locked by the first download."""
     with bad_input():
-        from shotstream.weights.hub import download
+        from shotstream.weights.hub import DownloadError, download
 
-        directory = download(repository, revision)
-    make_console().print(f"{repository}: {directory}", soft_wrap=True)
+        try:
+            directory = download(repository, revision)
+        except DownloadError as error:
+            raise Fault(str(error)) from error
+    make_console().print(f"{repository}: {directory}", soft_wrap=True, markup=False)
 
 
 @weights_app.command("show")
@@ -103,10 +108,14 @@ def weights_show(
         from shotstream.weights.hub import available, resolve
 
         if model is None:
-            console.print("\n".join(available()))
+            console.print("\n".join(available()), markup=False, highlight=False)
             return
         bundle = read_bundle(resolve(model))
-    console.print(f"{bundle.directory}\nsha256 {bundle.sha256}", soft_wrap=True, highlight=False)
+    console.print(
+        f"{bundle.directory}\nsha256 {bundle.sha256}", soft_wrap=True, highlight=False, markup=False
+    )
+    for line in _made_of(bundle.provenance):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     for part, tensors in bundle.tensors.items():
         num_bytes = sum(tensor.nbytes for tensor in tensors.values())
         num_parameters = sum(tensor.numel() for tensor in tensors.values())
@@ -114,6 +123,19 @@ def weights_show(
             f"{part}: {len(tensors)} tensors, {num_parameters:,} parameters, {num_bytes / 1e6:.1f} MB",
             highlight=False,
         )
+
+
+def _made_of(provenance: "Mapping[str, Any]") -> list[str]:
+    """What an imported model's transformer was made of, a line each."""
+    lines = [f"base: {provenance['base']}"] if "base" in provenance else []
+    if "checkpoint" in provenance:
+        which = "average over training" if provenance.get("averaged") else "weights as trained"
+        part = provenance.get("part") or "the bare weights"
+        lines.append(f"checkpoint: {provenance['checkpoint']}, {part}, {which}")
+    for lora in provenance.get("loras", []):
+        strengths = ", ".join(f"{strength:.4g}" for strength in lora["strengths"]) or "whole weights"
+        lines.append(f"LoRA: {lora['file']}, strength {strengths}, times {lora['scale']:g}")
+    return lines
 
 
 @weights_app.command("export")
@@ -127,7 +149,7 @@ def weights_export(
         from shotstream.training.export import export_run
 
         sha256 = export_run(run, runs, output)
-    make_console().print(f"{output}\nsha256 {sha256}", soft_wrap=True, highlight=False)
+    make_console().print(f"{output}\nsha256 {sha256}", soft_wrap=True, highlight=False, markup=False)
 
 
 @weights_app.command("pack")
@@ -142,4 +164,4 @@ def weights_pack(
         from shotstream.training.run import newest_checkpoint
 
         write_portable(newest_checkpoint(runs, run), output)
-    make_console().print(f"{output}: {output.stat().st_size / 1e6:.1f} MB", highlight=False)
+    make_console().print(f"{output}: {output.stat().st_size / 1e6:.1f} MB", highlight=False, markup=False)

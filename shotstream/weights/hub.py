@@ -4,8 +4,9 @@
 path. `download` fetches a repository and trusts it the first time only: its revision and the sha256 of each
 file go to a lock file, and every later download must agree. `import_weights` converts published files once.
 
-The download was never run against the network: its lock is tested with a stand-in for the fetch, and
-`fetch_from_hub`, the few lines that call huggingface_hub, are not tested.
+A machine without a way to the hub needs no download: `import_weights` takes a directory of the files,
+wherever they were fetched, and every failed download says which files these are. Against the hub itself the
+download was never run: it is tested with a server of our own.
 """
 
 import json
@@ -30,6 +31,18 @@ WAN = "wan-1.3b"
 
 # The published inference writes its videos at this rate.
 _FPS = 16
+_STUDENT = "KlingTeam/ShotStream"
+# What an import reads of each repository, for a person who fetches the files by other means.
+_FILES_NEEDED = {
+    "Wan-AI/Wan2.1-T2V-1.3B": (
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "Wan2.1_VAE.pth",
+        "models_t5_umt5-xxl-enc-bf16.pth",
+        "google/umt5-xxl/tokenizer.json",
+    ),
+    _STUDENT: ("shotstream_merged.pt",),
+}
 _BUILTIN_BUNDLE = Path(__file__).parents[1] / "theatre" / "bundle"
 _LOCK_NAME = "weights.lock.json"
 _LOCK_VERSION = 1
@@ -39,6 +52,10 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*
 
 class WeightsNotFoundError(ValueError):
     """No weights under a name; the message says how to get them."""
+
+
+class DownloadError(RuntimeError):
+    """The hub could not be reached, or has not what was asked for; the message says how to do without it."""
 
 
 class LockError(ValueError):
@@ -80,7 +97,8 @@ def resolve(name_or_path: str | Path) -> Path:
     if text == WAN:
         raise WeightsNotFoundError(
             f"{WAN} is not imported yet ({_imported(WAN)}); run `shotstream weights download "
-            f"Wan-AI/Wan2.1-T2V-1.3B` and then `shotstream weights import DIR --as {WAN}`"
+            f"Wan-AI/Wan2.1-T2V-1.3B` (or bring its files from a machine that reaches huggingface.co) and "
+            f"then `shotstream weights import DIR --as {WAN}`"
         )
     raise WeightsNotFoundError(
         f"no model {text!r}: neither a directory nor one of {', '.join(available())}; "
@@ -173,6 +191,7 @@ def download(repository: str, revision: str | None = None, *, fetch: Fetch | Non
 
     Raises:
         LockError: The revision or a file differs from the lock, or the lock is damaged.
+        DownloadError: The hub cannot be reached, or lacks what was asked for.
         ValueError: `repository` is no repository name, or huggingface_hub is not installed.
     """
     if _REPOSITORY.fullmatch(repository) is None:
@@ -211,18 +230,74 @@ def download(repository: str, revision: str | None = None, *, fetch: Fetch | Non
     return target
 
 
-def fetch_from_hub(repository: str, revision: str | None, target: Path) -> str:
-    """Fetch a repository from the Hugging Face hub; ValueError without huggingface_hub. Not tested."""
+def fetch_from_hub(
+    repository: str, revision: str | None, target: Path, *, endpoint: str | None = None
+) -> str:
+    """Fetch a repository from the Hugging Face hub; returns the commit that was fetched.
+
+    Args:
+        repository: For example Wan-AI/Wan2.1-T2V-1.3B.
+        revision: Commit, branch or tag; None takes the newest.
+        target: The directory to fill.
+        endpoint: Address of the hub; None takes huggingface_hub's, which HF_ENDPOINT sets.
+
+    Raises:
+        DownloadError: The hub cannot be reached from here, or lacks the repository or the revision.
+        ValueError: huggingface_hub is not installed.
+    """
     try:
-        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub import HfApi, constants, snapshot_download
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HTTPError,  # of the client that huggingface_hub uses, whichever it is
+            LocalEntryNotFoundError,
+            OfflineModeIsEnabled,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
     except ImportError as error:
         raise ValueError(
             "downloading needs huggingface_hub; install it with: pip install 'shotstream[wan]'"
         ) from error
-    commit = HfApi().model_info(repository, revision=revision).sha
-    assert commit is not None, "the hub names the commit of every revision"
-    snapshot_download(repository, revision=commit, local_dir=target)
+    host = endpoint or constants.ENDPOINT
+    try:
+        commit = HfApi(endpoint=host).model_info(repository, revision=revision).sha
+        assert commit is not None, "the hub names the commit of every revision"
+        snapshot_download(repository, revision=commit, local_dir=target, endpoint=host)
+    except GatedRepoError as error:
+        raise DownloadError(
+            f"{repository} asks for an account: accept its terms at {host}/{repository}, log in with `hf "
+            "auth login`, and download again"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise DownloadError(
+            f"{host} has no repository {repository}, or not for everyone; check the name, or log in with "
+            "`hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise DownloadError(f"{repository} at {host} has no revision {revision!r}; leave it out") from error
+    except OfflineModeIsEnabled as error:
+        why = "HF_HUB_OFFLINE is set here; unset it, or"
+        raise DownloadError(_without_hub(repository, host, why)) from error
+    except (HTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
+        raise DownloadError(_without_hub(repository, host, f"{host} could not be reached;")) from error
     return commit
+
+
+def _without_hub(repository: str, host: str, why: str) -> str:
+    files = _FILES_NEEDED.get(repository)
+    wanted = f"the files {', '.join(files)}" if files else "all its files"
+    use = (
+        "weights import ... --checkpoint DIR/shotstream_merged.pt"
+        if repository == _STUDENT
+        else f"weights import DIR --as {WAN}"
+    )
+    return (
+        f"{repository} was not fetched: {why} on a machine that reaches it run `hf download {repository} "
+        "--local-dir "
+        f"DIR`, or take {wanted} from {host}/{repository}/tree/main; copy DIR here, and run `shotstream "
+        f"{use}`"
+    )
 
 
 def _imported(name: str) -> Path:

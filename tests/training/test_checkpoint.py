@@ -1,11 +1,13 @@
 """A checkpoint is whole, of numbers that a run makes, and never run, at every door that reads one."""
 
+import contextlib
 import os
 import pickle
 import random
 import shutil
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 
 from shotstream.cli import app
 from shotstream.training.checkpoint import (
+    Saver,
     _flat,
     _name,
     checkpoints,
@@ -25,6 +28,7 @@ from shotstream.training.checkpoint import (
     write_portable,
 )
 from shotstream.training.run import run_recipe
+from shotstream.training.world import ALONE, World
 from tests.training.test_run import TEACHER, codec, teacher
 
 _STATE = {
@@ -245,3 +249,63 @@ def test_no_door_runs_what_a_checkpoint_asks_for(runs: Path, tmp_path: Path, doo
     assert not victim.exists()
     assert result.exit_code != 0
     assert "it wants to run posix.mkdir" in f"{result.exception} {result.output}"
+
+
+class _Stopped(BaseException):
+    """A kill: nothing after it is done."""
+
+
+def _killed_at(patch: pytest.MonkeyPatch, stop_at: int, *owners: tuple[Any, str]) -> list[str]:
+    """From the step of number `stop_at` that reaches the disk on there is no process any more."""
+    steps: list[str] = []
+    for owner, name in owners:
+        real = getattr(owner, name)
+
+        def step(*args: Any, _real: Any = real, _name: str = name, **options: Any) -> Any:
+            if len(steps) >= stop_at:
+                raise _Stopped
+            steps.append(_name)
+            return _real(*args, **options)
+
+        patch.setattr(owner, name, step)
+    return steps
+
+
+_DISK = ((os, "fsync"), (Path, "replace"), (Path, "rename"), (Path, "unlink"), (shutil, "rmtree"))
+
+
+@pytest.mark.parametrize("form", ["file", "directory"])
+def test_a_kill_at_any_step_of_saving_leaves_a_whole_checkpoint_as_the_newest(
+    tmp_path: Path, form: str
+) -> None:
+    """The checkpoints before go only when the new one is whole and has its name."""
+    newest: list[int] = []
+    for stop_at in range(30):
+        directory = tmp_path / str(stop_at)
+        directory.mkdir()
+        for step in (3, 6):
+            _write(directory / f"step_{step:07d}", step, _STATE, form)
+        saver = Saver(directory, 2, ALONE if form == "file" else World(rank=0, size=2))
+        if form == "directory":
+            part = write_directory(directory / ".part.step_0000009", 9, _STATE)
+            written: Future[Any] = Future()
+            written.set_result(None)
+            saver._pending = written, part, directory / "step_0000009"
+        with pytest.MonkeyPatch.context() as patch:
+            steps = _killed_at(patch, stop_at, *_DISK)
+            with contextlib.suppress(_Stopped):
+                saver.save(_STATE, 9) if form == "file" else saver.finish()
+        found = checkpoints(directory)
+        assert len(found) >= 2, "keep of them at least, at every moment"
+        for path in found:
+            # The oldest may be half deleted when it is a directory; it is never the one that is resumed.
+            if path != found[0] or form == "file":
+                step, state = load_checkpoint(path)
+                assert path.stem == f"step_{step:07d}" and _same(state, _STATE)
+        newest.append(int(found[-1].stem.removeprefix("step_")))
+        if len(steps) < stop_at:
+            break
+    else:
+        raise AssertionError("saving never came to its end")
+    assert newest[0] == 6 and newest[-1] == 9 and newest == sorted(newest)
+    assert [path.stem for path in found] == ["step_0000006", "step_0000009"]

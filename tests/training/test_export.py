@@ -7,9 +7,11 @@ import torch
 
 from shotstream.codec.patch_codec import PatchCodec
 from shotstream.streaming.pipeline import load
+from shotstream.training.checkpoint import checkpoints, load_checkpoint
 from shotstream.training.export import export_run
 from shotstream.training.recipes import RECIPES, from_document, recipe, to_document
-from shotstream.training.run import run_recipe
+from shotstream.training.run import run_recipe, trained_model
+from shotstream.weights.bundle import read_bundle
 from tests.training.test_decoder import decoder
 from tests.training.test_run import CODEC, codec, teacher
 
@@ -29,6 +31,26 @@ def test_an_exported_run_streams(tmp_path: Path) -> None:
     frames = [chunk.frames for chunk in session.shot("Wide shot: the fox waves.", num_chunks=2)]
     assert [len(part) for part in frames] == [9, 12]
     assert frames[0].shape[1:] == (48, 80, 3)
+
+
+def test_what_is_exported_and_judged_is_the_average_and_not_the_last_step(tmp_path: Path) -> None:
+    """Raw weights look alike and score worse: no error tells them from the average."""
+    run_recipe(codec(1), tmp_path)
+    run_recipe(teacher(3), tmp_path)
+    export_run("theatre_teacher", tmp_path, tmp_path / "bundle")
+    _, state = load_checkpoint(checkpoints(tmp_path / "theatre_teacher")[-1])
+    parts = {part: read_bundle(tmp_path / "bundle").tensors[part] for part in ("dit", "text_encoder")}
+    exported = {f"dit.{name}": value for name, value in parts["dit"].items()}
+    exported |= {f"text.{name}": value for name, value in parts["text_encoder"].items()}
+    judged = trained_model(tmp_path, "theatre_teacher").state_dict()
+    averages = {name: value for name, value in state["ema"].items() if name != "num_updates"}
+    assert averages.keys() <= exported.keys() and len(averages) > 40
+    num_different = 0
+    for name, average in averages.items():
+        assert torch.equal(exported[name], average.half()), name
+        assert torch.equal(judged[name], average), name
+        num_different += not torch.equal(average.half(), state["weights"][name].half())
+    assert num_different > len(averages) / 2, "the average of this run is not its last step"
 
 
 def test_a_finished_decoder_goes_into_the_model_whose_latents_it_decodes(
