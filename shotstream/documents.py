@@ -256,6 +256,19 @@ def parse_yaml(text: str) -> Any:
     return None if node is None else _YamlValues(text).value(node)
 
 
+def parse_setting(text: str) -> Any:
+    """The value of a setting, as YAML types it: 3 is a number, [a, b] a list.
+
+    Raises:
+        DocumentError: it is none.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML lets what its constructors raise pass: a date of the 31st of February, `!!bool x`.
+        raise DocumentError(f"{shorten(text)!r} is not a value in YAML") from error
+
+
 class _Loader(yaml.SafeLoader):
     """Composes alone; resolves nothing: what is plain is text."""
 

@@ -184,7 +184,7 @@ class _Quoter:
             )
             if is_alone and not crosses:
                 return last + 1
-            if last == at or (quote == "'" and not crosses):
+            if last == at:
                 return None
         if quote == "'":
             return None

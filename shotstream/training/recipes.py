@@ -9,13 +9,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import yaml
-
 from shotstream.codec.patch_codec import PatchCodecConfig
 from shotstream.codec.word_encoder import WordEncoderConfig
 from shotstream.data.captions import StoredTextConfig
 from shotstream.data.latents import PoolConfig
 from shotstream.data.source import ShardsConfig
+from shotstream.documents import DocumentError, parse_setting, shorten
 from shotstream.model.config import DiTConfig
 from shotstream.training import theatre, wan
 from shotstream.training.loop import LoopConfig
@@ -144,9 +143,9 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         if not separator:
             raise ValueError(f"{override!r} is not an override; write key.path=value")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{override!r}: {text!r} is not a value in YAML") from error
+            value = parse_setting(text)
+        except DocumentError as error:
+            raise ValueError(f"{shorten(override, 80)!r}: {error}") from error
         _require_effect(result.stage, path)
         changes[path] = value
     return _replaced(result, _of_one_length(result, changes))
