@@ -97,3 +97,47 @@ def test_framings_and_what_actors_do_in_them_are_told_apart() -> None:
         assert mean == (None if not count else 0.25 if framing == "wide" else 1.0)
     assert json.loads(report.json_line())["by_framing"]["wide"]["scarf"] == {"mean": 0.25, "count": wide}
     assert [line.split()[0] for line in report.framing_table().splitlines()[1:]] == list(FRAMINGS)
+
+
+def test_an_interval_is_the_middle_95_percent_of_what_other_stories_would_have_given() -> None:
+    """Of a hundred stories, each right or wrong as a whole: the binomial's interval, shots or no shots."""
+    right = [(1.0,) * 4] * 70 + [(0.0,) * 4] * 30
+    mean, low, high, count = interval(right)
+    assert (mean, count) == (0.7, 400)
+    # 1.96 sqrt(0.7 * 0.3 / 100) = 0.0898; of 400 independent shots it would be half of that
+    assert low == pytest.approx(0.7 - 0.0898, abs=0.015)
+    assert high == pytest.approx(0.7 + 0.0898, abs=0.015)
+    assert interval([(0.25,)] * 5) == (0.25, 0.25, 0.25, 5)
+
+
+def test_each_axis_of_a_report_has_its_own_numbers_in_their_columns() -> None:
+    stories = held_out_stories(3, 2, 0)
+    values = {axis: 0.05 * (1 + number) for number, axis in enumerate(AXES)}
+    truths: list[Scores] = [{axis: (1.0 - values[axis],) for axis in AXES} for _ in stories]
+    films = [_film(story, *({axis: (values[axis],) for axis in AXES},) * 2) for story in stories]
+    figures = sum(len(shot.performances) for story in stories for shot in story.shots)
+    report = make_report({"model": "m"}, stories, films, truths, held_out_stories(4, 2, 1))
+    for line, axis in zip(report.table().splitlines()[1:], AXES, strict=True):
+        row, told = report.row(axis), json.loads(report.json_line())["axes"][axis]
+        wanted = values["set"] if axis == "figure" else values[axis]
+        assert row.mean == row.low == row.high == pytest.approx(wanted)
+        assert row.truth == pytest.approx(1.0 - values[axis])
+        assert row.count == (figures if axis == "figure" else 6)
+        for name in ("mean", "low", "high", "chance", "truth"):
+            value = getattr(row, name)
+            assert told[name] == (None if value is None else pytest.approx(value, abs=5e-5))
+        shown = line.split()
+        numbers = [float(one) for one in shown if one not in ("-", axis)]
+        assert shown[0] == axis and numbers[-1] == row.count
+        assert numbers[:3] == pytest.approx([wanted] * 3, abs=5e-4)
+        assert numbers[-2] == pytest.approx(row.truth, abs=5e-4)
+
+
+def test_chance_is_what_another_storys_shot_would_score() -> None:
+    """On stories that are all alike, another one's shot is right on every axis of the captions."""
+    (story,) = held_out_stories(1, 1, 0)
+    levels = chance_levels([story], [_scores(1.0)], [story])
+    for axis in ("characters", "species", "colour", "set", "time", "framing", "action"):
+        assert levels[axis] == 1.0
+    assert (levels["scarf"], levels["layout"]) == (0.25, 1 / 3)
+    assert levels["flicker"] is levels["figure"] is levels["sharpness"] is None
