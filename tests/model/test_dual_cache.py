@@ -9,6 +9,7 @@ from torch import Tensor
 
 from shotstream.geometry import TokenGrid
 from shotstream.model.causal_mask import CausalMask
+from shotstream.model.config import wan_1_3b
 from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import CacheSnapshot, DualCache
@@ -399,3 +400,33 @@ def test_a_chunk_made_again_sees_the_window_it_had_the_first_time(index: int) ->
             _denoise(dit, cache, text, index, seed=6)
             again = _denoise(dit, cache, text, index - 1, seed=5)
         torch.testing.assert_close(first, again, rtol=0, atol=1e-5)  # keys in another order
+
+
+def test_the_cache_of_480x832_in_numbers() -> None:
+    """Six frames of context and a window of seven chunks of three, 1560 tokens each; nothing is allocated."""
+    cache = DualCache(wan_1_3b(), 1, TokenGrid(30, 52), device="meta")
+    assert cache.layers[0].keys.shape == (1, 42_120, 12, 128)
+    with torch.no_grad():
+        given = cache.begin(6, None, "global")
+        assert (given.own, given.whole, given.others) == (slice(0, 9360), slice(0, 9360), ())
+        cache.finish(given)
+        for index in range(9):
+            start = 9360 + 4680 * (index % 7)
+            asked = cache.begin(3, index, None)
+            assert asked.own == slice(start, start + 4680)
+            end = 9360 + 4680 * min(index + 1, 7)
+            assert asked.whole == slice(0, end)
+            read = (slice(0, start), slice(start + 4680, end))
+            assert asked.others == tuple(part for part in read if part.start < part.stop)
+            cache.finish(asked)
+            assert cache.num_chunks == index, "a question leaves no trace"
+            cache.finish(cache.begin(3, index, "local"))
+    learnt = cache.begin(3, 9, None)
+    assert learnt.own is None
+    assert learnt.others == (slice(0, 18_720), slice(23_400, 42_120)), "the oldest chunk's place is left out"
+    cache.reset_local()
+    with torch.no_grad():
+        short = cache.begin(4, None, "global")
+        assert short.own == slice(3120, 9360), "a shorter context ends where the shot begins"
+        cache.finish(short)
+        assert cache.begin(3, 0, None).whole == slice(3120, 14_040)

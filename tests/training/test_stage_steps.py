@@ -102,7 +102,7 @@ def test_a_trajectory_steps_evenly_between_the_students_levels() -> None:
 def test_the_students_own_history_is_filmed_anew_for_every_shot_sample_and_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With all its steps, without gradient, from noise that no other shot has; captions are each shot's own."""
+    """With all steps, without gradient, from noise that no other shot has, each by its own captions."""
     stage_config = matching(
         "theatre_inter_shot", 4, "stage.dmd.teacher.shot_weights=[0.0, 0.0, 1.0]", "stage.lora_rank=0"
     ).stage
