@@ -116,7 +116,7 @@ def _encoding_of(start: bytes) -> str:
 def _check_line(line: str, number: int) -> None:
     bad = _CONTROL.search(line)
     if bad and bad[0] == "\0":
-        raise DocumentError(f"line {number}: holds the character U+0000: no text file, or a damaged one")
+        raise DocumentError(f"line {number}: holds the character U+0000: no text file, or none in UTF-8")
     if foreign := _ESCAPED.search(line):
         byte = ord(foreign[0]) - 0xDC00
         raise DocumentError(

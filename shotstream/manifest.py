@@ -74,7 +74,7 @@ class Clip:
 
 
 def read_manifest(path: Path, warn: Callable[[str], None] | None = None) -> Iterator[Clip]:
-    """The clips of a table (`.csv`, `.tsv`) or of our JSON Lines (any other suffix), one at a time.
+    """The clips of a table (`.csv`, `.tsv`, or by its first line) or of our JSON Lines, one at a time.
 
     Args:
         path: the manifest.
@@ -84,9 +84,8 @@ def read_manifest(path: Path, warn: Callable[[str], None] | None = None) -> Iter
         ManifestError: at the first line that is wrong; nothing is skipped but empty lines.
     """
     told: dict[str, None] = {}
-    clips = _table_clips(path, told) if path.suffix.lower() in (".csv", ".tsv") else _line_clips(path, told)
     try:
-        yield from clips
+        yield from (_table_clips if _is_table(path) else _line_clips)(path, told)
     except DocumentError as error:
         raise ManifestError(f"{path}: {error}") from error
     if told and warn:
@@ -127,6 +126,13 @@ def write_published(path: Path, clips: Iterable[Clip]) -> None:
                     "shot_num_from_caption": len(clip.story.shots),
                 }
             )
+
+
+def _is_table(path: Path) -> bool:
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return True
+    first = next((line for _, line in iter_lines(path) if line.strip()), "").lower()
+    return all(name in first for name in _REQUIRED) and not first.lstrip().startswith(("{", "["))
 
 
 def _table_clips(path: Path, told: dict[str, None]) -> Iterator[Clip]:

@@ -63,6 +63,7 @@ class _Quoter:
         self._known = _key(f"{keys.prose}|{keys.other}|<<", r"(?=\s|$)")
         self._item_prose = _key(keys.item_prose)
         self._item_known = _key(f"{keys.item_prose}|{keys.item_other}|<<", r"(?=\s|$)")
+        self._wide_colon = re.compile(rf"(?i) *(?:- *)?((?:{keys.prose}|{keys.other})) *\uff1a")
         self._known_group = _key(f"{keys.item_prose}|{keys.item_other}|<<", before=r"\{\s*")
 
     def run(self) -> None:
@@ -76,8 +77,13 @@ class _Quoter:
         if not line.strip() or line.lstrip().startswith("#"):
             return at + 1
         indent = _indent(line)
-        if "\t" in line[:indent]:
-            raise DocumentError(f"line {at + 1}: begins with a tab; indent with spaces")
+        if odd := re.search(r"[^\S ]", line[: len(line) - len(line.lstrip())]):
+            name = {"\t": "a tab", "\u00a0": "a no-break space"}.get(odd[0], f"U+{ord(odd[0]):04X}")
+            raise DocumentError(f"line {at + 1}: begins with {name}; indent with spaces")
+        if wide := self._wide_colon.match(line):
+            raise DocumentError(
+                f"line {at + 1}: a wide colon after {wide[1]}; write the narrow one: {wide[1]}:"
+            )
         dash = re.match(r"-([ \t]+|$)", line[indent:])
         column = indent + (dash.end() if dash else 0)
         rest = line[column:]

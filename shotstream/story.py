@@ -50,7 +50,7 @@ _YAML_KEYS = Keys(
     item_prose="caption",
     item_other=r"num[ _-]?chunks|seed",
 )
-_YAML_KEY = re.compile(rf"""(?im)^ *["']?(?:{_YAML_KEYS.prose}|{_YAML_KEYS.other})["']? *:""")
+_YAML_KEY = re.compile(rf"""(?im)^ *["']?(?:{_YAML_KEYS.prose}|{_YAML_KEYS.other})["']? *[:\uff1a]""")
 NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 """Characters that no caption or title holds: they break subtitles and metadata, or have no UTF-8 form."""
 _MAX_NAMED = 5
@@ -313,10 +313,10 @@ def story_from_document(document: object, *, default_title: str = "Untitled") ->
     if numbered and isinstance(shots, list):
         raise StoryError("both a list under 'shots' and numbered shots; leave one of them out")
     items = _in_order(numbered) if numbered else shots
+    if items is None:
+        raise StoryError(f"'shots' is missing; write {_form()}, or a list of captions under 'shots'")
     if not isinstance(items, list):
-        raise StoryError(
-            f"'shots' is missing or no list; write {_form()}, or a list of captions under 'shots'"
-        )
+        raise StoryError(f"'shots' is {kind_of(items)}, no list; begin each caption with '- '")
     items = cast("list[object]", items)
     if len(items) > MAX_SHOTS:
         raise StoryError(f"{len(items)} shots; at most {MAX_SHOTS} are allowed: split the story")

@@ -107,6 +107,7 @@ def folder(tmp_path: Path) -> Path:
         ("m.tsv", f"{HEADER}\n{ROW}\n".replace(",", "\t").replace("[[0\t", "[[0,")),
         ("m.csv", f'{HEADER}\n.\\a.json,.\\a.mp4,"[[0, 48]]",1\n'),
         ("m.csv", 'frame_number,video_path,json_path\n"[[0,48]]",a.mp4,a.json,,\n'),
+        ("m.txt", f"{HEADER}\n{ROW}\n"),
         ("m.jsonl", f"{json.dumps(ENTRY)}\n\n"),
         ("m.jsonl", f"\r\n{json.dumps({**ENTRY, 'video': '.' + chr(92) + 'a.mp4'})}\r\n"),
         ("m.json", json.dumps({**ENTRY, "shot_ranges": [[0.0, 48.0]]})),
