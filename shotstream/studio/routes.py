@@ -284,8 +284,9 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
         return Response(await run_in_threadpool(draw), media_type="image/png", headers=IMMUTABLE)
 
     @router.get("/stories/{story_id}/takes/{take_id}/hashes")
-    async def hashes(story_id: StoryId, take_id: TakeId) -> list[str]:
+    async def hashes(story_id: StoryId, take_id: TakeId, response: Response) -> list[str]:
         """The sha256 of a take's frames."""
+        response.headers.update(IMMUTABLE)
         return list((await take_of(story_id, take_id)).frame_sha256)
 
     @router.get("/stories/{story_id}/export/shots/{shot_id}.mp4", response_class=FileResponse)

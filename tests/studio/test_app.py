@@ -476,7 +476,7 @@ def test_what_is_a_persons_own_is_kept_by_no_one_between(client: TestClient) -> 
     base = f"/api/stories/{story_id}"
     for path in ("/", "/api/stories", "/js/main.js", base, f"{base}/export/film.srt", "/nothing", "/metrics"):
         assert client.get(path).headers["cache-control"] == "no-store", path
-    for path in ("media.mp4", "frames/7.png"):
+    for path in ("media.mp4", "frames/7.png", "hashes"):
         kept = client.get(f"{base}/takes/{story.shots[0].take_id}/{path}").headers["cache-control"]
         assert kept.startswith("private,") and "immutable" in kept
 

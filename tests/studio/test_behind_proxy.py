@@ -5,8 +5,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import urljoin
 
 import httpx2
 import pytest
@@ -18,6 +20,7 @@ from shotstream.studio.proxy import FORWARDED_HOST, FromProxy, checked_root_path
 from shotstream.studio.server import bind
 from tests.studio.served import served, until
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "studio.md"
 TOKEN = "a token&+#%/0123456789".replace(" ", "-")
 PREFIXES = ("/studio/", "/untold/", "/kept/deep/")
 """Taken away by the proxy, and told; taken away and not told; passed on whole."""
@@ -110,61 +113,103 @@ def test_a_root_path_is_one_form_of_itself() -> None:
 
 
 @pytest.fixture(scope="module")
-def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an nginx with a studio under each prefix."""
-    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if nginx is None:
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with served(tmp_path_factory.mktemp("studio"), token=TOKEN) as port:
+        yield port
+
+
+def shown(language: str) -> str:
+    """The configuration that the document shows."""
+    (block,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    return block
+
+
+@contextmanager
+def running(command: list[str], address: str) -> Iterator[str]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def answers() -> bool:
+        assert process.poll() is None, f"{command[0]} has ended"
+        try:
+            return httpx2.get(f"{address}/studio/healthz").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    try:
+        until(answers)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def nginx(studio: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an nginx as the document has it, but without TLS, and with the other two prefixes."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if program is None:
         pytest.skip("nginx is not installed (Debian: apt-get install nginx-light)")
     folder = tmp_path_factory.mktemp("nginx")
     with bind("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
-    with served(folder / "studio", token=TOKEN) as studio:
-        told = """proxy_http_version 1.1;
-          proxy_set_header Host $http_host;
-          proxy_set_header Upgrade $http_upgrade;
-          proxy_set_header Connection $upgrade;"""
-        (folder / "nginx.conf").write_text(f"""
-daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
-events {{ worker_connections 64; }}
-http {{
-  map $http_upgrade $upgrade {{ default upgrade; '' close; }}
-  access_log {folder}/access.log;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  server {{
-    listen 127.0.0.1:{port};
-    location {PREFIXES[0]} {{ proxy_pass http://127.0.0.1:{studio}/; {told}
-      proxy_set_header X-Forwarded-Prefix {PREFIXES[0]}; }}
-    location {PREFIXES[1]} {{ proxy_pass http://127.0.0.1:{studio}/; {told} }}
-    location {PREFIXES[2]} {{ proxy_pass http://127.0.0.1:{studio}; {told}
-      proxy_set_header X-Forwarded-Prefix {PREFIXES[2]}; }}
-  }}
-}}""")
-        process = subprocess.Popen(
-            [nginx, "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
-        )
-        try:
-            address = f"http://127.0.0.1:{port}"
-
-            def answers() -> bool:
-                assert process.poll() is None, "nginx has ended"
-                try:
-                    return httpx2.get(f"{address}/studio/healthz").status_code == 200
-                except httpx2.TransportError:
-                    return False
-
-            until(answers)
-            yield address
-            assert quote(TOKEN, safe="") not in re.sub(
-                r'"GET \S*\?token=\S*', "", (folder / "access.log").read_text()
-            )
-        finally:
-            process.terminate()
-            process.wait()
+    block = re.sub(r" *ssl_certificate.*\n", "", shown("nginx")).replace(
+        "listen 443 ssl", f"listen 127.0.0.1:{port}"
+    )
+    assert "127.0.0.1:8720" in block
+    block = block.replace("127.0.0.1:8720", f"127.0.0.1:{studio}")
+    (location,) = re.findall(r" *location .*?\n    }\n", block, re.DOTALL)
+    untold = re.sub(r".*X-Forwarded-Prefix.*\n", "", location).replace(
+        "location /studio/", f"location {PREFIXES[1]}"
+    )
+    kept = location.replace(f":{studio}/;", f":{studio};").replace(
+        "location /studio/", f"location {PREFIXES[2]}"
+    )
+    kept = kept.replace("Prefix /studio;", f"Prefix {PREFIXES[2]};")
+    block = block.replace(location, location + untold + kept)
+    paths = "".join(
+        f"{name}_temp_path {folder}/{name};\n"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;\n"
+        f"events {{ worker_connections 64; }}\nhttp {{\naccess_log off;\n{paths}{block}}}\n"
+    )
+    command = [program, "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    with running(command, f"http://127.0.0.1:{port}") as address:
+        yield address
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_everything_follows_the_path_that_the_browser_sees(proxied: str, prefix: str) -> None:
+@pytest.fixture(scope="module")
+def caddy(studio: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Caddy as the document has it, but without TLS."""
+    program = shutil.which("caddy")
+    if program is None:
+        pytest.skip("Caddy is not installed (Debian: apt-get install caddy)")
+    folder = tmp_path_factory.mktemp("caddy")
+    with bind("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    block = shown("caddyfile").replace("films.example {", f"http://127.0.0.1:{port} {{")
+    assert "127.0.0.1:8720" in block
+    block = block.replace("127.0.0.1:8720", f"127.0.0.1:{studio}")
+    (folder / "Caddyfile").write_text(f"{{\n\tadmin off\n\tstorage file_system {folder}/kept\n}}\n{block}")
+    command = [program, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
+    with running(command, f"http://127.0.0.1:{port}") as address:
+        yield address
+
+
+@pytest.mark.parametrize(
+    ("proxy", "prefix"),
+    [
+        ("nginx", PREFIXES[0]),
+        pytest.param("nginx", PREFIXES[1], marks=pytest.mark.slow),
+        pytest.param("nginx", PREFIXES[2], marks=pytest.mark.slow),
+        pytest.param("caddy", PREFIXES[0], marks=pytest.mark.slow),
+    ],
+)
+def test_everything_follows_the_path_that_the_browser_sees(
+    request: pytest.FixtureRequest, proxy: str, prefix: str
+) -> None:
+    proxied = request.getfixturevalue(proxy)
     root = proxied + prefix
     with httpx2.Client(base_url=root, follow_redirects=True) as browser:
         assert httpx2.get(root + "api/stories").status_code == 401

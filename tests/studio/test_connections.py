@@ -167,6 +167,18 @@ def test_a_burst_is_answered_control_by_control_and_then_the_connection_ends(por
     assert shown.status_code == 200
 
 
+def test_a_message_beyond_all_bounds_ends_the_connection(port: int) -> None:
+    base = f"http://127.0.0.1:{port}/api/stories"
+    story = httpx2.post(base, json={"global_caption": "a forest night", "autoplay": False}).json()
+    live = f"{base}/{story['story_id']}/live".replace("http", "ws", 1)
+    for text in (["a" * (3 * 2**20)], "a" * (3 * 2**20)):  # in fragments, and in one piece
+        with connect(live, max_size=None) as viewer, pytest.raises(ConnectionClosed) as closed:
+            viewer.send(text)
+            while True:
+                viewer.recv(timeout=20)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+
+
 def test_what_was_too_fast_is_forgotten_after_a_rest() -> None:
     pace = _Pace(50.0)
     while pace.takes():
