@@ -131,11 +131,15 @@ def _made_of(provenance: "Mapping[str, Any]") -> list[str]:
     if "checkpoint" in provenance:
         which = "average over training" if provenance.get("averaged") else "weights as trained"
         part = provenance.get("part") or "the bare weights"
-        lines.append(f"checkpoint: {provenance['checkpoint']}, {part}, {which}")
+        lines.append(f"checkpoint: {provenance['checkpoint']}, {part}, {which}{_hash(provenance)}")
     for lora in provenance.get("loras", []):
         strengths = ", ".join(f"{strength:.4g}" for strength in lora["strengths"]) or "whole weights"
-        lines.append(f"LoRA: {lora['file']}, strength {strengths}, times {lora['scale']:g}")
+        lines.append(f"LoRA: {lora['file']}, strength {strengths}, times {lora['scale']:g}{_hash(lora)}")
     return lines
+
+
+def _hash(file: "Mapping[str, Any]") -> str:
+    return f", sha256 {file['sha256']}" if "sha256" in file else ""
 
 
 @weights_app.command("export")

@@ -30,6 +30,7 @@ from shotstream.weights.tensor_files import (
     read_pytorch,
     read_safetensors,
     rename,
+    sha256_of_file,
     sound,
 )
 
@@ -125,13 +126,19 @@ def _with_checkpoint_and_loras(
         dit = sound(taken.tensors, str(checkpoint))
         notes += taken.notes
         provenance |= {"checkpoint": checkpoint.name, "part": taken.part, "averaged": taken.is_average}
+        provenance |= _hash_of(checkpoint)
     loras = [read_lora(lora, dit) for lora in source.loras]
     if loras:
         # What is added may leave the range of the weights' dtype, which no part of it does.
         dit = sound(merge_loras(dit, loras), "the sum of the weights and the LoRAs")
         notes += [lora.note for lora in loras]
         provenance["loras"] = [
-            {"file": lora.name, "strengths": list(lora.strengths), "scale": given.multiplier}
+            {
+                "file": lora.name,
+                **_hash_of(given.path),
+                "strengths": list(lora.strengths),
+                "scale": given.multiplier,
+            }
             for lora, given in zip(loras, source.loras, strict=True)
         ]
     return replace(
@@ -142,6 +149,11 @@ def _with_checkpoint_and_loras(
         notes=tuple(notes),
         provenance=provenance,
     )
+
+
+def _hash_of(path: Path) -> dict[str, str]:
+    """What a file can be compared with its publisher's by; most formats have no sums of their own."""
+    return {"sha256": sha256_of_file(path)} if path.is_file() else {}
 
 
 def _read_original(directory: Path, codec_config: WanVAEConfig, text_config: UMT5Config) -> PublishedWeights:

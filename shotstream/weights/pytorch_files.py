@@ -67,7 +67,7 @@ def read_pytorch(path: Path, notes: list[str] | None = None, *, mapped: bool = T
     if not has_sums and notes is not None:
         notes.append(
             f"{path.name} was saved without checksums, so damage to its numbers cannot be seen; "
-            "compare it with the hash that its publisher gives"
+            "compare its sha256 with the one that its publisher gives"
         )
     content = _load(path, is_zip, mapped)
     if not isinstance(content, dict):

@@ -1,5 +1,6 @@
 """`weights` as a person meets it: what was chosen is told and kept, and what is refused is named."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,12 @@ def test_an_import_tells_and_keeps_what_it_took(
     assert _said(capsys).split() == ["theatre", "mine"]
     assert run("weights", "show", "mine") == 0
     shown = _said(capsys).splitlines()
+    hashes = [hashlib.sha256((published / name).read_bytes()).hexdigest() for name in ("student.pt", *loras)]
     assert shown[2:6] == [
         "base: base",
-        "checkpoint: student.pt, generator_ema, average over training",
-        "LoRA: [red]style.safetensors, strength 4, times 0.5",
-        "LoRA: plain.safetensors, strength 1, times 2",
+        f"checkpoint: student.pt, generator_ema, average over training, sha256 {hashes[0]}",
+        f"LoRA: [red]style.safetensors, strength 4, times 0.5, sha256 {hashes[1]}",
+        f"LoRA: plain.safetensors, strength 1, times 2, sha256 {hashes[2]}",
     ]
 
 

@@ -1,5 +1,6 @@
 """The published layouts give the weights they hold, or say what is wrong with them."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +150,15 @@ def test_checkpoint_average_and_loras_become_the_bundle_and_are_told(tiny: Any, 
         "checkpoint": "student.pt",
         "part": "generator_ema",
         "averaged": True,
-        "loras": [{"file": "style.safetensors", "strengths": [3.0], "scale": 0.5}],
+        "sha256": hashlib.sha256((tmp_path / "student.pt").read_bytes()).hexdigest(),
+        "loras": [
+            {
+                "file": "style.safetensors",
+                "sha256": hashlib.sha256((tmp_path / "style.safetensors").read_bytes()).hexdigest(),
+                "strengths": [3.0],
+                "scale": 0.5,
+            }
+        ],
     }
     assert notes == [
         "student.pt: taken: generator_ema, the average over training",
