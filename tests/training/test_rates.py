@@ -133,7 +133,7 @@ def checked(one: Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise Passed
 
     monkeypatch.setattr("shotstream.training.run.checkpoints", lambda _: [Path("step_0000001.pt")])
-    monkeypatch.setattr("shotstream.training.run.build_stage", stop)
+    monkeypatch.setattr("shotstream.training.run._require_inputs", stop)
     with pytest.raises(Passed):
         prepare_run(one, runs)
 
