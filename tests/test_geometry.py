@@ -51,3 +51,15 @@ def test_sizes_that_do_not_fit_are_refused_with_a_size_that_does() -> None:
         PixelSize(0, 8)
     with pytest.raises(ValueError):
         VideoGeometry(patch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [((479, 831), "480x832"), ((489, 843), "488x840"), ((487, 3), "488x8"), ((1, 1), "8x8")],
+)
+def test_the_size_that_is_offered_is_the_nearest_and_never_empty(size: tuple[int, int], nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"not multiples of 8; the nearest size is {nearest}$") as refused:
+        WAN_GEOMETRY.latent_size(PixelSize(*size))
+    assert f"{size[0]}x{size[1]} pixels" in str(refused.value)
+    height, width = map(int, nearest.split("x"))
+    assert WAN_GEOMETRY.latent_size(PixelSize(height, width)) == LatentSize(height // 8, width // 8)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shotstream.film import Environment, Replay, ReplayError, is_replay, read_replay
+from shotstream.film.replay import compare_frames
 from tests.film.fake_pipeline import ENVIRONMENT, plan
 
 REPLAY = Replay(plan=plan(2), environment=ENVIRONMENT, frame_sha256=(("a", "b"), ("c",)))
@@ -87,3 +88,24 @@ def test_environments_tell_what_differs() -> None:
 def test_a_plan_that_cannot_be_filmed_is_refused(change: dict[str, int]) -> None:
     with pytest.raises(ReplayError, match="allowed are"):
         replace(REPLAY.plan, **change)
+
+
+@pytest.mark.parametrize(
+    ("found", "num_different", "first"),
+    [
+        ((("a", "b", "c"), ("d", "e"), ("f",)), 0, ""),
+        ((("a", "b", "c"), ("d", "x"), ("y",)), 2, "shot 2, frame 1"),
+        ((("a", "b", "c"), ("d", "e"), ("f", "g", "h")), 2, "shot 3, frame 1"),
+        ((("a", "b", "c"), ("d", "e")), 1, "shot 3, frame 0"),
+        ((("a", "b", "c"), ("d",), ("f",), ("g", "h")), 3, "shot 2, frame 1"),
+        ((), 6, "shot 1, frame 0"),
+        ((("b", "a", "c"), ("d", "e"), ("f",)), 2, "shot 1, frame 0"),
+    ],
+)
+def test_frames_that_are_missing_added_or_moved_differ(
+    found: tuple[tuple[str, ...], ...], num_different: int, first: str
+) -> None:
+    told: list[str] = []
+    expected = (("a", "b", "c"), ("d", "e"), ("f",))
+    assert compare_frames(expected, found, told.append) == num_different
+    assert told == ([first] if first else [])

@@ -404,6 +404,34 @@ def test_a_saved_session_goes_on_as_if_it_had_never_ended(
     ]
 
 
+def test_a_film_of_uneven_shots_and_pins_saved_after_every_shot_is_the_same_film(tmp_path: Path) -> None:
+    """More shots than the context of two chunks has room for, other lengths, pins, a retake and an undo."""
+    engine = tiny_engine(num_context_frames=6)
+
+    def step(session: StorySession, number: int) -> list[np.ndarray]:
+        if number in (1, 4):
+            session.pin(PICTURE + number, number - 1)
+        if number == 6:
+            return [frames_of(session.retake(4, num_chunks=1))]
+        if number == 8:
+            session.undo()
+        shot = session.shot(CAPTIONS[number % 4], num_chunks=1 + number % 2, steps=1 + number % 3)
+        return [frames_of(shot)]
+
+    whole, resumed = start(engine), start(engine)
+    for number in range(9):
+        expected = step(whole, number)
+        resumed.save(tmp_path / "session")
+        resumed = StorySession.load(tmp_path / "session", engine)
+        assert equal(step(resumed, number), expected), number
+        fork = whole.fork()
+    assert [take.num_chunks for take in whole.shots] == [1, 2, 1, 2, 1, 1]
+    assert [len(take.candidate_frames) for take in whole.shots] == [7, 3, 2, 2, 2, 1]
+    assert resumed.pinned_shots == fork.pinned_shots == whole.pinned_shots == (0, 3)
+    for before, after in zip(whole.shots, resumed.shots, strict=True):
+        assert torch.equal(before.latents, after.latents)
+
+
 def test_what_is_no_session_of_this_model_is_refused(engine: Engine, tmp_path: Path) -> None:
     session = start(engine)
     film(session, 1)
