@@ -10,7 +10,7 @@ Sources: ITU-R BT.2100-2 (PQ, HLG and its system gamma), BT.2390-10 section 5.4 
 """
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
@@ -94,7 +94,8 @@ def _peak_nits(frame: "VideoFrame") -> float:
     """The brightest light of PQ video in cd/m2, by the display that it was made on."""
     from av.sidedata.sidedata import Type
 
-    told = frame.side_data.get(Type.MASTERING_DISPLAY_METADATA)
+    side_data: Any = frame.side_data
+    told = side_data.get(Type.MASTERING_DISPLAY_METADATA)
     if told is None:
         return _USUAL_PQ_NITS
     # AVMasteringDisplayMetadata: ten fractions, the brightest luminance last, and two flags.

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.error import FFmpegError
-    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -113,7 +112,7 @@ def _require_pixels(path: Path, width: int, height: int) -> None:
         )
 
 
-def packets_of(container: "InputContainer", stream: "VideoStream | None") -> "Iterator[Packet]":
+def packets_of(container: "InputContainer", stream: "VideoStream | None") -> Iterator[Any]:
     """What is in the file, of one stream or of all, up to where it is cut off."""
     from av.error import InvalidDataError
 
@@ -129,7 +128,7 @@ def packets_of(container: "InputContainer", stream: "VideoStream | None") -> "It
             yield packet
 
 
-def frames_of(stream: "VideoStream", packet: "Packet | None") -> "list[VideoFrame] | None":
+def frames_of(stream: "VideoStream", packet: Any) -> "list[VideoFrame] | None":
     """What a packet completes; None: it is damaged."""
     from av.error import EOFError as EndError
     from av.error import FFmpegError

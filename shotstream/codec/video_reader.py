@@ -112,9 +112,9 @@ def iter_pictures(
         aspect = stream.sample_aspect_ratio or Fraction(1)
         at = -1
         for shown in _progressive(_numbered(path, container, stream, timeline)):
-            if any(index in needed for index in range(at + 1, shown.index)):
-                raise VideoError(f"{path}: frame {shown.index - 1} is damaged: nothing can be decoded there")
-            at = shown.index
+            if any(index in needed for index in range(at + 1, shown.number)):
+                raise VideoError(f"{path}: frame {shown.number - 1} is damaged: nothing can be decoded there")
+            at = shown.number
             if at in needed and shown.is_damaged:
                 raise VideoError(f"{path}: frame {at} is damaged")
             if at in wanted:
@@ -141,7 +141,7 @@ class _Found(NamedTuple):
 
 
 class _Numbered(NamedTuple):
-    index: int
+    number: int
     frame: "VideoFrame"
     is_damaged: bool
 
@@ -373,7 +373,8 @@ def _orientation(frame: "VideoFrame") -> tuple[bool, int, int]:
     """Whether rows become columns, and the steps (1, -1) in which rows and columns of that are then read."""
     from av.sidedata.sidedata import Type
 
-    told = frame.side_data.get(Type.DISPLAYMATRIX)
+    side_data: Any = frame.side_data
+    told = side_data.get(Type.DISPLAYMATRIX)
     if told is None:
         return False, 1, 1
     # A point (x, y) is shown at (a x + c y, b x + d y), in 16.16 fixed point.

@@ -429,7 +429,7 @@ def test_addresses_and_what_is_no_file_are_refused_at_once(
 
 
 @pytest.mark.parametrize(
-    "name", ["concat:a|b.mp4", "клипы (1) #2 %03d.mp4", "-i.mp4", "a b\n.mp4", os.fsdecode(b"caf\xe9.mp4")]
+    "name", ["concat:a|b.mp4", "клипы (1) #2 %03d.mp4", "-i.mp4", "a b\n.mp4", os.fsdecode(b"zo\xe9.mp4")]
 )
 def test_any_name_that_a_file_can_have_is_read(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -443,10 +443,10 @@ def test_any_name_that_a_file_can_have_is_read(
 
 
 def test_a_title_in_latin_1_does_no_harm(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "a.mp4", numbered(3), title="Caf@ noir")
+    path = write_clip(tmp_path / "a.mp4", numbered(3), title="Zo@ noir")
     content = path.read_bytes()
-    assert content.count(b"Caf@ noir") == 1
-    path.write_bytes(content.replace(b"Caf@ noir", b"Caf\xe9 noir"))
+    assert content.count(b"Zo@ noir") == 1
+    path.write_bytes(content.replace(b"Zo@ noir", b"Zo\xe9 noir"))
     assert len(read_frames(path)) == 3
 
 
