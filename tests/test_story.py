@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from shotstream.story import (
     MAX_CAPTION_CHARS,
+    MAX_CHUNKS_PER_SHOT,
+    MAX_SEED,
     MAX_SHOTS,
     MAX_TITLE_CHARS,
     Shot,
@@ -184,6 +186,21 @@ def test_bad_files_are_refused_in_one_line_naming_the_file(
         read_story(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_the_most_that_is_allowed_is_allowed() -> None:
+    most = "x" * MAX_CAPTION_CHARS
+    story = story_from_document(
+        {
+            "global_caption": most,
+            "shots": [most] * MAX_SHOTS,
+            "title": most[:MAX_TITLE_CHARS],
+            "seed": MAX_SEED,
+        }
+    )
+    assert (len(story.shots), story.seed) == (MAX_SHOTS, MAX_SEED)
+    lengths = {"caption": most, "num_chunks": MAX_CHUNKS_PER_SHOT, "seed": 0}
+    assert story_from_document({"global_caption": "x", "shots": [lengths]}).shots[0].num_chunks == 1000
 
 
 @pytest.mark.parametrize("form", [read_story, None])
