@@ -33,6 +33,17 @@ _BOMS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
+_WITHOUT_MARK: dict[tuple[bool, ...], str] = {
+    (False, True, False, True): "utf-16-le",
+    (True, False, True, False): "utf-16-be",
+}
+_KINDS: dict[type, str] = {
+    str: "text",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "a group of keys",
+}
 _MERGE = "<<"
 
 
@@ -107,10 +118,7 @@ def _encoding_of(start: bytes) -> str:
         if start.startswith(mark):
             return encoding
     # The first characters of a document of ours are ASCII; every second byte of them is 0 in UTF-16.
-    zeros = [byte == 0 for byte in start]
-    return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(
-        tuple(zeros), "utf-8-sig"
-    )
+    return _WITHOUT_MARK.get(tuple(byte == 0 for byte in start), "utf-8-sig")
 
 
 def _check_line(line: str, number: int) -> None:
@@ -153,8 +161,7 @@ def kind_of(value: object) -> str:
         return "empty"
     if isinstance(value, bool):
         return "yes or no"
-    names = {str: "text", int: "a number", float: "a number", list: "a list", dict: "a group of keys"}
-    return names.get(type(value), "no text")
+    return _KINDS.get(type(value), "no text")
 
 
 def shown(value: object) -> str:
