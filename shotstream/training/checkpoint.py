@@ -27,6 +27,7 @@ from shotstream.training.world import ALONE, World
 from shotstream.weights.distributed_files import read_distributed
 from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.pytorch_files import read_pytorch
+from shotstream.weights.tensor_files import is_finite
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def _check_values(state: Mapping[str, Any]) -> None:
         if value.dtype == torch.bool or value.is_complex():
             kind = "truth values" if value.dtype == torch.bool else "complex numbers"
             raise CheckpointError(f"{_name(at)} holds {kind}")
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        if value.is_floating_point() and not is_finite(value):
             raise CheckpointError(f"{_name(at)} holds what is no finite number")
 
 
@@ -246,7 +247,7 @@ def _halved(value: Any) -> Any:
         return {key: _halved(item) for key, item in value.items()}
     if isinstance(value, Tensor) and value.is_floating_point():
         half = value.half()
-        if not bool(half.isfinite().all()):
+        if not is_finite(half):
             raise ValueError("a weight is too large for half precision; carry the checkpoint itself")
         return half
     return value

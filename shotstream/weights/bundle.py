@@ -26,6 +26,7 @@ from torch import Tensor
 from shotstream.weights.tensor_files import (
     CheckpointError,
     LazyTensor,
+    is_finite,
     json_kind,
     read_json,
     read_safetensors,
@@ -237,7 +238,7 @@ def _stored(name: str, part: str, value: Tensor | LazyTensor, dtype: torch.dtype
 
     def load() -> Tensor:
         tensor = lazy.load()
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not is_finite(tensor):
             raise BundleError(
                 f"{part}: {name} holds what is no finite number in {str(lazy.dtype).removeprefix('torch.')}; "
                 "the weights are damaged or too large for it, nothing was written"
@@ -367,7 +368,15 @@ def _read_part(path: Path, device: torch.device | str, dtype: torch.dtype | None
         lazy = read_safetensors(path)
     except CheckpointError as error:
         raise BundleError(str(error)) from error
-    return {name: _as_lazy(tensor, dtype).load().to(device) for name, tensor in lazy.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in lazy.items():
+        loaded = _as_lazy(tensor, dtype).load()
+        if loaded.is_complex() or (loaded.is_floating_point() and not is_finite(loaded)):
+            raise BundleError(
+                f"{path}: {name} holds what is no finite real number; fetch or import the bundle again"
+            )
+        tensors[name] = loaded.to(device)
+    return tensors
 
 
 def _sha256_of_document(document: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ size that weights can have.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -127,6 +128,11 @@ def _checked(name: str, lazy: LazyTensor, where: str) -> LazyTensor:
         return tensor
 
     return LazyTensor(shape=lazy.shape, dtype=lazy.dtype, load=load)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of a real tensor is infinite or none; by its extremes, which takes no memory."""
+    return tensor.numel() == 0 or all(math.isfinite(float(bound)) for bound in tensor.aminmax())
 
 
 def refuse_odd_values(name: str, tensor: Tensor, where: str) -> None:

@@ -1,11 +1,13 @@
 """A bundle comes back as it was written, or not at all."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from shotstream.weights.bundle import BundleError, config_from_document, read_bundle, write_bundle
 
@@ -173,3 +175,26 @@ def test_what_the_weights_were_made_of_is_kept_and_does_not_change_what_they_are
     assert plain == told == read_bundle(tmp_path / "told").sha256
     assert read_bundle(tmp_path / "told").provenance == {"checkpoint": "a.pt"}
     assert read_bundle(tmp_path / "plain").provenance == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.tensor([1.0, float("nan")]),
+        torch.tensor([float("-inf")], dtype=torch.float16),
+        torch.zeros(1, dtype=torch.complex64),
+    ],
+)
+def test_a_bundle_that_others_wrote_of_numbers_that_are_none_is_refused_by_the_tensors_name(
+    tmp_path: Path, value: torch.Tensor
+) -> None:
+    """Its hashes are right, for whoever wrote it computed them."""
+    write_bundle(tmp_path / "b", {}, {"dit": {"good": torch.ones(1), "odd": torch.ones(1)}})
+    save_file({"good": torch.ones(1), "odd": value}, tmp_path / "b" / "dit.safetensors")
+    config = tmp_path / "b" / "config.json"
+    document = json.loads(config.read_text())
+    content = (tmp_path / "b" / "dit.safetensors").read_bytes()
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content)}
+    config.write_text(json.dumps({**document, "files": {"dit.safetensors": entry}}))
+    with pytest.raises(BundleError, match=r"dit\.safetensors: odd holds what is no finite real number"):
+        read_bundle(tmp_path / "b")
