@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
+from typing import Any, cast
 
 from PIL import ImageDraw, ImageFont
 
@@ -135,7 +136,7 @@ def _has(face: Face, letter: str) -> bool:
     if letter == " ":
         return True
     font = _font(face, 16)
-    drawn, absent = font.getmask(letter), font.getmask(_NOT_A_CHARACTER)
+    drawn, absent = (cast("Any", font.getmask(one)) for one in (letter, _NOT_A_CHARACTER))
     return (drawn.size, bytes(drawn)) != (absent.size, bytes(absent))
 
 

@@ -94,9 +94,10 @@ class FilmFiles:
     """The files of one film, all beside `film`."""
 
     film: Path
-    """The MP4; its name ends in .mp4."""
+    """The MP4; its name ends in .mp4. A path in words becomes a `Path`."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "film", Path(self.film))
         if self.film.suffix.lower() != ".mp4":
             raise ValueError(f"{self.film}: a film is an MP4; give a name that ends in .mp4")
         # The longest name beside it, of a file in the making.

@@ -6,6 +6,7 @@ dtype, thread count and torch version. The file is JSON with a version; unknown 
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,8 +130,9 @@ def hash_frames(frames: UInt8[np.ndarray, "f h w 3"]) -> tuple[str, ...]:
     return tuple(hashlib.sha256(frame.tobytes()).hexdigest() for frame in frames)
 
 
-def is_replay(path: Path) -> bool:
+def is_replay(path: str | os.PathLike[str]) -> bool:
     """Whether a file says of itself that it is a replay file, of whatever version."""
+    path = Path(path)
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
     with path.open("rb") as file:
@@ -138,12 +140,13 @@ def is_replay(path: Path) -> bool:
         return b'"shotstream-replay/' in file.read(4096).replace(b"\0", b"")
 
 
-def read_replay(path: Path) -> Replay:
+def read_replay(path: str | os.PathLike[str]) -> Replay:
     """The replay in a file.
 
     Raises:
         ReplayError: when it is unreadable, damaged or of another version.
     """
+    path = Path(path)
     try:
         document = parse_json(read_text(path, _MAX_REPLAY_BYTES))
         if not isinstance(document, dict) or cast("dict[str, Any]", document).get("format") != FORMAT:

@@ -17,6 +17,7 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -107,7 +108,7 @@ class Timeline:
         """OpenTimelineIO's own JSON."""
         return adapters.write_to_string(self._build(), "otio_json")
 
-    def _build(self) -> schema.Timeline:
+    def _build(self) -> Any:
         timeline = schema.Timeline(name=one_line(self.title))
         timeline.global_start_time = RationalTime(0, self.rate)
         track = schema.Track(name="V1", kind=schema.TrackKind.Video)

@@ -143,9 +143,9 @@ def read_session(path: Path) -> SavedSession:
 
 def _is_whole(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bool:
     """Whether the file's sum is that of its content; or it has none, as earlier versions wrote them."""
-    if metadata.keys() == {_TEXT}:
+    if set(metadata) == {_TEXT}:
         return True
-    return metadata.keys() == {_TEXT, _SUM} and metadata[_SUM] == _sum(metadata[_TEXT], tensors)
+    return set(metadata) == {_TEXT, _SUM} and metadata[_SUM] == _sum(metadata[_TEXT], tensors)
 
 
 def _sum(text: str, tensors: Mapping[str, Tensor]) -> str:

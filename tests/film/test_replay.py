@@ -18,6 +18,7 @@ def test_a_replay_survives_its_file(tmp_path: Path) -> None:
     path.write_text(REPLAY.to_json())
     assert is_replay(path)
     assert read_replay(path) == REPLAY
+    assert is_replay(str(path)) and read_replay(str(path)) == REPLAY
 
 
 def test_a_story_is_no_replay(tmp_path: Path) -> None:
