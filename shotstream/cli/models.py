@@ -48,6 +48,10 @@ def weights_import(
         from shotstream.weights.hub import import_weights
         from shotstream.weights.official import PublishedSource
 
+        if source.is_file():
+            raise ValueError(
+                f"{source}: a file; give the directory of the base model, and a student with --checkpoint"
+            )
         if not source.is_dir():
             raise ValueError(f"{source}: no such directory")
         published = PublishedSource(

@@ -27,7 +27,7 @@ def refuse_other_kinds(path: Path, wanted: str) -> None:
         raise CheckpointError(f"{path}: no such file")
     if not path.is_file():
         raise CheckpointError(f"{path}: not a regular file; give a {wanted} file")
-    kind = _other_kind(path)
+    kind = other_kind(path)
     if kind is not None:
         raise CheckpointError(f"{path}: {kind}")
 
@@ -43,7 +43,7 @@ def _is_pickle_protocol(begin: bytes) -> bool:
     return len(begin) == 2 and 2 <= begin[1] <= 5
 
 
-def _other_kind(path: Path) -> str | None:
+def other_kind(path: Path) -> str | None:
     """What the file is and what to do, if it is nothing that could hold weights."""
     with path.open("rb") as file:
         begin = file.read(_BEGINNING_BYTES)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shotstream.codec.text import UMT5Config, umt5_shapes
+from shotstream.codec.text import UMT5Config, read_tokenizer, umt5_shapes
 from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.model.config import DiTConfig
 from shotstream.weights.bundle import config_from_document
@@ -177,7 +177,7 @@ def _read_original(directory: Path, codec_config: WanVAEConfig, text_config: UMT
         codec=codec,
         text_config=text_config,
         text_encoder=text,
-        tokenizer=_require_file(directory / _TOKENIZER_FILE),
+        tokenizer=_require_tokenizer(directory / _TOKENIZER_FILE),
     )
 
 
@@ -226,7 +226,7 @@ def _read_diffusers(directory: Path, text_config: UMT5Config) -> PublishedWeight
         codec=codec,
         text_config=text_config,
         text_encoder=text,
-        tokenizer=_require_file(directory / "tokenizer" / "tokenizer.json"),
+        tokenizer=_require_tokenizer(directory / "tokenizer" / "tokenizer.json"),
     )
 
 
@@ -321,7 +321,12 @@ def _require_safetensors(directory: Path, name: str) -> Path:
     return path
 
 
-def _require_file(path: Path) -> Path:
+def _require_tokenizer(path: Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; fetch it again")
+    read_json(path)
+    try:
+        read_tokenizer(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not a tokenizer.json; fetch it again") from error
     return path

@@ -18,7 +18,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from shotstream.weights.file_kinds import CheckpointError, begins_as_pytorch, refuse_other_kinds
+from shotstream.weights.file_kinds import (
+    CheckpointError,
+    begins_as_pytorch,
+    other_kind,
+    refuse_other_kinds,
+)
 from shotstream.weights.pytorch_files import read_pytorch
 
 _NUM_KEYS_SHOWN = 3
@@ -290,10 +295,18 @@ def read_json(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise CheckpointError(f"{path}: not JSON of ours, its values are nested too deeply") from error
     except ValueError as error:  # more than JSON's own: a number of thousands of digits
-        raise CheckpointError(f"{path}: not JSON ({_brief(error)})") from error
+        kind = None if content.lstrip().startswith((b"{", b"[")) else other_kind(path)
+        what = f"not JSON, but {kind}" if kind else f"not JSON (at {_place(error)}); fetch it again"
+        raise CheckpointError(f"{path}: {what}") from error
     if not isinstance(document, dict):
         raise CheckpointError(f"{path}: holds {json_kind(document)}, not an object")
     return document
+
+
+def _place(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}"
+    return "a number of thousands of digits"
 
 
 def json_kind(value: object) -> str:

@@ -66,6 +66,7 @@ def test_an_import_tells_and_keeps_what_it_took(
 @pytest.mark.parametrize(
     ("options", "complains"),
     [
+        (("student.pt",), "student.pt: a file; give the directory of the base model"),
         (("--ema",), "give --checkpoint too"),
         (("--checkpoint", "absent.pt"), "absent.pt: no such file"),
         (("--checkpoint", "plain.safetensors"), "it holds a LoRA: give it with --lora"),
@@ -84,6 +85,7 @@ def test_what_cannot_be_imported_is_refused_in_one_line(
 ) -> None:
     monkeypatch.setenv("SHOTSTREAM_HOME", str(tmp_path))
     monkeypatch.chdir(published)
-    assert run("weights", "import", "base", "--as", "mine", *options) == 2
+    source = () if options[0] == "student.pt" else ("base",)
+    assert run("weights", "import", *source, "--as", "mine", *options) == 2
     assert complains in complaint(capsys)
     assert not list(tmp_path.iterdir())

@@ -81,7 +81,15 @@ def test_every_file_of_the_original_layout_is_checked(tiny: Any, tmp_path: Path)
         (truncate(vae), "truncated PyTorch file"),
         (lambda d: (d / text).unlink(), f"{text}: no such file"),
         (lambda d: (d / "google/umt5-xxl/tokenizer.json").unlink(), r"tokenizer\.json: no such file"),
-        (lambda d: (d / "config.json").write_text("{"), r"config\.json: not JSON"),
+        (
+            lambda d: (d / "google/umt5-xxl/tokenizer.json").write_bytes(
+                b"version https://git-lfs.github.com/"
+            ),
+            r"tokenizer\.json: not JSON, but a Git LFS pointer, not the weights; run `git lfs pull`",
+        ),
+        (lambda d: (d / "google/umt5-xxl/tokenizer.json").write_text("{}"), "not a tokenizer"),
+        (lambda d: (d / "config.json").write_text("{"), r"config\.json: not JSON \(at line 1, column 2\)"),
+        (lambda d: (d / "config.json").write_text("<html>log in"), r"config\.json: not JSON, but a web page"),
         (lambda d: (d / "config.json").write_text('{"model_type": "i2v"}'), "only 't2v' is read"),
         (lambda d: (d / "config.json").write_text("{}"), "in_dim is None, not an integer"),
     ]
