@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from shotstream.film.storyboard import wrap_text
+from shotstream.film.wrapping import wrap_text
 
 _PAPER, _INK, _FAINT = (22, 23, 29), (245, 240, 228), (150, 152, 160)
 _SCALE: Final = 3
@@ -59,14 +59,14 @@ def _draw_story(story: SheetStory) -> Image.Image:
     font = ImageFont.load_default(14)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
     height, width = (_SCALE * extent for extent in story.panels[0].truth.shape[:2])
-    captions = [wrap_text(panel.caption, font, width, _MAX_LINES) for panel in story.panels]
+    captions = [wrap_text(panel.caption, font.getlength, width, _MAX_LINES) for panel in story.panels]
     label_px = 50
     total = label_px + len(story.panels) * width + (len(story.panels) - 1) * _GAP_PX
     pictures_top = _LINE_PX + 6
     text_top = pictures_top + 2 * height + _GAP_PX // 2 + 6
     strip = Image.new("RGB", (total, text_top + _LINE_PX * max(map(len, captions))), _PAPER)
     pen = ImageDraw.Draw(strip)
-    pen.text((0, 0), wrap_text(story.global_caption, font, total, 1)[0], font=font, fill=_INK)
+    pen.text((0, 0), wrap_text(story.global_caption, font.getlength, total, 1)[0], font=font, fill=_INK)
     for row, name in enumerate(("truth", "film")):
         top = pictures_top + row * (height + _GAP_PX // 2)
         pen.text((0, top + height // 2), name, font=font, fill=_FAINT, anchor="lm")
