@@ -6,7 +6,6 @@ from takes, which never change. Ids are looked up in the database before a path 
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,10 +24,10 @@ from starlette.types import Receive, Scope, Send
 
 import shotstream
 from shotstream.codec.codec import StreamDecoder
-from shotstream.files import remove
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.bodies import in_words
 from shotstream.studio.events import ErrorCode, Problem
+from shotstream.studio.folder import DataFolder, take_lock
 from shotstream.studio.limits import Limits
 from shotstream.studio.live import refusal_of, serve_viewer
 from shotstream.studio.making import StudioTools
@@ -41,10 +40,8 @@ from shotstream.studio.seat import NOT_FOUND
 from shotstream.studio.security import Guard
 from shotstream.studio.store import Store, StoreError
 from shotstream.studio.studio import Studio
+from shotstream.studio.trouble import explain
 from shotstream.studio.worker import Worker
-
-if os.name == "posix":
-    import fcntl
 
 WEB = Path(__file__).parent / "web"
 _STATUS: dict[ErrorCode, int] = {
@@ -57,6 +54,7 @@ _STATUS: dict[ErrorCode, int] = {
     "refused": 409,
     "limit": 409,
     "quota": 409,
+    "storage": 507,
     "busy": 503,
     "failed": 500,
 }
@@ -93,23 +91,10 @@ def create_app(
     same.
 
     Raises:
-        StoreError: The database cannot be used, or another server works in `data_dir`.
+        StoreError: The database or the folder cannot be used, another server works in `data_dir`, or it
+            holds the takes of another database.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    lock = _take_lock(settings.data_dir)
-    exports_dir = settings.data_dir / "exports"
-    remove(exports_dir)
-    exports_dir.mkdir()
-    store = Store(settings.database_url or f"sqlite:///{settings.data_dir.absolute() / 'stories.sqlite'}")
-    try:
-        store.upgrade()
-    except SQLAlchemyError as error:
-        os.close(lock)
-        raise StoreError(f"the database cannot be used: {str(error).splitlines()[0]}") from error
-    media = MediaFolder(settings.data_dir / "media", pipeline)
-    num_swept = media.sweep(store.take_ids())
-    if num_swept:
-        _log.info("%d unfinished takes of an earlier run were deleted", num_swept)
+    folder, store, media = _open(settings, pipeline)
     metrics = Metrics()
     tools = StudioTools(pipeline, store, media, settings.limits, metrics, settings.scale, preview)
     worker = Worker(Studio(tools))
@@ -120,7 +105,7 @@ def create_app(
         yield
         await run_in_threadpool(worker.stop)
         store.close()
-        os.close(lock)
+        folder.close()
 
     app = FastAPI(
         title="ShotStream studio",
@@ -135,12 +120,34 @@ def create_app(
     app.add_middleware(Guard, token=settings.token, limits=settings.limits)
     # Added last: it comes first.
     app.add_middleware(FromProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
-    app.include_router(make_router(tools, worker, exports_dir))
+    app.include_router(make_router(tools, worker, folder.exports))
     _add_live(app, worker, settings.limits)
-    _add_health(app, worker, store, metrics)
+    _add_health(app, worker, tools, metrics)
     _add_problems(app)
     _add_page(app)
     return app
+
+
+def _open(settings: StudioSettings, pipeline: StreamingPipeline) -> tuple[DataFolder, Store, MediaFolder]:
+    try:
+        folder = DataFolder(settings.data_dir)
+    except OSError as error:
+        raise StoreError(f"the data folder {settings.data_dir} cannot be used: {explain(error)}") from error
+    store = None
+    try:
+        url = settings.database_url or f"sqlite:///{settings.data_dir.absolute() / 'stories.sqlite'}"
+        store = Store(url)
+        store.upgrade()
+        media = MediaFolder(folder.media, pipeline)
+        folder.bind(store, media)
+    except (StoreError, OSError, SQLAlchemyError) as error:
+        if store is not None:
+            store.close()
+        folder.close()
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"the database cannot be used: {explain(error)}") from error
+    return folder, store, media
 
 
 async def say_goodbye(app: FastAPI) -> None:
@@ -159,19 +166,18 @@ def _add_live(app: FastAPI, worker: Worker, limits: Limits) -> None:
         await serve_viewer(socket, story_id, worker, limits)
 
 
-def _add_health(app: FastAPI, worker: Worker, store: Store, metrics: Metrics) -> None:
+def _add_health(app: FastAPI, worker: Worker, tools: StudioTools, metrics: Metrics) -> None:
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]
         return PlainTextResponse("alive\n")
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]
-        try:
-            await run_in_threadpool(store.ping)
-        except SQLAlchemyError:
-            return PlainTextResponse("the database does not answer\n", 503)
+        reasons = await run_in_threadpool(tools.health)
         if not worker.is_alive:
-            return PlainTextResponse("the worker does not run\n", 503)
+            reasons = ("the worker does not run", *reasons)
+        if reasons:
+            return PlainTextResponse("".join(f"{reason}\n" for reason in reasons), 503)
         return PlainTextResponse("ready\n")
 
     @app.get("/metrics", include_in_schema=False)
@@ -212,6 +218,11 @@ def _add_problems(app: FastAPI) -> None:
         told = _problem(error.status_code, code, str(error.detail))
         told.headers.update(error.headers or {})
         return told
+
+    @app.exception_handler(SQLAlchemyError)
+    async def not_kept(_: Request, error: SQLAlchemyError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        _log.error("a request failed: %s", explain(error))
+        return _problem(_STATUS["storage"], "storage", explain(error))
 
     @app.exception_handler(Exception)
     async def fault(_: Request, error: Exception) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
@@ -256,22 +267,9 @@ def probe_folder(data_dir: Path) -> None:
         StoreError: It cannot be made or written to, or another server works in it.
     """
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        os.close(_take_lock(data_dir))
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(take_lock(data_dir))
     except OSError as error:
-        why = (error.strerror or "the system refuses").lower()
-        raise StoreError(f"stories cannot be kept in {data_dir}: {why}; give another --data") from error
-
-
-def _take_lock(data_dir: Path) -> int:
-    """A descriptor that keeps other servers out; the system lets go of it when this process dies."""
-    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    if os.name == "posix":
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise StoreError(
-                f"another server keeps its stories in {data_dir}; give another --data"
-            ) from error
-    return descriptor
+        raise StoreError(
+            f"stories cannot be kept in {data_dir}: {explain(error)}; give another --data"
+        ) from error

@@ -11,6 +11,7 @@ from shotstream.studio.events import AnyControl, Effect, NewShot, Place
 from shotstream.studio.history import Wanted
 from shotstream.studio.limits import Limits
 from shotstream.studio.making import shorten_take
+from shotstream.studio.media import TakeDamaged
 from shotstream.studio.refusal import Refusal
 from shotstream.studio.room import Room
 from shotstream.studio.script import Card, PinnedFrame, Script, TakeRecord, first_difference, stale_reasons
@@ -24,8 +25,11 @@ _LABEL_CHARS = 40
 def apply(control: AnyControl, room: Room) -> Effect:  # noqa: ARG001 (each control has its own)
     """Carries out a control; says where it takes effect.
 
+    What is kept of it is one transaction; what follows from it in memory comes after.
+
     Raises:
         Refusal: It cannot be carried out; the story is as it was.
+        OSError, SQLAlchemyError: It could not be kept; the story is as it was.
     """
     raise AssertionError(f"no such control: {control}")
 
@@ -73,17 +77,17 @@ def _(control: events.EditShot, room: Room) -> Effect:
         card = replace(card, num_chunks=control.num_chunks)
     if control.seed is not None:
         card = replace(card, seed=int(control.seed))
-    room.failures.pop(card.shot_id, None)
     room.commit(room.script.with_card(card), f"Edit shot {index + 1}")
+    _try_again(room, card.shot_id)
     return _at_shot(room, card.shot_id)
 
 
 @apply.register
 def _(control: events.RemoveShot, room: Room) -> Effect:
     index, card = _card(room, control.shot_id)
-    room.failures.pop(card.shot_id, None)
     cards = tuple(c for c in room.script.cards if c.shot_id != card.shot_id)
     room.commit(replace(room.script, cards=cards), f"Remove shot {index + 1}")
+    _try_again(room, card.shot_id)
     return _at(room, index)
 
 
@@ -118,12 +122,12 @@ def _(control: events.Retake, room: Room) -> Effect:
     seed = room.history.takes[card.take_id].seed if control.seed is None else int(control.seed)
     while control.seed is None and seed in used:
         seed = derive_seed(seed, "retake")
-    if room.making is not None and room.making.order.shot_id == card.shot_id:
-        room.discard()
     _want(
         room,
         Wanted(shot_id=card.shot_id, caption=control.caption, num_chunks=control.num_chunks, seed=seed),
     )
+    if room.making is not None and room.making.order.shot_id == card.shot_id:
+        room.discard()
     return _at_shot(room, card.shot_id)
 
 
@@ -149,12 +153,11 @@ def _(control: events.ChooseTake, room: Room) -> Effect:
     chosen = replace(
         card, take_id=take.take_id, caption=take.caption, seed=take.seed, num_chunks=take.num_chunks
     )
+    wanted = {key: want for key, want in room.history.wanted.items() if key != card.shot_id}
+    room.commit(room.script.with_card(chosen), f"Choose a take of shot {index + 1}", wanted=wanted)
     if room.making is not None and room.making.order.shot_id == card.shot_id:
         room.discard()
-    room.failures.pop(card.shot_id, None)
-    wanted = {key: want for key, want in room.history.wanted.items() if key != card.shot_id}
-    room.history.set_going(wanted=wanted)
-    room.commit(room.script.with_card(chosen), f"Choose a take of shot {index + 1}")
+    _try_again(room, card.shot_id)
     return _at_shot(room, card.shot_id)
 
 
@@ -164,32 +167,40 @@ def _(control: events.Cut, room: Room) -> Effect:
     if added is not None:
         _check_room_for_shots(room, room.script)
     index, keep = _playing(room, control.playing)
-    script, making, records = room.script, room.making, list[TakeRecord]()
+    script, ended, record = room.script, None, None
     card = script.cards[index]
-    if making is not None and making.order.index == index:
-        record = room.finish(making, keep)
+    old = None if card.take_id is None else room.history.takes[card.take_id]
+    if room.making is not None and room.making.order.index == index:
+        ended = room.making
+        record = room.finish(ended, keep)
         script = room.with_take(script, record)
-        records.append(record)
-    elif card.take_id is not None and keep < room.history.takes[card.take_id].num_chunks:
-        old = room.history.takes[card.take_id]
-        room.discard()
-        record = shorten_take(room.tools, room.story_id, room.memories, room.history.takes, old, keep)
-        room.replaced_takes[old.take_id] = record.take_id
+    elif old is not None and keep < old.num_chunks:
+        record = _shortened(room, old, keep)
         script = script.with_card(replace(card, take_id=record.take_id, num_chunks=keep))
-        records.append(record)
-    room.seen |= {record.take_id for record in records}
+    seen = room.seen if record is None else room.seen | {record.take_id}
     if added is not None:
         script = _inserted(room, script, added, index + 1)
-    if records or added is not None:
+    if record is not None or added is not None:
         unseen = [
-            replace(c, take_id=None) if c.take_id is not None and c.take_id not in room.seen else c
+            replace(c, take_id=None) if c.take_id is not None and c.take_id not in seen else c
             for c in script.cards[index + 1 :]
         ]
         script = replace(script, cards=(*script.cards[: index + 1], *unseen))
-        room.commit(script, f"Cut shot {index + 1}", records)
-    following = room.script.cards[index + 1 : index + 2]
+    wanted = {key: want for key, want in room.history.wanted.items() if ended is None or key != card.shot_id}
+    following = script.cards[index + 1 : index + 2]
     if following and following[0].take_id is None:
-        _want(room, Wanted(shot_id=following[0].shot_id))
+        wanted[following[0].shot_id] = Wanted(shot_id=following[0].shot_id)
+        _try_again(room, following[0].shot_id)
+    if script == room.script:
+        room.history.set_going(wanted=wanted)
+        room.changed()
+        return _at(room, index + 1)
+    records = [] if record is None else [record]
+    room.commit(script, f"Cut shot {index + 1}", records, ended=ended, wanted=wanted)
+    room.seen = seen
+    if record is not None and ended is None and old is not None:
+        room.replaced_takes[old.take_id] = record.take_id
+        room.discard()
     return _at(room, index + 1)
 
 
@@ -198,16 +209,16 @@ def _(control: events.Stop, room: Room) -> Effect:
     del control
     making = room.making
     if making is None or making.num_made == 0:
-        room.discard()
         index = room.next_index()
         room.history.set_going(autoplay=False, wanted={})
+        room.discard()
         room.changed()
         return _at(room, len(room.script.cards) if index is None else index)
     num_made = making.num_made
     record = room.finish(making, num_made)
     script = room.with_take(room.script, record)
-    room.history.set_going(autoplay=False, wanted={})
-    room.commit(script, f"Stop in shot {making.order.index + 1}", [record])
+    label = f"Stop in shot {making.order.index + 1}"
+    room.commit(script, label, [record], ended=making, autoplay=False, wanted={})
     return _at(room, making.order.index, num_made)
 
 
@@ -258,6 +269,7 @@ def _(control: events.Branch, room: Room) -> Effect:
         script = replace(script, cards=script.cards[: index + 1])
     if len(room.history.branches) >= room.tools.limits.branches:
         raise Refusal("limit", f"a story has at most {room.tools.limits.branches} branches here")
+    _check_quota(room)
     name = control.name or f"Branch {len(room.history.branches) + 1}"
     return _travelled(room, lambda: room.history.begin_branch(script, name))
 
@@ -297,9 +309,10 @@ def _(control: events.Unpin, room: Room) -> Effect:
 
 def _travelled(room: Room, travel: Callable[[], None]) -> Effect:
     """Another script is shown: where it first differs from the one before."""
-    before = room.script
-    room.discard()
+    before, num_bytes = room.script, room.history.num_bytes
     travel()
+    room.discard()
+    room.tools.count_bytes(room.history.num_bytes - num_bytes)
     room.failures.clear()
     room.recheck()
     return _at(room, first_difference(before, room.script))
@@ -308,7 +321,7 @@ def _travelled(room: Room, travel: Callable[[], None]) -> Effect:
 def _playing(room: Room, place: Place | None) -> tuple[int, int]:
     """(The shot that is playing, its chunks up to and with the one that is playing)."""
     making, cards = room.making, room.script.cards
-    take_id = None if place is None else room.replaced_takes.get(place.take_id, place.take_id)
+    take_id = None if place is None else room.shown(place.take_id)
     if place is not None and making is not None and take_id == making.take_id and making.num_made:
         room.seen.add(making.take_id)
         return making.order.index, min(room.tools.chunk_of(place.frame_index) + 1, making.num_made)
@@ -331,6 +344,27 @@ def _playing(room: Room, place: Place | None) -> tuple[int, int]:
     return made[-1], room.history.takes[last].num_chunks
 
 
+def _shortened(room: Room, old: TakeRecord, num_chunks: int) -> TakeRecord:
+    _check_quota(room)
+    try:
+        return shorten_take(room.tools, room.story_id, room.memories, old, num_chunks)
+    except TakeDamaged as error:
+        room.mend(old.take_id)
+        raise Refusal(
+            "busy", "that shot's files are damaged and are made anew now; try again soon"
+        ) from error
+
+
+def _check_quota(room: Room) -> None:
+    if room.tools.is_full():
+        raise Refusal("quota", "all stories together take as much room as they may here; delete one first")
+
+
+def _try_again(room: Room, shot_id: str) -> None:
+    """What had failed may be made again."""
+    room.failures.pop(shot_id, None)
+
+
 def _inserted(room: Room, script: Script, card: Card, index: int | None) -> Script:
     _check_room_for_shots(room, script)
     cards = list(script.cards)
@@ -344,9 +378,9 @@ def _check_room_for_shots(room: Room, script: Script) -> None:
 
 
 def _want(room: Room, *wants: Wanted) -> None:
-    for want in wants:
-        room.failures.pop(want.shot_id, None)
     room.history.set_going(wanted={**room.history.wanted, **{want.shot_id: want for want in wants}})
+    for want in wants:
+        _try_again(room, want.shot_id)
     room.changed()
 
 

@@ -107,7 +107,7 @@ class ContextFrame(Message):
 
 
 class TakeState(Message):
-    """One rendering of a shot; finished, on disk, and never changed."""
+    """One rendering of a shot; finished, on disk, and its frames never change."""
 
     take_id: Id
     caption: str
@@ -486,6 +486,7 @@ ErrorCode = Literal[
     "refused",
     "limit",
     "quota",
+    "storage",
     "busy",
     "failed",
 ]
@@ -553,7 +554,7 @@ class TakeEnded(Message):
     take_id: Id
     shot_id: Id
     outcome: Literal["finished", "cut", "discarded", "failed"]
-    """finished, cut: it is on disk; discarded, failed: it is gone."""
+    """finished, cut: it is kept, on disk and in the database; discarded, failed: it is gone."""
     num_chunks: int
     """That it kept; chunks sent beyond these are void."""
 
@@ -564,7 +565,7 @@ class Telemetry(Message):
     type: Literal["telemetry"] = "telemetry"
     state: Literal["generating", "ahead", "idle", "paused", "full"]
     """generating; ahead: as far in front of the slowest viewer as is allowed; idle: nothing to make; paused:
-    nobody watches; full: the disk's quota is reached."""
+    nobody watches; full: the quota is reached, or the disk or the database takes nothing now."""
     fps: float
     """Frames made per second for this story, over the last few seconds."""
     num_generating: int
@@ -583,7 +584,7 @@ class Notice(Message):
     """Something a person should know; nothing failed."""
 
     type: Literal["notice"] = "notice"
-    code: Literal["weights_changed", "caption", "quota", "deleted", "closing"]
+    code: Literal["weights_changed", "caption", "quota", "storage", "deleted", "closing"]
     message: str
     """For the person, in one line."""
 

@@ -171,7 +171,7 @@ class Exporter:
         """A page with a picture of each shot: PNG."""
         panels = [
             Panel(
-                picture=self._tools.media.frame(self._view.story_id, take.take_id, take.num_frames // 2),
+                picture=self._tools.media.frame(self._view.story_id, take, take.num_frames // 2),
                 caption=take.caption,
                 duration_s=float(take.num_frames / Fraction(self._fps)),
             )
@@ -254,7 +254,7 @@ class Exporter:
         )
 
     def _frames(self, take: TakeRecord) -> UInt8[np.ndarray, "f h w 3"]:
-        return self._tools.media.frames(self._view.story_id, take.take_id)
+        return self._tools.media.frames(self._view.story_id, take)
 
     @property
     def _timeline(self) -> Timeline:

@@ -1,14 +1,16 @@
 """A story's state and its way through history: every change is one step in the database, then in memory.
 
-The worker's alone. A change that the database refuses leaves everything as it was.
+The worker's alone. A change that the database refuses leaves everything as it was. As much is kept as the
+limits allow; when all stories together have reached their quota, a story's history grows no more.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from shotstream.studio.limits import Limits
 from shotstream.studio.refusal import Refusal
 from shotstream.studio.script import Script, TakeRecord
-from shotstream.studio.store import Step, Store, StoredBranch, StoredStory, new_id
+from shotstream.studio.store import HistoryBound, Step, Store, StoredBranch, StoredStory, new_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,8 +26,11 @@ class Wanted:
 class History:
     """A story, as far as it is in the database."""
 
-    def __init__(self, store: Store, stored: StoredStory) -> None:
+    def __init__(self, store: Store, stored: StoredStory, limits: Limits | None = None) -> None:
         self._store = store
+        self._limits = limits or Limits()
+        self.num_bytes = stored.history_bytes
+        """Of all its steps."""
         self.story_id = stored.story_id
         self.seed = stored.seed
         self.autoplay = stored.autoplay
@@ -58,16 +63,34 @@ class History:
             for branch_id, branch in self.branches.items()
         }
 
-    def commit(self, script: Script, label: str, takes: Sequence[TakeRecord] = ()) -> None:
-        """One change: what was undone can no longer be done again."""
-        wanted = {
-            shot_id: want for shot_id, want in self.wanted.items() if script.index_of(shot_id) is not None
-        }
+    def commit(
+        self,
+        script: Script,
+        label: str,
+        takes: Sequence[TakeRecord] = (),
+        *,
+        autoplay: bool | None = None,
+        wanted: dict[str, Wanted] | None = None,
+        may_grow: bool = True,
+    ) -> None:
+        """One change: what was undone can no longer be done again.
+
+        Args:
+            script: The story from now on.
+            label: What was done, for the person.
+            takes: What was finished with it.
+            autoplay: As from now on; None: as it is.
+            wanted: The shots that are asked for from now on; None: as they are.
+            may_grow: Whether there is room for more history; if not, the oldest makes room.
+        """
+        wanted = self.wanted if wanted is None else wanted
+        wanted = {shot_id: want for shot_id, want in wanted.items() if script.index_of(shot_id) is not None}
         step = Step(step_id=new_id(), parent_id=self._step.step_id, label=label, script=script)
         branch = replace(self.branch, head_id=step.step_id, tip_id=step.step_id)
-        self._save(branch, wanted, self.autoplay, step, takes)
+        going = self.autoplay if autoplay is None else autoplay
+        parent_id = self._save(branch, wanted, going, step, takes, may_grow)
         self.takes |= {take.take_id: take for take in takes}
-        self._step, self._undone = step, []
+        self._step, self._undone = replace(step, parent_id=parent_id), []
 
     def set_going(self, *, autoplay: bool | None = None, wanted: dict[str, Wanted] | None = None) -> None:
         """Changes what is to be made; no step, since nothing of the story changes."""
@@ -125,14 +148,23 @@ class History:
         autoplay: bool,
         step: Step | None = None,
         takes: Sequence[TakeRecord] = (),
-    ) -> None:
-        self._store.save(
+        may_grow: bool = True,
+    ) -> str | None:
+        """The step before the present one."""
+        most = self._limits.history_bytes
+        saved = self._store.save(
             self.story_id,
             branch,
             autoplay=autoplay,
             wanted=[asdict(want) for want in wanted.values()],
             step=step,
             takes=takes,
+            bound=HistoryBound(
+                steps=self._limits.undo_steps,
+                num_bytes=most if may_grow else min(most, self.num_bytes),
+            ),
         )
+        self.num_bytes += saved.num_bytes
         self.branch, self.wanted, self.autoplay = branch, wanted, autoplay
         self.branches[branch.branch_id] = branch
+        return saved.parent_id

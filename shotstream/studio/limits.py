@@ -44,7 +44,11 @@ class Limits:
     look_ahead_s: float = 6.0
     """How far a film is made in front of its slowest viewer."""
     quota_bytes: int = 4 * 2**30
-    """Of all stories' files."""
+    """Of all stories' files and history."""
+    undo_steps: int = 1000
+    """Of a story's history that are kept; beyond them the oldest are forgotten."""
+    history_bytes: int = 16 * 2**20
+    """Of a story's history that are kept."""
     outbox_bytes: int = 8 * 2**20
     """Pictures waiting for one viewer."""
     outbox_messages: int = 400
@@ -57,6 +61,8 @@ class Limits:
     """How long a story without viewers stays open, so that a page can be reloaded."""
     exports: int = 2
     """Made at the same time."""
+    export_files: int = 16
+    """Made, and not yet fetched to their end."""
     gif_frames: int = 1500
     """Of one GIF."""
 

@@ -1,27 +1,28 @@
 """A take in the making: chunk by chunk, from an order to frames, fragments and hashes; then its files."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
+import torch
+from sqlalchemy.exc import SQLAlchemyError
 
 from shotstream.codec.codec import StreamDecoder
 from shotstream.film.prepare import running_environment
 from shotstream.film.replay import hash_frames
-from shotstream.streaming.context_sampling import sample_context
+from shotstream.streaming.context_sampling import candidate_frames, max_frame_count, sample_context
 from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Pin, Take
-from shotstream.streaming.shot import finish_shot, make_shot
+from shotstream.streaming.shot import make_shot
 from shotstream.studio.limits import Limits
-from shotstream.studio.media import MediaFolder, Recording, fragment_writer, mime_type
+from shotstream.studio.media import Frames, MediaFolder, Recording, fragment_writer, mime_type
 from shotstream.studio.metrics import Metrics
 from shotstream.studio.script import MemoryFrame, PinnedFrame, Script, TakeRecord
 from shotstream.studio.store import Store, new_id, now
+from shotstream.studio.trouble import explain
 
 
 class StudioTools:
@@ -48,12 +49,30 @@ class StudioTools:
         """Enlargement of the pictures that are sent."""
         self.mime = mime_type(pipeline, scale)
         self.environment: Mapping[str, Any] = asdict(running_environment(pipeline))
+        self.troubles: dict[str, str] = {}
+        """Why a story's finished take cannot be kept now."""
+        self.lost: dict[str, str] = {}
+        """Damaged takes that cannot be made anew, and why."""
         self._num_bytes = store.num_bytes()
         metrics.bytes.set(self._num_bytes)
 
     def store_bytes(self) -> int:
-        """Of all stories' files."""
+        """Of all stories' files and history."""
         return self._num_bytes
+
+    def is_full(self) -> bool:
+        """Whether they take as much as they may."""
+        return self._num_bytes >= self.limits.quota_bytes
+
+    def health(self) -> tuple[str, ...]:
+        """Why nothing can be kept now, for a person; empty: all is well. Writes a little; from any thread."""
+        reasons = list(self.troubles.values())
+        for check in (self.media.check, self.store.check):
+            try:
+                check()
+            except (OSError, SQLAlchemyError) as error:
+                reasons.append(explain(error))
+        return tuple(dict.fromkeys(reasons))
 
     def count_bytes(self, num_bytes: int) -> None:
         """So many more, or fewer."""
@@ -84,22 +103,51 @@ class Memories:
         """Keeps what was just made."""
         self._takes[take_id] = take
 
-    def take(self, record: TakeRecord) -> Take:
-        """A take's memory; encoded anew from its frames when it was made with other weights."""
+    def forget(self, take_id: str) -> None:
+        """Reads a take anew when it is asked for."""
+        self._takes.pop(take_id, None)
+
+    def before(
+        self, film: Sequence[str], context: Sequence[MemoryFrame], takes: Mapping[str, TakeRecord]
+    ) -> tuple[Take, ...]:
+        """The takes of a film, as a shot after them looks at them; TakeDamaged when one cannot be read."""
+        wanted: dict[str, list[int]] = {take_id: [] for take_id in film}
+        for frame in context:
+            if frame.pin_id is None:
+                wanted[frame.take_id].append(frame.frame_index)
+        return tuple(self.take(takes[take_id], wanted[take_id]) for take_id in film)
+
+    def take(self, record: TakeRecord, frame_indices: Sequence[int] = ()) -> Take:
+        """A take's memory, with these frames in it; encoded anew when it was made with other weights.
+
+        A take holds what a shot may ask for that stands as far back as the take was made; one that has moved
+        to the front since, because an earlier shot was removed, is asked for more, which is encoded from its
+        frames.
+        """
+        media, engine = self._tools.media, self._tools.pipeline.engine
         if record.take_id not in self._takes:
-            engine = self._tools.pipeline.engine
-            take = self._tools.media.memory(self._story_id, record.take_id)
+            take = media.memory(self._story_id, record)
             if record.weights_sha256 != engine.weights_sha256:
-                frames = self._tools.media.frames(self._story_id, record.take_id)
+                frames = media.frames(self._story_id, record)
                 take = replace(take, latents=engine.encode_frames(frames[list(take.candidate_frames)]))
             self._takes[record.take_id] = take
-        return self._takes[record.take_id]
+        take = self._takes[record.take_id]
+        more = sorted(set(frame_indices) - set(take.candidate_frames))
+        if more:
+            frames = media.frames(self._story_id, record)
+            take = replace(
+                take,
+                candidate_frames=(*take.candidate_frames, *more),
+                latents=torch.cat([take.latents, engine.encode_frames(frames[more])]),
+            )
+            self._takes[record.take_id] = take
+        return take
 
-    def pin(self, take_id: str, frame_index: int, shot_index: int) -> Pin:
-        """A pinned frame, as a frame of the shot at `shot_index`."""
-        key = (take_id, frame_index)
+    def pin(self, record: TakeRecord, frame_index: int, shot_index: int) -> Pin:
+        """A pinned frame, as a frame of the shot at `shot_index`; TakeDamaged when it cannot be read."""
+        key = (record.take_id, frame_index)
         if key not in self._pins:
-            frame = self._tools.media.frame(self._story_id, take_id, frame_index)
+            frame = self._tools.media.frame(self._story_id, record, frame_index)
             self._pins[key] = self._tools.pipeline.engine.encode_frames(frame[None])[0]
         return Pin(shot_index=shot_index, latent=self._pins[key])
 
@@ -182,9 +230,9 @@ class TakeInMaking:
             seed=order.seed,
             num_steps=tools.pipeline.num_steps,
             num_chunks=order.num_chunks,
-            takes=tuple(memories.take(takes[take_id]) for take_id in order.before),
+            takes=memories.before(order.before, order.context, takes),
             pins=tuple(
-                memories.pin(pin.take_id, pin.frame_index, order.before.index(pin.take_id))
+                memories.pin(takes[pin.take_id], pin.frame_index, order.before.index(pin.take_id))
                 for pin in order.pins
             ),
         )
@@ -247,47 +295,36 @@ class TakeInMaking:
 
 
 def shorten_take(
-    tools: StudioTools,
-    story_id: str,
-    memories: Memories,
-    takes: Mapping[str, TakeRecord],
-    old: TakeRecord,
-    num_chunks: int,
+    tools: StudioTools, story_id: str, memories: Memories, old: TakeRecord, num_chunks: int
 ) -> TakeRecord:
-    """A new take: the first chunks of a finished one, with the same frames, fragments and hashes."""
-    order = TakeOrder(
-        shot_id=old.shot_id,
-        index=len(old.before),
-        caption=old.caption,
-        global_caption=old.global_caption,
-        seed=old.seed,
-        num_chunks=old.num_chunks,
-        before=old.before,
-        pins=(),
-        context=old.context,
+    """A new take: the first chunks of a finished one, with the same frames, fragments and hashes.
+
+    Raises:
+        TakeDamaged: The finished one is not what was written.
+        OSError: It cannot be written.
+    """
+    recording = tools.media.recording(story_id, old)
+    frames = tools.media.frames(story_id, old)[: tools.num_frames(num_chunks)]
+    fragments = recording.fragments[:num_chunks]
+    record = replace(
+        old,
+        take_id=new_id(),
+        created_at=now(),
+        num_chunks=num_chunks,
+        num_frames=len(frames),
+        was_cut=True,
+        chunk_bytes=tuple(map(len, fragments)),
+        frame_sha256=old.frame_sha256[: len(frames)],
     )
-    shot = ShotOrder(
-        global_caption=old.global_caption,
-        caption=old.caption,
-        seed=old.seed,
-        num_steps=old.num_steps,
-        num_chunks=old.num_chunks,
-        takes=tuple(memories.take(takes[take_id]) for take_id in old.before),
-        pins=(),
-    )
-    recording = tools.media.recording(story_id, old.take_id, old.header_bytes, old.chunk_bytes)
-    frames = tools.media.frames(story_id, old.take_id)[: tools.num_frames(num_chunks)]
-    return keep_take(
+    memory = remember(tools, record, frames)
+    return _kept(
         tools,
         story_id,
-        new_id(),
-        order,
-        shot,
         memories,
-        frames=frames,
-        memory=finish_shot(tools.pipeline.engine, shot, frames, num_chunks),
-        recording=Recording(header=recording.header, fragments=recording.fragments[:num_chunks]),
-        origin=old,
+        record,
+        Recording(header=recording.header, fragments=fragments),
+        frames,
+        memory,
     )
 
 
@@ -299,20 +336,18 @@ def keep_take(
     shot: ShotOrder,
     memories: Memories,
     *,
-    frames: UInt8[np.ndarray, "f h w 3"],
+    frames: Frames,
     memory: Take,
     recording: Recording,
-    origin: TakeRecord | None = None,
 ) -> TakeRecord:
-    """A finished take, its files on disk; of a shortened one, `origin` tells where its frames were made.
+    """A finished take, its files on disk; `memory` is what later shots may look at of it.
 
-    `memory` is what later shots may look at of it.
+    Raises:
+        OSError: It cannot be written; nothing is left of it.
     """
     engine = tools.pipeline.engine
     num_chunks = len(recording.fragments)
-    num_bytes = tools.media.keep(story_id, take_id, recording, frames, memory)
-    memories.put(take_id, memory)
-    return TakeRecord(
+    record = TakeRecord(
         take_id=take_id,
         shot_id=order.shot_id,
         created_at=now(),
@@ -325,10 +360,40 @@ def keep_take(
         was_cut=num_chunks < order.num_chunks,
         before=order.before,
         context=order.context,
-        weights_sha256=origin.weights_sha256 if origin else engine.weights_sha256,
-        environment=origin.environment if origin else tools.environment,
+        weights_sha256=engine.weights_sha256,
+        environment=tools.environment,
         header_bytes=len(recording.header),
         chunk_bytes=tuple(map(len, recording.fragments)),
-        num_bytes=num_bytes,
+        num_bytes=0,
         frame_sha256=hash_frames(frames),
     )
+    return _kept(tools, story_id, memories, record, recording, frames, memory)
+
+
+def remember(tools: StudioTools, record: TakeRecord, frames: Frames) -> Take:
+    """What later shots may look at of a take, encoded from its frames."""
+    engine = tools.pipeline.engine
+    chosen = candidate_frames(len(frames), max_frame_count(len(record.before), engine.context_budget))
+    return Take(
+        caption=record.caption,
+        seed=record.seed,
+        num_steps=record.num_steps,
+        num_chunks=record.num_chunks,
+        num_frames=len(frames),
+        candidate_frames=chosen,
+        latents=engine.encode_frames(frames[list(chosen)]),
+    )
+
+
+def _kept(
+    tools: StudioTools,
+    story_id: str,
+    memories: Memories,
+    record: TakeRecord,
+    recording: Recording,
+    frames: Frames,
+    memory: Take,
+) -> TakeRecord:
+    kept = tools.media.keep(story_id, record.take_id, recording, frames, memory)
+    memories.put(record.take_id, memory)
+    return replace(record, num_bytes=kept.num_bytes, file_sha256=kept.file_sha256)

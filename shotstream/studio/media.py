@@ -4,26 +4,46 @@
                          frames.mkv           the engine's frames, lossless
                          memory.safetensors   the latents that later shots look back at
 
-A directory is written beside its place and renamed, so that a take is there whole or not at all. Ids are
-the server's own, checked against their form before they become part of a path.
+A directory is written beside its place and renamed, so that a take is there whole or not at all. What is read
+is compared with the sums that its record holds; a take whose files are not what was written is damaged, and
+never used. A story that is to be deleted is renamed first, so that an end meanwhile does not bring it back.
+Ids are the server's own, checked against their form before they become part of a path; what is named
+otherwise is not ours, and left alone. Files and folders are their owner's alone.
 """
 
+import hashlib
+import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from shotstream.codec.video_io import FragmentWriter, H264Settings, read_frames, write_lossless
-from shotstream.files import make_atomically, remove
+from shotstream.codec.video_io import FragmentWriter, H264Settings, VideoError, read_frames, write_lossless
+from shotstream.files import flush, make_atomically, remove
+from shotstream.film.replay import hash_frames
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.streaming.saved_session import SavedSession, Take, read_session, write_session
+from shotstream.streaming.saved_session import SavedSession, SessionError, Take, read_session, write_session
+from shotstream.studio.script import TakeRecord
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _RECORDING, _FRAMES, _MEMORY = "recording.mp4", "frames.mkv", "memory.safetensors"
+_CONDEMNED = ".deleted."
+_PROBE, _PROBE_BYTES = ".probe.", 2**16
+
+Frames = UInt8[np.ndarray, "f h w 3"]
+
+
+class TakeDamaged(ValueError):
+    """The files of a take are not what was written."""
+
+    def __init__(self, take_id: str, what: str) -> None:
+        super().__init__(f"the files of a take are damaged: {what}")
+        self.take_id = take_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +55,22 @@ class Recording:
     """One for each chunk."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """The files of a take, as they are on disk."""
+
+    num_bytes: int
+    """Of all of them."""
+    file_sha256: dict[str, str]
+    """Of each, by name."""
+
+
+def own_folder(path: Path) -> None:
+    """A folder of the studio's own, which nobody but its owner may look into; made if it is not there."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.chmod(0o700)
+
+
 class MediaFolder:
     """Where takes are kept.
 
@@ -44,93 +80,234 @@ class MediaFolder:
     """
 
     def __init__(self, root: Path, pipeline: StreamingPipeline) -> None:
-        root.mkdir(parents=True, exist_ok=True)
+        own_folder(root)
+        for left in root.glob(f"{_PROBE}*"):
+            remove(left)
         self._root = root
         self._pipeline = pipeline
+        self._verified: dict[Path, tuple[int, int, str]] = {}
 
-    def keep(
-        self,
-        story_id: str,
-        take_id: str,
-        recording: Recording,
-        frames: UInt8[np.ndarray, "f h w 3"],
-        memory: Take,
-    ) -> int:
-        """Writes a take; returns the bytes that its files take.
+    def keep(self, story_id: str, take_id: str, recording: Recording, frames: Frames, memory: Take) -> Kept:
+        """Writes a take.
 
         Raises:
             OSError: a full disk, for example; nothing is left then.
         """
         target = self._take(story_id, take_id)
-        target.parent.mkdir(exist_ok=True)
-        engine = self._pipeline.engine
+        own_folder(target.parent)
 
         def make(part: Path) -> None:
-            part.mkdir()
-            (part / _RECORDING).write_bytes(recording.header + b"".join(recording.fragments))
-            write_lossless(part / _FRAMES, frames, self._pipeline.fps)
-            write_session(
-                part / _MEMORY,
-                SavedSession(
-                    model_id=engine.config.model_id,
-                    weights_sha256=engine.weights_sha256,
-                    context_policy=engine.config.context_policy,
-                    global_caption="",
-                    seed=0,
-                    takes=(memory,),
-                    pins=(),
-                ),
-            )
+            part.mkdir(mode=0o700)
+            for name, write in self._writers(recording, frames, memory).items():
+                write(part / name)
+                (part / name).chmod(0o600)
 
         try:
             make_atomically(target, make)
         except BaseException:
             remove(target.with_name(f".part.{target.name}"))
             raise
-        return sum(file.stat().st_size for file in target.iterdir())
+        return self._kept(target)
 
-    def memory(self, story_id: str, take_id: str) -> Take:
-        """What later shots may look at; SessionError when it is damaged."""
-        return read_session(self._take(story_id, take_id) / _MEMORY).takes[0]
+    def restore(
+        self, story_id: str, record: TakeRecord, recording: Recording, frames: Frames, memory: Take
+    ) -> TakeRecord:
+        """Writes those files of a take that are damaged again, each whole or not at all; its new record."""
+        target = self._take(story_id, record.take_id)
+        own_folder(target)
+        writers = self._writers(recording, frames, memory)
+        for name in self._damaged(record, target):
 
-    def frames(self, story_id: str, take_id: str) -> UInt8[np.ndarray, "f h w 3"]:
-        """The engine's frames; VideoError when they are damaged."""
-        return read_frames(self._take(story_id, take_id) / _FRAMES)
+            def write(part: Path, name: str = name) -> None:
+                writers[name](part)
+                part.chmod(0o600)
 
-    def frame(self, story_id: str, take_id: str, frame_index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """One of the engine's frames; VideoError when it is not there."""
-        return read_frames(self._take(story_id, take_id) / _FRAMES, frame_index, frame_index + 1)[0]
+            make_atomically(target / name, write)
+            if name == _RECORDING:
+                lengths = tuple(map(len, recording.fragments))
+                record = replace(record, header_bytes=len(recording.header), chunk_bytes=lengths)
+        kept = self._kept(target)
+        return replace(record, num_bytes=kept.num_bytes, file_sha256=kept.file_sha256)
 
-    def recording_file(self, story_id: str, take_id: str) -> Path:
-        """The recording."""
-        return self._take(story_id, take_id) / _RECORDING
+    def memory(self, story_id: str, record: TakeRecord) -> Take:
+        """What later shots may look at; TakeDamaged when it is not what was written."""
+        path = self._take(story_id, record.take_id) / _MEMORY
+        self._check_sum(path, record)
+        try:
+            take = read_session(path).takes[0]
+        except (SessionError, IndexError) as error:
+            raise TakeDamaged(record.take_id, _MEMORY) from error
+        if (take.num_frames, take.num_chunks) != (record.num_frames, record.num_chunks):
+            raise TakeDamaged(record.take_id, _MEMORY)
+        return take
 
-    def recording(
-        self, story_id: str, take_id: str, header_bytes: int, chunk_bytes: Sequence[int]
-    ) -> Recording:
-        """The recording, in its parts."""
-        data = self.recording_file(story_id, take_id).read_bytes()
-        ends = np.cumsum([header_bytes, *chunk_bytes]).tolist()
+    def frames(self, story_id: str, record: TakeRecord) -> Frames:
+        """The engine's frames; TakeDamaged when one of them is another."""
+        return self._frames(story_id, record, 0, record.num_frames)
+
+    def frame(self, story_id: str, record: TakeRecord, frame_index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """One of the engine's frames, which the take has; TakeDamaged when it is another."""
+        return self._frames(story_id, record, frame_index, frame_index + 1)[0]
+
+    def recording_file(self, story_id: str, record: TakeRecord) -> Path:
+        """The recording; TakeDamaged when it is not what was written."""
+        path = self._take(story_id, record.take_id) / _RECORDING
+        self._check_sum(path, record)
+        return path
+
+    def recording(self, story_id: str, record: TakeRecord) -> Recording:
+        """The recording, in its parts; TakeDamaged when it is not what was written."""
+        data = self.recording_file(story_id, record).read_bytes()
+        ends = np.cumsum([record.header_bytes, *record.chunk_bytes]).tolist()
         return Recording(
-            header=data[:header_bytes],
+            header=data[: record.header_bytes],
             fragments=tuple(data[start:end] for start, end in pairwise(ends)),
         )
 
-    def delete_story(self, story_id: str) -> None:
-        """Deletes the files of a story."""
-        remove(self._story(story_id))
+    def delete_take(self, story_id: str, take_id: str) -> None:
+        """Deletes the files of a take that was not finished."""
+        remove(self._take(story_id, take_id))
 
-    def sweep(self, known: set[tuple[str, str]]) -> int:
-        """Deletes takes that the database does not know, left by a kill between the two; how many."""
-        num_swept = 0
-        for story in self._root.iterdir():
-            for take in story.iterdir() if story.is_dir() else ():
-                if (story.name, take.name) not in known:
-                    remove(take)
-                    num_swept += 1
-            if story.is_dir() and not any(story.iterdir()):
+    def condemn(self, story_id: str) -> None:
+        """Marks the files of a story as to be deleted, whatever happens from here on."""
+        if self._story(story_id).exists():
+            self._story(story_id).replace(self._root / f"{_CONDEMNED}{story_id}")
+            flush(self._root)
+
+    def pardon(self, story_id: str) -> None:
+        """Takes that back."""
+        if (self._root / f"{_CONDEMNED}{story_id}").exists():
+            (self._root / f"{_CONDEMNED}{story_id}").replace(self._story(story_id))
+            flush(self._root)
+
+    def empty(self, story_id: str) -> None:
+        """Deletes the takes of a story that is to be deleted, and leaves the mark."""
+        condemned = self._root / f"{_CONDEMNED}{story_id}"
+        for take in condemned.iterdir() if condemned.is_dir() else ():
+            remove(take)
+
+    def delete_story(self, story_id: str) -> None:
+        """Deletes the files of a story that was to be deleted."""
+        remove(self._root / f"{_CONDEMNED}{story_id}")
+
+    def condemned(self) -> list[str]:
+        """Stories whose deletion has begun."""
+        names = (path.name.removeprefix(_CONDEMNED) for path in self._root.glob(f"{_CONDEMNED}*"))
+        return [name for name in names if _ID.fullmatch(name)]
+
+    def take_ids(self) -> set[tuple[str, str]]:
+        """(story id, take id) of every take that is here."""
+        return {(take.parent.name, take.name) for take in self._takes() if _ID.fullmatch(take.name)}
+
+    def set_aside(self, known: set[tuple[str, str]], aside: Path) -> int:
+        """Moves takes that the database does not know into another folder, unfinished ones are deleted; how
+        many were moved.
+
+        An end between a take's files and its commit leaves one; so does a database of an earlier day.
+        """
+        num_moved = 0
+        for take in list(self._takes()):
+            if take.name.startswith(".part."):
+                remove(take)
+            elif (take.parent.name, take.name) not in known:
+                target = aside / take.parent.name
+                own_folder(aside.parent)
+                own_folder(target)
+                remove(target / take.name)
+                take.replace(target / take.name)
+                num_moved += 1
+            else:
+                for part in take.glob(".part.*"):
+                    remove(part)
+        for story in self._stories():
+            if not any(story.iterdir()):
                 story.rmdir()
-        return num_swept
+        return num_moved
+
+    def check(self) -> None:
+        """Raises OSError when the disk takes nothing more; from any thread."""
+        with tempfile.NamedTemporaryFile(dir=self._root, prefix=_PROBE) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _writers(
+        self, recording: Recording, frames: Frames, memory: Take
+    ) -> dict[str, Callable[[Path], object]]:
+        engine = self._pipeline.engine
+        session = SavedSession(
+            model_id=engine.config.model_id,
+            weights_sha256=engine.weights_sha256,
+            context_policy=engine.config.context_policy,
+            global_caption="",
+            seed=0,
+            takes=(memory,),
+            pins=(),
+        )
+        return {
+            _RECORDING: lambda path: path.write_bytes(recording.header + b"".join(recording.fragments)),
+            _FRAMES: lambda path: write_lossless(path, frames, self._pipeline.fps),
+            _MEMORY: lambda path: write_session(path, session),
+        }
+
+    def _frames(self, story_id: str, record: TakeRecord, start: int, stop: int) -> Frames:
+        try:
+            frames = read_frames(self._take(story_id, record.take_id) / _FRAMES, start, stop)
+        except VideoError as error:
+            raise TakeDamaged(record.take_id, _FRAMES) from error
+        if hash_frames(frames) != record.frame_sha256[start:stop]:
+            raise TakeDamaged(record.take_id, _FRAMES)
+        return frames
+
+    def _damaged(self, record: TakeRecord, target: Path) -> list[str]:
+        """The files of a take that are to be written again."""
+        checks: dict[str, Callable[[str, TakeRecord], object]] = {
+            _RECORDING: self.recording_file,
+            _FRAMES: self.frames,
+            _MEMORY: self.memory,
+        }
+        found: list[str] = []
+        for name, check in checks.items():
+            try:
+                check(target.parent.name, record)
+            except TakeDamaged:
+                found.append(name)
+        return found
+
+    def _check_sum(self, path: Path, record: TakeRecord) -> None:
+        """Reads a file again only when it has changed since it was right."""
+        try:
+            stat = path.stat()
+            seen = (stat.st_mtime_ns, stat.st_size, record.file_sha256.get(path.name, ""))
+            if self._verified.get(path) == seen:
+                return
+            if seen[2] and _sum(path) != seen[2]:
+                raise TakeDamaged(record.take_id, path.name)
+        except FileNotFoundError as error:
+            raise TakeDamaged(record.take_id, f"{path.name} is missing") from error
+        if (
+            not seen[2]
+            and path.name == _RECORDING
+            and stat.st_size != record.header_bytes + sum(record.chunk_bytes)
+        ):
+            raise TakeDamaged(record.take_id, path.name)
+        self._verified[path] = seen
+
+    def _kept(self, target: Path) -> Kept:
+        files = [target / name for name in (_RECORDING, _FRAMES, _MEMORY)]
+        return Kept(
+            num_bytes=sum(file.stat().st_size for file in files),
+            file_sha256={file.name: _sum(file) for file in files},
+        )
+
+    def _stories(self) -> Iterator[Path]:
+        return (path for path in self._root.iterdir() if _ID.fullmatch(path.name) and path.is_dir())
+
+    def _takes(self) -> Iterator[Path]:
+        for story in list(self._stories()):
+            for take in list(story.iterdir()):
+                if _ID.fullmatch(take.name.removeprefix(".part.")):
+                    yield take
 
     def _story(self, story_id: str) -> Path:
         assert _ID.fullmatch(story_id), "ids are the server's own"
@@ -139,6 +316,18 @@ class MediaFolder:
     def _take(self, story_id: str, take_id: str) -> Path:
         assert _ID.fullmatch(take_id), "ids are the server's own"
         return self._story(story_id) / take_id
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def recorded(pipeline: StreamingPipeline, scale: int, frames: Frames, ends: Sequence[int]) -> Recording:
+    """The recording of frames that are there, in chunks that end at `ends`."""
+    writer = fragment_writer(pipeline, scale)
+    made = [writer.write(frames[start:end]) for start, end in pairwise([0, *ends])]
+    return Recording(header=made[0][0], fragments=tuple(fragment for _, fragment in made))
 
 
 def fragment_writer(pipeline: StreamingPipeline, scale: int) -> FragmentWriter:

@@ -2,26 +2,44 @@
 
 The worker's alone. What people ask for is in controls.py, what they are shown in views.py; this is what
 goes on by itself. A take in the making that no longer fits the story is dropped and, where it is still
-wanted, made anew.
+wanted, made anew. A take is told finished when it is committed, not before; while disk or database take
+nothing it is held, and tried again. A take whose files are damaged is made anew before it is looked at.
 """
 
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from shotstream.streaming.noise import shot_seed
-from shotstream.studio.events import Media, Message, Place, Playhead, Story, TakeEnded, TakeStarted, Telemetry
+from shotstream.studio.events import (
+    Media,
+    Message,
+    Notice,
+    Place,
+    Playhead,
+    Story,
+    TakeEnded,
+    TakeStarted,
+    Telemetry,
+)
 from shotstream.studio.history import History, Wanted
 from shotstream.studio.making import MadeChunk, Memories, StudioTools, TakeInMaking, TakeOrder, plan_context
+from shotstream.studio.media import TakeDamaged
+from shotstream.studio.mending import TakeLost, mend
 from shotstream.studio.script import Script, TakeRecord, start_frames
 from shotstream.studio.seat import Seat
 from shotstream.studio.store import StoredStory
+from shotstream.studio.trouble import explain, is_trouble
 from shotstream.studio.views import making_state, story_state
 
 _FPS_WINDOW_S = 5.0
+_TRY_AGAIN_S = 5.0
 _log = logging.getLogger(__name__)
 
 RoomState = Literal["generating", "ahead", "idle", "paused", "full"]
@@ -32,7 +50,7 @@ class Room:
 
     def __init__(self, tools: StudioTools, stored: StoredStory) -> None:
         self.tools = tools
-        self.history = History(tools.store, stored)
+        self.history = History(tools.store, stored, tools.limits)
         self.memories = Memories(tools, stored.story_id)
         self.seats: dict[str, Seat] = {}
         self.making: TakeInMaking | None = None
@@ -47,6 +65,9 @@ class Room:
         self._made: deque[tuple[float, int]] = deque()
         self._first_chunk_s: float | None = None
         self._told: dict[str, Telemetry] = {}
+        self._held_until_s = 0.0
+        self._to_mend: deque[str] = deque()
+        self._mending: Generator[None, None, dict[str, TakeRecord]] | None = None
 
     @property
     def story_id(self) -> str:
@@ -95,13 +116,20 @@ class Room:
         """A place of the film; None: that take is not in it."""
         starts = start_frames(self.script, self.history.takes)
         making = self.making
-        take_id = self.replaced_takes.get(place.take_id, place.take_id)
+        take_id = self.shown(place.take_id)
         if making is not None and take_id == making.take_id:
             return starts[making.order.index] + min(place.frame_index, making.num_frames)
         for index, card in enumerate(self.script.cards):
             if card.take_id == take_id:
                 return min(starts[index] + place.frame_index, starts[index + 1])
         return None
+
+    def shown(self, take_id: str) -> str:
+        """What a take has become in the film, where a page may still name it as it was before it was cut."""
+        film = self.script.film()
+        while take_id not in film and take_id in self.replaced_takes:
+            take_id = self.replaced_takes[take_id]
+        return take_id
 
     def send(self, message: Message) -> None:
         """A message for every viewer."""
@@ -124,13 +152,19 @@ class Room:
 
     def state(self, now_s: float) -> RoomState:
         """What goes on, and why nothing does."""
+        if self.tools.troubles.get(self.story_id) and now_s < self._held_until_s:
+            return "full"
+        if self._to_mend:
+            return "generating"
         if not self.seats:
             return "paused"
         index = self.next_index()
         if index is None:
             return "idle"
-        if self.making is None and self.tools.store_bytes() >= self.tools.limits.quota_bytes:
+        if self.making is None and self.tools.is_full():
             return "full"
+        if self.making is not None and self.making.is_complete:
+            return "generating"
         return "generating" if self._look_ahead(index, now_s) < self._most_ahead() else "ahead"
 
     def next_index(self) -> int | None:
@@ -154,7 +188,15 @@ class Room:
 
     def advance(self) -> None:
         """Makes one chunk; the take's first one begins it, its last one ends it."""
+        if self._to_mend:
+            self._mend_on()
+            return
         making = self.making or self._begin()
+        if making is None:
+            return
+        if making.is_complete:  # It could not be kept before.
+            self.end_take(making, making.num_made)
+            return
         began_s = time.monotonic()
         try:
             chunk = making.make_chunk()
@@ -175,28 +217,38 @@ class Room:
 
     def end_take(self, making: TakeInMaking, num_chunks: int) -> None:
         """Keeps the take in the making, as its shot's chosen one: a step of the story."""
+        again = any(take.shot_id == making.order.shot_id for take in self.history.takes.values())
+        label = f"{'Another take' if again else 'Take'} of shot {making.order.index + 1}"
         try:
             record = self.finish(making, num_chunks)
-        except (ValueError, RuntimeError, OSError) as error:
-            self.fail(making, error)
-            return
-        again = any(take.shot_id == record.shot_id for take in self.history.takes.values())
-        label = f"{'Another take' if again else 'Take'} of shot {making.order.index + 1}"
-        self.commit(self.with_take(self.script, record), label, [record])
+            self.commit(self.with_take(self.script, record), label, [record], ended=making)
+        except (ValueError, RuntimeError, OSError, SQLAlchemyError) as error:
+            if not is_trouble(error):
+                self.fail(making, error)
+                return
+            self.hold(error)
+        else:
+            self.tools.troubles.pop(self.story_id, None)
 
     def finish(self, making: TakeInMaking, num_chunks: int) -> TakeRecord:
-        """The record of the take in the making, whose files are then on disk; the caller commits it."""
-        record = making.finish(self.story_id, self.memories, num_chunks)
-        self.making = None
-        outcome = "cut" if record.was_cut else "finished"
-        self._tell_end(making, outcome, num_chunks)
-        return record
+        """The record of the take in the making, whose files are then on disk; the caller commits it.
+
+        Raises:
+            OSError: They cannot be written. A take that is not complete is dropped then: its stream has
+                ended, and it comes out the same when it is made again.
+        """
+        try:
+            return making.finish(self.story_id, self.memories, num_chunks)
+        except OSError:
+            if not making.is_complete:
+                self.discard()
+            raise
 
     def with_take(self, script: Script, record: TakeRecord) -> Script:
-        """The script with a take chosen, its card as the take was ordered; its request is fulfilled."""
+        """The script with a take chosen, its card as the take was ordered."""
         index = script.index_of(record.shot_id)
         assert index is not None
-        want = self.history.wanted.pop(record.shot_id, None)
+        want = self.history.wanted.get(record.shot_id)
         card = replace(script.cards[index], take_id=record.take_id, caption=record.caption)
         if want is not None and want.num_chunks is not None:
             card = replace(card, num_chunks=want.num_chunks)
@@ -206,10 +258,33 @@ class Room:
             card = replace(card, num_chunks=record.num_chunks)
         return script.with_card(card)
 
+    def mend(self, take_id: str) -> None:
+        """Makes a take anew whose files are damaged, before anything else."""
+        is_known = take_id in self.history.takes and take_id not in self.tools.lost
+        if is_known and take_id not in self._to_mend:
+            self._to_mend.append(take_id)
+            self.changed()
+
+    @property
+    def is_mending(self) -> bool:
+        """Whether damaged takes are being made anew."""
+        return bool(self._to_mend)
+
+    def hold(self, error: BaseException) -> None:
+        """Waits until disk and database take something again; nothing is lost meanwhile."""
+        reason = explain(error)
+        self._held_until_s = time.monotonic() + _TRY_AGAIN_S
+        if self.tools.troubles.get(self.story_id) != reason:
+            _log.error("story %s waits: %s", self.story_id, reason)
+            self.tools.troubles[self.story_id] = reason
+            self.send(Notice(code="storage", message=f"{reason}; what was made waits until it can be kept"))
+        self.changed()
+
     def discard(self, outcome: Literal["discarded", "failed"] = "discarded") -> None:
         """Drops the take in the making."""
         if self.making is not None:
             making, self.making = self.making, None
+            self.tools.troubles.pop(self.story_id, None)
             making.discard()
             self._tell_end(making, outcome, 0)
             self.changed()
@@ -220,14 +295,46 @@ class Room:
         self.making = making
         self.discard("failed")
         message = " ".join(str(error).split()) or type(error).__name__
-        self.failures[making.order.shot_id] = message[:300]
-        self.history.set_going(wanted=self._wanted_without(making.order.shot_id))
-        self.changed()
+        self._give_up(making.order.shot_id, message)
 
-    def commit(self, script: Script, label: str, takes: Sequence[TakeRecord] = ()) -> None:
-        """A step of the story; a take in the making that no longer fits is dropped."""
-        self.history.commit(script, label, takes)
-        self.tools.count_bytes(sum(take.num_bytes for take in takes))
+    def commit(
+        self,
+        script: Script,
+        label: str,
+        takes: Sequence[TakeRecord] = (),
+        *,
+        ended: TakeInMaking | None = None,
+        autoplay: bool | None = None,
+        wanted: dict[str, Wanted] | None = None,
+    ) -> None:
+        """A step of the story; a take in the making that no longer fits is dropped.
+
+        Args:
+            script: The story from now on.
+            label: What was done, for the person.
+            takes: What was finished with it; their files are on disk.
+            ended: The take in the making, if it is one of them: its request is fulfilled, and it is told
+                ended when it is committed.
+            autoplay: As from now on; None: as it is.
+            wanted: The shots that are asked for from now on; None: as they are.
+        """
+        if ended is not None and wanted is None:
+            wanted = self._wanted_without(ended.order.shot_id)
+        before = self.history.num_bytes
+        try:
+            self.history.commit(
+                script, label, takes, autoplay=autoplay, wanted=wanted, may_grow=not self.tools.is_full()
+            )
+        except SQLAlchemyError:
+            self._withdraw(takes)
+            if ended is not None and not ended.is_complete:
+                self.discard()  # See `finish`.
+            raise
+        self.tools.count_bytes(self.history.num_bytes - before + sum(take.num_bytes for take in takes))
+        if ended is not None:
+            self.making = None
+            record = next(take for take in takes if take.take_id == ended.take_id)
+            self._tell_end(ended, "cut" if record.was_cut else "finished", record.num_chunks)
         self.recheck()
 
     def recheck(self) -> None:
@@ -243,6 +350,9 @@ class Room:
     def close(self) -> None:
         """Lets go of the take in the making; it comes out the same when it is made again."""
         self.discard()
+        self.tools.troubles.pop(self.story_id, None)
+        if self._mending is not None:
+            self._mending.close()
 
     def telemetry(self, now_s: float, num_generating: int, queue_position: int) -> None:
         """Tells the viewers how it goes, where that has changed."""
@@ -263,16 +373,85 @@ class Room:
                 self._told[viewer_id] = message
                 seat.send(message)
 
-    def _begin(self) -> TakeInMaking:
+    def _begin(self) -> TakeInMaking | None:
+        """The next take; None: what it looks at is damaged, and is made anew first."""
         index = self.next_index()
         assert index is not None, "advanced only while there is something to make"
         order = self._order(index)
         self.failures.pop(order.shot_id, None)
-        self.making = TakeInMaking(self.tools, order, self.memories, self.history.takes)
+        try:
+            making = TakeInMaking(self.tools, order, self.memories, self.history.takes)
+        except TakeDamaged as error:
+            _log.warning("story %s, take %s: %s", self.story_id, error.take_id, error)
+            if error.take_id in self.tools.lost:
+                self._give_up(order.shot_id, self.tools.lost[error.take_id])
+            self.mend(error.take_id)
+            return None
+        except OSError as error:
+            self.hold(error)
+            return None
+        except (ValueError, RuntimeError) as error:
+            _log.error("shot %s of story %s failed", order.shot_id, self.story_id, exc_info=error)
+            self._give_up(order.shot_id, " ".join(str(error).split()) or type(error).__name__)
+            return None
+        self.making = making
         self.changed()
         self.flush()
         self.send(TakeStarted(making=making_state(self, self.making)))
         return self.making
+
+    def _mend_on(self) -> None:
+        take_id = self._to_mend[0]
+        name = self._name_of(take_id)
+        if self._mending is None:
+            self._mending = mend(self.tools, self.story_id, take_id, self.memories, self.history.takes)
+        try:
+            next(self._mending)
+            return
+        except StopIteration as done:
+            self.history.takes |= done.value
+            self.send(
+                Notice(
+                    code="storage",
+                    message=f"the files of {name} were damaged; they were made anew, as before",
+                )
+            )
+        except TakeLost as error:
+            message = f"the files of {name} are damaged: {error}; take that shot again"
+            _log.error("story %s, take %s: %s", self.story_id, take_id, error)
+            self.tools.lost[take_id] = message
+            self.send(Notice(code="storage", message=message))
+            index = self.next_index()
+            if index is not None and take_id in self.script.film(index):
+                self._give_up(self.script.cards[index].shot_id, message)
+        except (OSError, SQLAlchemyError) as error:
+            self._mending = None
+            self.hold(error)
+            return
+        self.tools.troubles.pop(self.story_id, None)
+        self._to_mend.popleft()
+        self._mending = None
+        self.changed()
+
+    def _name_of(self, take_id: str) -> str:
+        index = self.script.index_of(self.history.takes[take_id].shot_id)
+        return "a take of a shot that was removed" if index is None else f"a take of shot {index + 1}"
+
+    def _give_up(self, shot_id: str, message: str) -> None:
+        """A shot waits for the person, and says why."""
+        self.failures[shot_id] = message[:300]
+        try:
+            self.history.set_going(wanted=self._wanted_without(shot_id))
+        except SQLAlchemyError as error:
+            self.hold(error)
+        self.changed()
+
+    def _withdraw(self, takes: Sequence[TakeRecord]) -> None:
+        """Deletes the files of takes that were not committed; where that is in doubt they stay."""
+        with suppress(SQLAlchemyError, OSError):
+            for take in takes:
+                if self.tools.store.take(self.story_id, take.take_id) is None:
+                    self.tools.media.delete_take(self.story_id, take.take_id)
 
     def _order(self, index: int) -> TakeOrder:
         card = self.script.cards[index]

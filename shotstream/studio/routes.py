@@ -11,10 +11,8 @@ from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
 from PIL import Image
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
-from shotstream.codec.video_io import VideoError
 from shotstream.film.prepare import caption_warnings
 from shotstream.story import (
     Shot,
@@ -46,10 +44,13 @@ from shotstream.studio.events import (
     TakeState,
 )
 from shotstream.studio.exports import Exporter
+from shotstream.studio.handover import Handover
 from shotstream.studio.making import StudioTools
+from shotstream.studio.media import TakeDamaged
 from shotstream.studio.refusal import Refusal
 from shotstream.studio.script import TakeRecord
 from shotstream.studio.studio import Studio
+from shotstream.studio.trouble import explain
 from shotstream.studio.worker import Worker
 
 DEFAULT_SEED = 7
@@ -108,7 +109,12 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
         code: {"model": Problem} for code in (400, 401, 404, 409, 413, 503)
     }
     router = APIRouter(prefix="/api", responses=problems, route_class=JsonRoute)
-    num_exporting = 0
+    num_exporting = num_files = 0
+
+    async def mend(story_id: str, damage: TakeDamaged) -> Refusal:
+        """What to tell whoever asked for a damaged take, which is made anew."""
+        await worker.ask(lambda studio: studio.mend(story_id, damage.take_id))
+        return Refusal("busy", "the take's files are damaged and are made anew now; try again soon")
 
     async def take_of(story_id: str, take_id: str) -> TakeRecord:
         record = await run_in_threadpool(tools.store.take, story_id, take_id)
@@ -117,11 +123,16 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
         return record
 
     async def export(story_id: str, name: str, kind: str, job: Job, shot_id: str | None = None) -> Response:
-        nonlocal num_exporting
+        nonlocal num_exporting, num_files
         view = await worker.ask(lambda studio: studio.film(story_id))
         if num_exporting >= tools.limits.exports:
             raise Refusal("busy", f"{num_exporting} exports are being made; try again")
-        descriptor, made = tempfile.mkstemp(dir=exports_dir, suffix=FilePath(name).suffix)
+        if num_files >= tools.limits.export_files:
+            raise Refusal("busy", f"{num_files} exports are being fetched; try again")
+        try:
+            descriptor, made = tempfile.mkstemp(dir=exports_dir, suffix=FilePath(name).suffix)
+        except OSError as error:
+            raise Refusal("storage", f"the export cannot be written: {explain(error)}") from error
         os.close(descriptor)
         path = FilePath(made)
 
@@ -129,16 +140,26 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
             exporter = Exporter(tools, view)
             return job(exporter if shot_id is None else exporter.only(shot_id), path)
 
+        def ended() -> None:
+            nonlocal num_files
+            num_files -= 1
+            path.unlink(missing_ok=True)
+
         num_exporting += 1
+        num_files += 1
         try:
             given = await run_in_threadpool(run)
-        except BaseException:
-            path.unlink(missing_ok=True)
+        except BaseException as error:
+            ended()
+            if isinstance(error, TakeDamaged):
+                raise await mend(story_id, error) from error
+            if isinstance(error, OSError):
+                raise Refusal("storage", f"the export cannot be written: {explain(error)}") from error
             raise
         finally:
             num_exporting -= 1
         name = given if isinstance(given, str) else name
-        return FileResponse(path, media_type=kind, filename=name, background=BackgroundTask(path.unlink))
+        return Handover(path, kind, filename=name, ended=ended)
 
     async def told_only(story_id: str, shot_id: str | None = None) -> None:
         """Refusal when there is no such film or shot."""
@@ -263,8 +284,11 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
     async def recording(story_id: StoryId, take_id: TakeId) -> FileResponse:
         """A take's recording, as it was sent."""
         record = await take_of(story_id, take_id)
-        path = tools.media.recording_file(story_id, record.take_id)
-        return FileResponse(path, media_type="video/mp4", headers=IMMUTABLE)
+        try:
+            path = await run_in_threadpool(tools.media.recording_file, story_id, record)
+        except TakeDamaged as error:
+            raise await mend(story_id, error) from error
+        return Handover(path, "video/mp4", headers=IMMUTABLE)
 
     @router.get("/stories/{story_id}/takes/{take_id}/frames/{frame_index}.png", response_class=Response)
     async def frame(story_id: StoryId, take_id: TakeId, frame_index: FrameNumber) -> Response:
@@ -275,13 +299,14 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
 
         def draw() -> bytes:
             data = io.BytesIO()
-            try:
-                Image.fromarray(tools.media.frame(story_id, record.take_id, frame_index)).save(data, "png")
-            except VideoError as error:
-                raise Refusal("failed", f"the take's file is damaged: {error}") from error
+            Image.fromarray(tools.media.frame(story_id, record, frame_index)).save(data, "png")
             return data.getvalue()
 
-        return Response(await run_in_threadpool(draw), media_type="image/png", headers=IMMUTABLE)
+        try:
+            drawn = await run_in_threadpool(draw)
+        except TakeDamaged as error:
+            raise await mend(story_id, error) from error
+        return Response(drawn, media_type="image/png", headers=IMMUTABLE)
 
     @router.get("/stories/{story_id}/takes/{take_id}/hashes")
     async def hashes(story_id: StoryId, take_id: TakeId, response: Response) -> list[str]:

@@ -5,7 +5,7 @@ undo, branches and the choice of a take are nothing but another script.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from shotstream.studio.events import StaleReason
@@ -115,6 +115,8 @@ class TakeRecord:
     """Of all its files."""
     frame_sha256: tuple[str, ...]
     """Of the engine's frames."""
+    file_sha256: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of each of its files, by name; empty for takes of an earlier version."""
 
     def to_document(self) -> dict[str, Any]:
         """Plain values; `from_document` inverts it."""

@@ -1,12 +1,18 @@
 """Stories in a database: SQLite beside the media, or PostgreSQL by URL; the schema is Alembic's.
 
-A story's history is a tree of steps, each a whole script; a branch points to its present step (head) and to
-the furthest one that can be done again (tip). Steps and takes are written once and never changed, so that a
-server killed at any moment leaves the last committed step, and all before it, as they were. One transaction
-per change. Only the worker writes; any thread may read.
+A story's history is a line of steps for each branch, each a whole script; a branch points to its present step
+(head) and to the furthest one that can be done again (tip). Steps and takes are written once and not changed,
+so that a server killed at any moment leaves the last committed step, and those before it, as they were; the
+oldest steps are forgotten beyond a bound, and those that can never be done again at once. One transaction per
+change. What comes before what is told by numbers: a clock may go back. Only the worker writes; any thread may
+read.
 """
 
-from collections.abc import Sequence
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,70 +21,24 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import JSON, BigInteger, Boolean, ForeignKey, String, create_engine, event, func, select, text
-from sqlalchemy.engine import Engine
+from sqlalchemy import create_engine, delete, event, func, select, text, update
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from shotstream.studio.script import Script, TakeRecord
+from shotstream.studio.tables import BranchRow, FolderRow, StepRow, StoryRow, TakeRow
 
+_log = logging.getLogger(__name__)
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_INCREMENTAL = 2  # auto_vacuum: free pages are given back when asked
+_LOCK_WAIT_MS = 2000
+_LOG_BYTES = 2**22
+_CLAIM = 0x53686F74  # of all advisory locks of a database: this program's
 
 
 class StoreError(ValueError):
     """A database that cannot be used; one line."""
-
-
-class Base(DeclarativeBase):
-    """The tables; `migrations/` makes and changes them."""
-
-
-class StoryRow(Base):
-    """A story."""
-
-    __tablename__ = "stories"
-    story_id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    created_at: Mapped[str] = mapped_column(String(40))
-    updated_at: Mapped[str] = mapped_column(String(40), index=True)
-    seed: Mapped[str] = mapped_column(String(20))
-    autoplay: Mapped[bool] = mapped_column(Boolean)
-    branch_id: Mapped[str] = mapped_column(String(16))
-    wanted: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
-
-
-class BranchRow(Base):
-    """A line of a story's history."""
-
-    __tablename__ = "branches"
-    branch_id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    story_id: Mapped[str] = mapped_column(ForeignKey("stories.story_id"), index=True)
-    created_at: Mapped[str] = mapped_column(String(40))
-    name: Mapped[str] = mapped_column(String(200))
-    head_id: Mapped[str] = mapped_column(String(16))
-    tip_id: Mapped[str] = mapped_column(String(16))
-
-
-class StepRow(Base):
-    """A script of a story's history; never changed."""
-
-    __tablename__ = "steps"
-    step_id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    story_id: Mapped[str] = mapped_column(ForeignKey("stories.story_id"), index=True)
-    parent_id: Mapped[str | None] = mapped_column(String(16))
-    created_at: Mapped[str] = mapped_column(String(40))
-    label: Mapped[str] = mapped_column(String(200))
-    script: Mapped[dict[str, Any]] = mapped_column(JSON)
-
-
-class TakeRow(Base):
-    """A finished take; never changed."""
-
-    __tablename__ = "takes"
-    take_id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    story_id: Mapped[str] = mapped_column(ForeignKey("stories.story_id"), index=True)
-    created_at: Mapped[str] = mapped_column(String(40))
-    num_bytes: Mapped[int] = mapped_column(BigInteger)
-    record: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +75,27 @@ class StoredStory:
     wanted: tuple[dict[str, Any], ...]
     branches: tuple[StoredBranch, ...]
     takes: tuple[TakeRecord, ...]
+    """In the order in which they were finished."""
+    history_bytes: int
+    """Of the scripts of all its steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """What a change has made of a story's history."""
+
+    num_bytes: int
+    """So much more it takes than before; less than 0 where more was forgotten than written."""
+    parent_id: str | None
+    """The step before the branch's present one, if it is still there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryBound:
+    """How much of a story's history is kept; the present step of each branch always is."""
+
+    steps: int
+    num_bytes: int
 
 
 def new_id() -> str:
@@ -123,7 +104,7 @@ def new_id() -> str:
 
 
 def now() -> str:
-    """This moment: ISO 8601, UTC; sorts as text."""
+    """This moment, to be shown: ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
@@ -139,25 +120,36 @@ class Store:
 
     def __init__(self, url: str) -> None:
         try:
-            self._engine = create_engine(url, pool_pre_ping=True)
+            # Captions are private: no error and no log repeats what was written.
+            self._engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise StoreError(
                 f"the database {url.partition(':')[0]!r} cannot be used: {error}; give sqlite:///FILE or "
                 "postgresql+psycopg://..."
             ) from error
+        self._claim: Connection | None = None
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _tune_sqlite)
+        if self._engine.dialect.name == "postgresql":
+            event.listen(self._engine, "connect", _tune_postgresql)
 
     def upgrade(self) -> None:
-        """Brings the schema to this program's version."""
+        """Brings the schema to this program's version; the file of SQLite is its owner's alone."""
+        self._close_to_others()
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         with self._engine.begin() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+        self._make_shrinkable()
+        self._close_to_others()
 
     def close(self) -> None:
         """Lets go of every connection."""
+        if self._claim is not None:
+            self._claim.invalidate()
+            self._claim.close()
+            self._claim = None
         self._engine.dispose()
 
     @property
@@ -170,8 +162,41 @@ class Store:
         with self._engine.connect() as connection:
             connection.execute(text("select 1"))
 
-    def create(self, story_id: str, script: Script, *, seed: int, autoplay: bool) -> None:
-        """A new story with one branch and one step."""
+    def check(self) -> None:
+        """Raises SQLAlchemyError when the database keeps nothing; from any thread."""
+        with Session(self._engine) as session, session.begin():
+            found = session.scalar(select(FolderRow.folder_id))
+            # Written as it is: it needs the lock, and room on the disk.
+            session.execute(update(FolderRow).values(folder_id=found))
+
+    def claim(self) -> None:
+        """Keeps other servers out of a PostgreSQL database until `close`; SQLite's file lies in the folder.
+
+        Raises:
+            StoreError: Another one works with it.
+        """
+        if self._engine.dialect.name != "postgresql" or self._claim is not None:
+            return
+        claim = self._engine.connect()
+        if not claim.scalar(text(f"select pg_try_advisory_lock({_CLAIM})")):
+            claim.close()
+            raise StoreError("another server works with this database; give each its own")
+        claim.commit()
+        self._claim = claim
+
+    def folder_id(self) -> str | None:
+        """The folder that holds the files; None: not known yet."""
+        with Session(self._engine) as session:
+            return session.scalar(select(FolderRow.folder_id))
+
+    def bind(self, folder_id: str) -> None:
+        """The files are in this folder from now on."""
+        with Session(self._engine) as session, session.begin():
+            session.execute(delete(FolderRow))
+            session.add(FolderRow(folder_id=folder_id))
+
+    def create(self, story_id: str, script: Script, *, seed: int, autoplay: bool) -> int:
+        """A new story with one branch and one step; the bytes that it takes."""
         time, branch_id, step_id = now(), new_id(), new_id()
         with Session(self._engine) as session, session.begin():
             session.add(
@@ -179,6 +204,7 @@ class Store:
                     story_id=story_id,
                     created_at=time,
                     updated_at=time,
+                    number=_next_number(session),
                     seed=str(seed),
                     autoplay=autoplay,
                     branch_id=branch_id,
@@ -186,17 +212,20 @@ class Store:
                 )
             )
             session.flush()
-            session.add(_step_row(story_id, Step(step_id=step_id, parent_id=None, label="", script=script)))
+            step = _step_row(story_id, Step(step_id=step_id, parent_id=None, label="", script=script), 1)
+            session.add(step)
             session.add(
                 BranchRow(
                     branch_id=branch_id,
                     story_id=story_id,
                     created_at=time,
+                    number=1,
                     name="Main",
                     head_id=step_id,
                     tip_id=step_id,
                 )
             )
+            return step.num_bytes
 
     def load(self, story_id: str) -> StoredStory | None:
         """A story; None: there is none of that id."""
@@ -207,7 +236,7 @@ class Store:
     def all_stories(self) -> list[StoredStory]:
         """Every story, the latest change first."""
         with Session(self._engine) as session:
-            rows = session.scalars(select(StoryRow).order_by(StoryRow.updated_at.desc())).all()
+            rows = session.scalars(select(StoryRow).order_by(StoryRow.number.desc())).all()
             return [_stored(session, row) for row in rows]
 
     def step(self, step_id: str) -> Step:
@@ -230,7 +259,8 @@ class Store:
         wanted: Sequence[dict[str, Any]],
         step: Step | None = None,
         takes: Sequence[TakeRecord] = (),
-    ) -> None:
+        bound: HistoryBound | None = None,
+    ) -> Saved:
         """One change of a story: all of it, or nothing.
 
         Args:
@@ -240,10 +270,12 @@ class Store:
             wanted: shots that were asked for.
             step: a new step.
             takes: new takes; their files are on disk.
+            bound: how much of the history is kept; None: all of it.
         """
         with Session(self._engine) as session, session.begin():
             row = session.get_one(StoryRow, story_id)
             row.updated_at, row.autoplay, row.branch_id = now(), autoplay, branch.branch_id
+            row.number = _next_number(session)
             row.wanted = list(wanted)
             known = session.get(BranchRow, branch.branch_id)
             if known is None:
@@ -252,6 +284,7 @@ class Store:
                         branch_id=branch.branch_id,
                         story_id=story_id,
                         created_at=now(),
+                        number=_next_number(session, BranchRow, story_id),
                         name=branch.name,
                         head_id=branch.head_id,
                         tip_id=branch.tip_id,
@@ -259,29 +292,66 @@ class Store:
                 )
             else:
                 known.head_id, known.tip_id = branch.head_id, branch.tip_id
+            grown = 0
             if step is not None:
-                session.add(_step_row(story_id, step))
-            for take in takes:
+                added = _step_row(story_id, step, _next_number(session, StepRow, story_id))
+                session.add(added)
+                grown += added.num_bytes
+            number = _next_number(session, TakeRow, story_id)
+            for place, take in enumerate(takes):
                 session.add(
                     TakeRow(
                         take_id=take.take_id,
                         story_id=story_id,
                         created_at=take.created_at,
+                        number=number + place,
                         num_bytes=take.num_bytes,
                         record=take.to_document(),
                     )
                 )
+            session.flush()
+            if step is not None and bound is not None:
+                grown -= _forget(session, story_id, bound)
+            head = select(StepRow.parent_id).where(StepRow.step_id == branch.head_id)
+            return Saved(num_bytes=grown, parent_id=session.scalar(head))
+
+    def replace_take(self, record: TakeRecord) -> None:
+        """A take whose files were made anew: other lengths and sums, the same frames."""
+        with Session(self._engine) as session, session.begin():
+            row = session.get_one(TakeRow, record.take_id)
+            row.num_bytes, row.record = record.num_bytes, record.to_document()
 
     def delete(self, story_id: str) -> None:
-        """Forgets a story."""
+        """Forgets a story, if it is there."""
         with Session(self._engine) as session, session.begin():
-            for table in (TakeRow, StepRow, BranchRow):
-                for row in session.scalars(select(table).where(table.story_id == story_id)):
-                    session.delete(row)
-            session.flush()
-            story = session.get(StoryRow, story_id)
-            if story is not None:
-                session.delete(story)
+            for table in (TakeRow, StepRow, BranchRow, StoryRow):
+                session.execute(delete(table).where(table.story_id == story_id))
+
+    def shrink(self, most_bytes: int = 2**22) -> None:
+        """Gives room that nothing needs any more back to the disk, so much at most; SQLite's alone.
+
+        PostgreSQL's own autovacuum makes such room good for new rows.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        with self._engine.connect() as connection:
+            free, pages = (
+                int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+                for name in ("freelist_count", "page_count")
+            )
+            if free * 8 > pages:
+                size = int(connection.exec_driver_sql("PRAGMA page_size").scalar_one())
+                connection.commit()
+                raw = connection.connection.driver_connection
+                assert raw is not None
+                # A page is given back with each step of this statement: a script runs it to its end.
+                raw.execute("PRAGMA busy_timeout=0")
+                try:
+                    raw.executescript(f"PRAGMA incremental_vacuum({most_bytes // size})")
+                except sqlite3.OperationalError as error:
+                    _log.debug("the database does not shrink now: %s", error)
+                finally:
+                    raw.execute(f"PRAGMA busy_timeout={_LOCK_WAIT_MS}")
 
     def take(self, story_id: str, take_id: str) -> TakeRecord | None:
         """A take of a story; None: it has none of that id."""
@@ -300,34 +370,131 @@ class Store:
             return session.scalar(select(func.count()).select_from(StoryRow)) or 0
 
     def num_bytes(self) -> int:
-        """Of the files of all takes."""
+        """Of the files of all takes, and of all history."""
         with Session(self._engine) as session:
-            return int(session.scalar(select(func.sum(TakeRow.num_bytes))) or 0)
+            sums = (select(func.sum(table.num_bytes)) for table in (TakeRow, StepRow))
+            return sum(int(session.scalar(each) or 0) for each in sums)
+
+    def _close_to_others(self) -> None:
+        """SQLite gives the files that it makes beside its own the same mode."""
+        for path in self._files():
+            if not path.exists() and path.parent.is_dir():
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+            path.chmod(0o600)
+
+    def _files(self) -> list[Path]:
+        name = self._engine.url.database
+        if self._engine.dialect.name != "sqlite" or not name or name.startswith((":", "file:")):
+            return []
+        beside = [Path(f"{name}{ending}") for ending in ("-wal", "-shm")]
+        return [Path(name), *(path for path in beside if path.exists())]
+
+    def _make_shrinkable(self) -> None:
+        """Once for a file of an earlier version, or a new one: lets it give room back."""
+        if self._engine.dialect.name != "sqlite":
+            return
+        with self._engine.connect() as connection:
+            if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar() == _INCREMENTAL:
+                return
+            connection.commit()
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.execute(f"PRAGMA auto_vacuum={_INCREMENTAL}")
+            try:
+                raw.execute("VACUUM")
+            except sqlite3.OperationalError as error:
+                # It needs as much room again; the next start tries anew.
+                _log.warning("the database's file cannot be made to shrink now: %s", error)
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
-    # FULL: a commit is on the disk when it returns, also in the case of a power cut.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+    # FULL: a commit is on the disk when it returns, also in the case of a power cut. The log beside the file
+    # is kept at a bounded size. Whoever is locked out is told so soon: others wait behind it.
+    for pragma in (
+        f"auto_vacuum={_INCREMENTAL}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={_LOCK_WAIT_MS}",
+        f"journal_size_limit={_LOG_BYTES}",
+    ):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _step_row(story_id: str, step: Step) -> StepRow:
+def _tune_postgresql(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = {_LOCK_WAIT_MS}")
+    connection.commit()
+
+
+def _next_number(
+    session: Session, table: type[BranchRow | StepRow | TakeRow] | None = None, story_id: str = ""
+) -> int:
+    """One more than any so far: of a story's rows, or of all stories."""
+    highest = select(func.max((table or StoryRow).number))
+    if table is not None:
+        highest = highest.where(table.story_id == story_id)
+    return int(session.scalar(highest) or 0) + 1
+
+
+def _forget(session: Session, story_id: str, bound: HistoryBound) -> int:
+    """Deletes steps that can never be done again, and the oldest beyond the bound; their bytes."""
+    rows = session.execute(
+        select(StepRow.step_id, StepRow.parent_id, StepRow.num_bytes)
+        .where(StepRow.story_id == story_id)
+        .order_by(StepRow.number)
+    ).all()
+    parents = {row.step_id: row.parent_id for row in rows}
+    branches = session.execute(
+        select(BranchRow.head_id, BranchRow.tip_id).where(BranchRow.story_id == story_id)
+    ).all()
+    reached = {step for branch in branches for step in _line(parents, branch.tip_id)}
+    before_heads = {step for branch in branches for step in _line(parents, branch.head_id)[1:]}
+    kept = {row.step_id: row.num_bytes for row in rows if row.step_id in reached}
+    for row in rows:
+        if len(kept) <= bound.steps and sum(kept.values()) <= bound.num_bytes:
+            break
+        # A step was made after the one before it, so that those that stay are still lines.
+        if row.step_id in before_heads and row.step_id in kept:
+            del kept[row.step_id]
+    gone = [row for row in rows if row.step_id not in kept]
+    for row in gone:
+        session.execute(delete(StepRow).where(StepRow.step_id == row.step_id))
+    first = [step for step in kept if parents[step] is not None and parents[step] not in kept]
+    for step in first:
+        session.execute(update(StepRow).where(StepRow.step_id == step).values(parent_id=None))
+    return sum(row.num_bytes for row in gone)
+
+
+def _line(parents: Mapping[str, str | None], step_id: str | None) -> list[str]:
+    """A step and those before it, the latest first."""
+    line: list[str] = []
+    while step_id is not None:
+        line.append(step_id)
+        step_id = parents[step_id]
+    return line
+
+
+def _step_row(story_id: str, step: Step, number: int) -> StepRow:
+    document = step.script.to_document()
     return StepRow(
         step_id=step.step_id,
         story_id=story_id,
         parent_id=step.parent_id,
         created_at=now(),
+        number=number,
         label=step.label[:200],
-        script=step.script.to_document(),
+        script=document,
+        num_bytes=len(json.dumps(document)),
     )
 
 
 def _stored(session: Session, row: StoryRow) -> StoredStory:
     story_id = row.story_id
     branches = session.scalars(
-        select(BranchRow).where(BranchRow.story_id == story_id).order_by(BranchRow.created_at)
+        select(BranchRow).where(BranchRow.story_id == story_id).order_by(BranchRow.number)
     )
-    takes = session.scalars(select(TakeRow).where(TakeRow.story_id == story_id).order_by(TakeRow.created_at))
+    takes = session.scalars(select(TakeRow).where(TakeRow.story_id == story_id).order_by(TakeRow.number))
     return StoredStory(
         story_id=story_id,
         created_at=row.created_at,
@@ -341,4 +508,7 @@ def _stored(session: Session, row: StoryRow) -> StoredStory:
             for b in branches
         ),
         takes=tuple(TakeRecord.from_document(take.record) for take in takes),
+        history_bytes=int(
+            session.scalar(select(func.sum(StepRow.num_bytes)).where(StepRow.story_id == story_id)) or 0
+        ),
     )

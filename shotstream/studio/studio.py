@@ -31,6 +31,7 @@ from shotstream.studio.room import Room
 from shotstream.studio.script import Script, start_frames
 from shotstream.studio.seat import GONE, NOT_FOUND, Outbox, Seat
 from shotstream.studio.store import new_id
+from shotstream.studio.trouble import explain, is_full_disk, is_trouble, refusal_of
 from shotstream.studio.views import story_state
 
 _TELEMETRY_S = 1.0
@@ -66,7 +67,11 @@ class Studio:
         cards = tuple(controls.new_card(shot, limits) for shot in shots)
         story_id = new_id()
         script = Script(title=title, global_caption=global_caption, cards=cards)
-        self.tools.store.create(story_id, script, seed=seed, autoplay=autoplay)
+        try:
+            num_bytes = self.tools.store.create(story_id, script, seed=seed, autoplay=autoplay)
+        except SQLAlchemyError as error:
+            raise refusal_of(error) from error
+        self.tools.count_bytes(num_bytes)
         return self.show(story_id)
 
     def show(self, story_id: str) -> StoryState:
@@ -81,8 +86,26 @@ class Studio:
         )
 
     def delete(self, story_id: str) -> None:
-        """Deletes a story and its files; Refusal when there is none."""
+        """Deletes a story and its files; Refusal when there is none, or when the disk keeps it.
+
+        The files are marked first: an end at any moment leaves the story whole, or lets the next start finish
+        its deletion. On a full disk they make the room that the database needs to forget the story.
+        """
         room = self._peek(story_id)
+        media, store = self.tools.media, self.tools.store
+        try:
+            media.condemn(story_id)
+            try:
+                store.delete(story_id)
+            except SQLAlchemyError as error:
+                if not is_full_disk(error):
+                    media.pardon(story_id)
+                    raise
+                media.empty(story_id)
+                store.delete(story_id)
+        except (OSError, SQLAlchemyError) as error:
+            _log.error("story %s cannot be deleted: %s", story_id, explain(error))
+            raise refusal_of(error) from error
         for seat in room.seats.values():
             seat.send(Notice(code="deleted", message="this story was deleted"))
             seat.outbox.close(NOT_FOUND)
@@ -90,10 +113,21 @@ class Studio:
         room.close()
         self._rooms.pop(story_id, None)
         num_bytes = sum(take.num_bytes for take in room.history.takes.values())
-        # The database first: files that it does not know are swept at the next start.
-        self.tools.store.delete(story_id)
-        self.tools.media.delete_story(story_id)
-        self.tools.count_bytes(-num_bytes)
+        self.tools.count_bytes(-num_bytes - room.history.num_bytes)
+        try:
+            media.delete_story(story_id)
+        except OSError as error:
+            _log.error("files of story %s are deleted at the next start: %s", story_id, explain(error))
+
+    def mend(self, story_id: str, take_id: str) -> None:
+        """Makes a take anew whose files are damaged; Refusal when it was tried in vain."""
+        if take_id in self.tools.lost:
+            raise Refusal("failed", self.tools.lost[take_id])
+        room = self._rooms.get(story_id)
+        if room is None:
+            self._evict(self.tools.limits.open_stories - 1)
+            room = self._rooms[story_id] = self._load(story_id)
+        room.mend(take_id)
 
     # Viewers.
 
@@ -151,9 +185,15 @@ class Studio:
             room.flush()
             self._answer(seat, Error(reply_to=control.id, code=refusal.code, message=str(refusal)))
         except (ValueError, RuntimeError, OSError, SQLAlchemyError) as error:
+            if is_trouble(error):
+                _log.error("control %s of story %s: %s", control.type, story_id, explain(error))
+                room.flush()
+                refusal = refusal_of(error)
+                self._answer(seat, Error(reply_to=control.id, code=refusal.code, message=str(refusal)))
+                return
             _log.exception("control %s of story %s failed", control.type, story_id)
             self._reload(story_id)
-            message = " ".join(str(error).split())[:300] or type(error).__name__
+            message = "a fault of the server, which its log tells; the story is as it was before"
             self._answer(seat, Error(reply_to=control.id, code="failed", message=message))
         else:
             room.flush()
@@ -180,7 +220,10 @@ class Studio:
             try:
                 room.advance()
                 room.flush()
-            except (ValueError, RuntimeError, OSError, SQLAlchemyError):
+            except (ValueError, RuntimeError, OSError, SQLAlchemyError) as error:
+                if is_trouble(error):
+                    self._rooms[story_id].hold(error)
+                    continue
                 _log.exception("story %s failed", story_id)
                 self._reload(story_id)
             return True
@@ -198,8 +241,13 @@ class Studio:
             room.telemetry(now_s, len(running), position)
         for story_id, room in list(self._rooms.items()):
             empty_s = room.empty_since_s
-            if empty_s is not None and now_s - empty_s > self.tools.limits.linger_s:
+            lingers = room.is_mending or empty_s is None or now_s - empty_s <= self.tools.limits.linger_s
+            if not lingers:
                 self._let_go(story_id)
+        try:
+            self.tools.store.shrink()
+        except SQLAlchemyError as error:
+            _log.debug("the database does not shrink now: %s", explain(error))
 
     def close(self) -> None:
         """The server ends."""
@@ -218,7 +266,10 @@ class Studio:
         return self._rooms.get(story_id) or self._load(story_id)
 
     def _load(self, story_id: str) -> Room:
-        stored = self.tools.store.load(story_id)
+        try:
+            stored = self.tools.store.load(story_id)
+        except SQLAlchemyError as error:
+            raise Refusal("storage", explain(error)) from error
         if stored is None:
             raise Refusal("not_found", "there is no such story")
         return Room(self.tools, stored)
@@ -227,19 +278,25 @@ class Studio:
         """After a fault: the story as the database has it, for the same viewers; nothing is asked for."""
         room = self._rooms[story_id]
         room.discard("failed")
-        stored = self.tools.store.load(story_id)
-        assert stored is not None, "an open story is in the database"
-        fresh = Room(self.tools, stored)
+        try:
+            stored = self.tools.store.load(story_id)
+            assert stored is not None, "an open story is in the database"
+            fresh = Room(self.tools, stored)
+            fresh.history.set_going(autoplay=False, wanted={})
+        except SQLAlchemyError as error:
+            room.hold(error)
+            return
         fresh.seats, fresh.revision, fresh.seen = room.seats, room.revision, room.seen
         fresh.empty_since_s = room.empty_since_s
-        fresh.history.set_going(autoplay=False, wanted={})
         self._rooms[story_id] = fresh
         fresh.flush()
 
     def _evict(self, most: int) -> None:
         """Lets go of stories without viewers, the longest empty first, until there are few enough."""
         empty = [
-            (room.empty_since_s or 0.0, story_id) for story_id, room in self._rooms.items() if not room.seats
+            (room.empty_since_s or 0.0, story_id)
+            for story_id, room in self._rooms.items()
+            if not room.seats and not room.is_mending
         ]
         for _, story_id in sorted(empty)[: max(0, len(self._rooms) - most)]:
             self._let_go(story_id)

@@ -27,15 +27,17 @@ def test_what_is_kept_is_the_codecs_and_only_what_is_sent_is_the_previews(tmp_pa
     assert previewed.hashes() == plain.hashes()
     for ours, theirs in zip(previewed.film(), plain.film(), strict=True):
         assert ours is not None and theirs is not None
-        memory = previewed.media.memory(previewed.story_id, ours)
-        assert torch.equal(memory.latents, plain.media.memory(plain.story_id, theirs).latents)
-        kept = previewed.media.frames(previewed.story_id, ours)
-        assert np.array_equal(kept, plain.media.frames(plain.story_id, theirs))
+        our, their = previewed.room.history.takes[ours], plain.room.history.takes[theirs]
+        memory = previewed.media.memory(previewed.story_id, our)
+        assert torch.equal(memory.latents, plain.media.memory(plain.story_id, their).latents)
+        kept = previewed.media.frames(previewed.story_id, our)
+        assert np.array_equal(kept, plain.media.frames(plain.story_id, their))
     take_id = previewed.film()[1]
     assert take_id is not None
+    record = previewed.room.history.takes[take_id]
     assert all(media.frame_sha256 == () for media in previewed.media_of(take_id))
-    sent = read_frames(previewed.media.recording_file(previewed.story_id, take_id)).astype(int)
-    kept = previewed.media.frames(previewed.story_id, take_id).astype(int)
+    sent = read_frames(previewed.media.recording_file(previewed.story_id, record)).astype(int)
+    kept = previewed.media.frames(previewed.story_id, record).astype(int)
     # The same frames by number; far from the codec's by more than H.264 can be.
     assert sent.shape == kept.shape and np.abs(sent - kept).mean() > 20
     for stage in stages:

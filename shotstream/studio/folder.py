@@ -1,0 +1,123 @@
+"""The data folder: one server's at a time, its owner's alone, and bound to one database.
+
+The database and the folder hold the same id. Where they do not, nothing is opened and nothing is deleted:
+takes that a database does not know may be another's. What is in doubt is set aside, in a folder named by
+date. Files that are not the studio's are left alone.
+"""
+
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from shotstream.files import remove, write_atomically
+from shotstream.studio.media import MediaFolder, own_folder
+from shotstream.studio.store import Store, StoreError, new_id
+
+if os.name == "posix":
+    import fcntl
+
+_log = logging.getLogger(__name__)
+
+
+class DataFolder:
+    """An open data folder, from its making to `close`.
+
+    Args:
+        root: made if it is not there.
+
+    Raises:
+        StoreError: another server works in it.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._root = root
+        self._lock = take_lock(root)
+        self.exports = root / "exports"
+        """For files on their way out; those of an earlier run are deleted."""
+        own_folder(self.exports)
+        for left in self.exports.glob("tmp*"):
+            remove(left)
+
+    @property
+    def media(self) -> Path:
+        """Where takes are kept."""
+        return self._root / "media"
+
+    def close(self) -> None:
+        """Lets other servers in."""
+        os.close(self._lock)
+
+    def bind(self, store: Store, media: MediaFolder) -> None:
+        """Makes sure that database and folder belong together, and makes both agree with what is finished.
+
+        Raises:
+            StoreError: They do not, which a person has to settle.
+        """
+        store.claim()
+        ours, theirs = self._read_id(), store.folder_id()
+        known, present = store.take_ids(), media.take_ids()
+        if ours is None or ours != theirs:
+            if (known or present) and not known & present:
+                raise StoreError(self._disagreement(theirs, len(known), len(present)))
+            # Two that have nothing to lose begin anew: no other folder or database is left with the same id.
+            ours = (theirs or ours or new_id()) if known else new_id()
+            store.bind(ours)
+            write_atomically(f"{ours}\n".encode(), self._id_file)
+        self._id_file.chmod(0o600)
+        for story_id in media.condemned():
+            store.delete(story_id)
+            media.delete_story(story_id)
+        # Asked again: a deletion that was interrupted has just been finished.
+        aside = self._root / "set-aside" / datetime.now(UTC).strftime("%Y-%m-%d")
+        num_aside = media.set_aside(store.take_ids(), aside)
+        if num_aside:
+            _log.warning(
+                "%d takes that the database does not know were set aside in %s; nothing looks at them there, "
+                "delete them if you miss nothing",
+                num_aside,
+                aside,
+            )
+
+    @property
+    def _id_file(self) -> Path:
+        return self._root / "studio.id"
+
+    def _read_id(self) -> str | None:
+        if not self._id_file.exists():
+            return None
+        return self._id_file.read_text(encoding="ascii", errors="replace").strip() or None
+
+    def _disagreement(self, theirs: str | None, num_known: int, num_present: int) -> str:
+        root = self._root
+        parts = [f"this database does not belong to the data folder {root}; nothing was opened or deleted"]
+        if num_present:
+            parts.append(
+                f"the folder holds {num_present} takes that it does not know: start with their database "
+                f"(--database; its own is {root / 'stories.sqlite'}), or move {root / 'media'} elsewhere to "
+                "begin anew"
+            )
+        if num_known:
+            lost = f" (if they are lost, write {theirs} into {self._id_file})" if theirs else ""
+            parts.append(
+                f"it knows {num_known} takes that are not here: give the --data that holds them{lost}"
+            )
+        return "; ".join(parts)
+
+
+def take_lock(root: Path) -> int:
+    """A descriptor that keeps other servers out; the system lets go of it when this process dies.
+
+    Raises:
+        StoreError: Another one works in the folder.
+    """
+    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    if os.name == "posix":
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise StoreError(f"another server keeps its stories in {root}; give another --data") from error
+    return descriptor

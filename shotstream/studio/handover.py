@@ -1,0 +1,57 @@
+"""A file on its way out: whatever the client does, what has to be done at the end is done."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from shotstream.studio.events import Problem
+
+_REFUSED = (400, 416)
+
+
+class Handover(FileResponse):
+    """A file; a range that it does not have is answered with 416 and a `Problem`.
+
+    Args:
+        path: the file.
+        media_type: what it is.
+        filename: as what it is saved; None: it is shown.
+        headers: more of them.
+        ended: called once, when it was sent, refused, or given up by the client.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        media_type: str,
+        *,
+        filename: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        ended: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(path, media_type=media_type, filename=filename, headers=headers)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_refused = False
+
+        async def pass_on(message: Message) -> None:
+            nonlocal is_refused
+            is_refused = is_refused or message.get("status") in _REFUSED
+            if not is_refused:
+                await send(message)
+
+        try:
+            await super().__call__(scope, receive, pass_on)
+            if is_refused:
+                num_bytes = Path(self.path).stat().st_size
+                problem = Problem(
+                    code="invalid", message=f"Range: the file has the bytes 0 to {num_bytes - 1}"
+                )
+                headers = {"Content-Range": f"bytes */{num_bytes}"}
+                await JSONResponse(problem.model_dump(), 416, headers)(scope, receive, send)
+        finally:
+            if self._ended is not None:
+                self._ended()

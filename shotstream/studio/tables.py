@@ -1,0 +1,72 @@
+"""The tables of the studio's database; `migrations/` makes and changes them."""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, ForeignKey, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """What the migrations make."""
+
+
+class StoryRow(Base):
+    """A story."""
+
+    __tablename__ = "stories"
+    story_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    created_at: Mapped[str] = mapped_column(String(40))
+    updated_at: Mapped[str] = mapped_column(String(40), index=True)
+    number: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Grows with every change of any story."""
+    seed: Mapped[str] = mapped_column(String(20))
+    autoplay: Mapped[bool] = mapped_column(Boolean)
+    branch_id: Mapped[str] = mapped_column(String(16))
+    wanted: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+
+
+class BranchRow(Base):
+    """A line of a story's history."""
+
+    __tablename__ = "branches"
+    branch_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    story_id: Mapped[str] = mapped_column(ForeignKey("stories.story_id"), index=True)
+    created_at: Mapped[str] = mapped_column(String(40))
+    number: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    name: Mapped[str] = mapped_column(String(200))
+    head_id: Mapped[str] = mapped_column(String(16))
+    tip_id: Mapped[str] = mapped_column(String(16))
+
+
+class StepRow(Base):
+    """A script of a story's history; never changed."""
+
+    __tablename__ = "steps"
+    step_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    story_id: Mapped[str] = mapped_column(ForeignKey("stories.story_id"), index=True)
+    parent_id: Mapped[str | None] = mapped_column(String(16))
+    created_at: Mapped[str] = mapped_column(String(40))
+    number: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    label: Mapped[str] = mapped_column(String(200))
+    script: Mapped[dict[str, Any]] = mapped_column(JSON)
+    num_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Of the script."""
+
+
+class TakeRow(Base):
+    """A finished take; changed only where its files had to be made anew."""
+
+    __tablename__ = "takes"
+    take_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    story_id: Mapped[str] = mapped_column(ForeignKey("stories.story_id"), index=True)
+    created_at: Mapped[str] = mapped_column(String(40))
+    number: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    record: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class FolderRow(Base):
+    """The one folder that holds the files of the takes."""
+
+    __tablename__ = "folders"
+    folder_id: Mapped[str] = mapped_column(String(16), primary_key=True)

@@ -1,0 +1,290 @@
+"""Files of takes that are not what was written: never used, and made anew with every frame as it was."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shotstream.codec.video_io import VideoError, read_frames
+from shotstream.film.replay import hash_frames
+from shotstream.streaming.order import ShotOrder
+from shotstream.streaming.shot import make_shot
+from shotstream.studio.events import Notice
+from shotstream.studio.making import Memories, remember
+from shotstream.studio.media import TakeDamaged
+from shotstream.studio.refusal import Refusal
+from shotstream.studio.script import TakeRecord
+from tests.studio.stage import Stage
+
+FILES = ("recording.mp4", "frames.mkv", "memory.safetensors")
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
+    yield stage
+    stage.close()
+
+
+def flip(path: Path, seed: int = 0) -> None:
+    """One bit, in the second half: in a file's own data, not in its header."""
+    content = bytearray(path.read_bytes())
+    rng = random.Random(seed)
+    content[rng.randrange(len(content) // 2, len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def record_of(stage: Stage, index: int) -> TakeRecord:
+    take_id = stage.film()[index]
+    assert take_id is not None
+    return stage.room.history.takes[take_id]
+
+
+def files_of(stage: Stage, index: int) -> dict[str, bytes]:
+    folder = stage.media._take(stage.story_id, record_of(stage, index).take_id)
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def reopened(tmp_path: Path) -> Stage:
+    """With nothing left in memory."""
+    return Stage(tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_single_flipped_bit_is_noticed(stage: Stage, name: str) -> None:
+    stage.run()
+    record = record_of(stage, 1)
+    path = stage.media._take(stage.story_id, record.take_id) / name
+    read = {
+        "recording.mp4": stage.media.recording,
+        "frames.mkv": stage.media.frames,
+        "memory.safetensors": stage.media.memory,
+    }[name]
+    whole = path.read_bytes()
+    for seed in range(5):
+        read(stage.story_id, record)
+        flip(path, seed)
+        # A flip that FFmpeg mends without changing a pixel is no damage.
+        if name == "frames.mkv" and not damages(stage, record):
+            path.write_bytes(whole)
+            continue
+        with pytest.raises(TakeDamaged):
+            read(stage.story_id, record)
+        path.write_bytes(whole)
+    path.unlink()
+    with pytest.raises(TakeDamaged):
+        read(stage.story_id, record)
+
+
+def damages(stage: Stage, record: TakeRecord) -> bool:
+    try:
+        frames = read_frames(stage.media._take(stage.story_id, record.take_id) / "frames.mkv")
+    except VideoError:
+        return True
+    return hash_frames(frames) != record.frame_sha256
+
+
+@pytest.mark.parametrize("names", [("memory.safetensors",), ("frames.mkv",), ("recording.mp4",), FILES])
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_damaged_take_is_made_anew_as_it_was(tmp_path: Path, names: tuple[str, ...], index: int) -> None:
+    stage = Stage(tmp_path)
+    stage.run()
+    stage.ask("pin", frame={"take_id": stage.film()[0], "frame_index": 4})
+    stage.ask("retake", shot_id=stage.story.shots[1].shot_id)  # The shot that is mended looks at a pin.
+    stage.run()
+    whole = files_of(stage, index)
+    memory = stage.media.memory(stage.story_id, record_of(stage, index))
+    folder = stage.media._take(stage.story_id, record_of(stage, index).take_id)
+    take_id = record_of(stage, index).take_id
+    stage.close()
+    for name in names:
+        (folder / name).write_bytes(b"damaged")
+    stage = reopened(tmp_path)
+    stage.studio.mend(stage.story_id, take_id)
+    stage.run()
+    mended = files_of(stage, index)
+    record = record_of(stage, index)
+    assert mended["recording.mp4"] == whole["recording.mp4"]
+    assert stage.media.memory(stage.story_id, record).latents.equal(memory.latents)
+    assert hash_frames(stage.media.frames(stage.story_id, record)) == record.frame_sha256
+    assert stage.store.take(stage.story_id, take_id) == record
+    assert "damaged" in stage.inbox.of(Notice)[-1].message
+    assert stage.tools.store_bytes() == stage.store.num_bytes()
+    assert not list(folder.glob(".part.*"))
+    stage.close()
+
+
+def test_damaged_memories_do_not_stop_a_story_and_the_next_shot_is_as_without_damage(tmp_path: Path) -> None:
+    """It stopped without a word: the files were read outside of what a failure is caught in."""
+    (tmp_path / "plain").mkdir()
+    plain = Stage(tmp_path / "plain")
+    plain.ask("add_shot", shot={"caption": "a owl sleeps"})
+    plain.run()
+    expected = plain.hashes()
+    plain.close()
+    (tmp_path / "harmed").mkdir()
+    stage = Stage(tmp_path / "harmed")
+    stage.run()
+    folders = [stage.media._take(stage.story_id, record_of(stage, index).take_id) for index in range(3)]
+    stage.close()
+    flip(folders[0] / "memory.safetensors")
+    (folders[1] / "frames.mkv").write_bytes(b"")
+    (folders[1] / "memory.safetensors").write_bytes(b"")
+    (folders[2] / "memory.safetensors").unlink()
+    stage = reopened(tmp_path / "harmed")
+    stage.ask("add_shot", shot={"caption": "a owl sleeps"})
+    stage.run()
+    assert stage.statuses == ["done"] * 4
+    assert stage.hashes() == expected
+    assert len([n for n in stage.inbox.of(Notice) if n.code == "storage"]) == 3
+    stage.close()
+
+
+def test_a_take_of_other_weights_that_is_lost_is_said_and_the_shot_waits(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.run()
+    record = record_of(stage, 1)
+    folder = stage.media._take(stage.story_id, record.take_id)
+    stage.close()
+    (folder / "frames.mkv").write_bytes(b"damaged")
+    stage = Stage(tmp_path, seed=1)
+    stage.ask("add_shot", shot={"caption": "a owl walks"})
+    stage.run()
+    assert stage.statuses == ["done", "done", "done", "failed"]
+    failure = stage.story.shots[3].failure
+    assert failure is not None and "take of shot 2" in failure and "take that shot again" in failure
+    with pytest.raises(Refusal) as refusal:
+        stage.studio.mend(stage.story_id, record.take_id)
+    assert refusal.value.code == "failed"
+    stage.ask("retake", shot_id=stage.story.shots[1].shot_id)
+    stage.ask("make_shot", shot_id=stage.story.shots[3].shot_id)
+    stage.run()
+    assert [shot.status for shot in stage.story.shots][1::2] == ["done", "done"]
+    stage.close()
+
+
+def test_what_comes_out_otherwise_is_not_put_in_a_takes_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path)
+    stage.run()
+    record = record_of(stage, 1)
+    path = stage.media._take(stage.story_id, record.take_id) / "frames.mkv"
+    path.write_bytes(b"damaged")
+    made = stage.pipeline.engine.decode_levels
+    monkeypatch.setattr(
+        type(stage.pipeline.engine), "decode_levels", lambda _, *given: _other(made(*given)), raising=True
+    )
+    stage.studio.mend(stage.story_id, record.take_id)
+    stage.run()
+    assert path.read_bytes() == b"damaged"
+    assert "do not come out the same" in stage.inbox.of(Notice)[-1].message
+    stage.close()
+
+
+def _other(decoded: object) -> object:
+    levels, state = decoded  # pyright: ignore
+    return levels.flip(-1), state  # pyright: ignore
+
+
+def test_a_cut_of_a_damaged_take_is_refused_until_it_is_made_anew(stage: Stage) -> None:
+    stage.run()
+    record = record_of(stage, 1)
+    flip(stage.media._take(stage.story_id, record.take_id) / "recording.mp4")
+    playing = {"take_id": record.take_id, "frame_index": 0}
+    assert stage.refused("cut", playing=playing).code == "busy"
+    stage.run()
+    stage.ask("cut", playing=playing)
+    assert record_of(stage, 1).frame_sha256 == record.frame_sha256[:9]
+
+
+@pytest.mark.parametrize("num_removed", [1, 2])
+def test_a_shot_is_made_after_the_first_ones_are_removed(tmp_path: Path, num_removed: int) -> None:
+    """It failed: a take keeps the frames that its place in the film asks for, the first one's the most."""
+    stage = Stage(tmp_path)
+    stage.run()
+    records = [record_of(stage, index) for index in range(num_removed, 3)]
+    for shot in stage.story.shots[:num_removed]:
+        stage.ask("remove_shot", shot_id=shot.shot_id)
+    stage.ask("add_shot", shot={"caption": "a owl walks", "seed": "11"})
+    stage.run()
+    assert stage.statuses[-1] == "done"
+    # The same with memories that hold what a first shot's do: all that any place may ask for.
+    whole = [
+        remember(stage.tools, first(record), stage.media.frames(stage.story_id, record)) for record in records
+    ]
+    made = record_of(stage, len(records))
+    order = ShotOrder(
+        global_caption=made.global_caption, caption=made.caption, seed=11,
+        num_steps=made.num_steps, num_chunks=2, takes=tuple(whole), pins=(),
+    )  # fmt: skip
+    chunks = make_shot(stage.pipeline.engine, order)
+    assert made.frame_sha256 == tuple(h for chunk in chunks for h in hash_frames(chunk.frames))
+    stage.close()
+
+
+def first(record: TakeRecord) -> TakeRecord:
+    return replace(record, before=())
+
+
+def test_a_memory_holds_each_frame_once_however_often_more_are_asked_for(stage: Stage) -> None:
+    stage.run()
+    record = record_of(stage, 2)
+    memories = Memories(stage.tools, stage.story_id)
+    kept = memories.take(record).candidate_frames
+    more = tuple(index for index in range(record.num_frames) if index not in kept)[:2]
+    for _ in range(2):
+        take = memories.take(record, [*kept, *more])
+        assert take.candidate_frames == (*kept, *more)
+    whole = remember(stage.tools, first(record), stage.media.frames(stage.story_id, record))
+    shared = set(take.candidate_frames) & set(whole.candidate_frames)
+    assert shared
+    for index in shared:
+        assert take.latent_of(index).equal(whole.latent_of(index))
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
+def test_no_order_of_removals_additions_undo_branches_and_pins_makes_a_shot_impossible(
+    tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    stage = Stage(tmp_path)
+    for _ in range(30):
+        shots, film = stage.story.shots, [take_id for take_id in stage.film() if take_id is not None]
+        shot_id = rng.choice(shots).shot_id if shots else "f" * 16
+        frame = {"take_id": rng.choice(film or ["f" * 16]), "frame_index": rng.randrange(9)}
+        control, fields = rng.choice(
+            [
+                ("remove_shot", {"shot_id": shot_id}),
+                ("add_shot", {"shot": {"caption": "a owl walks"}, "index": rng.randrange(len(shots) + 1)}),
+                ("move_shot", {"shot_id": shot_id, "index": rng.randrange(3)}),
+                ("undo", {}),
+                ("redo", {}),
+                ("branch", {}),
+                ("switch_branch", {"branch_id": rng.choice(stage.story.branches).branch_id}),
+                ("pin", {"frame": frame}),
+                ("unpin", {"pin_id": stage.story.pins[0].pin_id if stage.story.pins else "f" * 16}),
+                ("retake", {"shot_id": shot_id}),
+                ("remake_stale", {}),
+                ("cut", {"playing": frame}),
+                ("stop", {}),
+            ]
+        )
+        answer = stage.send(control, **fields)
+        assert answer.type == "done" or answer.code in ("refused", "not_found", "limit"), (control, answer)
+        if rng.random() < 0.7:
+            stage.ask("set_autoplay", on=True)
+        stage.run(rng.choice([1, 2, 20]))
+        assert "failed" not in stage.statuses, [shot.failure for shot in stage.story.shots]
+    stage.ask("set_autoplay", on=True)
+    stage.run()
+    with_stale = stage.send("remake_stale")
+    stage.run()
+    assert set(stage.statuses) <= {"done"}, (with_stale, stage.statuses)
+    told = stage.story
+    stage.close()
+    again = reopened(tmp_path)
+    assert (again.story.shots, again.story.pins, again.story.undo) == (told.shots, told.pins, told.undo)
+    again.close()

@@ -1,0 +1,242 @@
+"""A disk or database that takes nothing: nothing is told kept that is not, and the story goes on after it."""
+
+import contextlib
+import errno
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from shotstream.studio.events import Error, Notice, TakeEnded, Telemetry
+from shotstream.studio.refusal import Refusal
+from shotstream.studio.trouble import explain, is_trouble
+from tests.studio.stage import Inbox, Stage
+
+FULL = "database or disk is full"
+LOCKED = "database is locked"
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
+    yield stage
+    stage.close()
+
+
+def says(words: str) -> Callable[..., Any]:
+    def refuse(*_: object, **__: object) -> None:
+        raise OperationalError("insert", {}, sqlite3.OperationalError(words))
+
+    return refuse
+
+
+def is_full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def try_again(stage: Stage) -> None:
+    """The next round tries without waiting."""
+    stage.room._held_until_s = 0.0
+
+
+@pytest.mark.parametrize(
+    ("where", "fault", "reason"),
+    [
+        ("media.keep", is_full, "the disk is full"),
+        ("store.save", says(FULL), "the disk is full"),
+        ("store.save", says(LOCKED), "another program keeps the database locked"),
+        ("store.save", says("attempt to write a readonly database"), "the disk is read-only"),
+    ],
+)
+def test_a_take_that_cannot_be_kept_is_not_told_finished_and_is_kept_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, fault: Callable[..., Any], reason: str
+) -> None:
+    plain = Stage(tmp_path)
+    plain.run()
+    plain.close()
+    (tmp_path / "other").mkdir()
+    stage = Stage(tmp_path / "other")
+    part, _, name = where.partition(".")
+    with monkeypatch.context() as broken:
+        broken.setattr(getattr(stage, part), name, fault)
+        stage.run()
+        assert stage.inbox.of(TakeEnded) == []
+        assert stage.statuses == ["generating", "queued", "queued"]
+        assert stage.room.state(0.0) == "full"
+        assert [n.code for n in stage.inbox.of(Notice)] == ["storage"]
+        assert reason in stage.inbox.of(Notice)[0].message
+        assert any(reason in said for said in stage.tools.health())
+        try_again(stage)
+        stage.run()  # In vain, and not told once more.
+        assert len(stage.inbox.of(Notice)) == 1
+        assert stage.media.take_ids() == set()
+    making = stage.story.making
+    try_again(stage)
+    stage.run()
+    assert stage.statuses == ["done"] * 3
+    ended = stage.inbox.of(TakeEnded)
+    assert [e.outcome for e in ended] == ["finished"] * 3
+    assert making is not None and ended[0].take_id == making.take_id, "what was made is kept, not made again"
+    assert stage.tools.health() == ()
+    again = Stage(tmp_path / "other")
+    assert again.film() == stage.film()
+    again.close()
+    stage.close()
+
+
+def test_an_end_is_told_after_its_commit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = stage.store.save
+    told: list[int] = []
+
+    def watched(*arguments: Any, **fields: Any) -> Any:
+        told.append(len(stage.inbox.of(TakeEnded)))
+        return save(*arguments, **fields)
+
+    monkeypatch.setattr(stage.store, "save", watched)
+    stage.run(3)
+    stage.ask("stop")
+    assert told == [0, 1], "the first take's commit, then the one of the stop"
+    assert [e.outcome for e in stage.inbox.of(TakeEnded)] == ["finished", "cut"]
+
+
+CONTROLS: list[tuple[str, Callable[[Stage], dict[str, Any]]]] = [
+    ("add_shot", lambda _: {"shot": {"caption": "a owl walks"}}),
+    ("edit_shot", lambda s: {"shot_id": s.story.shots[2].shot_id, "caption": "a owl"}),
+    ("remove_shot", lambda s: {"shot_id": s.story.shots[0].shot_id}),
+    ("move_shot", lambda s: {"shot_id": s.story.shots[0].shot_id, "index": 2}),
+    ("retake", lambda s: {"shot_id": s.story.shots[0].shot_id}),
+    ("cut", lambda s: {"playing": {"take_id": s.film()[0], "frame_index": 0}}),
+    ("cut", lambda s: {"playing": {"take_id": s.story.making.take_id, "frame_index": 0}}),  # pyright: ignore
+    ("stop", lambda _: {}),
+    ("undo", lambda _: {}),
+    ("branch", lambda _: {}),
+    ("set_autoplay", lambda _: {"on": False}),
+    ("edit_story", lambda _: {"title": "Lost"}),
+    ("pin", lambda s: {"frame": {"take_id": s.film()[0], "frame_index": 1}}),
+]
+
+
+@pytest.mark.parametrize(("control", "fields"), CONTROLS)
+def test_a_control_that_cannot_be_kept_is_refused_and_changes_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, control: str, fields: Callable[[Stage], dict[str, Any]]
+) -> None:
+    stage.run(3)
+    history = stage.room.history
+    before = (history.script, history.autoplay, dict(history.wanted), history.undo_label, history.redo_label)
+    takes = stage.media.take_ids()
+    with monkeypatch.context() as broken:
+        broken.setattr(stage.store, "save", says(LOCKED))
+        answer = stage.send(control, **fields(stage))
+        assert isinstance(answer, Error) and answer.code == "storage"
+        assert "keeps the database locked" in answer.message and "insert" not in answer.message
+    assert stage.room.history is history
+    assert before == (
+        history.script,
+        history.autoplay,
+        history.wanted,
+        history.undo_label,
+        history.redo_label,
+    )
+    assert stage.media.take_ids() == takes
+    assert [e.outcome for e in stage.inbox.of(TakeEnded)][:1] == ["finished"]
+    assert not {"finished", "cut"} & {e.outcome for e in stage.inbox.of(TakeEnded)[1:]}
+    stage.run()
+    assert stage.statuses == ["done"] * 3
+
+
+@pytest.mark.parametrize("control", ["cut", "stop"])
+def test_a_cut_that_cannot_be_written_is_refused_and_the_take_is_made_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, control: str
+) -> None:
+    stage.run(3)
+    with monkeypatch.context() as broken:
+        broken.setattr(stage.media, "keep", is_full)
+        answer = stage.send(control)
+        assert isinstance(answer, Error) and answer.code == "storage"
+    assert [e.outcome for e in stage.inbox.of(TakeEnded)] == ["finished", "discarded"]
+    stage.run()
+    assert stage.statuses == ["done"] * 3
+    assert [take.was_cut for take in stage.room.history.takes.values()] == [False] * 3
+
+
+def test_a_story_is_deleted_on_a_full_disk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files make the room that the database needs to forget it."""
+    stage.run()
+    delete = stage.store.delete
+
+    def needs_room(story_id: str) -> None:
+        if any(path.suffix == ".mkv" for path in stage.media._root.rglob("*")):
+            says(FULL)()
+        delete(story_id)
+
+    monkeypatch.setattr(stage.store, "delete", needs_room)
+    stage.studio.delete(stage.story_id)
+    assert stage.store.all_stories() == [] and list(stage.media._root.iterdir()) == []
+    assert stage.tools.store_bytes() == stage.store.num_bytes() == 0
+
+
+def test_a_deletion_that_the_database_refuses_leaves_the_story_whole(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.run()
+    takes = stage.media.take_ids()
+    with monkeypatch.context() as broken:
+        broken.setattr(stage.store, "delete", says(LOCKED))
+        with pytest.raises(Refusal) as refusal:
+            stage.studio.delete(stage.story_id)
+    assert refusal.value.code == "storage"
+    assert stage.inbox.code is None, "its viewer still watches"
+    assert stage.media.take_ids() == takes
+    assert stage.tools.store_bytes() == stage.store.num_bytes() > 0
+
+
+def test_a_database_that_another_process_holds_is_told_and_waited_for(stage: Stage, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "stories.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        stage.run(2)
+        assert stage.inbox.of(TakeEnded) == []
+        other.execute("ROLLBACK")
+    try_again(stage)
+    stage.run()
+    assert stage.statuses == ["done"] * 3
+    assert stage.tools.health() == ()
+
+
+def test_the_page_is_told_that_nothing_can_be_kept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(stage.media, "keep", is_full)
+        stage.run()
+        stage.studio.tidy()
+    assert stage.inbox.of(Telemetry)[-1].state == "full"
+
+
+def test_a_story_that_waits_does_not_hold_up_another(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep, waiting = stage.media.keep, stage.story_id
+
+    def refuses_one(story_id: str, *rest: Any) -> Any:
+        if story_id == waiting:
+            is_full()
+        return keep(story_id, *rest)
+
+    monkeypatch.setattr(stage.media, "keep", refuses_one)
+    stage.run()
+    stage.story_id = stage.create(2)
+    stage.inbox = Inbox()
+    stage.seat = stage.sit(stage.inbox)
+    stage.run()
+    assert stage.statuses == ["done"] * 2
+    stage.studio.delete(waiting)
+    assert stage.tools.health() == (), "a story that is gone troubles nobody"
+
+
+def test_what_was_written_is_in_no_error_and_no_answer(stage: Stage) -> None:
+    """Captions are private; SQLAlchemy's errors repeat them unless told not to."""
+    stage.store.create("a" * 16, stage.room.script, seed=0, autoplay=False)
+    with pytest.raises(Exception) as error:
+        stage.store.create("a" * 16, stage.room.script, seed=0, autoplay=False)
+    assert "fox" not in str(error.value) and "forest" not in str(error.value)
+    assert not is_trouble(error.value), "a fault of ours does not pass by waiting"
+    assert "fox" not in explain(error.value)

@@ -1,0 +1,265 @@
+"""The data folder belongs to one database and to its owner; whatever ends the server, nothing is lost."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shotstream.files
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.studio.app import StudioSettings, create_app
+from shotstream.studio.folder import DataFolder
+from shotstream.studio.media import MediaFolder
+from shotstream.studio.store import Store, StoreError
+from tests.streaming.tiny import tiny_engine
+from tests.studio.stage import Stage
+
+PIPELINE = StreamingPipeline(tiny_engine())
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Opened(Stage):
+    """A stage in a data folder, as a server opens one."""
+
+    def __init__(self, folder: Path, **fields: Any) -> None:
+        self.folder = DataFolder(folder)
+        try:
+            store, media = opened(folder)
+            self.folder.bind(store, media)
+            store.close()
+            super().__init__(folder, **fields)
+        except BaseException:
+            self.folder.close()
+            raise
+
+    def close(self) -> None:
+        super().close()
+        self.folder.close()
+
+    def killed(self) -> None:
+        """Nothing is tidied up."""
+        self.store.close()
+        self.folder.close()
+
+
+def opened(folder: Path) -> tuple[Store, MediaFolder]:
+    store = Store(f"sqlite:///{folder / 'stories.sqlite'}")
+    store.upgrade()
+    return store, MediaFolder(folder / "media", PIPELINE)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a finished story of one shot."""
+    stage = Opened(tmp_path / "data", num_shots=1)
+    stage.run()
+    stage.close()
+    yield tmp_path / "data"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_an_empty_database_does_not_open_a_folder_with_takes_and_deletes_nothing(made: Path) -> None:
+    """It deleted all of them."""
+    (made / "stories.sqlite").rename(made / "elsewhere.sqlite")
+    before = files(made / "media")
+    assert len(before) == 3
+    with pytest.raises(StoreError) as error:
+        create_app(StudioSettings(data_dir=made), PIPELINE)
+    assert "nothing was opened or deleted" in str(error.value) and "--database" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert files(made / "media") == before
+    (made / "stories.sqlite").unlink()
+    (made / "elsewhere.sqlite").rename(made / "stories.sqlite")
+    stage = Opened(made)
+    assert stage.statuses == ["done"]
+    stage.close()
+
+
+def test_another_database_is_refused_and_so_is_another_folder(made: Path, tmp_path: Path) -> None:
+    other = Opened(tmp_path / "other", num_shots=1)
+    other.run()
+    other.close()
+    urls = [f"sqlite:///{folder / 'stories.sqlite'}" for folder in (made, tmp_path / "other")]
+    for folder, url in ((made, urls[1]), (tmp_path / "other", urls[0]), (tmp_path / "new", urls[0])):
+        with pytest.raises(StoreError) as error:
+            create_app(StudioSettings(data_dir=folder, database_url=url), PIPELINE)
+        assert "1 takes that are not here: give the --data that holds them" in str(error.value)
+    for folder in (made, tmp_path / "other"):
+        Opened(folder).close()
+
+
+def test_a_folder_and_a_database_without_takes_may_meet_and_stay_bound(tmp_path: Path) -> None:
+    Opened(tmp_path / "data").close()
+    (tmp_path / "data" / "stories.sqlite").unlink()
+    stage = Opened(tmp_path / "data")
+    assert (tmp_path / "data" / "studio.id").read_text().strip() == stage.store.folder_id()
+    stage.close()
+
+
+def test_a_folder_of_an_earlier_version_is_bound_to_the_database_that_knows_its_takes(made: Path) -> None:
+    (made / "studio.id").unlink()
+    stage = Opened(made)
+    with stage.store.engine.begin() as connection:
+        connection.exec_driver_sql("delete from folders")
+    stage.close()
+    stage = Opened(made)
+    assert stage.statuses == ["done"]
+    assert (made / "studio.id").read_text().strip() == stage.store.folder_id()
+    stage.close()
+
+
+def test_lost_files_are_made_again_once_a_person_says_that_they_are_lost(made: Path, tmp_path: Path) -> None:
+    stage = Opened(made)
+    hashes, bound = stage.hashes(), stage.store.folder_id()
+    stage.close()
+    (tmp_path / "new").mkdir()
+    (made / "stories.sqlite").rename(tmp_path / "new" / "stories.sqlite")
+    with pytest.raises(StoreError, match=f"write {bound} into"):
+        Opened(tmp_path / "new")
+    (tmp_path / "new" / "studio.id").write_text(f"{bound}\n")
+    stage = Opened(tmp_path / "new")
+    stage.ask("add_shot", shot={"caption": "a owl walks"})
+    stage.run()
+    assert stage.statuses == ["done"] * 2 and stage.hashes()[:1] == hashes
+    stage.close()
+
+
+def test_takes_that_the_database_does_not_know_are_set_aside_and_other_files_left_alone(made: Path) -> None:
+    stage = Opened(made)
+    unknown = made / "media" / stage.story_id / ("e" * 16)
+    unfinished = made / "media" / stage.story_id / f".part.{'e' * 16}"
+    foreign = made / "media" / "lost+found"
+    stage.close()
+    for folder in (unknown, unfinished, foreign, made / "exports" / "own"):
+        folder.mkdir()
+        (folder / "frames.mkv").write_bytes(b"precious")
+    (made / "exports" / "tmp1234.mp4").write_bytes(b"left by a kill")
+    Opened(made).close()
+    assert not unknown.exists() and not unfinished.exists()
+    [aside] = (made / "set-aside").rglob("frames.mkv")
+    assert aside.read_bytes() == b"precious" and aside.parent.name == "e" * 16
+    assert (foreign / "frames.mkv").exists() and (made / "exports" / "own" / "frames.mkv").exists()
+    assert not (made / "exports" / "tmp1234.mp4").exists()
+
+
+def test_everything_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        stage = Opened(tmp_path / "data", num_shots=1)
+        stage.run()
+        paths = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+        assert {path.name for path in paths} >= {"stories.sqlite", "stories.sqlite-wal", "frames.mkv", "lock"}
+        for path in paths:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            assert mode == (0o700 if path.is_dir() else 0o600), (path, oct(mode))
+        stage.close()
+    finally:
+        os.umask(before)
+
+
+def test_a_database_that_others_could_read_is_closed_to_them(made: Path) -> None:
+    (made / "stories.sqlite").chmod(0o644)
+    (made / "media").chmod(0o755)
+    Opened(made).close()
+    assert stat.S_IMODE((made / "stories.sqlite").stat().st_mode) == 0o600
+    assert stat.S_IMODE((made / "media").stat().st_mode) == 0o700
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The process ends right after the number-th rename or removal that the studio's files see."""
+    seen = 0
+
+    def counted(real: Any) -> Any:
+        def call(*arguments: Any, **fields: Any) -> Any:
+            nonlocal seen
+            if seen == number:
+                raise Killed
+            done = real(*arguments, **fields)
+            seen += 1
+            if seen == number:
+                raise Killed
+            return done
+
+        return call
+
+    monkeypatch.setattr(Path, "replace", counted(Path.replace))
+    monkeypatch.setattr(shotstream.files.shutil, "rmtree", counted(shotstream.files.shutil.rmtree))
+    monkeypatch.setattr(Store, "save", counted(Store.save))
+    monkeypatch.setattr(Store, "delete", counted(Store.delete))
+    monkeypatch.setattr(Store, "replace_take", counted(Store.replace_take))
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_a_take_that_was_told_finished_is_there_after_an_end_at_any_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    stage = Opened(tmp_path, num_shots=1)
+    with monkeypatch.context() as patched:
+        die_at(patched, number)
+        with contextlib.suppress(Killed):
+            stage.run()
+    told = [e.outcome for e in stage.inbox.messages if e.type == "take_ended"]
+    stage.killed()
+    again = Opened(tmp_path)
+    assert again.statuses == (["done"] if told else again.statuses)
+    known = {(again.story_id, take_id) for take_id in again.room.history.takes}
+    assert again.media.take_ids() == known
+    again.run()
+    assert again.statuses == ["done"]
+    again.media.frames(again.story_id, again.room.history.takes[again.film()[0] or ""])
+    again.close()
+
+
+@pytest.mark.parametrize("number", range(1, 4))
+def test_a_deletion_that_was_cut_off_leaves_the_story_whole_or_nothing(
+    made: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    stage = Opened(made)
+    story_id = stage.story_id
+    with monkeypatch.context() as patched:
+        die_at(patched, number)
+        with pytest.raises(Killed):
+            stage.studio.delete(story_id)
+    stage.killed()
+    again = Opened(made)
+    assert again.story_id != story_id, "a deletion that has begun is finished"
+    assert list((made / "media").iterdir()) == [] and not (made / "set-aside").exists()
+    assert again.store.num_bytes() == again.tools.store_bytes()
+    again.close()
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_mending_that_was_cut_off_is_finished_later(
+    made: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    stage = Opened(made)
+    [take_id] = stage.room.history.takes
+    hashes = stage.hashes()
+    folder = made / "media" / stage.story_id / take_id
+    (folder / "frames.mkv").write_bytes(b"")
+    (folder / "memory.safetensors").write_bytes(b"")
+    with monkeypatch.context() as patched:
+        die_at(patched, number)
+        stage.studio.mend(stage.story_id, take_id)
+        with contextlib.suppress(Killed):
+            stage.run()
+    stage.killed()
+    again = Opened(made)
+    again.ask("add_shot", shot={"caption": "a owl walks"})
+    again.run()
+    assert again.statuses == ["done"] * 2 and again.hashes()[:1] == hashes
+    record = again.room.history.takes[take_id]
+    again.media.frames(again.story_id, record)
+    again.media.memory(again.story_id, record)
+    assert {p.name for p in folder.iterdir()} == {"recording.mp4", "frames.mkv", "memory.safetensors"}
+    again.close()

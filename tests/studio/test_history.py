@@ -1,0 +1,249 @@
+"""History: counted, bounded, and in the order in which things were done, whatever the clock says."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from shotstream.studio import store as store_module
+from shotstream.studio.history import History
+from shotstream.studio.limits import Limits
+from shotstream.studio.script import Card, Script
+from shotstream.studio.store import Store, new_id
+from tests.studio.stage import Stage
+
+SCRIPT = Script(title="0", global_caption="a forest", cards=(Card(shot_id="1" * 16, caption="a fox"),))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(f"sqlite:///{tmp_path / 'stories.sqlite'}")
+    store.upgrade()
+    yield store
+    store.close()
+
+
+def begun(store: Store, **limits: int) -> History:
+    story_id = new_id()
+    store.create(story_id, SCRIPT, seed=0, autoplay=False)
+    return opened(store, story_id, **limits)
+
+
+def opened(store: Store, story_id: str, **limits: int) -> History:
+    stored = store.load(story_id)
+    assert stored is not None
+    return History(store, stored, Limits(**limits))  # pyright: ignore[reportArgumentType]
+
+
+def titled(number: int) -> Script:
+    return replace(SCRIPT, title=str(number))
+
+
+def count(store: Store, table: str = "steps") -> int:
+    with store.engine.connect() as connection:
+        return int(connection.execute(text(f"select count(*) from {table}")).scalar_one())
+
+
+def undone(history: History) -> list[str]:
+    """The titles that undo leads back to, the latest first."""
+    found: list[str] = []
+    while history.undo_label is not None:
+        history.undo()
+        found.append(history.script.title)
+    return found
+
+
+def test_the_latest_steps_are_kept_and_undo_ends_at_the_oldest_of_them(store: Store) -> None:
+    history = begun(store, undo_steps=4)
+    for number in range(1, 11):
+        history.commit(titled(number), f"Title {number}")
+    assert count(store) == 4
+    again = opened(store, history.story_id, undo_steps=4)
+    assert undone(again) == undone(history) == ["9", "8", "7"]
+    again = opened(store, history.story_id, undo_steps=4)
+    while again.redo_label is not None:
+        again.redo()
+    assert again.script.title == "10"
+
+
+def test_history_takes_no_more_bytes_than_it_may(store: Store) -> None:
+    history = begun(store)
+    history.commit(titled(1), "")
+    one = history.num_bytes // 2
+    history = begun(store, history_bytes=5 * one + one // 2)
+    for number in range(1, 10):
+        history.commit(titled(number), "")
+        assert history.num_bytes <= 5 * one + one // 2
+    assert undone(history) == ["8", "7", "6", "5"]
+    # The present step is kept, however large.
+    large = begun(store, history_bytes=1)
+    for number in range(1, 4):
+        large.commit(titled(number), "")
+    assert (large.script.title, large.undo_label) == ("3", None)
+
+
+def test_what_can_never_be_done_again_is_forgotten(store: Store) -> None:
+    history = begun(store)
+    for number in range(1, 6):
+        history.commit(titled(number), "")
+    for _ in range(3):
+        history.undo()
+    assert count(store) == 6
+    history.commit(titled(9), "")
+    assert count(store) == 4
+    assert undone(opened(store, history.story_id)) == ["2", "1", "0"]
+
+
+def test_no_branch_loses_its_present_step_or_what_can_be_done_again(store: Store) -> None:
+    history = begun(store, undo_steps=3)
+    main = history.branch.branch_id
+    for number in range(1, 6):
+        history.commit(titled(number), "")
+    history.undo()
+    history.begin_branch(titled(50), "Other")
+    for number in range(51, 60):
+        history.commit(titled(number), "")
+    assert history.script.title == "59"
+    history.switch(main)
+    assert (history.script.title, history.redo_label is not None) == ("4", True)
+    history.redo()
+    assert history.script.title == "5"
+    scripts = opened(store, history.story_id).scripts()
+    assert {script.title for script in scripts.values()} == {"5", "59"}
+    assert scripts[main].title == "5"
+
+
+def test_every_branch_is_shown_as_it_is_now(store: Store) -> None:
+    history = begun(store)
+    names = {history.branch.branch_id: "1"}
+    history.commit(titled(1), "")
+    for number in (20, 30):
+        history.begin_branch(titled(number), str(number))
+        names[history.branch.branch_id] = str(number + 1)
+        history.commit(titled(number + 1), "")
+    assert {key: script.title for key, script in history.scripts().items()} == names
+    assert list(history.scripts()) == list(opened(store, history.story_id).scripts())
+
+
+def test_a_step_and_its_branch_are_one_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = begun(store)
+    history.commit(titled(1), "One")
+    with monkeypatch.context() as broken:
+        broken.setattr("shotstream.studio.history.new_id", lambda: history._step.step_id)
+        with pytest.raises(IntegrityError):
+            history.commit(titled(2), "Two")
+    again = opened(store, history.story_id)
+    assert (again.script, again.undo_label) == (titled(1), "One")
+    history.commit(titled(3), "Three")
+    assert undone(opened(store, history.story_id)) == ["1", "0"]
+
+
+def test_stories_count_their_history_and_a_deletion_gives_it_back(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.run(2)
+    for number in range(5):
+        stage.ask("edit_story", title=f"Title {number}")
+        assert stage.tools.store_bytes() == stage.store.num_bytes()
+    stage.ask("branch")
+    stage.ask("undo") if stage.story.undo else None
+    assert stage.tools.store_bytes() == stage.store.num_bytes()
+    taken = sum(take.num_bytes for take in stage.room.history.takes.values())
+    assert stage.tools.store_bytes() == taken + stage.room.history.num_bytes
+    stage.studio.delete(stage.story_id)
+    assert stage.tools.store_bytes() == stage.store.num_bytes() == 0
+    stage.close()
+
+
+def test_at_the_quota_history_grows_no_more_and_new_takes_are_refused(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.run()
+    size = stage.room.history.num_bytes
+    object.__setattr__(stage.tools.limits, "quota_bytes", 1)
+    for number in range(10):
+        stage.ask("edit_story", title=f"Title {number}")
+        assert stage.room.history.num_bytes <= size
+    assert stage.story.title == "Title 9" and stage.story.undo is not None
+    before = stage.media.take_ids()
+    playing = {"take_id": stage.film()[0], "frame_index": 0}
+    assert stage.refused("cut", playing=playing).code == "quota"
+    assert stage.refused("branch").code == "quota"
+    assert stage.media.take_ids() == before
+    stage.close()
+
+
+def test_the_file_shrinks_when_history_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "stories.sqlite"
+    store = Store(f"sqlite:///{path}")
+    store.upgrade()
+    large = replace(SCRIPT, cards=tuple(Card(shot_id=new_id(), caption="x" * 2000) for _ in range(100)))
+    story_id = new_id()
+    store.create(story_id, large, seed=0, autoplay=False)
+    history = opened(store, story_id)
+    for number in range(20):
+        history.commit(replace(large, title=str(number)), "")
+    store.close()
+    full = path.stat().st_size
+    assert full > 20 * 200_000
+    bound = opened(store, story_id, history_bytes=1)
+    bound.commit(large, "")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        store.shrink()  # Not now, and without waiting for it.
+        other.execute("ROLLBACK")
+    for _ in range(5):
+        store.shrink(2**20)
+    store.close()
+    assert path.stat().st_size < full / 5
+    assert opened(store, story_id).script == large
+    store.close()
+
+
+def test_a_file_of_an_earlier_version_can_shrink_too(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "old.sqlite") as old:
+        old.execute("create table something (x)")
+    old.close()
+    store = Store(f"sqlite:///{tmp_path / 'old.sqlite'}")
+    store.upgrade()
+    with store.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA auto_vacuum").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    store.close()
+
+
+def test_the_order_of_takes_branches_and_stories_does_not_depend_on_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock goes back with every look at it, as after a correction."""
+    seconds = iter(range(100_000, 0, -1))
+
+    def earlier() -> str:
+        return f"2026-11-27T00:00:00.{next(seconds):06}+00:00"
+
+    monkeypatch.setattr(store_module, "now", earlier)
+    monkeypatch.setattr("shotstream.studio.making.now", earlier)
+    stage = Stage(tmp_path)
+    stage.run()
+    for _ in range(2):
+        stage.ask("retake", shot_id=stage.story.shots[1].shot_id)
+        stage.run()
+    for name in ("Second", "Third"):
+        stage.ask("branch", name=name)
+    told = stage.story
+    other = stage.create(1)
+    assert [story.story_id for story in stage.store.all_stories()] == [other, stage.story_id]
+    stage.ask("edit_story", title="Changed last")
+    assert [story.story_id for story in stage.store.all_stories()] == [stage.story_id, other]
+    stored = stage.store.load(stage.story_id)
+    assert stored is not None
+    assert [t.take_id for t in stored.takes] == list(stage.room.history.takes)
+    times = [t.created_at for t in stored.takes]
+    assert times == sorted(times, reverse=True)
+    again = History(stage.store, stored)
+    assert [b.name for b in again.branches.values()] == [b.name for b in told.branches]
+    assert [b.name for b in told.branches] == ["Main", "Second", "Third"]
+    stage.close()

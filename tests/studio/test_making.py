@@ -1,0 +1,220 @@
+"""What is sent of a take in the making, what is asked for, and what is allowed: with three shots and more."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shotstream.film.replay import hash_frames
+from shotstream.streaming.noise import shot_seed
+from shotstream.studio.events import NewShot, TakeEnded
+from shotstream.studio.limits import Limits
+from shotstream.studio.making import Memories, remember
+from shotstream.studio.refusal import Refusal
+from shotstream.studio.store import new_id
+from tests.studio.stage import CAPTIONS, Inbox, Stage
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
+    yield stage
+    stage.close()
+
+
+def test_every_chunk_says_where_it_lies_in_its_take_and_in_the_film(stage: Stage) -> None:
+    stage.ask("edit_shot", shot_id=stage.story.shots[1].shot_id, num_chunks=3)
+    stage.run()
+    places = [
+        [(m.chunk_index, m.frame_index, m.num_frames, m.film_frame, m.is_last) for m in stage.media_of(take)]
+        for take in stage.film()
+        if take is not None
+    ]
+    assert places == [
+        [(0, 0, 9, 0, False), (1, 9, 12, 0, True)],
+        [(0, 0, 9, 21, False), (1, 9, 12, 21, False), (2, 21, 12, 21, True)],
+        [(0, 0, 9, 54, False), (1, 9, 12, 54, True)],
+    ]
+    # Of another take of the second shot, which is made while the film goes on behind it.
+    stage.ask("retake", shot_id=stage.story.shots[1].shot_id, num_chunks=1)
+    stage.run()
+    again = stage.media_of(stage.film()[1] or "")
+    assert [(m.frame_index, m.num_frames, m.film_frame, m.is_last) for m in again] == [(0, 9, 21, True)]
+
+
+@pytest.mark.parametrize(("frame_index", "chunk"), [(0, 0), (8, 0), (9, 1), (20, 1), (21, 2), (33, 3)])
+def test_a_frame_lies_in_the_chunk_that_holds_it(stage: Stage, frame_index: int, chunk: int) -> None:
+    assert stage.tools.chunk_of(frame_index) == chunk
+    assert stage.tools.num_frames(chunk) <= frame_index < stage.tools.num_frames(chunk + 1)
+
+
+def test_a_cut_ends_with_the_chunk_on_the_screen_at_each_of_its_frames(stage: Stage) -> None:
+    stage.ask("edit_shot", shot_id=stage.story.shots[1].shot_id, num_chunks=4)
+    stage.run()
+    whole = stage.room.history.takes[stage.film()[1] or ""]
+    for frame_index, num_chunks in ((32, 3), (20, 2), (9, 2), (8, 1), (0, 1)):
+        stage.ask("cut", playing={"take_id": whole.take_id, "frame_index": frame_index})
+        short = stage.room.history.takes[stage.film()[1] or ""]
+        num_frames = stage.tools.num_frames(num_chunks)
+        assert (short.num_chunks, short.num_frames) == (num_chunks, num_frames)
+        assert short.frame_sha256 == whole.frame_sha256[:num_frames]
+        frames = stage.media.frames(stage.story_id, short)
+        assert hash_frames(frames) == short.frame_sha256
+        sent = stage.media.recording(stage.story_id, short)
+        full = stage.media.recording(stage.story_id, whole)
+        assert (sent.header, sent.fragments) == (full.header, full.fragments[:num_chunks])
+        kept = stage.media.memory(stage.story_id, short)
+        asked = remember(stage.tools, short, frames)
+        assert kept.candidate_frames == asked.candidate_frames and kept.latents.equal(asked.latents)
+        stage.ask("undo")
+        assert stage.film()[1] == whole.take_id
+
+
+def test_a_cut_that_was_taken_back_can_be_done_at_another_place(stage: Stage) -> None:
+    """It was taken for its shortened one, which is no longer in the film: the last shot was cut."""
+    stage.run()
+    whole = stage.film()[0]
+    for _ in range(2):
+        assert stage.ask("cut", playing={"take_id": whole, "frame_index": 3}).effect.shot_index == 1
+        stage.look(whole, 3)
+        assert stage.seat.film_frame == 3
+        stage.ask("undo")
+        assert stage.film()[0] == whole
+    stage.look(whole, 20)
+    assert stage.seat.film_frame == 20
+    # Cut twice, and the page goes on naming the first one.
+    stage.ask("retake", shot_id=stage.story.shots[0].shot_id, num_chunks=3)
+    stage.run()
+    whole = stage.film()[0]
+    for frame_index, num_chunks in ((20, 2), (8, 1)):
+        assert stage.ask("cut", playing={"take_id": whole, "frame_index": frame_index}).effect.shot_index == 1
+        assert stage.room.history.takes[stage.film()[0] or ""].num_chunks == num_chunks
+
+
+def test_memories_of_other_weights_are_encoded_anew_from_the_frames(tmp_path: Path) -> None:
+    first = Stage(tmp_path)
+    first.run()
+    first.close()
+    stage = Stage(tmp_path, seed=1)
+    record = stage.room.history.takes[stage.film()[1] or ""]
+    take = Memories(stage.tools, stage.story_id).take(record)
+    frames = stage.media.frames(stage.story_id, record)[list(take.candidate_frames)]
+    assert take.latents.equal(stage.pipeline.engine.encode_frames(frames))
+    assert not take.latents.equal(first.pipeline.engine.encode_frames(frames))
+    stage.close()
+
+
+def test_making_stale_shots_again_asks_for_what_is_made_from_the_first_of_them_on(stage: Stage) -> None:
+    stage.ask("add_shot", shot={"caption": CAPTIONS[3]})
+    shots = [shot.shot_id for shot in stage.story.shots]
+    stage.run()
+    stage.ask("set_autoplay", on=False)
+    stage.ask("add_shot", shot={"caption": "a fox walks"}, index=2)  # Not made, and not asked for.
+    stage.ask("edit_shot", shot_id=shots[1], caption="a owl walks")
+    assert stage.statuses == ["done", "stale", "waiting", "done", "done"]
+    assert stage.ask("remake_stale").effect.shot_index == 1
+    assert list(stage.room.history.wanted) == shots[1:]
+    stage.run()
+    assert stage.statuses == ["done", "done", "waiting", "done", "done"]
+    assert stage.run() == 0
+
+
+def test_a_take_that_is_chosen_brings_its_caption_seed_and_length(stage: Stage) -> None:
+    stage.run()
+    shot = stage.story.shots[1]
+    stage.ask("retake", shot_id=shot.shot_id, caption="a owl walks", seed="5", num_chunks=1)
+    stage.run()
+    new = stage.story.shots[1]
+    assert (new.caption, new.seed, new.num_chunks) == ("a owl walks", "5", 1)
+    stage.ask("choose_take", shot_id=shot.shot_id, take_id=shot.take_id)
+    old = stage.story.shots[1]
+    assert (old.caption, old.seed, old.num_chunks) == (CAPTIONS[1], str(shot_seed(7, 1)), 2)
+    stage.ask("choose_take", shot_id=shot.shot_id, take_id=new.take_id)
+    assert (stage.story.shots[1].caption, stage.story.shots[1].seed) == ("a owl walks", "5")
+    assert "stale" not in stage.statuses[:2]
+
+
+def test_pins_end_with_the_take(stage: Stage) -> None:
+    stage.run()
+    take = stage.room.history.takes[stage.film()[0] or ""]
+    answer = stage.refused("pin", frame={"take_id": take.take_id, "frame_index": take.num_frames})
+    assert answer.code == "not_found"
+    stage.ask("pin", frame={"take_id": take.take_id, "frame_index": take.num_frames - 1})
+    assert (
+        stage.refused("pin", frame={"take_id": take.take_id, "frame_index": take.num_frames - 1}).code
+        == "refused"
+    )
+
+
+def test_pins_stay_through_retakes_branches_and_removals(stage: Stage) -> None:
+    stage.run()
+    first = stage.film()[0]
+    stage.ask("pin", frame={"take_id": first, "frame_index": 4})
+    pin = stage.story.pins[0].pin_id
+    stage.ask("retake", shot_id=stage.story.shots[1].shot_id)
+    stage.run()
+    assert [f.frame_index for f in stage.story.shots[1].takes[-1].context if f.pin_id == pin] == [4]
+    stage.ask("branch", shot_id=stage.story.shots[1].shot_id)
+    assert [p.pin_id for p in stage.story.pins] == [pin]
+    stage.ask("add_shot", shot={"caption": "a owl walks"})
+    stage.ask("make_shot", shot_id=stage.story.shots[-1].shot_id)
+    stage.run()
+    assert [f.frame_index for f in stage.story.shots[-1].takes[-1].context if f.pin_id == pin] == [4]
+    # Another take of its shot is in the film: the pin rests, and counts again with its own.
+    stage.ask("retake", shot_id=stage.story.shots[0].shot_id)
+    stage.run()
+    assert not stage.story.pins[0].is_used
+    stage.ask("retake", shot_id=stage.story.shots[1].shot_id)
+    stage.run()
+    assert not [f for f in stage.story.shots[1].takes[-1].context if f.pin_id]
+    stage.ask("choose_take", shot_id=stage.story.shots[0].shot_id, take_id=first)
+    assert stage.story.pins[0].is_used
+
+
+def test_a_refused_redo_does_not_drop_the_take_in_the_making(stage: Stage) -> None:
+    """It was dropped before it was known whether there was anything to do again."""
+    stage.run(3)
+    making = stage.story.making
+    assert stage.refused("redo").code == "refused"
+    assert stage.room.making is not None and making is not None
+    assert stage.room.making.take_id == making.take_id
+    assert [e.outcome for e in stage.inbox.of(TakeEnded)] == ["finished"]
+
+
+def test_stories_hold_as_many_shots_and_servers_as_many_stories_as_they_may(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, limits=Limits(shots=3, stories=2), num_shots=3)
+
+    def create(num_shots: int) -> None:
+        shots = [NewShot(caption="a fox")] * num_shots
+        stage.studio.create("A", "a forest", shots, seed=0, autoplay=False)
+
+    with pytest.raises(Refusal) as refusal:
+        create(4)
+    assert refusal.value.code == "limit" and "at most 3" in str(refusal.value)
+    create(3)
+    with pytest.raises(Refusal) as refusal:
+        create(1)
+    assert refusal.value.code == "limit" and "2 stories" in str(refusal.value)
+    stage.close()
+
+
+def test_the_story_that_is_empty_longest_makes_room_and_watched_ones_stay(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, limits=Limits(open_stories=3, viewers_per_story=2))
+    others = [stage.create(1) for _ in range(3)]
+    viewers = [new_id() for _ in others]
+    for other, viewer in zip(others[:2], viewers, strict=False):
+        stage.studio.attach(other, viewer, Inbox())
+    with pytest.raises(Refusal) as refusal:
+        stage.studio.attach(others[2], viewers[2], Inbox())
+    assert refusal.value.code == "busy"
+    stage.studio.detach(others[1], viewers[1])
+    stage.studio.detach(others[0], viewers[0])
+    stage.studio._rooms[others[1]].empty_since_s = 1.0
+    stage.studio._rooms[others[0]].empty_since_s = 2.0
+    stage.studio.attach(others[2], viewers[2], Inbox())
+    assert set(stage.studio._rooms) == {stage.story_id, others[0], others[2]}
+    stage.sit(Inbox())
+    with pytest.raises(Refusal) as refusal:
+        stage.sit(Inbox())
+    assert refusal.value.code == "busy" and "2 viewers" in str(refusal.value)
+    stage.close()
