@@ -73,13 +73,15 @@ class _Quoter:
 
     def _entry(self, at: int) -> int:
         """Deals with the entry that begins at a line; the line after it."""
-        line = self.lines[at]
-        if not line.strip() or line.lstrip().startswith("#"):
+        line = self.lines[at] = self.lines[at].rstrip(" \t")
+        if not line or line.lstrip().startswith("#"):
             return at + 1
         indent = _indent(line)
-        if odd := re.search(r"[^\S ]", line[: len(line) - len(line.lstrip())]):
-            name = {"\t": "a tab", "\u00a0": "a no-break space"}.get(odd[0], f"U+{ord(odd[0]):04X}")
+        if odd := re.match(r" *([\t\u00a0\u2000-\u200a\u202f\u3000])", line):
+            name = {"\t": "a tab", "\u00a0": "a no-break space"}.get(odd[1], f"U+{ord(odd[1]):04X}")
             raise DocumentError(f"line {at + 1}: begins with {name}; indent with spaces")
+        if bullet := re.match(r"\s*([*\u2013\u2014\u2022\u25cf\u00b7])\s", line):
+            raise DocumentError(f"line {at + 1}: begins with {bullet[1]!r}; begin a caption with '- '")
         if wide := self._wide_colon.match(line):
             raise DocumentError(
                 f"line {at + 1}: a wide colon after {wide[1]}; write the narrow one: {wide[1]}:"
@@ -189,6 +191,7 @@ class _Quoter:
                 _indent(self.lines[n]) <= indent and self._begins_entry(self.lines[n]) for n in between
             )
             if is_alone and not crosses:
+                self.lines[last] = self.lines[last][:after]
                 return last + 1
             if last == at:
                 return None

@@ -263,7 +263,7 @@ def _read(text: str, suffix: str, title: str) -> Story:
         except DocumentError as error:
             if _is_json_lines(text):
                 raise StoryError(f"JSON Lines; a story is one object: {_form()}") from error
-            if suffix == ".json":
+            if suffix == ".json" or re.match(r"\s*[\[{]\s*[\u2018-\u201f]", text):
                 raise
             try:
                 document = parse_yaml(text)  # YAML in brackets, which is less strict
@@ -316,7 +316,9 @@ def story_from_document(document: object, *, default_title: str = "Untitled") ->
     if items is None:
         raise StoryError(f"'shots' is missing; write {_form()}, or a list of captions under 'shots'")
     if not isinstance(items, list):
-        raise StoryError(f"'shots' is {kind_of(items)}, no list; begin each caption with '- '")
+        raise StoryError(
+            f"'shots' is {kind_of(items)}, no list; write captions in a list, in YAML each after '- '"
+        )
     items = cast("list[object]", items)
     if len(items) > MAX_SHOTS:
         raise StoryError(f"{len(items)} shots; at most {MAX_SHOTS} are allowed: split the story")

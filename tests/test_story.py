@@ -107,8 +107,8 @@ def test_fitting_cuts_only_the_end_of_the_global_caption(
         ({"prompts": ["a", "b"]}, "'shots' is missing; .* shot1 to shotN"),
         ({"shots": ["x"]}, "'global_caption' is missing"),
         ({**VALID, "shots": []}, "0 shots"),
-        ({**VALID, "shots": {}}, "'shots' is a group of keys, no list; begin"),
-        ({**VALID, "shots": "x"}, "'shots' is text, no list; begin each caption with '- '"),
+        ({**VALID, "shots": {}}, "'shots' is a group of keys, no list; write captions in a list"),
+        ({**VALID, "shots": "x"}, "'shots' is text, no list; .* after '- '"),
         ({**VALID, "shots": ["x"] * (MAX_SHOTS + 1)}, f"at most {MAX_SHOTS}"),
         ({**VALID, "shots": ["fine", "  "]}, "shot 2: caption is empty"),
         ({**VALID, "shots": [{"caption": None}]}, "shot 1: caption is empty"),
@@ -161,6 +161,11 @@ def test_bad_documents_are_refused_in_one_line(document: object, reason: str) ->
         ("s.json", "[" * 100_000, "nested too deeply"),
         ("s.json", "{", "no valid JSON"),
         ("s.json", '{"global_caption": "a", "shot1": "b", "shot1": "c"}', "'shot1' is given twice"),
+        (
+            "s",
+            "{\u201cglobal_caption\u201d: \u201ca\u201d}",
+            "line 1: no valid JSON: quotes that JSON does not know",
+        ),
         ("s.yaml", "", "not a story"),
         (
             "s.yaml",
