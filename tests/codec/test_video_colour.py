@@ -1,6 +1,7 @@
 """Levels of a file become the light that its standard says: values of BT.601, 709, 2020, 2100 and 2390."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,3 +193,38 @@ def test_a_picture_is_converted_at_the_size_asked_for() -> None:
         own = centre(frame)
         assert to_picture(frame, 48, 300).shape == (300, 48, 3)
         assert to_picture(frame, 48, 300)[280, 20].tolist() == pytest.approx(own, abs=1)
+
+
+def test_the_peak_of_pq_video_is_that_of_the_display_it_was_made_on(tmp_path: Path) -> None:
+    """The file tells 4000 cd/m2: the curve begins lower, and white is darker than with the usual 1000."""
+    display = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(40000000,50)"
+    options = {"x265-params": f"{display}:log-level=none:qp=1:hdr10=1"}
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx265", rate=12, options=options)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p10le"
+        codec = stream.codec_context
+        codec.color_trc, codec.color_primaries, codec.colorspace, codec.color_range = 16, 9, 9, LIMITED
+        white = frame_of(
+            [255 * 0.580689] * 3, matrix=9, bits=10, transfer=16, primaries=9, height=64, width=64
+        )
+        container.mux(stream.encode(white.reformat(format="yuv420p10le")))
+        container.mux(stream.encode(None))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        (frame,) = container.decode(video=0)
+        want = 255 * (float(tone_mapped(np.array([203.0]), 4000.0)[0]) / 203) ** (1 / 2.4)
+        assert 205 < want < 226
+        assert centre(frame) == pytest.approx([want] * 3, abs=2)
+
+
+def test_hdr_that_tells_no_matrix_has_that_of_bt_2020() -> None:
+    told = frame_of((90, 80, 84), matrix=9, bits=10, transfer=18, primaries=9)
+    untold = frame_of((90, 80, 84), matrix=9, told=2, bits=10, transfer=18, primaries=9)
+    assert centre(untold) == centre(told)
+
+
+def test_bright_colours_keep_their_hue() -> None:
+    """The curve is applied to the brightest channel, and the others follow in proportion."""
+    level = pq_level(np.array([800.0, 400.0, 200.0])) * 255
+    picture = centre(frame_of(level.tolist(), matrix=9, bits=10, transfer=16, primaries=1))
+    light = (np.array(picture) / 255) ** 2.4
+    assert light / light[0] == pytest.approx([1, 0.5, 0.25], abs=0.02)
