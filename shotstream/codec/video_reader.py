@@ -254,11 +254,12 @@ def _timeline(path: Path, found: _Found, rates: Sequence[Fraction | None]) -> Ti
         raise VideoError(f"{path}: its times run backwards after frame {back[0]}")
     stamps = known if found.by_packet else None
     slack = min(max(found.time_base / 2, _LEAST_SLACK), _MOST_SLACK)
-    off = max(found.time_base / 2, _LEAST_SLACK) / found.time_base
     ends = known if found.end is None else np.append(known, found.end)
     for rate in dict.fromkeys(rates):
         if rate:
             even = np.arange(len(ends)) / float(rate * found.time_base)
+            # No more than rounding explains, and so little of a frame that none can be held in it.
+            off = min(max(found.time_base / 2, _LEAST_SLACK), 1 / (8 * rate)) / found.time_base
             if np.abs(ends - ends[0] - even).max() <= float(off) + 1e-6:
                 return Timeline(ticks=np.arange(count + 1), tick=1 / rate, slack=Fraction(0), stamps=stamps)
     if found.end is None:

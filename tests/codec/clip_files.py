@@ -43,9 +43,10 @@ def write_clip(
     aspect: Fraction | None = None,
     matrix: Sequence[int] | None = None,
     title: str = "",
+    container_options: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes frames at the times given in units of a time base; by default one after the other."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=dict(container_options or {})) as container:
         if title:
             container.metadata["title"] = title
         stream = container.add_stream(codec, rate=1 / time_base, options=dict(options or {"qp": "0"}))

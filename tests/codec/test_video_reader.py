@@ -169,7 +169,13 @@ def test_times_of_one_rate_are_exact_though_the_file_rounds_them(tmp_path: Path)
 
 
 def test_a_frame_that_is_held_is_seen_in_files_whose_clock_is_the_frame_rate(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "a.mp4", numbered(6), stamps=[0, 1, 2, 4, 5, 6])
+    path = write_clip(
+        tmp_path / "a.mp4",
+        numbered(6),
+        stamps=[0, 1, 2, 4, 5, 6],
+        container_options={"video_track_timescale": "12"},
+    )
+    assert read_timeline(path).tick == Fraction(1, 12)
     assert on_screen(path, [tick / 12 for tick in range(7)]) == [0, 1, 2, 2, 3, 4, 5]
 
 
@@ -246,6 +252,12 @@ def test_frames_stop_being_looked_for_where_no_more_are_asked_for(tmp_path: Path
     assert (timeline.num_frames, timeline.seconds(0, 7)) == (7, Fraction(7, 12))
     assert [number_of(picture) for picture in read_frames(path, 3, 7)] == [3, 4, 5, 6]
     assert read_timeline(path, 99).num_frames == 40
+
+
+def test_two_frames_of_one_time_are_two_frames(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mkv", numbered(6), stamps=[0, 1, 2, 2, 3, 4], codec="ffv1", options={})
+    assert [number_of(picture) for picture in read_frames(path)] == list(range(6))
+    assert on_screen(path, [tick / 12 for tick in range(5)]) == [0, 1, 3, 4, 5]
 
 
 # --- the right stream
@@ -350,6 +362,69 @@ def test_nothing_is_trusted_after_damage_where_frames_are_only_counted(tmp_path:
     assert len(list(iter_pictures(path, timeline, [range(12)]))) == 12
     with pytest.raises(VideoError, match="frame 20 is damaged"):
         list(iter_pictures(path, timeline, [[20]]))
+
+
+def noise(num_frames: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (num_frames, HEIGHT, WIDTH, 3), np.uint8)
+
+
+def test_a_packet_that_a_broadcast_lost_takes_its_frame(tmp_path: Path) -> None:
+    """188 bytes of one frame are gone; FFmpeg shows that frame with a hole, or smeared."""
+    path = write_clip(
+        tmp_path / "a.ts",
+        noise(20),
+        codec="mpeg2video",
+        pixels="yuv420p",
+        options={"b": "4000000", "bf": "0"},
+        time_base=Fraction(1, 25),
+    )
+    place = packet_places(path)[12][0] + 5 * 188
+    content = path.read_bytes()
+    assert content[place] == 0x47
+    path.write_bytes(content[:place] + content[place + 188 :])
+    timeline = read_timeline(path)
+    assert timeline.num_frames == 20
+    assert len(list(iter_pictures(path, timeline, [range(11)]))) == 11
+    with pytest.raises(VideoError, match=r"frame 1[12] is damaged"):
+        list(iter_pictures(path, timeline, [range(20)]))
+
+
+OPEN = {"qp": "20", "x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0"}
+"""Frames after a key frame in the file are shown before it, and build on what came before it."""
+
+
+def test_what_is_built_on_damage_is_refused_up_to_the_next_key_frame(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", noise(40), key_every=12, options=OPEN)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        ticks = round(1 / 12 / container.streams.video[0].time_base)
+    numbers = [packet.pts // ticks for packet in packets]
+    numbers = [number - min(numbers) for number in numbers]
+    keys = [place for place, packet in enumerate(packets) if packet.is_keyframe]
+    leading = [place for place in range(keys[1] + 1, keys[2]) if numbers[place] < numbers[keys[1]]]
+    assert leading, "the groups are open"
+    place, size = packet_places(path)[keys[1] - 1]
+    content = bytearray(path.read_bytes())
+    content[place + 8 : place + size] = bytes(size - 8)
+    path.write_bytes(content)
+    timeline = read_timeline(path)
+    for lead in leading:
+        with pytest.raises(VideoError, match=rf"frame {numbers[lead]} is damaged"):
+            list(iter_pictures(path, timeline, [[numbers[lead]]]))
+    assert len(list(iter_pictures(path, timeline, [range(numbers[keys[1]], 40)]))) == 40 - numbers[keys[1]]
+
+
+def test_nothing_before_the_first_key_frame_is_counted(tmp_path: Path) -> None:
+    """A recording that was begun in the middle: what builds on frames that are not there is not shown."""
+    path = write_clip(tmp_path / "a.ts", numbered(40), key_every=12, options=OPEN)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    first = min(packet.pts for packet in packets)
+    key = next(packet for packet in packets[1:] if packet.is_keyframe)
+    number = (key.pts - first) * 12 // 90000
+    path.write_bytes(path.read_bytes()[: 3 * 188] + path.read_bytes()[packets[5].pos :])
+    found = [number_of(picture) for picture in read_frames(path)]
+    assert found == list(range(number, 40))
 
 
 def test_a_file_that_is_cut_off_ends_there(tmp_path: Path) -> None:
