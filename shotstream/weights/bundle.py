@@ -326,7 +326,8 @@ def _read_document(directory: Path) -> dict[str, Any]:
             "import again"
         )
     config, listed = document.get("config"), document.get("files")
-    if not all(isinstance(part, dict) for part in (config, listed, document.get("provenance", {}))):
+    made_of = document.get("provenance", {})
+    if not isinstance(config, dict) or not isinstance(listed, dict) or not isinstance(made_of, dict):
         raise BundleError(f"{path}: config or files is missing; fetch or import the bundle again")
     for name, entry in listed.items():
         if not _is_entry(name, entry):

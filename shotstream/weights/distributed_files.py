@@ -151,7 +151,8 @@ def _check(found: Any, directory: Path) -> None:
     if not isinstance(found, Metadata) or not isinstance(found.storage_data, Mapping):
         raise CheckpointError(f"{path}: no metadata of a distributed checkpoint")
     num_bytes = 0
-    for name, value in found.state_dict_metadata.items():
+    entries: dict[Any, Any] = found.state_dict_metadata
+    for name, value in entries.items():
         if not isinstance(name, str) or not isinstance(value, TensorStorageMetadata):
             raise CheckpointError(f"{path}: refused, {name!r} is no tensor, and would be loaded as code")
         num_bytes += value.size.numel() * value.properties.dtype.itemsize

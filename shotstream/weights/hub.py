@@ -249,7 +249,7 @@ def fetch_from_hub(
         from huggingface_hub import HfApi, constants, snapshot_download
         from huggingface_hub.errors import (
             GatedRepoError,
-            HTTPError,  # of the client that huggingface_hub uses, whichever it is
+            HTTPError,  # pyright: ignore[reportPrivateImportUsage] (of whichever client it uses)
             LocalEntryNotFoundError,
             OfflineModeIsEnabled,
             RepositoryNotFoundError,

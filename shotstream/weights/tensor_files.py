@@ -315,7 +315,13 @@ def json_kind(value: object) -> str:
         return "nothing (null)"
     if isinstance(value, bool):
         return "true or false"
-    names = {int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    names: dict[type, str] = {
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "a list",
+        dict: "an object",
+    }
     return names.get(type(value), "another value")
 
 
