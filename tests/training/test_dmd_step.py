@@ -336,3 +336,16 @@ def test_parts_of_a_batch_draw_what_the_whole_batch_would_and_average_to_it() ->
     assert found[0].keys() == found[1].keys() and len(found[0]) > 20
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("broken", "named"), [("fake", "fake score's"), ("teacher", "student's")])
+def test_a_loss_that_is_no_number_is_told_with_its_step_and_moves_nobody(broken: str, named: str) -> None:
+    stage = stage_of("fake_updates=2", "fake_warmup_steps=0")
+    dit = stage.fake if broken == "fake" else stage.teacher.dit
+    with torch.no_grad():
+        dit.head.head.bias.fill_(float("nan"))
+    before = learnt(stage.student.dit)
+    with pytest.raises(FloatingPointError, match=f"the {named} loss is nan at step 3$"):
+        stage.step(3)
+    assert all(torch.equal(before[name], value) for name, value in stage.student.dit.named_parameters())
+    assert stage.ema.num_updates == 0

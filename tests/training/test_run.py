@@ -57,8 +57,13 @@ def teacher(num_steps: int, *more: str) -> Recipe:
 
 
 def weights(runs: Path, name: str) -> dict[str, Tensor]:
+    """What a run has learnt: its weights, their average and how far that is, and the fake score."""
     _, state = load_checkpoint(checkpoints(runs / name)[-1])
-    return state["weights"]
+    return {
+        f"{part}.{name}": torch.as_tensor(value)
+        for part in ("weights", "ema", "fake")
+        for name, value in state.get(part, {}).items()
+    }
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
