@@ -6,6 +6,7 @@ from takes, which never change. Ids are looked up in the database before a path 
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
