@@ -6,6 +6,7 @@ bounds memory: 2**27 pixels of a frame (16K), and threads that share a frame ins
 """
 
 import codecs
+import errno
 import stat
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def _reason(error: "FFmpegError | OSError") -> str:
 
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    if isinstance(error, InvalidDataError):
+    if isinstance(error, InvalidDataError) or error.errno == errno.EINVAL:  # EINVAL: of no format in the list
         return "it is damaged, cut off, or in no known format"
     return error.strerror or "it cannot be decoded"
 

@@ -389,6 +389,24 @@ def test_a_packet_that_a_broadcast_lost_takes_its_frame(tmp_path: Path) -> None:
         list(iter_pictures(path, timeline, [range(20)]))
 
 
+def test_a_file_that_is_cut_off_behind_its_table_loses_the_frame_that_was_cut(tmp_path: Path) -> None:
+    """The table in front promises 12 frames, and half of the sixth is there."""
+    path = write_clip(
+        tmp_path / "a.mov",
+        noise(12),
+        codec="rawvideo",
+        pixels="rgb24",
+        options={},
+        container_options={"movflags": "+faststart"},
+    )
+    place, size = packet_places(path)[5]
+    path.write_bytes(path.read_bytes()[: place + size // 2])
+    timeline = read_timeline(path)
+    assert len(list(iter_pictures(path, timeline, [range(5)]))) == 5
+    with pytest.raises(VideoError, match=r"frame 5 is damaged|holds [56] frames"):
+        read_frames(path, 0, 6)
+
+
 OPEN = {"qp": "20", "x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0"}
 """Frames after a key frame in the file are shown before it, and build on what came before it."""
 
@@ -515,6 +533,14 @@ def test_any_name_that_a_file_can_have_is_read(
     assert len(read_frames(Path(name))) == 3
     Path("link.mp4").symlink_to(name)
     assert len(read_frames(Path("link.mp4"))) == 3
+
+
+def test_a_picture_is_no_video(tmp_path: Path) -> None:
+    Image.fromarray(corners()).save(tmp_path / "a.png")
+    with pytest.raises(
+        VideoError, match=r"a\.png: not a readable video: it is damaged, cut off, or in no known"
+    ):
+        read_frames(tmp_path / "a.png")
 
 
 def test_a_title_in_latin_1_does_no_harm(tmp_path: Path) -> None:
