@@ -27,6 +27,7 @@ import shotstream
 from shotstream.codec.codec import StreamDecoder
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.bodies import in_words
+from shotstream.studio.connections import OUT_OF_DESCRIPTORS
 from shotstream.studio.events import ErrorCode, Problem
 from shotstream.studio.folder import DataFolder, take_lock
 from shotstream.studio.limits import Limits
@@ -191,10 +192,9 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, error: Refusal) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
-        told = _problem(_STATUS[error.code], error.code, str(error))
         if error.code == "busy":
-            told.headers["Retry-After"] = "2"
-        return told
+            return _busy(str(error))
+        return _problem(_STATUS[error.code], error.code, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(  # pyright: ignore[reportUnusedFunction]
@@ -224,6 +224,13 @@ def _add_problems(app: FastAPI) -> None:
     async def not_kept(_: Request, error: SQLAlchemyError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         _log.error("a request failed: %s", explain(error))
         return _problem(_STATUS["storage"], "storage", explain(error))
+
+    @app.exception_handler(OSError)
+    async def no_file(request: Request, error: OSError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        if error.errno not in OUT_OF_DESCRIPTORS:
+            return await fault(request, error)
+        logging.getLogger("uvicorn.error").warning("no more descriptors for files: raise `ulimit -n`")
+        return _busy("too many files are open here; try again")
 
     @app.exception_handler(Exception)
     async def fault(_: Request, error: Exception) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
@@ -255,6 +262,12 @@ class _Page(StaticFiles):
             await send({"type": "websocket.close", "code": NOT_FOUND})
             return
         await super().__call__(scope, receive, send)
+
+
+def _busy(message: str) -> JSONResponse:
+    told = _problem(_STATUS["busy"], "busy", message)
+    told.headers["Retry-After"] = "2"
+    return told
 
 
 def _problem(status: int, code: ErrorCode, message: str) -> JSONResponse:

@@ -2,10 +2,12 @@
 
 uvicorn's protocols wait for ever for a request that does not come, for one that comes a byte at a time, and
 for a peer that does not read. Here each of these ends, and the number of connections stays below what the
-system has descriptors for: the one whose request has been waited for longest makes room for a new one.
+system has descriptors for: the one whose request has been waited for longest makes room for a new one, or
+else the one that has not read for longest.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -21,10 +23,14 @@ if os.name == "posix":
     import resource
 
 _WANTED_DESCRIPTORS = 4096
-_OWN_DESCRIPTORS = 24
-"""For files, the database, and connections that are accepted in one go before they can be counted."""
+_OWN_DESCRIPTORS = 16
+"""For the database, takes that are kept, and connections that are accepted before they can be counted."""
+_EACH = 2
+"""A connection, and the file that it is sent."""
 _FEWEST = 4
 _QUIET_S = 60.0
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What the system says when it has no more connections or files to give."""
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n"
     b"connection: close\r\ncontent-length: 66\r\n\r\n"
@@ -43,7 +49,8 @@ class _Bounded:
     """A connection whose peer has to take what it is sent."""
 
     _is_paused = False
-    _stuck_since_s: float | None = None
+    stuck_since_s: float | None = None
+    """When it was first seen to take nothing; None: it takes what it is sent."""
 
     def pause_writing(self) -> None:
         """The peer does not keep up."""
@@ -53,17 +60,17 @@ class _Bounded:
     def resume_writing(self) -> None:
         """It has caught up."""
         self._is_paused = False
-        self._stuck_since_s = None
+        self.stuck_since_s = None
         super().resume_writing()  # pyright: ignore
 
     def end_if_overdue(self, now_s: float) -> None:
         """Ends the connection when its peer has taken longer than it may; called now and then."""
         transport, limits = self.transport, self.config.limits  # pyright: ignore
         if not (self._is_paused or transport.is_closing()):
-            self._stuck_since_s = None
-        elif self._stuck_since_s is None:
-            self._stuck_since_s = now_s
-        elif now_s - self._stuck_since_s > limits.unread_s:
+            self.stuck_since_s = None
+        elif self.stuck_since_s is None:
+            self.stuck_since_s = now_s
+        elif now_s - self.stuck_since_s > limits.unread_s:
             transport.abort()
 
 
@@ -85,6 +92,11 @@ class HttpConnection(_Bounded, H11Protocol):
         waiting = [other for other in others if isinstance(other, HttpConnection) and not other.is_answering]
         if waiting:
             min(waiting, key=lambda other: other.waiting_since_s).transport.abort()
+            return
+        stuck = [(other.stuck_since_s, other) for other in others if isinstance(other, HttpConnection)]
+        stuck = [(since_s, other) for since_s, other in stuck if since_s is not None]
+        if stuck:
+            min(stuck, key=lambda pair: pair[0])[1].transport.abort()
             return
         transport.write(_FULL)
         transport.close()
@@ -116,7 +128,7 @@ class SocketConnection(_Bounded, WebSocketsSansIOProtocol):
 
 
 class Seldom(logging.Filter):
-    """Lets a warning through once a minute, with the number of those that were left out; errors always."""
+    """Lets a line through once a minute, with the number of those that were left out; tracebacks always."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +136,7 @@ class Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is written."""
-        if record.levelno > logging.WARNING:
+        if record.exc_info:
             return True
         now_s = time.monotonic()
         since_s, num_left_out = self._told.get(str(record.msg), (-_QUIET_S, 0))
@@ -157,4 +169,4 @@ def most_connections(wanted: int) -> int:
         return wanted
     folder = Path("/dev/fd")
     num_open = sum(1 for _ in folder.iterdir()) if folder.is_dir() else _OWN_DESCRIPTORS
-    return max(_FEWEST, min(wanted, soft - num_open - _OWN_DESCRIPTORS))
+    return max(_FEWEST, min(wanted, (soft - num_open - _OWN_DESCRIPTORS) // _EACH))

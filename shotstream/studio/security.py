@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import logging
 import time
 from collections.abc import Mapping
 from html import escape
@@ -18,12 +19,14 @@ import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shotstream.studio.connections import OUT_OF_DESCRIPTORS
 from shotstream.studio.limits import Limits
 from shotstream.studio.pace import Buckets
 from shotstream.studio.proxy import FORWARDED_HOST, inside_path
 
 ALLOWED = "studio_allowed"
 """Where in a WebSocket's scope stands why it may not be served; "": it may."""
+_log = logging.getLogger("uvicorn.error")
 OPEN_PATHS = ("/healthz",)
 MIN_TOKEN_CHARS = 16
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -87,7 +90,13 @@ class Guard:
         if refusal is None:
             body = await _read_body(receive, self._limits)
             if isinstance(body, bytes):
-                await self._app(scope, _again(body, receive), _with_headers(send))
+                try:
+                    await self._app(scope, _again(body, receive), _with_headers(send))
+                except RuntimeError as error:
+                    # An answer that has begun cannot become another one: it is broken off.
+                    if getattr(error.__cause__, "errno", None) not in OUT_OF_DESCRIPTORS:
+                        raise
+                    _log.warning("an answer was broken off: no more descriptors; raise `ulimit -n`")
                 return
             refusal = body
         await refusal(scope, receive, send)

@@ -1,7 +1,6 @@
 """The HTTP server around the app: bounds on connections and buffers, and a farewell to viewers."""
 
 import asyncio
-import errno
 import logging
 import socket
 import time
@@ -12,14 +11,20 @@ import uvicorn
 from fastapi import FastAPI
 
 from shotstream.studio.app import say_goodbye
-from shotstream.studio.connections import Config, HttpConnection, Seldom, SocketConnection, most_connections
+from shotstream.studio.connections import (
+    OUT_OF_DESCRIPTORS,
+    Config,
+    HttpConnection,
+    Seldom,
+    SocketConnection,
+    most_connections,
+)
 from shotstream.studio.limits import Limits
 
 _MAX_MESSAGE_BYTES = 2 * 2**20
 _ACCEPTED_AT_ONCE = 2
 """asyncio accepts so many before it looks at the first; the system's own queue is longer."""
 _QUEUE = 128
-_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _TICKS_PER_LOOK = 5
 _log = logging.getLogger("uvicorn.error")
 
@@ -97,7 +102,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def _tell_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
-    if isinstance(error, OSError) and error.errno in _OUT_OF_DESCRIPTORS:
+    if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS:
         _log.warning("the system has no more descriptors for connections: raise `ulimit -n`")
     else:
         loop.default_exception_handler(context)

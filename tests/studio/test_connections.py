@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,19 @@ def test_half_open_connections_make_room_for_whole_ones(port: int, kind: str) ->
             assert alive(port) == 200
 
 
+def test_connections_that_do_not_read_make_room(port: int) -> None:
+    asked = b"GET /js/player.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300
+    with ExitStack() as stack:
+        for _ in range(MOST):
+            one = stack.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            one.connect(("127.0.0.1", port))
+            one.settimeout(0.2)
+            with suppress(TimeoutError):
+                one.sendall(asked)
+        until(lambda: alive(port) == 200)
+
+
 def test_viewers_are_no_half_open_connections_and_others_are_told_to_wait(port: int) -> None:
     base = f"http://127.0.0.1:{port}/api/stories"
     story = httpx2.post(base, json={"global_caption": "a forest night", "autoplay": False}).json()
@@ -179,6 +192,27 @@ def test_a_message_beyond_all_bounds_ends_the_connection(port: int) -> None:
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
 
 
+def test_a_lack_of_files_is_told_in_lines_and_not_as_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import anyio
+
+    async def out_of_files(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with served(tmp_path) as port:
+        address = f"http://127.0.0.1:{port}/js/main.js"
+        monkeypatch.setattr(anyio, "open_file", out_of_files)
+        for _ in range(3):
+            # Begun or not when the file is opened: that is Starlette's choice.
+            with suppress(httpx2.TransportError):
+                assert httpx2.get(address).json()["code"] == "busy"
+        monkeypatch.undo()
+        assert httpx2.get(address).status_code == 200
+    written = "".join(capfd.readouterr())
+    assert written.count("ulimit") == 1 and "Traceback" not in written and len(written.splitlines()) <= 2
+
+
 def test_what_was_too_fast_is_forgotten_after_a_rest() -> None:
     pace = _Pace(50.0)
     while pace.takes():
@@ -216,14 +250,15 @@ def test_of_too_many_names_the_one_that_came_least_lately_is_forgotten() -> None
 def test_the_same_warning_is_written_once_a_minute_with_how_often_it_came() -> None:
     seldom = Seldom()
 
-    def written(level: int, message: str, *values: object) -> str | None:
-        record = logging.LogRecord("uvicorn.error", level, "", 0, message, values, None)
+    def written(level: int, message: str, *values: object, is_fault: bool = False) -> str | None:
+        fault = (ValueError, ValueError(), None) if is_fault else None
+        record = logging.LogRecord("uvicorn.error", level, "", 0, message, values, fault)
         return record.getMessage() if seldom.filter(record) else None
 
     assert written(logging.WARNING, "no %s", "room") == "no room"
     assert [written(logging.WARNING, "no %s", "room") for _ in range(3)] == [None] * 3
     assert written(logging.WARNING, "something else") == "something else"
-    assert [written(logging.ERROR, "a fault") for _ in range(2)] == ["a fault"] * 2
+    assert [written(logging.ERROR, "a fault", is_fault=True) for _ in range(2)] == ["a fault"] * 2
     seldom._told = {key: (since_s - 61, number) for key, (since_s, number) in seldom._told.items()}
     again = written(logging.WARNING, "no %s", "room")
     assert again is not None and again.startswith("no room") and "3 times" in again
@@ -247,7 +282,7 @@ def test_a_lack_of_descriptors_is_one_line_and_another_fault_is_told_whole(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="descriptors are bounded there")
-@pytest.mark.parametrize(("allowed", "wanted", "most"), [(64, 512, 36), (1000, 100, 100), (20, 512, 4)])
+@pytest.mark.parametrize(("allowed", "wanted", "most"), [(64, 512, 22), (1000, 100, 100), (20, 512, 4)])
 def test_there_are_fewer_connections_than_descriptors(allowed: int, wanted: int, most: int) -> None:
     """In a process of its own, which has three open and the folder that it counts them in."""
     code = (
@@ -255,17 +290,17 @@ def test_there_are_fewer_connections_than_descriptors(allowed: int, wanted: int,
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({allowed}, {allowed})); print(m({wanted}))"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert most - 2 <= int(told.stdout) <= most
+    assert most - 1 <= int(told.stdout) <= most
 
 
 def test_as_many_descriptors_as_are_allowed_are_asked_for() -> None:
     code = (
         "import resource, sys; from shotstream.studio.connections import most_connections as m; "
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300)); print(m(150)); "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300)); print(m(100)); "
         "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.split("\n")[:2] == ["150", "(300, 300)"]
+    assert told.stdout.split("\n")[:2] == ["100", "(300, 300)"]
 
 
 def test_no_token_is_written_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
