@@ -104,7 +104,8 @@ class HttpConnection(_Bounded, H11Protocol):
     @property
     def is_waiting(self) -> bool:
         """Whether no request has begun: at most a part of its head is here."""
-        return self.cycle is None or self.cycle.response_complete
+        # uvicorn's types do not say that there is none at the beginning.
+        return self.cycle is None or self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
 
     @property
     def is_answering(self) -> bool:

@@ -357,7 +357,7 @@ def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> AP
 def answer_head(router: APIRouter) -> None:
     """Answers HEAD where GET is answered, as HTTP wants it, but for paths that have a way of their own."""
     for route in list(router.routes):
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             router.add_api_route(
                 route.path.removeprefix(router.prefix),
                 route.endpoint,

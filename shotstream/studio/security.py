@@ -233,7 +233,7 @@ def _is_own_origin(scope: Scope, headers: Headers) -> bool:
 
 
 def _scheme(scope: Scope) -> str:
-    scheme = scope.get("scheme", "http")
+    scheme: str = scope.get("scheme", "http")
     return _SCHEMES.get(scheme, scheme)
 
 
@@ -273,9 +273,10 @@ async def _read_body(receive: Receive, limits: Limits) -> "bytes | ASGIApp":
     body = bytearray()
     end_s = time.monotonic() + limits.body_s
     while True:
-        with anyio.move_on_after(end_s - time.monotonic()) as waiting:
+        message: Message | None = None
+        with anyio.move_on_after(end_s - time.monotonic()):
             message = await receive()
-        if waiting.cancelled_caught:
+        if message is None:
             told = f"the body was not here within {limits.body_s:g} s"
             return _plain(408, "refused", told, {"connection": "close"})
         if message["type"] == "http.disconnect":
