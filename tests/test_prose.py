@@ -100,6 +100,7 @@ def test_no_sentence_is_cut_in_silence(sentence: str) -> None:
         ("- caption: a: b\n  length: 3 # c\n", [{"caption": "a: b", "length": "3"}]),
         ("-\n  caption: a: b\n-\n  c: d\n", [{"caption": "a: b"}, "c: d"]),
         ("- {caption: a, length: 3}\n- {caption: a,\n   length: 3}\n", [{"caption": "a", "length": "3"}] * 2),
+        ("- {caption: a,\n   length: 3}\n- b: c\n", [{"caption": "a", "length": "3"}, "b: c"]),
         ("- lens: b\n  caption: c\n", [{"lens": "b", "caption": "c"}]),
         ("about:\n  a: b\n  c\nother: {d: e}\n", {"about": "a: b c", "other": {"d": "e"}}),
         ("about:a\n\"caption\" : 'b'\n", {"about": "a", "caption": "b"}),

@@ -160,6 +160,7 @@ def test_bad_documents_are_refused_in_one_line(document: object, reason: str) ->
         ("s.yaml", "[" * 100_000, "nested too deeply"),
         ("s.json", "[" * 100_000, "nested too deeply"),
         ("s.json", "{", "no valid JSON"),
+        ("s.json", '{"global_caption": "a", "shots": ["b",]}', "line 1: no valid JSON: a comma before"),
         ("s.json", '{"global_caption": "a", "shot1": "b", "shot1": "c"}', "'shot1' is given twice"),
         (
             "s",
