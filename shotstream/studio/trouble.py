@@ -19,7 +19,8 @@ _OF_ERRNO = {
     errno.EIO: "the disk fails; look at the system's log",
     errno.EMFILE: "the server may open no more files; raise the limit (ulimit -n)",
     errno.ENFILE: "the system can open no more files; raise its limit",
-    errno.ENOENT: "files of the data folder are missing; were they moved?",
+    errno.ENOENT: "a file or a folder is not there; was it moved?",
+    errno.ENOTDIR: "a part of its path is no folder",
 }
 _LOCKED = "another program keeps the database locked; end that program"
 _OF_WORDS = (

@@ -11,7 +11,7 @@ import pytest
 
 import shotstream.files
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.studio.app import StudioSettings, create_app
+from shotstream.studio.app import StudioSettings, create_app, probe_folder
 from shotstream.studio.folder import DataFolder
 from shotstream.studio.media import MediaFolder
 from shotstream.studio.store import Store, StoreError
@@ -83,6 +83,19 @@ def test_an_empty_database_does_not_open_a_folder_with_takes_and_deletes_nothing
     stage = Opened(made)
     assert stage.statuses == ["done"]
     stage.close()
+
+
+def test_a_folder_is_looked_at_before_anything_large_is_loaded(tmp_path: Path) -> None:
+    probe_folder(tmp_path / "new")
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"a part of its path is no folder; give another --data"):
+        probe_folder(tmp_path / "file" / "data")
+    open_one = DataFolder(tmp_path / "new")
+    with pytest.raises(StoreError, match="another server"):
+        probe_folder(tmp_path / "new")
+    open_one.close()
+    probe_folder(tmp_path / "new")
 
 
 def test_another_database_is_refused_and_so_is_another_folder(made: Path, tmp_path: Path) -> None:
