@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -19,16 +20,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shotstream.codec.video_io import VideoError, read_frames, write_lossless, write_mp4
+from shotstream.codec.video_io import VideoError, write_lossless, write_mp4
+from shotstream.data.clips import ClipForm, iter_shots
 from shotstream.data.shard_check import check_shards
 from shotstream.data.shards import ShardError
 from shotstream.film.replay import Environment, FilmPlan, Replay, ReplayError, hash_frames, read_replay
+from shotstream.film.workdir import FinishedShot, WorkDirError, load_frames
+from shotstream.geometry import WAN_GEOMETRY, PixelSize
 from shotstream.manifest import Clip, ManifestError, read_manifest, write_manifest
 from shotstream.story import Shot, Story, StoryError, read_story
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.streaming.saved_session import SessionError, read_session
+from shotstream.streaming.saved_session import SessionError, Take, read_session
+from shotstream.studio.media import MediaFolder, TakeDamaged, recorded
+from shotstream.studio.script import TakeRecord
 from shotstream.training.checkpoint import load_checkpoint, save_atomically
-from shotstream.verify.golden import read_golden
+from shotstream.verify import verify_directory
 from shotstream.weights.bundle import BundleError, read_bundle
 from shotstream.weights.checkpoints import read_transformer
 from shotstream.weights.key_names import dit_shapes
@@ -60,9 +66,9 @@ def never(_good: Any, _read: Any) -> bool:
     return False
 
 
-def as_many(good: Any, read: Any) -> bool:
-    """Pictures have no sums; that there are as many of the same size can be seen."""
-    return good.shape == read.shape
+def of_a_size(_good: Any, read: Any) -> bool:
+    """Pictures have no sums; that they are of the size that was asked for can be seen."""
+    return all(shot.frames.shape[1:] == (48, 64, 3) for shot in read)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,8 +200,9 @@ def kinds() -> tuple[Kind, ...]:
             name="manifest (CSV)", make=_csv, read=_clips, refusals=(ManifestError, StoryError), judge=sound
         ),
         Kind(name="manifest (JSON Lines)", make=_jsonl, read=_clips, refusals=(ManifestError,), judge=sound),
-        Kind(name="clip (H.264)", make=_mp4, read=read_frames, refusals=(VideoError,), judge=as_many),
-        Kind(name="frames (FFV1)", make=_ffv1, read=read_frames, refusals=(VideoError,), judge=same),
+        Kind(name="clip (H.264)", make=_mp4, read=_shots_of, refusals=(VideoError,), judge=of_a_size),
+        Kind(name="a film's work", make=_work, read=_shot, refusals=(WorkDirError,), judge=same),
+        Kind(name="a studio's take", make=_take, read=_kept, refusals=(TakeDamaged,), judge=same),
         Kind(name="shards of latents", make=_shards, read=_findings, refusals=(ShardError,), judge=never),
         Kind(name="bundle", make=_bundle, read=read_bundle, refusals=(BundleError,), judge=same),
         Kind(
@@ -212,7 +219,7 @@ def kinds() -> tuple[Kind, ...]:
         Kind(name="training checkpoint", make=_run, read=load_checkpoint, refusals=(ValueError,), judge=same),
         Kind(name="saved session", make=_session, read=read_session, refusals=(SessionError,), judge=same),
         Kind(name="replay", make=_replay, read=read_replay, refusals=(ReplayError,), judge=sound),
-        Kind(name="golden", make=_golden, read=_golden_of, refusals=(ValueError,), judge=sound),
+        Kind(name="golden", make=_golden, read=_verified, refusals=(ValueError,), judge=sound),
     )
 
 
@@ -265,9 +272,67 @@ def _mp4(home: Path) -> Path:
     return home / "clip.mp4"
 
 
-def _ffv1(home: Path) -> Path:
+def _shots_of(path: Path) -> Any:
+    form = ClipForm(size=PixelSize(48, 64), fps=12, geometry=WAN_GEOMETRY, max_latent_frames=21)
+    return list(iter_shots(Clip(video=path, story=STORY, shot_ranges=((0, 20), (20, 36), (38, 48))), form))
+
+
+def _work(home: Path) -> Path:
     write_lossless(home / "frames.mkv", _pictures(), 12)
     return home / "frames.mkv"
+
+
+def _shot(path: Path) -> Any:
+    hashes = hash_frames(_pictures())
+    return load_frames(FinishedShot(shot_index=0, frames_file=path, frame_sha256=hashes))
+
+
+STORY_ID, TAKE_ID = "0" * 16, "1" * 16
+
+
+@functools.cache
+def _filmed() -> tuple[StreamingPipeline, np.ndarray[Any, Any], Take]:
+    pipeline = StreamingPipeline(tiny_engine())
+    session = pipeline.session("a forest night", seed=3)
+    frames = np.concatenate([chunk.frames for chunk in session.shot("a fox walks")])
+    return pipeline, frames, session.shots[0]
+
+
+def _take(home: Path) -> Path:
+    """A take's folder, and what the database knows of it in a file beside."""
+    pipeline, frames, memory = _filmed()
+    recording = recorded(pipeline, 2, frames, (9, len(frames)))
+    kept = MediaFolder(home / "media", pipeline).keep(STORY_ID, TAKE_ID, recording, frames, memory)
+    record = TakeRecord(
+        take_id=TAKE_ID,
+        shot_id="2" * 16,
+        created_at="",
+        caption="a fox walks",
+        global_caption="a forest night",
+        seed=3,
+        num_steps=4,
+        num_chunks=memory.num_chunks,
+        num_frames=len(frames),
+        was_cut=False,
+        before=(),
+        context=(),
+        weights_sha256=pipeline.engine.weights_sha256,
+        environment={},
+        header_bytes=len(recording.header),
+        chunk_bytes=tuple(map(len, recording.fragments)),
+        num_bytes=kept.num_bytes,
+        frame_sha256=hash_frames(frames),
+        file_sha256=kept.file_sha256,
+    )
+    (home / "record.json").write_text(json.dumps(record.to_document()), encoding="utf-8")
+    return home / "media" / STORY_ID / TAKE_ID
+
+
+def _kept(path: Path) -> Any:
+    root = path.parents[1]
+    record = TakeRecord.from_document(json.loads((root.parent / "record.json").read_text(encoding="utf-8")))
+    folder = MediaFolder(root, _filmed()[0])
+    return [read(STORY_ID, record) for read in (folder.recording, folder.frames, folder.memory)]
 
 
 def _shards(home: Path) -> Path:
@@ -365,8 +430,11 @@ def _golden(home: Path) -> Path:
     shutil.copy(
         Path(__file__).parents[1] / "assets/goldens/dmd_gradient.safetensors", home / "dmd.safetensors"
     )
-    return home / "dmd.safetensors"
+    return home
 
 
-def _golden_of(path: Path) -> Any:
-    return read_golden(path)
+def _verified(path: Path) -> None:
+    """A row that has not passed is a refusal."""
+    for row in verify_directory(path):
+        if not row.passed:
+            raise ValueError(row.message or f"{row.file}: {row.tensor} differs")

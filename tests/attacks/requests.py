@@ -21,7 +21,7 @@ from tests.attacks.tally import Tally, fault_of_message
 from tests.streaming.test_pipeline import write_tiny
 from tests.streaming.tiny import tiny_engine
 
-TOKEN = "a token of at least sixteen"
+TOKEN = "a-token-of-at-least-sixteen"
 MOST_MEMORY_MORE = 300 * 2**20
 NOBODY = "f" * 16
 OPEN_TO_ALL = {"/healthz"}
