@@ -38,6 +38,8 @@ _FORMAT = "shotstream-bundle"
 _FORMAT_VERSION = 1
 _CONFIG_NAME = "config.json"
 _SUFFIX = ".safetensors"
+_SUM = "document_sha256"
+_KEYS = frozenset({"format", "format_version", "config", "files", "provenance", _SUM})
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
 _LONGEST_SHOWN = 80
 
@@ -93,8 +95,7 @@ def write_bundle(
 
     Raises:
         BundleError: The target exists, a name is unusable, the config is no plain JSON, or a tensor holds
-        what
-            is no finite number in the dtype that it is stored in.
+            what is no finite number in the dtype that it is stored in.
     """
     encoded_config = _encode_config(config)
     _check_target(directory, overwrite)
@@ -122,6 +123,7 @@ def write_bundle(
             "files": listed,
             **({} if not provenance else {"provenance": _encode_config(provenance)}),
         }
+        document[_SUM] = _sum_of(document)
         _write_file(scratch / _CONFIG_NAME, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
         _sync_directory(scratch)
         _rename_into_place(scratch, directory)
@@ -329,6 +331,9 @@ def _read_document(directory: Path) -> dict[str, Any]:
     made_of = document.get("provenance", {})
     if not isinstance(config, dict) or not isinstance(listed, dict) or not isinstance(made_of, dict):
         raise BundleError(f"{path}: config or files is missing; fetch or import the bundle again")
+    # Bundles of earlier versions say no sum of their own.
+    if not document.keys() <= _KEYS or document.get(_SUM, "") not in ("", _sum_of(document)):
+        raise BundleError(f"{path}: differs from what was written; fetch or import the bundle again")
     for name, entry in listed.items():
         if not _is_entry(name, entry):
             raise BundleError(
@@ -381,6 +386,10 @@ def _read_part(path: Path, device: torch.device | str, dtype: torch.dtype | None
 
 
 def _sha256_of_document(document: Mapping[str, Any]) -> str:
-    hashed = {key: value for key, value in document.items() if key != "provenance"}
-    canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.sha256(canonical).hexdigest()
+    """Of what a film may depend on."""
+    return _sum_of({key: value for key, value in document.items() if key != "provenance"})
+
+
+def _sum_of(document: Mapping[str, Any]) -> str:
+    hashed = {key: value for key, value in document.items() if key != _SUM}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

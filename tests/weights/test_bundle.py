@@ -81,6 +81,7 @@ def test_a_foreign_directory_is_refused(tmp_path: Path) -> None:
     directory = _write(tmp_path / "b")
     config = directory / "config.json"
     document = json.loads(config.read_text())
+    del document["document_sha256"]
     for content, complaint in (
         ("", "not JSON"),
         ("[]", "not an object"),
@@ -195,6 +196,24 @@ def test_a_bundle_that_others_wrote_of_numbers_that_are_none_is_refused_by_the_t
     document = json.loads(config.read_text())
     content = (tmp_path / "b" / "dit.safetensors").read_bytes()
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content)}
+    del document["document_sha256"]
     config.write_text(json.dumps({**document, "files": {"dit.safetensors": entry}}))
     with pytest.raises(BundleError, match=r"dit\.safetensors: odd holds what is no finite real number"):
         read_bundle(tmp_path / "b")
+
+
+def test_a_changed_digit_in_the_config_is_found_and_earlier_bundles_without_a_sum_are_read(
+    tmp_path: Path,
+) -> None:
+    path = _write(tmp_path / "b") / "config.json"
+    text = path.read_text()
+    path.write_text(text.replace("0.5", "0.4"))
+    with pytest.raises(BundleError, match="differs from what was written"):
+        read_bundle(tmp_path / "b")
+    path.write_text(text.replace("document_sha256", "document_sha257"))
+    with pytest.raises(BundleError, match="differs from what was written"):
+        read_bundle(tmp_path / "b")
+    earlier = json.loads(text)
+    del earlier["document_sha256"]
+    path.write_text(json.dumps(earlier))
+    assert read_bundle(tmp_path / "b").config["nested"] == {"x": 0.5, "none": None}
