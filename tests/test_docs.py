@@ -62,3 +62,20 @@ def test_what_makefile_demo_films_is_a_bundled_story() -> None:
     name = re.search(r"STORY \?= (\S+)", makefile)
     assert name is not None
     assert len(read_story(bundled_stories()[name[1]]).shots) == 5
+
+
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+
+
+def test_every_rule_of_reliability_names_files_and_tests_that_exist() -> None:
+    rows = [line for line in RELIABILITY.splitlines() if re.match(r"\| (?!rule|attack|-)", line)]
+    rules = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows if ".py" in row]
+    assert len(rules) >= 70
+    for rule, enforced, held in rules:
+        assert rule
+        for path in re.findall(r"`([\w/]+\.\w+)`", enforced):
+            assert (ROOT / "shotstream" / path).is_file(), path
+        named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", held)
+        assert named, rule
+        for path, name in named:
+            assert not name or f"def {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8"), f"{path}::{name}"
