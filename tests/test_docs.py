@@ -78,4 +78,6 @@ def test_every_rule_of_reliability_names_files_and_tests_that_exist() -> None:
         named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", held)
         assert named, rule
         for path, name in named:
-            assert not name or f"def {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8"), f"{path}::{name}"
+            assert not name or f"def {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8"), (
+                f"{path}::{name}"
+            )

@@ -54,6 +54,7 @@ def test_the_published_loop_makes_the_engines_latents_and_frames(
         assert (shot.frames != picture).mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_it_also_does_so_with_wans_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = BenchModel(name=WAN_TINY, is_random=True, size=PixelSize(32, 48), device="cpu")
     engine = load_bench_model(model).engine

@@ -54,6 +54,7 @@ def test_the_last_line_is_json_with_all_that_was_measured() -> None:
         BenchConfig(num_stories=0)
 
 
+@pytest.mark.slow
 def test_every_way_to_overlap_films_the_same_stories() -> None:
     config = BenchConfig(num_stories=2, num_shots=2, num_chunks=2)
     pipeline = StreamingPipeline(tiny_engine())

@@ -6,6 +6,7 @@ from shotstream import cli
 from shotstream.bench.models import WAN_TINY
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_combination(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["bench", "memory", "--model", WAN_TINY, "--size", "32x48"])

@@ -10,6 +10,7 @@ from shotstream.streaming.pipeline import StreamingPipeline
 from tests.streaming.tiny import tiny_engine
 
 
+@pytest.mark.slow
 def test_each_way_is_measured_idle_and_busy_and_nothing_is_left_changed() -> None:
     before = torch.get_num_threads()
     pipeline = StreamingPipeline(tiny_engine())

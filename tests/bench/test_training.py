@@ -45,6 +45,7 @@ def test_a_teachers_step_is_timed_and_profiled(causal: bool) -> None:
     assert len(found["dearest"]) == 3 and 0 < sum(found["dearest"].values()) <= 1
 
 
+@pytest.mark.slow
 def test_a_step_of_matching_is_the_sum_of_its_updates() -> None:
     found = ask_intra_shot(TINY)
     assert found["fake_updates"] == 5

@@ -41,6 +41,7 @@ def test_a_step_in_which_all_learns_is_three_passes() -> None:
     assert 0.9 * once < step.recomputed_flops < once
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_learn_cost_no_gradient_and_no_state() -> None:
     everything, attention = (teacher_step(teacher(learns=what), SHOT) for what in ("all", "self_attention"))
     assert attention.flops < everything.flops

@@ -20,7 +20,11 @@ def run(*arguments: str) -> int:
 @pytest.mark.parametrize(
     ("question", "options"),
     [
-        ("denoise", ("--precision", "bfloat16", "--steps", "1", "--chunks", "2", "--repeats", "1")),
+        pytest.param(  # in bfloat16 a CPU's ceiling alone takes most of a minute
+            "denoise",
+            ("--precision", "bfloat16", "--steps", "1", "--chunks", "2", "--repeats", "1"),
+            marks=pytest.mark.slow,
+        ),
         ("denoise", ("--chunks", "1", "--repeats", "1", "--memory", "lowest")),
         ("decode", ("--chunks", "2", "--repeats", "1")),
         ("encode", ("--chunks", "1", "--repeats", "1")),
@@ -39,6 +43,7 @@ def test_every_question_ends_in_one_json_line(
     assert document["weights_sha256"] == "random" and document["pixel_size"] == [32, 48]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", ["denoise", "decode", "encode", "cut"])
 def test_who_waits_without_a_terminal_is_told_how_far_it_is(
     question: str, capsys: pytest.CaptureFixture[str]
@@ -48,6 +53,7 @@ def test_who_waits_without_a_terminal_is_told_how_far_it_is(
     assert told[0].startswith("loading") and any("2 of 2" in line for line in told)
 
 
+@pytest.mark.slow
 def test_all_writes_answers_and_prints_little(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "results"
     assert run("all", *TINY, "--tiny", "--limit", "0.001", "-o", str(output)) == 0

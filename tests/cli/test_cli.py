@@ -89,6 +89,7 @@ def test_a_replay_whose_frames_come_out_different_is_a_fault(
     assert "1 frames differ from the replay's, the first one: shot 2, frame 3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_film_killed_in_its_third_shot_goes_on_to_equal_hashes(tiny: Path) -> None:
     command = [
         sys.executable,

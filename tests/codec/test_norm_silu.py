@@ -65,6 +65,7 @@ for dtype, bound in ((torch.float32, 4e-6), (torch.bfloat16, 2**-7)):
 
 
 @_NEEDS_TRITON
+@pytest.mark.slow
 def test_interpreted_the_kernels_are_the_plain_forms() -> None:
     """In bfloat16 to the last bit but one, as the interpreter rounds the other way."""
     done = subprocess.run([sys.executable, "-c", INTERPRETED], capture_output=True, text=True, check=False)
@@ -102,6 +103,7 @@ for channels in (96, 192, 384, 5):
 
 
 @_NEEDS_TRITON
+@pytest.mark.slow
 def test_the_kernels_compile_for_a_hopper_without_one() -> None:
     done = subprocess.run([sys.executable, "-c", COMPILED_AHEAD], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

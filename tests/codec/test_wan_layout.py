@@ -82,6 +82,7 @@ def test_a_chunk_moves_little_more_than_its_convolutions_do(chunk: int, most: fl
     assert traffic.bytes_of["aten.clone.default"] < most / 500
 
 
+@pytest.mark.slow
 def test_a_single_frame_takes_little_more_than_a_third_of_the_arithmetic_of_three_taps() -> None:
     """At 832x480 the library takes 2.72 Tflop, as two of three taps meet zeros; here it is 0.99."""
     with torch.device("meta"):

@@ -261,6 +261,7 @@ assert codec.decode(latents).shape == (1, 3, 5, 16, 16)
 """
 
 
+@pytest.mark.slow
 def test_it_needs_no_library_but_torch() -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_LIBRARIES], capture_output=True, text=True, check=False

@@ -28,6 +28,7 @@ def _mean(report: Report, axis: Axis) -> float:
     return mean
 
 
+@pytest.mark.slow
 def test_a_small_calibration_orders_films_as_they_deserve() -> None:
     films = calibration_films(1, 0)
     reports = {

@@ -17,6 +17,7 @@ from tests.evaluation.fake_pipeline import FakePipeline
 _CONFIG = EvaluationConfig(num_stories=4, num_shots=3, num_chunks=1, seed=2, judge_truth=False)
 
 
+@pytest.mark.slow
 def test_memory_is_what_context_brings(tmp_path: Path) -> None:
     pipeline = FakePipeline(held_out_stories(4, 3, 2))
     told: list[tuple[int, int]] = []
@@ -37,6 +38,7 @@ def test_memory_is_what_context_brings(tmp_path: Path) -> None:
     assert set(found["axes"]) == set(AXES)
 
 
+@pytest.mark.slow
 def test_the_world_itself_scores_one_and_is_the_level_of_truth() -> None:
     config = EvaluationConfig(num_stories=2, num_shots=3, num_chunks=1, seed=1)
     report = score_films(true_films(1), config)

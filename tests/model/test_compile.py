@@ -78,6 +78,7 @@ assert film(1, 2, second) == 5, counters["stats"]
 """
 
 
+@pytest.mark.slow
 def test_a_film_compiles_five_graphs_however_long_its_shots_and_however_many_its_captions() -> None:
     """Neither the length of the cache, nor a cut, nor a cache at another address compiles another."""
     done = subprocess.run([sys.executable, "-c", FILMS], capture_output=True, text=True, check=False)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 _OPEN_SHOTS = """
 import sys, threading
 from shotstream.streaming.order import ShotOrder
@@ -41,6 +43,7 @@ sys.exit(3)
 """
 
 
+@pytest.mark.slow
 def test_open_shots_do_not_stop_a_process_from_ending() -> None:
     """Torch aborted the process when a shot that was still held was closed after the interpreter's end."""
     ended = subprocess.run([sys.executable, "-c", _OPEN_SHOTS], capture_output=True, text=True, timeout=120)

@@ -54,6 +54,7 @@ def test_weights_and_caches_are_those_of_a_loaded_model(tmp_path: Path, switches
     assert computed.total > 10**9
 
 
+@pytest.mark.slow
 def test_tensors_without_contents_need_what_real_ones_do(tmp_path: Path) -> None:
     """Fused attention on a CPU keeps a number per query and head beside its result; a single frame is
     encoded with other kernels there."""
@@ -75,6 +76,7 @@ def test_tensors_without_contents_need_what_real_ones_do(tmp_path: Path) -> None
     assert encodes[0] == pytest.approx(encodes[1], rel=0.25)
 
 
+@pytest.mark.slow
 def test_what_runs_beside_needs_its_memory_beside_and_what_is_elsewhere_needs_none(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path)
     in_turn = film_memory(bundle, torch.float32, Switches())

@@ -148,6 +148,7 @@ def elsewhere(**changes: Any) -> Engine:
     )
 
 
+@pytest.mark.slow
 def test_no_shot_waits_for_the_device_and_a_later_chunk_brings_it_nothing_but_noise(
     pinned: list[Tensor],
 ) -> None:

@@ -156,6 +156,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
             EngineConfig(**values | change)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     vae = WanVAEConfig(dim=4, latent_channels=4, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4)

@@ -438,6 +438,7 @@ def test_cast_and_place_cards_are_pictures_of_what_they_say(client: TestClient) 
     assert not held_out & {card["words"] for card in told["cast"]}
 
 
+@pytest.mark.slow
 def test_head_tells_of_everything_that_get_gives(client: TestClient) -> None:
     story_id, story = made(client)
     base, shot = f"/api/stories/{story_id}", story.shots[1]

@@ -76,6 +76,7 @@ def test_a_timeline_finds_its_clips_beside_it_and_cuts_where_the_film_does(
         assert len(read_frames(media)) == span.duration.value
 
 
+@pytest.mark.slow
 def test_a_clip_shows_the_films_own_frames_each_as_often(archive: tuple[Path, str, list[str]]) -> None:
     folder, _, names = archive
     film = read_frames(folder / "film.mp4")

@@ -69,6 +69,7 @@ def test_the_end_is_told_once_whatever_the_client_does(tmp_path: Path) -> None:
     assert sent(path, "bytes=abc", breaks=True) == (None, [1])
 
 
+@pytest.mark.slow
 def test_no_export_stays_behind_and_their_number_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

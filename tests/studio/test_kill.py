@@ -75,6 +75,7 @@ def shots(num: int) -> list[dict[str, Any]]:
     return [{"caption": f"a {who} walks", "num_chunks": 3} for who in ("fox", "owl") * num][:num]
 
 
+@pytest.mark.slow
 def test_nothing_finished_is_lost_when_the_server_is_killed(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny", tiny_engine())
     told: StoryState | None = None
@@ -114,6 +115,7 @@ def tiny_session(story: StoryState) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 def test_interrupting_the_server_ends_it_well_and_tells_the_viewers(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny", tiny_engine())
     with serving(tmp_path) as (address, process):

@@ -98,6 +98,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "packed.pt")[0] == 4
 
 
+@pytest.mark.slow
 def test_it_learns_and_previews_by_framing(tmp_path: Path) -> None:
     training = DecoderTraining(
         codec=_config(2), num_steps=60, decay_steps=30, batch_size=2, num_latent_frames=2, learning_rate=5e-3

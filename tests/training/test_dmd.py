@@ -195,6 +195,7 @@ def test_context_and_captions_reach_the_student_and_both_scores(runs: Path) -> N
             )
 
 
+@pytest.mark.slow
 def test_the_student_moves_towards_a_teacher_that_knows_one_answer(runs: Path) -> None:
     """The teacher's data are all one constant; the student's samples must come to it on average."""
     config = matching(

@@ -60,6 +60,7 @@ def test_no_caption_names_a_pair_that_is_held_out() -> None:
     assert bool(((right[:, 4] > 0) & (right[:, 5] == 0)).any())
 
 
+@pytest.mark.slow
 def test_it_learns_to_read_and_a_run_gives_its_average(tmp_path: Path) -> None:
     loop = LoopConfig(num_steps=60, save_every=60, log_every=20, preview_every=60, tensorboard=False)
     recipe = Recipe(name="theatre_text", stage=TRAINING, loop=loop)

@@ -106,6 +106,7 @@ def test_a_portable_checkpoint_starts_a_run_elsewhere(tmp_path: Path) -> None:
     assert run_recipe(codec(3), tmp_path / "there", start_from=tmp_path / "portable.pt") == 3
 
 
+@pytest.mark.slow
 def test_a_teachers_preview_is_drawn_and_judged(tmp_path: Path) -> None:
     run_recipe(codec(1), tmp_path)
     run_recipe(recipe("theatre_teacher", [*TEACHER, "loop.num_steps=1", "loop.preview_every=1"]), tmp_path)

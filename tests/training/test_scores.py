@@ -81,6 +81,7 @@ def test_teachers_and_students_are_scored_and_say_how_they_filmed(runs: Path) ->
     assert len(other.by_shot["characters"]) == 2
 
 
+@pytest.mark.slow
 def test_captions_are_taken_away_by_telling_those_of_another_story(runs: Path) -> None:
     """What follows captions suffers, whatever is judged; a student is told them too."""
     config = EvaluationConfig(num_stories=6, num_shots=2, num_chunks=1, judge_truth=False)

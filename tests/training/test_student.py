@@ -286,6 +286,7 @@ def test_bfloat16_changes_little_and_loses_no_gradient(runs: Path) -> None:
         assert (exact[key] - rounded[key]).norm() < 0.05 * exact[key].norm()
 
 
+@pytest.mark.slow
 def test_a_preview_is_films_their_scores_and_the_loss_at_every_level(runs: Path, tmp_path: Path) -> None:
     """It was once the losses alone, in which a collapse cannot be seen."""
     stage = build_stage(student(1), runs)
