@@ -63,3 +63,18 @@ def test_the_size_that_is_offered_is_the_nearest_and_never_empty(size: tuple[int
     assert f"{size[0]}x{size[1]} pixels" in str(refused.value)
     height, width = map(int, nearest.split("x"))
     assert WAN_GEOMETRY.latent_size(PixelSize(height, width)) == LatentSize(height // 8, width // 8)
+
+
+@pytest.mark.parametrize("size", [PixelSize, LatentSize, TokenGrid])
+@pytest.mark.parametrize("extent", [(0, 1), (1, 0), (-8, 8)])
+def test_nothing_is_empty(size: type, extent: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="is empty"):
+        size(*extent)
+
+
+@pytest.mark.parametrize("geometry", [WAN_GEOMETRY, VideoGeometry(temporal_stride=2, chunk_latent_frames=5)])
+def test_the_nearest_length_is_the_nearest_of_all_and_the_shorter_of_two(geometry: VideoGeometry) -> None:
+    lengths = {n: geometry.shot_num_frames(n) for n in range(1, 30)}
+    for num_frames in range(1, 250):
+        nearest = min(lengths, key=lambda n: (abs(lengths[n] - num_frames), n))
+        assert geometry.nearest_num_chunks(num_frames) == nearest, num_frames

@@ -236,6 +236,12 @@ def test_behind_a_proxy_the_browsers_origin_is_what_counts() -> None:
     mine, foreign = {"origin": "https://films.example"}, {"origin": "https://evil.example"}
     with guarded(host="127.0.0.1:8720") as client:
         assert client.post("/api/x", headers={**proxied, **mine}).status_code == 200
+        assert (
+            client.post("/api/x", headers={**proxied, "origin": mine["origin"] + ":443"}).status_code == 200
+        )
+        assert (
+            client.post("/api/x", headers={**proxied, "origin": mine["origin"] + ":444"}).status_code == 403
+        )
         assert client.post("/api/x", headers={**proxied, **foreign}).status_code == 403
         refused = client.post("/api/x", headers={**bearer, **mine})
         assert refused.status_code == 403
