@@ -22,3 +22,18 @@ def test_a_batch_without_noised_frames_has_loss_zero_and_gradient_zero() -> None
     assert loss.item() == 0
     assert predicted.grad is not None
     assert not predicted.grad.any()
+
+
+def test_parts_of_a_batch_add_up_to_the_loss_of_the_whole() -> None:
+    generator = torch.Generator().manual_seed(1)
+    predicted, x0 = torch.randn(2, 4, 3, 3, 2, 2, generator=generator, dtype=torch.float64)
+    sigma = torch.tensor([[0.5, 0.0, 1.0], [0.0, 0.0, 0.0], [0.2, 0.3, 0.4], [0.0, 0.9, 0.0]])
+    noised = (sigma > 0).sum().item()
+    assert noised == 6
+    parts = [
+        ode_regression_loss(predicted[row : row + 1], x0[row : row + 1], sigma[row : row + 1], num_noised=6)
+        for row in range(4)
+    ]
+    whole = ode_regression_loss(predicted, x0, sigma)
+    torch.testing.assert_close(torch.stack(parts).sum(), whole)
+    assert whole > 0
