@@ -14,7 +14,7 @@ from tests.attacks.tally import Tally
 from tests.training.test_run import CODEC
 
 ROOT = Path(__file__).parents[2]
-LONGEST_S = 600
+LONGEST_S = 1500
 TRAIN = ["loop.num_steps=40", "loop.save_every=3", "loop.preview_every=1000", "loop.log_every=1"]
 
 
@@ -73,7 +73,7 @@ def _studio(kills: int, folder: Path) -> Tally:
     tally = Tally(name="kill -9 of serve")
     with tally.timed():
         done = subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "studio_kills"), "--kills", str(4 * kills)],
+            [sys.executable, str(ROOT / "scripts" / "studio_kills"), "--kills", str(2 * kills)],
             cwd=folder,
             env=_environment(),
             capture_output=True,
@@ -81,7 +81,7 @@ def _studio(kills: int, folder: Path) -> Tally:
             timeout=LONGEST_S,
             check=False,
         )
-    for _ in range(4 * kills):
+    for _ in range(2 * kills):
         tally.add(None)
     if done.returncode != 0:
         tally.clean -= 1

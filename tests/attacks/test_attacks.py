@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.damage import DAMAGES, draw
-from tests.attacks.files import Kind, attack_kind, fault_of, same
+from tests.attacks.files import Kind, attack_files, attack_kind, fault_of, same
 from tests.attacks.tally import Tally, fault_of_message
 
 
@@ -56,3 +56,9 @@ def test_damages_are_drawn_again_from_a_seed() -> None:
 def test_words_that_no_person_should_read_are_found(message: str) -> None:
     assert fault_of_message(message)
     assert fault_of_message("story.yaml: line 3: quote the caption") is None
+
+
+def test_every_kind_of_file_holds_against_a_few_damages(tmp_path: Path) -> None:
+    rows = list(attack_files(8, tmp_path, random.Random(0)))
+    assert len(rows) >= 15 and all(row.tried == 8 for row in rows)
+    assert not [line for row in rows for line in row.broken]
