@@ -61,7 +61,7 @@ def test_a_small_calibration_orders_films_as_they_deserve() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_full_calibration() -> None:
     """50 held-out stories: truth at the top, chance where it belongs, a steady fall between."""
     reports = calibrate(EvaluationConfig(judge_truth=False))
