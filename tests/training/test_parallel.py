@@ -85,7 +85,8 @@ def together(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         whole = beside(folder / name, alone, name)
         parts = beside(folder / f"{name}-resumed", alone, name)
         orders += [order(whole, name, steps_of(name))]
-        orders += [order(parts, name, 5, "loop.stop_at=3"), order(parts, name, 5)]
+        for pause in (3, 5):
+            orders += [order(parts, name, steps_of(name), f"loop.stop_at={pause}")]
     train(orders, 2)
     return folder
 
