@@ -26,7 +26,6 @@ def verify(
     """Check this install against golden cases."""
     with bad_input():
         import torch
-        from rich.markup import escape
         from rich.table import Table
         from rich.text import Text
 
@@ -41,8 +40,8 @@ def verify(
     table = Table("case", "tensor", "error", "tolerance", "pass", header_style="bold")
     for row in rows:
         table.add_row(
-            escape(row.case or row.file),
-            escape(row.tensor or f"{row.file}: {row.message}"),
+            row.case or row.file,
+            row.tensor or f"{row.file}: {row.message}",
             "" if row.error is None else f"{row.error:.2e}",
             "" if row.bound is None else f"{row.bound:.0e}",
             Text("yes", "green") if row.passed else Text("NO", "red"),

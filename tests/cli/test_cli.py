@@ -366,8 +366,10 @@ def test_verify_passes_on_the_goldens_and_fails_on_nothing_and_on_damage(
     (tmp_path / "good" / golden.name).write_bytes(content)
     assert run("verify", str(tmp_path / "good")) == 0
     assert "all within tolerance" in capsys.readouterr().out
-    (tmp_path / "good" / "strange.safetensors").write_bytes(content[:-16])
+    (tmp_path / "good" / "[x].safetensors").write_bytes(content[:-16])
     assert run("verify", str(tmp_path / "good")) == 1
+    shown = capsys.readouterr().out
+    assert "[x].safetensors" in shown and "\\[" not in shown
     (tmp_path / "empty").mkdir()
     assert run("verify", str(tmp_path / "empty")) == 1
     assert "comparisons failed" in capsys.readouterr().err
