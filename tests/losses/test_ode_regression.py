@@ -31,7 +31,7 @@ def test_parts_of_a_batch_add_up_to_the_loss_of_the_whole() -> None:
     noised = (sigma > 0).sum().item()
     assert noised == 6
     parts = [
-        ode_regression_loss(predicted[row : row + 1], x0[row : row + 1], sigma[row : row + 1], num_noised=6)
+        ode_regression_loss(predicted[row : row + 1], x0[row : row + 1], sigma[row : row + 1], num_noised=6.0)
         for row in range(4)
     ]
     whole = ode_regression_loss(predicted, x0, sigma)
