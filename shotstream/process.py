@@ -32,6 +32,20 @@ def keep_compiled(directory: Path) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(directory))
 
 
+def number_from_torchrun(name: str, default: int) -> int:
+    """A number that torchrun tells each process it starts, such as RANK, in the environment.
+
+    Raises:
+        ValueError: there is something else.
+    """
+    given = os.environ.get(name)
+    if given is None:
+        return default
+    if not (given.isascii() and given.isdigit()):
+        raise ValueError(f"{name} is {given!r} in the environment; torchrun sets a number there: unset it")
+    return int(given)
+
+
 def num_cores() -> int:
     """Cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shotstream.cli.shared import FAULT, DeviceOption, Fault, ModelOption, bad_input, complain, make_console
+from shotstream.process import number_from_torchrun
 
 data_app = typer.Typer(help="Data that training streams.")
 
@@ -60,7 +61,7 @@ def data_encode(
         if not manifest.is_file():
             raise ValueError(f"{manifest}: no such manifest")
         if device == "auto" and "LOCAL_RANK" in os.environ:
-            device = _local_device(int(os.environ["LOCAL_RANK"]))
+            device = _local_device(number_from_torchrun("LOCAL_RANK", 0))
         encoders = load_encoders(model, device)
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -131,7 +132,7 @@ def _kept(directory: Path) -> str:
 def _share(shard_of: str | None) -> tuple[int, int]:
     """Which of how many processes this is."""
     if shard_of is None:
-        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        return number_from_torchrun("RANK", 0), number_from_torchrun("WORLD_SIZE", 1)
     first, _, second = shard_of.partition("/")
     if not (first.isdecimal() and second.isdecimal()):
         raise ValueError(f"--shard-of is {shard_of!r}; write i/n, for example 0/4")

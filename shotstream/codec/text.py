@@ -248,7 +248,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises nothing narrower
-        raise ValueError(f"{path}: not a tokenizer.json: {error}") from error
+        raise ValueError(
+            f"{path}: damaged, or not a tokenizer.json; fetch that of google/umt5-xxl again"
+        ) from error
 
 
 def build_umt5(

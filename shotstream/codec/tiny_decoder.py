@@ -61,17 +61,28 @@ class TinyDecoder(nn.Module):
         try:
             widths = [given[f"{_PART}{place}.weight"].shape[0] for place in (1, 8, 14, 20)]
             latent_channels = given[f"{_PART}1.weight"].shape[1]
-        except (KeyError, IndexError) as error:
+        except KeyError as error:
             raise ValueError(f"no TAEHV decoder: {error} is not there; give taew2_1's file") from error
+        except IndexError as error:
+            raise ValueError("no TAEHV decoder: its weights are no kernels; give taew2_1's file") from error
         if foreign:
             raise ValueError(f"no TAEHV decoder: unexpected {foreign[0]!r}; give taew2_1's file")
         with torch.device("meta"):
             made = cls(latent_channels, (widths[0], widths[1], widths[2], widths[3]))
+        shapes = {name: tensor.shape for name, tensor in made.state_dict().items()}
+        for name in sorted(shapes.keys() | given.keys()):
+            if name not in given or name not in shapes:
+                what = "missing" if name not in given else "unexpected"
+                raise ValueError(
+                    f"no TAEHV decoder of Wan2.1's kind: {name!r} is {what}; give taew2_1's file"
+                )
+            if given[name].shape != shapes[name]:
+                raise ValueError(
+                    f"no TAEHV decoder of Wan2.1's kind: {name!r} is {list(given[name].shape)} and should be "
+                    f"{list(shapes[name])}; give taew2_1's file"
+                )
         placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in given.items()}
-        try:
-            made.load_state_dict(placed, strict=True, assign=True)
-        except RuntimeError as error:
-            raise ValueError(f"no TAEHV decoder of Wan2.1's kind: {error}") from error
+        made.load_state_dict(placed, strict=True, assign=True)
         return made.eval().requires_grad_(False)
 
     def decode(self, latents: Float[Tensor, "b z latent_f latent_h latent_w"]) -> Float[Tensor, "b 3 f h w"]:

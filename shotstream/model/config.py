@@ -3,9 +3,8 @@
 Source: Wan2.1-T2V-1.3B (arXiv 2503.20314) and section 4 of arXiv 2603.25746.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from shotstream.geometry import WAN_GEOMETRY
 from shotstream.sizes import refuse_sizes
@@ -88,17 +87,6 @@ class DiTConfig:
         """A third of a head for height and for width, rounded down to pairs; time takes the rest."""
         spatial = 2 * (self.head_dim // 6)
         return RotarySplit(self.head_dim - 2 * spatial, spatial, spatial)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "DiTConfig":
-        """The config written by `dataclasses.asdict`; ValueError for a key that is unknown or missing."""
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown config keys {sorted(unknown)}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"incomplete config: {error}") from error
 
 
 def wan_1_3b(*, context_sigma: ContextSigma = "clean") -> DiTConfig:

@@ -8,7 +8,6 @@ needs nothing said about it here. Passes themselves are shared by `sequence_para
 Run on CPUs over gloo, by test. On GPUs it is meant for NCCL and has not been run.
 """
 
-import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from shotstream.codec.transfer import send
 from shotstream.geometry import LatentSize, TokenGrid, VideoGeometry
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
+from shotstream.process import number_from_torchrun
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.rollout import Rollout
@@ -161,7 +161,7 @@ def _token_grid(dit: DiT, latents: Tensor) -> TokenGrid:
 
 def started_as_crew() -> bool:
     """Whether torchrun has started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return number_from_torchrun("WORLD_SIZE", 1) > 1
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def joined_crew(device: torch.device | str) -> Generator[Crew]:
         device: "cpu", or "cuda": each process of a machine takes a GPU of its own.
     """
     is_cuda = torch.device(device).type == "cuda"
-    own = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if is_cuda else "cpu")
+    own = torch.device(f"cuda:{number_from_torchrun('LOCAL_RANK', 0)}" if is_cuda else "cpu")
     if is_cuda:
         torch.cuda.set_device(own)
     dist.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo")

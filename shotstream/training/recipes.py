@@ -6,6 +6,7 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -152,6 +153,13 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 _LENGTH: Final = "loop.num_steps"
+_KINDS_OF_VALUES: Final = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    tuple: "a list",
+}
 
 
 def _of_one_length(result: Recipe, changes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -275,7 +283,25 @@ def _alike(old: Any, value: Any, whole: str) -> Any:
     if isinstance(old, str) and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)  # a count or a share, such as max_bad=3
     if isinstance(old, tuple) and isinstance(value, list):
-        value = tuple(value)
+        value = _entries_alike(old, value, whole)
     if type(value) is not type(old):
-        raise ValueError(f"{whole} is {value!r}; it must be of type {type(old).__name__}, like {old!r}")
+        raise ValueError(
+            f"{whole} is {_written(value)}; write {_KINDS_OF_VALUES[type(old)]}, as {_written(old)}"
+        )
     return value
+
+
+def _entries_alike(old: tuple[Any, ...], given: list[Any], whole: str) -> tuple[Any, ...]:
+    if len({type(entry) for entry in old}) == 1:
+        old = old[:1] * len(given)
+    if len(old) != len(given):  # what entries are like is not known
+        return tuple(given)
+    return tuple(
+        _alike(one, entry, f"entry {number} of {whole}")
+        for number, (one, entry) in enumerate(zip(old, given, strict=True), start=1)
+    )
+
+
+def _written(value: Any) -> str:
+    """A value as it is written behind --set."""
+    return shorten(json.dumps(value, ensure_ascii=False, default=str))

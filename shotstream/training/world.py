@@ -5,7 +5,6 @@ torch.distributed is touched. Parameters and gradients travel elsewhere (`parall
 here is small and goes over gloo, on the CPU, whatever the model is on.
 """
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from shotstream.process import number_from_torchrun
 
 T = TypeVar("T")
 
@@ -79,12 +80,14 @@ ALONE = World()
 
 def started_by_torchrun() -> bool:
     """Whether there are other processes to join."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return number_from_torchrun("WORLD_SIZE", 1) > 1
 
 
 def local_device(kind: str) -> str:
     """The device of this process: each process of a machine takes a GPU of its own."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if kind == "cuda" and started_by_torchrun() else kind
+    return (
+        f"cuda:{number_from_torchrun('LOCAL_RANK', 0)}" if kind == "cuda" and started_by_torchrun() else kind
+    )
 
 
 @contextmanager
@@ -104,7 +107,7 @@ def joined_world(device: torch.device | str = "cpu") -> Generator[World]:
     if kind == "cuda":
         torch.cuda.set_device(torch.device(device))
     dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
-    size, local = dist.get_world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    size, local = dist.get_world_size(), number_from_torchrun("LOCAL_WORLD_SIZE", 1)
     if size % local:
         raise ValueError(f"{size} processes, {local} of them here: start as many on every machine")
     if local in (1, size):

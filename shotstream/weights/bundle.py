@@ -157,7 +157,7 @@ def read_bundle(
     wanted = known if parts is None else set(parts)
     if wanted - known:
         raise BundleError(
-            f"{directory}: no part {sorted(wanted - known)[0]!r}; the bundle holds {sorted(known)}"
+            f"{directory}: no part {sorted(wanted - known)[0]!r}; the bundle holds {', '.join(sorted(known))}"
         )
     tensors: dict[str, dict[str, Tensor]] = {}
     files: dict[str, Path] = {}
@@ -197,9 +197,8 @@ def config_from_document(cls: type[ConfigT], document: object, where: str) -> Co
     }
     missing = sorted(required - document.keys())
     if unknown or missing:
-        raise BundleError(
-            f"{where}: unknown keys {unknown}, missing keys {missing}; {cls.__name__} has {sorted(known)}"
-        )
+        found = [f"{key!r} is unknown" for key in unknown] + [f"{key!r} is missing" for key in missing]
+        raise BundleError(f"{where}: {', '.join(found)}; the keys are {', '.join(sorted(known))}")
     hints = get_type_hints(cls)
     return cls(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in document.items()})
 

@@ -222,7 +222,7 @@ def _candidates(counts: Mapping[tuple[str, bool], int], num_names: int) -> dict[
 
 def _choose(found: list[str], where: str, ema: bool | None, notes: list[str]) -> str:
     """The prefix to read, of those behind which a transformer stands."""
-    helpers = [prefix for prefix in found if _HELPER.search(prefix)]
+    helpers = [prefix for prefix in found if is_of_helper(prefix)]
     averages = [prefix for prefix in found if prefix not in helpers and _AVERAGED.search(prefix)]
     trained = [prefix for prefix in found if prefix not in helpers and prefix not in averages]
     if not averages and not trained:
@@ -256,6 +256,11 @@ def _choose(found: list[str], where: str, ema: bool | None, notes: list[str]) ->
         taken += ", for the file holds no other"
     notes.append(f"{Path(where).name}: {taken}")
     return wanted[0]
+
+
+def is_of_helper(prefix: str) -> bool:
+    """Whether what stands before the names of a network says that it makes no film: a critic, a teacher."""
+    return _HELPER.search(prefix) is not None
 
 
 def _in_words(prefixes: list[str]) -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shotstream.weights.checkpoints import flat_tensors
+from shotstream.weights.checkpoints import flat_tensors, is_of_helper
 from shotstream.weights.file_kinds import CheckpointError, begins_as_pytorch
 from shotstream.weights.key_names import dit_names_of_diffusers
 from shotstream.weights.lora_config import AdapterConfig, config_beside, config_inside, config_of_metadata
@@ -303,13 +303,8 @@ def _find(stem: str, table: Mapping[str, str]) -> tuple[str, str, str] | None:
         key = ".".join(parts[at:])
         if key in table:
             prefix = "".join(f"{part}." for part in parts[:at])
-            return None if _is_of_another(prefix) else (prefix, key, table[key])
+            return None if is_of_helper(prefix) else (prefix, key, table[key])
     return None
-
-
-def _is_of_another(prefix: str) -> bool:
-    words = ("critic", "fake_score", "real_score", "teacher", "discriminator", "text_encoder", "lora_te")
-    return any(word in prefix for word in words)
 
 
 def _unknown_in_words(unknown: Sequence[str], num_all: int, where: str) -> str:

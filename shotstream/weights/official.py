@@ -17,7 +17,7 @@ from typing import Any
 from shotstream.codec.text import UMT5Config, read_tokenizer, umt5_shapes
 from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.model.config import DiTConfig
-from shotstream.weights.bundle import config_from_document
+from shotstream.weights.bundle import BundleError, ConfigT, config_from_document
 from shotstream.weights.checkpoints import read_transformer
 from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.key_names import dit_names_of_diffusers, dit_shapes, umt5_names, vae_names
@@ -25,6 +25,7 @@ from shotstream.weights.lora import LoraSource, merge_loras, read_lora
 from shotstream.weights.tensor_files import (
     LazyTensors,
     check_tensors,
+    json_kind,
     lazy_tensors,
     read_json,
     read_pytorch,
@@ -268,10 +269,7 @@ def _diffusers_codec_config(path: Path) -> WanVAEConfig:
         "latents_std": "latents_std",
     }
     values: dict[str, Any] = {ours: document[theirs] for theirs, ours in names.items() if theirs in document}
-    try:
-        return config_from_document(WanVAEConfig, values, str(path))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    return _config(WanVAEConfig, values, path)
 
 
 def _diffusers_text_config(path: Path, text_length: int) -> UMT5Config:
@@ -294,16 +292,23 @@ def _diffusers_text_config(path: Path, text_length: int) -> UMT5Config:
 
 
 def _dit_config(path: Path, **values: Any) -> DiTConfig:
+    return _config(DiTConfig, values, path)
+
+
+def _config(cls: type[ConfigT], values: Mapping[str, Any], path: Path) -> ConfigT:
     try:
-        return DiTConfig(**values)
-    except (TypeError, ValueError) as error:
+        return config_from_document(cls, values, str(path))
+    except BundleError as error:
+        raise CheckpointError(str(error)) from error
+    except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
 def _int(document: Mapping[str, Any], key: str, path: Path) -> int:
     value = document.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise CheckpointError(f"{path}: {key} is {value!r}, not an integer; it is not a published config")
+        what = f"{key} is {json_kind(value)}, not a whole number" if key in document else f"{key} is missing"
+        raise CheckpointError(f"{path}: {what}; it is not a published config")
     return value
 
 

@@ -26,6 +26,14 @@ log = logging.getLogger(__name__)
 _PIECE_BYTES = 1 << 20
 _LONGEST_PICKLE_BYTES = 256 << 20
 _NUM_CLASSES_SHOWN = 3
+_KINDS = (
+    (torch.Tensor, "a single tensor"),
+    ((list, tuple, set), "a list"),
+    (str, "a text"),
+    ((bool, int, float, complex), "a number"),
+    (type(None), "nothing"),
+)
+"""What a file may hold instead of weights."""
 # What torch's unpickler runs into in a damaged file, by trial with files cut and changed at random.
 _DAMAGE = (
     RuntimeError,
@@ -71,7 +79,11 @@ def read_pytorch(path: Path, notes: list[str] | None = None, *, mapped: bool = T
         )
     content = _load(path, is_zip, mapped)
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+        kind = next((words for type_, words in _KINDS if isinstance(content, type_)), "something else")
+        raise CheckpointError(
+            f"{path}: holds {kind}, not tensors by their names; save a model's weights by name "
+            "(in PyTorch: its state_dict)"
+        )
     return content
 
 

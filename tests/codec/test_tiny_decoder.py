@@ -112,8 +112,13 @@ def test_another_layout_is_refused() -> None:
     for name in ("decoder.7.conv.weight", "decoder.1.weight"):
         with pytest.raises(ValueError, match="no TAEHV decoder"):
             TinyDecoder.from_tensors({key: t for key, t in tensors.items() if key != name})
-    for name in ("decoder.23.weight", "head.weight"):
-        with pytest.raises(ValueError, match="no TAEHV decoder"):
-            TinyDecoder.from_tensors({**tensors, name: torch.zeros(1)})
+    for name, change, told in (
+        ("decoder.23.weight", torch.zeros(1), "'decoder.23.weight' is unexpected"),
+        ("head.weight", torch.zeros(1), "unexpected 'head.weight'"),
+        ("decoder.1.weight", torch.zeros(()), "its weights are no kernels"),
+        ("decoder.22.bias", torch.zeros(4), r"'decoder.22.bias' is \[4\] and should be \[3\]"),
+    ):
+        with pytest.raises(ValueError, match=f"^no TAEHV decoder.*: {told}; give taew2_1's file$"):
+            TinyDecoder.from_tensors({**tensors, name: change})
     with pytest.raises(ValueError, match="no latent frame"):
         TinyDecoder.from_tensors(tensors).decode(torch.zeros(1, 16, 0, 2, 2))

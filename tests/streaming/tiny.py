@@ -15,6 +15,7 @@ from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.crew import Crew
 from shotstream.streaming.engine import Engine, EngineConfig
+from shotstream.weights.bundle import config_from_document
 
 LATENT_SIZE = LatentSize(4, 6)
 
@@ -33,7 +34,7 @@ def tiny_config(**changes: object) -> DiTConfig:
         "chunk_latent_frames": 3,
         "window_chunks": 4,
     }
-    return DiTConfig.from_dict({**sizes, **changes})
+    return config_from_document(DiTConfig, {**sizes, **changes}, "tiny")
 
 
 def tiny_dit(config: DiTConfig | None = None, seed: int = 0) -> DiT:

@@ -1,13 +1,12 @@
 """The text encoder that answers questions: what it says depends on nothing else, and it learns to read."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
-from shotstream.model.config import DiTConfig
 from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.questions import QUESTIONS
 from shotstream.theatre.world import HELD_OUT
@@ -79,10 +78,10 @@ def test_an_averaged_student_reads_as_the_student_does(name: str) -> None:
     """Also what no checkpoint holds: which answers a question does not have."""
     recipe_name = {"causal_init": "theatre_causal_init", "dmd": "theatre_intra_shot"}[name]
     training = recipe(recipe_name, ["loop.tensorboard=false"]).stage
-    dit = DiTConfig.from_dict(
-        {**asdict(recipe("theatre_teacher").stage.dit), "dim": 24, "ffn_dim": 24, "num_heads": 2}  # pyright: ignore[reportAttributeAccessIssue]
-        | {"num_layers": 1, "freq_dim": 8, "text_dim": TEXT.dim}
-    )
+    dit = replace(
+        recipe("theatre_teacher").stage.dit,  # pyright: ignore[reportAttributeAccessIssue]
+        dim=24, ffn_dim=24, num_heads=2, num_layers=1, freq_dim=8, text_dim=TEXT.dim,
+    )  # fmt: skip
     torch.manual_seed(0)
     student, teacher = TheatreModel(dit, TEXT), TheatreModel(dit, TEXT)
     if isinstance(training, CausalInitTraining):

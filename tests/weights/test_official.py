@@ -91,7 +91,7 @@ def test_every_file_of_the_original_layout_is_checked(tiny: Any, tmp_path: Path)
         (lambda d: (d / "config.json").write_text("{"), r"config\.json: not JSON \(at line 1, column 2\)"),
         (lambda d: (d / "config.json").write_text("<html>log in"), r"config\.json: not JSON, but a web page"),
         (lambda d: (d / "config.json").write_text('{"model_type": "i2v"}'), "only 't2v' is read"),
-        (lambda d: (d / "config.json").write_text("{}"), "in_dim is None, not an integer"),
+        (lambda d: (d / "config.json").write_text("{}"), "in_dim is missing; it is not a published config"),
     ]
     for number, (damage, complaint) in enumerate(cases):
         directory = tiny.write_original(tmp_path / str(number))
@@ -113,6 +113,9 @@ def test_every_part_of_the_diffusers_layout_is_checked(tiny: Any, tmp_path: Path
         (set_config("transformer", image_dim=4), "only text-to-video is read"),
         (set_config("transformer", patch_size=[2, 2, 2]), "patch_size is"),
         (set_config("transformer", num_attention_heads=0), "must be at least 1"),
+        (set_config("transformer", num_layers=None), "num_layers is nothing .null., not a whole number"),
+        (set_config("transformer", eps="small"), r"config\.json\.eps is 'small'; a number belongs there"),
+        (set_config("transformer", patch_size=[1, 2.5, 2.5]), "patch_size is 2.5; a whole number"),
         (set_config("vae", is_residual=True), r"only Wan2\.1's is read"),
         (set_config("vae", latents_std=[1.0]), "latents_std has 1 entries"),
         (set_config("vae", base_dim=8), "wrong shapes"),

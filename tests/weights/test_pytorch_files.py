@@ -213,9 +213,13 @@ def test_what_is_there_instead_of_weights_is_named_with_what_to_do(
 
 def test_other_files_are_refused_as_what_they_are(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    torch.save([torch.zeros(1)], path)
-    with pytest.raises(CheckpointError, match="holds a list"):
-        read_pytorch(path)
+    for content, kind in (
+        ([torch.zeros(1)], "a list"), ((), "a list"), (torch.zeros(1), "a single tensor"),
+        (None, "nothing"), (3, "a number"), ("fox", "a text"),
+    ):  # fmt: skip
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=f"holds {kind}, not tensors by their names"):
+            read_pytorch(path)
     for content, complaint in (
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "refused, it is no PyTorch file"),
         (_tar(), "a tar archive"),
