@@ -18,6 +18,8 @@ from typing import Any, cast
 
 import yaml
 
+from shotstream.kinds import BEGINNING_BYTES, kind_by_beginning
+
 MAX_LINE_CHARS = 1 << 24
 """Of a document that is read line by line."""
 _MAX_DEPTH = 64
@@ -45,6 +47,18 @@ _KINDS: dict[type, str] = {
     dict: "a group of keys",
 }
 _MERGE = "<<"
+_OTHER_KINDS = {
+    "lfs": "a Git LFS pointer, not the file itself; run `git lfs pull` beside it",
+    "page": "a web page saved under this name; fetch the file itself (its raw or download address)",
+    "compressed": "a compressed archive; unpack it and give the file in it",
+    "zip": "a zip archive or an Office document; save its text as plain text, a table as CSV, in UTF-8",
+    "office": "an Office document; save its text as plain text, a table as CSV, in UTF-8",
+    "pdf": "a PDF; save its text as plain text in UTF-8",
+    "rtf": "rich text (RTF); save it as plain text in UTF-8",
+    "parquet": "a Parquet file; convert it to CSV or JSON",
+    "picture": "a picture, no text",
+    "webp": "a picture, no text",
+}
 
 
 class DocumentError(ValueError):
@@ -93,8 +107,11 @@ def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _lines(file: io.BytesIO | io.BufferedReader, max_chars: int) -> Iterator[tuple[int, str]]:
-    encoding = _encoding_of(file.read(4))
+    begin = file.read(BEGINNING_BYTES)
     file.seek(0)
+    if kind := kind_by_beginning(begin):
+        raise DocumentError(_OTHER_KINDS[kind])
+    encoding = _encoding_of(begin[:4])
     # Bytes that are no UTF-8 become surrogates, so that the line that holds them is known.
     errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
     text = io.TextIOWrapper(file, encoding=encoding, errors=errors)
@@ -258,6 +275,10 @@ def parse_yaml(text: str) -> Any:
         raise DocumentError(f"line {line}: holds the character U+{code:04X}; remove it") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if "could not find expected ':'" in (
+            error.problem or ""
+        ):  # which it looks for in the lines below too
+            mark = error.context_mark or mark
         where = f"line {mark.line + 1}: " if mark else ""
         raise DocumentError(f"{where}no valid YAML: {_yaml_problem(error)}") from error
     return None if node is None else _YamlValues(text).value(node)
@@ -372,7 +393,7 @@ def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
         ("found character '\\t'", "a tab; indent with spaces"),
         (
             "could not find expected ':'",
-            "neither 'key: value' nor '- text' (is a space missing after : or -?)",
+            "neither 'key: value' nor '- text' (is a space missing after : or -?); indent text that goes on",
         ),
         ("found undefined alias", "text that begins with * needs quotes"),
         ("found unknown escape", r"a single \ in double quotes; write \\"),

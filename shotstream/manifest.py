@@ -232,7 +232,7 @@ def _listed(cell: str) -> object:
 
 
 def _ranges(value: object, what: str) -> tuple[tuple[int, int], ...]:
-    spans = cast("list[object]", value) if isinstance(value, list) else [None]
+    spans = cast("list[object]", value) if isinstance(value, list) else [value]
     ranges: list[tuple[int, int]] = []
     for span in spans:
         ends = cast("list[object]", span) if isinstance(span, list) else []

@@ -97,6 +97,10 @@ class _Quoter:
         if dash or not indent:
             self._check_key(at, rest)
         value = re.search(r":[ \t]+(?=\S)", rest)
+        if value:  # YAML takes no tab there
+            self.lines[at] = (
+                line[: column + value.start()] + value[0].replace("\t", " ") + rest[value.end() :]
+            )
         return self._skip(at, column + value.end() if value else len(line), indent)
 
     def _is_group(self, at: int, indent: int, rest: str) -> bool:

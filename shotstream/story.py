@@ -10,6 +10,7 @@ published string is that of the published code.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -41,7 +42,7 @@ CaptionStyle = Literal["plain", "published"]
 """How a global caption and a shot's caption become one text: ours, or the published code's string."""
 
 _STORIES_DIR = Path(__file__).parent / "stories"
-_NUMBERED = re.compile(r"shot([0-9]{1,6})")
+_NUMBERED = re.compile(r"shot[\s_-]*([0-9]{1,6})")
 _STORY_KEYS = ("title", "seed", "global_caption", "shots", "frames_per_shot")
 _SHOT_KEYS = ("caption", "num_chunks", "seed")
 _YAML_KEYS = Keys(
@@ -54,6 +55,8 @@ _YAML_KEY = re.compile(rf"""(?im)^ *["']?(?:{_YAML_KEYS.prose}|{_YAML_KEYS.other
 NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 """Characters that no caption or title holds: they break subtitles and metadata, or have no UTF-8 form."""
 _MAX_NAMED = 5
+_NO_DASH = re.compile(r"\s*([-+]+|[0-9]{1,4}[.)])")
+"""What people begin the entries of a list with that YAML takes for text."""
 
 
 class StoryError(ValueError):
@@ -256,7 +259,7 @@ def _read(text: str, suffix: str, title: str) -> Story:
     if suffix in (".csv", ".tsv"):
         named = re.search(r"[^,;\t\n\"]+\.json", text)
         example = f", for example {named[0].strip()}" if named else ""
-        raise StoryError(f"a table of clips, not a story; give one of its caption files{example}")
+        raise StoryError(f"a table, not a story; give one of its caption files{example}")
     if suffix == ".json" or text.lstrip().startswith(("{", "[")):
         try:
             return story_from_document(parse_json(text), default_title=title)
@@ -272,7 +275,8 @@ def _read(text: str, suffix: str, title: str) -> Story:
             return story_from_document(document, default_title=title)
     if not _YAML_KEY.search(text):
         num_lines = sum(bool(line.strip()) for line in text.split("\n"))
-        raise StoryError(f"not a story, but {num_lines} lines of text; write {_form(num_lines)}")
+        lines = "1 line" if num_lines == 1 else f"{num_lines} lines"
+        raise StoryError(f"not a story, but {lines} of text; write {_form(num_lines)}")
     quoted, comments = quote_prose(text, _YAML_KEYS)
     story = story_from_document(parse_yaml(quoted), default_title=title)
     if not comments:
@@ -302,6 +306,10 @@ def story_from_document(document: object, *, default_title: str = "Untitled") ->
     """
     if isinstance(document, list):
         entries = cast("list[object]", document)
+        if entries and all(isinstance(entry, Mapping) and "global_caption" in entry for entry in entries):
+            raise StoryError(
+                f"a list of stories ({len(entries)}); give one of them, without the list around it"
+            )
         raise StoryError(f"a list of {len(entries)} entries, not a story; write {_form(len(entries))}")
     if not isinstance(document, Mapping):
         raise StoryError(f"not a story; write {_form()}")
@@ -315,6 +323,11 @@ def story_from_document(document: object, *, default_title: str = "Untitled") ->
     items = _in_order(numbered) if numbered else shots
     if items is None:
         raise StoryError(f"'shots' is missing; write {_form()}, or a list of captions under 'shots'")
+    if isinstance(items, str) and (sign := _NO_DASH.match(items)):
+        raise StoryError(
+            f"'shots' begins with {shown(sign[1])!r}; "
+            "begin each caption with '- ' (a dash and an ordinary space)"
+        )
     if not isinstance(items, list):
         raise StoryError(
             f"'shots' is {kind_of(items)}, no list; write captions in a list, in YAML each after '- '"
@@ -346,8 +359,9 @@ def _sort_keys(
     found: dict[str, object] = {}
     numbered: dict[int, object] = {}
     for key, value in entries.items():
-        plain = re.sub(r"[\s_-]+", "", str(key)).casefold()
-        number = None if where else _NUMBERED.fullmatch(plain)
+        written = _plain_key(str(key))
+        plain = re.sub(r"[\s_-]+", "", written)
+        number = None if where else _NUMBERED.fullmatch(written)
         if number is None and plain not in names:
             close = get_close_matches(plain[:40], names, 1, 0.75)
             hint = "; ".join([where] * bool(where) + [f"{names[name]}?" for name in close])
@@ -358,6 +372,12 @@ def _sort_keys(
             raise StoryError(f"'{shorten(str(key))}' is given twice, in different letters")
         target[name] = value  # pyright: ignore[reportArgumentType]
     return found, numbered
+
+
+def _plain_key(key: str) -> str:
+    """A key without what cannot be seen of it: wide letters and digits, marks without width, case."""
+    seen = "".join(char for char in unicodedata.normalize("NFKC", key) if unicodedata.category(char) != "Cf")
+    return seen.strip().casefold()
 
 
 def _in_order(numbered: Mapping[int, object]) -> list[object]:
@@ -403,7 +423,10 @@ def _shot(item: object, number: int, length: int | None, ignored: list[str]) -> 
         entries = cast("Mapping[object, object]", item)
         found, _ = _sort_keys(entries, _SHOT_KEYS, ignored, f"shot {number}")
         if "caption" not in found:
-            raise StoryError("'caption' is missing; put a caption with a colon or brackets in quotes")
+            there = _list([f"'{shorten(str(key))}'" for key in entries]) or "none"
+            raise StoryError(
+                f"'caption' is missing (there are: {there}); a caption with a colon or brackets needs quotes"
+            )
         chunks = _whole_number(found, "num_chunks")
         return Shot(
             caption=_text(found, "caption"),
@@ -421,7 +444,8 @@ def _text(entries: Mapping[str, object], key: str) -> str:
     if value is None:
         raise StoryError(f"{key} is empty; say what is to be seen")
     if not isinstance(value, str):
-        raise StoryError(f"{key} is no text but {kind_of(value)}; put it in quotes")
+        what_to_do = "write one text" if isinstance(value, list | dict) else "put it in quotes"
+        raise StoryError(f"{key} is no text but {kind_of(value)}; {what_to_do}")
     return value
 
 
@@ -436,7 +460,8 @@ def _whole_number(entries: Mapping[str, object], key: str) -> int | None:
 
 
 def _form(num_shots: int = 0) -> str:
-    return f"global_caption (what all shots share), and shot1 to shot{num_shots or 'N'} (a caption each)"
+    shots = "shot1 (its caption)" if num_shots == 1 else f"shot1 to shot{num_shots or 'N'} (a caption each)"
+    return f"global_caption (what all shots share), and {shots}"
 
 
 def _list(things: Sequence[str], most: int = 3) -> str:

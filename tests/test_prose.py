@@ -98,6 +98,7 @@ def test_no_sentence_is_cut_in_silence(sentence: str) -> None:
         ("- 'a: b\n  - c'\n- \"d: \\\n  e\"\n", ["a: b - c", "d: e"]),
         ("- 'tis a\n- the foxes'\n", ["'tis a", "the foxes'"]),
         ("- caption: a: b\n  length: 3 # c\n", [{"caption": "a: b", "length": "3"}]),
+        ("- caption:\tb\n  length:\t3\n- {length: 4}\n", [{"caption": "b", "length": "3"}, {"length": "4"}]),
         ("-\n  caption: a: b\n-\n  c: d\n", [{"caption": "a: b"}, "c: d"]),
         ("- {caption: a, length: 3}\n- {caption: a,\n   length: 3}\n", [{"caption": "a", "length": "3"}] * 2),
         ("- {caption: a,\n   length: 3}\n- b: c\n", [{"caption": "a", "length": "3"}, "b: c"]),

@@ -114,8 +114,9 @@ def test_fitting_cuts_only_the_end_of_the_global_caption(
         ({**VALID, "shots": [{"caption": None}]}, "shot 1: caption is empty"),
         ({**VALID, "shots": [{}]}, "shot 1: 'caption' is missing"),
         ({**VALID, "shots": [5]}, "shot 1: caption is no text but a number"),
-        ({**VALID, "shots": [["x"]]}, "shot 1: caption is no text but a list"),
-        ({**VALID, "shots": [{"a": "x"}]}, "shot 1: 'caption' is missing; .* in quotes"),
+        ({**VALID, "shots": [["x"]]}, "shot 1: caption is no text but a list; write one text"),
+        ({**VALID, "shots": [{"a": "x"}]}, "shot 1: 'caption' is missing .there are: 'a'.; .* needs quotes"),
+        ([VALID, VALID], r"a list of stories \(2\); give one of them, without the list"),
         ({**VALID, "title": 1984}, "title is no text but a number; put it in quotes"),
         ({**VALID, "shots": ["x" * (MAX_CAPTION_CHARS + 1)]}, "at most"),
         ({**VALID, "shots": ["a\x00b"]}, "U\\+0000"),
@@ -176,7 +177,11 @@ def test_bad_documents_are_refused_in_one_line(document: object, reason: str) ->
         ("s.txt", "A fox walks.\n\nAt 12: it sleeps.\n", "2 lines of text; .* shot1 to shot2"),
         ("s.jsonl", '{"prompts": ["a"]}\n{"prompts": ["b"]}\n', "JSON Lines; .* shot1 to shotN"),
         ("s.json", '{"shot1": "a"}\n\n{"shot1": "b"}\n', "JSON Lines; .* shot1 to shotN"),
-        ("s.csv", "json_path,frame_number\nd/01.json,1\n", "a table of clips.*for example d/01.json$"),
+        ("s.csv", "json_path,frame_number\nd/01.json,1\n", "a table, not a story.*for example d/01.json$"),
+        ("s.md", "A fox walks.", r"1 line of text; .* and shot1 \(its caption\)$"),
+        ("s.yaml", "global_caption: a\nshots:\n  1. b\n  2. c\n", "'shots' begins with '1.'; .* .a dash and"),
+        ("s.yaml", "global_caption: a\nshots:\n  -\u00a0b\n", "'shots' begins with '-'; .* ordinary space"),
+        ("s.yaml", "global_caption: a\nshots:\n- b\nc\n- d\n", "line 4: .*; indent text that goes on"),
         ("s.mp4", b"\0\0\0\x18ftypisom", "line 1: holds the character U\\+0000: no text file"),
         ("s.yaml", "global_caption: a\nshots:\n\t- b\n", "line 3: begins with a tab; indent with spaces"),
         ("s.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nseed: *b\nglobal_caption: c\nshots: [d]", "seed is a list"),
@@ -225,7 +230,17 @@ def test_keys_of_others_are_left_out_with_one_warning(tmp_path: Path, form: obje
     assert story_from_document(story.to_document()) == story and "warnings" not in story.to_document()
 
 
-@pytest.mark.parametrize("keys", [("Shot1", "SHOT2"), ("shot01", "shot02"), ("shot_1", "Shot 2")])
+def test_a_second_number_in_a_key_is_no_other_shot() -> None:
+    """`shot1_1` was read as shot 11."""
+    captions = {f"shot{number}": str(number) for number in range(1, 11)}
+    story = story_from_document({"global_caption": "x", **captions, "shot1_1": "another"})
+    assert [shot.caption for shot in story.shots] == [*captions.values()]
+    assert story.warnings == ("keys that are not read: 'shot1_1'",)
+
+
+@pytest.mark.parametrize(
+    "keys", [("Shot1", "SHOT2"), ("shot01", "shot02"), ("shot_1", "Shot 2"), ("shot\uff11", "\u200bshot2")]
+)
 def test_numbered_shots_are_known_however_they_are_written(keys: tuple[str, str]) -> None:
     story = story_from_document(
         {"Global_Caption": "x", keys[1]: "b", keys[0]: "a", "Title": "T", "seed": "7"}

@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shotstream.kinds import BEGINNING_BYTES, kind_by_beginning
+
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.error import FFmpegError
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -24,10 +27,21 @@ MAX_PIXELS = 1 << 27
 
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,vvc,obu,av1,ivf,flv,asf,ogg,"
-    "gif,apng,nut,mxf,yuv4mpegpipe,rm,wtv,dv,vc1,mjpeg,dnxhd,h263,h261,cavsvideo,avs2,avs3,dirac,webp_anim"
+    "gif,apng,nut,mxf,yuv4mpegpipe,rm,wtv,dv,vc1,mjpeg,dnxhd,h263,h261,cavsvideo,avs2,avs3,dirac,webp_anim,"
+    "mp3,wav,w64,flac,aac,aiff,caf,ac3"  # of sound, to be told as that
 )
+# Their own decoders leave out what makes pictures transparent, which WebM keeps beside them.
+_TRANSPARENT = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<?xml", b"<MPD", b"<SMIL", b"[playlist]", b"[Reference]")
 _THREADS = 2
+_OTHER_KINDS = {
+    "lfs": "it is a Git LFS pointer, not the video; run `git lfs pull` beside it",
+    "page": "it is a web page saved under this name; fetch the video itself",
+    "compressed": "it is an archive; unpack it and give the video in it",
+    "zip": "it is an archive; unpack it and give the video in it",
+    "picture": "it is a picture",
+    "webp": "it is WebP, of which nothing is read; make it an MP4 or a GIF",
+}
 
 
 class VideoError(ValueError):
@@ -49,12 +63,32 @@ def opened_video(path: Path) -> Generator[tuple["InputContainer", "VideoStream"]
         _require_file(path)
         with av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace") as container:
             stream = _shown_stream(path, container)
-            codec: Any = stream.codec_context
-            codec.thread_type, codec.thread_count = "SLICE", _THREADS
-            codec.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "crccheck+explode"}
+            _limit(stream.codec_context)
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(f"{path}: not a readable video: {_reason(error)}") from error
+        raise VideoError(f"{path}: not a readable video: {_reason(path, error)}") from error
+
+
+def _limit(codec: Any) -> None:
+    codec.thread_type, codec.thread_count = "SLICE", _THREADS
+    codec.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "crccheck+explode"}
+
+
+def decoder_of(stream: "VideoStream") -> "VideoStream | VideoCodecContext":
+    """What decodes a stream with all that a player shows, its transparency too."""
+    import av
+
+    name = _TRANSPARENT.get(stream.codec_context.codec.canonical_name)
+    is_transparent = any(
+        key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items()
+    )
+    if name is None or not is_transparent or name not in av.codecs_available:
+        return stream
+    decoder = av.CodecContext.create(name, "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    decoder.extradata = stream.codec_context.extradata
+    _limit(decoder)
+    return decoder
 
 
 def _require_file(path: Path) -> None:
@@ -76,13 +110,18 @@ def _require_file(path: Path) -> None:
         )
 
 
-def _reason(error: "FFmpegError | OSError") -> str:
+def _reason(path: Path, error: "FFmpegError | OSError") -> str:
+    from av.error import EOFError as EndError
     from av.error import InvalidDataError
 
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
+    if isinstance(error, EndError):
+        return "it ends before its first frame"
     if isinstance(error, InvalidDataError) or error.errno == errno.EINVAL:  # EINVAL: of no format in the list
-        return "it is damaged, cut off, or in no known format"
+        with path.open("rb") as file:
+            kind = kind_by_beginning(file.read(BEGINNING_BYTES)) or ""
+        return _OTHER_KINDS.get(kind, "it is damaged, cut off, or in no known format")
     return error.strerror or "it cannot be decoded"
 
 
@@ -129,13 +168,13 @@ def packets_of(container: "InputContainer", stream: "VideoStream | None") -> Ite
             yield packet
 
 
-def frames_of(stream: "VideoStream", packet: Any) -> "list[VideoFrame] | None":
+def frames_of(decoder: "VideoStream | VideoCodecContext", packet: Any) -> "list[VideoFrame] | None":
     """What a packet completes; None: it is damaged."""
     from av.error import EOFError as EndError
     from av.error import FFmpegError
 
     try:
-        return stream.decode(packet)
+        return decoder.decode(packet)
     except EndError:
         return []
     except FFmpegError:

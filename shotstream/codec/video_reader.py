@@ -23,7 +23,14 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from shotstream.codec.video_colour import Picture, PictureError, to_picture
-from shotstream.codec.video_opening import MAX_PIXELS, VideoError, frames_of, opened_video, packets_of
+from shotstream.codec.video_opening import (
+    MAX_PIXELS,
+    VideoError,
+    decoder_of,
+    frames_of,
+    opened_video,
+    packets_of,
+)
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -218,11 +225,11 @@ def _frame_times(
     step = max(round(1 / (usual * stream.time_base)), 1)
     shown: list[int] = []
     decoded: list[int] = []
-    duration = 0
+    duration = 0  # raw streams tell it alone: their average rate is FFmpeg's guess
     for packet in chain(packets_of(container, stream), (None,)):
         for frame in frames_of(stream, packet) or ():
             for stamps, stamp in ((shown, frame.pts), (decoded, frame.dts)):
-                follower = stamps[-1] + step if stamps else 0
+                follower = stamps[-1] + (duration or step) if stamps else 0
                 stamps.append(follower if stamp is None else stamp)
             duration = frame.duration or 0
         if stop is not None and len(shown) > stop:
@@ -279,11 +286,12 @@ def _numbered(
     """
     has_table = timeline.stamps is not None and container.format.name.startswith(_TABLED)
     stamps = None if timeline.stamps is None else timeline.stamps.tolist()
+    decoder = decoder_of(stream)
     damaged: set[int] = set()
     is_hurt = was_hurt = False
     key = at = -1
     for packet in chain(packets_of(container, stream), (None,)):
-        frames = frames_of(stream, packet)
+        frames = frames_of(decoder, packet)
         if packet is not None:
             if packet.is_keyframe:
                 was_hurt, is_hurt, key = is_hurt, is_hurt and not has_table, packet.pts or 0

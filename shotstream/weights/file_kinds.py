@@ -3,12 +3,19 @@
 import json
 from pathlib import Path
 
+from shotstream.kinds import BEGINNING_BYTES, kind_by_beginning
+
 
 class CheckpointError(ValueError):
     """No checkpoint, a damaged one, or one of another model; the message says which and what to do."""
 
 
-_BEGINNING_BYTES = 512
+_KINDS = {
+    "lfs": "a Git LFS pointer, not the weights; run `git lfs pull` beside it, or fetch the file itself",
+    "page": "a web page saved under this name, not the weights; the download needs another address (for "
+    "huggingface.co, .../resolve/main/... instead of .../blob/main/...), or you to log in",
+    "compressed": "a compressed archive; unpack it and give the file of weights in it",
+}
 
 
 def refuse_other_kinds(path: Path, wanted: str) -> None:
@@ -46,21 +53,14 @@ def _is_pickle_protocol(begin: bytes) -> bool:
 def other_kind(path: Path) -> str | None:
     """What the file is and what to do, if it is nothing that could hold weights."""
     with path.open("rb") as file:
-        begin = file.read(_BEGINNING_BYTES)
-    text = begin.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+        begin = file.read(BEGINNING_BYTES)
+    text = begin.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not begin:
         return "an empty file: its download never began or the disk was full; fetch it again"
-    if begin.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the weights; run `git lfs pull` beside it, or fetch the file itself"
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")):
-        return (
-            "a web page saved under this name, not the weights; the download needs another address (for "
-            "huggingface.co, .../resolve/main/... instead of .../blob/main/...), or you to log in"
-        )
+    if (told := _KINDS.get(kind_by_beginning(begin) or "")) is not None:
+        return told
     if begin.startswith(b"GGUF"):
         return "a GGUF file of quantised weights, which is not read; fetch the safetensors file of the model"
-    if begin.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")):
-        return "a compressed archive; unpack it and give the file of weights in it"
     if text.startswith((b"{", b"[")) and _is_text(begin):
         return f"{_json_kind(path)}, not the weights"
     if not any(begin) and _only_zeros(path):

@@ -296,15 +296,25 @@ def test_a_cover_picture_is_no_video_wherever_it_lies(tmp_path: Path) -> None:
     assert round(float(read_frames(path).mean()), -1) == 160
 
 
-def test_sound_alone_is_refused_as_that(tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "a.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+@pytest.mark.parametrize(
+    ("name", "codec", "samples"),
+    [
+        ("a.mp4", "aac", "fltp"),
+        ("a.mp3", "mp3", "s16p"),
+        ("a.wav", "pcm_s16le", "s16"),
+        ("a.flac", "flac", "s16"),
+    ],
+)
+def test_sound_alone_is_refused_as_that(tmp_path: Path, name: str, codec: str, samples: str) -> None:
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=44100, layout="mono")
+        silence = np.zeros((1, 1024), np.float32 if samples == "fltp" else np.int16)
+        frame = av.AudioFrame.from_ndarray(silence, format=samples, layout="mono")
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(VideoError, match=r"a\.mp4: not a readable video: it holds sound and no video"):
-        read_timeline(tmp_path / "a.mp4")
+    with pytest.raises(VideoError, match=rf"{name}: not a readable video: it holds sound and no video"):
+        read_timeline(tmp_path / name)
 
 
 # --- damage
@@ -535,12 +545,70 @@ def test_any_name_that_a_file_can_have_is_read(
     assert len(read_frames(Path("link.mp4"))) == 3
 
 
-def test_a_picture_is_no_video(tmp_path: Path) -> None:
-    Image.fromarray(corners()).save(tmp_path / "a.png")
-    with pytest.raises(
-        VideoError, match=r"a\.png: not a readable video: it is damaged, cut off, or in no known"
-    ):
-        read_frames(tmp_path / "a.png")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.png", "it is a picture$"),
+        ("a.jpg", "it is a picture$"),
+        ("a.webp", "it is WebP, of which nothing is read; make it an MP4 or a GIF"),
+        ("lfs.mp4", "it is a Git LFS pointer, not the video; run `git lfs pull`"),
+        ("page.mp4", "it is a web page saved under this name; fetch the video itself"),
+        ("a.zip", "it is an archive; unpack it and give the video in it"),
+        ("other.mp4", "it is damaged, cut off, or in no known format$"),
+    ],
+)
+def test_what_is_there_instead_of_a_video_is_named_with_what_to_do(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    path = tmp_path / name
+    if path.suffix in (".png", ".jpg", ".webp"):
+        Image.fromarray(corners()).save(path)
+    else:
+        path.write_bytes(
+            {
+                "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 9\n",
+                "page": b"<!DOCTYPE html>\n<html><title>Sign in</title>",
+                "a": b"PK\x03\x04" + bytes(60),
+                "other": b"no video" * 20,
+            }[path.stem]
+        )
+    with pytest.raises(VideoError, match=rf"{name}: not a readable video: {words}"):
+        read_frames(path)
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_what_webm_keeps_transparent_lies_on_black(tmp_path: Path, codec: str) -> None:
+    """Its own decoders leave transparency out: what should not be seen was shown."""
+    path = tmp_path / "a.webm"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=12, options={"crf": "4", "auto-alt-ref": "0"})
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuva420p"
+        stream.metadata["alpha_mode"] = "1"
+        for number in range(3):
+            pixels = np.full((64, 96, 4), 200, np.uint8)
+            pixels[..., 3] = np.where(np.arange(96) < 48, 0, 255)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format="yuva420p")
+            frame.pts, frame.time_base = number, Fraction(1, 12)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frames = read_frames(path).astype(int)
+    assert len(frames) == 3
+    assert frames[:, :, :40].max() <= 8 and np.abs(frames[:, :, 56:] - 200).max() <= 8
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_raw_streams_run_at_the_rate_that_they_tell(tmp_path: Path, codec: str) -> None:
+    """They ran at FFmpeg's guess of 25 frames a second, whatever they told."""
+    form = {"libx264": "h264", "libx265": "hevc"}[codec]
+    options = {"libx264": {"qp": "0"}, "libx265": {"x265-params": "lossless=1:log-level=none"}}[codec]
+    path = write_clip(tmp_path / f"a.{form}", numbered(13), codec=codec, options=options)
+    timeline = read_timeline(path)
+    assert (timeline.num_frames, timeline.seconds(0, 12), timeline.seconds(0, 13)) == (
+        13,
+        1,
+        Fraction(13, 12),
+    )
+    assert [number_of(picture) for picture in read_frames(path)] == list(range(13))
 
 
 def test_a_title_in_latin_1_does_no_harm(tmp_path: Path) -> None:
