@@ -282,13 +282,14 @@ def _numbered(
     """Decoded frames with their places, which those that are lost keep.
 
     After damage nothing is trusted up to the next key frame, nor what is shown before that but built on both;
-    and nothing at all where the file has no table of its frames, for then the count may be wrong.
+    and nothing at all where the file has no table of its frames, for then the count may be wrong. Where the
+    decoder mends a frame and says so (MPEG-4, MPEG-2), what follows up to a key frame is built on the mend.
     """
     has_table = timeline.stamps is not None and container.format.name.startswith(_TABLED)
     stamps = None if timeline.stamps is None else timeline.stamps.tolist()
     decoder = decoder_of(stream)
     damaged: set[int] = set()
-    is_hurt = was_hurt = False
+    is_hurt = was_hurt = is_mended = False
     key = at = -1
     for packet in chain(packets_of(container, stream), (None,)):
         frames = frames_of(decoder, packet)
@@ -299,9 +300,10 @@ def _numbered(
             if packet.pts is not None and (is_hurt or (was_hurt and packet.pts < key)):
                 damaged.add(packet.pts)
         for frame in frames or ():
+            is_mended = frame.is_corrupt or (is_mended and not frame.key_frame)
             if stamps is None or frame.pts is None:
                 at += 1
-                yield _Numbered(at, frame, frame.is_corrupt or is_hurt)
+                yield _Numbered(at, frame, is_mended or is_hurt)
                 continue
             if at >= 0 and frame.pts < stamps[at]:
                 raise VideoError(f"{path}: its times run backwards after frame {at}")
@@ -309,7 +311,7 @@ def _numbered(
             place += place == at  # two frames of one time
             if place < len(stamps) and stamps[place] == frame.pts:
                 at = place
-                yield _Numbered(at, frame, frame.is_corrupt or frame.pts in damaged)
+                yield _Numbered(at, frame, is_mended or frame.pts in damaged)
 
 
 def _progressive(frames: Iterable[_Numbered]) -> Iterator[_Numbered]:

@@ -8,6 +8,8 @@ import av
 import numpy as np
 
 HEIGHT, WIDTH = 64, 96
+ONE, UNIT = 1 << 16, 1 << 30
+"""Of a display matrix: 16.16 fixed point, and 2.30 for its last number."""
 
 
 def numbered(num_frames: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:

@@ -19,6 +19,8 @@ from shotstream.codec.video_io import read_frames  # noqa: E402
 from shotstream.codec.video_reader import VideoError, iter_pictures, read_timeline  # noqa: E402
 from tests.codec.clip_files import (  # noqa: E402
     HEIGHT,
+    ONE,
+    UNIT,
     WIDTH,
     corners,
     number_of,
@@ -26,9 +28,6 @@ from tests.codec.clip_files import (  # noqa: E402
     packet_places,
     write_clip,
 )
-
-ONE = 1 << 16
-UNIT = 1 << 30
 
 
 def on_screen(path: Path, moments: Sequence[float]) -> list[int]:
