@@ -119,8 +119,8 @@ def iter_pictures(
         aspect = stream.sample_aspect_ratio or Fraction(1)
         at = -1
         for shown in _progressive(_numbered(path, container, stream, timeline)):
-            if any(index in needed for index in range(at + 1, shown.number)):
-                raise VideoError(f"{path}: frame {shown.number - 1} is damaged: nothing can be decoded there")
+            if lost := [index for index in range(at + 1, shown.number) if index in needed]:
+                raise VideoError(f"{path}: frame {lost[0]} is damaged: nothing can be decoded there")
             at = shown.number
             if at in needed and shown.is_damaged:
                 raise VideoError(f"{path}: frame {at} is damaged")

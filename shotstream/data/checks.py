@@ -7,12 +7,12 @@ from typing import Any
 def require_within(config: Any, low: int | float, high: int | float, names: Iterable[str]) -> None:
     """ValueError unless every named setting lies in [low, high]; of a tuple, every element.
 
-    A tuple may not be empty, and what is not a number lies nowhere.
+    A tuple may not be empty, and what is not a number, or is infinite, lies nowhere.
     """
     for name in names:
         value = getattr(config, name)
         elements = value if isinstance(value, tuple) else (value,)
-        if not elements or not all(low <= element <= high for element in elements):
+        if not elements or not all(low <= element <= high and element < float("inf") for element in elements):
             allowed = f"at least {low}" if high == float("inf") else f"in [{low}, {high}]"
             raise ValueError(f"{name} is {value!r}; it must be {allowed}")
 

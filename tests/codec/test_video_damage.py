@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 av = pytest.importorskip("av", reason="reads videos")
 
@@ -95,6 +96,49 @@ def test_a_frame_that_a_decoder_mended_takes_what_is_built_on_it(tmp_path: Path,
             list(iter_pictures(path, timeline, [[number]]))
     with pytest.raises(VideoError, match="frame 5 is damaged"):
         list(iter_pictures(path, timeline, [[4, 12]]))  # nor may a frame between two be damaged
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels"), [("a.mp4", "libx264", "yuv420p"), ("a.mkv", "mjpeg", "yuvj420p")]
+)
+def test_no_decoder_fills_a_hole_in_silence(tmp_path: Path, name: str, codec: str, pixels: str) -> None:
+    """Half of a frame is there; decoders would paint the rest from the frame before, and say nothing."""
+    options = {"qp": "20"} if codec == "libx264" else {}
+    frames = mostly_still(16)
+    path = write_clip(tmp_path / name, frames, codec=codec, pixels=pixels, options=options, key_every=12)
+    timeline = read_timeline(path)
+    whole = dict(iter_pictures(path, timeline, [range(16)]))
+    place, size = packet_places(path)[5]
+    content = bytearray(path.read_bytes())
+    content[place + size // 2 : place + size] = bytes(size - size // 2)
+    path.write_bytes(content)
+    refused: list[int] = []
+    for number in range(16):
+        try:
+            ((_, picture),) = iter_pictures(path, timeline, [[number]])
+        except VideoError as error:
+            assert f"frame {number} is damaged" in str(error)
+            refused.append(number)
+        else:
+            assert np.array_equal(picture, whole[number]), number
+    assert 0 < len(refused) < 12
+
+
+def test_a_picture_whose_sum_is_wrong_is_refused(tmp_path: Path) -> None:
+    """Of an animated PNG, the one format here whose every frame has a sum."""
+    pictures = [Image.fromarray(picture) for picture in mostly_still(5)]
+    path = tmp_path / "a.apng"
+    pictures[0].save(path, format="PNG", save_all=True, append_images=pictures[1:], duration=100)
+    timeline = read_timeline(path)
+    assert timeline.num_frames == 5
+    content = bytearray(path.read_bytes())
+    place = [at for at in range(len(content)) if content[at : at + 4] == b"fdAT"][2]  # of frame 3
+    size = int.from_bytes(content[place - 4 : place])
+    content[place + 4 + size] ^= 1
+    path.write_bytes(content)
+    assert len(list(iter_pictures(path, timeline, [range(3)]))) == 3
+    with pytest.raises(VideoError, match="frame 3 is damaged"):
+        list(iter_pictures(path, timeline, [[3]]))
 
 
 def test_a_frame_whose_time_is_not_told_is_counted(tmp_path: Path) -> None:
