@@ -27,5 +27,5 @@ def ode_regression_loss(
         error = error * channel_weight.to(dtype)[:, None, None, None]
     per_frame = error.mean(dim=(1, 3, 4))  # b f
     noised = (sigma > 0).to(dtype)
-    count = noised.sum().clamp_min(1) if num_noised is None else max(num_noised, 1.0)
+    count = noised.sum().clamp_min(1) if num_noised is None else num_noised or 1.0
     return (per_frame * noised).sum() / count

@@ -37,3 +37,20 @@ def test_parts_of_a_batch_add_up_to_the_loss_of_the_whole() -> None:
     whole = ode_regression_loss(predicted, x0, sigma)
     torch.testing.assert_close(torch.stack(parts).sum(), whole)
     assert whole > 0
+
+
+def test_a_part_is_divided_by_its_share_of_the_noised_frames_however_small() -> None:
+    """One frame of four samples is noised: a quarter of it for each part, and their mean is the whole."""
+    generator = torch.Generator().manual_seed(2)
+    predicted, x0 = torch.randn(2, 4, 3, 3, 2, 2, generator=generator, dtype=torch.float64)
+    sigma = torch.zeros(4, 3)
+    sigma[2, 1] = 0.5
+    parts = [
+        ode_regression_loss(
+            predicted[row : row + 1], x0[row : row + 1], sigma[row : row + 1], num_noised=0.25
+        )
+        for row in range(4)
+    ]
+    torch.testing.assert_close(torch.stack(parts).mean(), ode_regression_loss(predicted, x0, sigma))
+    clean = ode_regression_loss(predicted[:1], x0[:1], sigma[:1], num_noised=0.0)
+    assert clean.item() == 0

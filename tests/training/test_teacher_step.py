@@ -251,3 +251,13 @@ def test_context_and_captions_are_dropped_by_their_own_chances() -> None:
         keep_captions=True,
     )
     assert kept[1] == ["A fox."]
+
+
+def test_flex_attentions_blocks_are_asked_for_where_its_kernel_takes_the_heads() -> None:
+    """It takes heads of 16 and more, on a GPU."""
+    config = config_of().dit
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    for head_dim, form in ((8, "slices"), (16, "block"), (32, "block")):
+        sized = replace(config, dim=config.num_heads * head_dim)
+        assert teacher.mask_form(cuda, sized) == form
+        assert teacher.mask_form(cpu, sized) == "slices"
