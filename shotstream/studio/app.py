@@ -37,9 +37,10 @@ from shotstream.studio.media import MediaFolder
 from shotstream.studio.metrics import Metrics
 from shotstream.studio.proxy import FromProxy
 from shotstream.studio.refusal import Refusal
-from shotstream.studio.routes import answer_head, make_router
+from shotstream.studio.routes import answer_head, router
 from shotstream.studio.seat import NOT_FOUND
 from shotstream.studio.security import Guard
+from shotstream.studio.services import Services
 from shotstream.studio.store import Store, StoreError
 from shotstream.studio.studio import Studio
 from shotstream.studio.trouble import explain
@@ -118,11 +119,11 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,  # It would lead to an absolute address, past a proxy's prefix.
     )
-    app.state.worker = worker
+    app.state.services = Services(tools, worker, folder.exports)
     app.add_middleware(Guard, token=settings.token, limits=settings.limits)
     # Added last: it comes first.
     app.add_middleware(FromProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
-    app.include_router(make_router(tools, worker, folder.exports))
+    app.include_router(router)
     _add_live(app, worker, settings.limits)
     _add_health(app, worker, tools, metrics)
     _add_problems(app)
@@ -154,9 +155,9 @@ def _open(settings: StudioSettings, pipeline: StreamingPipeline) -> tuple[DataFo
 
 async def say_goodbye(app: FastAPI) -> None:
     """Tells every viewer that the server ends, and lets go of the open stories."""
-    worker: Worker = app.state.worker
+    services: Services = app.state.services
     try:
-        await worker.ask(lambda studio: studio.close())
+        await services.worker.ask(lambda studio: studio.close())
     except Refusal:
         return  # It has ended already.
     await asyncio.sleep(_FAREWELL_S)

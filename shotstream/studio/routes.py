@@ -1,10 +1,10 @@
-"""The REST routes: stories, takes and what is exported of them; all under /api/."""
+"""The REST routes: stories, takes and what is exported of them; all under /api/.
+
+One router for every application: what a route works with is its application's `Services`.
+"""
 
 import io
-import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Path, Request
@@ -45,13 +45,10 @@ from shotstream.studio.events import (
 )
 from shotstream.studio.exports import Exporter
 from shotstream.studio.handover import Handover
-from shotstream.studio.making import StudioTools
 from shotstream.studio.media import TakeDamaged
 from shotstream.studio.refusal import Refusal
-from shotstream.studio.script import TakeRecord
+from shotstream.studio.services import Job, Services, Serving
 from shotstream.studio.studio import Studio
-from shotstream.studio.trouble import explain
-from shotstream.studio.worker import Worker
 
 DEFAULT_SEED = 7
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -60,8 +57,6 @@ StoryId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 TakeId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 ShotId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 FrameNumber = Annotated[int, Path(ge=0, le=10**9)]
-
-Job = Callable[[Exporter, FilePath], object]
 
 
 class ModelAnswer(Message):
@@ -102,256 +97,221 @@ ExportName = Literal[
     "replay.json",
 ]
 
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem} for code in (400, 401, 404, 409, 413, 503)
+}
 
-def make_router(tools: StudioTools, worker: Worker, exports_dir: FilePath) -> APIRouter:
-    """The routes of a studio; files on their way out are made in `exports_dir`."""
-    problems: dict[int | str, dict[str, Any]] = {
-        code: {"model": Problem} for code in (400, 401, 404, 409, 413, 503)
-    }
-    router = APIRouter(prefix="/api", responses=problems, route_class=JsonRoute)
-    num_exporting = num_files = 0
+router = APIRouter(prefix="/api", responses=_PROBLEMS, route_class=JsonRoute)
 
-    async def mend(story_id: str, damage: TakeDamaged) -> Refusal:
-        """What to tell whoever asked for a damaged take, which is made anew."""
-        await worker.ask(lambda studio: studio.mend(story_id, damage.take_id))
-        return Refusal("busy", "the take's files are damaged and are made anew now; try again soon")
 
-    async def take_of(story_id: str, take_id: str) -> TakeRecord:
-        record = await run_in_threadpool(tools.store.take, story_id, take_id)
-        if record is None:
-            raise Refusal("not_found", "this story has no such take")
-        return record
+@router.get("/model")
+async def model(services: Serving) -> ModelAnswer:
+    """The model and the limits."""
 
-    async def export(story_id: str, name: str, kind: str, job: Job, shot_id: str | None = None) -> Response:
-        nonlocal num_exporting, num_files
-        view = await worker.ask(lambda studio: studio.film(story_id))
-        if num_exporting >= tools.limits.exports:
-            raise Refusal("busy", f"{num_exporting} exports are being made; try again")
-        if num_files >= tools.limits.export_files:
-            raise Refusal("busy", f"{num_files} exports are being fetched; try again")
-        try:
-            descriptor, made = tempfile.mkstemp(dir=exports_dir, suffix=FilePath(name).suffix)
-        except OSError as error:
-            raise Refusal("storage", f"the export cannot be written: {explain(error)}") from error
-        os.close(descriptor)
-        path = FilePath(made)
+    def told(studio: Studio) -> ModelAnswer:
+        return ModelAnswer(model=studio.model, limits=studio.limits)
 
-        def run() -> object:
-            exporter = Exporter(tools, view)
-            return job(exporter if shot_id is None else exporter.only(shot_id), path)
+    return await services.worker.ask(told)
 
-        def ended() -> None:
-            nonlocal num_files
-            num_files -= 1
-            path.unlink(missing_ok=True)
 
-        num_exporting += 1
-        num_files += 1
-        try:
-            given = await run_in_threadpool(run)
-        except BaseException as error:
-            ended()
-            if isinstance(error, TakeDamaged):
-                raise await mend(story_id, error) from error
-            if isinstance(error, OSError):
-                raise Refusal("storage", f"the export cannot be written: {explain(error)}") from error
-            raise
-        finally:
-            num_exporting -= 1
-        name = given if isinstance(given, str) else name
-        return Handover(path, kind, filename=name, ended=ended)
+@router.get("/suggestions")
+def suggest(services: Serving) -> Suggestions:
+    """What the model's world understands."""
+    return suggestions(services.tools.pipeline)
 
-    async def told_only(story_id: str, shot_id: str | None = None) -> None:
-        """Refusal when there is no such film or shot."""
-        exporter = Exporter(tools, await worker.ask(lambda studio: studio.film(story_id)))
-        if shot_id is not None:
-            exporter.only(shot_id)
 
-    @router.get("/model")
-    async def model() -> ModelAnswer:
-        """The model and the limits."""
+@router.get("/bundled")
+def bundled_ones() -> list[BundledStory]:
+    """The stories that come with the program."""
+    return bundled()
 
-        def told(studio: Studio) -> ModelAnswer:
-            return ModelAnswer(model=studio.model, limits=studio.limits)
 
-        return await worker.ask(told)
+@router.post("/captions/check")
+async def check_caption(services: Serving, body: CaptionCheck) -> CaptionAdvice:
+    """What the model would not take of a caption."""
 
-    @router.get("/suggestions")
-    def suggest() -> Suggestions:
-        """What the model's world understands."""
-        return suggestions(tools.pipeline)
-
-    @router.get("/bundled")
-    def bundled_ones() -> list[BundledStory]:
-        """The stories that come with the program."""
-        return bundled()
-
-    @router.post("/captions/check")
-    async def check_caption(body: CaptionCheck) -> CaptionAdvice:
-        """What the model would not take of a caption."""
-
-        def check(_: Studio) -> CaptionAdvice:
-            story = Story(global_caption=body.global_caption, shots=(Shot(caption=body.caption),))
-            whole = compose_caption(body.global_caption, body.caption, 0)
-            return CaptionAdvice(
-                unknown_words=tuple(tools.pipeline.text_encoder.unknown_words(whole)),
-                warnings=tuple(caption_warnings(story, tools.pipeline)),
-            )
-
-        return await worker.ask(check)
-
-    @router.get("/stories")
-    def stories() -> list[StorySummary]:
-        """Every story, the latest change first."""
-        return summaries(tools.store)
-
-    @router.post("/stories", status_code=201)
-    async def create(body: CreateStory) -> StoryState:
-        """A new story."""
-        if body.bundled is not None:
-            if body.shots or body.global_caption is not None:
-                raise Refusal("invalid", "give the name of a bundled story, or a story of your own")
-            known = bundled_stories()
-            if body.bundled not in known:
-                raise Refusal("not_found", f"no such bundled story; there are {', '.join(known)}")
-            return await start(read_story(known[body.bundled]), body.seed, body.autoplay)
-        if body.global_caption is None:
-            raise Refusal("invalid", "global_caption: say what all shots share")
-        title, caption, shots = body.title, body.global_caption, body.shots
-        seed = DEFAULT_SEED if body.seed is None else int(body.seed)
-        return await worker.ask(
-            lambda studio: studio.create(title, caption, shots, seed=seed, autoplay=body.autoplay)
+    def check(_: Studio) -> CaptionAdvice:
+        story = Story(global_caption=body.global_caption, shots=(Shot(caption=body.caption),))
+        whole = compose_caption(body.global_caption, body.caption, 0)
+        return CaptionAdvice(
+            unknown_words=tuple(services.tools.pipeline.text_encoder.unknown_words(whole)),
+            warnings=tuple(caption_warnings(story, services.tools.pipeline)),
         )
 
-    @router.post("/stories/import", status_code=201)
-    async def import_story(
-        text: Annotated[bytes, Body(media_type="application/octet-stream")],
-    ) -> ImportedStory:
-        """A new story from the text of a story file."""
-        try:
-            story = await run_in_threadpool(story_from_bytes, text)
-        except StoryError as error:
-            raise Refusal("invalid", str(error)) from error
-        started = await start(story, None, autoplay=True)
-        return ImportedStory(**dict(started), warnings=story.warnings)
+    return await services.worker.ask(check)
 
-    async def start(story: Story, seed: str | None, autoplay: bool) -> StoryState:
-        chosen = next((s for s in (None if seed is None else int(seed), story.seed) if s is not None), None)
-        shots = [
-            NewShot(
-                caption=shot.caption,
-                num_chunks=shot.num_chunks,
-                seed=None if shot.seed is None else str(shot.seed),
-            )
-            for shot in story.shots
-        ]
-        return await worker.ask(
-            lambda studio: studio.create(
-                story.title,
-                story.global_caption,
-                shots,
-                seed=DEFAULT_SEED if chosen is None else chosen,
-                autoplay=autoplay,
-            )
+
+@router.get("/stories")
+def stories(services: Serving) -> list[StorySummary]:
+    """Every story, the latest change first."""
+    return summaries(services.tools.store)
+
+
+@router.post("/stories", status_code=201)
+async def create(services: Serving, body: CreateStory) -> StoryState:
+    """A new story."""
+    if body.bundled is not None:
+        if body.shots or body.global_caption is not None:
+            raise Refusal("invalid", "give the name of a bundled story, or a story of your own")
+        known = bundled_stories()
+        if body.bundled not in known:
+            raise Refusal("not_found", f"no such bundled story; there are {', '.join(known)}")
+        return await _start(services, read_story(known[body.bundled]), body.seed, body.autoplay)
+    if body.global_caption is None:
+        raise Refusal("invalid", "global_caption: say what all shots share")
+    title, caption, shots = body.title, body.global_caption, body.shots
+    seed = DEFAULT_SEED if body.seed is None else int(body.seed)
+    return await services.worker.ask(
+        lambda studio: studio.create(title, caption, shots, seed=seed, autoplay=body.autoplay)
+    )
+
+
+@router.post("/stories/import", status_code=201)
+async def import_story(
+    services: Serving,
+    text: Annotated[bytes, Body(media_type="application/octet-stream")],
+) -> ImportedStory:
+    """A new story from the text of a story file."""
+    try:
+        story = await run_in_threadpool(story_from_bytes, text)
+    except StoryError as error:
+        raise Refusal("invalid", str(error)) from error
+    started = await _start(services, story, None, autoplay=True)
+    return ImportedStory(**dict(started), warnings=story.warnings)
+
+
+async def _start(services: Services, story: Story, seed: str | None, autoplay: bool) -> StoryState:
+    chosen = next((s for s in (None if seed is None else int(seed), story.seed) if s is not None), None)
+    shots = [
+        NewShot(
+            caption=shot.caption,
+            num_chunks=shot.num_chunks,
+            seed=None if shot.seed is None else str(shot.seed),
         )
+        for shot in story.shots
+    ]
+    return await services.worker.ask(
+        lambda studio: studio.create(
+            story.title,
+            story.global_caption,
+            shots,
+            seed=DEFAULT_SEED if chosen is None else chosen,
+            autoplay=autoplay,
+        )
+    )
 
-    @router.get("/stories/{story_id}")
-    async def story(story_id: StoryId) -> StoryState:
-        """A story, whole."""
-        return await worker.ask(lambda studio: studio.show(story_id))
 
-    @router.delete("/stories/{story_id}", status_code=204)
-    async def delete(story_id: StoryId) -> None:
-        """Deletes a story and its files."""
-        await worker.ask(lambda studio: studio.delete(story_id))
+@router.get("/stories/{story_id}")
+async def story(services: Serving, story_id: StoryId) -> StoryState:
+    """A story, whole."""
+    return await services.worker.ask(lambda studio: studio.show(story_id))
 
-    @router.get("/stories/{story_id}/shots")
-    async def shots(story_id: StoryId) -> list[ShotState]:
-        """The strip of the shown branch."""
-        return list((await story(story_id)).shots)
 
-    @router.get("/stories/{story_id}/takes")
-    async def takes(story_id: StoryId) -> list[TakeState]:
-        """The takes of the shots of the shown branch."""
-        return [take for shot in (await story(story_id)).shots for take in shot.takes]
+@router.delete("/stories/{story_id}", status_code=204)
+async def delete(services: Serving, story_id: StoryId) -> None:
+    """Deletes a story and its files."""
+    await services.worker.ask(lambda studio: studio.delete(story_id))
 
-    @router.get("/stories/{story_id}/branches")
-    async def branches(story_id: StoryId) -> list[BranchState]:
-        """The branches."""
-        return list((await story(story_id)).branches)
 
-    @router.get("/stories/{story_id}/takes/{take_id}/media.mp4", response_class=FileResponse)
-    async def recording(story_id: StoryId, take_id: TakeId) -> FileResponse:
-        """A take's recording, as it was sent."""
-        record = await take_of(story_id, take_id)
-        try:
-            path = await run_in_threadpool(tools.media.recording_file, story_id, record)
-        except TakeDamaged as error:
-            raise await mend(story_id, error) from error
-        return Handover(path, "video/mp4", headers=IMMUTABLE)
+@router.get("/stories/{story_id}/shots")
+async def shots(services: Serving, story_id: StoryId) -> list[ShotState]:
+    """The strip of the shown branch."""
+    return list((await story(services, story_id)).shots)
 
-    @router.get("/stories/{story_id}/takes/{take_id}/frames/{frame_index}.png", response_class=Response)
-    async def frame(story_id: StoryId, take_id: TakeId, frame_index: FrameNumber) -> Response:
-        """A frame of the engine, lossless."""
-        record = await take_of(story_id, take_id)
-        if frame_index >= record.num_frames:
-            raise Refusal("not_found", "that take has no such frame")
 
-        def draw() -> bytes:
-            data = io.BytesIO()
-            Image.fromarray(tools.media.frame(story_id, record, frame_index)).save(data, "png")
-            return data.getvalue()
+@router.get("/stories/{story_id}/takes")
+async def takes(services: Serving, story_id: StoryId) -> list[TakeState]:
+    """The takes of the shots of the shown branch."""
+    return [take for shot in (await story(services, story_id)).shots for take in shot.takes]
 
-        try:
-            drawn = await run_in_threadpool(draw)
-        except TakeDamaged as error:
-            raise await mend(story_id, error) from error
-        return Response(drawn, media_type="image/png", headers=IMMUTABLE)
 
-    @router.get("/stories/{story_id}/takes/{take_id}/hashes")
-    async def hashes(story_id: StoryId, take_id: TakeId, response: Response) -> list[str]:
-        """The sha256 of a take's frames."""
-        response.headers.update(IMMUTABLE)
-        return list((await take_of(story_id, take_id)).frame_sha256)
+@router.get("/stories/{story_id}/branches")
+async def branches(services: Serving, story_id: StoryId) -> list[BranchState]:
+    """The branches."""
+    return list((await story(services, story_id)).branches)
 
-    @router.get("/stories/{story_id}/export/shots/{shot_id}.mp4", response_class=FileResponse)
-    async def export_shot(story_id: StoryId, shot_id: ShotId) -> Response:
-        """One shot as MP4, by the name and at the rate that the timelines expect of it."""
-        return await export(story_id, "shot.mp4", "video/mp4", lambda film, path: film.clip(path, shot_id))
 
-    @router.get("/stories/{story_id}/export/shots/{shot_id}.gif", response_class=FileResponse)
-    async def export_shot_gif(story_id: StoryId, shot_id: ShotId) -> Response:
-        """One shot as GIF."""
-        return await export(story_id, "shot.gif", "image/gif", Exporter.gif, shot_id)
+@router.get("/stories/{story_id}/takes/{take_id}/media.mp4", response_class=FileResponse)
+async def recording(services: Serving, story_id: StoryId, take_id: TakeId) -> FileResponse:
+    """A take's recording, as it was sent."""
+    record = await services.take(story_id, take_id)
+    try:
+        path = await run_in_threadpool(services.tools.media.recording_file, story_id, record)
+    except TakeDamaged as error:
+        raise await services.mend(story_id, error) from error
+    return Handover(path, "video/mp4", headers=IMMUTABLE)
 
-    @router.get("/stories/{story_id}/export/{name}", response_class=FileResponse)
-    async def export_film(story_id: StoryId, name: ExportName) -> Response:
-        """The film of the shown branch, in a form."""
-        kind, job = EXPORTS[name]
-        return await export(story_id, name, kind, job)
 
-    @router.head("/stories/{story_id}/export/{name}", include_in_schema=False)
-    async def about_film(story_id: StoryId, name: ExportName) -> Response:
-        """Whether the film can be taken home, without making its file."""
-        await told_only(story_id)
-        return _unmade(EXPORTS[name][0])
+@router.get("/stories/{story_id}/takes/{take_id}/frames/{frame_index}.png", response_class=Response)
+async def frame(services: Serving, story_id: StoryId, take_id: TakeId, frame_index: FrameNumber) -> Response:
+    """A frame of the engine, lossless."""
+    record = await services.take(story_id, take_id)
+    if frame_index >= record.num_frames:
+        raise Refusal("not_found", "that take has no such frame")
 
-    @router.head("/stories/{story_id}/export/shots/{shot_id}.{kind}", include_in_schema=False)
-    async def about_shot(story_id: StoryId, shot_id: ShotId, kind: Literal["mp4", "gif"]) -> Response:
-        """The same of a shot's."""
-        await told_only(story_id, shot_id)
-        return _unmade("video/mp4" if kind == "mp4" else "image/gif")
+    def draw() -> bytes:
+        data = io.BytesIO()
+        Image.fromarray(services.tools.media.frame(story_id, record, frame_index)).save(data, "png")
+        return data.getvalue()
 
-    @router.get("/openapi.json", include_in_schema=False)
-    def schema(request: Request) -> dict[str, Any]:
-        """What tools read."""
-        root_path = request.scope["root_path"]
-        # Its paths begin at the root; a tool is told where that is.
-        servers = {"servers": [{"url": root_path}]} if root_path else {}
-        return {**request.app.openapi(), **servers}
+    try:
+        drawn = await run_in_threadpool(draw)
+    except TakeDamaged as error:
+        raise await services.mend(story_id, error) from error
+    return Response(drawn, media_type="image/png", headers=IMMUTABLE)
 
-    answer_head(router)
-    return router
+
+@router.get("/stories/{story_id}/takes/{take_id}/hashes")
+async def hashes(services: Serving, story_id: StoryId, take_id: TakeId, response: Response) -> list[str]:
+    """The sha256 of a take's frames."""
+    response.headers.update(IMMUTABLE)
+    return list((await services.take(story_id, take_id)).frame_sha256)
+
+
+@router.get("/stories/{story_id}/export/shots/{shot_id}.mp4", response_class=FileResponse)
+async def export_shot(services: Serving, story_id: StoryId, shot_id: ShotId) -> Response:
+    """One shot as MP4, by the name and at the rate that the timelines expect of it."""
+    return await services.export(
+        story_id, "shot.mp4", "video/mp4", lambda film, path: film.clip(path, shot_id)
+    )
+
+
+@router.get("/stories/{story_id}/export/shots/{shot_id}.gif", response_class=FileResponse)
+async def export_shot_gif(services: Serving, story_id: StoryId, shot_id: ShotId) -> Response:
+    """One shot as GIF."""
+    return await services.export(story_id, "shot.gif", "image/gif", Exporter.gif, shot_id)
+
+
+@router.get("/stories/{story_id}/export/{name}", response_class=FileResponse)
+async def export_film(services: Serving, story_id: StoryId, name: ExportName) -> Response:
+    """The film of the shown branch, in a form."""
+    kind, job = EXPORTS[name]
+    return await services.export(story_id, name, kind, job)
+
+
+@router.head("/stories/{story_id}/export/{name}", include_in_schema=False)
+async def about_film(services: Serving, story_id: StoryId, name: ExportName) -> Response:
+    """Whether the film can be taken home, without making its file."""
+    await services.find_film(story_id)
+    return _unmade(EXPORTS[name][0])
+
+
+@router.head("/stories/{story_id}/export/shots/{shot_id}.{kind}", include_in_schema=False)
+async def about_shot(
+    services: Serving, story_id: StoryId, shot_id: ShotId, kind: Literal["mp4", "gif"]
+) -> Response:
+    """The same of a shot's."""
+    await services.find_film(story_id, shot_id)
+    return _unmade("video/mp4" if kind == "mp4" else "image/gif")
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def schema(request: Request) -> dict[str, Any]:
+    """What tools read."""
+    root_path = request.scope["root_path"]
+    # Its paths begin at the root; a tool is told where that is.
+    servers = {"servers": [{"url": root_path}]} if root_path else {}
+    return {**request.app.openapi(), **servers}
 
 
 def answer_head(router: APIRouter) -> None:
@@ -373,3 +333,6 @@ def _unmade(media_type: str) -> Response:
     response = Response(media_type=media_type)
     del response.headers["content-length"]
     return response
+
+
+answer_head(router)

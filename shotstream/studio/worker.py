@@ -38,6 +38,7 @@ class Worker:
     def stop(self) -> None:
         """Ends after the chunk that is being made; every finished shot is on disk already."""
         self._is_stopping.set()
+        self._calls.put(lambda: None)  # Wakes a worker that has nothing to do.
         self._thread.join()
 
     @property
