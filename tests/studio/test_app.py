@@ -50,6 +50,19 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A server for what needs no empty one."""
+    with serving(tmp_path_factory.mktemp("shared")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def finished(shared: TestClient) -> tuple[str, StoryState]:
+    """A story of `shared` that is made; nobody changes it."""
+    return made(shared)
+
+
 @contextmanager
 def watching(client: TestClient, story_id: str, **headers: str) -> Iterator["Viewer"]:
     url = f"/api/stories/{story_id}/live"
@@ -136,14 +149,16 @@ def test_a_story_is_watched_while_it_is_made_and_taken_home(client: TestClient, 
     assert [branch["name"] for branch in client.get(f"{base}/branches").json()] == ["Main"]
 
 
-def test_a_frame_is_the_engines_own(client: TestClient, tmp_path: Path) -> None:
-    story_id, story = made(client)
+def test_a_frame_is_the_engines_own(
+    shared: TestClient, finished: tuple[str, StoryState], tmp_path: Path
+) -> None:
+    story_id, story = finished
     take_id = story.shots[1].take_id
     base = f"/api/stories/{story_id}/takes/{take_id}"
-    (tmp_path / "frame.png").write_bytes(client.get(f"{base}/frames/7.png").content)
+    (tmp_path / "frame.png").write_bytes(shared.get(f"{base}/frames/7.png").content)
     frame = np.asarray(Image.open(tmp_path / "frame.png"))
-    assert hash_frames(frame[None])[0] == client.get(f"{base}/hashes").json()[7]
-    assert client.get(f"{base}/frames/33.png").status_code == 404
+    assert hash_frames(frame[None])[0] == shared.get(f"{base}/hashes").json()[7]
+    assert shared.get(f"{base}/frames/33.png").status_code == 404
 
 
 def test_every_export_is_what_it_says(client: TestClient, tmp_path: Path) -> None:
@@ -234,9 +249,9 @@ def test_a_film_that_cannot_be_replayed_is_not_given_a_replay(client: TestClient
         ('{"type": "playhead", "at": null, "playing": NaN}', "invalid"),
     ],
 )
-def test_bad_messages_are_answered_and_the_story_goes_on(client: TestClient, text: str, code: str) -> None:
-    story_id = create(client)
-    with watching(client, story_id) as viewer:
+def test_bad_messages_are_answered_and_the_story_goes_on(shared: TestClient, text: str, code: str) -> None:
+    story_id = create(shared)
+    with watching(shared, story_id) as viewer:
         answer = viewer.send(text)
         assert (answer.type, answer.code) == ("error", code)
         assert "\n" not in answer.message and len(answer.message) <= 300
@@ -244,8 +259,8 @@ def test_bad_messages_are_answered_and_the_story_goes_on(client: TestClient, tex
     assert [shot.caption for shot in story.shots] == ["a fox walks", "a owl flies"]
 
 
-def test_binary_messages_are_refused(client: TestClient) -> None:
-    with watching(client, create(client)) as viewer:
+def test_binary_messages_are_refused(shared: TestClient) -> None:
+    with watching(shared, create(shared)) as viewer:
         viewer.socket.send_bytes(b"\x00\x01")
         assert viewer.until("error").code == "malformed"
         viewer.until_made()
@@ -265,9 +280,9 @@ def test_too_many_messages_are_told_once_and_then_end_the_connection(tmp_path: P
         assert client.get(f"/api/stories/{story_id}").status_code == 200
 
 
-def test_two_pages_on_one_story_see_the_same(client: TestClient) -> None:
-    story_id = create(client)
-    with watching(client, story_id) as one, watching(client, story_id) as other:
+def test_two_pages_on_one_story_see_the_same(shared: TestClient) -> None:
+    story_id = create(shared)
+    with watching(shared, story_id) as one, watching(shared, story_id) as other:
         one.ask(type="edit_story", id="1", title="Another title")
         while other.story is None or other.story.title != "Another title":
             other.next()
@@ -287,12 +302,12 @@ def test_a_hundred_viewers_come_and_go_and_the_story_goes_on(client: TestClient)
         time.sleep(0.05)
 
 
-def test_a_story_that_is_not_there_is_told_so(client: TestClient) -> None:
+def test_a_story_that_is_not_there_is_told_so(shared: TestClient) -> None:
     for story_id in (NOBODY, "nothing"):
-        with watching(client, story_id) as viewer:
+        with watching(shared, story_id) as viewer:
             assert viewer.next().code == "not_found"
             assert viewer.next() == 4404
-    with pytest.raises(WebSocketDisconnect), watching(client, "../.."):
+    with pytest.raises(WebSocketDisconnect), watching(shared, "../.."):
         pass
 
 
@@ -321,25 +336,28 @@ def test_deleting_a_story_tells_its_viewers_and_leaves_nothing(client: TestClien
         (b'{"global_caption": "' + b"a" * 100_000 + b'"}', 413, "too_large"),
     ],
 )
-def test_bad_bodies_are_refused(client: TestClient, body: bytes, status: int, code: str) -> None:
-    answer = client.post("/api/stories", content=body, headers={"content-type": "application/json"})
+def test_bad_bodies_are_refused(shared: TestClient, body: bytes, status: int, code: str) -> None:
+    before = shared.get("/api/stories").json()
+    answer = shared.post("/api/stories", content=body, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert client.get("/api/stories").json() == []
+    assert shared.get("/api/stories").json() == before
 
 
-def test_a_body_that_hides_its_length_is_cut_off(client: TestClient) -> None:
+def test_a_body_that_hides_its_length_is_cut_off(shared: TestClient) -> None:
+    before = shared.get("/api/stories").json()
+
     def pieces() -> Iterator[bytes]:
         for _ in range(100):
             yield b"a" * 10_000
 
-    answer = client.post("/api/stories/import", content=pieces())
+    answer = shared.post("/api/stories/import", content=pieces())
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
-    assert client.get("/api/stories").json() == []
+    assert shared.get("/api/stories").json() == before
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"shots: [", b"a: !!python/object:os.system {}", b""])
-def test_bad_story_files_are_refused(client: TestClient, text: bytes) -> None:
-    answer = client.post("/api/stories/import", content=text)
+def test_bad_story_files_are_refused(shared: TestClient, text: bytes) -> None:
+    answer = shared.post("/api/stories/import", content=text)
     assert answer.status_code == 400
     assert "story.yaml" not in answer.json()["message"], "no path of this machine is told"
 
@@ -356,30 +374,30 @@ def test_bad_story_files_are_refused(client: TestClient, text: bytes) -> None:
         "/api/nothing",
     ],
 )
-def test_paths_lead_nowhere(client: TestClient, path: str) -> None:
-    answer = client.get(path)
+def test_paths_lead_nowhere(shared: TestClient, path: str) -> None:
+    answer = shared.get(path)
     assert answer.status_code == 404
     assert answer.json()["code"] == "not_found" or "no page" in answer.text
 
 
-def test_a_take_of_another_story_is_not_given(client: TestClient) -> None:
-    _, story = made(client)
-    other = create(client)
+def test_a_take_of_another_story_is_not_given(shared: TestClient, finished: tuple[str, StoryState]) -> None:
+    _, story = finished
+    other = create(shared)
     take_id = story.shots[0].take_id
-    assert client.get(f"/api/stories/{other}/takes/{take_id}/media.mp4").status_code == 404
+    assert shared.get(f"/api/stories/{other}/takes/{take_id}/media.mp4").status_code == 404
 
 
-def test_pages_of_other_sites_are_kept_out(client: TestClient) -> None:
-    story_id = create(client)
+def test_pages_of_other_sites_are_kept_out(shared: TestClient) -> None:
+    story_id = create(shared)
     foreign = {"origin": "http://evil.example"}
-    assert client.post("/api/stories", json=STORY, headers=foreign).status_code == 403
-    assert client.delete(f"/api/stories/{story_id}", headers=foreign).status_code == 403
-    assert client.get("/api/stories", headers={"host": "evil.example"}).status_code == 403
-    with watching(client, story_id, **foreign) as viewer:
+    assert shared.post("/api/stories", json=STORY, headers=foreign).status_code == 403
+    assert shared.delete(f"/api/stories/{story_id}", headers=foreign).status_code == 403
+    assert shared.get("/api/stories", headers={"host": "evil.example"}).status_code == 403
+    with watching(shared, story_id, **foreign) as viewer:
         assert viewer.next() == 4401
-    with watching(client, story_id, host="evil.example") as viewer:
+    with watching(shared, story_id, host="evil.example") as viewer:
         assert viewer.next() == 4401
-    with watching(client, story_id, origin=f"http://{HOST}") as viewer:
+    with watching(shared, story_id, origin=f"http://{HOST}") as viewer:
         assert viewer.next().type == "hello"
 
 
@@ -408,25 +426,25 @@ def test_with_a_token_only_who_knows_it_comes_in(tmp_path: Path) -> None:
             assert viewer.next().type == "hello"
 
 
-def test_every_answer_has_a_strict_policy(client: TestClient) -> None:
+def test_every_answer_has_a_strict_policy(shared: TestClient) -> None:
     for path in ("/", "/api/stories", "/api/docs", "/nothing"):
-        headers = client.get(path).headers
+        headers = shared.get(path).headers
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy and "script-src 'self';" in policy and "unsafe" not in policy
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_list_of_routes_needs_nobody_else(client: TestClient) -> None:
-    page = client.get("/api/docs").text
+def test_the_list_of_routes_needs_nobody_else(shared: TestClient) -> None:
+    page = shared.get("/api/docs").text
     files = re.findall(r'(?:href|src)="([^"]*)"', page)
     assert "../js/openapi.js" in files, "relative: the page may be shown under any path"
     assert all(re.fullmatch(r"(\.\./)?[a-z][a-z./]*", file) for file in files)
-    assert all(client.get(f"/api/{file}").status_code == 200 for file in files)
-    assert client.get("/api/openapi.json").json()["paths"]["/api/stories"]["post"]
+    assert all(shared.get(f"/api/{file}").status_code == 200 for file in files)
+    assert shared.get("/api/openapi.json").json()["paths"]["/api/stories"]["post"]
 
 
-def test_cast_and_place_cards_are_pictures_of_what_they_say(client: TestClient) -> None:
-    told = client.get("/api/suggestions").json()
+def test_cast_and_place_cards_are_pictures_of_what_they_say(shared: TestClient) -> None:
+    told = shared.get("/api/suggestions").json()
     for kind, size in (("cast", (16, 16)), ("sets", (80, 48)), ("skies", (80, 48))):
         pictures = [card["picture"] for card in told[kind]]
         assert len(set(pictures)) == len(pictures) > 2
@@ -439,8 +457,10 @@ def test_cast_and_place_cards_are_pictures_of_what_they_say(client: TestClient) 
 
 
 @pytest.mark.slow
-def test_head_tells_of_everything_that_get_gives(client: TestClient) -> None:
-    story_id, story = made(client)
+def test_head_tells_of_everything_that_get_gives(
+    shared: TestClient, finished: tuple[str, StoryState]
+) -> None:
+    story_id, story = finished
     base, shot = f"/api/stories/{story_id}", story.shots[1]
     take = f"{base}/takes/{shot.take_id}"
     exact = [
@@ -453,15 +473,15 @@ def test_head_tells_of_everything_that_get_gives(client: TestClient) -> None:
     ]
     exact += ["/", "/js/main.js", "/api/docs", "/api/openapi.json", "/healthz", "/readyz"]
     for path in exact:
-        got, head = client.get(path), client.head(path)
+        got, head = shared.get(path), shared.head(path)
         assert (head.status_code, head.headers["content-length"]) == (200, str(len(got.content))), path
         assert head.headers["content-type"] == got.headers["content-type"]
     # A film is not made to be told of.
     for name in ("film.mp4", "film.gif", "storyboard.png", f"shots/{shot.shot_id}.mp4"):
-        head = client.head(f"{base}/export/{name}")
+        head = shared.head(f"{base}/export/{name}")
         assert head.status_code == 200 and head.content == b"" and "content-length" not in head.headers
-        assert head.headers["content-type"] == client.get(f"{base}/export/{name}").headers["content-type"]
-    part = client.head(f"{take}/media.mp4", headers={"range": "bytes=10-19"})
+        assert head.headers["content-type"] == shared.get(f"{base}/export/{name}").headers["content-type"]
+    part = shared.head(f"{take}/media.mp4", headers={"range": "bytes=10-19"})
     assert (part.status_code, part.headers["content-length"]) == (206, "10")
     for path in (
         f"{take}/frames/33.png",
@@ -469,16 +489,18 @@ def test_head_tells_of_everything_that_get_gives(client: TestClient) -> None:
         f"{base}/export/shots/{NOBODY}.mp4",
         "/no",
     ):
-        assert client.head(path).status_code == 404, path
+        assert shared.head(path).status_code == 404, path
 
 
-def test_what_is_a_persons_own_is_kept_by_no_one_between(client: TestClient) -> None:
-    story_id, story = made(client)
+def test_what_is_a_persons_own_is_kept_by_no_one_between(
+    shared: TestClient, finished: tuple[str, StoryState]
+) -> None:
+    story_id, story = finished
     base = f"/api/stories/{story_id}"
     for path in ("/", "/api/stories", "/js/main.js", base, f"{base}/export/film.srt", "/nothing", "/metrics"):
-        assert client.get(path).headers["cache-control"] == "no-store", path
+        assert shared.get(path).headers["cache-control"] == "no-store", path
     for path in ("media.mp4", "frames/7.png", "hashes"):
-        kept = client.get(f"{base}/takes/{story.shots[0].take_id}/{path}").headers["cache-control"]
+        kept = shared.get(f"{base}/takes/{story.shots[0].take_id}/{path}").headers["cache-control"]
         assert kept.startswith("private,") and "immutable" in kept
 
 
@@ -489,14 +511,14 @@ def test_health_and_metrics(client: TestClient) -> None:
     assert "shotstream_frames_total 54.0" in client.get("/metrics").text
 
 
-def test_suggestions_are_words_that_are_understood(client: TestClient) -> None:
-    told = client.get("/api/suggestions").json()
+def test_suggestions_are_words_that_are_understood(shared: TestClient) -> None:
+    told = shared.get("/api/suggestions").json()
     assert "fox" in told["species"] and "purple" in told["colours"] and "in the forest" in told["places"]
-    advice = client.post(
+    advice = shared.post(
         "/api/captions/check", json={"global_caption": "a forest", "caption": "a zebra walks"}
     )
     assert advice.json()["unknown_words"] == ["zebra"]
-    assert {story["name"] for story in client.get("/api/bundled").json()} >= {"fox-and-owl"}
+    assert {story["name"] for story in shared.get("/api/bundled").json()} >= {"fox-and-owl"}
 
 
 def test_two_servers_do_not_share_a_folder(client: TestClient, tmp_path: Path) -> None:
