@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 
+from shotstream.codec.reformat import reformat
+
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
@@ -85,9 +87,10 @@ def _converted(frame: "VideoFrame", width: int, height: int, name: str) -> np.nd
     from av.video.reformatter import Interpolation
 
     if (frame.width, frame.height) == (width, height):
-        return frame.to_ndarray(format=name)
-    resized = frame.reformat(width=width, height=height, format=name, interpolation=Interpolation.BICUBIC)
-    return resized.to_ndarray()
+        return reformat(frame, format=name).to_ndarray()
+    return reformat(
+        frame, width=width, height=height, format=name, interpolation=Interpolation.BICUBIC
+    ).to_ndarray()
 
 
 def _peak_nits(frame: "VideoFrame") -> float:

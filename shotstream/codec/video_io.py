@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
+from shotstream.codec.reformat import reformat
 from shotstream.codec.video_reader import VideoError, iter_pictures, read_timeline
 
 if TYPE_CHECKING:
@@ -276,7 +277,8 @@ def _yuv_frame(picture: UInt8[np.ndarray, "h w 3"], stream: "VideoStream", index
     # Nearest neighbour inside the colour conversion keeps the colours of enlarged pixels exact at their
     # edges, and is faster than enlarging first.
     is_enlarged = stream.height > picture.shape[0]
-    frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
+    frame = reformat(
+        VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"),
         width=stream.width,
         height=stream.height,
         format="yuv420p",

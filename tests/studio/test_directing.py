@@ -322,24 +322,26 @@ def test_a_viewer_whose_outbox_is_full_is_told_what_it_missed(stage: Stage) -> N
     assert stage.statuses[0] == "done"
 
 
-@pytest.mark.parametrize(
-    ("control", "fields"),
-    [
-        ("edit_shot", {"shot_id": NOBODY, "caption": "a fox"}),
-        ("remove_shot", {"shot_id": NOBODY}),
-        ("make_shot", {"shot_id": NOBODY}),
-        ("retake", {"shot_id": NOBODY}),
-        ("choose_take", {"shot_id": NOBODY, "take_id": NOBODY}),
-        ("cut", {"playing": {"take_id": NOBODY, "frame_index": 0}}),
-        ("branch", {"shot_id": NOBODY}),
-        ("switch_branch", {"branch_id": NOBODY}),
-        ("pin", {"frame": {"take_id": NOBODY, "frame_index": 0}}),
-        ("unpin", {"pin_id": NOBODY}),
-    ],
-)
-def test_ids_that_do_not_exist_change_nothing(stage: Stage, control: str, fields: dict[str, object]) -> None:
+CONTROLS_OF_NOBODY: list[tuple[str, dict[str, object]]] = [
+    ("edit_shot", {"shot_id": NOBODY, "caption": "a fox"}),
+    ("remove_shot", {"shot_id": NOBODY}),
+    ("make_shot", {"shot_id": NOBODY}),
+    ("retake", {"shot_id": NOBODY}),
+    ("choose_take", {"shot_id": NOBODY, "take_id": NOBODY}),
+    ("cut", {"playing": {"take_id": NOBODY, "frame_index": 0}}),
+    ("branch", {"shot_id": NOBODY}),
+    ("switch_branch", {"branch_id": NOBODY}),
+    ("pin", {"frame": {"take_id": NOBODY, "frame_index": 0}}),
+    ("unpin", {"pin_id": NOBODY}),
+]
+
+
+def test_ids_that_do_not_exist_change_nothing(stage: Stage) -> None:
     stage.run(3)
-    assert stage.refused(control, **fields).code == "not_found"
+    before, making = stage.room.history.script, stage.story.making
+    for control, fields in CONTROLS_OF_NOBODY:
+        assert stage.refused(control, **fields).code == "not_found", control
+        assert stage.room.history.script == before and stage.story.making == making, control
     stage.run()
     assert stage.hashes() == engine_hashes(stage, [2, 2, 2])
 
