@@ -5,6 +5,7 @@ from shotstream.bench.models import WAN_TINY, BenchModel, load_bench_model
 from shotstream.geometry import PixelSize
 
 
+@pytest.mark.slow
 def test_a_film_seen_lightly_shows_other_pictures_and_remembers_the_same() -> None:
     """Each shot is cut after its first chunk, the light one by the next."""
     model = BenchModel(name=WAN_TINY, is_random=True, size=PixelSize(32, 48), device="cpu")

@@ -34,6 +34,7 @@ def bare(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{tmp_path / 'bare'}:{ROOT}", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_what_makes_frames_is_imported_without_what_writes_films(bare: dict[str, str]) -> None:
     program = """
 import importlib, sys

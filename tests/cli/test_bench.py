@@ -26,11 +26,15 @@ def run(*arguments: str) -> int:
             marks=pytest.mark.slow,
         ),
         ("denoise", ("--chunks", "1", "--repeats", "1", "--memory", "lowest")),
-        ("decode", ("--chunks", "2", "--repeats", "1")),
+        pytest.param("decode", ("--chunks", "2", "--repeats", "1"), marks=pytest.mark.slow),
         ("encode", ("--chunks", "1", "--repeats", "1")),
         ("cut", ("--chunks", "1", "--repeats", "1", "--steps", "1")),
-        ("baseline", ("--chunks", "1", "--stories", "1", "--shots", "2")),
-        ("overlap", ("--chunks", "1", "--stories", "1", "--shots", "1", "--scale", "1")),
+        pytest.param("baseline", ("--chunks", "1", "--stories", "1", "--shots", "2"), marks=pytest.mark.slow),
+        pytest.param(
+            "overlap",
+            ("--chunks", "1", "--stories", "1", "--shots", "1", "--scale", "1"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_every_question_ends_in_one_json_line(

@@ -25,7 +25,7 @@ global_caption: a forest night
 shots:
   - a fox walks
   - {caption: a fox sleeps, num_chunks: 1}
-  - {caption: a owl flies, num_chunks: 12}
+  - {caption: a owl flies, num_chunks: 6}
   - a owl sleeps
 """
 

@@ -26,7 +26,7 @@ ORDER = ShotOrder(
 )
 
 
-@pytest.fixture(params=[False, True], ids=["in turn", "overlapping"])
+@pytest.fixture(params=[pytest.param(False, marks=pytest.mark.slow), True], ids=["in turn", "overlapping"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     return tiny_engine(num_context_frames=BUDGET, overlap=request.param)
 

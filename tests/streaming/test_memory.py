@@ -15,6 +15,7 @@ from shotstream.streaming.parts import load_codec, load_dit
 from shotstream.streaming.pipeline import build_engine
 from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import Bundle
+from tests.params import first
 
 SMALL = PixelSize(32, 48)
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -40,7 +41,7 @@ def test_what_is_alive_at_the_same_time_is_added_up_and_what_is_dropped_is_not()
     assert peak_of(lambda: torch.zeros(1000).add_(1).mul_(2)).peak == 4000
 
 
-@pytest.mark.parametrize("switches", [Switches(), Switches(weights="float8", float8_cache=True)])
+@pytest.mark.parametrize("switches", first(1, [Switches(), Switches(weights="float8", float8_cache=True)]))
 def test_weights_and_caches_are_those_of_a_loaded_model(tmp_path: Path, switches: Switches) -> None:
     bundle = tiny_bundle(tmp_path)
     computed = film_memory(bundle, torch.float32, switches)

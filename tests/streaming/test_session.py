@@ -17,13 +17,14 @@ from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import SessionError, read_session
 from shotstream.streaming.session import StorySession
 from shotstream.streaming.shot import Chunk
+from tests.params import first
 from tests.streaming.tiny import tiny_engine
 
 PICTURE = np.full((32, 48, 3), 200, np.uint8)
 CAPTIONS = ("a fox walks", "a fox sleeps", "a owl flies", "a owl sleeps")
 
 
-@pytest.fixture(params=[False, True], ids=["in turn", "overlapping"])
+@pytest.fixture(params=first(1, [False, True]), ids=["in turn", "overlapping"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     return tiny_engine(overlap=request.param)
 
