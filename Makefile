@@ -17,13 +17,14 @@ SLOW := slow and not browser and not gpu and not weights
 # Two cores: one thread per process keeps pytest's workers from fighting over them.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-fast test-slow test-browser check format clean
+.PHONY: help demo test test-fast test-typed test-slow test-browser check format clean
 
 help:
 	@echo 'make demo          write $(FILM), a film of 5 shots, with the embedded model'
 	@echo 'make test          checks (format, lint, types, floors, spelling) and the fast tests'
 	@echo 'make test-fast     the fast tests alone; TORCH=2.11.0 runs them with that release of torch'
-	@echo 'make test-slow     the slow tests'
+	@echo 'make test-typed    the fast tests with every annotation checked as it runs, which takes half as long again'
+	@echo 'make test-slow     the slow tests, checked so too'
 	@echo 'make test-browser  the studio in Chromium; SHOTSTREAM_PICTURES=DIR writes screenshots'
 	@echo 'make check         the checks alone'
 	@echo 'make format        format and mend what can be mended by a tool'
@@ -50,6 +51,9 @@ demo: $(VENV)/.stamp-core
 test: check test-fast
 
 test-fast: $(VENV)/.stamp-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '$(FAST)' -n 2
+
+test-typed: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '$(FAST)' -n 2 $(TYPED)
 
 # pytest exits 5 when a marker selects no test; that is no failure.

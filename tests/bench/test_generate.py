@@ -20,6 +20,7 @@ from shotstream.streaming.pipeline import StreamingPipeline
 from tests.streaming.tiny import tiny_engine
 
 
+@pytest.mark.slow
 def test_every_frame_and_every_chunk_is_counted_once_and_the_warm_up_is_not() -> None:
     told: list[int] = []
     config = BenchConfig(num_stories=2, num_shots=3, num_chunks=2)
@@ -40,6 +41,7 @@ def test_every_frame_and_every_chunk_is_counted_once_and_the_warm_up_is_not() ->
     assert sum(parts_ms) * document["num_frames"] <= 1e3 * document["wall_s"] * 1.001
 
 
+@pytest.mark.slow
 def test_the_last_line_is_json_with_all_that_was_measured() -> None:
     report = bench_generate(
         StreamingPipeline(tiny_engine()), BenchConfig(num_stories=1, num_shots=1, num_chunks=1)

@@ -8,6 +8,7 @@ from shotstream.streaming.choice import Options
 SMALL = PixelSize(32, 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["theatre", WAN_TINY])
 def test_a_random_model_of_any_size_makes_a_shot_and_the_next(name: str) -> None:
     model = BenchModel(name=name, is_random=True, size=SMALL, device="cpu")

@@ -16,6 +16,7 @@ def pipeline() -> StreamingPipeline:
     return StreamingPipeline(tiny_engine())
 
 
+@pytest.mark.slow
 def test_denoise_times_every_chunk_of_every_shot_and_leaves_the_warm_up_out(
     pipeline: StreamingPipeline,
 ) -> None:
@@ -36,6 +37,7 @@ def test_decode_and_encode_time_what_the_engine_does(pipeline: StreamingPipeline
     assert report.value("first_shot_ms") > report.value("first_shot_ms_per_frame") > 0
 
 
+@pytest.mark.slow
 def test_a_cut_from_a_busy_engine_waits_for_the_chunk_in_hand(pipeline: StreamingPipeline) -> None:
     asked: list[tuple[int, int]] = []
     make_session = pipeline.session
@@ -59,6 +61,7 @@ def test_a_cut_from_a_busy_engine_waits_for_the_chunk_in_hand(pipeline: Streamin
     assert asked == [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (4, 0), (5, 0), (5, 1), (6, 0)]
 
 
+@pytest.mark.slow
 def test_probed_shots_are_those_asked_for(pipeline: StreamingPipeline) -> None:
     told: list[int] = []
     report = bench_shots(pipeline, PartConfig(num_chunks=3), probed=(1, 4), on_shot=told.append)

@@ -53,6 +53,7 @@ def test_a_step_of_matching_is_the_sum_of_its_updates() -> None:
     assert found["step_s"] == pytest.approx(found["draw_s"] + updates_s)
 
 
+@pytest.mark.slow
 def test_a_question_that_fails_is_an_answer_and_the_next_one_is_asked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def teacher(**changes: object) -> TeacherTraining:
     return replace(wan.wan_teacher(), dit=DIT, **changes)
 
 
+@pytest.mark.slow
 def test_a_step_in_which_all_learns_is_three_passes() -> None:
     """Backward costs a pass for what came in and one for the weights; the first layers' input needs none."""
     num_frames = 2 + 2 * DIT.chunk_latent_frames

@@ -90,6 +90,7 @@ def test_names_that_are_too_long_are_bad_input(tiny: Path, capsys: pytest.Captur
     assert sorted(path.name for path in tiny.iterdir()) == ["story.yaml", "tiny"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_sigterm_ends_a_film_as_ctrl_c_does_with_its_own_code(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -58,6 +58,7 @@ def made_of(client: TestClient) -> tuple[str, list[str]]:
         return story_id, [shot.shot_id for shot in viewer.until_made().shots]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"), [("film.edl", {"rate": 24}), ("film.fcpxml", {}), ("film.otio", {})]
 )
@@ -86,6 +87,7 @@ def test_a_clip_shows_the_films_own_frames_each_as_often(archive: tuple[Path, st
     assert np.abs(clips[::2].astype(int) - film).mean() < 3  # both went through H.264
 
 
+@pytest.mark.slow
 def test_the_mp4s_title_and_chapters_are_whole_in_another_reader(
     archive: tuple[Path, str, list[str]],
 ) -> None:
@@ -100,6 +102,7 @@ def test_the_mp4s_title_and_chapters_are_whole_in_another_reader(
     assert titles[2].startswith("3. a fox sleeps {\\an8} & 狐が眠る more") and titles[2].endswith("…")
 
 
+@pytest.mark.slow
 def test_subtitles_have_an_entry_for_each_shot(archive: tuple[Path, str, list[str]]) -> None:
     folder, _, _ = archive
     entries = webvtt.read(folder / "film.vtt")

@@ -72,6 +72,7 @@ def test_the_teacher(runs: Path, meta: torch.device, causal: bool) -> None:
     assert loss.device == meta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", ["causal", "bidirectional"])
 def test_pairs_are_made_there_and_kept_here(runs: Path, meta: torch.device, flow: str) -> None:
     stage = build_stage(pairs(1, f"stage.flow={flow}"), runs, meta)
@@ -89,6 +90,7 @@ def test_the_causal_initialisation(runs: Path, meta: torch.device) -> None:
     assert loss.device == meta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["theatre_intra_shot", "theatre_inter_shot"])
 def test_distribution_matching(runs: Path, meta: torch.device, name: str) -> None:
     stage = build_stage(matching(name, 2, "stage.dmd.teacher.shot_weights=[0.0, 1.0]"), runs, meta)

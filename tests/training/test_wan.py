@@ -82,6 +82,7 @@ def weights(runs: Path, name: str) -> dict[str, Tensor]:
     return trained_model(runs, name).dit.state_dict()
 
 
+@pytest.mark.slow
 def test_every_stage_learns_from_stored_shots(runs: Path) -> None:
     begun = tiny_engine().dit.state_dict()
     found = {name: weights(runs, name) for name in PLACES if name != "wan_ode_pairs"}
@@ -97,6 +98,7 @@ def test_every_stage_learns_from_stored_shots(runs: Path) -> None:
         assert all(value.isfinite().all() for value in found[after].values())
 
 
+@pytest.mark.slow
 def test_what_came_out_streams_with_the_codec_it_began_with(runs: Path, tmp_path: Path) -> None:
     export_run("wan_inter_shot", runs, tmp_path / "bundle")
     pipeline = load(tmp_path / "bundle", "cpu")
@@ -105,6 +107,7 @@ def test_what_came_out_streams_with_the_codec_it_began_with(runs: Path, tmp_path
     assert chunks[0].frames.shape == (9, 32, 48, 3)
 
 
+@pytest.mark.slow
 def test_batches_have_first_shots_and_captions_of_their_own_and_are_sometimes_dropped(
     runs: Path, tiny: list[str]
 ) -> None:
@@ -123,6 +126,7 @@ def test_batches_have_first_shots_and_captions_of_their_own_and_are_sometimes_dr
     assert first.any() and not first.all()
 
 
+@pytest.mark.slow
 def test_guidance_turns_away_from_what_dropped_captions_are(runs: Path, tiny: list[str]) -> None:
     """Zeros in training and a negative prompt in sampling are two different things."""
     stage = build_stage(small("wan_ode_pairs", tiny), runs)
@@ -136,6 +140,7 @@ def test_guidance_turns_away_from_what_dropped_captions_are(runs: Path, tiny: li
     assert free.any(), "the negative prompt, not zeros"
 
 
+@pytest.mark.slow
 def test_pairs_of_another_teacher_and_of_other_settings_are_refused(runs: Path, tiny: list[str]) -> None:
     build_stage(small("wan_causal_init", tiny), runs)
     with pytest.raises(ValueError, match=r"another value of guidance"):
@@ -152,6 +157,7 @@ def test_pairs_of_another_teacher_and_of_other_settings_are_refused(runs: Path, 
             path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_shards_and_bundles_of_other_sizes_are_refused(runs: Path, tiny: list[str]) -> None:
     with pytest.raises(ValueError, match=r"the recipe wants .*dim=48"):
         build_stage(small("wan_teacher", tiny, 1, "stage.dit.dim=48"), runs)
