@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+if os.name == "posix":
+    import fcntl
+
 
 @contextmanager
 def replacing(path: Path) -> Generator[BinaryIO]:
@@ -49,6 +52,21 @@ def require_directory(path: Path) -> None:
         raise ValueError(f"{nearest} is a file, and a directory is needed there; give another")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"{nearest} cannot be written to; give another directory")
+
+
+def lock_file(path: Path) -> int | None:
+    """A descriptor that keeps other processes out, for a file of its own; None: another one is there.
+
+    The system lets go of it when this process dies.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    if os.name == "posix":
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+    return descriptor
 
 
 def flush(path: Path) -> None:

@@ -29,6 +29,8 @@ from shotstream.cli.shared import (
     FAULT,
     BadInput,
     Fault,
+    Group,
+    Stopped,
     complain,
     ending_on_sigterm,
     one_line,
@@ -41,6 +43,7 @@ from shotstream.process import tune_cpu
 DEBUG_LOG = Path("shotstream-debug.log")
 
 app = typer.Typer(
+    cls=Group,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -65,12 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         with ending_on_sigterm():
             code = app(given or ["--help"], standalone_mode=False)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] (it is closed: `>&-`)
+                sys.stdout.flush()
     except typer.TyperException as error:
         code = complain(_with_successor(error), BAD_INPUT)
     except BadInput as error:
         code = complain(str(error), BAD_INPUT)
-    except (typer.Abort, KeyboardInterrupt) as error:
+    except (typer.Abort, KeyboardInterrupt, Stopped) as error:
         code = stopped(error)
     except BrokenPipeError:
         # Nobody reads on (`| head`), and Python would complain of the rest at the very end.

@@ -109,8 +109,9 @@ def serve(
         bound.listen()
         for line in _welcome(host, bound.getsockname()[1], token, root_path, data):
             console.print(line, soft_wrap=True)
-        StudioServer(app, limits).run(sockets=[bound])
-    console.print("closed; every finished shot is safe", highlight=False)
+        server = StudioServer(app, limits)
+        server.run(sockets=[bound])
+    console.print("; ".join(["closed", *server.farewell]), highlight=False, soft_wrap=True)
 
 
 @contextmanager

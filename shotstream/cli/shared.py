@@ -8,9 +8,10 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +49,21 @@ class Terminated(KeyboardInterrupt):
 
 class Fault(Exception):
     """Something went wrong that the user's input is not to blame for; the message is one line."""
+
+
+class Stopped(Exception):
+    """Its cause, `KeyboardInterrupt` or `Terminated`, has ended a command that said nothing of it."""
+
+
+class Group(TyperGroup):
+    """The commands; typer itself would end one that is interrupted with code 130 and without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """What the command returns."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Stopped from error
 
 
 def comfortable_scale(pipeline: "StreamingPipeline") -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shotstream.cli.shared import INTERRUPTED, DeviceOption, bad_input, complain, make_console
+from shotstream.cli.shared import DeviceOption, bad_input, interruptible, make_console
 from shotstream.training.names import RECIPE_NAMES, require_recipe
 
 if TYPE_CHECKING:
@@ -48,13 +48,15 @@ def train(
         # One process speaks for all; warnings come from each.
         level = logging.INFO if world.leads else logging.WARNING
         logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-        with bad_input():
+
+        def kept() -> str:
+            told = _kept(runs / recipe, chosen.loop.num_steps)
+            return told if world.leads else "the first process says what is kept"
+
+        with bad_input(kept):
             prepared = prepare_run(chosen, runs, device=device, start_from=start_from, world=world)
-        try:
+        with interruptible(kept):
             done = prepared.train()
-        except KeyboardInterrupt as error:
-            told = f"interrupted; {_kept(prepared)}" if world.leads else "interrupted"
-            raise typer.Exit(complain(told, INTERRUPTED)) from error
     if world.leads:
         console.print(f"{recipe}: {_end(prepared, done)}", markup=False, soft_wrap=True)
 
@@ -66,17 +68,15 @@ def _end(prepared: "PreparedRun", done: int) -> str:
         return f"{done} steps done{nothing_left}; {directory}"
     if done >= loop.last_step:
         return f"stopped at step {done} of {loop.num_steps}, as loop.stop_at says; {directory}"
-    return f"stopped at step {done} of {loop.num_steps}; {_kept(prepared)}"
+    return f"stopped at step {done} of {loop.num_steps}; {_kept(directory, loop.num_steps)}"
 
 
-def _kept(prepared: "PreparedRun") -> str:
+def _kept(directory: Path, num_steps: int) -> str:
     """What of a run that was stopped is on the disk, and how to go on."""
     from shotstream.training.checkpoint import checkpoints
 
-    found = checkpoints(prepared.directory)
+    found = checkpoints(directory)
     if not found:
         return "no step of it is kept; the same command begins again"
     steps = int(found[-1].stem.removeprefix("step_"))
-    return (
-        f"{steps} of {prepared.loop.num_steps} steps are kept in {found[-1]}; the same command resumes there"
-    )
+    return f"{steps} of {num_steps} steps are kept in {found[-1]}; the same command resumes there"

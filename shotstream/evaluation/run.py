@@ -19,7 +19,7 @@ from shotstream.evaluation.films import (
 )
 from shotstream.evaluation.report import Report, make_report
 from shotstream.evaluation.sheet import Panel, SheetStory, draw_sheet
-from shotstream.files import require_directory
+from shotstream.files import require_directory, write_atomically
 from shotstream.streaming.choice import DEFAULT_OPTIONS, Options
 from shotstream.streaming.pipeline import StreamingPipeline, load
 from shotstream.theatre.oracle import Scores, Verdict, judge_film
@@ -198,4 +198,4 @@ def evaluate_model(
 
 def write_report(report: Report, directory: Path) -> None:
     """Writes `report.json` into a directory that is there."""
-    (directory / "report.json").write_text(report.json_line() + "\n", encoding="utf-8")
+    write_atomically(f"{report.json_line()}\n".encode(), directory / "report.json")

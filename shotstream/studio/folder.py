@@ -10,12 +10,9 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shotstream.files import remove, write_atomically
+from shotstream.files import lock_file, remove, write_atomically
 from shotstream.studio.media import MediaFolder, own_folder
 from shotstream.studio.store import Store, StoreError, new_id
-
-if os.name == "posix":
-    import fcntl
 
 _log = logging.getLogger(__name__)
 
@@ -71,14 +68,28 @@ class DataFolder:
             store.delete(story_id)
             media.delete_story(story_id)
         # Asked again: a deletion that was interrupted has just been finished.
-        aside = self._root / "set-aside" / datetime.now(UTC).strftime("%Y-%m-%d")
-        num_aside = media.set_aside(store.take_ids(), aside)
+        known = store.take_ids()
+        asides = self._root / "set-aside"
+        aside = asides / datetime.now(UTC).strftime("%Y-%m-%d")
+        num_aside = media.set_aside(known, aside)
         if num_aside:
             _log.warning(
                 "%d takes that the database does not know were set aside in %s; nothing looks at them there, "
                 "delete them if you miss nothing",
                 num_aside,
                 aside,
+            )
+        num_back = media.take_back(known, asides)
+        if num_back:
+            _log.warning("%d takes that the database knows again were taken back from %s", num_back, asides)
+        num_missing = len(known - media.take_ids())
+        if num_missing:
+            _log.warning(
+                "%d of the %d takes that the database knows are not in %s: is that the folder, and its disk "
+                "there? What is asked for of them is made anew",
+                num_missing,
+                len(known),
+                self.media,
             )
 
     @property
@@ -96,8 +107,8 @@ class DataFolder:
         if num_present:
             parts.append(
                 f"the folder holds {num_present} takes that it does not know: start with their database "
-                f"(--database; its own is {root / 'stories.sqlite'}), or move {root / 'media'} elsewhere to "
-                "begin anew"
+                f"(--database; or put it back at {root / 'stories.sqlite'}, its own place), or move "
+                f"{root / 'media'} elsewhere to begin anew"
             )
         if num_known:
             lost = f" (if they are lost, write {theirs} into {self._id_file})" if theirs else ""
@@ -113,11 +124,7 @@ def take_lock(root: Path) -> int:
     Raises:
         StoreError: Another one works in the folder.
     """
-    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    if os.name == "posix":
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise StoreError(f"another server keeps its stories in {root}; give another --data") from error
+    descriptor = lock_file(root / "lock")
+    if descriptor is None:
+        raise StoreError(f"another server keeps its stories in {root}; give another --data")
     return descriptor

@@ -224,6 +224,17 @@ class MediaFolder:
                 story.rmdir()
         return num_moved
 
+    def take_back(self, known: set[tuple[str, str]], asides: Path) -> int:
+        """Moves takes that were set aside, and that the database knows again, into their places; how many."""
+        num_moved = 0
+        for story_id, take_id in sorted(known - self.take_ids()):
+            for found in sorted(asides.glob(f"*/{story_id}/{take_id}")):
+                own_folder(self._story(story_id))
+                found.replace(self._take(story_id, take_id))
+                num_moved += 1
+                break
+        return num_moved
+
     def check(self) -> None:
         """Raises OSError when the disk takes nothing more; from any thread."""
         with tempfile.NamedTemporaryFile(dir=self._root, prefix=_PROBE) as file:

@@ -40,6 +40,7 @@ from shotstream.studio.views import making_state, story_state
 
 _FPS_WINDOW_S = 5.0
 _TRY_AGAIN_S = 5.0
+_NAMELESS = "a fault of the server; its log tells more"
 _log = logging.getLogger(__name__)
 
 RoomState = Literal["generating", "ahead", "idle", "paused", "full"]
@@ -270,6 +271,11 @@ class Room:
         """Whether damaged takes are being made anew."""
         return bool(self._to_mend)
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether a take is made, and waits until it can be kept."""
+        return self.making is not None and self.making.is_complete
+
     def hold(self, error: BaseException) -> None:
         """Waits until disk and database take something again; nothing is lost meanwhile."""
         reason = explain(error)
@@ -294,7 +300,7 @@ class Room:
         _log.error("shot %s of story %s failed", making.order.shot_id, self.story_id, exc_info=error)
         self.making = making
         self.discard("failed")
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(str(error).split()) or _NAMELESS
         self._give_up(making.order.shot_id, message)
 
     def commit(
@@ -392,7 +398,7 @@ class Room:
             return None
         except (ValueError, RuntimeError) as error:
             _log.error("shot %s of story %s failed", order.shot_id, self.story_id, exc_info=error)
-            self._give_up(order.shot_id, " ".join(str(error).split()) or type(error).__name__)
+            self._give_up(order.shot_id, " ".join(str(error).split()) or _NAMELESS)
             return None
         self.making = making
         self.changed()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,9 @@ from shotstream.studio.connections import (
     most_connections,
 )
 from shotstream.studio.limits import Limits
+from shotstream.studio.refusal import Refusal
+from shotstream.studio.studio import Studio
+from shotstream.studio.worker import Worker
 
 _MAX_MESSAGE_BYTES = 2 * 2**20
 _ACCEPTED_AT_ONCE = 2
@@ -39,6 +43,8 @@ class StudioServer(uvicorn.Server):
 
     def __init__(self, app: FastAPI, limits: Limits) -> None:
         self._app = app
+        self.farewell: list[str] = []
+        """What was safe when it ended, if that is known."""
         config = Config(
             app,
             log_level="warning",
@@ -78,6 +84,9 @@ class StudioServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, HttpConnection) and not connection.is_answering:
                 connection.transport.abort()
+        worker: Worker = self._app.state.worker
+        with suppress(Refusal):  # It has ended already.
+            self.farewell.append(await worker.ask(Studio.farewell))
         await say_goodbye(self._app)
         await super().shutdown(sockets)
 
@@ -89,11 +98,16 @@ class StudioServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that has an address and does not listen yet; OSError says why it cannot have it."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    """A socket that has an address and does not listen yet; OSError says why it cannot have it.
+
+    Of a name with several addresses it has the first of version 4, as a browser finds it, or else of 6.
+    """
+    found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)
+    family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    bound = socket.socket(family)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
+        bound.bind(address)
     except OSError:
         bound.close()
         raise

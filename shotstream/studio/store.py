@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +24,10 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, delete, event, func, select, text, update
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
+from shotstream.files import lock_file
 from shotstream.studio.script import Script, TakeRecord
 from shotstream.studio.tables import BranchRow, FolderRow, StepRow, StoryRow, TakeRow
 
@@ -34,6 +36,8 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _INCREMENTAL = 2  # auto_vacuum: free pages are given back when asked
 _LOCK_WAIT_MS = 2000
 _LOG_BYTES = 2**22
+_CLAIMED = "another server works with this database; give each its own"
+_MOVED = "the file was moved"
 _CLAIM = 0x53686F74  # of all advisory locks of a database: this program's
 
 
@@ -128,6 +132,8 @@ class Store:
                 "postgresql+psycopg://..."
             ) from error
         self._claim: Connection | None = None
+        self._lock: int | None = None
+        self._file: tuple[int, int] | None = None
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _tune_sqlite)
         if self._engine.dialect.name == "postgresql":
@@ -143,6 +149,7 @@ class Store:
             command.upgrade(config, "head")
         self._make_shrinkable()
         self._close_to_others()
+        self._file = self._file_now()
 
     def close(self) -> None:
         """Lets go of every connection."""
@@ -151,6 +158,9 @@ class Store:
             self._claim.close()
             self._claim = None
         self._engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def engine(self) -> Engine:
@@ -164,23 +174,28 @@ class Store:
 
     def check(self) -> None:
         """Raises SQLAlchemyError when the database keeps nothing; from any thread."""
-        with Session(self._engine) as session, session.begin():
+        with self._writing() as session:
             found = session.scalar(select(FolderRow.folder_id))
             # Written as it is: it needs the lock, and room on the disk.
             session.execute(update(FolderRow).values(folder_id=found))
 
     def claim(self) -> None:
-        """Keeps other servers out of a PostgreSQL database until `close`; SQLite's file lies in the folder.
+        """Keeps other servers out of the database until `close`, whatever folder they keep their takes in.
 
         Raises:
             StoreError: Another one works with it.
         """
+        for path in self._files()[:1]:
+            if self._lock is None:
+                self._lock = lock_file(path.with_name(f"{path.name}-lock"))
+                if self._lock is None:
+                    raise StoreError(_CLAIMED)
         if self._engine.dialect.name != "postgresql" or self._claim is not None:
             return
         claim = self._engine.connect()
         if not claim.scalar(text(f"select pg_try_advisory_lock({_CLAIM})")):
             claim.close()
-            raise StoreError("another server works with this database; give each its own")
+            raise StoreError(_CLAIMED)
         claim.commit()
         self._claim = claim
 
@@ -191,14 +206,14 @@ class Store:
 
     def bind(self, folder_id: str) -> None:
         """The files are in this folder from now on."""
-        with Session(self._engine) as session, session.begin():
+        with self._writing() as session:
             session.execute(delete(FolderRow))
             session.add(FolderRow(folder_id=folder_id))
 
     def create(self, story_id: str, script: Script, *, seed: int, autoplay: bool) -> int:
         """A new story with one branch and one step; the bytes that it takes."""
         time, branch_id, step_id = now(), new_id(), new_id()
-        with Session(self._engine) as session, session.begin():
+        with self._writing() as session:
             session.add(
                 StoryRow(
                     story_id=story_id,
@@ -272,7 +287,7 @@ class Store:
             takes: new takes; their files are on disk.
             bound: how much of the history is kept; None: all of it.
         """
-        with Session(self._engine) as session, session.begin():
+        with self._writing() as session:
             row = session.get_one(StoryRow, story_id)
             row.updated_at, row.autoplay, row.branch_id = now(), autoplay, branch.branch_id
             row.number = _next_number(session)
@@ -317,13 +332,13 @@ class Store:
 
     def replace_take(self, record: TakeRecord) -> None:
         """A take whose files were made anew: other lengths and sums, the same frames."""
-        with Session(self._engine) as session, session.begin():
+        with self._writing() as session:
             row = session.get_one(TakeRow, record.take_id)
             row.num_bytes, row.record = record.num_bytes, record.to_document()
 
     def delete(self, story_id: str) -> None:
         """Forgets a story, if it is there."""
-        with Session(self._engine) as session, session.begin():
+        with self._writing() as session:
             for table in (TakeRow, StepRow, BranchRow, StoryRow):
                 session.execute(delete(table).where(table.story_id == story_id))
 
@@ -374,6 +389,26 @@ class Store:
         with Session(self._engine) as session:
             sums = (select(func.sum(table.num_bytes)) for table in (TakeRow, StepRow))
             return sum(int(session.scalar(each) or 0) for each in sums)
+
+    @contextmanager
+    def _writing(self) -> Generator[Session]:
+        """A transaction; it is not committed into a file that nobody would find again.
+
+        SQLite goes on with a file that was deleted, moved or replaced by a copy, and all would look well.
+        """
+        with Session(self._engine) as session, session.begin():
+            yield session
+            session.flush()
+            if self._file is not None and self._file_now() != self._file:
+                raise OperationalError("", {}, sqlite3.OperationalError(_MOVED), hide_parameters=True)
+
+    def _file_now(self) -> tuple[int, int] | None:
+        """What is at the place of SQLite's file; None: nothing, or it is no file."""
+        for path in self._files()[:1]:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                stat = path.stat()
+                return stat.st_dev, stat.st_ino
+        return None
 
     def _close_to_others(self) -> None:
         """SQLite gives the files that it makes beside its own the same mode."""

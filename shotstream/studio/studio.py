@@ -249,11 +249,23 @@ class Studio:
         except SQLAlchemyError as error:
             _log.debug("the database does not shrink now: %s", explain(error))
 
+    def farewell(self) -> str:
+        """What is safe when the server ends, which is not all while disk or database keep nothing."""
+        num_held = sum(room.is_holding for room in self._rooms.values())
+        reasons = self.tools.health()
+        if not reasons:
+            return "every finished shot is safe"
+        held = f"{num_held} shots that waited to be kept have to be made again: " if num_held else ""
+        return f"{held}nothing could be kept at the end: {reasons[0]}"
+
     def close(self) -> None:
         """The server ends."""
+        if not self._rooms:
+            return
+        message = f"the server ends; {self.farewell()}"
         for story_id, room in list(self._rooms.items()):
             for seat in room.seats.values():
-                seat.send(Notice(code="closing", message="the server ends; every finished shot is safe"))
+                seat.send(Notice(code="closing", message=message))
                 seat.outbox.close(GONE)
             room.seats.clear()
             self._let_go(story_id)

@@ -21,6 +21,8 @@ _OF_ERRNO = {
     errno.ENFILE: "the system can open no more files; raise its limit",
     errno.ENOENT: "a file or a folder is not there; was it moved?",
     errno.ENOTDIR: "a part of its path is no folder",
+    errno.EEXIST: "where a folder is needed there is a file, or a link that leads nowhere",
+    errno.ELOOP: "a link leads back to itself",
 }
 _LOCKED = "another program keeps the database locked; end that program"
 _OF_WORDS = (
@@ -29,6 +31,11 @@ _OF_WORDS = (
     ("database table is locked", _LOCKED),
     ("readonly database", _OF_ERRNO[errno.EROFS]),
     ("unable to open database file", "the database's file cannot be opened; was it moved, or closed to us?"),
+    (
+        "the file was moved",
+        "the database's file was moved, deleted or replaced while the server ran; put it back, or put a copy "
+        "there and start the server again",
+    ),
     ("disk i/o error", _OF_ERRNO[errno.EIO]),
     ("malformed", "the database's file is damaged; put a copy in its place"),
     ("not a database", "the database's file is damaged; put a copy in its place"),

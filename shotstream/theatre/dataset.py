@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from shotstream.codec.video_io import H264Settings, write_mp4
+from shotstream.files import remove
 from shotstream.geometry import WAN_GEOMETRY
 from shotstream.manifest import Clip, write_manifest, write_published
 from shotstream.story import Shot, Story
@@ -60,12 +61,23 @@ def write_dataset(
         config: what.
         progress: called with the number of stories done and of all.
 
+    What ends it before its end, a full disk or a person, leaves the directory empty.
+
     Raises:
         ValueError: the directory is not empty.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise ValueError(f"{directory} is not empty; give a new directory")
+    try:
+        _write(directory, config, progress)
+    except BaseException:
+        for part in list(directory.iterdir()):
+            remove(part)
+        raise
+
+
+def _write(directory: Path, config: DatasetConfig, progress: Callable[[int, int], None] | None) -> None:
     clips: list[Clip] = []
     with (directory / TRUTH_NAME).open("w", encoding="utf-8") as truth:
         for number in range(config.num_stories):

@@ -16,6 +16,7 @@ import pytest
 
 from shotstream.cli import main
 from shotstream.cli.serve import _welcome
+from shotstream.studio.server import bind
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -122,3 +123,13 @@ def test_a_server_that_is_told_to_end_ends_well(tmp_path: Path, number: int) -> 
         assert process.stderr is not None
         rest = process.stderr.read()
     assert rest.splitlines() == [f"stories are kept in {tmp_path}", "closed; every finished shot is safe"]
+
+
+def test_a_name_is_listened_on_at_its_address_of_either_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name of version 6 alone, as `ip6-localhost` is, was no address of this machine."""
+    four = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
+    six = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0))
+    for found, address in (([six], "::1"), ([six, four], "127.0.0.1"), ([four], "127.0.0.1")):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=found, **__: found)
+        with bind("a-name", 0) as bound:
+            assert bound.getsockname()[0] == address

@@ -133,3 +133,29 @@ def test_a_fault_of_the_disk_is_told_without_pythons_words(
     assert run("theatre", "vocabulary") == 1
     assert complaint(capsys).startswith(r"shotstream: shards/a\n.tar: No space left on device (")
     assert cli.DEBUG_LOG.name == "shotstream-debug.log"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "shotstream: interrupted\n"), (signal.SIGTERM, 143, "shotstream: terminated\n")],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_a_command_that_says_nothing_of_its_end_is_not_ended_in_silence(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
+    said: str,
+) -> None:
+    """typer turned both into code 130, without a word."""
+    monkeypatch.setattr("shotstream.theatre.vocabulary.describe", lambda: os.kill(os.getpid(), number))
+    assert run("theatre", "vocabulary") == code
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_closed_output_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    """A film that was made was told to be a mistake of the program (`>&-`, as some services start it)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert run("theatre", "vocabulary") == 0
+    assert capsys.readouterr().err == ""

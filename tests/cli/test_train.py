@@ -168,6 +168,33 @@ def test_a_run_that_is_stopped_says_what_is_kept_and_how_to_go_on(
     assert (found, message.format(run=run) in err) == (code, True), err
 
 
+@pytest.mark.parametrize(
+    ("number", "steps", "code", "said"),
+    [
+        (signal.SIGINT, 0, 130, "interrupted; no step of it is kept; the same command begins again"),
+        (signal.SIGTERM, 4, 143, "terminated; 4 of 9 steps are kept in {run}/step_0000004.pt; the same"),
+    ],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_who_ends_a_run_while_it_is_read_is_told_what_is_kept(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    steps: int,
+    code: int,
+    said: str,
+) -> None:
+    """It said "nothing was made" of a run with steps on the disk."""
+    run = tmp_path / "theatre_codec"
+    if steps:
+        run.mkdir()
+        save_atomically({"step": steps, "stage": {"done": steps}}, run / "step_0000004.pt")
+    monkeypatch.setattr("shotstream.training.run.prepare_run", lambda *_, **__: signal.raise_signal(number))
+    found, _, err = told(capsys, "train", "theatre_codec", "--runs", tmp_path, "--set", "loop.num_steps=9")
+    assert (found, err.startswith(f"shotstream: {said.format(run=run)}")) == (code, True), err
+
+
 def test_a_run_that_stops_where_it_was_told_or_has_nothing_left_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

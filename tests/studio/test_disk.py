@@ -246,3 +246,47 @@ def test_what_was_written_is_in_no_error_and_no_answer(stage: Stage) -> None:
     assert "fox" not in str(error.value) and "forest" not in str(error.value)
     assert not is_trouble(error.value), "a fault of ours does not pass by waiting"
     assert "fox" not in explain(error.value)
+
+
+def test_nothing_is_kept_in_a_database_that_nobody_would_find_again(stage: Stage, tmp_path: Path) -> None:
+    """SQLite goes on with a file that was deleted or replaced: all was told kept, and lost at the end."""
+    place, away = tmp_path / "stories.sqlite", tmp_path / "away.sqlite"
+    stage.run(2)
+    for put in (None, b"", stage.store):
+        place.rename(away)
+        if put is stage.store:
+            with contextlib.closing(sqlite3.connect(place)) as copy:
+                copy.execute("create table t (x)")
+        elif put is not None:
+            place.write_bytes(b"")
+        [reason] = stage.tools.health()
+        assert (
+            reason.startswith("the database's file was moved, deleted or replaced")
+            and "put it back" in reason
+        )
+        answer = stage.send("add_shot", shot={"caption": "a owl walks"})
+        assert isinstance(answer, Error) and answer.code == "storage" and reason in answer.message
+        with pytest.raises(Refusal, match="nothing was changed"):
+            stage.create()
+        assert reason in stage.studio.farewell()
+        away.replace(place)
+        assert stage.tools.health() == ()
+    try_again(stage)
+    stage.run()
+    assert stage.statuses == ["done"] * 3
+    assert stage.studio.farewell() == "every finished shot is safe"
+
+
+def test_who_watches_is_told_at_the_end_of_a_shot_that_could_not_be_kept(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told to wait until it could be kept, and then that every finished shot is safe."""
+    with monkeypatch.context() as broken:
+        broken.setattr(stage.media, "keep", is_full)
+        broken.setattr(stage.media, "check", is_full)
+        stage.run()
+        stage.studio.close()
+    told = stage.inbox.of(Notice)[-1]
+    assert told.code == "closing" and "safe" not in told.message
+    assert "1 shots that waited to be kept have to be made again" in told.message
+    assert "the disk is full" in told.message

@@ -32,8 +32,8 @@ class Opened(Stage):
         self.folder = DataFolder(folder)
         try:
             store, media = opened(folder)
-            self.folder.bind(store, media)
-            store.close()
+            with contextlib.closing(store):
+                self.folder.bind(store, media)
             super().__init__(folder, **fields)
         except BaseException:
             self.folder.close()
@@ -276,3 +276,65 @@ def test_mending_that_was_cut_off_is_finished_later(
     again.media.memory(again.story_id, record)
     assert {p.name for p in folder.iterdir()} == {"recording.mp4", "frames.mkv", "memory.safetensors"}
     again.close()
+
+
+def test_takes_are_taken_back_when_the_database_that_knows_them_comes_back(
+    made: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A backup of an earlier day, and then the right one: they stayed aside, and were made anew or lost."""
+    database, old, new = (made / name for name in ("stories.sqlite", "old", "new"))
+    old.write_bytes(database.read_bytes())
+    stage = Opened(made)
+    stage.ask("add_shot", shot={"caption": "a owl walks"})
+    stage.run()
+    hashes = stage.hashes()
+    stage.close()
+    before = files(made / "media")
+    new.write_bytes(database.read_bytes())
+    database.write_bytes(old.read_bytes())
+    Opened(made).close()
+    assert "1 takes that the database does not know were set aside" in caplog.text
+    assert len(files(made / "media")) == 3
+    database.write_bytes(new.read_bytes())
+    stage = Opened(made)
+    assert "1 takes that the database knows again were taken back from" in caplog.text
+    assert files(made / "media") == before and stage.hashes() == hashes
+    assert files(made / "set-aside") == {}
+    stage.close()
+
+
+def test_takes_that_are_not_there_are_told_at_the_start(made: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A disk that is not mounted looks like an empty folder."""
+    (made / "media").rename(made / "elsewhere")
+    Opened(made).close()
+    assert f"1 of the 1 takes that the database knows are not in {made / 'media'}" in caplog.text
+    (made / "media").rmdir()
+    (made / "elsewhere").rename(made / "media")
+    caplog.clear()
+    Opened(made).close()
+    assert caplog.text == ""
+
+
+def test_one_server_works_with_a_file_of_stories_whatever_its_folder(tmp_path: Path) -> None:
+    """The second one bound it to its own folder, and both wrote into it."""
+    url = f"sqlite:///{tmp_path / 'shared.sqlite'}"
+
+    def settings(name: str) -> StudioSettings:
+        return StudioSettings(data_dir=tmp_path / name, database_url=url)
+
+    first, store = DataFolder(tmp_path / "one"), Store(url)
+    store.upgrade()
+    first.bind(store, MediaFolder(first.media, PIPELINE))
+    bound = store.folder_id()
+    with pytest.raises(StoreError, match="another server works with this database; give each its own"):
+        create_app(settings("two"), PIPELINE)
+    assert store.folder_id() == bound
+    store.close()
+    first.close()
+    create_app(settings("two"), PIPELINE)
+
+
+def test_a_place_for_takes_that_is_none_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "media").symlink_to(tmp_path / "gone")
+    with pytest.raises(StoreError, match="there is a file, or a link that leads nowhere"):
+        create_app(StudioSettings(data_dir=tmp_path), PIPELINE)

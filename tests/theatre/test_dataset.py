@@ -53,3 +53,20 @@ def test_nothing_is_written_into_a_directory_that_holds_something(tmp_path: Path
 def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="num_stories is 0"):
         DatasetConfig(num_stories=0)
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_data_set_that_is_ended_leaves_nothing_and_the_same_command_begins_anew(
+    tmp_path: Path, end: BaseException
+) -> None:
+    """It said "nothing was made" over films that were there, and the next try was refused for them."""
+
+    def stop(num_done: int, _: int) -> None:
+        assert (tmp_path / f"{num_done - 1:06d}.mp4").exists()
+        raise end
+
+    with pytest.raises(type(end)):
+        write_dataset(tmp_path, _CONFIG, stop)
+    assert list(tmp_path.iterdir()) == []
+    write_dataset(tmp_path, _CONFIG)
+    assert (tmp_path / CSV_NAME).exists()
