@@ -22,8 +22,8 @@ from shotstream.studio.connections import (
 )
 from shotstream.studio.limits import Limits
 from shotstream.studio.refusal import Refusal
+from shotstream.studio.services import Services
 from shotstream.studio.studio import Studio
-from shotstream.studio.worker import Worker
 
 _MAX_MESSAGE_BYTES = 2 * 2**20
 _ACCEPTED_AT_ONCE = 2
@@ -84,9 +84,9 @@ class StudioServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, HttpConnection) and not connection.is_answering:
                 connection.transport.abort()
-        worker: Worker = self._app.state.worker
+        services: Services = self._app.state.services
         with suppress(Refusal):  # It has ended already.
-            self.farewell.append(await worker.ask(Studio.farewell))
+            self.farewell.append(await services.worker.ask(Studio.farewell))
         await say_goodbye(self._app)
         await super().shutdown(sockets)
 
