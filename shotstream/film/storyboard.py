@@ -87,11 +87,11 @@ def _draw_header(
     title_lines = wrap_text(drawable(title), title_font.width, room, 2)
     lines = wrap_text(drawable(global_caption), text_font.width, room, _MAX_GLOBAL_LINES)
     duration_s = sum(panel.duration_s for panel in panels)
-    facts = f"{len(panels)} shot{'s' if len(panels) > 1 else ''}   ·   {duration_s:.1f} s"
+    facts = f"{len(panels)} shot{'s' if len(panels) > 1 else ''} · {duration_s:.1f} s"
     if num_shown < len(panels):
-        facts += f"   ·   {num_shown} of them shown"
+        facts += f" · {num_shown} of them shown"
     if missing:
-        facts += f"   ·   □: no font here for {', '.join(sorted(missing))}"
+        facts += f" · □: no font here for {', '.join(sorted(missing))}"
     height = _MARGIN_PX + 44 * len(title_lines) + 8 + 25 * len(lines) + 10 + 25 + 22
     header = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(header)

@@ -1,8 +1,10 @@
+import json
 import multiprocessing
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -25,8 +27,39 @@ from shotstream.film import (
     read_replay,
 )
 from shotstream.film.replay import hash_frames
-from tests.film.fake_pipeline import ENVIRONMENT, FakePipeline, plan
+from shotstream.film.storyboard import Panel
+from tests.film.fake_pipeline import ENVIRONMENT, FakePipeline, FakeSession, plan
 from tests.params import first
+
+
+class Writer:
+    """Videos are written fast where it is not they that matter."""
+
+    def __init__(self, path: Path, *_: object, **__: object) -> None:
+        path.touch()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, frames: np.ndarray) -> None:
+        assert len(frames)
+
+
+@pytest.fixture
+def fast_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    monkeypatch.setattr("shotstream.film.make.Mp4Writer", Writer)
+    monkeypatch.setattr(
+        "shotstream.film.workdir.write_lossless", lambda path, frames, _: path.write_bytes(frames.tobytes())
+    )
+    monkeypatch.setattr(
+        "shotstream.film.workdir.read_frames",
+        lambda path: np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 16, 24, 3),
+    )
+    monkeypatch.setattr("shotstream.film.make.draw_storyboard", lambda *_: Image.new("RGB", (8, 8)))
 
 
 def film(
@@ -46,6 +79,7 @@ def pinned_plan() -> FilmPlan:
     return replace(plan(), pins=((), ((0, 3),), ((0, 3), (1, 20)), ()))
 
 
+@pytest.mark.usefixtures("fast_videos")
 def test_pinned_frames_are_pinned_for_their_shots_alone_also_after_an_interruption(tmp_path: Path) -> None:
     plain, pinned = film(tmp_path / "plain"), film(tmp_path / "pinned", film_plan=pinned_plan())
     hashes = [made.replay.frame_sha256 for made in (plain, pinned)]
@@ -56,9 +90,10 @@ def test_pinned_frames_are_pinned_for_their_shots_alone_also_after_an_interrupti
     assert read_replay(pinned.files.replay) == pinned.replay
 
 
+@pytest.mark.usefixtures("fast_videos")
 def test_a_pinned_frame_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ReplayError, match="frame 99 of shot 1 is pinned; it has 21"):
-        film(tmp_path, film_plan=replace(plan(2), pins=((), ((0, 99),))))
+    with pytest.raises(ReplayError, match="frame 21 of shot 1 is pinned; it has 21"):
+        film(tmp_path, film_plan=replace(plan(2), pins=((), ((0, 21),))))
 
 
 def film_until_killed(directory: Path) -> None:
@@ -110,6 +145,7 @@ def test_a_film_killed_in_its_third_shot_goes_on_to_the_same_frames(tmp_path: Pa
     assert np.array_equal(read_frames(resumed.files.film), read_frames(whole.files.film))
 
 
+@pytest.mark.usefixtures("fast_videos")
 @pytest.mark.parametrize(
     "error", first(1, [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError()])
 )
@@ -134,11 +170,18 @@ def test_a_run_that_ended_while_the_film_was_put_together_goes_on(
         patch.setattr("shotstream.film.make.draw_storyboard", no_storyboard)
         with pytest.raises(OSError, match="No space"):
             film(tmp_path)
-    pipeline = FakePipeline()
-    assert film(tmp_path, pipeline).num_resumed_shots == 4
-    assert pipeline.num_chunks_made == 0
+
+    class Done(FakePipeline):
+        def load_session(self, path: Path) -> FakeSession:
+            raise AssertionError(path)
+
+    pipeline = Done()
+    resumed = film(tmp_path, pipeline)
+    assert (resumed.num_resumed_shots, resumed.num_new_frames, resumed.first_frame_s) == (4, 0, None)
+    assert pipeline.num_chunks_made == 0 and resumed.generate_s == 0
 
 
+@pytest.mark.usefixtures("fast_videos")
 @pytest.mark.parametrize("name", ["film.mp4", "film.srt", "film.storyboard.png", "film.replay.json"])
 def test_no_file_is_written_over_without_leave(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
@@ -159,6 +202,7 @@ def test_the_old_film_stays_until_the_new_one_is_made(tmp_path: Path) -> None:
     assert first.files.film.read_bytes() == before
 
 
+@pytest.mark.usefixtures("fast_videos")
 def test_unfinished_work_of_another_film_is_discarded_only_with_leave(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         film(tmp_path, FakePipeline(stop_at=(1, 0), error=KeyboardInterrupt()))
@@ -183,37 +227,13 @@ def uneven_plan() -> FilmPlan:
     return replace(plan(3), story=story, pins=((), ((0, 8),), ((1, 32), (0, 3))))
 
 
+@pytest.mark.usefixtures("fast_videos")
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_run_that_ends_at_any_rename_goes_on_to_the_same_film(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """A process is killed before or after each single rename or removal; the next run makes the same film."""
 
-    class Writer:
-        """Videos are written fast: it is their names that matter here."""
-
-        def __init__(self, path: Path, *_: object, **__: object) -> None:
-            path.touch()
-
-        def __enter__(self) -> "Writer":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def write(self, frames: np.ndarray) -> None:
-            assert len(frames)
-
-    monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr("shotstream.film.make.Mp4Writer", Writer)
-    monkeypatch.setattr(
-        "shotstream.film.workdir.write_lossless", lambda path, frames, _: path.write_bytes(frames.tobytes())
-    )
-    monkeypatch.setattr(
-        "shotstream.film.workdir.read_frames",
-        lambda path: np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 16, 24, 3),
-    )
-    monkeypatch.setattr("shotstream.film.make.draw_storyboard", lambda *_: Image.new("RGB", (8, 8)))
     expected = whole_film(tmp_path).replay
     num_steps = 0
     ends_at = -1
@@ -266,6 +286,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.usefixtures("fast_videos")
 def test_a_film_in_place_whose_work_was_not_cleared_away_is_done(tmp_path: Path) -> None:
     """An end between the two answered "exists" for ever."""
     with pytest.MonkeyPatch.context() as patch:
@@ -276,12 +297,14 @@ def test_a_film_in_place_whose_work_was_not_cleared_away_is_done(tmp_path: Path)
     pipeline = FakePipeline()
     again = film(tmp_path, pipeline)
     assert (again.num_resumed_shots, again.num_new_frames, pipeline.num_chunks_made) == (4, 0, 0)
+    assert (again.generate_s, again.first_frame_s) == (0, None)
     assert again.replay == made.replay and made.files.film.read_bytes() == before
     assert not made.files.partial.exists()
     with pytest.raises(FilmExistsError):
         film(tmp_path)
 
 
+@pytest.mark.usefixtures("fast_videos")
 def test_unfinished_work_beside_another_finished_film_is_not_taken_for_it(tmp_path: Path) -> None:
     film(tmp_path)
     with pytest.raises(KeyboardInterrupt):
@@ -291,6 +314,7 @@ def test_unfinished_work_beside_another_finished_film_is_not_taken_for_it(tmp_pa
             film(tmp_path, film_plan=film_plan)
 
 
+@pytest.mark.usefixtures("fast_videos")
 @pytest.mark.parametrize(
     "changes",
     [{"torch": "1"}, {"device": "cuda H100"}, {"dtype": "bfloat16"}, {"num_threads": 2}, {"shotstream": "1"}],
@@ -329,6 +353,7 @@ def test_chapters_and_subtitles_change_with_the_pictures(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.usefixtures("fast_videos")
 def test_finished_shots_are_counted_as_they_are_on_the_disk(tmp_path: Path) -> None:
     partial = tmp_path / "film.mp4.partial"
     assert num_finished_shots(partial) == 0
@@ -338,6 +363,7 @@ def test_finished_shots_are_counted_as_they_are_on_the_disk(tmp_path: Path) -> N
         assert num_finished_shots(partial) == num_shots
 
 
+@pytest.mark.usefixtures("fast_videos")
 def test_two_processes_do_not_make_one_film_at_once(tmp_path: Path) -> None:
     class Meanwhile(FakePipeline):
         def before_chunk(self, shot_index: int, chunk_index: int) -> None:
@@ -348,6 +374,7 @@ def test_two_processes_do_not_make_one_film_at_once(tmp_path: Path) -> None:
     film(tmp_path, Meanwhile())
 
 
+@pytest.mark.usefixtures("fast_videos")
 def test_a_directory_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     strange = tmp_path / "film.mp4.partial"
     strange.mkdir()
@@ -362,10 +389,13 @@ def test_a_finished_shot_that_changed_on_disk_is_not_used(tmp_path: Path) -> Non
         film(tmp_path, FakePipeline(stop_at=(2, 0), error=KeyboardInterrupt()))
     partial = tmp_path / "film.mp4.partial"
     (partial / "shot_0001.mkv").write_bytes((partial / "shot_0000.mkv").read_bytes())
+    pipeline = FakePipeline()
     with pytest.raises(WorkDirError, match=r"shot_0001\.mkv has changed"):
-        film(tmp_path)
+        film(tmp_path, pipeline)
+    assert pipeline.num_chunks_made == 0  # it is found before time is spent on the others
 
 
+@pytest.mark.usefixtures("fast_videos")
 def test_a_replay_tells_which_frame_differs_first(tmp_path: Path) -> None:
     made = film(tmp_path / "a")
     other = film(tmp_path / "b", film_plan=plan(seed=9))
@@ -382,3 +412,171 @@ def test_frame_hashes_do_not_depend_on_the_arrays_layout() -> None:
 def test_a_film_is_an_mp4() -> None:
     with pytest.raises(ValueError, match=r"\.mp4"):
         FilmFiles(film=Path("film.mov"))
+
+
+@pytest.mark.parametrize(
+    "left", ["an empty folder", "work without its plan", "no replay", "a damaged replay"]
+)
+@pytest.mark.usefixtures("fast_videos")
+def test_a_film_that_is_not_known_to_come_of_the_work_beside_it_is_not_told_made(
+    tmp_path: Path, left: str
+) -> None:
+    """Else another film would be handed back as the one that was ordered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shotstream.film.workdir.WorkDir.remove", lambda _: None)
+        made = film(tmp_path)
+    match left:
+        case "an empty folder":
+            shutil.rmtree(made.files.partial)
+            made.files.partial.mkdir()
+        case "work without its plan":
+            (made.files.partial / "plan.json").unlink()
+        case "no replay":
+            made.files.replay.unlink()
+        case _:
+            made.files.replay.write_text("{}")
+    for film_plan in (plan(), plan(seed=8)):
+        with pytest.raises(FilmExistsError, match=r"film\.mp4 exists"):
+            film(tmp_path, film_plan=film_plan)
+    assert made.files.partial.is_dir()
+
+
+@pytest.mark.usefixtures("fast_videos")
+def test_of_unfinished_work_there_is_what_the_next_run_needs_and_no_more(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path, FakePipeline((3, 1), KeyboardInterrupt()))
+    assert sorted(path.name for path in (tmp_path / "film.mp4.partial").iterdir()) == [
+        "lock", "plan.json", "session_0002",
+        *(f"shot_000{index}.{kind}" for index in range(3) for kind in ("json", "mkv")),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("fast_videos")
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"frame_sha256": 3}', '{"frame_sha256": ["\xe9'])
+@pytest.mark.parametrize("name", ["plan.json", "shot_0000.json"])
+def test_damaged_work_is_told_with_its_place_and_what_to_do(tmp_path: Path, name: str, damage: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path, FakePipeline((1, 0), KeyboardInterrupt()))
+    partial = tmp_path / "film.mp4.partial"
+    (partial / name).write_bytes(damage.encode("latin-1"))
+    told = (
+        "holds no unfinished film of this version; delete it" if name == "plan.json" else "is damaged; delete"
+    )
+    with pytest.raises(WorkDirError, match=told) as refused:
+        film(tmp_path)
+    assert str(partial) in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors are counted as Linux shows them")
+@pytest.mark.usefixtures("fast_videos")
+def test_a_film_that_another_process_is_making_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    left: list[int] = []
+
+    class Meanwhile(FakePipeline):
+        def before_chunk(self, shot_index: int, chunk_index: int) -> None:
+            if (shot_index, chunk_index) == (0, 0):
+                before = len(list(Path("/proc/self/fd").iterdir()))
+                with pytest.raises(WorkDirError, match="another process"):
+                    film(tmp_path)
+                left.append(len(list(Path("/proc/self/fd").iterdir())) - before)
+
+    film(tmp_path, Meanwhile(), plan(1))
+    assert left == [0]
+
+
+@pytest.mark.usefixtures("fast_videos")
+def test_the_folder_is_flushed_with_the_film_in_place_before_its_work_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = FilmFiles(film=tmp_path / "film.mp4")
+    flushed: list[tuple[Path, bool, bool]] = []
+
+    def flush(folder: Path) -> None:
+        flushed.append((folder, files.film.exists(), files.partial.exists()))
+
+    monkeypatch.setattr("shotstream.film.make.flush", flush)
+    film(tmp_path, film_plan=plan(1))
+    assert flushed == [(tmp_path, True, True)]
+
+
+@pytest.mark.usefixtures("fast_videos")
+def test_where_no_film_can_be_written_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    pipeline = FakePipeline()
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(WorkDirError, match="file is a file, and no directory for a film"):
+            film(folder, pipeline)
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != tmp_path)
+    with pytest.raises(WorkDirError, match="cannot be written to: it is read-only"):
+        film(tmp_path / "new" / "deeper", pipeline, overwrite=True)
+    assert pipeline.num_chunks_made == 0 and not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("fast_videos")
+def test_a_film_is_begun_as_planned_and_its_page_shows_the_middle_of_each_shot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[str, int]] = []
+    pages: list[tuple[str, str, list[Panel]]] = []
+    middles: list[np.ndarray] = []
+
+    class Watched(FakePipeline):
+        def session(self, global_caption: str, *, seed: int = 0) -> FakeSession:
+            begun.append((global_caption, seed))
+            return super().session(global_caption, seed=seed)
+
+    def page(*given: Any) -> Image.Image:
+        pages.append(given)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("shotstream.film.make.draw_storyboard", page)
+    monkeypatch.setattr(Writer, "write", lambda _, frames: middles.append(frames[len(frames) // 2]))
+    film(tmp_path, Watched(), uneven_plan())
+    assert begun == [("A red fox.", 7)]
+    ((title, global_caption, panels),) = pages
+    assert (title, global_caption) == ("A fox", "A red fox.")
+    assert [panel.caption for panel in panels] == [f"Shot {index}: a --> fox." for index in range(3)]
+    assert [panel.duration_s for panel in panels] == [9 / 12, 33 / 12, 21 / 12]
+    assert all(np.array_equal(panel.picture, middle) for panel, middle in zip(panels, middles, strict=True))
+
+
+@pytest.mark.usefixtures("fast_videos")
+def test_a_film_counts_its_frames_and_times_its_shots_until_they_are_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that moves by 1 for a chunk and by 100 while a shot is kept."""
+    now = 1000.0
+
+    class Slow(FakePipeline):
+        def before_chunk(self, shot_index: int, chunk_index: int) -> None:
+            nonlocal now
+            super().before_chunk(shot_index, chunk_index)
+            now += 1
+
+    def keep(self: FakeSession, path: Path) -> None:
+        nonlocal now
+        now += 100
+        path.write_text(json.dumps(self.history))
+
+    monkeypatch.setattr(FakeSession, "save", keep)
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path, FakePipeline((1, 0), KeyboardInterrupt()), uneven_plan())
+    told: list[Progress] = []
+    made = film(tmp_path, Slow(), uneven_plan(), told=told)
+    assert [(p.shot_index, p.chunk_index, p.num_chunks, p.num_frames, p.elapsed_s) for p in told] == [
+        (1, None, 3, 0, 0), (1, 0, 3, 9, 1), (1, 1, 3, 21, 2), (1, 2, 3, 33, 3),
+        (2, None, 2, 33, 3), (2, 0, 2, 42, 104), (2, 1, 2, 54, 105),
+    ]  # fmt: skip
+    assert {p.num_shots for p in told} == {3}
+    assert (made.num_new_frames, made.first_frame_s, made.generate_s) == (54, 1, 205)
+
+
+def test_the_longest_name_that_a_disk_takes_is_a_films() -> None:
+    """The longest file beside `NAME.mp4` is `.part.NAME.storyboard.png`; 255 bytes are a name's most."""
+    fits = "é" * 117
+    assert FilmFiles(film=Path(f"{fits}.MP4")).storyboard.name == f"{fits}.storyboard.png"
+    with pytest.raises(ValueError, match="is too long; shorten it by 1 bytes"):
+        FilmFiles(film=Path(f"{fits}x.mp4"))

@@ -1,12 +1,14 @@
+import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shotstream.film import Replay, ReplayError
+import shotstream
+from shotstream.film import Environment, Replay, ReplayError
 from shotstream.film.prepare import caption_warnings, check_replay, plan_film, running_environment
 from shotstream.story import CaptionStyle, Shot, Story
 
@@ -73,6 +75,72 @@ def test_a_plan_fixes_lengths_and_seeds_and_keeps_those_that_are_given() -> None
 
 def test_a_story_the_encoder_takes_whole_gives_no_warning() -> None:
     assert caption_warnings(story("a fox", "it sits"), model(4, "a fox it sits")) == []
+
+
+def test_a_storys_own_seed_is_not_looked_at() -> None:
+    written = story("g", "a", "b")
+    assert plan_film(replace(written, seed=99), model(), seed=7) == plan_film(written, model(), seed=7)
+
+
+def test_a_film_takes_the_steps_its_model_was_trained_for_unless_told() -> None:
+    assert [plan_film(story("g", "a"), model(), seed=7, num_steps=n).num_steps for n in (None, 1)] == [4, 1]
+
+
+def test_a_film_tells_where_it_was_made() -> None:
+    assert running_environment(replace(model(), dtype=torch.bfloat16)) == Environment(
+        shotstream=shotstream.__version__,
+        torch=torch.__version__,
+        device=f"cpu {platform.machine()}",
+        dtype="bfloat16",
+        num_threads=torch.get_num_threads(),
+    )
+
+
+def test_five_unknown_words_are_all_there_are_and_an_encoder_need_not_suggest() -> None:
+    class Plain(WordEncoder):
+        suggestions = None  # pyright: ignore
+
+    (warning,) = caption_warnings(story("foxx u", "v w x"), ModelOnPaper(text_encoder=Plain(99, "")))
+    assert warning == "words that the model does not know: foxx, u, v, w, x"
+
+
+def test_a_long_cut_is_told_by_its_ends_and_a_single_one_alone() -> None:
+    words = "one two three four five six seven eight nine ten eleven twelve"
+    for whole, told in (
+        (words, words),
+        (f"{words} end", "one two three four five six … eight nine ten eleven twelve end"),
+    ):
+        (warning,) = caption_warnings(story(f"kept {whole}", "a"), model(2, f"kept a {whole}"))
+        assert warning == (
+            "captions longer than the 2 tokens the model takes: "
+            f"shot 1: '{told}' is cut from the end of the global caption"
+        )
+
+
+def test_a_shots_own_caption_that_is_too_long_is_told() -> None:
+    (warning,) = caption_warnings(story("g", "a", "a b c"), model(2, "g a b c"))
+    assert warning.endswith("shot 2: 'g' is cut from the end of the global caption (and 1 more such cuts)")
+    (warning,) = caption_warnings(story(" ".join("g"), "a b c"), model(3, "g a b c"))
+    assert "the end of its own" not in warning
+
+
+def test_captions_are_measured_as_the_model_is_given_them() -> None:
+    """In the published form the shot's number is a part of the text, and no space is."""
+
+    class Letters(WordEncoder):
+        def count_tokens(self, caption: str) -> int:
+            return len(caption)
+
+    room = len("a fox sitsshot9:it is")
+    letters = ModelOnPaper(text_encoder=Letters(room, "a fox sits it is"), caption_style="published")
+    (warning,) = caption_warnings(story("a fox sits", *["it is"] * 12), letters)
+    assert warning == (
+        f"captions longer than the {room} tokens the model takes: "
+        "shot 11: 'sits' is cut from the end of the global caption (and 1 more such cuts)"
+    )
+    assert (
+        caption_warnings(story("a fox sits", *["it is"] * 12), replace(letters, caption_style="plain")) == []
+    )
 
 
 def test_the_first_five_unknown_words_are_named_once_with_suggestions() -> None:

@@ -40,7 +40,11 @@ def test_a_story_is_no_replay(tmp_path: Path) -> None:
         (lambda d: d["plan"]["story"]["shots"][0].pop("seed"), "names the length and the seed"),
         (lambda d: d["plan"].update(pins=[[]]), "2 shots tells of pinned frames for 1"),
         (lambda d: d["plan"].update(pins=[[], [[1, 0]]]), "shot 2 cannot look at frame 0 of shot 2"),
+        (lambda d: d["plan"].update(pins=[[], [[-1, 0]]]), "shot 2 cannot look at frame 0 of shot 0"),
+        (lambda d: d["plan"].update(pins=[[], [[0, -1]]]), "shot 2 cannot look at frame -1 of shot 1"),
         (lambda d: d["plan"].update(pins=[[], [[0, "1"]]]), "a pinned frame is not a shot and a frame"),
+        (lambda d: d["plan"].update(pins=[[], [[0, True]]]), "a pinned frame is not a shot and a frame"),
+        (lambda d: d["plan"].update(pins=[[], [[0]]]), "a pinned frame is not a shot and a frame"),
         (lambda d: d["plan"].update(pins=[[], [3]]), "a pinned frame is not a shot and a frame"),
         (lambda d: d["plan"].update(pins=[3, []]), "a pinned frame is not a shot and a frame"),
         (lambda d: d["environment"].pop("torch"), "'torch' is missing or unknown"),
@@ -65,6 +69,20 @@ def test_damaged_replays_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_only_a_json_file_that_says_so_is_a_replay(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    for name, is_one in (("film.JSON", True), ("film.yaml", False)):
+        (tmp_path / name).write_text(REPLAY.to_json())
+        assert is_replay(tmp_path / name) is is_one
+    assert not is_replay(tmp_path / "folder.json") and not is_replay(tmp_path / "none.json")
+
+
+def test_a_replay_shows_captions_in_their_own_letters() -> None:
+    shots = tuple(replace(shot, caption="狐 sits — là") for shot in REPLAY.plan.story.shots)
+    written = replace(REPLAY, plan=replace(REPLAY.plan, story=replace(REPLAY.plan.story, shots=shots)))
+    assert "狐 sits — là" in written.to_json()
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
 def test_a_replay_that_an_editor_saved_is_read(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "film.replay.json"
@@ -85,10 +103,22 @@ def test_environments_tell_what_differs() -> None:
     assert ENVIRONMENT.differences(other) == ["torch: 0, 1", "num_threads: 1, 2"]
 
 
-@pytest.mark.parametrize("change", [{"num_steps": 0}, {"num_steps": 10**6}, {"seed": -1}])
+@pytest.mark.parametrize("change", [{"num_steps": 0}, {"num_steps": 1001}, {"seed": -1}, {"seed": 2**63}])
 def test_a_plan_that_cannot_be_filmed_is_refused(change: dict[str, int]) -> None:
     with pytest.raises(ReplayError, match="allowed are"):
         replace(REPLAY.plan, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_steps": 1}, {"num_steps": 1000}, {"seed": 0}, {"seed": 2**63 - 1}, {"pins": ((), ((0, 0),))}],
+)
+def test_what_lies_on_a_bound_can_be_filmed_and_survives_its_file(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    replay = replace(REPLAY, plan=replace(REPLAY.plan, **change))
+    (tmp_path / "film.replay.json").write_text(replay.to_json())
+    assert read_replay(tmp_path / "film.replay.json") == replay
 
 
 @pytest.mark.parametrize(

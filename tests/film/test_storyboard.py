@@ -1,3 +1,4 @@
+import itertools
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, features
 
-from shotstream.film import lettering
+from shotstream.film import lettering, storyboard
 from shotstream.film.lettering import Lettering, drawable, missing_scripts
 from shotstream.film.storyboard import MAX_SHOWN_SHOTS, Panel, draw_storyboard
 
@@ -131,3 +132,129 @@ def test_no_caption_leaves_its_card(caption: str) -> None:
         assert (below[:, left + 2 : left + 13] == card).all() and (
             below[:, left + 386 : left + 398] == card
         ).all()
+
+
+PAPER, CARD, ACCENT = (22, 23, 29), (33, 35, 44), (242, 180, 65)
+
+
+def runs(is_ink: np.ndarray) -> list[tuple[int, int]]:
+    """Where the stretches of ink along a line begin and end."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], is_ink.astype(int), [0]))))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def extent(is_ink: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is drawn."""
+    rows, columns = (np.flatnonzero(is_ink.any(axis=axis)) for axis in (1, 0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def near(colour: tuple[int, int, int], pixels: np.ndarray) -> np.ndarray:
+    return np.abs(pixels.astype(int) - colour).max(axis=-1) < 40
+
+
+@pytest.mark.parametrize(("num_shots", "num_columns"), [(1, 1), (2, 2), (3, 3), (4, 3), (9, 3), (10, 4)])
+def test_cards_stand_in_rows_as_high_as_their_highest_with_margins_and_gaps_of_paper(
+    num_shots: int, num_columns: int
+) -> None:
+    captions = ["word " * (60 if index == 1 else 1) for index in range(num_shots)]
+    page = np.asarray(draw_storyboard("t", "g", [panel(caption) for caption in captions]))
+    drawn = (page != PAPER).any(axis=-1)
+    header = 40 + 44 + 8 + 25 + 57
+    lefts = [40 + 424 * column for column in range(num_columns)]
+    assert page.shape[1] == lefts[-1] + 400 + 40
+    assert runs(drawn[header + 100]) == [(left, left + 400) for left in lefts]
+    num_rows = -(-num_shots // num_columns)
+    low = 240 + 16 + 34 + 24 + 12
+    heights = [low + (5 * 24 if num_shots > 1 else 0), *[low] * (num_rows - 1)]
+    tops = [header + sum(heights[:row]) + 24 * row for row in range(num_rows)]
+    found = [run for run in runs(drawn[:, 40 + 200]) if run[0] >= header]
+    assert found == [(top, top + height) for top, height in zip(tops, heights, strict=True)]
+    assert page.shape[0] == tops[-1] + heights[-1] + 40
+    for left in lefts:  # corners are rounded, and so are those of the picture in it
+        for corner in ((header, left), (header, left + 399), (header + heights[0] - 1, left + 399)):
+            assert (page[corner] == PAPER).all()
+        assert (page[header, left + 13] == COLOUR).all() and (page[header + 13, left] == COLOUR).all()
+
+
+def test_a_cards_number_lies_in_its_badge_and_its_length_at_the_right() -> None:
+    def badge_and_length(number: int, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
+        shot = Panel(picture=panel().picture, caption="A fox.", duration_s=duration_s)
+        row = np.asarray(storyboard._draw_card(shot, number))[256 - 4 : 256 + 30]  # pyright: ignore
+        return row[:, :200], row[:, 200:]
+
+    digits: list[bytes] = []
+    for number, width in ((1, 26), (7, 26), (300, None)):
+        badge, _ = badge_and_length(number, 2.75)
+        left, top, right, bottom = extent(near(ACCENT, badge))
+        assert (left, top, bottom) == (16, 4, 4 + 25) and (width is None or right == 16 + width + 1)
+        inside = badge[top + 4 : bottom - 4, left + 6 : right - 6]
+        inked = extent(near(PAPER, inside))
+        assert inked[0] >= 1 and inked[2] < inside.shape[1]  # with room around it
+        assert inked[0] + inked[2] == pytest.approx(inside.shape[1], abs=3)  # in the middle
+        assert inked[1] + inked[3] == pytest.approx(inside.shape[0], abs=3)
+        digits.append(inside.tobytes())
+    assert len(set(digits)) == 3
+    lengths = [badge_and_length(1, duration_s)[1] for duration_s in (2.75, 12.0)]
+    for length in lengths:
+        _, top, right, bottom = extent((length != CARD).any(axis=-1))
+        assert 200 - 16 - 2 <= right <= 200 - 16 and (top + bottom) / 2 == pytest.approx(4 + 12, abs=1.5)
+    assert not np.array_equal(*lengths)
+
+
+def test_every_text_is_on_the_page_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Title and global caption as wide as the page, the facts below them, captions in their cards."""
+    texts: list[tuple[str, int, int, float, float]] = []
+
+    def draw(
+        self: Lettering, _pen: object, left: int, top: int, line: str, _ink: object, room: float
+    ) -> None:
+        texts.append((line, left, top, room, self.width("x" * 100)))
+
+    monkeypatch.setattr(Lettering, "draw", draw)
+    sizes = {size: Lettering(size).width("x" * 100) for size in (15, 17, 34)}
+    page = draw_storyboard("Title " * 99, "Global " * 999, [panel("Word " * 99), panel("B")])
+    cards, header = texts[:7], texts[7:]
+    assert [text[1:] for text in cards] == [
+        (16, 240 + 16 + 34 + 24 * line, 368, sizes[17]) for line in (0, 1, 2, 3, 4, 5, 0)
+    ]
+    room = page.width - 80
+    assert [text[1:] for text in header] == [
+        *((40, 34 + 44 * line, room, sizes[34]) for line in (0, 1)),
+        *((40, 34 + 88 + 8 + 25 * line, room, sizes[17]) for line in (0, 1, 2, 3)),
+        (40, 34 + 88 + 8 + 100 + 8, room, sizes[15]),
+    ]
+    assert [text[0][-1] for text in (cards[5], header[1], header[5])] == ["…"] * 3
+    assert (cards[6][0], header[-1][0]) == ("B", "2 shots · 5.5 s")
+    for num_shots, facts in ((1, "1 shot · 2.8 s"), (61, "61 shots · 167.8 s · 60 of them shown")):
+        texts.clear()
+        draw_storyboard("t", "g", [panel("a", 1, 1)] * num_shots)
+        assert texts[-1][0] == facts
+
+
+def test_of_very_many_shots_the_first_and_the_last_are_shown_with_their_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers: list[int] = []
+
+    def draw_card(_panel: Panel, number: int) -> Image.Image:
+        numbers.append(number)
+        return Image.new("RGB", (400, 1))
+
+    monkeypatch.setattr(storyboard, "_draw_card", draw_card)
+    draw_storyboard("t", "g", [panel("a", 1, 1)] * 300)
+    assert (len(numbers), numbers[0], numbers[-1]) == (60, 1, 300)
+    assert {after - before for before, after in itertools.pairwise(numbers)} == {5, 6}
+
+
+def test_pixels_of_a_small_picture_stay_crisp_and_its_shape_is_kept() -> None:
+    squares = np.random.default_rng(0).integers(0, 256, (30, 100, 3), dtype=np.uint8)
+    crisp = storyboard._draw_card(Panel(picture=squares, caption="a", duration_s=1.0), 1)  # pyright: ignore
+    assert np.array_equal(np.asarray(crisp)[:120], squares.repeat(4, 0).repeat(4, 1))
+    exact = np.random.default_rng(0).integers(0, 256, (20, 400, 3), dtype=np.uint8)
+    same = storyboard._draw_card(Panel(picture=exact, caption="a", duration_s=1.0), 1)  # pyright: ignore
+    assert np.array_equal(np.asarray(same)[:20], exact)
+    wide = np.zeros((50, 800, 3), np.uint8)
+    wide[:, ::2] = 200
+    small = np.asarray(storyboard._draw_card(Panel(picture=wide, caption="a", duration_s=1.0), 1))  # pyright: ignore
+    assert np.abs(small[:25, 4:-4].astype(int) - 100).max() < 12  # smooth: every other column would flicker
