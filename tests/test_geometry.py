@@ -2,11 +2,12 @@
 
 import pytest
 
-from shotstream.geometry import WAN_GEOMETRY, LatentSize, PixelSize, TokenGrid, VideoGeometry
+from shotstream.geometry import WAN_FRAME_SIZE, WAN_GEOMETRY, LatentSize, PixelSize, TokenGrid, VideoGeometry
 
 
 def test_a_wan_frame_is_1560_tokens() -> None:
-    latents = WAN_GEOMETRY.latent_size(PixelSize(480, 832))
+    assert (WAN_FRAME_SIZE.height, WAN_FRAME_SIZE.width) == (480, 832)
+    latents = WAN_GEOMETRY.latent_size(WAN_FRAME_SIZE)
     assert latents == LatentSize(60, 104)
     assert WAN_GEOMETRY.token_grid(latents) == TokenGrid(30, 52)
     assert WAN_GEOMETRY.token_grid(latents).num_tokens == 1560
@@ -45,8 +46,13 @@ def test_sizes_that_do_not_fit_are_refused_with_a_size_that_does() -> None:
     for refused in (WAN_GEOMETRY.num_frames, WAN_GEOMETRY.num_chunks, WAN_GEOMETRY.shot_num_frames):
         with pytest.raises(ValueError):
             refused(0)
-    with pytest.raises(ValueError):
-        WAN_GEOMETRY.num_latent_frames(-3)
+    for num_frames in (-3, 0):
+        with pytest.raises(ValueError, match=r"for example 1$"):
+            WAN_GEOMETRY.num_latent_frames(num_frames)
+    with pytest.raises(ValueError, match=r"for example 3$"):
+        WAN_GEOMETRY.num_chunks(2)
+    with pytest.raises(ValueError, match="the first chunk is 0"):
+        WAN_GEOMETRY.chunk_num_frames(-1)
     with pytest.raises(ValueError):
         PixelSize(0, 8)
     with pytest.raises(ValueError):

@@ -79,9 +79,10 @@ def test_the_student_sees_each_level_and_the_noise_of_each_step() -> None:
         assert got == pytest.approx(wanted, abs=1e-6)
 
 
-def test_an_exit_step_past_the_last_is_refused() -> None:
+@pytest.mark.parametrize("exit_step", [-1, 4])
+def test_an_exit_step_that_is_none_of_the_walk_is_refused(exit_step: int) -> None:
     with pytest.raises(ValueError, match=r"0\.\.3"):
-        few_step(_identity, _randn(0), SCHEDULE.student_sigmas(), _randn, exit_step=4)
+        few_step(_identity, _randn(0), SCHEDULE.student_sigmas(), _randn, exit_step=exit_step)
 
 
 def test_guidance_is_the_line_through_both_predictions() -> None:

@@ -1,7 +1,9 @@
 """Tables agree with the published numbers; training draws follow the same law."""
 
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -120,3 +122,37 @@ def test_levels_in_numbers() -> None:
     assert FlowSchedule(shift=8.0, num_train_steps=4).train_sigmas().tolist() == pytest.approx(
         [1, 6 / 6.25, 4 / 4.5, 2 / 2.75]
     )
+
+
+def test_levels_are_the_float32_nearest_to_the_exact_ones() -> None:
+    """In float32 all the way, some rows of the table are a last bit off."""
+    exact = [Fraction(8 * s, 1000 + 7 * s) for s in range(1000, 0, -1)]
+    assert SCHEDULE.train_sigmas().tolist() == [np.float32(float(level)) for level in exact]
+    assert SCHEDULE.student_sigmas(range(1000, 0, -1)).tolist() == SCHEDULE.train_sigmas().tolist()
+    assert SCHEDULE.sampling_sigmas(1000).tolist() == [*SCHEDULE.train_sigmas().tolist(), 0]
+
+
+def test_the_published_schedule_is_the_usual_one() -> None:
+    golden = load_file(GOLDEN)["denoising_steps"]
+    torch.testing.assert_close(1000 * FlowSchedule().student_sigmas(), golden, **CLOSE)
+    assert len(FlowSchedule().train_sigmas()) == 1000
+
+
+def test_what_lies_on_a_bound_is_a_schedule_and_what_lies_beyond_is_none() -> None:
+    assert FlowSchedule(shift=0.25, num_train_steps=1).train_sigmas().tolist() == [1]
+    assert SCHEDULE.sampling_sigmas(1).tolist() == [1, 0]
+    assert SCHEDULE.student_sigmas((1000, 0)).tolist() == [1, 0]
+    generator = torch.Generator().manual_seed(0)
+    assert SCHEDULE.sample_training_sigma(generator, (2,), low=0.0, high=1.0).shape == (2,)
+    for refused in (
+        lambda: FlowSchedule(shift=-1.0),
+        lambda: FlowSchedule(num_train_steps=0),
+        lambda: SCHEDULE.sampling_sigmas(0),
+        lambda: SCHEDULE.student_sigmas(()),
+        lambda: SCHEDULE.student_sigmas((500, -1)),
+        lambda: SCHEDULE.student_sigmas((500, 500)),
+        lambda: SCHEDULE.sample_training_sigma(generator, (1,), low=-0.1),
+        lambda: SCHEDULE.sample_training_sigma(generator, (1,), high=1.1),
+    ):
+        with pytest.raises(ValueError):
+            refused()

@@ -101,3 +101,10 @@ def test_a_short_caption_is_not_touched() -> None:
     caption = "The purple fox walks slowly to the right, and the owl looks after it."
     _, _, *lines = subtitles([caption], [12], 12).splitlines()
     assert " ".join(lines) == caption and len(lines) == 2
+
+
+def test_every_shot_has_a_caption_and_every_caption_a_shot() -> None:
+    for captions, lengths in ((["a"], [12, 12]), (["a", "b"], [12])):
+        for write in (subtitles, web_subtitles):
+            with pytest.raises(ValueError):
+                write(captions, lengths, 12)

@@ -430,3 +430,14 @@ def test_the_cache_of_480x832_in_numbers() -> None:
         assert short.own == slice(3120, 9360), "a shorter context ends where the shot begins"
         cache.finish(short)
         assert cache.begin(3, 0, None).whole == slice(3120, 14_040)
+
+
+def test_a_cache_is_as_wide_and_as_precise_as_it_is_asked_to_be() -> None:
+    for changes, heads, dtype in (
+        ({}, CONFIG.num_heads, torch.float32),
+        ({"num_heads": 1, "dtype": torch.bfloat16}, 1, torch.bfloat16),
+    ):
+        cache = DualCache(CONFIG, 2, GRID, **changes)
+        for keys, values in cache.layers:
+            assert keys.shape == values.shape and keys.dtype == values.dtype == dtype
+            assert keys.shape[0] == 2 and keys.shape[2] == heads

@@ -1,11 +1,15 @@
 """Chunks made ahead are those made in turn: made beside the caller, in order, no more than one."""
 
+from contextlib import contextmanager
 from threading import Event, current_thread
+from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 import torch
 
+from shotstream.streaming.ahead import Ahead, Halt, Halted
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.session import StorySession
 from tests.streaming.tiny import tiny_engine
@@ -120,3 +124,84 @@ def test_the_thread_computes_with_as_many_threads_as_the_caller() -> None:
     engine.dit.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
     list(StorySession(engine, "a forest night").shot("a fox walks", num_chunks=1, steps=1))
     assert set(seen) == {torch.get_num_threads()}
+
+
+def test_on_two_gpus_decoding_waits_for_its_latents_alone_and_holds_their_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """GPUs on paper: what is asked of torch, in order."""
+    asked: list[tuple[Any, ...]] = []
+    first, second = torch.device("cuda:0"), torch.device("cuda:1")
+
+    class Stream:
+        def __init__(self, device: torch.device, priority: int) -> None:
+            assert priority < 0  # before the denoising of what nobody has asked for yet
+            self.device = device
+
+        def wait_event(self, event: object) -> None:
+            asked.append(("wait", self.device, event))
+
+    @contextmanager
+    def within(stream: Stream) -> Any:
+        asked.append(("in", stream.device))
+        yield
+        asked.append(("out", stream.device))
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: asked.append(("thread", device, current_thread().name[:7]))
+    )
+    latents, ready = (
+        create_autospec(torch.Tensor, instance=True),
+        create_autospec(torch.cuda.Event, instance=True),
+    )
+    latents.device = first
+    latents.record_stream = lambda stream: asked.append(("hold", stream.device))
+    ahead = Ahead(first, second)
+    assert asked == [("thread", first, "denoise")]
+    for given, waits in (((latents, ready), True), ((latents, None), False), ((), False)):
+        asked.clear()
+        with ahead.decoding(*given):
+            asked.append(("work",))
+        on_first = [("wait", first, ready), ("hold", first)] if waits else []
+        assert asked.index(("work",)) == len(on_first) + 2
+        assert [one for one in asked if one[0] in ("wait", "hold")] == on_first
+        assert {one for one in asked if one[0] in ("in", "out")} == {
+            (way, device) for way in ("in", "out") for device in (first, second)
+        }
+        if waits:
+            assert asked.index(on_first[0]) < asked.index(on_first[1]) < asked.index(("in", first))
+    assert len(Ahead(first, first)._streams) == 1 and len(Ahead(first, torch.device("cpu"))._streams) == 1
+
+
+def test_on_a_gpu_two_passes_at_most_are_queued_and_none_once_a_halt_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Passed:
+        num_made = 0
+
+        def __init__(self, *, blocking: bool) -> None:
+            assert blocking  # the thread sleeps meanwhile
+            Passed.num_made += 1
+            self.number = Passed.num_made
+
+        def record(self) -> None:
+            asked.append(("queued", self.number))
+
+        def synchronize(self) -> None:
+            asked.append(("waited for", self.number))
+
+    monkeypatch.setattr(torch.cuda, "Event", Passed)
+    velocity = create_autospec(torch.Tensor, instance=True)
+    velocity.is_cuda = True
+    halt = Halt()
+    for step in range(3):
+        halt(0, step, velocity)
+    assert asked == [("queued", 1), ("queued", 2), ("waited for", 1), ("queued", 3), ("waited for", 2)]
+    halt.ask()
+    with pytest.raises(Halted):
+        halt(0, 3, velocity)
+    assert len(asked) == 5

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
+from shotstream.streaming import warm_up as warm_up_module
 from shotstream.streaming.warm_up import warm_up
 from tests.streaming.tiny import tiny_engine
 
@@ -66,3 +68,52 @@ def test_a_warm_up_leaves_no_trace_in_films() -> None:
         shot = StorySession(engine, "a forest night").shot("a fox walks")
         films.append(torch.cat([torch.from_numpy(chunk.frames.copy()) for chunk in shot]))
     assert torch.equal(*films)
+
+
+@pytest.mark.parametrize("num_chunks", [None, 3])
+def test_a_warm_up_runs_what_first_shots_consist_of_and_gives_the_cache_back(
+    monkeypatch: pytest.MonkeyPatch, num_chunks: int | None
+) -> None:
+    """A context of one caption, the shot with a commit between its chunks, then a context of two captions;
+    decoded are a first and a second chunk, and a frame of each is encoded."""
+    engine = tiny_engine()
+    passes: list[str] = []
+    states: list[bool] = []
+    encoded: list[tuple[int, ...]] = []
+    told: list[str] = []
+    clock = iter((100.0, 103.4))
+    decode, encode = engine.decode, engine.encode_frames
+
+    def watch(_module: object, _args: object, kwargs: dict[str, object]) -> None:
+        passes.append(str(kwargs["write"]))
+
+    def decoding(latents: torch.Tensor, state: object) -> object:
+        states.append(state is None)
+        return decode(latents, state)  # pyright: ignore[reportArgumentType]
+
+    def encoding(frames: np.ndarray) -> torch.Tensor:
+        encoded.append(frames.shape)
+        return encode(frames)
+
+    engine.dit.register_forward_pre_hook(watch, with_kwargs=True)
+    monkeypatch.setattr(engine, "decode", decoding)
+    monkeypatch.setattr(engine, "encode_frames", encoding)
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert warm_up(engine, num_chunks, tell=told.append) == pytest.approx(3.4)
+    usual = 2
+    later = (num_chunks or usual) - 1
+    assert passes == ["global", "None", *["local", "None"] * later, "global"]
+    assert states == [True, False] and encoded == [(1, 32, 48, 3)] * 2
+    assert told[0].startswith("compiling for this CPU") and told[1:] == ["compiled in 3 s"]
+    assert len(engine._spare_caches) == 1  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_warm_ups_context_reads_as_many_captions_as_it_is_told_on_the_transformers_device() -> None:
+    engine = tiny_engine()
+    for num_captions, rows in ((1, [0, 0, 0]), (2, [0, 1, 0])):
+        made = warm_up_module._conditioning(engine, num_captions)  # pyright: ignore[reportPrivateUsage]
+        assert made.positions.caption_index.tolist() == [rows]
+    engine.dit.to("meta")
+    made = warm_up_module._conditioning(engine, 2)  # pyright: ignore[reportPrivateUsage]
+    for tensor in (made.context, made.positions.shot_phase, made.positions.caption_index, made.target_phase):
+        assert tensor.is_meta

@@ -1,7 +1,10 @@
 """Conditioning: what stands in the context, at which level, with which phase and which caption."""
 
+from dataclasses import fields
+
 import pytest
 import torch
+from torch import Tensor
 
 from shotstream.model.positions import context_positions
 from shotstream.streaming.conditioning import (
@@ -101,6 +104,22 @@ def test_samples_stack_to_a_batch() -> None:
     assert both.positions.caption_index.tolist() == [[0, 0, 0], [0, 0, 1]]
 
 
+def test_phases_stay_phases_and_captions_captions_however_samples_are_joined_sent_or_dropped() -> None:
+    """Under the published policy the two differ once there are more shots than context frames."""
+    config = tiny_config(num_context_frames=6)
+    plan = sample_context([9] * 8, 6, "published")
+    one = next_shot(plan, lambda _: torch.ones(4, 4, 6))
+    phases, captions = [2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5]
+    both = stack_conditioning([one, one])
+    for made in (both, both.to("cpu"), drop_context(both, torch.tensor([False, False]))):
+        assert made.positions.shot_phase.tolist() == [phases] * 2
+        assert made.positions.caption_index.tolist() == [captions] * 2
+        assert (made.target_phase.tolist(), made.target_caption.tolist()) == ([8, 8], [6, 6])
+    positions = full_pass(both, torch.zeros(2, 4, 3, 4, 6), torch.ones(2, 3), config).positions
+    assert positions.shot_phase.tolist() == [[*phases, 8, 8, 8]] * 2
+    assert positions.caption_index.tolist() == [[*captions, 6, 6, 6]] * 2
+
+
 def test_context_and_positions_must_agree() -> None:
     zeros = torch.zeros(1, 2, dtype=torch.long)
     with pytest.raises(ValueError, match="3 context frames with 2 positions"):
@@ -110,3 +129,20 @@ def test_context_and_positions_must_agree() -> None:
             target_phase=torch.ones(1, dtype=torch.long),
             target_caption=torch.zeros(1, dtype=torch.long),
         )
+
+
+def test_what_a_shot_is_given_is_on_its_device_in_the_dtype_asked_for_and_numbers_are_whole() -> None:
+    config, half = tiny_config(), torch.bfloat16
+    plan = sample_context([9] * 3, 3, "theatre")
+    for made in (
+        first_shot(config, LATENT_SIZE, device="meta", dtype=half),
+        next_shot(plan, lambda _: torch.zeros(4, 4, 6), device="meta", dtype=half),
+        first_shot(config, LATENT_SIZE, dtype=half).to("meta"),
+    ):
+        numbers = [made.target_phase, made.target_caption]
+        for field in fields(made.positions):
+            value = getattr(made.positions, field.name)
+            numbers += [value] if isinstance(value, Tensor) else []
+        assert made.context.shape == (1, 4, 3, 4, 6) and made.context.dtype == half
+        assert len(numbers) == 5 and {tensor.dtype for tensor in numbers} == {torch.long}
+        assert {tensor.device.type for tensor in (made.context, *numbers)} == {"meta"}

@@ -99,7 +99,8 @@ def test_a_cut_waits_for_the_last_chunks_frames_alone_and_an_early_one_wastes_fe
     last = geometry.shot_num_frames(2)
     assert before == sum(index < last for index in planned)
     take = keeping.take()
-    assert len(encoded) <= len(take.candidate_frames) + before
+    missing = [index for index in take.candidate_frames if index not in planned or index >= last]
+    assert len(encoded) - before == len(missing)
     wasted = len(encoded) - len(take.candidate_frames)
     assert 0 <= wasted <= len(planned)
 
@@ -108,9 +109,14 @@ def test_of_a_long_shot_no_more_frames_are_held_than_an_end_may_ask_for(engine: 
     order = replace(ORDER, num_chunks=12)
     keeping = Keeping(engine, order)
     held: list[int] = []
-    for _ in make_shot(engine, order, keeping=keeping):
+    lengths = [engine.codec.geometry.shot_num_frames(num_chunks) for num_chunks in range(1, 13)]
+    most = max_frame_count(0, BUDGET)
+    for chunk in make_shot(engine, order, keeping=keeping):
         held.append(len(keeping._spare))
         assert not keeping._chunks
+        ends = lengths[chunk.chunk_index :]
+        assert keeping._spare.keys() <= {index for end in ends for index in candidate_frames(end, most)}
+        assert not keeping._spare.keys() & keeping._latents.keys()
     assert max(held) < 0.6 * engine.codec.geometry.shot_num_frames(12)
     assert held[-1] <= 11
     late = replace(order, takes=(keeping.take(),) * BUDGET)

@@ -10,7 +10,8 @@ from shotstream.bench.memory import engine_memory
 from shotstream.bench.models import WAN_TINY, random_bundle, random_config
 from shotstream.geometry import PixelSize
 from shotstream.model.dual_cache import DualCache
-from shotstream.streaming.memory import decode_peak, encode_peak, film_memory, pass_peak, peak_of
+from shotstream.streaming import memory
+from shotstream.streaming.memory import Memory, decode_peak, encode_peak, film_memory, pass_peak, peak_of
 from shotstream.streaming.parts import load_codec, load_dit
 from shotstream.streaming.pipeline import build_engine
 from shotstream.streaming.switches import Switches
@@ -39,6 +40,26 @@ def test_what_is_alive_at_the_same_time_is_added_up_and_what_is_dropped_is_not()
     assert (peak.peak, peak.kept) == (8000, 4000)
     # In place nothing is made.
     assert peak_of(lambda: torch.zeros(1000).add_(1).mul_(2)).peak == 4000
+
+
+def test_a_film_needs_all_its_parts_and_a_gigabyte_for_what_is_not_counted() -> None:
+    parts = {"transformer": 1, "caches": 20, "text_encoder": 300, "codec": 4000, "transient": 50_000}
+    assert Memory(**parts).total == 54_321 + 10**9
+
+
+def test_a_visiting_text_encoder_needs_its_largest_layer_in_the_films_dtype() -> None:
+    tensors = {
+        "shared.weight": torch.zeros(100),
+        "encoder.block.0.a": torch.zeros(3),
+        "encoder.block.0.b": torch.zeros(4),
+        "encoder.block.10.a": torch.zeros(9),
+        "encoder.block.1.a": torch.zeros(5),
+    }
+    for switches, num_numbers in ((Switches(offload_text=True), 9), (Switches(), 121)):
+        for dtype in (torch.bfloat16, torch.float32):
+            needed = memory._text_bytes(tensors, dtype, switches)  # pyright: ignore[reportPrivateUsage]
+            assert needed == num_numbers * dtype.itemsize
+    assert memory._text_bytes({}, torch.float32, Switches(offload_text=True)) == 0  # pyright: ignore
 
 
 @pytest.mark.parametrize("switches", first(1, [Switches(), Switches(weights="float8", float8_cache=True)]))

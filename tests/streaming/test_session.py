@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.engine import Engine
-from shotstream.streaming.keeping import as_picture
+from shotstream.streaming.keeping import Keeping, as_picture
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.streaming.saved_session import SessionError, read_session
+from shotstream.streaming.saved_session import SessionError, Take, read_session
 from shotstream.streaming.session import StorySession
 from shotstream.streaming.shot import Chunk
 from tests.params import first
@@ -474,6 +474,24 @@ def test_a_session_in_which_one_bit_has_changed_is_refused(tmp_path: Path) -> No
     assert len(read_session(path).takes) == 3
 
 
+def test_latents_of_another_kind_or_shape_than_were_written_are_refused_though_their_bytes_are_the_same(
+    tmp_path: Path,
+) -> None:
+    session = start(tiny_engine())
+    frames_of(session.shot("a fox", num_chunks=1, steps=1))
+    path = tmp_path / "session"
+    session.save(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    latents = load_file(path)["take.0"]
+    for other in (latents.view(torch.int32), latents.flatten(2)):
+        save_file({"take.0": other}, path, metadata=metadata)
+        with pytest.raises(SessionError, match="not what was written"):
+            read_session(path)
+    save_file({"take.0": latents}, path, metadata=metadata)
+    assert torch.equal(read_session(path).takes[0].latents, latents)
+
+
 def test_a_session_saved_without_a_sum_by_an_earlier_version_is_read(tmp_path: Path) -> None:
     session = start(tiny_engine())
     film(session, 2)
@@ -606,3 +624,38 @@ def test_a_shot_that_is_being_made_can_be_taken_again(engine: Engine) -> None:
     next(first)
     again = list(session.retake(-1, caption="an owl"))
     assert len(again) == 1 and [take.caption for take in session.shots] == ["an owl"]
+    second = session.shot("a fox", num_chunks=2)
+    next(second)
+    for nowhere in (2, -3):
+        with pytest.raises(ValueError, match=f"no shot {nowhere} to take again; there are 2,"):
+            session.retake(nowhere)
+    assert len(list(second)) == 1 and len(session.shots) == 2  # refused, it cut nothing
+
+
+def test_a_film_without_a_seed_is_the_film_of_seed_0() -> None:
+    engine = tiny_engine()
+    sessions = (
+        StorySession(engine, "a wood"),
+        StreamingPipeline(engine).session("a wood"),
+        StorySession(engine, "a wood", seed=0),
+    )
+    films = [frames_of(session.shot("a fox", num_chunks=1, steps=1)) for session in sessions]
+    assert np.array_equal(films[0], films[2]) and np.array_equal(films[1], films[2])
+    assert {session.shots[0].seed for session in sessions} == {shot_seed(0, 0)}
+
+
+def test_a_cut_shot_is_no_longer_made_while_what_stays_of_it_is_encoded(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare: list[int] = []
+    take = Keeping.take
+
+    def watched(keeping: Keeping) -> Take:
+        spare.append(len(engine._spare_caches))  # pyright: ignore[reportPrivateUsage]
+        return take(keeping)
+
+    monkeypatch.setattr(Keeping, "take", watched)
+    shot = start(engine).shot("a fox", num_chunks=3, steps=1)
+    next(shot)
+    shot.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert spare == [1]  # the shot has given its cache back
