@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from shotstream.data.ode_pairs import OdePairs
 from shotstream.geometry import LatentSize
 from shotstream.streaming.conditioning import first_shot, stack_conditioning
+from shotstream.training.parallelize import Execution
 from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
 from shotstream.training.stages.teacher import TheatreModel
 from tests.training.test_student import student
@@ -97,6 +98,22 @@ def test_a_chunk_starts_from_any_state_and_only_one_that_is_followed_from_the_cl
         assert counts[chunk][levels:].sum() == 0
         assert (np.abs(counts[chunk][:levels] - expected) < 4 * expected**0.5).all()
     assert (drawn[:, 0] != drawn[:, 1]).any(dim=1).float().mean() > 0.9, "samples are drawn apart"
+
+
+@pytest.mark.parametrize("at_once", [0, 1])
+def test_a_steps_loss_is_the_mean_over_its_noised_frames_however_it_is_parted(
+    at_once: int, tmp_path: Path
+) -> None:
+    stage = stage_of(tmp_path, 10)
+    stage.execution = Execution(samples_at_once=at_once)
+    some_are_clean = False
+    for step in range(6):
+        pairs, chosen = stage._draw(step)  # pyright: ignore[reportPrivateUsage]
+        some_are_clean |= bool((chosen == 4).any())
+        with torch.no_grad():
+            wanted = stage.loss(pairs, chosen).item()
+        assert stage.step(step)["loss"] == pytest.approx(wanted, rel=1e-5)
+    assert some_are_clean
 
 
 @pytest.mark.parametrize("optimiser", ["muon", "adamw"])
