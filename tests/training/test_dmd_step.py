@@ -349,3 +349,17 @@ def test_a_loss_that_is_no_number_is_told_with_its_step_and_moves_nobody(broken:
         stage.step(3)
     assert all(torch.equal(before[name], value) for name, value in stage.student.dit.named_parameters())
     assert stage.ema.num_updates == 0
+
+
+def test_the_teacher_is_held_in_what_it_is_multiplied_in_and_what_learns_is_not() -> None:
+    """Half of its memory: at 1.3 billion parameters what learns would else not fit beside it."""
+    stage = stage_of("matmul_dtype=bfloat16")
+    kinds = {
+        name: {layer.weight.dtype for layer in dit.modules() if isinstance(layer, nn.Linear)}
+        for name, dit in (
+            ("student", stage.student.dit),
+            ("fake", stage.fake),
+            ("teacher", stage.teacher.dit),
+        )
+    }
+    assert kinds == {"student": {torch.float32}, "fake": {torch.float32}, "teacher": {torch.bfloat16}}

@@ -1,4 +1,4 @@
-"""What a step of the pairs' stage must do: which chunk of a shot, after what, from which noise, along what."""
+"""What a step of the pairs' stage must do: which chunk of a shot, after what, from which noise, and how."""
 
 import hashlib
 from itertools import pairwise

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shotstream.data.captions import StoredTextConfig
 from shotstream.training.recipes import RECIPES, recipe
 
 COUNT = ((1, 7), (0, -1))
@@ -127,3 +128,14 @@ def test_the_table_has_every_number_of_every_stage() -> None:
             assert is_dataclass(config)
             numbers = {one.name for one in fields(config) if type(getattr(config, one.name)) in (int, float)}
             assert numbers <= known, name
+
+
+def test_captions_of_shards_are_read_where_the_shards_are() -> None:
+    """Whatever a recipe says of its text encoder: the shards hold what theirs said."""
+    for name, directory in (("wan_teacher", "shards/others"), ("wan_teacher", "")):
+        stage: Any = recipe(name, [f"stage.pool.directory={directory}"] if directory else []).stage
+        assert stage.text == StoredTextConfig(directory=stage.pool.directory)
+        assert not directory or stage.text.directory == directory
+    theatre: Any = recipe("theatre_teacher").stage
+    with pytest.raises(ValueError, match="text is stored with shards, and the stories are rendered"):
+        replace(theatre, text=StoredTextConfig(directory="shards"))

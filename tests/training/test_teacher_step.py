@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -261,3 +262,11 @@ def test_flex_attentions_blocks_are_asked_for_where_its_kernel_takes_the_heads()
         sized = replace(config, dim=config.num_heads * head_dim)
         assert teacher.mask_form(cuda, sized) == form
         assert teacher.mask_form(cpu, sized) == "slices"
+
+
+def test_held_out_stories_are_the_theatres_alone(tmp_path: Path) -> None:
+    """Shards have none: nothing is previewed, and nothing asked of the network."""
+    stage = stage_of()
+    stage.averaged = lambda: pytest.fail("asked")  # type: ignore[method-assign]
+    assert stage.preview(3, tmp_path) == {}
+    assert not list(tmp_path.iterdir())

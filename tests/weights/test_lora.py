@@ -186,6 +186,21 @@ def test_alpha_and_rank_may_lie_beside_the_tensors_of_a_pytorch_file(tiny: Any, 
         _merge(tiny.dit, LoraSource(path=path))
 
 
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_what_a_file_says_of_itself_goes_before_a_config_that_lies_beside_it(
+    tiny: Any, tmp_path: Path, kind: str
+) -> None:
+    """A folder of several LoRAs has one `adapter_config.json`, which may be another's."""
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 16}))
+    path = tmp_path / f"lora.{kind}"
+    tensors = _named(tiny.dit, "peft")
+    if kind == "pt":
+        torch.save({"lora": tensors, "alpha": 2}, path)
+    else:
+        save_file(tensors, path, {"ss_network_alpha": "2"})
+    _same(_merge(tiny.dit, LoraSource(path=path)), _right(tiny.dit, 0.5))
+
+
 def test_only_the_generators_adapter_of_a_training_checkpoint_is_taken(tiny: Any, tmp_path: Path) -> None:
     path = tmp_path / "lora.pt"
     critic = {name: tensor * 7 for name, tensor in _named(tiny.dit, "peft_model").items()}
