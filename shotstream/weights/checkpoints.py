@@ -44,6 +44,25 @@ _IDLE_OF_FP8 = re.compile(r"(.*\.)?(input_scale|scale_input|scaled_fp8|comfy_qua
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _MOST_DEPTH, _MOST_ENTRIES = 8, 1_000_000
 _DEEPSPEED = "mp_rank_00_model_states.pt"
+# How torch's AveragedModel counts what it averaged, beside the `module` that holds the average.
+_COUNT_OF_AVERAGE, _AVERAGED_MODULE = "n_averaged", "module."
+_QUANTISED = re.compile(
+    r"\.(SCB|absmax|quant_map|nested_absmax|quant_state\.\w+|qweight|qzeros|scales|g_idx|weight_format)$"
+)
+_FURTHER_PARTS = re.compile(
+    r"img_emb|[kv]_img|add_[kv]_proj|image_embedder|vace|control|camera|audio|motion|face"
+)
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+# What training programs put beside the weights.
+_BESIDE_WEIGHTS = (
+    "optimizer",
+    "scheduler",
+    "training_args",
+    "rng_state",
+    "random_states",
+    "scaler",
+    "sampler",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +95,8 @@ def read_transformer(path: Path, config: DiTConfig, *, ema: bool | None = None) 
     """
     notes: list[str] = []
     file = _file_of(path)
-    entries = flat_tensors(file, notes)
+    unnamed: list[str] = []
+    entries = flat_tensors(file, notes, unnamed)
     shapes = dit_shapes(config)
     theirs = dit_names_of_diffusers(config.num_layers)
     counts: dict[tuple[str, bool], int] = {}
@@ -85,9 +105,10 @@ def read_transformer(path: Path, config: DiTConfig, *, ema: bool | None = None) 
             counts[prefix, of_diffusers] = counts.get((prefix, of_diffusers), 0) + count
     is_lora = any("lora_" in name for name in entries)
     if not counts or (is_lora and max(counts.values()) < len(shapes) / 2):
-        raise CheckpointError(f"{file}: no transformer inside; {_kind_of_keys(entries)}")
+        raise CheckpointError(f"{file}: no transformer inside; {_kind_of_keys(entries, unnamed)}")
     candidates = _candidates(counts, len(shapes))
-    prefix = _choose(sorted(candidates), str(file), ema, notes)
+    averages = {prefix for prefix in candidates if _is_average(prefix, entries)}
+    prefix = _choose(sorted(candidates), averages, str(file), ema, notes)
     where = f"{file}[{prefix.rstrip('.')}]" if prefix else str(file)
     tensors = {
         name.removeprefix(prefix): tensor for name, tensor in entries.items() if name.startswith(prefix)
@@ -101,23 +122,24 @@ def read_transformer(path: Path, config: DiTConfig, *, ema: bool | None = None) 
     if candidates[prefix]:
         tensors = rename(tensors, _with_scales(theirs))
     tensors = _unscaled(tensors, where, notes)
-    check_tensors(shapes, tensors, where, "it belongs to a transformer of other sizes")
+    check_tensors(shapes, tensors, where, _why_not(tensors, shapes, config.num_layers))
     if num_left:
         notes.append(f"{file.name}: {num_left} tensors that are not of this transformer were left out")
     return Transformer(
         tensors=tensors,
         part=prefix.rstrip("."),
-        is_average=_AVERAGED.search(prefix) is not None,
+        is_average=prefix in averages,
         notes=tuple(notes),
     )
 
 
-def flat_tensors(file: Path, notes: list[str]) -> LazyTensors:
+def flat_tensors(file: Path, notes: list[str], unnamed: list[str] | None = None) -> LazyTensors:
     """Every tensor of a file by its dotted name, however deep in dictionaries it is.
 
     Args:
         file: PyTorch, told by its content, or safetensors or an index of shards.
         notes: What a person should know of the file is appended here.
+        unnamed: Names of lists of tensors, which have no names themselves, are appended here.
 
     Raises:
         CheckpointError: The file is unreadable or unsafe, or two tensors have one name.
@@ -125,7 +147,7 @@ def flat_tensors(file: Path, notes: list[str]) -> LazyTensors:
     if file.name.endswith(".json") or not file.is_file() or not begins_as_pytorch(file):
         found: Iterator[tuple[str, LazyTensor]] = iter(read_safetensors(file).items())
     else:
-        found = _of_dictionary(read_pytorch(file, notes), str(file))
+        found = _of_dictionary(read_pytorch(file, notes), str(file), [] if unnamed is None else unnamed)
     entries: LazyTensors = {}
     for name, tensor in found:
         plain = name
@@ -137,7 +159,9 @@ def flat_tensors(file: Path, notes: list[str]) -> LazyTensors:
     return entries
 
 
-def _of_dictionary(content: Mapping[Any, Any], where: str) -> Iterator[tuple[str, LazyTensor]]:
+def _of_dictionary(
+    content: Mapping[Any, Any], where: str, unnamed: list[str]
+) -> Iterator[tuple[str, LazyTensor]]:
     num_entries = 0
     waiting: list[tuple[str, int, Mapping[Any, Any]]] = [("", 0, content)]
     while waiting:
@@ -153,6 +177,8 @@ def _of_dictionary(content: Mapping[Any, Any], where: str) -> Iterator[tuple[str
                 yield name, lazy_tensor(name, value, where)
             elif isinstance(value, Mapping):
                 waiting.append((f"{name}.", depth + 1, value))
+            elif isinstance(value, list | tuple) and any(isinstance(one, Tensor | Mapping) for one in value):
+                unnamed.append(name)
 
 
 def _file_of(path: Path) -> Path:
@@ -178,6 +204,8 @@ def _file_of(path: Path) -> Path:
             "where it was trained (get_model_state_dict with full_state_dict=True) and give that file"
         )
     found = sorted(path.glob("*.index.json")) or sorted(path.glob("*.safetensors")) or _pytorch_files(path)
+    for file in found:
+        index_of_shard(file)  # without its index a shard is not one of several files to choose from
     if len(found) == 1:
         return found[0]
     if not found and (path / "transformer").is_dir():
@@ -191,7 +219,8 @@ def _file_of(path: Path) -> Path:
 
 
 def _pytorch_files(directory: Path) -> list[Path]:
-    return sorted(file for file in directory.iterdir() if file.suffix in (".pt", ".pth", ".bin", ".ckpt"))
+    found = (file for file in directory.iterdir() if file.suffix in (".pt", ".pth", ".bin", ".ckpt"))
+    return sorted(file for file in found if not file.name.startswith(_BESIDE_WEIGHTS))
 
 
 def _prefixes(entries: LazyTensors, names: frozenset[str]) -> dict[str, int]:
@@ -220,10 +249,15 @@ def _candidates(counts: Mapping[tuple[str, bool], int], num_names: int) -> dict[
     return {prefix: of_diffusers for prefix, (count, of_diffusers) in best.items() if count >= enough}
 
 
-def _choose(found: list[str], where: str, ema: bool | None, notes: list[str]) -> str:
+def _is_average(prefix: str, entries: LazyTensors) -> bool:
+    counted = f"{prefix.removesuffix(_AVERAGED_MODULE)}{_COUNT_OF_AVERAGE}"
+    return bool(_AVERAGED.search(prefix)) or (prefix.endswith(_AVERAGED_MODULE) and counted in entries)
+
+
+def _choose(found: list[str], averaged: set[str], where: str, ema: bool | None, notes: list[str]) -> str:
     """The prefix to read, of those behind which a transformer stands."""
     helpers = [prefix for prefix in found if is_of_helper(prefix)]
-    averages = [prefix for prefix in found if prefix not in helpers and _AVERAGED.search(prefix)]
+    averages = [prefix for prefix in found if prefix not in helpers and prefix in averaged]
     trained = [prefix for prefix in found if prefix not in helpers and prefix not in averages]
     if not averages and not trained:
         raise CheckpointError(
@@ -303,6 +337,14 @@ def _unscaled(tensors: LazyTensors, where: str, notes: list[str]) -> LazyTensors
     return result
 
 
+def widened(tensors: LazyTensors, where: str) -> LazyTensors:
+    """The same tensors, those in 8 bits in bfloat16, which holds them exactly."""
+    return {
+        name: _widened(name, tensor, None, where) if tensor.dtype in _FP8 else tensor
+        for name, tensor in tensors.items()
+    }
+
+
 def _widened(name: str, lazy: LazyTensor, scale: LazyTensor | None, where: str) -> LazyTensor:
     if scale is not None:
         per_row = (lazy.shape[0], *(1 for _ in lazy.shape[1:])) if lazy.shape else ()
@@ -321,7 +363,30 @@ def _widened(name: str, lazy: LazyTensor, scale: LazyTensor | None, where: str) 
     return LazyTensor(shape=lazy.shape, dtype=torch.bfloat16, load=load)
 
 
-def _kind_of_keys(entries: LazyTensors) -> str:
+def _why_not(tensors: LazyTensors, shapes: Mapping[str, tuple[int, ...]], num_layers: int) -> str:
+    """What a transformer is whose names or shapes are not those that are expected."""
+    extra, common = tensors.keys() - shapes.keys(), tensors.keys() & shapes.keys()
+    if any(_QUANTISED.search(name) for name in extra):
+        return (
+            "its weights are quantised in a way that is not read; give the model's weights in 16 or 32 bits"
+        )
+    blocks = {int(found[1]) for name in tensors if (found := _BLOCK.match(name))}
+    if blocks == set(range(num_layers)):
+        if any(_FURTHER_PARTS.search(name) for name in extra):
+            return (
+                "it is a transformer for more than text (image to video, control and the like), another model"
+            )
+        if all(tensors[name].shape == shapes[name] for name in common) and not extra:
+            return "it is not whole; fetch it again, or save it again where it was made"
+    return "it belongs to a transformer of other sizes"
+
+
+def _kind_of_keys(entries: LazyTensors, unnamed: list[str]) -> str:
+    if not entries and unnamed:
+        return (
+            f"its tensors are in a list ({unnamed[0]}), where nothing says which is which; save the model's "
+            "state_dict"
+        )
     if not entries:
         return "it holds no tensor at all"
     if any("lora_" in name or ".lora" in name for name in entries):

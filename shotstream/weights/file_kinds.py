@@ -42,12 +42,17 @@ def refuse_other_kinds(path: Path, wanted: str) -> None:
 def begins_as_pytorch(path: Path) -> bool:
     """Whether a file looks like what torch.save writes, whatever its name."""
     with path.open("rb") as file:
-        begin = file.read(2)
-    return begin == b"PK" or (begin[:1] == b"\x80" and _is_pickle_protocol(begin))
+        begin = file.read(9)
+    return begin[:2] == b"PK" or (_is_pickle(begin) and not _is_safetensors(begin))
 
 
-def _is_pickle_protocol(begin: bytes) -> bool:
-    return len(begin) == 2 and 2 <= begin[1] <= 5
+def _is_pickle(begin: bytes) -> bool:
+    return begin[:1] == b"\x80" and begin[1:2] in (b"\2", b"\3", b"\4", b"\5")
+
+
+def _is_safetensors(begin: bytes) -> bool:
+    """Whether a header of JSON follows the number of its bytes, which may look like the start of a pickle."""
+    return begin[8:9] == b"{" and int.from_bytes(begin[:8], "little") < 1 << 32
 
 
 def other_kind(path: Path) -> str | None:

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shotstream.weights.checkpoints import flat_tensors, is_of_helper
+from shotstream.weights.checkpoints import flat_tensors, is_of_helper, widened
 from shotstream.weights.file_kinds import CheckpointError, begins_as_pytorch
 from shotstream.weights.key_names import dit_names_of_diffusers
 from shotstream.weights.lora_config import AdapterConfig, config_beside, config_inside, config_of_metadata
@@ -60,6 +60,8 @@ _OTHER_ADAPTERS = (
     (re.compile(r"\.(set_weight|reshape_weight)$"), "a change of whole weights"),
     (re.compile(r"\.lora_embedding_[AB]"), "a LoRA of an embedding"),
     (re.compile(r"\.(lora_B|lora_up)(\.\w+)?\.bias$"), "a LoRA with biases"),
+    (re.compile(r"\.diff_m$"), "a change of the modulation"),
+    (re.compile(r"\.scalar$"), "a LoRA of LyCORIS with a learnt strength"),
     (re.compile(r"\.(ia3_l|vera_lambda|lora_E|ranknum)"), "an adapter that is no LoRA"),
 )
 _FLAT = re.compile(r"(?:lora_unet|lora_transformer|lora_dit|lycoris)_(.+)")
@@ -122,7 +124,7 @@ def read_lora(source: LoraSource, weights: LazyTensors) -> Lora:
     file, config = _file_and_config(source.path)
     notes: list[str] = []
     entries = _adapter_entries(flat_tensors(file, notes), str(file))
-    modules = _by_module(entries, weights, str(file))
+    modules = _by_module(widened(entries, str(file)), weights, str(file))
     deltas: dict[str, Callable[[], Tensor]] = {}
     wholes: LazyTensors = {}
     strengths: set[float] = set()
@@ -373,18 +375,17 @@ def _product(
     names = {kind: module.parts[kind][0] for kind in ("down", "up")}
     halves = sound({names[kind]: module.parts[kind][1] for kind in names}, where)
     down, up = halves[names["down"]], halves[names["up"]]
-    num_in = math.prod(base.shape[1:])
-    fits = (
-        len(base.shape) >= 2
-        and min(len(down.shape), len(up.shape)) >= 2
-        and down.shape[0] == up.shape[1]
-        and math.prod(up.shape[2:]) == 1
-        and (up.shape[0], math.prod(down.shape[1:])) == (base.shape[0], num_in)
-    )
-    if not fits:
+    have_sides = min(len(base.shape), len(down.shape), len(up.shape)) >= 2 and math.prod(up.shape[2:]) == 1
+    sides = (base.shape[0], math.prod(base.shape[1:]))
+    if not have_sides or (up.shape[0], math.prod(down.shape[1:])) != sides:
         raise CheckpointError(
             f"{where}: {list(up.shape)} x {list(down.shape)} does not fit {target} {list(base.shape)}; "
             "it is for another model"
+        )
+    if down.shape[0] != up.shape[1]:
+        raise CheckpointError(
+            f"{where}: {names['down']} has rank {down.shape[0]} and {names['up']} rank {up.shape[1]}; they "
+            "are halves of two LoRAs"
         )
 
     def load() -> Tensor:

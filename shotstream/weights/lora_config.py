@@ -20,7 +20,7 @@ from shotstream.weights.tensor_files import read_json, read_pytorch
 
 _CONFIG_NAME = "adapter_config.json"
 _PEFT_MODEL = re.compile(r"(base_model\.model\.)")
-_PLAIN_PATTERN = re.compile(r"\^?[\w.]+")
+_PLAIN_PATTERN = re.compile(r"\^?(?:[\w.]|\\\.)+")
 # How a LoRA may begin without changing the weights that it is added to.
 _HARMLESS_BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal", "default")
 # Settings that make it more than a product of two matrices.

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ _LARGEST_WEIGHT = 1e6
 _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _LARGEST_JSON_BYTES = 64 << 20
 _INDEX_SUFFIX = ".index.json"
+_SHARD = re.compile(r"(.+)-\d+-of-0*(\d{1,9})\.\w+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,12 +246,20 @@ def read_tensors(path: Path) -> LazyTensors:
 
 
 def index_of_shard(path: Path) -> Path | None:
-    """The index beside a file that is one shard of several, `model-00001-of-00003.safetensors`."""
-    stem, mark, rest = path.name.rpartition("-of-")
-    if not mark or not rest.partition(".")[0].isdigit():
+    """The index beside a file that is one shard of several, `model-00001-of-00003.safetensors`.
+
+    Raises:
+        CheckpointError: it is a shard, and its index is not there.
+    """
+    shard = _SHARD.fullmatch(path.name)
+    if shard is None:
         return None
-    beginning = stem.rpartition("-")[0]
-    found = path.with_name(f"{beginning}{path.suffix}{_INDEX_SUFFIX}")
+    found = path.with_name(f"{shard[1]}{path.suffix}{_INDEX_SUFFIX}")
+    if not found.is_file() and int(shard[2]) > 1:
+        raise CheckpointError(
+            f"{path}: one of {int(shard[2])} shards, and the index of all, {found.name}, is not beside it; "
+            "fetch it too"
+        )
     return found if found.is_file() else None
 
 
@@ -267,7 +277,8 @@ def lazy_tensors(content: Mapping[Any, Any], where: str) -> LazyTensors:
 
 def lazy_tensor(name: str, tensor: Tensor, where: str) -> LazyTensor:
     """A tensor of a PyTorch file; CheckpointError if it is sparse, quantised or larger than stored."""
-    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    is_plain = is_plain and not tensor.is_quantized and not tensor.is_nested
     if not is_plain:
         raise CheckpointError(
             f"{where}: {name} is sparse, quantised or without data; save it as a plain tensor"

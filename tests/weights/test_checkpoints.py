@@ -134,6 +134,30 @@ def test_average_or_not_is_the_persons_choice_and_never_replaced(tiny: Any, tmp_
         read(other, False)
 
 
+def test_an_averaged_model_of_torchs_is_an_average(tiny: Any, tmp_path: Path) -> None:
+    """`AveragedModel` names what it averaged `module`, and was told to be the weights as trained."""
+    path = tmp_path / "averaged.pt"
+    averaged = {"n_averaged": torch.tensor(7), **_behind("module.", tiny.dit)}
+    for content, ema in ((averaged, None), (averaged, True), ({"generator": averaged}, None)):
+        torch.save(content, path)
+        found = read_transformer(path, tiny.dit_config, ema=ema)
+        assert found.is_average and "the average over training" in " ".join(found.notes)
+        assert _is(found, tiny.dit)
+    with pytest.raises(CheckpointError, match="no trained weights inside, only averaged ones"):
+        read_transformer(path, tiny.dit_config, ema=False)
+    torch.save(_behind("module.", tiny.dit), path)
+    assert not read_transformer(path, tiny.dit_config).is_average
+
+
+def test_the_content_and_not_the_name_tells_the_format(tiny: Any, tmp_path: Path) -> None:
+    """torch reads a path that ends in .safetensors as that: a PyTorch file of that name was an error."""
+    pickled, safe = tmp_path / "a.safetensors", tmp_path / "a.pt"
+    torch.save(tiny.dit, pickled)
+    save_file(tiny.dit, safe)
+    for path in (pickled, safe):
+        assert _is(read_transformer(path, tiny.dit_config), tiny.dit)
+
+
 def test_the_networks_that_trained_it_are_not_taken_for_it(tiny: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     critic = _behind("model.", {name: tensor - 5 for name, tensor in tiny.dit.items()})
@@ -194,7 +218,27 @@ def test_two_tensors_of_one_name_are_refused(tiny: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda dit: dit.pop("model.blocks.1.ffn.2.bias"), r"1 missing keys \(blocks\.1\.ffn\.2\.bias\)"),
+        (
+            lambda dit: dit.pop("model.blocks.1.ffn.2.bias"),
+            r"1 missing keys \(blocks\.1\.ffn\.2\.bias\); it is not whole; fetch it again",
+        ),
+        (
+            lambda dit: dit.update({"model.blocks.0.self_attn.q.SCB": torch.ones(24)}),
+            r"unexpected keys .*; its weights are quantised in a way that is not read; give",
+        ),
+        (
+            lambda dit: dit.update(
+                {
+                    "model.img_emb.proj.0.weight": torch.zeros(3),
+                    "model.patch_embedding.weight": torch.zeros(24, 36, 1, 2, 2),
+                }
+            ),
+            r"wrong shapes .*; it is a transformer for more than text .image to video, .* another model",
+        ),
+        (
+            lambda dit: dit.update({"model.blocks.2.ffn.2.bias": torch.zeros(24)}),
+            r"1 unexpected keys .* it belongs to a transformer of other sizes",
+        ),
         (lambda dit: dit.update({"model.extra": torch.zeros(1)}), r"1 unexpected keys \(extra\)"),
         (lambda dit: dit.update({"model.head.head.bias": torch.zeros(3)}), r"head\.head\.bias is \[3\]"),
         (lambda dit: dit.clear(), r"no transformer inside; it holds no tensor at all"),
@@ -221,6 +265,8 @@ def test_a_file_of_something_else_says_what_it_holds(tiny: Any, tmp_path: Path) 
         ({"conv.weight": torch.zeros(1), "epoch": 3}, r"its 1 tensors are named conv\.weight"),
         ({"blocks.0.self_attn.q.lora_A.weight": torch.zeros(1, 1)}, r"it holds a LoRA: give it with --lora"),
         ({"model": {"_flat_param": torch.zeros(9)}}, r"pieces of sharded training \(FSDP\)"),
+        ({"decay": 0.9, "shadow_params": [torch.zeros(9)]}, r"its tensors are in a list \(shadow_params\)"),
+        ({"nets": [{"w": torch.zeros(9)}]}, r"its tensors are in a list \(nets\), where nothing says which"),
     ):
         torch.save(content, path)
         with pytest.raises(CheckpointError, match=complaint):
@@ -239,6 +285,16 @@ def test_a_directory_names_what_to_give(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="a distributed checkpoint of PyTorch"):
         read_transformer(tmp_path, tiny.dit_config)
     (tmp_path / ".metadata").unlink()
+    for name in ("pytorch_model.bin", "optimizer.bin", "scheduler.bin", "training_args.bin"):
+        torch.save(tiny.dit if name == "pytorch_model.bin" else {}, tmp_path / name)
+    assert _is(read_transformer(tmp_path, tiny.dit_config), tiny.dit)
+    (tmp_path / "pytorch_model.bin").rename(tmp_path / "model-00001-of-00002.bin")
+    for given in (tmp_path, tmp_path / "model-00001-of-00002.bin"):
+        with pytest.raises(
+            CheckpointError, match=r"00001-of-00002\.bin: one of 2 shards, .* model\.bin\.index\.json, is not"
+        ):
+            read_transformer(given, tiny.dit_config)
+    (tmp_path / "model-00001-of-00002.bin").unlink()
     for name in ("a.pt", "b.pt"):
         torch.save({"generator": tiny.dit}, tmp_path / name)
     with pytest.raises(CheckpointError, match=r"2 files of weights \(a\.pt, b\.pt\); give one"):

@@ -149,6 +149,7 @@ def test_an_alpha_in_the_metadata_is_the_strength(
         ({"lora_alpha": 16}, (4.0, 4.0)),
         ({"lora_alpha": 16, "r": 4, "use_rslora": True}, (8.0, 8.0)),
         ({"lora_alpha": 16, "alpha_pattern": {"ffn.0": 2}}, (4.0, 0.5)),
+        ({"lora_alpha": 16, "alpha_pattern": {r"blocks\.1\.ffn\.0": 2}}, (4.0, 0.5)),
         ({"lora_alpha": 16, "alpha_pattern": {"fn.0": 2, "q": 8}}, (2.0, 4.0)),
         ({"lora_alpha": 16, "alpha_pattern": {"^blocks.1.ffn.0": 1}, "use_rslora": True}, (8.0, 0.5)),
         ({"lora_alpha": 16, "r": 64, "rank_pattern": {"q": 4, "blocks.1.ffn.0": 4}}, (4.0, 4.0)),
@@ -343,7 +344,15 @@ _STEM = f"base_model.model.{_Q}"
             lambda lora: lora.update({f"{_STEM}.lora_A.weight": torch.zeros(4, 23)}),
             r"\[24, 4\] x \[4, 23\] does not fit blocks\.0\.self_attn\.q\.weight \[24, 24\]",
         ),
-        (lambda lora: lora.update({f"{_STEM}.lora_A.weight": torch.zeros(3, 24)}), "does not fit"),
+        (
+            lambda lora: lora.update({f"{_STEM}.lora_A.weight": torch.zeros(3, 24)}),
+            r"lora_A\.weight has rank 3 and .*lora_B\.weight rank 4; they are halves of two LoRAs",
+        ),
+        (
+            lambda lora: lora.update({"diffusion_model.blocks.0.diff_m": torch.ones(1, 6, 24)}),
+            "the modulation",
+        ),
+        (lambda lora: lora.update({f"{_STEM}.scalar": torch.tensor(0.3)}), "with a learnt strength"),
         (lambda lora: lora.update({f"{_STEM}.lora_A.second.weight": torch.zeros(4, 24)}), "the same weight"),
         (lambda lora: lora.update({f"{_STEM}.alpha": torch.tensor(0.0)}), "alpha is 0; an alpha is above 0"),
         (lambda lora: lora.update({f"{_STEM}.alpha": torch.tensor(-4.0)}), "alpha is -4"),
@@ -403,6 +412,17 @@ def test_a_config_of_another_adapter_or_of_nonsense_is_refused(
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4, **config}))
     with pytest.raises(CheckpointError, match=complaint):
         _merge(tiny.dit, LoraSource(path=tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_lora_in_eight_bits_adds_what_its_numbers_stand_for(
+    tiny: Any, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    path = tmp_path / "lora.safetensors"
+    down, up = (half.to(dtype) for half in _halves(tiny.dit, _Q))
+    save_file({f"{_Q}.lora_A.weight": down, f"{_Q}.lora_B.weight": up}, path)
+    right = _with(tiny.dit, {f"{_Q}.weight": up.double() @ down.double()})
+    _same(_merge(tiny.dit, LoraSource(path=path)), right)
 
 
 def test_whole_weights_are_replaced_once_and_have_no_strength(tiny: Any, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.pytorch_files import read_pytorch
-from shotstream.weights.tensor_files import read_safetensors
+from shotstream.weights.tensor_files import read_safetensors, read_tensors, safetensors_metadata
 
 _CONTENT = {"a": torch.linspace(-1, 1, 100), "b": {"c": torch.arange(40), "d": 0.5}, "step": 3}
 
@@ -182,6 +183,22 @@ def _zip() -> bytes:
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("model.safetensors", b"1234")
     return stream.getvalue()
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
+def test_a_header_whose_length_looks_like_a_pickle_is_one_of_safetensors(
+    tmp_path: Path, name: str, length: int
+) -> None:
+    """A header of 0x280 bytes begins as a pickle of protocol 2 does: the file was said to be damaged."""
+    path = tmp_path / name
+    for padding in range(length - 120, length, 4):
+        save_file({"a": torch.arange(3.0)}, path, {"padding": "x" * padding})
+        if int.from_bytes(path.read_bytes()[:8], "little") == length:
+            break
+    assert path.read_bytes()[0] == 0x80 and path.read_bytes()[1] in (2, 3, 4, 5)
+    assert torch.equal(read_tensors(path)["a"].load(), torch.arange(3.0))
+    assert set(safetensors_metadata(path)) == {"padding"}
 
 
 _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4665b3\nsize 2838276\n"
