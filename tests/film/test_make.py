@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shotstream.codec.video_io import read_frames
+from shotstream.codec.video_io import H264Settings, read_frames
 from shotstream.film import (
     Film,
     FilmExistsError,
@@ -580,3 +580,20 @@ def test_the_longest_name_that_a_disk_takes_is_a_films() -> None:
     assert FilmFiles(film=Path(f"{fits}.MP4")).storyboard.name == f"{fits}.storyboard.png"
     with pytest.raises(ValueError, match="is too long; shorten it by 1 bytes"):
         FilmFiles(film=Path(f"{fits}x.mp4"))
+
+
+@pytest.mark.usefixtures("fast_videos")
+def test_a_film_is_as_large_and_as_fast_as_it_was_made_unless_it_is_to_be_enlarged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[int, int]] = []
+
+    def begin(_: Writer, path: Path, fps: int, h264: H264Settings, **__: object) -> None:
+        path.touch()
+        written.append((fps, h264.scale))
+
+    monkeypatch.setattr(Writer, "__init__", begin)
+    film(tmp_path / "twice", film_plan=plan(1))
+    settings = FilmSettings(files=FilmFiles(film=tmp_path / "once" / "film.mp4"))
+    make_film(FakePipeline(), plan(1), ENVIRONMENT, settings, lambda _: None)
+    assert written == [(12, 2), (12, 1)]
