@@ -331,8 +331,9 @@ def _playing(room: Room, place: Place | None) -> tuple[int, int]:
                 room.seen.add(card.take_id)
                 most = room.history.takes[card.take_id].num_chunks
                 return index, min(room.tools.chunk_of(place.frame_index) + 1, most)
-        known = making is not None and take_id == making.take_id
-        if not known and take_id not in room.history.takes:
+        if take_id in room.history.takes:
+            raise Refusal("refused", "what was playing is not in the film any more; look at it anew, and cut")
+        if making is None or take_id != making.take_id:
             raise Refusal("not_found", "this story has no such take")
     if making is not None and making.num_made:
         return making.order.index, making.num_made
@@ -398,9 +399,7 @@ def _at_shot(room: Room, shot_id: str) -> Effect:
 
 
 def _at_next(room: Room) -> Effect:
-    index = room.next_index()
-    if room.making is not None and index is not None:
-        index += 1
+    index = room.index_after_this()
     return _at(room, len(room.script.cards) if index is None else index)
 
 

@@ -191,7 +191,7 @@ class StoryState(Message):
 
     story_id: Id
     revision: int
-    """Grows by at least 1 with every change; within one run of the server."""
+    """Grows by at least 1 with every change, for as long as somebody watches the story."""
     title: str
     global_caption: str
     seed: Seed
@@ -297,7 +297,8 @@ class AddShot(Control):
 
 
 class EditShot(Control):
-    """Change what a shot is to be made from; a shot that is made becomes stale. Null leaves a value."""
+    """Change what a shot is to be made from; a shot that is made becomes stale, but by its length, which its
+    next take has. Null leaves a value."""
 
     type: Literal["edit_shot"]
     shot_id: Id
@@ -503,7 +504,7 @@ class Hello(Message):
 
 
 class Story(Message):
-    """The story as it is now; the second message, and again after every change."""
+    """The story as it is now; what comes after `hello` and its notices, and again after every change."""
 
     type: Literal["story"] = "story"
     story: StoryState
@@ -575,16 +576,16 @@ class Telemetry(Message):
     look_ahead_s: float
     """How far the film is made in front of the slowest viewer."""
     first_chunk_s: float | None
-    """From asking for the shot to its first chunk, of the latest shot; null: none yet."""
+    """From beginning the take to its first chunk, of the latest shot; null: none yet."""
     num_viewers: int
     """Of this story."""
 
 
 class Notice(Message):
-    """Something a person should know; nothing failed."""
+    """Something a person should know."""
 
     type: Literal["notice"] = "notice"
-    code: Literal["weights_changed", "caption", "quota", "storage", "deleted", "closing"]
+    code: Literal["weights_changed", "storage", "deleted", "closing"]
     message: str
     """For the person, in one line."""
 
@@ -602,7 +603,7 @@ class Error(Message):
 
     type: Literal["error"] = "error"
     reply_to: ReplyId | None
-    """Null: the message's `id` could not be read."""
+    """Null: the message has no `id`, or none that could be read."""
     code: ErrorCode
     message: str
     """For the person, in one line."""
@@ -626,7 +627,7 @@ class CreateStory(Message):
     """A new story: a bundled one by name, or a document (docs: stories), or an empty one."""
 
     bundled: Annotated[str, Field(max_length=100)] | None = None
-    """Name of a bundled story; then the rest is left out."""
+    """Name of a bundled story; then title, global caption and shots are its own, and are left out."""
     title: Title = "Untitled"
     global_caption: Caption | None = None
     """Needed unless `bundled` is given."""

@@ -207,7 +207,7 @@ class Exporter:
                 )
         first = self._takes[0]
         for number, take in enumerate(self._takes, start=1):
-            if (take.weights_sha256, take.environment) != (first.weights_sha256, first.environment):
+            if _made_with(take) != _made_with(first):
                 raise Refusal(
                     "refused",
                     f"shots 1 and {number} were made by different models or on different machines; make the "
@@ -264,3 +264,8 @@ class Exporter:
             shot_num_frames=tuple(take.num_frames for take in self._takes),
             fps=self._fps,
         )
+
+
+def _made_with(take: TakeRecord) -> tuple[object, ...]:
+    """What all shots of a replay share."""
+    return take.weights_sha256, take.num_steps, take.environment

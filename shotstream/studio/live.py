@@ -6,12 +6,12 @@ from collections.abc import Awaitable
 from typing import Any, cast
 
 import anyio
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from shotstream.documents import DocumentError, parse_json
 from shotstream.studio.bodies import in_words
-from shotstream.studio.events import FROM_VIEWER, CutShown, Error, ErrorCode, Playhead
+from shotstream.studio.events import FROM_VIEWER, CutShown, Error, ErrorCode, Playhead, ReplyId
 from shotstream.studio.limits import Limits
 from shotstream.studio.pace import Bucket
 from shotstream.studio.refusal import Refusal
@@ -24,6 +24,7 @@ _MAX_TOO_FAST = 100
 _BURST_S = 2.0
 """So much time's messages may come at once; after so much rest what was too fast is forgotten."""
 _CLOSE_WAIT_S = 5.0
+_REPLY_ID: TypeAdapter[str] = TypeAdapter(ReplyId)
 
 
 async def serve_viewer(socket: WebSocket, story_id: str, worker: Worker, limits: Limits) -> None:
@@ -161,9 +162,10 @@ def _id_in(text: str | None, limits: Limits) -> str | None:
 
 
 def _reply_to(document: dict[str, Any]) -> str | None:
-    given = document.get("id")
-    is_usable = isinstance(given, str) and 1 <= len(given) <= 64 and given.isprintable()
-    return given if is_usable else None
+    try:
+        return _REPLY_ID.validate_python(document.get("id"), strict=True)
+    except ValidationError:
+        return None
 
 
 def _validate(document: dict[str, Any]) -> Any:
@@ -179,6 +181,8 @@ def refusal_of(error: ValidationError) -> Refusal:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if first["type"] == "union_tag_invalid":
         return Refusal("unknown_event", "no such type of event")
+    if first["type"] == "union_tag_not_found":
+        return Refusal("invalid", "type: it is missing")
     # The first part of the way to the field is the message's type, which the viewer knows.
     where = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
     return Refusal("invalid", f"{where}: {in_words(first)}"[:300])

@@ -223,7 +223,7 @@ class TakeInMaking:
         self.order = order
         self.take_id = new_id()
         self.chunks: list[MadeChunk] = []
-        self.asked_s = time.monotonic()
+        self.begun_s = time.monotonic()
         self._shot = ShotOrder(
             global_caption=order.global_caption,
             caption=order.caption,

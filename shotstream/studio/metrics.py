@@ -25,7 +25,7 @@ class Metrics:
         )
         self.first_chunk_s = Histogram(
             "shotstream_first_chunk_seconds",
-            "From asking for a shot to its first chunk.",
+            "From beginning a take to its first chunk.",
             buckets=_BUCKETS_S,
             registry=registry,
         )

@@ -35,12 +35,11 @@ from shotstream.studio.mending import TakeLost, mend
 from shotstream.studio.script import Script, TakeRecord, start_frames
 from shotstream.studio.seat import Seat
 from shotstream.studio.store import StoredStory
-from shotstream.studio.trouble import explain, is_trouble
+from shotstream.studio.trouble import explain, in_one_line, is_trouble
 from shotstream.studio.views import making_state, story_state
 
 _FPS_WINDOW_S = 5.0
 _TRY_AGAIN_S = 5.0
-_NAMELESS = "a fault of the server; its log tells more"
 _log = logging.getLogger(__name__)
 
 RoomState = Literal["generating", "ahead", "idle", "paused", "full"]
@@ -170,13 +169,24 @@ class Room:
 
     def next_index(self) -> int | None:
         """The place of the shot that is made now, or next; None: nothing is asked for."""
-        if self.making is not None:
-            return self.making.order.index
+        return self.index_after_this() if self.making is None else self.making.order.index
+
+    def index_after_this(self) -> int | None:
+        """The place of the shot that is made when the take in the making has ended; None: none is.
+
+        Where one has failed, what comes after it is made only when it was asked for by name.
+        """
+        own = None if self.making is None else self.making.order.shot_id
+        plays_on = self.history.autoplay
         for index, card in enumerate(self.script.cards):
+            if card.shot_id == own:
+                continue
             if card.shot_id in self.history.wanted:
                 return index
-            if self.history.autoplay and card.take_id is None:
-                return None if card.shot_id in self.failures else index
+            if plays_on and card.take_id is None:
+                if card.shot_id not in self.failures:
+                    return index
+                plays_on = False
         return None
 
     def look_ahead(self, now_s: float) -> int:
@@ -210,7 +220,7 @@ class Room:
         metrics.frames.inc(chunk.num_frames)
         self._made.append((time.monotonic(), chunk.num_frames))
         if chunk.chunk_index == 0:
-            self._first_chunk_s = time.monotonic() - making.asked_s
+            self._first_chunk_s = time.monotonic() - making.begun_s
             metrics.first_chunk_s.observe(self._first_chunk_s)
         self._send_chunk(making, chunk, list(self.seats.values()))
         if making.is_complete:
@@ -300,8 +310,7 @@ class Room:
         _log.error("shot %s of story %s failed", making.order.shot_id, self.story_id, exc_info=error)
         self.making = making
         self.discard("failed")
-        message = " ".join(str(error).split()) or _NAMELESS
-        self._give_up(making.order.shot_id, message)
+        self._give_up(making.order.shot_id, in_one_line(error))
 
     def commit(
         self,
@@ -398,7 +407,7 @@ class Room:
             return None
         except (ValueError, RuntimeError) as error:
             _log.error("shot %s of story %s failed", order.shot_id, self.story_id, exc_info=error)
-            self._give_up(order.shot_id, " ".join(str(error).split()) or _NAMELESS)
+            self._give_up(order.shot_id, in_one_line(error))
             return None
         self.making = making
         self.changed()

@@ -299,6 +299,7 @@ class Studio:
             room.hold(error)
             return
         fresh.seats, fresh.revision, fresh.seen = room.seats, room.revision, room.seen
+        fresh.replaced_takes = room.replaced_takes
         fresh.empty_since_s = room.empty_since_s
         self._rooms[story_id] = fresh
         fresh.flush()

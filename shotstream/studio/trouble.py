@@ -75,6 +75,13 @@ def explain(error: BaseException) -> str:
     return known or "the database does not answer; look whether it runs"
 
 
+def in_one_line(error: Exception) -> str:
+    """Why a shot could not be made, for the person who waits for it."""
+    if isinstance(error, OSError):
+        return explain(error)
+    return " ".join(str(error).split()) or "a fault of the server; its log tells more"
+
+
 def refusal_of(error: BaseException) -> Refusal:
     """The answer to whoever asked for what could not be kept."""
     return Refusal("storage", f"nothing was changed: {explain(error)}")

@@ -1,0 +1,211 @@
+"""What docs/studio_protocol.md promises of takes, cuts, effects and codes, beside the tables of messages."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from shotstream.studio import events, live
+from shotstream.studio.events import FROM_VIEWER, Hello, Media, Notice, Story, TakeEnded, TakeStarted
+from shotstream.studio.exports import Exporter
+from shotstream.studio.limits import Limits
+from shotstream.studio.refusal import Refusal
+from shotstream.studio.trouble import in_one_line
+from tests.studio.stage import CAPTIONS, Inbox, Stage
+
+STUDIO = Path(inspect.getfile(events)).parent
+SOURCES = "".join(path.read_text(encoding="utf-8") for path in STUDIO.glob("*.py") if path.stem != "events")
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Three shots of two chunks, and a fourth that waits."""
+    stage = Stage(tmp_path_factory.mktemp("filmed"))
+    stage.run()
+    stage.ask("set_autoplay", on=False)
+    stage.ask("add_shot", shot={"caption": CAPTIONS[3]})
+    yield stage
+    stage.close()
+
+
+@pytest.mark.parametrize("given", ["1", "a" * 64, " ", "a\nb", "\u200d", "\u00a0", "狐"])
+def test_any_text_of_at_most_64_characters_is_an_id_and_comes_back(filmed: Stage, given: str) -> None:
+    """One with a line break came back in `done`, and not in `error`: no page knew what was refused."""
+    event = FROM_VIEWER.validate_python({"type": "set_autoplay", "id": given, "on": False})
+    filmed.studio.control(filmed.story_id, filmed.seat, event)  # pyright: ignore[reportArgumentType]
+    assert filmed.inbox.messages[-1].reply_to == given
+    assert live._reply_to({"id": given, "type": "nonsense"}) == given
+
+
+@pytest.mark.parametrize("given", [None, "", "a" * 65, 1, ["1"], "\ud800"])
+def test_what_is_no_id_does_not_come_back(given: object) -> None:
+    assert live._reply_to({"id": given}) is None
+
+
+def test_a_message_without_a_type_is_told_so() -> None:
+    with pytest.raises(ValidationError) as found:
+        FROM_VIEWER.validate_python({"id": "1"})
+    assert str(live.refusal_of(found.value)) == "type: it is missing"
+
+
+def test_every_notice_and_outcome_of_the_protocol_is_told_by_something() -> None:
+    """Two of the notices were promised and never sent."""
+    sent = set(re.findall(r'Notice\(\s*code="(\w+)"', SOURCES))
+    assert sent == set(get_args(Notice.model_fields["code"].annotation))
+    outcomes = get_args(TakeEnded.model_fields["outcome"].annotation)
+    assert all(f'"{outcome}"' in SOURCES for outcome in outcomes)
+
+
+EFFECTS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
+    "add_shot": ({"shot": {"caption": "a fox walks"}, "index": 1}, (1, 0, 21)),
+    "make_shot": ({"shot_id": 3}, (3, 0, 63)),
+    "retake": ({"shot_id": 1}, (1, 0, 21)),
+    "edit_shot": ({"shot_id": 1, "caption": "a owl walks"}, (1, 0, 21)),
+    "remove_shot": ({"shot_id": 1}, (1, 0, 21)),
+    "move_shot": ({"shot_id": 2, "index": 1}, (1, 0, 21)),
+    "cut": ({"playing": (1, 3)}, (2, 0, 30)),
+    "stop": ({}, (4, 0, 63)),
+    "edit_story": ({"global_caption": "a owl night"}, (0, 0, 0)),
+    "edit_story ": ({"title": "An owl"}, (4, 0, 63)),
+    "branch": ({"shot_id": 0}, (1, 0, 21)),
+    "pin": ({"frame": (0, 3)}, (4, 0, 63)),
+    "undo": ({}, (3, 0, 63)),
+    "set_autoplay": ({"on": True}, (3, 0, 63)),
+}
+
+
+@pytest.mark.parametrize("control", EFFECTS)
+def test_done_tells_the_chunk_at_which_a_control_takes_effect(filmed: Stage, control: str) -> None:
+    before = filmed.room.script
+    shots, film = filmed.story.shots, filmed.film()
+    fields, (shot_index, chunk_index, film_frame) = EFFECTS[control]
+
+    def meant(name: str, value: Any) -> Any:
+        if name == "shot_id":
+            return shots[value].shot_id
+        if name in ("playing", "frame"):
+            return {"take_id": film[value[0]], "frame_index": value[1]}
+        return value
+
+    given = {name: meant(name, value) for name, value in fields.items()}
+    effect = filmed.ask(control.strip(), **given).effect
+    after = filmed.story
+    assert (effect.shot_index, effect.chunk_index, effect.film_frame) == (shot_index, chunk_index, film_frame)
+    assert effect.shot_id == (after.shots[shot_index].shot_id if shot_index < len(after.shots) else None)
+    filmed.room.history.set_going(autoplay=False, wanted={})
+    if control == "branch":
+        filmed.ask("switch_branch", branch_id=filmed.story.branches[0].branch_id)
+    elif control == "undo":
+        filmed.ask("redo")
+    elif filmed.room.script != before:
+        filmed.ask("undo")
+    assert filmed.room.script == before
+
+
+def test_who_comes_is_told_hello_then_notices_then_the_story_then_what_is_being_made(filmed: Stage) -> None:
+    takes, first = filmed.room.history.takes, filmed.film()[0] or ""
+    own = takes[first]
+    takes[first] = replace(own, weights_sha256="f" * 64)
+    filmed.ask("make_shot", shot_id=filmed.story.shots[3].shot_id)
+    filmed.run(1)
+    inbox = Inbox()
+    seat = filmed.sit(inbox)
+    assert [type(message) for message in inbox.messages] == [Hello, Notice, Story, TakeStarted, Media]
+    assert inbox.messages[1].code == "weights_changed"
+    filmed.studio.detach(filmed.story_id, seat.viewer_id)
+    takes[first] = own
+    filmed.room.history.set_going(wanted={})
+    filmed.room.discard()
+
+
+def test_a_pin_takes_effect_at_the_next_shot_to_be_made_behind_the_one_in_the_making(filmed: Stage) -> None:
+    """A finished shot behind the one that was taken again was told, which stays as it is."""
+    filmed.ask("retake", shot_id=filmed.story.shots[1].shot_id)
+    filmed.run(1)
+    filmed.ask("set_autoplay", on=True)
+    pin = {"take_id": filmed.film()[0], "frame_index": 0}
+    assert filmed.ask("pin", frame=pin).effect.shot_index == 3
+    filmed.ask("undo")  # The take in the making.
+    filmed.ask("undo")
+    assert not filmed.story.pins
+
+
+def test_a_cut_at_the_last_chunk_of_a_finished_shot_leaves_the_film_as_it_is(filmed: Stage) -> None:
+    film = filmed.film()
+    effect = filmed.ask("cut", playing={"take_id": film[0], "frame_index": 20}).effect
+    assert (effect.shot_index, effect.film_frame) == (1, 21)
+    filmed.ask("stop")
+    assert filmed.film() == film
+
+
+def test_a_cut_in_a_take_that_is_not_in_the_film_is_refused(filmed: Stage) -> None:
+    """The last shot that was made was cut in its place."""
+    old = filmed.film()[0]
+    filmed.ask("retake", shot_id=filmed.story.shots[0].shot_id)
+    filmed.run()
+    assert filmed.film()[0] != old
+    assert filmed.refused("cut", playing={"take_id": old, "frame_index": 3}).code == "refused"
+    filmed.ask("undo")
+    assert filmed.film()[0] == old
+
+
+def test_what_was_asked_for_by_name_is_made_behind_a_shot_that_failed(filmed: Stage) -> None:
+    """It waited for ever: the failed one was first in turn, and waits for the person."""
+    filmed.ask("add_shot", shot={"caption": "a fox walks"}, index=1)
+    filmed.room.failures[filmed.story.shots[1].shot_id] = "it could not be made"
+    filmed.ask("set_autoplay", on=True)
+    assert filmed.run() == 0, "by itself nothing is made behind it"
+    last = filmed.film()[3]
+    filmed.ask("retake", shot_id=filmed.story.shots[3].shot_id)
+    assert filmed.run() == 2
+    assert filmed.film()[3] != last
+    assert filmed.statuses[1] == "failed"
+    filmed.room.failures.clear()
+    filmed.ask("undo")
+    filmed.ask("undo")
+    assert filmed.film()[2] == last
+
+
+def test_a_take_in_the_making_is_dropped_when_everybody_has_been_away_for_a_while(tmp_path: Path) -> None:
+    assert Limits().linger_s == 20
+    stage = Stage(tmp_path)
+    stage.run(1)
+    room, making = stage.room, stage.room.making
+    assert making is not None
+    stage.studio.detach(stage.story_id, stage.seat.viewer_id)
+    stage.studio._told_s = -1e9
+    stage.studio.tidy()
+    assert room.making is making, "a page can be reloaded"
+    assert room.empty_since_s is not None
+    room.empty_since_s -= 21
+    stage.studio._told_s = -1e9
+    stage.studio.tidy()
+    assert room.making is None
+    stage.close()
+
+
+def test_a_film_of_several_numbers_of_steps_has_no_replay(filmed: Stage) -> None:
+    takes, last = filmed.room.history.takes, filmed.film()[2] or ""
+    own = takes[last]
+    Exporter(filmed.tools, filmed.studio.film(filmed.story_id)).replay()
+    takes[last] = replace(own, num_steps=own.num_steps + 1)
+    with pytest.raises(Refusal, match="shots 1 and 3 were made by different models"):
+        Exporter(filmed.tools, filmed.studio.film(filmed.story_id)).replay()
+    takes[last] = own
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), "the disk is full; free some room, or delete a story"),
+        (ValueError("a caption\n  of no words"), "a caption of no words"),
+        (RuntimeError(), "a fault of the server; its log tells more"),
+    ],
+)
+def test_why_a_shot_failed_is_told_in_a_persons_words(error: Exception, told: str) -> None:
+    assert in_one_line(error) == told
