@@ -89,6 +89,7 @@ def test_it_makes_no_shot_beyond_the_window() -> None:
         next(PublishedLoop(engine).film("a", ("b",), seed=0, num_chunks=5, num_steps=1))
 
 
+@pytest.mark.slow
 def test_both_film_the_same_stories_and_the_ratio_is_of_their_times() -> None:
     told: list[int] = []
     config = BenchConfig(num_stories=2, num_shots=2, num_chunks=2)

@@ -20,6 +20,7 @@ def test_a_random_model_of_any_size_makes_a_shot_and_the_next(name: str) -> None
         assert chunks[1].frames.std() > 0
 
 
+@pytest.mark.slow
 def test_random_latents_stay_finite_and_of_ordinary_size_in_bfloat16() -> None:
     """Overflowing or vanishing numbers would change how long arithmetic takes."""
     from shotstream.bench.denoise import later_shot

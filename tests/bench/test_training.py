@@ -38,6 +38,7 @@ class _Here:
         return future
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_teachers_step_is_timed_and_profiled(causal: bool) -> None:
     found = ask_teacher(TINY, causal=causal)

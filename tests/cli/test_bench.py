@@ -25,7 +25,9 @@ def run(*arguments: str) -> int:
             ("--precision", "bfloat16", "--steps", "1", "--chunks", "2", "--repeats", "1"),
             marks=pytest.mark.slow,
         ),
-        ("denoise", ("--chunks", "1", "--repeats", "1", "--memory", "lowest")),
+        pytest.param(
+            "denoise", ("--chunks", "1", "--repeats", "1", "--memory", "lowest"), marks=pytest.mark.slow
+        ),
         pytest.param("decode", ("--chunks", "2", "--repeats", "1"), marks=pytest.mark.slow),
         ("encode", ("--chunks", "1", "--repeats", "1")),
         ("cut", ("--chunks", "1", "--repeats", "1", "--steps", "1")),

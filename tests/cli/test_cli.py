@@ -386,6 +386,7 @@ def test_models_and_vocabulary_are_shown(capsys: pytest.CaptureFixture[str]) -> 
     assert "fox" in words and "close-up" in words and "." not in words
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_measurements_end_in_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("bench", "generate", "--model", "./tiny", "--stories", "1", "--shots", "1", "--scale", "1")

@@ -289,6 +289,7 @@ def test_two_pages_on_one_story_see_the_same(shared: TestClient) -> None:
         assert other.until_made().shots == one.until_made().shots
 
 
+@pytest.mark.slow
 def test_a_hundred_viewers_come_and_go_and_the_story_goes_on(client: TestClient) -> None:
     story_id = create(client)
     for _ in range(100):

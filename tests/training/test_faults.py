@@ -267,6 +267,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
+@pytest.mark.slow
 def test_damaged_pairs_are_named_and_skipped_and_too_many_end_the_run(
     made: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

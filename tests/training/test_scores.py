@@ -29,6 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_a_teacher_films_on_its_own_history(runs: Path) -> None:
     training = teacher(1).stage
     assert isinstance(training, TeacherTraining)

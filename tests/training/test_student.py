@@ -181,6 +181,7 @@ def speaking(stage: CausalInitStage) -> OdePairs:
     return OdePairs.read(stage.files[0])
 
 
+@pytest.mark.slow
 def test_trajectories_of_whole_shots_are_the_bidirectional_teacher_s(published: Path) -> None:
     """All chunks at once and without a mask, where the causal teacher's are of one chunk after a history."""
     shots = "stage.teacher.shot_weights=[0.0, 1.0]"
@@ -255,6 +256,7 @@ def test_parts_of_a_batch_with_clean_chunks_average_to_the_whole(published: Path
     assert not torch.isclose(alone, parts[0])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_on_whole_shots_equals_an_uninterrupted_one(published: Path) -> None:
     directory = published / "theatre_causal_init"
     for more in (["loop.stop_at=2"], []):
