@@ -111,7 +111,7 @@ def test_it_learns_and_previews_by_framing(tmp_path: Path) -> None:
     assert all(0 < score < 1 for score in scores.values())
 
 
-def test_wide_shots_and_motion_are_drawn_more_often_and() -> None:
+def test_wide_shots_have_the_smallest_actors_and_close_ups_the_largest() -> None:
     def shares(**changes: object) -> float:
         training = DecoderTraining(codec=_config(2), num_steps=1, decay_steps=1, batch_size=40, **changes)  # type: ignore[arg-type]
         figures = DecoderStage(training, _plain()).batch(0)[1]
