@@ -45,6 +45,14 @@ def make_atomically(path: Path, make: Callable[[Path], None]) -> None:
     flush(path.parent)
 
 
+def at_home(path: Path, remedy: str) -> Path:
+    """A path in which `~` may stand for a home folder; ValueError, with what to do, where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: this account has no home folder; {remedy}") from error
+
+
 def require_directory(path: Path) -> None:
     """ValueError unless `path` is a directory that can be written to, or can be made one; it is not made."""
     nearest = next(one for one in (path, *path.absolute().parents) if one.exists())

@@ -73,6 +73,7 @@ def serve(
     console = make_console()
     with bad_input():
         try:
+            from shotstream.files import at_home
             from shotstream.studio.app import StudioSettings, create_app, probe_folder
             from shotstream.studio.limits import Limits
             from shotstream.studio.proxy import checked_root_path
@@ -86,7 +87,7 @@ def serve(
         elif not is_loopback(host):
             token = secrets.token_urlsafe(24)
         limits = Limits(open_stories=stories, look_ahead_s=look_ahead, quota_bytes=int(quota_gb * 2**30))
-        data = data.expanduser()
+        data = at_home(data, "give --data")
         # What cannot work is told before a large model is loaded.
         probe_folder(data)
     with _bound(bind, host, port) as bound:

@@ -154,7 +154,7 @@ class Room:
         """What goes on, and why nothing does."""
         if self.tools.troubles.get(self.story_id) and now_s < self._held_until_s:
             return "full"
-        if self._to_mend:
+        if self._to_mend or self.is_holding:
             return "generating"
         if not self.seats:
             return "paused"
@@ -163,8 +163,6 @@ class Room:
             return "idle"
         if self.making is None and self.tools.is_full():
             return "full"
-        if self.making is not None and self.making.is_complete:
-            return "generating"
         return "generating" if self._look_ahead(index, now_s) < self._most_ahead() else "ahead"
 
     def next_index(self) -> int | None:

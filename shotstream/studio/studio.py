@@ -241,8 +241,8 @@ class Studio:
             room.telemetry(now_s, len(running), position)
         for story_id, room in list(self._rooms.items()):
             empty_s = room.empty_since_s
-            lingers = room.is_mending or empty_s is None or now_s - empty_s <= self.tools.limits.linger_s
-            if not lingers:
+            is_busy = room.is_mending or room.is_holding
+            if not (is_busy or empty_s is None or now_s - empty_s <= self.tools.limits.linger_s):
                 self._let_go(story_id)
         try:
             self.tools.store.shrink()

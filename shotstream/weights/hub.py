@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
-from shotstream.files import write_atomically
+from shotstream.files import at_home, write_atomically
 from shotstream.geometry import WAN_FRAME_SIZE
 from shotstream.weights.bundle import write_bundle
 from shotstream.weights.official import PublishedSource, PublishedWeights, read_published
@@ -67,11 +67,16 @@ Fetch = Callable[[str, str | None, Path], str]
 
 
 def home() -> Path:
-    """Where downloads, imported models and the lock are: SHOTSTREAM_HOME, else the user's cache directory."""
+    """Where downloads, imported models and the lock are: SHOTSTREAM_HOME, else the user's cache directory.
+
+    Raises:
+        ValueError: Nothing says where, and the user has no home folder.
+    """
+    remedy = "let SHOTSTREAM_HOME name a folder for models"
     if chosen := os.environ.get("SHOTSTREAM_HOME"):
-        return Path(chosen).expanduser()
+        return at_home(Path(chosen), remedy)
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "shotstream"
+    return (Path(cache) if cache else at_home(Path("~/.cache"), remedy)) / "shotstream"
 
 
 def resolve(name_or_path: str | Path) -> Path:

@@ -133,3 +133,20 @@ def test_a_name_is_listened_on_at_its_address_of_either_version(monkeypatch: pyt
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=found, **__: found)
         with bind("a-name", 0) as bound:
             assert bound.getsockname()[0] == address
+
+
+def test_an_account_without_a_home_is_told_what_to_give(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that runs under a bare number has none: Python's words for it were passed on."""
+
+    def nobody(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    for name in ("HOME", "SHOTSTREAM_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    code, said = told(capsys, "--model", "no-such-model")
+    assert (code, said.endswith("this account has no home folder; give --data\n")) == (2, True), said
+    code, said = told(capsys, "--data", str(tmp_path), "--port", "0", "--model", "no-such-model")
+    assert code == 2 and "has no home folder; let SHOTSTREAM_HOME name a folder for models" in said

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from shotstream.studio.events import Error, Notice, TakeEnded, Telemetry
+from shotstream.studio.limits import Limits
 from shotstream.studio.refusal import Refusal
 from shotstream.studio.trouble import explain, is_trouble
 from tests.params import first
@@ -290,3 +292,25 @@ def test_who_watches_is_told_at_the_end_of_a_shot_that_could_not_be_kept(
     assert told.code == "closing" and "safe" not in told.message
     assert "1 shots that waited to be kept have to be made again" in told.message
     assert "the disk is full" in told.message
+
+
+def test_a_take_that_waits_is_kept_when_it_can_be_though_nobody_watches_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its viewer was told that it waits; it was dropped as soon as the page was closed."""
+    stage = Stage(tmp_path, num_shots=1, limits=Limits(look_ahead_s=1000.0, linger_s=1e-9))
+    with monkeypatch.context() as broken:
+        broken.setattr(stage.media, "keep", is_full)
+        stage.run()
+        stage.studio.detach(stage.story_id, stage.seat.viewer_id)
+        stage.studio.tidy()
+        assert stage.room.state(time.monotonic()) == "full"
+    try_again(stage)
+    while stage.studio.turn():
+        pass
+    [take] = stage.store.load(stage.story_id).takes  # type: ignore[union-attr]
+    assert stage.room.script.film() == (take.take_id,)
+    stage.studio._told_s = 0.0
+    stage.studio.tidy()
+    assert stage.story_id not in stage.studio._rooms, "it is let go when it is kept"
+    stage.close()
