@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from shotstream.bench.light import LightSession, random_light_decoder

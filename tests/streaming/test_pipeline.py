@@ -97,7 +97,7 @@ def test_the_theatre_in_bfloat16_keeps_codec_and_text_in_float32(tmp_path: Path)
     [
         ({"family": "opera"}, "of the family 'opera'"),
         ({"engine": None}, "engine: missing"),
-        ({"speed": 3, "engine": {"family": "theatre", "fps": 12}}, "missing keys"),
+        ({"speed": 3, "engine": {"family": "theatre", "fps": 12}}, "'pixel_size' is missing"),
         ({"pixel_size": {"height": 30, "width": 48}}, "not multiples of 8"),
         ({"codec": None}, "holds no 'codec'"),
     ],

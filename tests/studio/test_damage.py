@@ -16,7 +16,6 @@ from shotstream.studio.making import Memories, remember
 from shotstream.studio.media import TakeDamaged
 from shotstream.studio.refusal import Refusal
 from shotstream.studio.script import TakeRecord
-from tests.params import first
 from tests.studio.stage import Stage
 
 FILES = ("recording.mp4", "frames.mkv", "memory.safetensors")
@@ -87,9 +86,7 @@ def damages(stage: Stage, record: TakeRecord) -> bool:
     return hash_frames(frames) != record.frame_sha256
 
 
-@pytest.mark.parametrize(
-    "names", first(1, [(FILES,), (("memory.safetensors",),), (("frames.mkv",),), (("recording.mp4",),)])
-)
+@pytest.mark.parametrize("names", [FILES, *(pytest.param((name,), marks=pytest.mark.slow) for name in FILES)])
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_damaged_take_is_made_anew_as_it_was(tmp_path: Path, names: tuple[str, ...], index: int) -> None:
     stage = Stage(tmp_path)
