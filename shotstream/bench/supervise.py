@@ -157,6 +157,7 @@ class _Run:
             end = self._ask()
             if end.is_done:
                 return
+            self._drop_answered()
             failed_starts = 0 if end.has_asked else failed_starts + 1
             # One that ends between two questions, because the device can no longer be used, is not to blame.
             if self._current or not end.has_asked:
@@ -165,8 +166,16 @@ class _Run:
     def give_up(self, reason: str) -> None:
         """Ends the asking process and says so of its question."""
         self._end_process()
+        self._drop_answered()
         if self.questions:
             self._fail(reason)
+
+    def _drop_answered(self) -> None:
+        """An answer may be in the file of which its process could not tell any more."""
+        known = {(answer["question"], answer.get("variant", "")) for answer in self.file.read()}
+        if self._current is not None and self._current.key in known:
+            self._current = None
+        self.questions = [question for question in self.questions if question.key not in known]
 
     def _ask(self) -> _End:
         """One process, until it ends."""

@@ -46,6 +46,8 @@ for name, variant in given["questions"]:
     if deed == "spoils the card":
         answer["error"] = "RuntimeError: CUDA"
     AnswerFile(Path(given["answers"])).add(answer)
+    if deed == "ends untold":
+        os._exit(7)
     tell("answered", answer=answer)
     if deed == "spoils the card":
         sys.exit(3)
@@ -95,6 +97,14 @@ def test_a_question_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monk
     code, answers, _ = run(tmp_path, baseline="hangs")
     assert code == 0 and len(answers) == len(QUESTIONS)
     assert "did not come to an end" in answers[3]["error"]
+
+
+def test_an_answer_that_its_process_could_not_tell_of_is_kept_and_nothing_is_blamed(tmp_path: Path) -> None:
+    code, answers, _ = run(tmp_path, baseline="ends untold")
+    assert code == 0 and len(answers) == len(QUESTIONS)
+    assert not any("error" in answer for answer in answers)
+    asked = [(answer["question"], answer["variant"]) for answer in answers]
+    assert len(set(asked)) == len(asked), "nothing is asked twice"
 
 
 def test_what_cannot_be_loaded_is_an_answer_too_and_is_not_tried_for_ever(tmp_path: Path) -> None:
