@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = stopped(error)
     except BrokenPipeError:
         # Nobody reads on (`| head`), and Python would complain of the rest at the very end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # pyright: ignore[reportOptionalMemberAccess]
         code = FAULT
     except Fault as error:
         code = complain(str(error), FAULT)
