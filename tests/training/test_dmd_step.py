@@ -296,8 +296,12 @@ def test_the_average_begins_with_the_students_first_step_and_is_what_is_exported
 
 
 def test_the_students_gradient_is_where_the_scores_disagree() -> None:
-    """Half the squared distance to (x0 - gradient): its gradient at a sample is that over its elements."""
+    """Half the squared distance to (x0 - gradient): its gradient at a sample is that over its elements.
+
+    A fake score that is still the teacher's copy says the same, and then every sign is right.
+    """
     stage = stage_of("guidance=1.0", "context_guidance=1.0")
+    nn.init.normal_(stage.fake.head.head.weight, std=0.3, generator=torch.Generator().manual_seed(4))
     (part,) = stage.parts(0)
     key = (3, 5)
     loss, gradient = stage.student_loss(part.scene, part.text, part.free, key)
@@ -313,6 +317,7 @@ def test_the_students_gradient_is_where_the_scores_disagree() -> None:
             for dit in (stage.teacher.dit, stage.fake)
         )
     distance = (x0 - real).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
+    assert ((fake - real) / distance).abs().mean() > 0.1
     torch.testing.assert_close(gradient, (fake - real) / distance, rtol=1e-4, atol=1e-5)
     assert torch.equal(gradient, again)
     torch.testing.assert_close(loss.detach(), 0.5 * gradient.square().mean())
