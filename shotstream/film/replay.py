@@ -7,6 +7,7 @@ dtype, thread count and torch version. The file is JSON with a version; unknown 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shotstream.documents import DocumentError, parse_json, read_text
-from shotstream.story import MAX_SEED, Story, StoryError, story_from_document
+from shotstream.story import MAX_SEED, NO_TEXT, Story, StoryError, story_from_document
 
 FORMAT = "shotstream-replay/1"
 _MAX_REPLAY_BYTES = 1 << 28
 MAX_STEPS = 1000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 Pins = tuple[tuple[int, int], ...]
@@ -152,11 +154,15 @@ def read_replay(path: str | os.PathLike[str]) -> Replay:
         if not isinstance(document, dict) or cast("dict[str, Any]", document).get("format") != FORMAT:
             raise ReplayError(f"not a replay file of the format {FORMAT!r}")
         values = _checked(document, {"format": str, "plan": dict, "environment": dict, "frame_sha256": list})
-        return Replay(
+        replay = Replay(
             plan=FilmPlan.from_document(values["plan"]),
             environment=Environment(**_checked(values["environment"], _ENVIRONMENT_KEYS)),
             frame_sha256=tuple(map(_hashes, values["frame_sha256"])),
         )
+        num_shots = len(replay.plan.story.shots)
+        if len(replay.frame_sha256) != num_shots:
+            raise ReplayError(f"damaged: {num_shots} shots, and hashes of {len(replay.frame_sha256)}")
+        return replay
     except (ReplayError, DocumentError) as error:
         raise ReplayError(f"{path}: {error}") from error
 
@@ -196,8 +202,8 @@ _ENVIRONMENT_KEYS: dict[str, type] = {
 
 def _hashes(document: object) -> tuple[str, ...]:
     hashes = cast("list[object]", document) if isinstance(document, list) else [None]
-    if not all(isinstance(found, str) for found in hashes):
-        raise ReplayError("damaged: the hashes of a shot are no list of texts")
+    if not hashes or not all(isinstance(found, str) and _SHA256.fullmatch(found) for found in hashes):
+        raise ReplayError("damaged: the hashes of a shot are no list of sha256 in hex")
     return tuple(cast("list[str]", hashes))
 
 
@@ -230,4 +236,6 @@ def _checked(document: object, kinds: Mapping[str, type]) -> dict[str, Any]:
     for name, kind in kinds.items():
         if type(values[name]) is not kind:
             raise ReplayError(f"damaged: {name} is of the wrong kind")
+        if kind is str and (bad := NO_TEXT.search(values[name])):
+            raise ReplayError(f"damaged: {name} holds the character U+{ord(bad[0]):04X}")
     return values

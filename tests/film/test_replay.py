@@ -10,7 +10,7 @@ from shotstream.film import Environment, Replay, ReplayError, is_replay, read_re
 from shotstream.film.replay import compare_frames
 from tests.film.fake_pipeline import ENVIRONMENT, plan
 
-REPLAY = Replay(plan=plan(2), environment=ENVIRONMENT, frame_sha256=(("a", "b"), ("c",)))
+REPLAY = Replay(plan=plan(2), environment=ENVIRONMENT, frame_sha256=(("a" * 64, "b" * 64), ("c" * 64,)))
 
 
 def test_a_replay_survives_its_file(tmp_path: Path) -> None:
@@ -52,8 +52,14 @@ def test_a_story_is_no_replay(tmp_path: Path) -> None:
             lambda d: d["plan"]["story"].update(titel="x"),
             "its story is damaged: keys that are not read: 'titel'",
         ),
-        (lambda d: d.update(frame_sha256=[1]), "the hashes of a shot are no list of texts"),
-        (lambda d: d.update(frame_sha256=[[1]]), "the hashes of a shot are no list of texts"),
+        (lambda d: d.update(frame_sha256=[1, 1]), "the hashes of a shot are no list of sha256 in hex"),
+        (lambda d: d["frame_sha256"][1].append(1), "no list of sha256 in hex"),
+        (lambda d: d["frame_sha256"][1].append("C" * 64), "no list of sha256 in hex"),
+        (lambda d: d["frame_sha256"][1].append("c" * 65), "no list of sha256 in hex"),
+        (lambda d: d["frame_sha256"][1].clear(), "no list of sha256 in hex"),
+        (lambda d: d["frame_sha256"].pop(), "damaged: 2 shots, and hashes of 1"),
+        (lambda d: d["plan"]["story"]["shots"].pop(), "damaged: 1 shots, and hashes of 2"),
+        (lambda d: d["environment"].update(device="\ud800"), r"damaged: device holds the character U\+D800"),
         (lambda d: d["plan"].update(seed=10**60), "seed is of the wrong kind"),
     ],
 )
