@@ -45,6 +45,7 @@ from tests.attacks.tally import Tally, fault_of_message
 from tests.data.tiny import tiny_shards
 from tests.streaming.test_pipeline import write_tiny
 from tests.streaming.tiny import tiny_config, tiny_engine
+from tests.training.test_checkpoint import write_directory
 
 LONGEST_READ_S = 20
 MOST_BYTES_MORE = 2**30
@@ -217,6 +218,13 @@ def kinds() -> tuple[Kind, ...]:
         ),
         Kind(name="LoRA (.pt)", make=_lora, read=_lora_of, refusals=(CheckpointError,), judge=same),
         Kind(name="training checkpoint", make=_run, read=load_checkpoint, refusals=(ValueError,), judge=same),
+        Kind(
+            name="distributed checkpoint",
+            make=_sharded_run,
+            read=load_checkpoint,
+            refusals=(ValueError,),
+            judge=same,
+        ),
         Kind(name="saved session", make=_session, read=read_session, refusals=(SessionError,), judge=same),
         Kind(name="replay", make=_replay, read=read_replay, refusals=(ReplayError,), judge=sound),
         Kind(name="golden", make=_golden, read=_verified, refusals=(ValueError,), judge=sound),
@@ -398,6 +406,10 @@ def _lora(home: Path) -> Path:
 def _run(home: Path) -> Path:
     save_atomically({"step": 3, "stage": {"model": _tensors(), "samples": 24}}, home / "step_0000003.pt")
     return home / "step_0000003.pt"
+
+
+def _sharded_run(home: Path) -> Path:
+    return write_directory(home / "step_0000003", 3, {"model": _tensors(), "samples": 24})
 
 
 def _session(home: Path) -> Path:
