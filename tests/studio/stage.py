@@ -15,6 +15,7 @@ from shotstream.studio.seat import Outbox, Seat
 from shotstream.studio.store import Store, new_id
 from shotstream.studio.studio import Studio
 from tests.streaming.tiny import tiny_engine
+from tests.studio.database import write_empty_database
 
 GLOBAL_CAPTION = "a forest night"
 CAPTIONS = ("a fox walks", "a fox sleeps", "a owl flies", "a owl sleeps")
@@ -57,6 +58,7 @@ class Stage:
         preview: StreamDecoder | None = None,
     ) -> None:
         self.pipeline = StreamingPipeline(tiny_engine(seed=seed))
+        write_empty_database(folder / "stories.sqlite")
         self.store = Store(f"sqlite:///{folder / 'stories.sqlite'}")
         self.store.upgrade()
         self.media = MediaFolder(folder / "media", self.pipeline)

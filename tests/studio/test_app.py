@@ -26,6 +26,7 @@ from shotstream.studio.events import FROM_SERVER, StoryState
 from shotstream.studio.limits import Limits
 from shotstream.studio.store import StoreError
 from tests.streaming.tiny import tiny_engine
+from tests.studio.database import write_empty_database
 
 HOST = "127.0.0.1:8720"
 STORY = {
@@ -39,6 +40,7 @@ NOBODY = "f" * 16
 @contextmanager
 def serving(folder: Path, **changes: Any) -> Iterator[TestClient]:
     settings = replace(StudioSettings(data_dir=folder, scale=2, limits=Limits(look_ahead_s=100.0)), **changes)
+    write_empty_database(folder / "stories.sqlite")
     app = create_app(settings, StreamingPipeline(tiny_engine()))
     with TestClient(app, base_url=f"http://{HOST}", raise_server_exceptions=False) as client:
         yield client
