@@ -73,10 +73,10 @@ def _end(prepared: "PreparedRun", done: int) -> str:
 
 def _kept(directory: Path, num_steps: int) -> str:
     """What of a run that was stopped is on the disk, and how to go on."""
-    from shotstream.training.checkpoint import checkpoints
+    from shotstream.training.checkpoint import checkpoints, steps_of
 
     found = checkpoints(directory)
     if not found:
         return "no step of it is kept; the same command begins again"
-    steps = int(found[-1].stem.removeprefix("step_"))
-    return f"{steps} of {num_steps} steps are kept in {found[-1]}; the same command resumes there"
+    kept = f"{steps_of(found[-1])} of {num_steps} steps"
+    return f"{kept} are kept in {found[-1]}; the same command resumes there"

@@ -260,6 +260,6 @@ def _share(checkpoint: Path, directory: Path) -> None:
     """Copies what a run is read by: its newest checkpoint and its configuration."""
     directory.mkdir(exist_ok=True)
     step, state = load_checkpoint(checkpoint)
-    if not any(directory.glob("step_*")):
+    if not checkpoints(directory):
         save_atomically({"step": step, "stage": state}, directory / f"step_{step:07d}.pt")
         write_atomically((checkpoint.parent / "config.json").read_bytes(), directory / "config.json")

@@ -8,6 +8,7 @@ more than tensors is refused, by name.
 
 import logging
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -48,6 +49,8 @@ _REST = "rest.pt"
 # Beyond what any run does; a number larger than this is damage.
 _MOST_STEPS = 10**9
 
+_NAME = re.compile(r"step_[0-9]{7,10}(\.pt)?")
+
 _Path = tuple[str | int, ...]
 
 
@@ -58,9 +61,14 @@ def save_atomically(value: object, path: Path) -> None:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """The run's checkpoints, oldest first: files and directories."""
-    found = [path for path in directory.glob("step_*") if path.suffix == ".pt" or path.is_dir()]
-    return sorted(found, key=lambda path: path.stem)
+    """The run's checkpoints, oldest first: files and directories; what a person has named is none of them."""
+    found = [path for path in directory.glob("step_*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=steps_of)
+
+
+def steps_of(checkpoint: Path) -> int:
+    """The steps that a checkpoint of a run was saved after, by its name."""
+    return int(checkpoint.stem.removeprefix("step_"))
 
 
 class Saver:

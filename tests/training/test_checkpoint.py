@@ -69,6 +69,19 @@ def _same(left: dict[str, Any], right: dict[str, Any]) -> bool:
     )
 
 
+def test_what_a_person_has_named_is_no_checkpoint_and_is_never_pruned(tmp_path: Path) -> None:
+    """A copy was resumed from as the newest, or deleted as the oldest; beyond 10^7 steps order was lost."""
+    own = [tmp_path / name for name in ("step_best.pt", "step_0000001 copy.pt", "step_0000001.old")]
+    for path in own[:2]:
+        path.write_bytes(b"mine")
+    own[2].mkdir()
+    saver = Saver(tmp_path, keep=2)
+    for step in (1, 9_999_999, 10_000_000):
+        saver.save(_STATE, step)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_9999999.pt", "step_10000000.pt"]
+    assert all(path.exists() for path in own)
+
+
 @pytest.mark.parametrize("form", ["file", "directory"])
 def test_both_forms_give_back_what_was_saved(tmp_path: Path, form: str) -> None:
     step, state = load_checkpoint(_write(tmp_path / "step_0000007", 7, _STATE, form))
