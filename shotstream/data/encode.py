@@ -8,7 +8,6 @@ run ends. What a form file beside the shards says may not change between calls.
 webdataset comes with the `train` extra and is imported when the first shard is written.
 """
 
-import json
 import logging
 import tarfile
 import zlib
@@ -17,22 +16,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from jaxtyping import Float
 from safetensors.torch import save
-from torch import Tensor
 
-from shotstream.codec.pixels import from_levels
-from shotstream.codec.video_io import Frames, VideoError
+from shotstream.codec.video_io import VideoError
 from shotstream.data.checks import bad_allowed
 from shotstream.data.clips import ClipForm, ShotFrames, iter_shots
+from shotstream.data.encode_clip import EncodedClip, embed_caption, encode_clip
 from shotstream.data.shards import (
-    CONTEXT,
     DTYPES,
     FORM_NAME,
-    TEXT,
     UNCONDITIONAL_NAME,
     Member,
     ShardError,
@@ -51,7 +45,6 @@ from shotstream.data.shards import (
 )
 from shotstream.files import replacing, write_atomically
 from shotstream.manifest import Clip, read_manifest
-from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
 from shotstream.streaming.pipeline import Encoders
 from shotstream.weights.tensor_files import sha256_of_file
 
@@ -165,7 +158,7 @@ def encode_manifest(
             continue
         samples = _encoded(clips, number * form.clips_per_shard, encoders, form, clip_form, config)
 
-        def counted(samples: Iterator[_Encoded] = samples) -> Iterator[_Encoded]:
+        def counted(samples: Iterator[EncodedClip] = samples) -> Iterator[EncodedClip]:
             nonlocal done
             for sample in samples:
                 done += 1
@@ -264,7 +257,10 @@ def _prepare(directory: Path, form: ShardForm, encoders: Encoders, config: Encod
         raise ValueError(f"{directory} is not empty and holds no shards; give a new directory")
     if config.with_text:
         text = UNCONDITIONAL_TEXT[form.family]
-        tensors = {"empty": _embedding("", encoders, form), "unconditional": _embedding(text, encoders, form)}
+        tensors = {
+            "empty": embed_caption("", encoders, form),
+            "unconditional": embed_caption(text, encoders, form),
+        }
         write_atomically(save(tensors), directory / UNCONDITIONAL_NAME)
     write_document(path, form_document(form))
 
@@ -285,16 +281,6 @@ def _num_clips(form: ShardForm, shard: int) -> int:
     return min(form.clips_per_shard, form.num_clips - shard * form.clips_per_shard)
 
 
-class _Encoded(NamedTuple):
-    """A clip that was encoded, or was found bad."""
-
-    key: str
-    num_latent_frames: tuple[int, ...]
-    num_short_shots: int
-    files: dict[str, bytes]
-    bad: tuple[str, str] | None
-
-
 def _encoded(
     clips: Sequence[Clip],
     first: int,
@@ -302,14 +288,14 @@ def _encoded(
     form: ShardForm,
     clip_form: ClipForm,
     config: EncodeConfig,
-) -> Iterator[_Encoded]:
+) -> Iterator[EncodedClip]:
     for number, (clip, result) in enumerate(_read_ahead(clips, clip_form, config.num_workers), start=first):
         key = f"{number:08d}"
         try:
             yield encode_clip(key, clip, result(), encoders, form)
         except VideoError as error:
             why = str(error).removeprefix(f"{clip.video}: ")
-            yield _Encoded(key, (), 0, {}, (str(clip.video), " ".join(why.split())))
+            yield EncodedClip(key, (), 0, {}, (str(clip.video), " ".join(why.split())))
 
 
 def _read_ahead(
@@ -336,82 +322,7 @@ def _read_ahead(
                 future.cancel()
 
 
-def encode_clip(
-    key: str, clip: Clip, shots: Sequence[ShotFrames], encoders: Encoders, form: ShardForm
-) -> _Encoded:
-    """The files of one clip.
-
-    Raises:
-        VideoError: no shot of the clip is long enough, or its latents are not finite.
-    """
-    num_short = len(clip.shot_ranges) - len(shots)
-    if not shots:
-        raise VideoError(f"{clip.video}: no shot fills a chunk of {form.chunk_latent_frames} latent frames")
-    files: dict[str, bytes] = {}
-    contexts: dict[str, Tensor] = {}
-    told: list[dict[str, Any]] = []
-    lengths: list[int] = []
-    for position, shot in enumerate(shots):
-        pixels = _pixels(shot.frames)
-        chosen = candidate_frames(len(shot.frames), max_frame_count(position, form.context_budget))
-        latents = _stored(encoders.codec.encode(pixels)[0], clip, form)
-        singles = pixels[0, :, list(chosen)].permute(1, 0, 2, 3)[:, :, None]
-        # As many at a time as the codec takes frames of a video at a time: no more memory than for that.
-        few = singles.split(encoders.codec.geometry.temporal_stride)
-        alone = torch.cat([encoders.codec.encode(some)[:, :, 0] for some in few])
-        contexts[f"shot{position}"] = _stored(alone, clip, form)
-        files[f"shot{position}.safetensors"] = save({"latents": latents})
-        lengths.append(latents.shape[1])
-        caption = clip.story.shots[shot.shot_index].caption
-        told.append(
-            {
-                "shot_index": shot.shot_index,
-                "caption": caption,
-                "composed": encoders.compose(clip.story.global_caption, caption, shot.shot_index),
-                "frame_range": clip.shot_ranges[shot.shot_index],
-                "num_frames": len(shot.frames),
-                "num_latent_frames": latents.shape[1],
-                "context_frames": chosen,
-            }
-        )
-    files[CONTEXT] = save(contexts)
-    if form.text_shape is not None:
-        embeddings = {f"shot{i}": _embedding(shot["composed"], encoders, form) for i, shot in enumerate(told)}
-        files[TEXT] = save(embeddings)
-    document = {
-        "video": clip.video.name,
-        "global_caption": clip.story.global_caption,
-        "fps": form.fps,
-        "shots": told,
-    }
-    files["json"] = json.dumps(document, ensure_ascii=False).encode()
-    return _Encoded(key, tuple(lengths), num_short, files, None)
-
-
-def _pixels(frames: Frames) -> Float[Tensor, "1 3 f h w"]:
-    return from_levels(torch.from_numpy(frames)).permute(3, 0, 1, 2)[None]
-
-
-def _stored(latents: Tensor, clip: Clip, form: ShardForm) -> Tensor:
-    stored = latents.to(device="cpu", dtype=DTYPES[form.dtype]).contiguous()
-    if not torch.isfinite(stored).all():
-        raise VideoError(f"{clip.video}: its latents are not finite in {form.dtype}")
-    return stored
-
-
-@torch.no_grad()
-def _embedding(caption: str, encoders: Encoders, form: ShardForm) -> Float[Tensor, "n d"]:
-    """The embedding of a composed caption without the zero rows at its end."""
-    whole = encoders.text_encoder.encode([caption])[0]
-    used = whole.abs().sum(dim=1).nonzero()
-    num_rows = int(used.max()) + 1 if len(used) else 0
-    stored = whole[:num_rows].to(device="cpu", dtype=DTYPES[form.dtype]).contiguous()
-    if not torch.isfinite(stored).all():
-        raise ValueError(f"an embedding is not finite in {form.dtype}; give --dtype bfloat16")
-    return stored
-
-
-def _write_shard(directory: Path, name: str, samples: Iterator[_Encoded]) -> ShardRecord:
+def _write_shard(directory: Path, name: str, samples: Iterator[EncodedClip]) -> ShardRecord:
     """Writes a shard, then its record: without the record the shard is made again."""
     try:
         from webdataset.writer import TarWriter
@@ -419,7 +330,7 @@ def _write_shard(directory: Path, name: str, samples: Iterator[_Encoded]) -> Sha
         raise ValueError(
             "writing shards needs webdataset; install it with: pip install 'shotstream[train]'"
         ) from error
-    kept: list[_Encoded] = []
+    kept: list[EncodedClip] = []
     checksums: dict[str, int] = {}
     members: dict[str, dict[str, Member]] = {}
     bad: list[tuple[str, str]] = []

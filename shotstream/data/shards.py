@@ -19,6 +19,7 @@ shuffled in a buffer only, whose content depends on everything read before.
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,12 +33,14 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from shotstream.files import write_atomically
+from shotstream.weights.bundle import BundleError, config_from_document
 from shotstream.weights.tensor_files import sha256_of_file
 
 FORMAT = "shotstream-shards/1"
 INDEX_NAME, FORM_NAME, UNCONDITIONAL_NAME = "index.json", "form.json", "unconditional.safetensors"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 CONTEXT, TEXT = "context.safetensors", "text.safetensors"
+_SHARD = re.compile(r"shard-[0-9]{6,}\.tar")
 
 
 class ShardError(ValueError):
@@ -163,8 +166,14 @@ def read_form(path: Path, advice: str) -> ShardForm:
         raise ShardError(f"{path}: damaged, it lacks {lacking[0]!r}; {advice}")
     values: dict[str, Any] = {name: document[name] for name in ShardForm.__dataclass_fields__}
     shape = values["text_shape"]
+    is_shape = isinstance(shape, list) and len(shape) == 2 and all(type(size) is int for size in shape)
+    if shape is not None and not is_shape:
+        raise ShardError(f"{path}: damaged, its text_shape is no pair of numbers; {advice}")
     values["text_shape"] = None if shape is None else tuple(shape)
-    return ShardForm(**values)
+    try:
+        return config_from_document(ShardForm, values, str(path))
+    except BundleError as error:
+        raise ShardError(f"{error}; {advice}") from error
 
 
 def write_record(directory: Path, record: ShardRecord) -> None:
@@ -221,11 +230,12 @@ class ShardDirectory:
         advice = "give a directory that `shotstream data encode` has finished"
         self.form = read_form(path, advice)
         document = read_document(path, advice)
-        self.shards: list[dict[str, Any]] = document.get("shards", [])
-        told = {name for name in ShardRecord.__dataclass_fields__ if name != "samples"}
-        if not self.shards or any(not told <= shard.keys() for shard in self.shards):
+        listed, sums = document.get("shards"), document.get("sums", {})
+        is_list = isinstance(listed, list) and isinstance(sums, dict)
+        if not is_list or not listed or not all(map(_is_summary, listed)):
             raise ShardError(f"{path}: damaged, it lists no shards; {advice}")
-        self.sums: dict[str, str] = document.get("sums", {})
+        self.shards: list[dict[str, Any]] = listed
+        self.sums: dict[str, str] = sums
         """sha256 of every other file; empty in directories of earlier versions."""
         self.record = lru_cache(maxsize=64)(self._record)
 
@@ -288,6 +298,18 @@ def record_name(shard: str) -> str:
 def num_whole_shards(directory: Path) -> int:
     """Shards that need not be made again."""
     return sum(has_record(directory, path.name) for path in directory.glob("shard-*.tar"))
+
+
+def _is_summary(told: object) -> bool:
+    """Whether an index says of a shard what `ShardRecord.summary` does."""
+    counts = ("num_bytes", "num_samples", "num_shots", "num_short_shots")
+    return (
+        isinstance(told, dict)
+        and told.keys() >= {name for name in ShardRecord.__dataclass_fields__ if name != "samples"}
+        and all(type(told[name]) is int for name in counts)
+        and isinstance(told["name"], str)
+        and _SHARD.fullmatch(told["name"]) is not None
+    )
 
 
 def _record_path(directory: Path, name: str) -> Path:

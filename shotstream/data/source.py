@@ -268,9 +268,13 @@ def require_fit(form: ShardForm, config: DiTConfig, directory: str) -> None:
         "context_budget": config.num_context_frames,
         "text_shape": (config.text_length, config.text_dim),
     }
-    differing = {name: getattr(form, name) for name in wanted if getattr(form, name) != wanted[name]}
+    differing = [
+        f"{name} {getattr(form, name)} instead of {value}"
+        for name, value in wanted.items()
+        if getattr(form, name) != value
+    ]
     if differing:
         raise ValueError(
-            f"{directory} was encoded with {differing}, and the model has "
-            f"{ ({name: wanted[name] for name in differing}) }; encode the clips with this model"
+            f"{directory} was encoded for another model: {', '.join(differing)}; encode the clips with the "
+            "model that is to be trained"
         )

@@ -216,7 +216,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             )
     elif _is_of(hint, value):
         return value
-    shown = repr(value) if len(repr(value)) < _LONGEST_SHOWN else json_kind(value)
+    written = json.dumps(value, ensure_ascii=False)
+    shown = written if len(written) < _LONGEST_SHOWN else json_kind(value)
     raise BundleError(f"{where} is {shown}; {_TYPES.get(hint, 'another value')} belongs there")
 
 

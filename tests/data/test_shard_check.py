@@ -165,6 +165,31 @@ def test_an_index_that_lacks_something_says_so_in_words(copied: Path, key: str) 
         ShardDirectory(copied)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("shards", {}, "it lists no shards"),
+        ("shards", ["shard-000000.tar"], "it lists no shards"),
+        ("name", "../shards/shard-000000.tar", "it lists no shards"),
+        ("num_samples", "2", "it lists no shards"),
+        ("sums", [], "it lists no shards"),
+        ("fps", "12", r'index\.json\.fps is "12"; a whole number belongs there'),
+        ("clips_per_shard", None, "clips_per_shard is null; a whole number belongs there"),
+        ("text_shape", 5, "its text_shape is no pair of numbers"),
+    ],
+)
+def test_an_index_of_values_of_another_kind_says_so_in_words(
+    copied: Path, key: str, value: object, told: str
+) -> None:
+    """They became mistakes of the program."""
+    path = copied / INDEX_NAME
+    document = json.loads(path.read_bytes())
+    (document["shards"][0] if key in ("name", "num_samples") else document)[key] = value
+    path.write_bytes(document_bytes(document))
+    with pytest.raises(ShardError, match=told):
+        ShardDirectory(copied)
+
+
 def test_the_command_names_what_is_damaged_and_ends_with_1(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,15 +33,15 @@ def _changed(directory: Path, section: str, **changes: Any) -> Path:
         ("dit", {"num_layers": 10**9}, r"num_layers is 1e\+09; no model has more than 512"),
         ("dit", {"num_layers": 512}, r"dit: \d+ missing keys .*its config\.json is of other weights"),
         ("dit", {"dim": 1_048_572, "num_heads": 6}, "wrong shapes"),
-        ("dit", {"num_layers": "8"}, r"dit\.num_layers is '8'; a whole number belongs there"),
+        ("dit", {"num_layers": "8"}, r'dit\.num_layers is "8"; a whole number belongs there'),
         pytest.param(
-            "dit", {"num_layers": True}, r"dit\.num_layers is True; a whole number", marks=pytest.mark.slow
+            "dit", {"num_layers": True}, r"dit\.num_layers is true; a whole number", marks=pytest.mark.slow
         ),
         ("dit", {"num_layers": 8.0}, r"dit\.num_layers is 8\.0; a whole number"),
         pytest.param(
-            "dit", {"num_layers": None}, r"dit\.num_layers is None; a whole number", marks=pytest.mark.slow
+            "dit", {"num_layers": None}, r"dit\.num_layers is null; a whole number", marks=pytest.mark.slow
         ),
-        pytest.param("dit", {"eps": "small"}, r"dit\.eps is 'small'; a number", marks=pytest.mark.slow),
+        pytest.param("dit", {"eps": "small"}, r'dit\.eps is "small"; a number', marks=pytest.mark.slow),
         ("dit", {"eps": 1e300}, r"eps is 1e\+300"),
         ("codec", {"dim": 1_048_576}, r"codec: \d+ wrong shapes"),
         pytest.param(
@@ -52,12 +52,12 @@ def _changed(directory: Path, section: str, **changes: Any) -> Path:
             "text_encoder", {"dim": 1_048_576}, r"text_encoder: \d+ wrong shapes", marks=pytest.mark.slow
         ),
         pytest.param(
-            "text_encoder", {"words": "a fox"}, r"text_encoder\.words is 'a fox'", marks=pytest.mark.slow
+            "text_encoder", {"words": "a fox"}, r'text_encoder\.words is "a fox"', marks=pytest.mark.slow
         ),
         ("text_encoder", {"words": ["a", 7]}, r"text_encoder\.words is 7; a string"),
         ("text_encoder", {"text_length": 10**6}, "wrong shapes"),
         pytest.param("engine", {"fps": 10**9}, r"fps is 1e\+09", marks=pytest.mark.slow),
-        ("engine", {"fps": "twelve"}, r"engine\.fps is 'twelve'; a whole number"),
+        ("engine", {"fps": "twelve"}, r'engine\.fps is "twelve"; a whole number'),
         ("engine", {"pixel_size": {"height": 10**6, "width": 80}}, "pixels"),
         ("engine", {"pixel_size": [48, 80]}, r"engine\.pixel_size: holds a list"),
         ("engine", {"student_steps": [10**18]}, "must lie in 0"),

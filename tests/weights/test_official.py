@@ -114,7 +114,7 @@ def test_every_part_of_the_diffusers_layout_is_checked(tiny: Any, tmp_path: Path
         (set_config("transformer", patch_size=[2, 2, 2]), "patch_size is"),
         (set_config("transformer", num_attention_heads=0), "must be at least 1"),
         (set_config("transformer", num_layers=None), "num_layers is nothing .null., not a whole number"),
-        (set_config("transformer", eps="small"), r"config\.json\.eps is 'small'; a number belongs there"),
+        (set_config("transformer", eps="small"), r'config\.json\.eps is "small"; a number belongs there'),
         (set_config("transformer", patch_size=[1, 2.5, 2.5]), "patch_size is 2.5; a whole number"),
         (set_config("vae", is_residual=True), r"only Wan2\.1's is read"),
         (set_config("vae", latents_std=[1.0]), "latents_std has 1 entries"),

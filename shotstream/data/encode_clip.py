@@ -1,0 +1,117 @@
+"""One clip, encoded with a frozen codec and text encoder: the files that a shard holds of it.
+
+Every shot is encoded as one video; the frames of it that later shots may look back at are encoded alone, as
+the model sees them when it streams; captions are embedded as the text encoder is given them.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save
+from torch import Tensor
+
+from shotstream.codec.pixels import from_levels
+from shotstream.codec.video_io import Frames, VideoError
+from shotstream.data.clips import ShotFrames
+from shotstream.data.shards import CONTEXT, DTYPES, TEXT, ShardForm
+from shotstream.manifest import Clip
+from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
+from shotstream.streaming.pipeline import Encoders
+
+
+class EncodedClip(NamedTuple):
+    """A clip that was encoded, or was found bad."""
+
+    key: str
+    num_latent_frames: tuple[int, ...]
+    """Of each of its shots."""
+    num_short_shots: int
+    """Shots left out because they do not fill a chunk."""
+    files: dict[str, bytes]
+    """By what follows the key in their names."""
+    bad: tuple[str, str] | None
+    """Video and reason; None: it is good."""
+
+
+def encode_clip(
+    key: str, clip: Clip, shots: Sequence[ShotFrames], encoders: Encoders, form: ShardForm
+) -> EncodedClip:
+    """The files of one clip.
+
+    Raises:
+        VideoError: no shot of the clip is long enough, or its latents are not finite.
+    """
+    num_short = len(clip.shot_ranges) - len(shots)
+    if not shots:
+        raise VideoError(f"{clip.video}: no shot fills a chunk of {form.chunk_latent_frames} latent frames")
+    files: dict[str, bytes] = {}
+    contexts: dict[str, Tensor] = {}
+    told: list[dict[str, Any]] = []
+    lengths: list[int] = []
+    for position, shot in enumerate(shots):
+        pixels = _pixels(shot.frames)
+        chosen = candidate_frames(len(shot.frames), max_frame_count(position, form.context_budget))
+        latents = _stored(encoders.codec.encode(pixels)[0], clip, form)
+        singles = pixels[0, :, list(chosen)].permute(1, 0, 2, 3)[:, :, None]
+        # As many at a time as the codec takes frames of a video at a time: no more memory than for that.
+        few = singles.split(encoders.codec.geometry.temporal_stride)
+        alone = torch.cat([encoders.codec.encode(some)[:, :, 0] for some in few])
+        contexts[f"shot{position}"] = _stored(alone, clip, form)
+        files[f"shot{position}.safetensors"] = save({"latents": latents})
+        lengths.append(latents.shape[1])
+        caption = clip.story.shots[shot.shot_index].caption
+        told.append(
+            {
+                "shot_index": shot.shot_index,
+                "caption": caption,
+                "composed": encoders.compose(clip.story.global_caption, caption, shot.shot_index),
+                "frame_range": clip.shot_ranges[shot.shot_index],
+                "num_frames": len(shot.frames),
+                "num_latent_frames": latents.shape[1],
+                "context_frames": chosen,
+            }
+        )
+    files[CONTEXT] = save(contexts)
+    if form.text_shape is not None:
+        embeddings = {
+            f"shot{i}": embed_caption(shot["composed"], encoders, form) for i, shot in enumerate(told)
+        }
+        files[TEXT] = save(embeddings)
+    document = {
+        "video": clip.video.name,
+        "global_caption": clip.story.global_caption,
+        "fps": form.fps,
+        "shots": told,
+    }
+    files["json"] = json.dumps(document, ensure_ascii=False).encode()
+    return EncodedClip(key, tuple(lengths), num_short, files, None)
+
+
+def _pixels(frames: Frames) -> Float[Tensor, "1 3 f h w"]:
+    return from_levels(torch.from_numpy(frames)).permute(3, 0, 1, 2)[None]
+
+
+def _stored(latents: Tensor, clip: Clip, form: ShardForm) -> Tensor:
+    stored = latents.to(device="cpu", dtype=DTYPES[form.dtype]).contiguous()
+    if not torch.isfinite(stored).all():
+        raise VideoError(f"{clip.video}: its latents are not finite in {form.dtype}")
+    return stored
+
+
+@torch.no_grad()
+def embed_caption(caption: str, encoders: Encoders, form: ShardForm) -> Float[Tensor, "n d"]:
+    """The embedding of a composed caption without the zero rows at its end.
+
+    Raises:
+        ValueError: it is not finite in the form's dtype.
+    """
+    whole = encoders.text_encoder.encode([caption])[0]
+    used = whole.abs().sum(dim=1).nonzero()
+    num_rows = int(used.max()) + 1 if len(used) else 0
+    stored = whole[:num_rows].to(device="cpu", dtype=DTYPES[form.dtype]).contiguous()
+    if not torch.isfinite(stored).all():
+        raise ValueError(f"an embedding is not finite in {form.dtype}; give --dtype bfloat16")
+    return stored
