@@ -1,8 +1,8 @@
 """Text documents that people and other programs wrote, from bytes to values: JSON, YAML, CSV, lines of text.
 
-The one place where text is read. UTF-8 and UTF-16 are read, with or without a byte order mark, and every kind
-of line end; other encodings, damaged documents and ambiguous ones are refused with the line and what to do.
-It knows no format of ours: what the values mean is said by those who read them.
+The one place where text is read. UTF-8 and UTF-16 are read, with or without a byte order mark, UTF-32 with
+one, and every kind of line end; other encodings, damaged documents and ambiguous ones are refused with the
+line and what to do. It knows no format of ours: what the values mean is said by those who read them.
 
 YAML is read as text: every scalar comes as it is written, so that a title of 1984 or a caption of "yes" is
 text, and `whole_number` makes a number of what must be one. Nothing in a document can make an object.

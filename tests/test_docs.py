@@ -64,6 +64,25 @@ def test_what_makefile_demo_films_is_a_bundled_story() -> None:
     assert len(read_story(bundled_stories()[name[1]]).shots) == 5
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_every_test_and_file_that_a_page_names_exists(name: str) -> None:
+    """A test may be named by the end of its path, and `::name` alone is of the file named before it."""
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    files: list[Path] = []
+    missing: list[str] = []
+    for path, test in re.findall(r"`((?:[\w/]*test_\w+\.py)?)(?:::(test_\w+))?`", page):
+        if path:
+            files = [file for file in (ROOT / "tests").rglob(Path(path).name) if file.match(path)]
+        if (path or test) and not any(not test or f"def {test}(" in file.read_text() for file in files):
+            missing.append(f"{path}::{test}")
+    missing += [
+        path
+        for path in re.findall(r"`((?:shotstream|tests|scripts|docs|bench)/[\w/.-]+)`", page)
+        if not (ROOT / path).exists()
+    ]
+    assert missing == []
+
+
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 
 
