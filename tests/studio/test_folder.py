@@ -147,7 +147,9 @@ def test_lost_files_are_made_again_once_a_person_says_that_they_are_lost(made: P
     stage.close()
 
 
-def test_takes_that_the_database_does_not_know_are_set_aside_and_other_files_left_alone(made: Path) -> None:
+def test_takes_that_the_database_does_not_know_are_set_aside_and_other_files_left_alone(
+    made: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stage = Opened(made)
     unknown = made / "media" / stage.story_id / ("e" * 16)
     unfinished = made / "media" / stage.story_id / f".part.{'e' * 16}"
@@ -157,7 +159,9 @@ def test_takes_that_the_database_does_not_know_are_set_aside_and_other_files_lef
         folder.mkdir()
         (folder / "frames.mkv").write_bytes(b"precious")
     (made / "exports" / "tmp1234.mp4").write_bytes(b"left by a kill")
-    Opened(made).close()
+    with caplog.at_level("WARNING"):
+        Opened(made).close()
+    assert "1 takes" in caplog.text and str(made / "set-aside") in caplog.text, "a person is told where"
     assert not unknown.exists() and not unfinished.exists()
     [aside] = (made / "set-aside").rglob("frames.mkv")
     assert aside.read_bytes() == b"precious" and aside.parent.name == "e" * 16
@@ -186,6 +190,56 @@ def test_a_database_that_others_could_read_is_closed_to_them(made: Path) -> None
     Opened(made).close()
     assert stat.S_IMODE((made / "stories.sqlite").stat().st_mode) == 0o600
     assert stat.S_IMODE((made / "media").stat().st_mode) == 0o700
+
+
+def test_nothing_is_open_to_others_even_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are made closed, not closed after they were made."""
+    before = os.umask(0)
+    monkeypatch.setattr(Path, "chmod", lambda *_, **__: None)
+    try:
+        folder = DataFolder(tmp_path / "above" / "data")
+        Store(f"sqlite:///{tmp_path / 'above' / 'data' / 'stories.sqlite'}").upgrade()
+        MediaFolder(folder.media, PIPELINE)
+        folder.close()
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "above" / "data").rglob("*")
+    }
+    assert {modes.pop("lock"), modes.pop("stories.sqlite")} == {0o600}
+    assert {
+        modes.pop("media"),
+        modes.pop("exports"),
+        stat.S_IMODE((tmp_path / "above/data").stat().st_mode),
+    } == {0o700}
+
+
+def test_files_that_were_made_anew_are_their_owners_alone_too(made: Path) -> None:
+    before = os.umask(0)
+    try:
+        stage = Opened(made)
+        [take_id] = stage.room.history.takes
+        folder = made / "media" / stage.story_id / take_id
+        for path in folder.iterdir():
+            path.write_bytes(b"")
+            path.chmod(0o644)
+        stage.studio.mend(stage.story_id, take_id)
+        stage.run()
+        assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == dict.fromkeys(
+            ("recording.mp4", "frames.mkv", "memory.safetensors"), 0o600
+        )
+        stage.close()
+    finally:
+        os.umask(before)
+
+
+def test_an_id_that_cannot_be_read_is_of_another_folder_and_no_fault(made: Path) -> None:
+    """With the takes that it knows the database is this folder's all the same, and says so again."""
+    bound = (made / "studio.id").read_text()
+    for damaged in (b"\xff\xfe\x00", b"", b"  \n", b"0" * 16):
+        (made / "studio.id").write_bytes(damaged)
+        Opened(made).close()
+        assert (made / "studio.id").read_text() == bound
 
 
 def die_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

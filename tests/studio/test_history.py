@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from shotstream.studio import store as store_module
-from shotstream.studio.history import History
+from shotstream.studio.history import History, Wanted
 from shotstream.studio.limits import Limits
 from shotstream.studio.script import Card, Script
 from shotstream.studio.store import Store, new_id
@@ -128,6 +128,58 @@ def test_every_branch_is_shown_as_it_is_now(store: Store) -> None:
         history.commit(titled(number + 1), "")
     assert {key: script.title for key, script in history.scripts().items()} == names
     assert list(history.scripts()) == list(opened(store, history.story_id).scripts())
+
+
+def test_what_was_undone_is_done_again_one_step_at_a_time(store: Store) -> None:
+    history = begun(store)
+    for number in range(1, 5):
+        history.commit(titled(number), f"Title {number}")
+    assert undone(history) == ["3", "2", "1", "0"]
+    for found in (history, opened(store, history.story_id)):
+        for number in range(1, 5):
+            assert found.redo_label == f"Title {number}"
+            found.redo()
+            assert (found.script, found.undo_label) == (titled(number), f"Title {number}")
+        assert found.redo_label is None
+        undone(found)
+
+
+@pytest.mark.parametrize("way", ["undo", "redo", "branch", "switch"])
+def test_after_a_step_through_history_nothing_is_asked_for_any_more(store: Store, way: str) -> None:
+    """In memory and in the database alike: a film does not go on by itself behind who looks back."""
+    history = begun(store)
+    main = history.branch.branch_id
+    for number in (1, 2):
+        history.commit(titled(number), "")
+    if way == "redo":
+        history.undo()
+    if way == "switch":
+        history.begin_branch(titled(3), "Other")
+    history.set_going(autoplay=True, wanted={"1" * 16: Wanted(shot_id="1" * 16)})
+    {
+        "undo": history.undo,
+        "redo": history.redo,
+        "branch": lambda: history.begin_branch(titled(4), "Another"),
+        "switch": lambda: history.switch(main),
+    }[way]()
+    for found in (history, opened(store, history.story_id)):
+        assert not found.autoplay and found.wanted == {}
+
+
+def test_what_is_asked_for_stays_until_it_is_changed_or_its_shot_is_gone(store: Store) -> None:
+    history = begun(store)
+    wants = {key * 16: Wanted(shot_id=key * 16) for key in "12"}
+    two = replace(SCRIPT, cards=(*SCRIPT.cards, Card(shot_id="2" * 16, caption="a owl")))
+    history.commit(two, "", wanted=wants, autoplay=True)
+    history.set_going()
+    history.commit(replace(two, title="1"), "")
+    for found in (history, opened(store, history.story_id)):
+        assert found.autoplay and found.wanted == wants
+    history.set_going(autoplay=False)
+    assert (history.autoplay, history.wanted) == (False, wants)
+    history.commit(SCRIPT, "")
+    for found in (history, opened(store, history.story_id)):
+        assert not found.autoplay and list(found.wanted) == ["1" * 16]
 
 
 def test_a_step_and_its_branch_are_one_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import Any
 from urllib.parse import quote
 
@@ -340,6 +341,8 @@ def test_who_is_kept_out_is_told_what_to_do(token: str | None, status: int) -> N
         assert "shotstream serve" in text and ("?token=" in text or "SHOTSTREAM_TOKEN" in text)
     assert program.headers.get("www-authenticate") == ("Bearer" if token else None)
     assert "<script" not in browser.text and "style=" not in browser.text, "the policy would stop them"
+    told = program.json()["message"].replace("`", "")
+    assert f"<p>{escape(told[0].upper() + told[1:])}.</p>" in browser.text, "the same, as a sentence"
 
 
 def test_what_a_page_is_told_of_its_origin_is_text_and_no_markup(client: TestClient) -> None:
