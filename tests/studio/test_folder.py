@@ -192,10 +192,14 @@ def test_a_database_that_others_could_read_is_closed_to_them(made: Path) -> None
     assert stat.S_IMODE((made / "media").stat().st_mode) == 0o700
 
 
+def unchanged(*_: object, **__: object) -> None:
+    """Instead of a change of mode."""
+
+
 def test_nothing_is_open_to_others_even_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are made closed, not closed after they were made."""
     before = os.umask(0)
-    monkeypatch.setattr(Path, "chmod", lambda *_, **__: None)
+    monkeypatch.setattr(Path, "chmod", unchanged)
     try:
         folder = DataFolder(tmp_path / "above" / "data")
         Store(f"sqlite:///{tmp_path / 'above' / 'data' / 'stories.sqlite'}").upgrade()

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from shotstream.studio import store as store_module
 from shotstream.studio.history import History, Wanted
-from shotstream.studio.script import Card, Script
+from shotstream.studio.script import Card, MemoryFrame, Script, TakeRecord
 from shotstream.studio.store import Store, StoreError, new_id
 from shotstream.studio.tables import Base
 from shotstream.studio.trouble import explain
@@ -129,6 +129,72 @@ def test_a_deleted_story_leaves_no_row(store: Store) -> None:
         for table in Base.metadata.sorted_tables:
             assert connection.execute(table.select()).all() == []
     store.close()
+
+
+def test_looking_whether_the_database_keeps_anything_changes_nothing(store: Store) -> None:
+    store.check()
+    assert store.folder_id() is None
+    for folder_id in ("a" * 16, "b" * 16):
+        store.bind(folder_id)
+        store.check()
+        assert store.folder_id() == folder_id, "one folder, the last"
+    store.ping()
+    store.close()
+
+
+def test_a_database_that_keeps_nothing_is_found_out(tmp_path: Path) -> None:
+    """Also where reading goes on."""
+    store = Store(f"sqlite:///{tmp_path / 'stories.sqlite'}")
+    store.upgrade()
+    store.bind("a" * 16)
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql("pragma query_only = on")
+        connection.commit()
+    store.ping()
+    with pytest.raises(OperationalError, match="readonly"):
+        store.check()
+    store.close()
+
+
+def test_a_storys_rows_are_its_own(store: Store) -> None:
+    """Two stories side by side: numbers, history and takes of one do not touch the other's."""
+    ids = [new_id(), new_id()]
+    for story_id in ids:
+        store.create(story_id, SCRIPT, seed=0, autoplay=False)
+    first, second = (opened(store, story_id) for story_id in ids)
+    records = {name: taken(name * 16) for name in "abc"}
+    first.commit(replace(SCRIPT, title="1"), "One", [records["a"], records["b"]])
+    second.commit(replace(SCRIPT, title="2"), "Two", [records["c"]])
+    first.begin_branch(replace(SCRIPT, title="3"), "Other")
+    stored = {story.story_id: story for story in store.all_stories()}
+    assert list(stored) == ids, "the latest change first"
+    assert [take.take_id for take in stored[ids[0]].takes] == ["a" * 16, "b" * 16]
+    assert [take.take_id for take in stored[ids[1]].takes] == ["c" * 16]
+    assert [[b.name for b in stored[key].branches] for key in ids] == [["Main", "Other"], ["Main"]]
+    assert [stored[key].history_bytes for key in ids] == [first.num_bytes, second.num_bytes]
+    assert store.num_bytes() == first.num_bytes + second.num_bytes + 3 * 100 and store.num_stories() == 2
+    assert store.take_ids() == {(ids[0], "a" * 16), (ids[0], "b" * 16), (ids[1], "c" * 16)}
+    assert store.take(ids[0], "a" * 16) == records["a"]
+    assert store.take(ids[1], "a" * 16) is None and store.take(ids[0], "d" * 16) is None
+    anew = replace(records["a"], num_bytes=7, file_sha256={"frames.mkv": "0"})
+    store.replace_take(anew)
+    assert store.take(ids[0], "a" * 16) == anew
+    assert store.num_bytes() == first.num_bytes + second.num_bytes + 207
+    store.delete(ids[0])
+    assert store.load(ids[0]) is None and store.num_stories() == 1
+    assert store.num_bytes() == second.num_bytes + 100
+    assert opened(store, ids[1]).script.title == "2" and opened(store, ids[1]).undo_label == "Two"
+    store.close()
+
+
+def taken(take_id: str) -> TakeRecord:
+    return TakeRecord(
+        take_id=take_id, shot_id="1" * 16, created_at="2026-11-27", caption="a fox", global_caption="all",
+        seed=2**63 - 1, num_steps=2, num_chunks=1, num_frames=9, was_cut=False, before=("e" * 16,),
+        context=(MemoryFrame(take_id="e" * 16, frame_index=3, pin_id=None, shot_phase=1),),
+        weights_sha256="0" * 64, environment={"torch": "2"}, header_bytes=1, chunk_bytes=(2,), num_bytes=100,
+        frame_sha256=("0",) * 9,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nonsense://x"])
