@@ -62,7 +62,7 @@ def test_open_shots_do_not_stop_a_process_from_ending() -> None:
 def test_at_the_end_a_shot_is_closed_once_nobody_makes_a_chunk_of_it_and_none_is_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, runs_s: float, num_threads: int, closed_s: float | None
 ) -> None:
-    now = 0.0
+    now, num_asked = 0.0, 0
     closed: list[float] = []
 
     class Shot:
@@ -76,10 +76,16 @@ def test_at_the_end_a_shot_is_closed_once_nobody_makes_a_chunk_of_it_and_none_is
         nonlocal now
         now += seconds
 
+    def clock() -> float:
+        nonlocal num_asked
+        num_asked += 1
+        assert num_asked < 10_000, "the thread that makes the chunk is given no time"
+        return now
+
     held = Shot()
     ends = Event()
     for name, value in {
-        "time": SimpleNamespace(sleep=sleep, monotonic=lambda: now),
+        "time": SimpleNamespace(sleep=sleep, monotonic=clock),
         "threading": SimpleNamespace(active_count=lambda: num_threads),
         "getgeneratorstate": lambda generator: generator.state(),
         "_open_shots": WeakSet([held]),
