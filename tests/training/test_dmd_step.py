@@ -368,3 +368,36 @@ def test_the_teacher_is_held_in_what_it_is_multiplied_in_and_what_learns_is_not(
         )
     }
     assert kinds == {"student": {torch.float32}, "fake": {torch.float32}, "teacher": {torch.bfloat16}}
+
+
+def test_the_teacher_is_guided_by_captions_and_context_each_by_its_own_scale_and_the_fake_score_is_not() -> (
+    None
+):
+    """v + (captions - 1)(v - v without captions) + (context - 1)(v - v without context), in numbers."""
+    stage = stage_of("guidance=3.0", "context_guidance=2.0")
+    (part,) = stage.parts(0)
+    torch.testing.assert_close(part.text, stage.student.embed(part.scene.captions).detach())
+    torch.testing.assert_close(part.free, stage.teacher.embed([[""]] * BATCH).detach())
+
+    def velocity(dit: DiT, scene: Scene, text: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        del sigma
+        is_whole = scene.conditioning is part.scene.conditioning
+        said = {
+            (stage.fake, part.text, True): 0.25,
+            (stage.teacher.dit, part.text, True): 1.0,
+            (stage.teacher.dit, part.free, True): 3.0,
+            (stage.teacher.dit, part.text, False): 7.0,
+        }[dit, text, is_whole]
+        return torch.full_like(noisy, said)
+
+    stage.velocity = velocity  # type: ignore[method-assign]
+    x0 = torch.randn(BATCH, 16, 6, *SIZE_OF, generator=torch.Generator().manual_seed(0))
+    key = (1, 5)
+    noise, sigma = stage._noise(x0, "score", key, part.scene.samples, low=0.02, high=0.98)  # pyright: ignore[reportPrivateUsage]
+    level = sigma[:, None, :, None, None]
+    noisy = (1 - level) * x0 + level * noise
+    real = noisy - level * (1 + 2 * (1 - 3) + (1 - 7))
+    fake = noisy - level * 0.25
+    distance = (x0 - real).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
+    found = stage.gradient(part.scene, part.text, part.free, x0, key)
+    torch.testing.assert_close(found, (fake - real) / distance, rtol=1e-4, atol=1e-5)

@@ -13,9 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodec
-from shotstream.theatre.questions import NOT_SAID
+from shotstream.theatre.questions import NOT_SAID, QUESTIONS
 from shotstream.theatre.render import FRAMINGS
+from shotstream.theatre.world import HELD_OUT
 from shotstream.training.stages.decoder import DecoderStage
+from shotstream.training.stages.reader import held_out_captions
 from tests.training.test_decoder import _plain
 from tests.training.test_reader import TRAINING
 from tests.training.test_stage_steps import codec_stage, decoder_stage, reader_stage
@@ -197,3 +199,12 @@ def test_a_reader_sees_as_many_empty_and_shortened_captions_as_its_recipe_asks_f
     stripped = [" a " not in f" {text.lower()} " and "," not in text for text in texts]
     assert near(float(np.mean(stripped)), 0.5), "half of the captions lose words that say nothing"
     assert torch.equal(told, right), "and nothing that is asked for"
+
+
+def test_a_reader_is_judged_on_captions_of_pairs_that_training_never_shows() -> None:
+    texts, right = held_out_captions(30)
+    pairs = [f"{colour} {species}" for species, colour in HELD_OUT]
+    assert all(any(pair in text.lower() for pair in pairs) for text in texts)
+    assert len(set(texts)) > 20 and right.shape == (30, len(QUESTIONS))
+    assert (right != NOT_SAID).any(dim=1).all()
+    assert texts == held_out_captions(30)[0]
