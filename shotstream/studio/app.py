@@ -227,9 +227,10 @@ def _add_problems(app: FastAPI) -> None:
         return _problem(_STATUS["storage"], "storage", explain(error))
 
     @app.exception_handler(OSError)
-    async def no_file(request: Request, error: OSError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+    async def no_file(_: Request, error: OSError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         if error.errno not in OUT_OF_DESCRIPTORS:
-            return await fault(request, error)
+            _log.error("a request failed", exc_info=error)
+            return _problem(_STATUS["storage"], "storage", explain(error))
         logging.getLogger("uvicorn.error").warning("no more descriptors for files: raise `ulimit -n`")
         return _busy("too many files are open here; try again")
 

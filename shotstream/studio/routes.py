@@ -151,7 +151,7 @@ def stories(services: Serving) -> list[StorySummary]:
 async def create(services: Serving, body: CreateStory) -> StoryState:
     """A new story."""
     if body.bundled is not None:
-        if body.shots or body.global_caption is not None:
+        if body.model_fields_set & {"title", "global_caption", "shots"}:
             raise Refusal("invalid", "give the name of a bundled story, or a story of your own")
         known = bundled_stories()
         if body.bundled not in known:

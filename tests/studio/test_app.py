@@ -1,6 +1,7 @@
 """The server as a browser meets it: routes, the live protocol, bad input, and who may come in."""
 
 import base64
+import errno
 import io
 import json
 import re
@@ -333,6 +334,7 @@ def test_deleting_a_story_tells_its_viewers_and_leaves_nothing(client: TestClien
         (b"[]", 400, "invalid"),
         (b"{}", 400, "invalid"),
         (b'{"bundled": "../../etc/passwd"}', 404, "not_found"),
+        (b'{"bundled": "fox-and-owl", "title": "Mine"}', 400, "invalid"),
         (b'{"global_caption": "a", "unknown": 1}', 400, "invalid"),
         (b'{"global_caption": "a", "shots": [{"caption": "a\\u0007"}]}', 400, "invalid"),
         (b'{"global_caption": "' + b"a" * 3000 + b'"}', 409, "limit"),
@@ -388,6 +390,20 @@ def test_a_take_of_another_story_is_not_given(shared: TestClient, finished: tupl
     other = create(shared)
     take_id = story.shots[0].take_id
     assert shared.get(f"/api/stories/{other}/takes/{take_id}/media.mp4").status_code == 404
+
+
+def test_a_disk_that_does_not_give_a_file_is_no_fault_of_the_program(
+    shared: TestClient, finished: tuple[str, StoryState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    story_id, story = finished
+    media = shared.app.state.services.tools.media  # pyright: ignore
+    monkeypatch.setattr(media, "recording_file", unreadable)
+    answer = shared.get(f"/api/stories/{story_id}/takes/{story.shots[0].take_id}/media.mp4")
+    assert (answer.status_code, answer.json()["code"]) == (507, "storage")
+    assert answer.json()["message"] == "the disk fails; look at the system's log"
 
 
 def test_pages_of_other_sites_are_kept_out(shared: TestClient) -> None:
