@@ -209,10 +209,10 @@ def test_every_text_is_on_the_page_in_its_place(monkeypatch: pytest.MonkeyPatch)
     def draw(
         self: Lettering, _pen: object, left: int, top: int, line: str, _ink: object, room: float
     ) -> None:
-        texts.append((line, left, top, room, self.width("x" * 100)))
+        texts.append((line, left, top, room, self.width("é" * 100)))
 
     monkeypatch.setattr(Lettering, "draw", draw)
-    sizes = {size: Lettering(size).width("x" * 100) for size in (15, 17, 34)}
+    sizes = {size: Lettering(size).width("é" * 100) for size in (15, 17, 34)}
     page = draw_storyboard("Title " * 99, "Global " * 999, [panel("Word " * 99), panel("B")])
     cards, header = texts[:7], texts[7:]
     assert [text[1:] for text in cards] == [
