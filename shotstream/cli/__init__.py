@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = stopped(error)
     except BrokenPipeError:
         # Nobody reads on (`| head`), and Python would complain of the rest at the very end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # pyright: ignore[reportOptionalMemberAccess]
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAULT
     except Fault as error:
         code = complain(str(error), FAULT)

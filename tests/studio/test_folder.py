@@ -340,25 +340,23 @@ def test_takes_are_taken_back_when_the_database_that_knows_them_comes_back(
     made: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A backup of an earlier day, and then the right one: they stayed aside, and were made anew or lost."""
-    database, old, new = (made / name for name in ("stories.sqlite", "old", "new"))
-    old.write_bytes(database.read_bytes())
-    stage = Opened(made)
-    stage.ask("add_shot", shot={"caption": "a owl walks"})
-    stage.run()
-    hashes = stage.hashes()
-    stage.close()
-    before = files(made / "media")
-    new.write_bytes(database.read_bytes())
-    database.write_bytes(old.read_bytes())
-    Opened(made).close()
+
+    def start(*, forget: bool = False) -> None:
+        folder = DataFolder(made)
+        store, media = opened(made)
+        with contextlib.closing(folder), contextlib.closing(store):
+            for story_id, _ in store.take_ids() if forget else ():
+                store.delete(story_id)
+            folder.bind(store, media)
+
+    right, before = (made / "stories.sqlite").read_bytes(), files(made / "media")
+    start(forget=True)
     assert "1 takes that the database does not know were set aside" in caplog.text
-    assert len(files(made / "media")) == 3
-    database.write_bytes(new.read_bytes())
-    stage = Opened(made)
+    assert files(made / "media") == {} and len(files(made / "set-aside")) == len(before) == 3
+    (made / "stories.sqlite").write_bytes(right)
+    start()
     assert "1 takes that the database knows again were taken back from" in caplog.text
-    assert files(made / "media") == before and stage.hashes() == hashes
-    assert files(made / "set-aside") == {}
-    stage.close()
+    assert files(made / "media") == before and files(made / "set-aside") == {}
 
 
 def test_takes_that_are_not_there_are_told_at_the_start(made: Path, caplog: pytest.LogCaptureFixture) -> None:
