@@ -401,3 +401,14 @@ def test_the_teacher_is_guided_by_captions_and_context_each_by_its_own_scale_and
     distance = (x0 - real).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
     found = stage.gradient(part.scene, part.text, part.free, x0, key)
     torch.testing.assert_close(found, (fake - real) / distance, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fake_score_begins_as_a_copy_of_a_frozen_teacher_and_learns() -> None:
+    teacher = model(config_of(), 1).requires_grad_(False)
+    fake = fake_of(teacher)
+    assert all(value.requires_grad for value in fake.parameters())
+    assert not any(value.requires_grad for value in teacher.parameters())
+    own = dict(teacher.dit.named_parameters())
+    assert all(
+        value is not own[name] and torch.equal(value, own[name]) for name, value in fake.named_parameters()
+    )
