@@ -93,7 +93,7 @@ def test_every_rule_of_reliability_names_files_and_tests_that_exist() -> None:
     for rule, enforced, held in rules:
         assert rule
         for path in re.findall(r"`([\w/]+\.\w+)`", enforced):
-            assert (ROOT / "shotstream" / path).is_file(), path
+            assert (ROOT / "shotstream" / path.removeprefix("shotstream/")).is_file(), path
         named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", held)
         assert named, rule
         for path, name in named:
