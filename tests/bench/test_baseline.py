@@ -13,7 +13,6 @@ from shotstream.geometry import PixelSize
 from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.pipeline import StreamingPipeline
-from tests.params import first
 from tests.streaming.tiny import tiny_engine
 
 CAPTIONS = ("a fox walks", "a fox sleeps", "an owl flies", "a fox and an owl", "night")
@@ -39,9 +38,8 @@ def engine_latents(engine: Engine, num_chunks: int, num_steps: int, monkeypatch:
     return shots, frames
 
 
-@pytest.mark.parametrize(
-    ("policy", "num_steps"), first(1, [("published", 2), ("theatre", 4), ("target_caption", 4)])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("policy", "num_steps"), [("published", 2), ("theatre", 4), ("target_caption", 4)])
 def test_the_published_loop_makes_the_engines_latents_and_frames(
     policy: PolicyName, num_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

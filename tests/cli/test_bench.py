@@ -30,7 +30,7 @@ def run(*arguments: str) -> int:
         ),
         pytest.param("decode", ("--chunks", "2", "--repeats", "1"), marks=pytest.mark.slow),
         ("encode", ("--chunks", "1", "--repeats", "1")),
-        ("cut", ("--chunks", "1", "--repeats", "1", "--steps", "1")),
+        pytest.param("cut", ("--chunks", "1", "--repeats", "1", "--steps", "1"), marks=pytest.mark.slow),
         pytest.param("baseline", ("--chunks", "1", "--stories", "1", "--shots", "2"), marks=pytest.mark.slow),
         pytest.param(
             "overlap",

@@ -67,6 +67,7 @@ def test_a_film_is_made_and_its_replay_gives_the_same_frames(
     assert read_replay(tiny / "again.replay.json") == read_replay(tiny / "film.replay.json")
 
 
+@pytest.mark.slow
 def test_a_replay_is_never_overwritten_by_the_film_that_it_checks(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_film_killed_in_its_third_shot_goes_on_to_equal_hashes(tiny: Path) -> 
     assert read_replay(tiny / "killed.replay.json") == read_replay(tiny / "whole.replay.json")
 
 
+@pytest.mark.slow
 def test_the_published_examples_are_filmed_with_one_warning_of_each_kind(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +222,7 @@ def test_a_damaged_bundle_is_bad_input(tiny: Path, capsys: pytest.CaptureFixture
     assert "dit.safetensors" in complaint(capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_unfinished_work_of_another_film_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(*_: object) -> None:
@@ -238,6 +241,7 @@ def test_unfinished_work_of_another_film_is_bad_input(capsys: pytest.CaptureFixt
     assert "4 of them from before" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_a_full_disk_is_a_fault_and_finished_shots_stay(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -42,6 +42,7 @@ def _assert_channels_last(traffic: Traffic) -> None:
             assert tensor.is_contiguous(memory_format=kind), (tensor.shape, tensor.stride())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(2, 3), (1, 1)])
 def test_every_convolution_of_a_decode_is_channels_last(dtype: torch.dtype, size: tuple[int, int]) -> None:
@@ -60,6 +61,7 @@ def test_every_convolution_of_an_encoding_is_channels_last(num_frames: int) -> N
     _assert_channels_last(traffic)
 
 
+@pytest.mark.slow
 def test_memory_has_the_same_strides_after_every_chunk() -> None:
     """They changed with the number of frames, and a compiled decoder was compiled for a third time."""
     states = [state for _, state in _chunks(_codec(_TINY), torch.randn(1, 16, 12, 2, 3))]
@@ -104,6 +106,7 @@ def test_frames_of_a_batch_are_encoded_as_each_alone() -> None:
     torch.testing.assert_close(codec.encode(frames), alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_held_while_encoding_does_not_grow_with_the_video() -> None:
     """Every piece after the first moves as much as any other: none looks at all of the video."""
     codec = _codec(_TINY, "meta")

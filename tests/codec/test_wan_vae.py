@@ -86,12 +86,14 @@ _SEVERAL = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @_SEVERAL
 def test_its_tensors_have_the_names_and_shapes_of_diffusers(config: WanVAEConfig) -> None:
     theirs = library_of(config, _random_weights(config)).state_dict()
     assert wan_vae_shapes(config) == {name: tuple(tensor.shape) for name, tensor in theirs.items()}
 
 
+@pytest.mark.slow
 @_SEVERAL
 def test_it_decodes_what_diffusers_own_decoder_does(config: WanVAEConfig) -> None:
     weights = _random_weights(config)
@@ -107,6 +109,7 @@ def test_it_decodes_what_diffusers_own_decoder_does(config: WanVAEConfig) -> Non
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @_SEVERAL
 @pytest.mark.parametrize("num_frames", [1, 5, 13])
 def test_it_encodes_what_diffusers_own_encoder_does(config: WanVAEConfig, num_frames: int) -> None:
@@ -120,6 +123,7 @@ def test_it_encodes_what_diffusers_own_encoder_does(config: WanVAEConfig, num_fr
     torch.testing.assert_close(codec.encode(video), (expected - mean) / std, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [(3, 3), (1, 1, 4), (6,)])
 def test_latent_frames_that_go_together_equal_those_that_go_alone(
     golden: dict[str, Tensor], codec: WanVAE, pieces: tuple[int, ...]
@@ -208,6 +212,7 @@ def test_no_pixel_depends_on_a_later_latent_frame(codec: WanVAE) -> None:
     assert not torch.equal(before[:, :, 5:], after[:, :, 5:])
 
 
+@pytest.mark.slow
 def test_it_is_a_codec_and_half_precision_gives_float32(codec: WanVAE, golden: dict[str, Tensor]) -> None:
     assert isinstance(codec, Codec)
     weights = {name: golden[f"weights.{theirs}"] for theirs, name in vae_names(_CONFIG).items()}

@@ -44,6 +44,7 @@ def digests(directory: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
 
 
+@pytest.mark.slow
 def test_processes_write_together_what_one_writes_alone(
     manifest: Path, encoders: Encoders, encoded: Path, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_frames_of_chunks_are_joined_in_order() -> None:
     assert len(np.concatenate(true_films(2)(0, stories[0]))) == 21
 
 
+@pytest.mark.slow
 def test_the_codec_alone_bounds_its_models(bundled: StreamingPipeline) -> None:
     """Encoding and decoding the truth keeps places and framings, and loses some edges."""
     config = EvaluationConfig(num_stories=2, num_shots=2, num_chunks=1, codec_only=True, judge_truth=False)

@@ -147,6 +147,7 @@ def test_a_level_is_told_in_full_to_a_half_precision_network() -> None:
     assert not torch.equal(*near)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 @torch.no_grad()
 def test_a_double_precision_network_loses_nothing_to_float32() -> None:

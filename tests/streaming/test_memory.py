@@ -16,7 +16,6 @@ from shotstream.streaming.parts import load_codec, load_dit
 from shotstream.streaming.pipeline import build_engine
 from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import Bundle
-from tests.params import first
 
 SMALL = PixelSize(32, 48)
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -62,7 +61,8 @@ def test_a_visiting_text_encoder_needs_its_largest_layer_in_the_films_dtype() ->
     assert memory._text_bytes({}, torch.float32, Switches(offload_text=True)) == 0  # pyright: ignore
 
 
-@pytest.mark.parametrize("switches", first(1, [Switches(), Switches(weights="float8", float8_cache=True)]))
+@pytest.mark.slow
+@pytest.mark.parametrize("switches", [Switches(), Switches(weights="float8", float8_cache=True)])
 def test_weights_and_caches_are_those_of_a_loaded_model(tmp_path: Path, switches: Switches) -> None:
     bundle = tiny_bundle(tmp_path)
     computed = film_memory(bundle, torch.float32, switches)

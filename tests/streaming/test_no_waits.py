@@ -172,6 +172,7 @@ def test_no_shot_waits_for_the_device_and_a_later_chunk_brings_it_nothing_but_no
         assert set(queued[1:]) == {STEPS}
 
 
+@pytest.mark.slow
 def test_a_cut_waits_for_nothing_either(pinned: list[Tensor]) -> None:
     engine = elsewhere(num_context_frames=6)
     session = StorySession(engine, "a forest night")

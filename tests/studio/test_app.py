@@ -193,6 +193,7 @@ def test_every_export_is_what_it_says(client: TestClient, tmp_path: Path) -> Non
     assert not list((tmp_path / "exports").iterdir())
 
 
+@pytest.mark.slow
 def test_a_film_with_a_pinned_frame_is_made_again_from_its_replay(client: TestClient, tmp_path: Path) -> None:
     story_id, story = made(client)
     with watching(client, story_id) as viewer:

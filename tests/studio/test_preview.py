@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from shotstream.codec.tiny_decoder import TinyDecoder
@@ -16,6 +17,7 @@ def light_decoder() -> TinyDecoder:
         return TinyDecoder(4, (6, 4, 4, 4)).eval().requires_grad_(False)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_the_codecs_and_only_what_is_sent_is_the_previews(tmp_path: Path) -> None:
     stages = [Stage(tmp_path / name, preview=preview) for name, preview in _both(tmp_path)]
     for stage in stages:

@@ -86,6 +86,7 @@ def test_latents_stay_as_they_are_and_the_finished_codec_is_what_later_runs_use(
     assert new["head.weight"][:, :16].any(), "the finish has begun to matter"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     for part in ("parts", "whole"):
         run_recipe(codec(1), tmp_path / part)

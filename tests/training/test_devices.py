@@ -61,6 +61,7 @@ def test_the_text_encoder(meta: torch.device) -> None:
     assert {value.device for value in stage.reader.parameters()} == {meta}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_teacher(runs: Path, meta: torch.device, causal: bool) -> None:
     """Noise once stayed on the CPU in stages where nothing is computed."""

@@ -27,7 +27,6 @@ from shotstream.training.stages.inter_shot import (
     draw_stories,
     look_back_at,
 )
-from tests.params import first
 from tests.training.test_run import codec, same, teacher, weights
 from tests.training.test_student import nested, pairs, student
 
@@ -108,6 +107,7 @@ def test_a_student_update_leaves_no_gradient_on_the_scores(runs: Path) -> None:
         assert all(value.grad is None for value in module.parameters())
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_little_and_every_parameter_still_learns(runs: Path) -> None:
     """A copy of a parameter in bfloat16 that a pass without gradient leaves behind would learn nothing."""
     gradients: dict[str, dict[str, Tensor]] = {}
@@ -158,7 +158,8 @@ def _carried(
     return list(carrying)
 
 
-@pytest.mark.parametrize("name", first(1, STAGES))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, runs: Path) -> None:
     used = {path.name for path in runs.iterdir()}
     parts = runs / name
@@ -335,6 +336,7 @@ def test_merged_adapters_compute_what_attached_ones_did(runs: Path) -> None:
     assert set(dit.state_dict()) == names
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_becomes_a_plain_model(runs: Path) -> None:
     run_recipe(matching("theatre_inter_shot", 2), runs)
     merged, before = (trained_model(runs, name) for name in ("theatre_inter_shot", "theatre_intra_shot"))

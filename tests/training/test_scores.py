@@ -72,6 +72,7 @@ def test_previews_of_a_teacher_are_guided_away_from_empty_captions(
     assert all(given[1]) and not any(text for rows in free for text in rows)
 
 
+@pytest.mark.slow
 def test_teachers_and_students_are_scored_and_say_how_they_filmed(runs: Path) -> None:
     config = EvaluationConfig(num_stories=1, num_shots=2, num_chunks=1, judge_truth=False)
     one = evaluate_run("theatre_teacher", runs, config, sampler_steps=2)

@@ -55,6 +55,7 @@ def runs(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_pairs_do_not_depend_on_how_long_their_teacher_is_trained(runs: Path) -> None:
     path = runs / "theatre_ode_pairs" / "config.json"
     for old, new, message in (

@@ -49,6 +49,7 @@ def test_an_entry_is_the_mean_since_the_last_and_a_scalar_counts_where_it_was_gi
     assert end.startswith("4 steps at ")
 
 
+@pytest.mark.slow
 def test_memory_that_was_held_once_is_told_ever_after(tmp_path: Path) -> None:
     size = peak_memory_bytes() + 10**8
     held = bytearray(b"1") * size  # written, so that the machine must give it
