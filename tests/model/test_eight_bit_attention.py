@@ -131,13 +131,14 @@ def test_a_cache_in_eight_bits_is_only_changed_by_commits_and_comes_back_as_it_w
         new_cache(dit).restore(before)
 
 
-def test_a_chunk_denoised_again_beside_its_committed_self_equals_the_first_time() -> None:
-    dit, text = tiny_dit(), captions()
-    made, cache = _films(torch.int8, 2)
+@pytest.mark.parametrize("num_chunks", [2, 4, 5])
+def test_a_chunk_denoised_again_beside_its_committed_self_equals_the_first_time(num_chunks: int) -> None:
+    """Within the window of 3, and past it, where its place lies between those that it reads."""
+    dit, text, last = tiny_dit(), captions(), num_chunks - 1
+    made, cache = _films(torch.int8, num_chunks)
     with torch.no_grad():
-        # Chunk 1, now between two others that it may and may not see.
-        again = dit(latents(2, seed=1), level(0.7, 2), text, chunk(1), cache=cache)
-    torch.testing.assert_close(again, made[1], rtol=0, atol=1e-5)
+        again = dit(latents(2, seed=last), level(0.7, 2), text, chunk(last), cache=cache)
+    torch.testing.assert_close(again, made[last], rtol=0, atol=1e-5)
 
 
 def test_a_cache_in_eight_bits_refuses_gradients() -> None:

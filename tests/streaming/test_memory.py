@@ -105,6 +105,11 @@ def test_what_runs_beside_needs_its_memory_beside_and_what_is_elsewhere_needs_no
     beside = film_memory(bundle, torch.float32, Switches(overlap_chunks=True))
     apart = film_memory(bundle, torch.float32, Switches(codec_device="cpu"))
     assert beside.transient > in_turn.transient >= apart.transient
+    codec = load_codec(bundle, META, torch.float32, Switches())
+    frames = bundle.config["dit"]["chunk_latent_frames"]
+    kept = decode_peak(codec, frames, SMALL).kept
+    numbers = sum(tensor.numel() for tensor in bundle.tensors["codec"].values())
+    assert kept > 0 and in_turn.codec == beside.codec == 4 * numbers + kept
     assert (apart.codec, apart.text_encoder) == (0, 0)
     eight = film_memory(bundle, torch.float32, Switches(weights="float8-products", attention="eight-bit"))
     assert eight.caches < in_turn.caches and eight.transformer < in_turn.transformer
