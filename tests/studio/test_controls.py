@@ -72,6 +72,9 @@ def test_while_a_take_is_made_what_comes_after_it_is_seen_at_its_end(stage: Stag
     assert effect(stage, "pin", frame={"take_id": film[0], "frame_index": 0}) == (2, 0, 42)
     assert effect(stage, "add_shot", shot={"caption": "a owl"}) == (3, 0, 42)
     assert effect(stage, "edit_shot", shot_id=stage.story.shots[2].shot_id, caption="a owl") == (2, 0, 42)
+    assert effect(stage, "make_shot", shot_id=stage.story.shots[1].shot_id) == (1, 0, 21), (
+        "what is made itself"
+    )
     assert effect(stage, "stop") == (1, 1, 30)
     assert stage.story.undo == "Stop in shot 2"
     stage.ask("retake", shot_id=stage.story.shots[0].shot_id)
@@ -165,6 +168,18 @@ def test_a_cut_where_the_shot_ends_anyway_is_no_step_and_asks_for_the_next_one(s
     # Named or not: what was made last is cut.
     assert effect(stage, "cut") == (2, 0, 42)
     assert list(stage.room.history.wanted) == [stage.story.shots[2].shot_id]
+
+
+def test_a_cut_drops_what_was_made_after_it_and_nobody_has_seen(stage: Stage) -> None:
+    """Where it shortens nothing, nothing after it changes."""
+    stage.run()
+    film = stage.film()
+    stage.ask("cut", playing={"take_id": film[0], "frame_index": 20})
+    assert stage.film() == film
+    stage.look(film[2], 0)
+    stage.ask("cut", playing={"take_id": film[0], "frame_index": 0})
+    assert stage.film()[1:] == [None, film[2]]
+    assert stage.statuses == ["done", "queued", "stale"]
 
 
 def test_a_stale_shot_may_be_made_again_and_one_that_is_as_it_should_be_may_not(stage: Stage) -> None:
