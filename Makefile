@@ -48,7 +48,9 @@ $(VENV)/.stamp-dev: pyproject.toml $(PINS) | $(BIN)/python
 demo: $(VENV)/.stamp-core
 	$(BIN)/shotstream generate $(STORY) -o $(FILM) --overwrite
 
-test: check test-fast
+# Side by side: while tests wait, the checks, which take one core, go on.
+test: $(VENV)/.stamp-dev
+	@$(MAKE) --no-print-directory -j 2 check test-fast
 
 test-fast: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '$(FAST)' -n 2

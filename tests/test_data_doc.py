@@ -13,6 +13,7 @@ from shotstream.manifest import read_manifest
 TEXT = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 # webdataset leaves the file that it streams to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_commands_of_the_page_work_and_the_shards_are_as_it_says(

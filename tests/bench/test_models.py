@@ -39,6 +39,7 @@ def test_random_latents_stay_finite_and_of_ordinary_size_in_bfloat16() -> None:
         assert 0.01 < latents.std() < 100
 
 
+@pytest.mark.slow
 def test_a_real_model_takes_another_size() -> None:
     pipeline = load_bench_model(BenchModel(size=SMALL, device="cpu"))
     (chunk,) = pipeline.session("a fox").shot("it walks", num_chunks=1)

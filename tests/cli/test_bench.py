@@ -29,7 +29,7 @@ def run(*arguments: str) -> int:
             "denoise", ("--chunks", "1", "--repeats", "1", "--memory", "lowest"), marks=pytest.mark.slow
         ),
         pytest.param("decode", ("--chunks", "2", "--repeats", "1"), marks=pytest.mark.slow),
-        ("encode", ("--chunks", "1", "--repeats", "1")),
+        pytest.param("encode", ("--chunks", "1", "--repeats", "1"), marks=pytest.mark.slow),
         pytest.param("cut", ("--chunks", "1", "--repeats", "1", "--steps", "1"), marks=pytest.mark.slow),
         pytest.param("baseline", ("--chunks", "1", "--stories", "1", "--shots", "2"), marks=pytest.mark.slow),
         pytest.param(

@@ -78,6 +78,7 @@ def test_a_replay_is_never_overwritten_by_the_film_that_it_checks(
     assert (tiny / "film.replay.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_replay_whose_frames_come_out_different_is_a_fault(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,6 +308,7 @@ def test_who_ends_a_film_is_told_what_is_kept(
     assert "4 shots, 3 of them from before" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
 def test_what_is_kept_is_looked_up_when_a_disk_fails(capsys: pytest.CaptureFixture[str], number: int) -> None:
@@ -345,6 +347,7 @@ def test_a_place_where_no_film_can_be_is_told_before_anything_is_loaded(
     assert reason in said and "Errno" not in said
 
 
+@pytest.mark.slow
 def test_a_fault_of_ours_is_one_line_and_its_traceback_goes_to_the_log(
     tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

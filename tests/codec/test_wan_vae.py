@@ -55,7 +55,15 @@ def _random_latents(num_latent_frames: int, seed: int = 0) -> Tensor:
     return torch.randn(1, 16, num_latent_frames, 2, 3, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("pieces", [(1, 1, 1, 1, 1, 1), (3, 3), (2, 1, 3), (1, 5)])
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (1, 5),
+        pytest.param((1, 1, 1, 1, 1, 1), marks=pytest.mark.slow),
+        pytest.param((3, 3), marks=pytest.mark.slow),
+        pytest.param((2, 1, 3), marks=pytest.mark.slow),
+    ],
+)
 def test_decoding_in_pieces_equals_decoding_once(codec: WanVAE, pieces: tuple[int, ...]) -> None:
     latents = _random_latents(6)
     state: DecodeState | None = None

@@ -79,6 +79,7 @@ def pinned_plan() -> FilmPlan:
     return replace(plan(), pins=((), ((0, 3),), ((0, 3), (1, 20)), ()))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_videos")
 def test_pinned_frames_are_pinned_for_their_shots_alone_also_after_an_interruption(tmp_path: Path) -> None:
     plain, pinned = film(tmp_path / "plain"), film(tmp_path / "pinned", film_plan=pinned_plan())

@@ -31,6 +31,7 @@ def test_every_shot_is_on_the_page() -> None:
         assert num_coloured("A title", [panel()] * num_shots) == pytest.approx(num_shots, rel=0.01)
 
 
+@pytest.mark.slow
 def test_of_very_many_shots_an_even_choice_is_shown() -> None:
     assert num_coloured("A title", [panel()] * 300) == pytest.approx(MAX_SHOWN_SHOTS, rel=0.01)
 

@@ -31,6 +31,7 @@ def film(engine: Engine) -> list[np.ndarray]:
     return frames
 
 
+@pytest.mark.slow
 def test_a_film_with_cuts_retakes_and_forks_is_the_same_to_the_bit() -> None:
     in_turn, ahead = film(tiny_engine()), film(tiny_engine(overlap=True))
     assert len({chunk.tobytes() for chunk in in_turn}) > 12

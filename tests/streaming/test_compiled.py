@@ -108,6 +108,7 @@ def test_a_warm_up_runs_what_first_shots_consist_of_and_gives_the_cache_back(
     assert len(engine._spare_caches) == 1  # pyright: ignore[reportPrivateUsage]
 
 
+@pytest.mark.slow
 def test_a_warm_ups_context_reads_as_many_captions_as_it_is_told_on_the_transformers_device() -> None:
     engine = tiny_engine()
     for num_captions, rows in ((1, [0, 0, 0]), (2, [0, 1, 0])):

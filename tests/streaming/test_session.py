@@ -260,6 +260,7 @@ def test_pins_hold_a_picture_in_the_context_until_they_are_taken_out(engine: Eng
     assert pinned.pinned_shots == ()
 
 
+@pytest.mark.slow
 def test_a_fork_has_the_pins_and_makes_the_same_film_with_them() -> None:
     session = start(tiny_engine())
     film(session, 3)
@@ -280,6 +281,7 @@ def test_a_fork_has_the_pins_and_makes_the_same_film_with_them() -> None:
         assert not np.array_equal(made, frames_of(differently_pinned.shot("a fox", seed=1)))
 
 
+@pytest.mark.slow
 def test_a_retake_looks_at_the_pins_of_earlier_shots_alone_and_keeps_no_others() -> None:
     engine = tiny_engine()
     session = start(engine)
@@ -405,6 +407,7 @@ def test_a_saved_session_goes_on_as_if_it_had_never_ended(
     ]
 
 
+@pytest.mark.slow
 def test_a_film_of_uneven_shots_and_pins_saved_after_every_shot_is_the_same_film(tmp_path: Path) -> None:
     """More shots than the context of two chunks has room for, other lengths, pins, a retake and an undo."""
     engine = tiny_engine(num_context_frames=6)

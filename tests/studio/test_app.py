@@ -216,6 +216,7 @@ def test_a_film_with_a_pinned_frame_is_made_again_from_its_replay(client: TestCl
     assert count_differences(without, replay)[1].startswith("shot 3")
 
 
+@pytest.mark.slow
 def test_a_film_that_cannot_be_replayed_is_not_given_a_replay(client: TestClient) -> None:
     story_id, story = made(client)
     replay = f"/api/stories/{story_id}/export/replay.json"
@@ -547,6 +548,7 @@ def test_two_servers_do_not_share_a_folder(client: TestClient, tmp_path: Path) -
     assert client.get("/readyz").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_story_goes_on_in_the_next_server(tmp_path: Path) -> None:
     with serving(tmp_path) as client:
         story_id, before = made(client)

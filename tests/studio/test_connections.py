@@ -101,6 +101,7 @@ def test_a_connection_is_given_its_time_anew_for_each_request(port: int) -> None
         until(lambda: is_ended(one))
 
 
+@pytest.mark.slow
 def test_who_does_not_read_what_was_asked_for_is_left(port: int) -> None:
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)

@@ -87,7 +87,7 @@ def damages(stage: Stage, record: TakeRecord) -> bool:
 
 
 @pytest.mark.parametrize("names", [FILES, *(pytest.param((name,), marks=pytest.mark.slow) for name in FILES)])
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_damaged_take_is_made_anew_as_it_was(tmp_path: Path, names: tuple[str, ...], index: int) -> None:
     stage = Stage(tmp_path)
     stage.run()
@@ -116,6 +116,7 @@ def test_a_damaged_take_is_made_anew_as_it_was(tmp_path: Path, names: tuple[str,
     stage.close()
 
 
+@pytest.mark.slow
 def test_damaged_memories_do_not_stop_a_story_and_the_next_shot_is_as_without_damage(tmp_path: Path) -> None:
     """It stopped without a word: the files were read outside of what a failure is caught in."""
     (tmp_path / "plain").mkdir()
@@ -142,6 +143,7 @@ def test_damaged_memories_do_not_stop_a_story_and_the_next_shot_is_as_without_da
     stage.close()
 
 
+@pytest.mark.slow
 def test_a_take_of_other_weights_that_is_lost_is_said_and_the_shot_waits(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     stage.run()
@@ -165,6 +167,7 @@ def test_a_take_of_other_weights_that_is_lost_is_said_and_the_shot_waits(tmp_pat
     stage.close()
 
 
+@pytest.mark.slow
 def test_what_comes_out_otherwise_is_not_put_in_a_takes_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +232,7 @@ def first(record: TakeRecord) -> TakeRecord:
     return replace(record, before=())
 
 
+@pytest.mark.slow
 def test_a_memory_holds_each_frame_once_however_often_more_are_asked_for(stage: Stage) -> None:
     stage.run()
     record = record_of(stage, 2)
@@ -245,6 +249,7 @@ def test_a_memory_holds_each_frame_once_however_often_more_are_asked_for(stage: 
         assert take.latent_of(index).equal(whole.latent_of(index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 def test_no_order_of_removals_additions_undo_branches_and_pins_makes_a_shot_impossible(
     tmp_path: Path, seed: int

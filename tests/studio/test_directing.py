@@ -47,6 +47,7 @@ def test_a_story_plays_by_itself_and_its_frames_are_those_of_a_plain_session(sta
         )
 
 
+@pytest.mark.slow
 def test_the_recording_on_disk_is_what_was_sent(stage: Stage) -> None:
     stage.run()
     on_disk = b"".join(
@@ -83,6 +84,7 @@ def test_a_cut_in_the_take_that_is_made_keeps_the_chunks_up_to_the_playing_one(s
     assert stage.hashes() == engine_hashes(stage, [2, 2, 2])
 
 
+@pytest.mark.slow
 def test_a_cut_may_bring_the_next_shot(stage: Stage) -> None:
     stage.run()
     first = stage.film()[0]
@@ -112,6 +114,7 @@ def test_stop_keeps_what_is_made_and_makes_no_more(stage: Stage) -> None:
     assert stage.hashes() == engine_hashes(stage, [2, 1])
 
 
+@pytest.mark.slow
 def test_choosing_an_earlier_take_makes_later_shots_stale_and_choosing_back_mends_it(stage: Stage) -> None:
     stage.run()
     old = stage.film()
@@ -128,6 +131,7 @@ def test_choosing_an_earlier_take_makes_later_shots_stale_and_choosing_back_mend
     assert (stage.film(), stage.statuses) == (old, ["done"] * 3)
 
 
+@pytest.mark.slow
 def test_stale_shots_are_made_again_from_what_is_chosen_now(stage: Stage) -> None:
     stage.run()
     stage.ask("retake", shot_id=stage.story.shots[0].shot_id, seed="5")
@@ -187,6 +191,7 @@ def test_anything_can_be_undone_and_done_again(stage: Stage) -> None:
     assert stage.refused("redo").code == "refused"
 
 
+@pytest.mark.slow
 def test_undo_while_a_take_is_made_takes_back_that_take(stage: Stage) -> None:
     stage.run(3)
     assert stage.story.undo == "Take of shot 2 in the making"
@@ -238,6 +243,7 @@ def test_pins_reach_later_shots_only_and_the_memory_shows_them(stage: Stage) -> 
     assert stage.hashes() == plain
 
 
+@pytest.mark.slow
 def test_as_many_pins_as_the_memory_takes(stage: Stage) -> None:
     stage.run()
     film = stage.film()
@@ -271,6 +277,7 @@ def test_making_runs_no_further_ahead_than_allowed_and_goes_on_when_the_viewer_d
     stage.close()
 
 
+@pytest.mark.slow
 def test_the_slowest_viewer_who_plays_is_waited_for(tmp_path: Path) -> None:
     stage = Stage(tmp_path, limits=Limits(look_ahead_s=2.0))
     slow = stage.sit(Inbox())
@@ -284,6 +291,7 @@ def test_the_slowest_viewer_who_plays_is_waited_for(tmp_path: Path) -> None:
     stage.close()
 
 
+@pytest.mark.slow
 def test_nothing_is_made_while_nobody_watches_and_the_take_comes_out_the_same(stage: Stage) -> None:
     stage.run(3)
     stage.studio.detach(stage.story_id, stage.seat.viewer_id)
@@ -295,6 +303,7 @@ def test_nothing_is_made_while_nobody_watches_and_the_take_comes_out_the_same(st
     assert stage.hashes() == engine_hashes(stage, [2, 2, 2])
 
 
+@pytest.mark.slow
 def test_stories_take_turns_chunk_by_chunk(stage: Stage) -> None:
     other = stage.create(3)
     stage.studio.attach(other, NOBODY, Inbox())
@@ -305,6 +314,7 @@ def test_stories_take_turns_chunk_by_chunk(stage: Stage) -> None:
         assert abs(made[0] - made[1]) <= 1 and sum(made) == turn
 
 
+@pytest.mark.slow
 def test_a_second_viewer_is_told_what_the_first_one_was(stage: Stage) -> None:
     stage.run(3)
     late = Inbox()
@@ -346,6 +356,7 @@ def test_ids_that_do_not_exist_change_nothing(stage: Stage) -> None:
     assert stage.hashes() == engine_hashes(stage, [2, 2, 2])
 
 
+@pytest.mark.slow
 def test_ids_of_another_story_change_nothing(stage: Stage, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = Stage(tmp_path / "other")
@@ -360,6 +371,7 @@ def test_ids_of_another_story_change_nothing(stage: Stage, tmp_path: Path) -> No
     other.close()
 
 
+@pytest.mark.slow
 def test_controls_out_of_order_are_refused(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     stage.ask("set_autoplay", on=False)
@@ -399,6 +411,7 @@ def test_a_full_quota_stops_the_making_and_deleting_frees_it(tmp_path: Path) -> 
     stage.close()
 
 
+@pytest.mark.slow
 def test_a_story_made_with_other_weights_goes_on_and_says_so(tmp_path: Path) -> None:
     first = Stage(tmp_path)
     first.run()

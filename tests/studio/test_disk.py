@@ -170,6 +170,7 @@ def test_a_cut_that_cannot_be_written_is_refused_and_the_take_is_made_again(
     assert [take.was_cut for take in stage.room.history.takes.values()] == [False] * 3
 
 
+@pytest.mark.slow
 def test_a_story_is_deleted_on_a_full_disk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files make the room that the database needs to forget it."""
     stage.run()
@@ -201,6 +202,7 @@ def test_a_deletion_that_the_database_refuses_leaves_the_story_whole(
     assert stage.tools.store_bytes() == stage.store.num_bytes() > 0
 
 
+@pytest.mark.slow
 def test_a_database_that_another_process_holds_is_told_and_waited_for(stage: Stage, tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "stories.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")

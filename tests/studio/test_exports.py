@@ -36,6 +36,7 @@ def refused(stage: Stage) -> str:
     return str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_films_chapters_are_its_shots(stage: Stage, tmp_path: Path) -> None:
     exporter(stage).mp4(tmp_path / "film.mp4")
     with av.open(tmp_path / "film.mp4") as container:
@@ -51,6 +52,7 @@ def test_a_films_chapters_are_its_shots(stage: Stage, tmp_path: Path) -> None:
     assert len(read_frames(tmp_path / "film.mp4")) == 63
 
 
+@pytest.mark.slow
 def test_one_shot_alone_is_that_shot(stage: Stage, tmp_path: Path) -> None:
     exporter(stage).only(stage.story.shots[1].shot_id).mp4(tmp_path / "shot.mp4")
     assert len(read_frames(tmp_path / "shot.mp4")) == 33

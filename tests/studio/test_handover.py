@@ -106,6 +106,7 @@ def test_a_recording_has_the_ranges_that_players_ask_for(tmp_path: Path) -> None
         assert client.get(url).content == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["recording.mp4", "frames.mkv"])
 def test_a_damaged_take_is_not_handed_out_and_is_soon_there_again(tmp_path: Path, name: str) -> None:
     with serving(tmp_path) as client:

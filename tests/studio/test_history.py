@@ -228,6 +228,7 @@ def test_at_the_quota_history_grows_no_more_and_new_takes_are_refused(tmp_path: 
     stage.close()
 
 
+@pytest.mark.slow
 def test_the_file_shrinks_when_history_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "stories.sqlite"
     store = Store(f"sqlite:///{path}")
@@ -267,6 +268,7 @@ def test_a_file_of_an_earlier_version_can_shrink_too(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_the_order_of_takes_branches_and_stories_does_not_depend_on_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def test_a_frame_lies_in_the_chunk_that_holds_it(stage: Stage, frame_index: int,
     assert stage.tools.num_frames(chunk) <= frame_index < stage.tools.num_frames(chunk + 1)
 
 
+@pytest.mark.slow
 def test_a_cut_ends_with_the_chunk_on_the_screen_at_each_of_its_frames(stage: Stage) -> None:
     stage.ask("edit_shot", shot_id=stage.story.shots[1].shot_id, num_chunks=4)
     stage.run()
@@ -70,6 +71,7 @@ def test_a_cut_ends_with_the_chunk_on_the_screen_at_each_of_its_frames(stage: St
         assert stage.film()[1] == whole.take_id
 
 
+@pytest.mark.slow
 def test_a_cut_that_was_taken_back_can_be_done_at_another_place(stage: Stage) -> None:
     """It was taken for its shortened one, which is no longer in the film: the last shot was cut."""
     stage.run()
@@ -91,6 +93,7 @@ def test_a_cut_that_was_taken_back_can_be_done_at_another_place(stage: Stage) ->
         assert stage.room.history.takes[stage.film()[0] or ""].num_chunks == num_chunks
 
 
+@pytest.mark.slow
 def test_memories_of_other_weights_are_encoded_anew_from_the_frames(tmp_path: Path) -> None:
     first = Stage(tmp_path)
     first.run()
@@ -104,6 +107,7 @@ def test_memories_of_other_weights_are_encoded_anew_from_the_frames(tmp_path: Pa
     stage.close()
 
 
+@pytest.mark.slow
 def test_making_stale_shots_again_asks_for_what_is_made_from_the_first_of_them_on(stage: Stage) -> None:
     stage.ask("add_shot", shot={"caption": CAPTIONS[3]})
     shots = [shot.shot_id for shot in stage.story.shots]
@@ -146,6 +150,7 @@ def test_pins_end_with_the_take(stage: Stage) -> None:
     )
 
 
+@pytest.mark.slow
 def test_pins_stay_through_retakes_branches_and_removals(stage: Stage) -> None:
     stage.run()
     first = stage.film()[0]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.app import StudioSettings, create_app
@@ -40,6 +41,7 @@ class SilentViewer:
             await anyio.sleep_forever()
 
 
+@pytest.mark.slow
 def test_a_viewer_that_never_reads_is_given_up_and_the_story_goes_on(tmp_path: Path) -> None:
     limits = Limits(outbox_messages=30, messages_per_s=1e6)
     app = create_app(StudioSettings(data_dir=tmp_path, limits=limits), StreamingPipeline(tiny_engine()))

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import cast
 
 import numpy as np
+import pytest
 import torch
 
 from shotstream.codec.codec import Codec
@@ -15,6 +16,7 @@ from shotstream.training.recipes import recipe
 from shotstream.training.stages.teacher import TeacherTraining, draw_batch
 
 
+@pytest.mark.slow
 def test_shots_with_two_actors_are_drawn_more_often() -> None:
     """The share asked for, and of what is left their share of the pool."""
     torch.manual_seed(0)

@@ -27,6 +27,7 @@ from shotstream.training.stages.inter_shot import (
     draw_stories,
     look_back_at,
 )
+from tests.params import first
 from tests.training.test_run import codec, same, teacher, weights
 from tests.training.test_student import nested, pairs, student
 
@@ -75,7 +76,7 @@ def everything(stage: DmdStage) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", first(1, STAGES))
 def test_the_warm_up_moves_the_fake_score_alone_and_later_steps_the_student_too(
     name: str, runs: Path
 ) -> None:
@@ -267,6 +268,7 @@ def test_the_teacher_alone_is_guided_by_context(runs: Path) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_places_in_a_story_are_drawn_by_the_recipe_and_the_first_is_among_them() -> None:
     config = matching("theatre_inter_shot", 4).stage
     assert isinstance(config, InterShotTraining)
@@ -276,6 +278,7 @@ def test_places_in_a_story_are_drawn_by_the_recipe_and_the_first_is_among_them()
     assert (np.abs(counts - expected) <= 4 * np.sqrt(expected)).all()
 
 
+@pytest.mark.slow
 def test_history_is_what_a_session_would_look_back_at(runs: Path) -> None:
     """Filmed with all its steps, decoded and encoded: the conditioning equals that of streaming."""
     stage = built("theatre_inter_shot", runs, "stage.dmd.teacher.shot_weights=[0.0, 0.0, 1.0]")

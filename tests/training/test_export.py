@@ -53,6 +53,7 @@ def test_what_is_exported_and_judged_is_the_average_and_not_the_last_step(tmp_pa
     assert num_different > len(averages) / 2, "the average of this run is not its last step"
 
 
+@pytest.mark.slow
 def test_a_finished_decoder_goes_into_the_model_whose_latents_it_decodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

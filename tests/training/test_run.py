@@ -70,6 +70,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.slow
 def test_a_resumed_codec_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     run_recipe(codec(4, "loop.stop_at=2"), tmp_path / "parts")
     half = weights(tmp_path / "parts", "theatre_codec")

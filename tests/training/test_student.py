@@ -71,6 +71,7 @@ def test_pairs_do_not_depend_on_how_long_their_teacher_is_trained(runs: Path) ->
                 build_stage(student(1), runs)
 
 
+@pytest.mark.slow
 def test_the_teacher_that_makes_pairs_computes_what_the_masked_student_learns(runs: Path) -> None:
     """The pairs come through a cache, the regression runs masked: they must be one function."""
     stage = build_stage(pairs(1), runs)
@@ -112,6 +113,7 @@ def test_a_trajectory_keeps_the_students_levels_from_noise_to_data(runs: Path) -
     assert torch.equal(made.states[:, 0], noise)
 
 
+@pytest.mark.slow
 def test_resumed_pairs_are_the_same_files(runs: Path) -> None:
     directory = runs / "theatre_ode_pairs"
     before = {path.name: path.read_bytes() for path in directory.glob("pairs_*")}
@@ -121,6 +123,7 @@ def test_resumed_pairs_are_the_same_files(runs: Path) -> None:
     assert {path.name: path.read_bytes() for path in directory.glob("pairs_*")} == before
 
 
+@pytest.mark.slow
 def test_a_resumed_student_run_equals_an_uninterrupted_one(runs: Path) -> None:
     run_recipe(student(5, "loop.stop_at=2"), runs)
     run_recipe(student(5), runs)

@@ -143,6 +143,7 @@ def test_the_cache_directory_follows_the_environment(tmp_path: Path, monkeypatch
     assert hub.home() == tmp_path / ".cache" / "shotstream"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["original", "diffusers"])
 def test_an_import_gives_a_bundle_that_builds_every_network(tiny: Any, tmp_path: Path, layout: str) -> None:
     source = tiny.source(getattr(tiny, f"write_{layout}")(tmp_path / "wan"))

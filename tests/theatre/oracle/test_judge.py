@@ -102,6 +102,7 @@ def test_actors_are_paired_with_the_most_similar() -> None:
     assert pair_up(_ONE, replace(_ONE, actors=())) == (None,)
 
 
+@pytest.mark.slow
 def test_a_film_of_the_world_is_faultless() -> None:
     story = sample_story(np.random.default_rng(4), 3, held_out=True)
     verdict = judge_film(story.shots, [to_rgb(render(shot, 21)) for shot in story.shots])
