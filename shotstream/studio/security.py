@@ -32,6 +32,8 @@ MIN_TOKEN_CHARS = 16
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PORTS = {"http": 80, "https": 443}
 _SCHEMES = {"ws": "http", "wss": "https"}
+_MOST_DRAINED_BYTES = 2**20
+_LONGEST_DRAIN_S = 1.0
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -283,7 +285,7 @@ async def _read_body(receive: Receive, limits: Limits) -> "bytes | ASGIApp":
             return _plain(400, "malformed", "the body was broken off")
         body += message.get("body", b"")
         if len(body) > limits.upload_bytes:
-            return _too_large(limits)
+            return _too_large(limits) if message.get("more_body", False) else _told_too_large(limits)
         if not message.get("more_body", False):
             return bytes(body)
 
@@ -310,8 +312,27 @@ def _with_headers(send: Send) -> Send:
     return sent
 
 
-def _too_large(limits: Limits) -> ASGIApp:
+def _told_too_large(limits: Limits) -> ASGIApp:
     return _plain(413, "too_large", f"at most {limits.upload_bytes} bytes are taken")
+
+
+def _too_large(limits: Limits) -> ASGIApp:
+    """The same while the body comes; where little is left, that is taken first.
+
+    A connection that is closed on bytes which nobody has read takes the answer back from who sent them.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        left = _MOST_DRAINED_BYTES
+        with anyio.move_on_after(_LONGEST_DRAIN_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    break
+        await _told_too_large(limits)(scope, receive, send)
+
+    return answer
 
 
 def _refused(

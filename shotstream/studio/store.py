@@ -24,7 +24,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, delete, event, func, select, text, update
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from shotstream.files import lock_file
@@ -154,6 +154,9 @@ class Store:
     def close(self) -> None:
         """Lets go of every connection."""
         if self._claim is not None:
+            # Said, for the server notices a closed connection a moment later.
+            with suppress(SQLAlchemyError):
+                self._claim.execute(text(f"select pg_advisory_unlock({_CLAIM})"))
             self._claim.invalidate()
             self._claim.close()
             self._claim = None
