@@ -23,7 +23,7 @@ help:
 	@echo 'make demo          write $(FILM), a film of 5 shots, with the embedded model'
 	@echo 'make test          checks (format, lint, types, floors, spelling) and the fast tests'
 	@echo 'make test-fast     the fast tests alone; TORCH=2.11.0 runs them with that release of torch'
-	@echo 'make test-typed    the fast tests with every annotation checked as it runs, which takes half as long again'
+	@echo 'make test-typed    the fast tests with every annotation checked as it runs, which takes a third longer'
 	@echo 'make test-slow     the slow tests, checked so too'
 	@echo 'make test-browser  the studio in Chromium; SHOTSTREAM_PICTURES=DIR writes screenshots'
 	@echo 'make check         the checks alone'

@@ -275,9 +275,8 @@ def parse_yaml(text: str) -> Any:
         raise DocumentError(f"line {line}: holds the character U+{code:04X}; remove it") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        if "could not find expected ':'" in (
-            error.problem or ""
-        ):  # which it looks for in the lines below too
+        # It looks for the colon in the lines below too.
+        if "could not find expected ':'" in (error.problem or ""):
             mark = error.context_mark or mark
         where = f"line {mark.line + 1}: " if mark else ""
         raise DocumentError(f"{where}no valid YAML: {_yaml_problem(error)}") from error

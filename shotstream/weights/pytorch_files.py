@@ -100,9 +100,8 @@ def _load(path: Path, is_zip: bool, mapped: bool) -> Any:
             # Which protocol it was pickled with, and that a class of torch's is deprecated: nobody's
             # business.
             warnings.simplefilter("ignore")
-            if (
-                path.suffix.lower() == ".safetensors"
-            ):  # torch goes by the name, and would not read it as its own
+            # torch goes by the name, and would not read it as its own.
+            if path.suffix.lower() == ".safetensors":
                 with path.open("rb") as file:
                     return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip and mapped)
