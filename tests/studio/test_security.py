@@ -444,3 +444,36 @@ def test_an_address_of_this_machine_alone_needs_no_token(name: str) -> None:
 )
 def test_any_other_address_needs_one(name: str) -> None:
     assert not is_loopback(name)
+
+
+@pytest.mark.parametrize(("num_pieces", "taken"), [(3, 3), (1000, 105)])
+def test_what_still_comes_of_a_body_that_is_too_large_is_taken_before_it_is_refused_up_to_a_mebibyte(
+    num_pieces: int, taken: int
+) -> None:
+    """A connection that is closed on unread bytes takes the answer back."""
+    order: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        order.append("piece")
+        more = order.count("piece") < num_pieces
+        return {"type": "http.request", "body": b"a" * 10_000, "more_body": more}
+
+    async def send(message: Any) -> None:
+        order.append(message.get("status", "end"))
+
+    async def app(*_: Any) -> None:
+        raise AssertionError("the body reached the routes")
+
+    length = str(num_pieces * 10_000).encode()
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/stories/import",
+        "root_path": "",
+        "scheme": "http",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-length", length)],
+        "query_string": b"",
+    }
+    with anyio.from_thread.start_blocking_portal() as portal:
+        portal.call(Guard(app, token=None, limits=Limits(upload_bytes=20_000)), scope, receive, send)
+    assert order == ["piece"] * taken + [413, "end"]
