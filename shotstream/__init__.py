@@ -1,24 +1,37 @@
 """Streaming multi-shot video generation: a story in, a film out (arXiv 2603.25746).
 
-The public API, resolved on first use so that importing the package costs nothing: torch loads only when a
-model does.
+The public API. What needs torch is imported when it is first asked for, so that importing the package costs
+nothing.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shotstream.story import Shot, Story
+from shotstream.story import Shot, Story, read_story
 
 if TYPE_CHECKING:
     from shotstream.streaming.pipeline import StreamingPipeline, load
+    from shotstream.streaming.session import StorySession
+    from shotstream.streaming.shot import Chunk
 
 __version__ = "0.1.0"
 
-__all__ = ["Shot", "Story", "StreamingPipeline", "__version__", "load"]
+__all__ = ["Chunk", "Shot", "Story", "StorySession", "StreamingPipeline", "__version__", "load", "read_story"]
+
+_LAZY = {
+    "Chunk": "shotstream.streaming.shot",
+    "StorySession": "shotstream.streaming.session",
+    "StreamingPipeline": "shotstream.streaming.pipeline",
+    "load": "shotstream.streaming.pipeline",
+}
+"""The module of each name that needs torch."""
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("StreamingPipeline", "load"):
-        from shotstream.streaming import pipeline
-
-        return getattr(pipeline, name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'shotstream' has no attribute {name!r}")

@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 
 
 def verify(
-    directory: Annotated[Path, typer.Argument(help="Directory of golden cases.")],
+    directory: Annotated[
+        Path | None, typer.Argument(help="Directory of golden cases; default: those of the package.")
+    ] = None,
     device: DeviceOption = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
 ) -> None:
-    """Check this install against golden cases."""
+    """Compare what this install computes with recorded results of the published implementation."""
     with bad_input():
         import torch
         from rich.table import Table
         from rich.text import Text
 
-        from shotstream.verify import verify_directory
+        from shotstream.verify import bundled_goldens, verify_directory
 
+        directory = bundled_goldens() if directory is None else directory
         if not directory.is_dir():
             raise ValueError(f"{directory}: no such directory")
         if dtype not in ("float32", "bfloat16", "float16", "float64"):

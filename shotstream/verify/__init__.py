@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from shotstream.verify.cases import CASES, Target
 from shotstream.verify.golden import Row, compare, read_golden
 
-__all__ = ["Row", "verify_directory"]
+__all__ = ["Row", "bundled_goldens", "verify_directory"]
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,21 @@ _FAILURES = (
 )
 """What a file that is not a golden of ours, or an install that cannot run it, raises: a golden is any numbers
 under any names, and is run as it is."""
+
+
+def bundled_goldens() -> Path:
+    """The directory of the goldens that came with the package: of a wheel, or of a checkout.
+
+    Raises:
+        ValueError: There are none: the package was built from a source distribution, which leaves them out.
+    """
+    for directory in (Path(__file__).parent / "goldens", Path(__file__).parents[2] / "tests/assets/goldens"):
+        if directory.is_dir():
+            return directory
+    raise ValueError(
+        "this install has no goldens, because it was built from a source distribution; "
+        "install the wheel, or name a directory of goldens"
+    )
 
 
 def verify_directory(

@@ -364,6 +364,7 @@ def test_a_fault_of_ours_is_one_line_and_its_traceback_goes_to_the_log(
     assert "in two lines" in (tiny / cli.DEBUG_LOG).read_text()
 
 
+@pytest.mark.goldens
 def test_verify_passes_on_the_goldens_and_fails_on_nothing_and_on_damage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,6 +381,10 @@ def test_verify_passes_on_the_goldens_and_fails_on_nothing_and_on_damage(
     (tmp_path / "empty").mkdir()
     assert run("verify", str(tmp_path / "empty")) == 1
     assert "comparisons failed" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shotstream.verify.bundled_goldens", lambda: tmp_path / "good")
+        assert run("verify") == 1
+    assert "[x].safetensors" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("tiny")

@@ -17,6 +17,7 @@ SCHEDULE = FlowSchedule(shift=8.0)
 CLOSE = {"rtol": 2e-7, "atol": 1e-6}
 
 
+@pytest.mark.goldens
 def test_tables_equal_the_golden() -> None:
     golden = load_file(GOLDEN)
     rows = golden["train_index"]
@@ -32,6 +33,7 @@ def test_tables_equal_the_golden() -> None:
     torch.testing.assert_close(1000 * with_data, golden["denoising_steps_ode"], **CLOSE)
 
 
+@pytest.mark.goldens
 def test_adding_noise_equals_the_golden() -> None:
     golden = load_file(GOLDEN)
     x0, noise = (golden[f"add_noise.{name}"].transpose(0, 1)[None] for name in ("x0", "noise"))
@@ -132,6 +134,7 @@ def test_levels_are_the_float32_nearest_to_the_exact_ones() -> None:
     assert SCHEDULE.sampling_sigmas(1000).tolist() == [*SCHEDULE.train_sigmas().tolist(), 0]
 
 
+@pytest.mark.goldens
 def test_the_published_schedule_is_the_usual_one() -> None:
     golden = load_file(GOLDEN)["denoising_steps"]
     torch.testing.assert_close(1000 * FlowSchedule().student_sigmas(), golden, **CLOSE)

@@ -26,6 +26,7 @@ def chosen(frames_per_shot: list[int], budget: int, policy: PolicyName) -> list[
     return [(slot.shot_index, slot.frame_index) for slot in slots if slot.frame_index is not None]
 
 
+@pytest.mark.goldens
 def test_published_policy_equals_the_golden_rows() -> None:
     for row in json.loads(GOLDEN.read_text())["rows"]:
         lengths = row["frames_per_shot"]

@@ -60,6 +60,7 @@ def roll(
     return list(rollout.chunks(num_chunks, exit_steps))
 
 
+@pytest.mark.goldens
 @pytest.mark.parametrize("name", ["dit_causal_rollout", "dit_causal_first_shot"])
 def test_rollout_equals_the_published_one(name: str) -> None:
     with safe_open(GOLDENS / f"{name}.safetensors", "pt") as file:

@@ -9,11 +9,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from shotstream.verify import Row, verify_directory
+from shotstream import verify
+from shotstream.verify import Row, bundled_goldens, verify_directory
 
 GOLDENS = Path(__file__).parent.parent / "assets" / "goldens"
 MASKED = GOLDENS / "dit_causal_training_mask.safetensors"
 SCHEDULE = GOLDENS / "schedule.safetensors"
+
+pytestmark = pytest.mark.goldens
 
 
 def _copy(
@@ -213,3 +216,15 @@ def test_a_table_without_end_is_not_begun(tmp_path: Path) -> None:
     _copy(SCHEDULE, tmp_path, change=add)
     [row] = _failures(tmp_path)
     assert "at most 10,000 are compared" in row.message
+
+
+def test_the_goldens_are_those_of_the_checkout_or_of_the_wheel_or_told_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bundled_goldens() == GOLDENS
+    module = tmp_path / "site-packages" / "shotstream" / "verify" / "__init__.py"
+    monkeypatch.setattr(verify, "__file__", str(module))
+    with pytest.raises(ValueError, match="install the wheel, or name a directory"):
+        bundled_goldens()
+    (module.parent / "goldens").mkdir(parents=True)
+    assert bundled_goldens() == module.parent / "goldens"
