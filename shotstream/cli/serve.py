@@ -74,23 +74,23 @@ def serve(
     with bad_input():
         try:
             from shotstream.files import at_home
-            from shotstream.studio.app import StudioSettings, create_app, probe_folder
+            from shotstream.studio.app import StudioSettings, check_data_dir, create_app
             from shotstream.studio.limits import Limits
-            from shotstream.studio.proxy import checked_root_path
-            from shotstream.studio.security import checked_token, is_loopback
-            from shotstream.studio.server import StudioServer, bind
+            from shotstream.studio.proxy import validate_root_path
+            from shotstream.studio.security import is_loopback, validate_token
+            from shotstream.studio.server import StudioServer, bind_socket
         except ModuleNotFoundError as error:
             raise BadInput(f"{error.name} is missing; pip install 'shotstream[studio]'") from error
-        root_path = checked_root_path(root_path)
+        root_path = validate_root_path(root_path)
         if token is not None:
-            token = checked_token(token)
+            token = validate_token(token)
         elif not is_loopback(host):
             token = secrets.token_urlsafe(24)
         limits = Limits(open_stories=stories, look_ahead_s=look_ahead, quota_bytes=int(quota_gb * 2**30))
         data = at_home(data, "give --data")
         # What cannot work is told before a large model is loaded.
-        probe_folder(data)
-    with _bound(bind, host, port) as bound:
+        check_data_dir(data)
+    with _bound(bind_socket, host, port) as bound:
         with bad_input(), console.status("loading"):
             from shotstream.streaming.preview import read_preview
 
@@ -112,7 +112,7 @@ def serve(
             console.print(line, soft_wrap=True)
         server = StudioServer(app, limits)
         server.run(sockets=[bound])
-    console.print("; ".join(["closed", *server.farewell]), highlight=False, soft_wrap=True)
+    console.print("; ".join(["closed", *server.shutdown_report]), highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -26,27 +26,27 @@ from starlette.types import Receive, Scope, Send
 import shotstream
 from shotstream.codec.codec import StreamDecoder
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.studio.bodies import in_words
+from shotstream.studio.api_error import ApiError
 from shotstream.studio.connections import OUT_OF_DESCRIPTORS
+from shotstream.studio.data_dir import DataDir, lock_data_dir
+from shotstream.studio.dependencies import Backend
 from shotstream.studio.events import ErrorCode, Problem
-from shotstream.studio.folder import DataFolder, take_lock
 from shotstream.studio.limits import Limits
-from shotstream.studio.live import refusal_of, serve_viewer
-from shotstream.studio.making import StudioTools
-from shotstream.studio.media import MediaFolder
+from shotstream.studio.media_store import MediaStore
 from shotstream.studio.metrics import Metrics
-from shotstream.studio.proxy import FromProxy
-from shotstream.studio.refusal import Refusal
+from shotstream.studio.proxy import ForwardedHeadersMiddleware
 from shotstream.studio.routes import answer_head, router
-from shotstream.studio.seat import NOT_FOUND
-from shotstream.studio.security import Guard
-from shotstream.studio.services import Services
-from shotstream.studio.store import Store, StoreError
-from shotstream.studio.studio import Studio
-from shotstream.studio.trouble import explain
+from shotstream.studio.security import SecurityMiddleware
+from shotstream.studio.storage_errors import explain_failure
+from shotstream.studio.story_manager import StoryManager
+from shotstream.studio.story_store import StorageError, StoryStore
+from shotstream.studio.take_job import AppContext
+from shotstream.studio.validation import describe_validation_error
+from shotstream.studio.viewer import CLOSE_NOT_FOUND
+from shotstream.studio.viewer_socket import serve_viewer, validation_api_error
 from shotstream.studio.worker import Worker
 
-WEB = Path(__file__).parent / "web"
+WEB_CLIENT_DIR = Path(__file__).parent / "web"
 _STATUS: dict[ErrorCode, int] = {
     "malformed": 400,
     "unknown_event": 400,
@@ -94,13 +94,13 @@ def create_app(
     same.
 
     Raises:
-        StoreError: The database or the folder cannot be used, another server works in `data_dir`, or it
+        StorageError: The database or the folder cannot be used, another server works in `data_dir`, or it
             holds the takes of another database.
     """
     folder, store, media = _open(settings, pipeline)
     metrics = Metrics()
-    tools = StudioTools(pipeline, store, media, settings.limits, metrics, settings.scale, preview)
-    worker = Worker(Studio(tools))
+    context = AppContext(pipeline, store, media, settings.limits, metrics, settings.scale, preview)
+    worker = Worker(StoryManager(context))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -119,46 +119,50 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,  # It would lead to an absolute address, past a proxy's prefix.
     )
-    app.state.services = Services(tools, worker, folder.exports)
-    app.add_middleware(Guard, token=settings.token, limits=settings.limits)
+    app.state.backend = Backend(context, worker, folder.exports)
+    app.add_middleware(SecurityMiddleware, token=settings.token, limits=settings.limits)
     # Added last: it comes first.
-    app.add_middleware(FromProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
+    app.add_middleware(
+        ForwardedHeadersMiddleware, root_path=settings.root_path, trusted=settings.trusted_proxies
+    )
     app.include_router(router)
     _add_live(app, worker, settings.limits)
-    _add_health(app, worker, tools, metrics)
+    _add_health(app, worker, context, metrics)
     _add_problems(app)
     _add_page(app)
     return app
 
 
-def _open(settings: StudioSettings, pipeline: StreamingPipeline) -> tuple[DataFolder, Store, MediaFolder]:
+def _open(settings: StudioSettings, pipeline: StreamingPipeline) -> tuple[DataDir, StoryStore, MediaStore]:
     try:
-        folder = DataFolder(settings.data_dir)
+        folder = DataDir(settings.data_dir)
     except OSError as error:
-        raise StoreError(f"the data folder {settings.data_dir} cannot be used: {explain(error)}") from error
+        raise StorageError(
+            f"the data folder {settings.data_dir} cannot be used: {explain_failure(error)}"
+        ) from error
     store = None
     try:
         url = settings.database_url or f"sqlite:///{settings.data_dir.absolute() / 'stories.sqlite'}"
-        store = Store(url)
+        store = StoryStore(url)
         store.upgrade()
-        media = MediaFolder(folder.media, pipeline)
-        folder.bind(store, media)
-    except (StoreError, OSError, SQLAlchemyError) as error:
+        media = MediaStore(folder.media, pipeline)
+        folder.reconcile(store, media)
+    except (StorageError, OSError, SQLAlchemyError) as error:
         if store is not None:
             store.close()
         folder.close()
-        if isinstance(error, StoreError):
+        if isinstance(error, StorageError):
             raise
-        raise StoreError(f"the database cannot be used: {explain(error)}") from error
+        raise StorageError(f"the database cannot be used: {explain_failure(error)}") from error
     return folder, store, media
 
 
-async def say_goodbye(app: FastAPI) -> None:
+async def notify_shutdown(app: FastAPI) -> None:
     """Tells every viewer that the server ends, and lets go of the open stories."""
-    services: Services = app.state.services
+    backend: Backend = app.state.backend
     try:
-        await services.worker.ask(lambda studio: studio.close())
-    except Refusal:
+        await backend.worker.call(lambda manager: manager.close())
+    except ApiError:
         return  # It has ended already.
     await asyncio.sleep(_FAREWELL_S)
 
@@ -169,14 +173,14 @@ def _add_live(app: FastAPI, worker: Worker, limits: Limits) -> None:
         await serve_viewer(socket, story_id, worker, limits)
 
 
-def _add_health(app: FastAPI, worker: Worker, tools: StudioTools, metrics: Metrics) -> None:
+def _add_health(app: FastAPI, worker: Worker, context: AppContext, metrics: Metrics) -> None:
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]
         return PlainTextResponse("alive\n")
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]
-        reasons = await run_in_threadpool(tools.health)
+        reasons = await run_in_threadpool(context.storage_failures)
         if not worker.is_alive:
             reasons = ("the worker does not run", *reasons)
         if reasons:
@@ -191,8 +195,8 @@ def _add_health(app: FastAPI, worker: Worker, tools: StudioTools, metrics: Metri
 def _add_problems(app: FastAPI) -> None:
     """Every failure becomes a `Problem`."""
 
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, error: Refusal) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         if error.code == "busy":
             return _busy(str(error))
         return _problem(_STATUS[error.code], error.code, str(error))
@@ -205,16 +209,16 @@ def _add_problems(app: FastAPI) -> None:
         where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
         if first["loc"][0] == "path":
             return _problem(404, "not_found", "there is no such thing here")
-        return _problem(400, "invalid", f"{where}: {in_words(first)}"[:300])
+        return _problem(400, "invalid", f"{where}: {describe_validation_error(first)}"[:300])
 
     @app.exception_handler(ValidationError)
     async def unreadable(_: Request, error: ValidationError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
-        refusal = refusal_of(error)
+        refusal = validation_api_error(error)
         return _problem(400, refusal.code, str(refusal))
 
     @app.exception_handler(HTTPException)
     async def failed(_: Request, error: HTTPException) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
-        if isinstance(error.__cause__, Refusal):
+        if isinstance(error.__cause__, ApiError):
             return _problem(_STATUS[error.__cause__.code], error.__cause__.code, str(error.__cause__))
         code: ErrorCode = "not_found" if error.status_code == HTTPStatus.NOT_FOUND else "refused"
         told = _problem(error.status_code, code, str(error.detail))
@@ -223,14 +227,14 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     async def not_kept(_: Request, error: SQLAlchemyError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
-        _log.error("a request failed: %s", explain(error))
-        return _problem(_STATUS["storage"], "storage", explain(error))
+        _log.error("a request failed: %s", explain_failure(error))
+        return _problem(_STATUS["storage"], "storage", explain_failure(error))
 
     @app.exception_handler(OSError)
     async def no_file(_: Request, error: OSError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         if error.errno not in OUT_OF_DESCRIPTORS:
             _log.error("a request failed", exc_info=error)
-            return _problem(_STATUS["storage"], "storage", explain(error))
+            return _problem(_STATUS["storage"], "storage", explain_failure(error))
         logging.getLogger("uvicorn.error").warning("no more descriptors for files: raise `ulimit -n`")
         return _busy("too many files are open here; try again")
 
@@ -241,14 +245,16 @@ def _add_problems(app: FastAPI) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    if (WEB / "index.html").is_file():
+    if (WEB_CLIENT_DIR / "index.html").is_file():
 
         @app.get("/api/docs", include_in_schema=False)
         async def docs() -> FileResponse:  # pyright: ignore[reportUnusedFunction]
-            return FileResponse(WEB / "api.html", media_type="text/html; charset=utf-8")
+            return FileResponse(WEB_CLIENT_DIR / "api.html", media_type="text/html; charset=utf-8")
 
         answer_head(app.router)
-        app.mount("/", _Page(directory=WEB, html=True), name="page")  # The last: it matches every path.
+        app.mount(
+            "/", _WebClientFiles(directory=WEB_CLIENT_DIR, html=True), name="page"
+        )  # The last: it matches every path.
     else:
 
         @app.get("/", include_in_schema=False)
@@ -256,12 +262,12 @@ def _add_page(app: FastAPI) -> None:
             return PlainTextResponse(_NO_PAGE + "\n", 404)
 
 
-class _Page(StaticFiles):
+class _WebClientFiles(StaticFiles):
     """The page's files; a WebSocket to none of our addresses is closed."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": NOT_FOUND})
+            await send({"type": "websocket.close", "code": CLOSE_NOT_FOUND})
             return
         await super().__call__(scope, receive, send)
 
@@ -276,16 +282,16 @@ def _problem(status: int, code: ErrorCode, message: str) -> JSONResponse:
     return JSONResponse(Problem(code=code, message=" ".join(message.split())).model_dump(), status)
 
 
-def probe_folder(data_dir: Path) -> None:
+def check_data_dir(data_dir: Path) -> None:
     """Whether a studio can keep its stories in a folder, found out before anything large is loaded.
 
     Raises:
-        StoreError: It cannot be made or written to, or another server works in it.
+        StorageError: It cannot be made or written to, or another server works in it.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(take_lock(data_dir))
+        os.close(lock_data_dir(data_dir))
     except OSError as error:
-        raise StoreError(
-            f"stories cannot be kept in {data_dir}: {explain(error)}; give another --data"
+        raise StorageError(
+            f"stories cannot be kept in {data_dir}: {explain_failure(error)}; give another --data"
         ) from error

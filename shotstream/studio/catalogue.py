@@ -12,7 +12,7 @@ from PIL import Image
 from shotstream.story import bundled_stories, read_story
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.events import BundledStory, Place, StorySummary, Suggestions, WordCard
-from shotstream.studio.store import Store
+from shotstream.studio.story_store import StoryStore
 from shotstream.theatre.captions import (
     ACTION_PHRASES,
     CAMERA_PHRASES,
@@ -35,21 +35,21 @@ _EXAMPLES = (
 )
 
 
-def summaries(store: Store) -> list[StorySummary]:
+def list_stories(store: StoryStore) -> list[StorySummary]:
     """Every story, the latest change first."""
     found: list[StorySummary] = []
     for story in store.all_stories():
         branch = next(branch for branch in story.branches if branch.branch_id == story.branch_id)
-        script = store.step(branch.head_id).script
+        shot_list = store.get_step(branch.head_id).shot_list
         takes = {take.take_id: take for take in story.takes}
-        film = [takes[take_id] for take_id in script.film()]
+        film = [takes[take_id] for take_id in shot_list.film()]
         found.append(
             StorySummary(
                 story_id=story.story_id,
-                title=script.title,
+                title=shot_list.title,
                 created_at=story.created_at,
                 updated_at=story.updated_at,
-                num_shots=len(script.cards),
+                num_shots=len(shot_list.shots),
                 num_frames=sum(take.num_frames for take in film),
                 num_bytes=sum(take.num_bytes for take in story.takes),
                 cover=Place(take_id=film[0].take_id, frame_index=film[0].num_frames // 2) if film else None,
@@ -58,7 +58,7 @@ def summaries(store: Store) -> list[StorySummary]:
     return found
 
 
-def bundled() -> list[BundledStory]:
+def list_bundled_stories() -> list[BundledStory]:
     """The stories that come with the program."""
     stories = [(name, read_story(path)) for name, path in bundled_stories().items()]
     return [
@@ -72,7 +72,7 @@ def bundled() -> list[BundledStory]:
     ]
 
 
-def suggestions(pipeline: StreamingPipeline) -> Suggestions:
+def caption_suggestions(pipeline: StreamingPipeline) -> Suggestions:
     """What the model's world understands, each meaning by its first phrase; empty for an open vocabulary."""
     if pipeline.family != "theatre":
         return Suggestions(

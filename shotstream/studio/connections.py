@@ -38,14 +38,14 @@ _FULL = (
 )
 
 
-class Config(uvicorn.Config):
+class ServerConfig(uvicorn.Config):
     """uvicorn's, with the bounds of a connection."""
 
     limits: Limits
-    most_connections: int
+    max_connections: int
 
 
-class _Bounded:
+class _WriteTimeout:
     """A connection whose peer has to take what it is sent."""
 
     _is_paused = False
@@ -63,7 +63,7 @@ class _Bounded:
         self.stuck_since_s = None
         super().resume_writing()  # pyright: ignore
 
-    def end_if_overdue(self, now_s: float) -> None:
+    def close_if_timed_out(self, now_s: float) -> None:
         """Ends the connection when its peer has taken longer than it may; called now and then."""
         transport, limits = self.transport, self.config.limits  # pyright: ignore
         if not (self._is_paused or transport.is_closing()):
@@ -74,10 +74,10 @@ class _Bounded:
             transport.abort()
 
 
-class HttpConnection(_Bounded, H11Protocol):
+class HttpConnection(_WriteTimeout, H11Protocol):
     """One that has to bring its requests in time."""
 
-    config: Config
+    config: ServerConfig
     waiting_since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -87,7 +87,7 @@ class HttpConnection(_Bounded, H11Protocol):
         others = [
             other for other in self.connections if not other.transport.is_closing() and other is not self
         ]
-        if len(others) < self.config.most_connections:
+        if len(others) < self.config.max_connections:
             return
         waiting = [other for other in others if isinstance(other, HttpConnection) and not other.is_answering]
         if waiting:
@@ -117,18 +117,18 @@ class HttpConnection(_Bounded, H11Protocol):
         self.waiting_since_s = time.monotonic()
         super().on_response_complete()
 
-    def end_if_overdue(self, now_s: float) -> None:
+    def close_if_timed_out(self, now_s: float) -> None:
         """Also when its request does not come."""
         if self.is_waiting and now_s - self.waiting_since_s > self.config.limits.request_s:
             self.transport.abort()
-        super().end_if_overdue(now_s)
+        super().close_if_timed_out(now_s)
 
 
-class SocketConnection(_Bounded, WebSocketsSansIOProtocol):
+class WebSocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
     """A viewer's; whether it is there at all is found out by uvicorn's pings."""
 
 
-class Seldom(logging.Filter):
+class RepeatedLogFilter(logging.Filter):
     """Lets a line through once a minute, with the number of those that were left out; tracebacks always."""
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class Seldom(logging.Filter):
         return True
 
 
-def most_connections(wanted: int) -> int:
+def usable_connections(wanted: int) -> int:
     """How many connections there may be at the same time with the descriptors that the system gives.
 
     Asks for more descriptors first, as far as that is allowed.

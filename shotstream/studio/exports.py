@@ -24,9 +24,10 @@ from shotstream.film.subtitles import subtitles, web_subtitles
 from shotstream.film.timeline import MAX_EDL_SHOTS, Timeline
 from shotstream.film.wrapping import one_line, shorten
 from shotstream.story import Shot, Story
-from shotstream.studio.making import StudioTools
-from shotstream.studio.refusal import Refusal
-from shotstream.studio.script import Script, TakeRecord, stale_reasons
+from shotstream.studio.api_error import ApiError
+from shotstream.studio.shot_list import ShotList, stale_reasons
+from shotstream.studio.take_job import AppContext
+from shotstream.studio.take_record import TakeRecord
 
 _COMFORTABLE_HEIGHT_PX = 384
 _GIF_HEIGHT_PX = 192
@@ -34,42 +35,42 @@ _CAPTION_CHARS = 70
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FilmView:
+class FilmSnapshot:
     """A story's film at one moment."""
 
     story_id: str
     seed: int
-    script: Script
+    shot_list: ShotList
     takes: Mapping[str, TakeRecord]
 
     @property
     def film(self) -> list[TakeRecord]:
         """The chosen takes, in order."""
-        return [self.takes[take_id] for take_id in self.script.film()]
+        return [self.takes[take_id] for take_id in self.shot_list.film()]
 
 
 class Exporter:
     """Makes files of a film."""
 
-    def __init__(self, tools: StudioTools, view: FilmView) -> None:
-        self._tools = tools
-        self._view = view
-        self._takes = view.film
-        self._fps = tools.pipeline.fps
+    def __init__(self, app: AppContext, snapshot: FilmSnapshot) -> None:
+        self._app = app
+        self._snapshot = snapshot
+        self._takes = snapshot.film
+        self._fps = app.pipeline.fps
         if not self._takes:
-            raise Refusal("refused", "nothing is made yet")
+            raise ApiError("refused", "nothing is made yet")
 
-    def only(self, shot_id: str) -> "Exporter":
-        """The same of one shot; Refusal when it has no take."""
-        one = Exporter(self._tools, self._view)
+    def for_shot(self, shot_id: str) -> "Exporter":
+        """The same of one shot; ApiError when it has no take."""
+        one = Exporter(self._app, self._snapshot)
         one._takes = [take for take in self._takes if take.shot_id == shot_id]
         if not one._takes:
-            raise Refusal("not_found", "the film has no such shot")
+            raise ApiError("not_found", "the film has no such shot")
         return one
 
     @property
     def _scale(self) -> int:
-        return max(1, _COMFORTABLE_HEIGHT_PX // self._tools.pipeline.pixel_size.height)
+        return max(1, _COMFORTABLE_HEIGHT_PX // self._app.pipeline.pixel_size.height)
 
     def mp4(self, path: Path) -> None:
         """The film, a chapter for each shot."""
@@ -79,7 +80,7 @@ class Exporter:
             title = f"{number}. {shorten(one_line(take.caption), _CAPTION_CHARS)}"
             chapters.append(Chapter(title=title, start_frame=start, end_frame=start + take.num_frames))
             start += take.num_frames
-        title = one_line(self._view.script.title)
+        title = one_line(self._snapshot.shot_list.title)
         settings = H264Settings(scale=self._scale)
         with Mp4Writer(path, self._fps, settings, title=title, chapters=chapters) as writer:
             for take in self._takes:
@@ -89,23 +90,23 @@ class Exporter:
         """One shot, as the timelines expect it; returns the name that they call it by.
 
         Raises:
-            Refusal: It has no take.
+            ApiError: It has no take.
         """
         for index, take in enumerate(self._takes):
             if take.shot_id == shot_id:
                 self._timeline.write_clip(path, index, self._frames(take), self._scale)
                 return self._timeline.clip_name(index)
-        raise Refusal("not_found", "the film has no such shot")
+        raise ApiError("not_found", "the film has no such shot")
 
     def gif(self, path: Path) -> None:
-        """The film as a GIF, repeated for ever; Refusal when it is too long for one."""
+        """The film as a GIF, repeated for ever; ApiError when it is too long for one."""
         num_frames = sum(take.num_frames for take in self._takes)
-        most = self._tools.limits.gif_frames
+        most = self._app.limits.gif_frames
         if num_frames > most:
-            raise Refusal(
+            raise ApiError(
                 "limit", f"{num_frames} frames; a GIF has at most {most} here: export a shot, or MP4"
             )
-        scale = max(1, _GIF_HEIGHT_PX // self._tools.pipeline.pixel_size.height)
+        scale = max(1, _GIF_HEIGHT_PX // self._app.pipeline.pixel_size.height)
         pictures = [
             Image.fromarray(frame).quantize(dither=Image.Dither.NONE)
             for take in self._takes
@@ -131,15 +132,15 @@ class Exporter:
         return web_subtitles(self._timeline.captions, self._timeline.shot_num_frames, self._fps)
 
     def edl(self) -> str:
-        """The cuts as CMX 3600 EDL; Refusal for more shots than it can number."""
+        """The cuts as CMX 3600 EDL; ApiError for more shots than it can number."""
         try:
             return self._timeline.edl()
         except ValueError as error:
-            raise Refusal("limit", f"{error}; take film.fcpxml or film.otio") from error
+            raise ApiError("limit", f"{error}; take film.fcpxml or film.otio") from error
 
     def fcpxml(self) -> str:
         """The cuts as FCPXML."""
-        size = self._tools.pipeline.pixel_size
+        size = self._app.pipeline.pixel_size
         # H.264 has even sizes only.
         height, width = (
             length * self._scale + length * self._scale % 2 for length in (size.height, size.width)
@@ -150,7 +151,7 @@ class Exporter:
         """The cuts as OpenTimelineIO's JSON."""
         return self._timeline.otio()
 
-    def edit(self, path: Path) -> None:
+    def editing_zip(self, path: Path) -> None:
         """What an editing program takes, in one ZIP: a clip for each shot, and the timelines over them."""
         with zipfile.ZipFile(path, "w") as archive:
             for name, make in (
@@ -171,18 +172,18 @@ class Exporter:
         """A page with a picture of each shot: PNG."""
         panels = [
             Panel(
-                picture=self._tools.media.frame(self._view.story_id, take, take.num_frames // 2),
+                picture=self._app.media.read_frame(self._snapshot.story_id, take, take.num_frames // 2),
                 caption=take.caption,
                 duration_s=float(take.num_frames / Fraction(self._fps)),
             )
             for take in self._takes
         ]
         data = io.BytesIO()
-        script = self._view.script
-        draw_storyboard(script.title, script.global_caption, panels).save(data, format="png")
+        shot_list = self._snapshot.shot_list
+        draw_storyboard(shot_list.title, shot_list.global_caption, panels).save(data, format="png")
         return data.getvalue()
 
-    def story(self) -> str:
+    def story_yaml(self) -> str:
         """The script as a story file, with the lengths and seeds of what was made: YAML."""
         return yaml.safe_dump(self._story().to_document(), allow_unicode=True, sort_keys=False)
 
@@ -190,38 +191,38 @@ class Exporter:
         """The replay file.
 
         Raises:
-            Refusal: The film cannot be made again from it: a shot is stale or missing, or was made by another
-                model or on another machine than the rest.
+            ApiError: The film cannot be made again from it: a shot is stale or missing, or was made by
+                another model or on another machine than the rest.
         """
-        script, takes = self._view.script, self._view.takes
-        for number, card in enumerate(script.cards, start=1):
-            if card.take_id is None:
-                if any(later.take_id is not None for later in script.cards[number:]):
-                    raise Refusal("refused", f"shot {number} is not made yet; make it, or remove it")
+        shot_list, takes = self._snapshot.shot_list, self._snapshot.takes
+        for number, shot in enumerate(shot_list.shots, start=1):
+            if shot.take_id is None:
+                if any(later.take_id is not None for later in shot_list.shots[number:]):
+                    raise ApiError("refused", f"shot {number} is not made yet; make it, or remove it")
                 continue
-            if "context" in stale_reasons(script, number - 1, takes):
-                raise Refusal("refused", f"shot {number} is stale; make it again")
-            if takes[card.take_id].global_caption != script.global_caption:
-                raise Refusal(
+            if "context" in stale_reasons(shot_list, number - 1, takes):
+                raise ApiError("refused", f"shot {number} is stale; make it again")
+            if takes[shot.take_id].global_caption != shot_list.global_caption:
+                raise ApiError(
                     "refused", f"shot {number} was made under another global caption; make it again"
                 )
         first = self._takes[0]
         for number, take in enumerate(self._takes, start=1):
             if _made_with(take) != _made_with(first):
-                raise Refusal(
+                raise ApiError(
                     "refused",
                     f"shots 1 and {number} were made by different models or on different machines; make the "
                     "older ones again",
                 )
-        pipeline = self._tools.pipeline
+        pipeline = self._app.pipeline
         if first.weights_sha256 != pipeline.weights_sha256:
-            raise Refusal("refused", "the film was made with other weights; make its shots again")
+            raise ApiError("refused", "the film was made with other weights; make its shots again")
         plan = FilmPlan(
             model_id=pipeline.model_id,
             weights_sha256=first.weights_sha256,
             context_policy=pipeline.context_policy,
             num_steps=first.num_steps,
-            seed=self._view.seed,
+            seed=self._snapshot.seed,
             story=self._story(),
             pins=self._pins(),
         )
@@ -246,20 +247,20 @@ class Exporter:
 
     def _story(self) -> Story:
         return Story(
-            title=self._view.script.title,
-            global_caption=self._view.script.global_caption,
+            title=self._snapshot.shot_list.title,
+            global_caption=self._snapshot.shot_list.global_caption,
             shots=tuple(
                 Shot(caption=take.caption, num_chunks=take.num_chunks, seed=take.seed) for take in self._takes
             ),
         )
 
     def _frames(self, take: TakeRecord) -> UInt8[np.ndarray, "f h w 3"]:
-        return self._tools.media.frames(self._view.story_id, take)
+        return self._app.media.read_frames(self._snapshot.story_id, take)
 
     @property
     def _timeline(self) -> Timeline:
         return Timeline(
-            title=self._view.script.title,
+            title=self._snapshot.shot_list.title,
             captions=tuple(take.caption for take in self._takes),
             shot_num_frames=tuple(take.num_frames for take in self._takes),
             fps=self._fps,

@@ -7,14 +7,15 @@ limits allow; when all stories together have reached their quota, a story's hist
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from shotstream.studio.api_error import ApiError
 from shotstream.studio.limits import Limits
-from shotstream.studio.refusal import Refusal
-from shotstream.studio.script import Script, TakeRecord
-from shotstream.studio.store import HistoryBound, Step, Store, StoredBranch, StoredStory, new_id
+from shotstream.studio.shot_list import ShotList
+from shotstream.studio.story_store import HistoryLimit, Step, StoredBranch, StoredStory, StoryStore, new_id
+from shotstream.studio.take_record import TakeRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class QueuedTake:
     """A take that was asked for; None: as the card says."""
 
     shot_id: str
@@ -26,7 +27,7 @@ class Wanted:
 class History:
     """A story, as far as it is in the database."""
 
-    def __init__(self, store: Store, stored: StoredStory, limits: Limits | None = None) -> None:
+    def __init__(self, store: StoryStore, stored: StoredStory, limits: Limits | None = None) -> None:
         self._store = store
         self._limits = limits or Limits()
         self.num_bytes = stored.history_bytes
@@ -34,15 +35,15 @@ class History:
         self.story_id = stored.story_id
         self.seed = stored.seed
         self.autoplay = stored.autoplay
-        self.wanted: dict[str, Wanted] = {entry["shot_id"]: Wanted(**entry) for entry in stored.wanted}
+        self.queue: dict[str, QueuedTake] = {entry["shot_id"]: QueuedTake(**entry) for entry in stored.wanted}
         self.takes: dict[str, TakeRecord] = {take.take_id: take for take in stored.takes}
         self.branches: dict[str, StoredBranch] = {branch.branch_id: branch for branch in stored.branches}
-        self._show(self.branches[stored.branch_id])
+        self._load_branch(self.branches[stored.branch_id])
 
     @property
-    def script(self) -> Script:
+    def shot_list(self) -> ShotList:
         """The story now."""
-        return self._step.script
+        return self._step.shot_list
 
     @property
     def undo_label(self) -> str | None:
@@ -52,99 +53,101 @@ class History:
     @property
     def redo_label(self) -> str | None:
         """What `redo` would do again."""
-        return self._undone[-1].label if self._undone else None
+        return self._redo_stack[-1].label if self._redo_stack else None
 
-    def scripts(self) -> dict[str, Script]:
+    def branch_shot_lists(self) -> dict[str, ShotList]:
         """The present script of every branch."""
         return {
-            branch_id: self.script
+            branch_id: self.shot_list
             if branch_id == self.branch.branch_id
-            else self._store.step(branch.head_id).script
+            else self._store.get_step(branch.head_id).shot_list
             for branch_id, branch in self.branches.items()
         }
 
     def commit(
         self,
-        script: Script,
+        shot_list: ShotList,
         label: str,
         takes: Sequence[TakeRecord] = (),
         *,
         autoplay: bool | None = None,
-        wanted: dict[str, Wanted] | None = None,
+        queue: dict[str, QueuedTake] | None = None,
         may_grow: bool = True,
     ) -> None:
         """One change: what was undone can no longer be done again.
 
         Args:
-            script: The story from now on.
+            shot_list: The story from now on.
             label: What was done, for the person.
             takes: What was finished with it.
             autoplay: As from now on; None: as it is.
-            wanted: The shots that are asked for from now on; None: as they are.
+            queue: The shots that are asked for from now on; None: as they are.
             may_grow: Whether there is room for more history; if not, the oldest makes room.
         """
-        wanted = self.wanted if wanted is None else wanted
-        wanted = {shot_id: want for shot_id, want in wanted.items() if script.index_of(shot_id) is not None}
-        step = Step(step_id=new_id(), parent_id=self._step.step_id, label=label, script=script)
+        queue = self.queue if queue is None else queue
+        queue = {
+            shot_id: queued for shot_id, queued in queue.items() if shot_list.index_of(shot_id) is not None
+        }
+        step = Step(step_id=new_id(), parent_id=self._step.step_id, label=label, shot_list=shot_list)
         branch = replace(self.branch, head_id=step.step_id, tip_id=step.step_id)
         going = self.autoplay if autoplay is None else autoplay
-        parent_id = self._save(branch, wanted, going, step, takes, may_grow)
+        parent_id = self._save(branch, queue, going, step, takes, may_grow)
         self.takes |= {take.take_id: take for take in takes}
-        self._step, self._undone = replace(step, parent_id=parent_id), []
+        self._step, self._redo_stack = replace(step, parent_id=parent_id), []
 
-    def set_going(self, *, autoplay: bool | None = None, wanted: dict[str, Wanted] | None = None) -> None:
+    def set_queue(self, *, autoplay: bool | None = None, queue: dict[str, QueuedTake] | None = None) -> None:
         """Changes what is to be made; no step, since nothing of the story changes."""
-        wanted = self.wanted if wanted is None else wanted
-        self._save(self.branch, wanted, self.autoplay if autoplay is None else autoplay)
+        queue = self.queue if queue is None else queue
+        self._save(self.branch, queue, self.autoplay if autoplay is None else autoplay)
 
     def undo(self) -> None:
         """One step back, and nothing is asked for any more."""
         if self._step.parent_id is None:
-            raise Refusal("refused", "there is nothing to take back")
-        step = self._store.step(self._step.parent_id)
+            raise ApiError("refused", "there is nothing to take back")
+        step = self._store.get_step(self._step.parent_id)
         self._save(replace(self.branch, head_id=step.step_id), {}, autoplay=False)
-        self._undone.append(self._step)
+        self._redo_stack.append(self._step)
         self._step = step
 
     def redo(self) -> None:
         """One step forth, and nothing is asked for any more."""
-        if not self._undone:
-            raise Refusal("refused", "there is nothing to do again")
-        step = self._undone[-1]
+        if not self._redo_stack:
+            raise ApiError("refused", "there is nothing to do again")
+        step = self._redo_stack[-1]
         self._save(replace(self.branch, head_id=step.step_id), {}, autoplay=False)
-        self._undone.pop()
+        self._redo_stack.pop()
         self._step = step
 
-    def begin_branch(self, script: Script, name: str) -> None:
+    def start_branch(self, shot_list: ShotList, name: str) -> None:
         """A branch that begins with a script, shown from now on."""
-        step = Step(step_id=new_id(), parent_id=None, label="", script=script)
+        step = Step(step_id=new_id(), parent_id=None, label="", shot_list=shot_list)
         branch = StoredBranch(branch_id=new_id(), name=name, head_id=step.step_id, tip_id=step.step_id)
         self._save(branch, {}, autoplay=False, step=step)
-        self._step, self._undone = step, []
+        self._step, self._redo_stack = step, []
 
     def switch(self, branch_id: str) -> None:
         """Shows another branch."""
         branch = self.branches.get(branch_id)
         if branch is None:
-            raise Refusal("not_found", "this story has no such branch")
+            raise ApiError("not_found", "this story has no such branch")
         self._save(branch, {}, autoplay=False)
-        self._show(branch)
+        self._load_branch(branch)
 
-    def _show(self, branch: StoredBranch) -> None:
+    def _load_branch(self, branch: StoredBranch) -> None:
         self.branch = branch
-        self._step = self._store.step(branch.head_id)
-        self._undone: list[Step] = []
+        self._step = self._store.get_step(branch.head_id)
+        self._redo_stack: list[Step] = []
         step_id = branch.tip_id
         while step_id != branch.head_id:
-            step = self._store.step(step_id)
-            self._undone.append(step)
+            step = self._store.get_step(step_id)
+            self._redo_stack.append(step)
             assert step.parent_id is not None, "a branch's tip descends from its head"
             step_id = step.parent_id
 
     def _save(
         self,
         branch: StoredBranch,
-        wanted: dict[str, Wanted],
+        queue: dict[str, QueuedTake],
         autoplay: bool,
         step: Step | None = None,
         takes: Sequence[TakeRecord] = (),
@@ -152,19 +155,19 @@ class History:
     ) -> str | None:
         """The step before the present one."""
         most = self._limits.history_bytes
-        saved = self._store.save(
+        saved = self._store.save_change(
             self.story_id,
             branch,
             autoplay=autoplay,
-            wanted=[asdict(want) for want in wanted.values()],
+            wanted=[asdict(queued) for queued in queue.values()],
             step=step,
             takes=takes,
-            bound=HistoryBound(
+            history_limit=HistoryLimit(
                 steps=self._limits.undo_steps,
                 num_bytes=most if may_grow else min(most, self.num_bytes),
             ),
         )
         self.num_bytes += saved.num_bytes
-        self.branch, self.wanted, self.autoplay = branch, wanted, autoplay
+        self.branch, self.queue, self.autoplay = branch, queue, autoplay
         self.branches[branch.branch_id] = branch
         return saved.parent_id

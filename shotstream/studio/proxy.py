@@ -17,7 +17,7 @@ FORWARDED_HOST = "studio_forwarded_host"
 _PREFIX = re.compile(r"(/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)+")
 
 
-class FromProxy:
+class ForwardedHeadersMiddleware:
     """ASGI middleware.
 
     Args:
@@ -42,7 +42,7 @@ class FromProxy:
             scope = dict(scope)
             scope["root_path"] = root
             if root and scope["path"] == root and scope["type"] == "http":
-                await _lead_to(root + "/", scope["query_string"], send)
+                await _redirect(root + "/", scope["query_string"], send)
                 return
             if not scope["path"].startswith(root + "/"):
                 scope["path"] = root + scope["path"]
@@ -51,13 +51,13 @@ class FromProxy:
         await self._app(scope, receive, send)  # pyright: ignore[reportArgumentType]
 
 
-def inside_path(scope: Scope) -> str:
+def path_in_app(scope: Scope) -> str:
     """A request's path within the studio."""
     return scope["path"][len(scope["root_path"]) :]
 
 
-def checked_root_path(given: str) -> str:
-    """A path to be served under, as `FromProxy` takes it.
+def validate_root_path(given: str) -> str:
+    """A path to be served under, as `ForwardedHeadersMiddleware` takes it.
 
     Raises:
         ValueError: It is no path.
@@ -68,7 +68,7 @@ def checked_root_path(given: str) -> str:
     return path
 
 
-async def _lead_to(path: str, query: bytes, send: Send) -> None:
+async def _redirect(path: str, query: bytes, send: Send) -> None:
     location = path.encode() + (b"?" + query if query else b"")
     headers = [(b"location", location), (b"content-length", b"0"), (b"cache-control", b"no-store")]
     await send({"type": "http.response.start", "status": 307, "headers": headers})

@@ -21,10 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shotstream.studio.connections import OUT_OF_DESCRIPTORS
 from shotstream.studio.limits import Limits
-from shotstream.studio.pace import Buckets
-from shotstream.studio.proxy import FORWARDED_HOST, inside_path
+from shotstream.studio.proxy import FORWARDED_HOST, path_in_app
+from shotstream.studio.rate_limit import TokenBuckets
 
-ALLOWED = "studio_allowed"
+SOCKET_REFUSAL = "studio_allowed"
 """Where in a WebSocket's scope stands why it may not be served; "": it may."""
 _log = logging.getLogger("uvicorn.error")
 OPEN_PATHS = ("/healthz",)
@@ -64,8 +64,8 @@ _OTHER_SITE = (
 )
 
 
-class Guard:
-    """ASGI middleware, inside `FromProxy`.
+class SecurityMiddleware:
+    """ASGI middleware, inside `ForwardedHeadersMiddleware`.
 
     Args:
         app: what it guards.
@@ -77,12 +77,12 @@ class Guard:
         self._app = app
         self._token = token
         self._limits = limits
-        self._wrong = Buckets(limits.wrong_tokens / 60, float(limits.wrong_tokens))
+        self._wrong = TokenBuckets(limits.wrong_tokens / 60, float(limits.wrong_tokens))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request through, or answers it."""
         if scope["type"] == "websocket":
-            scope[ALLOWED] = self._why_no_socket(scope, Headers(scope=scope))
+            scope[SOCKET_REFUSAL] = self._why_no_socket(scope, Headers(scope=scope))
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
@@ -113,7 +113,7 @@ class Guard:
         return ""
 
     def _refusal(self, scope: Scope, headers: Headers) -> "ASGIApp | None":
-        path = inside_path(scope)
+        path = path_in_app(scope)
         if not self._is_known_host(headers):
             return _refused(403, "refused", _LOOPBACK_ONLY, headers)
         is_safe = scope["method"] in _SAFE_METHODS
@@ -157,8 +157,8 @@ class Guard:
             return None
         if not shown and "authorization" not in headers:
             return _refused(401, "refused", _NO_TOKEN, headers)
-        tries = self._wrong.of((scope.get("client") or ("",))[0])
-        if not tries.takes():
+        tries = self._wrong.for_key((scope.get("client") or ("",))[0])
+        if not tries.try_take():
             wait = {"retry-after": str(tries.wait_s)}
             return _refused(429, "too_fast", "too many wrong tokens from your address", headers, wait)
         return _refused(401, "refused", _WRONG_TOKEN, headers)
@@ -213,7 +213,7 @@ def is_loopback(name: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def checked_token(token: str) -> str:
+def validate_token(token: str) -> str:
     """A token that can be sent in an address, a header and by a shell.
 
     Raises:

@@ -11,19 +11,19 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from shotstream.studio.app import say_goodbye
+from shotstream.studio.api_error import ApiError
+from shotstream.studio.app import notify_shutdown
 from shotstream.studio.connections import (
     OUT_OF_DESCRIPTORS,
-    Config,
     HttpConnection,
-    Seldom,
-    SocketConnection,
-    most_connections,
+    RepeatedLogFilter,
+    ServerConfig,
+    WebSocketConnection,
+    usable_connections,
 )
+from shotstream.studio.dependencies import Backend
 from shotstream.studio.limits import Limits
-from shotstream.studio.refusal import Refusal
-from shotstream.studio.services import Services
-from shotstream.studio.studio import Studio
+from shotstream.studio.story_manager import StoryManager
 
 _MAX_MESSAGE_BYTES = 2 * 2**20
 _ACCEPTED_AT_ONCE = 2
@@ -43,15 +43,15 @@ class StudioServer(uvicorn.Server):
 
     def __init__(self, app: FastAPI, limits: Limits) -> None:
         self._app = app
-        self.farewell: list[str] = []
+        self.shutdown_report: list[str] = []
         """What was safe when it ended, if that is known."""
-        config = Config(
+        config = ServerConfig(
             app,
             log_level="warning",
             access_log=False,
             server_header=False,
             http=HttpConnection,
-            ws=SocketConnection,
+            ws=WebSocketConnection,
             ws_max_size=_MAX_MESSAGE_BYTES,
             ws_max_queue=8,
             proxy_headers=False,  # The app reads them itself: proxy.py.
@@ -59,13 +59,13 @@ class StudioServer(uvicorn.Server):
             timeout_graceful_shutdown=5,
         )
         config.limits = limits
-        config.most_connections = most_connections(limits.connections)
+        config.max_connections = usable_connections(limits.connections)
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to listen; what is wrong with connections is told in one line, and not too often."""
         asyncio.get_running_loop().set_exception_handler(_tell_fault)
-        _log.addFilter(Seldom())
+        _log.addFilter(RepeatedLogFilter())
         await super().startup(sockets)
         for listening in sockets or ():
             listening.listen(_QUEUE)
@@ -75,8 +75,8 @@ class StudioServer(uvicorn.Server):
         if counter % _TICKS_PER_LOOK == 0:
             now_s = time.monotonic()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, HttpConnection | SocketConnection):
-                    connection.end_if_overdue(now_s)
+                if isinstance(connection, HttpConnection | WebSocketConnection):
+                    connection.close_if_timed_out(now_s)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -84,10 +84,10 @@ class StudioServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, HttpConnection) and not connection.is_answering:
                 connection.transport.abort()
-        services: Services = self._app.state.services
-        with suppress(Refusal):  # It has ended already.
-            self.farewell.append(await services.worker.ask(Studio.farewell))
-        await say_goodbye(self._app)
+        backend: Backend = self._app.state.backend
+        with suppress(ApiError):  # It has ended already.
+            self.shutdown_report.append(await backend.worker.call(StoryManager.shutdown_summary))
+        await notify_shutdown(self._app)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -97,7 +97,7 @@ class StudioServer(uvicorn.Server):
         self.should_exit = True
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A socket that has an address and does not listen yet; OSError says why it cannot have it.
 
     Of a name with several addresses it has the first of version 4, as a browser finds it, or else of 6.

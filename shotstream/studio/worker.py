@@ -11,8 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from shotstream.studio.refusal import Refusal
-from shotstream.studio.studio import Studio
+from shotstream.studio.api_error import ApiError
+from shotstream.studio.story_manager import StoryManager
 
 _IDLE_WAIT_S = 0.2
 _CALLS_PER_CHUNK = 200
@@ -24,10 +24,10 @@ T = TypeVar("T")
 class Worker:
     """Runs a studio in a thread of its own, from `start` to `stop`."""
 
-    def __init__(self, studio: Studio) -> None:
-        self._studio = studio
+    def __init__(self, manager: StoryManager) -> None:
+        self._manager = manager
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._most_calls = studio.tools.limits.commands
+        self._max_calls = manager.app.limits.commands
         self._thread = threading.Thread(target=self._run, name="studio", daemon=True)
         self._is_stopping = threading.Event()
 
@@ -46,11 +46,11 @@ class Worker:
         """Whether it works."""
         return self._thread.is_alive()
 
-    async def ask(self, function: Callable[[Studio], T]) -> T:
+    async def call(self, function: Callable[[StoryManager], T]) -> T:
         """What a function of the studio returns, called between two chunks.
 
         Raises:
-            Refusal: Too much is waiting; or what the function raises.
+            ApiError: Too much is waiting; or what the function raises.
         """
         answer: Future[T] = Future()
 
@@ -58,26 +58,26 @@ class Worker:
             if not answer.set_running_or_notify_cancel():
                 return
             try:
-                answer.set_result(function(self._studio))
+                answer.set_result(function(self._manager))
             except Exception as error:
                 answer.set_exception(error)  # It is raised where it was asked for.
 
         self._put(call)
         return await asyncio.wrap_future(answer)
 
-    def tell(self, function: Callable[[Studio], None]) -> None:
-        """As `ask`, without waiting for it; Refusal when too much is waiting."""
-        self._put(lambda: function(self._studio))
+    def post(self, function: Callable[[StoryManager], None]) -> None:
+        """As `ask`, without waiting for it; ApiError when too much is waiting."""
+        self._put(lambda: function(self._manager))
 
-    def insist(self, function: Callable[[Studio], None]) -> None:
+    def post_always(self, function: Callable[[StoryManager], None]) -> None:
         """As `tell`, whatever is waiting: for what undoes an earlier call."""
-        self._calls.put(lambda: function(self._studio))
+        self._calls.put(lambda: function(self._manager))
 
     def _put(self, call: Callable[[], None]) -> None:
         if self._is_stopping.is_set():
-            raise Refusal("busy", "the server ends")
-        if self._calls.qsize() >= self._most_calls:
-            raise Refusal("busy", "the server has too much to do; try again")
+            raise ApiError("busy", "the server ends")
+        if self._calls.qsize() >= self._max_calls:
+            raise ApiError("busy", "the server has too much to do; try again")
         self._calls.put(call)
 
     def _run(self) -> None:
@@ -85,12 +85,12 @@ class Worker:
         while not self._is_stopping.is_set():
             try:
                 self._serve(wait=not is_working)
-                is_working = self._studio.turn()
-                self._studio.tidy()
+                is_working = self._manager.make_next_chunk()
+                self._manager.do_housekeeping()
             except Exception:
                 # One story's fault, however odd, must not end the others: the log has it.
                 _log.exception("the worker goes on after a fault")
-        self._studio.close()
+        self._manager.close()
 
     def _serve(self, *, wait: bool) -> None:
         for number in range(_CALLS_PER_CHUNK):

@@ -31,8 +31,8 @@ from shotstream.manifest import Clip, ManifestError, read_manifest, write_manife
 from shotstream.story import Shot, Story, StoryError, read_story
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import SessionError, Take, read_session
-from shotstream.studio.media import MediaFolder, TakeDamaged, recorded
-from shotstream.studio.script import TakeRecord
+from shotstream.studio.media_store import CorruptTakeError, MediaStore, encode_recording
+from shotstream.studio.take_record import TakeRecord
 from shotstream.training.checkpoint import load_checkpoint, save_atomically
 from shotstream.verify import verify_directory
 from shotstream.weights.bundle import BundleError, read_bundle
@@ -203,7 +203,7 @@ def kinds() -> tuple[Kind, ...]:
         Kind(name="manifest (JSON Lines)", make=_jsonl, read=_clips, refusals=(ManifestError,), judge=sound),
         Kind(name="clip (H.264)", make=_mp4, read=_shots_of, refusals=(VideoError,), judge=of_a_size),
         Kind(name="a film's work", make=_work, read=_shot, refusals=(WorkDirError,), judge=same),
-        Kind(name="a studio's take", make=_take, read=_kept, refusals=(TakeDamaged,), judge=same),
+        Kind(name="a studio's take", make=_take, read=_kept, refusals=(CorruptTakeError,), judge=same),
         Kind(name="shards of latents", make=_shards, read=_findings, refusals=(ShardError,), judge=never),
         Kind(name="bundle", make=_bundle, read=read_bundle, refusals=(BundleError,), judge=same),
         Kind(
@@ -309,8 +309,8 @@ def _filmed() -> tuple[StreamingPipeline, np.ndarray[Any, Any], Take]:
 def _take(home: Path) -> Path:
     """A take's folder, and what the database knows of it in a file beside."""
     pipeline, frames, memory = _filmed()
-    recording = recorded(pipeline, 2, frames, (9, len(frames)))
-    kept = MediaFolder(home / "media", pipeline).keep(STORY_ID, TAKE_ID, recording, frames, memory)
+    recording = encode_recording(pipeline, 2, frames, (9, len(frames)))
+    kept = MediaStore(home / "media", pipeline).save_take(STORY_ID, TAKE_ID, recording, frames, memory)
     record = TakeRecord(
         take_id=TAKE_ID,
         shot_id="2" * 16,
@@ -339,8 +339,10 @@ def _take(home: Path) -> Path:
 def _kept(path: Path) -> Any:
     root = path.parents[1]
     record = TakeRecord.from_document(json.loads((root.parent / "record.json").read_text(encoding="utf-8")))
-    folder = MediaFolder(root, _filmed()[0])
-    return [read(STORY_ID, record) for read in (folder.recording, folder.frames, folder.memory)]
+    folder = MediaStore(root, _filmed()[0])
+    return [
+        read(STORY_ID, record) for read in (folder.read_recording, folder.read_frames, folder.read_memory)
+    ]
 
 
 def _shards(home: Path) -> Path:

@@ -16,7 +16,7 @@ import pytest
 
 from shotstream.cli import main
 from shotstream.cli.serve import _welcome
-from shotstream.studio.server import bind
+from shotstream.studio.server import bind_socket
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -131,7 +131,7 @@ def test_a_name_is_listened_on_at_its_address_of_either_version(monkeypatch: pyt
     six = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0))
     for found, address in (([six], "::1"), ([six, four], "127.0.0.1"), ([four], "127.0.0.1")):
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=found, **__: found)
-        with bind("a-name", 0) as bound:
+        with bind_socket("a-name", 0) as bound:
             assert bound.getsockname()[0] == address
 
 

@@ -4,7 +4,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-from shotstream.studio.store import Store
+from shotstream.studio.story_store import StoryStore
 
 
 def write_empty_database(path: Path) -> None:
@@ -18,7 +18,7 @@ def write_empty_database(path: Path) -> None:
 def _empty() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stories.sqlite"
-        store = Store(f"sqlite:///{path}")
+        store = StoryStore(f"sqlite:///{path}")
         store.upgrade()
         store.close()
         assert [file.name for file in path.parent.iterdir()] == [path.name], "nothing is left beside it"

@@ -10,13 +10,13 @@ from typing import Any
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.app import StudioSettings, create_app
 from shotstream.studio.limits import Limits
-from shotstream.studio.server import StudioServer, bind
+from shotstream.studio.server import StudioServer, bind_socket
 from tests.streaming.tiny import tiny_engine
 
 
 @contextmanager
 def served(
-    folder: Path, *, limits: Limits | None = None, most_connections: int | None = None, **settings: Any
+    folder: Path, *, limits: Limits | None = None, max_connections: int | None = None, **settings: Any
 ) -> Iterator[int]:
     """The port of a server that ends with the block."""
     limits = limits or Limits(look_ahead_s=100.0)
@@ -24,9 +24,9 @@ def served(
         StudioSettings(data_dir=folder, scale=2, limits=limits, **settings), StreamingPipeline(tiny_engine())
     )
     server = StudioServer(app, limits)
-    if most_connections is not None:
-        server.config.most_connections = most_connections  # pyright: ignore[reportAttributeAccessIssue]
-    bound = bind("127.0.0.1", 0)
+    if max_connections is not None:
+        server.config.max_connections = max_connections  # pyright: ignore[reportAttributeAccessIssue]
+    bound = bind_socket("127.0.0.1", 0)
     port = bound.getsockname()[1]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()

@@ -7,13 +7,13 @@ from shotstream.codec.codec import StreamDecoder
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.events import FROM_SERVER, FROM_VIEWER, Done, Error, Media, StoryState
 from shotstream.studio.limits import Limits
-from shotstream.studio.making import StudioTools
-from shotstream.studio.media import MediaFolder
+from shotstream.studio.media_store import MediaStore
 from shotstream.studio.metrics import Metrics
-from shotstream.studio.room import Room
-from shotstream.studio.seat import Outbox, Seat
-from shotstream.studio.store import Store, new_id
-from shotstream.studio.studio import Studio
+from shotstream.studio.open_story import OpenStory
+from shotstream.studio.story_manager import StoryManager
+from shotstream.studio.story_store import StoryStore, new_id
+from shotstream.studio.take_job import AppContext
+from shotstream.studio.viewer import Outbox, Viewer
 from tests.streaming.tiny import tiny_engine
 from tests.studio.database import write_empty_database
 
@@ -59,10 +59,10 @@ class Stage:
     ) -> None:
         self.pipeline = StreamingPipeline(tiny_engine(seed=seed))
         write_empty_database(folder / "stories.sqlite")
-        self.store = Store(f"sqlite:///{folder / 'stories.sqlite'}")
+        self.store = StoryStore(f"sqlite:///{folder / 'stories.sqlite'}")
         self.store.upgrade()
-        self.media = MediaFolder(folder / "media", self.pipeline)
-        self.tools = StudioTools(
+        self.media = MediaStore(folder / "media", self.pipeline)
+        self.app = AppContext(
             self.pipeline,
             self.store,
             self.media,
@@ -71,26 +71,26 @@ class Stage:
             1,
             preview,
         )
-        self.studio = Studio(self.tools)
+        self.manager = StoryManager(self.app)
         known = self.store.all_stories()
-        self.story_id = known[-1].story_id if known else self.create(num_shots)
+        self.story_id = known[-1].story_id if known else self.create_story(num_shots)
         self.inbox = Inbox()
-        self.seat = self.sit(self.inbox)
+        self.viewer = self.add_viewer(self.inbox)
         self._num_sent = 0
 
-    def create(self, num_shots: int = 3, *, autoplay: bool = True) -> str:
+    def create_story(self, num_shots: int = 3, *, autoplay: bool = True) -> str:
         shots = [FROM_VIEWER.validate_python(add_shot(caption)) for caption in CAPTIONS[:num_shots]]
-        created = self.studio.create(
+        created = self.manager.create_story(
             "A fox", GLOBAL_CAPTION, [add.shot for add in shots], seed=7, autoplay=autoplay
         )
         return created.story_id
 
-    def sit(self, inbox: Inbox) -> Seat:
-        return self.studio.attach(self.story_id, new_id(), inbox)
+    def add_viewer(self, inbox: Inbox) -> Viewer:
+        return self.manager.add_viewer(self.story_id, new_id(), inbox)
 
     @property
-    def room(self) -> Room:
-        return self.studio._rooms[self.story_id]
+    def open_story(self) -> OpenStory:
+        return self.manager._stories[self.story_id]
 
     @property
     def story(self) -> StoryState:
@@ -108,48 +108,48 @@ class Stage:
 
     def hashes(self) -> list[tuple[str, ...]]:
         """Of the film's frames, shot by shot."""
-        takes = self.room.history.takes
+        takes = self.open_story.history.takes
         return [takes[take_id].frame_sha256 for take_id in self.film() if take_id is not None]
 
     def run(self, most: int = 1000) -> int:
         """Makes chunks until nothing more may be made; how many."""
         for number in range(most):
-            if not self.studio.turn():
+            if not self.manager.make_next_chunk():
                 return number
         return most
 
-    def ask(self, type_: str, **fields: Any) -> Done:
+    def control(self, type_: str, **fields: Any) -> Done:
         answer = self.send(type_, **fields)
         assert isinstance(answer, Done), answer
         return answer
 
     def refused(self, type_: str, **fields: Any) -> Error:
-        before = self.room.script
+        before = self.open_story.shot_list
         answer = self.send(type_, **fields)
         assert isinstance(answer, Error), answer
-        assert self.room.script == before
+        assert self.open_story.shot_list == before
         return answer
 
     def send(self, type_: str, **fields: Any) -> Done | Error:
         self._num_sent += 1
         message = {"type": type_, "id": str(self._num_sent), **fields}
-        self.studio.control(self.story_id, self.seat, FROM_VIEWER.validate_python(message))  # pyright: ignore
+        self.manager.handle_control(self.story_id, self.viewer, FROM_VIEWER.validate_python(message))  # pyright: ignore
         answer = self.inbox.messages[-1]
         assert answer.reply_to == str(self._num_sent)
         return answer
 
-    def look(
-        self, take_id: str | None, frame_index: int, *, playing: bool = True, seat: Seat | None = None
+    def report_playhead(
+        self, take_id: str | None, frame_index: int, *, playing: bool = True, viewer: Viewer | None = None
     ) -> None:
         at = None if take_id is None else {"take_id": take_id, "frame_index": frame_index}
         report = FROM_VIEWER.validate_python({"type": "playhead", "at": at, "playing": playing})
-        self.studio.report(self.story_id, seat or self.seat, report)  # pyright: ignore
+        self.manager.handle_report(self.story_id, viewer or self.viewer, report)  # pyright: ignore
 
     def media_of(self, take_id: str) -> list[Media]:
         return [media for media in self.inbox.of(Media) if media.take_id == take_id]
 
     def close(self) -> None:
-        self.studio.close()
+        self.manager.close()
         self.store.close()
 
 

@@ -25,7 +25,7 @@ from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.app import StudioSettings, create_app
 from shotstream.studio.events import FROM_SERVER, StoryState
 from shotstream.studio.limits import Limits
-from shotstream.studio.store import StoreError
+from shotstream.studio.story_store import StorageError
 from tests.streaming.tiny import tiny_engine
 from tests.studio.database import write_empty_database
 
@@ -401,8 +401,8 @@ def test_a_disk_that_does_not_give_a_file_is_no_fault_of_the_program(
         raise OSError(errno.EIO, "Input/output error")
 
     story_id, story = finished
-    media = shared.app.state.services.tools.media  # pyright: ignore
-    monkeypatch.setattr(media, "recording_file", unreadable)
+    media = shared.app.state.backend.app.media  # pyright: ignore
+    monkeypatch.setattr(media, "recording_path", unreadable)
     answer = shared.get(f"/api/stories/{story_id}/takes/{story.shots[0].take_id}/media.mp4")
     assert (answer.status_code, answer.json()["code"]) == (507, "storage")
     assert answer.json()["message"] == "the disk fails; look at the system's log"
@@ -543,7 +543,7 @@ def test_suggestions_are_words_that_are_understood(shared: TestClient) -> None:
 
 
 def test_two_servers_do_not_share_a_folder(client: TestClient, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="another server"):
+    with pytest.raises(StorageError, match="another server"):
         create_app(StudioSettings(data_dir=tmp_path), StreamingPipeline(tiny_engine()))
     assert client.get("/readyz").status_code == 200
 

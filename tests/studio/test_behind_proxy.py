@@ -16,8 +16,13 @@ from starlette.types import Receive, Scope, Send
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from shotstream.studio.proxy import FORWARDED_HOST, FromProxy, checked_root_path, inside_path
-from shotstream.studio.server import bind
+from shotstream.studio.proxy import (
+    FORWARDED_HOST,
+    ForwardedHeadersMiddleware,
+    path_in_app,
+    validate_root_path,
+)
+from shotstream.studio.server import bind_socket
 from tests.studio.served import served, until
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "studio.md"
@@ -45,7 +50,9 @@ def at(path: str, *, root_path: str = "", client: str = "127.0.0.1", **told: str
     headers = [(name.replace("_", "-").encode(), value.encode()) for name, value in told.items()]
     scope = {"type": "http", "path": path, "root_path": "", "query_string": b"a=1", "scheme": "http"}
     scope |= {"headers": headers, "client": (client, 1)}
-    anyio.run(FromProxy(app, root_path=root_path, trusted="127.0.0.1,::1"), scope, receive, send)
+    anyio.run(
+        ForwardedHeadersMiddleware(app, root_path=root_path, trusted="127.0.0.1,::1"), scope, receive, send
+    )
     return seen[0]
 
 
@@ -59,7 +66,7 @@ def test_a_prefix_may_be_taken_away_or_passed_on(path: str, way: str) -> None:
     for asked in (path, "/studio" + path):
         scope = at(asked, root_path=root_path, **told)
         assert (scope["root_path"], scope["path"]) == ("/studio", "/studio" + path)
-        assert inside_path(scope) == path
+        assert path_in_app(scope) == path
     sent = at("/studio", root_path=root_path, **told)
     assert (sent["status"], dict(sent["headers"])[b"location"]) == (307, b"/studio/?a=1")
 
@@ -85,7 +92,7 @@ def test_a_prefix_that_is_no_plain_path_is_not_believed(told: str) -> None:
     scope = at("/api/x", x_forwarded_prefix=told)
     assert (scope["root_path"], scope["path"]) == ("", "/api/x")
     with pytest.raises(ValueError, match="--root-path"):
-        checked_root_path(told)
+        validate_root_path(told)
 
 
 def test_only_trusted_proxies_are_believed() -> None:
@@ -103,7 +110,7 @@ def test_only_trusted_proxies_are_believed() -> None:
 
 
 def test_a_root_path_is_one_form_of_itself() -> None:
-    assert [checked_root_path(path) for path in ("", "/", "/a", "/a/", "/a/b")] == [
+    assert [validate_root_path(path) for path in ("", "/", "/a", "/a/", "/a/b")] == [
         "",
         "",
         "/a",
@@ -150,7 +157,7 @@ def nginx(studio: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     if program is None:
         pytest.skip("nginx is not installed (Debian: apt-get install nginx-light)")
     folder = tmp_path_factory.mktemp("nginx")
-    with bind("127.0.0.1", 0) as free:
+    with bind_socket("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     block = re.sub(r" *ssl_certificate.*\n", "", shown("nginx")).replace(
         "listen 443 ssl", f"listen 127.0.0.1:{port}"
@@ -186,7 +193,7 @@ def caddy(studio: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     if program is None:
         pytest.skip("Caddy is not installed (Debian: apt-get install caddy)")
     folder = tmp_path_factory.mktemp("caddy")
-    with bind("127.0.0.1", 0) as free:
+    with bind_socket("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     block = shown("caddyfile").replace("films.example {", f"http://127.0.0.1:{port} {{")
     assert "127.0.0.1:8720" in block

@@ -18,11 +18,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from shotstream.studio.connections import Seldom
+from shotstream.studio.connections import RepeatedLogFilter
 from shotstream.studio.limits import Limits
-from shotstream.studio.live import _Pace
-from shotstream.studio.pace import Bucket, Buckets
+from shotstream.studio.rate_limit import TokenBucket, TokenBuckets
 from shotstream.studio.server import _tell_fault
+from shotstream.studio.viewer_socket import _RateLimit
 from tests.studio.served import served, until
 
 QUICK = Limits(request_s=0.6, body_s=0.8, unread_s=0.6, look_ahead_s=100.0, messages_per_s=0.1)
@@ -36,7 +36,7 @@ HALF = {
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with served(tmp_path_factory.mktemp("studio"), limits=QUICK, most_connections=MOST) as port:
+    with served(tmp_path_factory.mktemp("studio"), limits=QUICK, max_connections=MOST) as port:
         yield port
 
 
@@ -215,7 +215,7 @@ def test_a_lack_of_files_is_told_in_lines_and_not_as_a_fault(
 
 
 def test_what_was_too_fast_is_forgotten_after_a_rest() -> None:
-    pace = _Pace(50.0)
+    pace = _RateLimit(50.0)
     while pace.takes():
         pass
     assert pace.num_too_fast == 1
@@ -229,27 +229,27 @@ def test_what_was_too_fast_is_forgotten_after_a_rest() -> None:
 
 
 def test_a_bucket_lets_through_at_its_rate() -> None:
-    bucket = Bucket(10.0, 3.0)
-    assert bucket.is_full and [bucket.takes() for _ in range(4)] == [True, True, True, False]
+    bucket = TokenBucket(10.0, 3.0)
+    assert bucket.is_full and [bucket.try_take() for _ in range(4)] == [True, True, True, False]
     assert not bucket.is_full and bucket.wait_s == 1
     bucket._time_s -= 0.1
-    assert [bucket.takes(), bucket.takes()] == [True, False]
+    assert [bucket.try_take(), bucket.try_take()] == [True, False]
     bucket._time_s -= 100.0
-    assert [bucket.takes() for _ in range(4)] == [True, True, True, False], "no more than it holds"
-    slow = Bucket(0.05, 1.0)
-    assert slow.takes() and 19 <= slow.wait_s <= 20
+    assert [bucket.try_take() for _ in range(4)] == [True, True, True, False], "no more than it holds"
+    slow = TokenBucket(0.05, 1.0)
+    assert slow.try_take() and 19 <= slow.wait_s <= 20
 
 
 def test_of_too_many_names_the_one_that_came_least_lately_is_forgotten() -> None:
-    buckets = Buckets(0.001, 1.0, names=2)
-    assert buckets.of("a").takes() and buckets.of("b").takes()
-    assert not buckets.of("a").takes()
-    assert buckets.of("c").takes()
-    assert not buckets.of("a").takes() and buckets.of("b").takes()
+    buckets = TokenBuckets(0.001, 1.0, names=2)
+    assert buckets.for_key("a").try_take() and buckets.for_key("b").try_take()
+    assert not buckets.for_key("a").try_take()
+    assert buckets.for_key("c").try_take()
+    assert not buckets.for_key("a").try_take() and buckets.for_key("b").try_take()
 
 
 def test_the_same_warning_is_written_once_a_minute_with_how_often_it_came() -> None:
-    seldom = Seldom()
+    seldom = RepeatedLogFilter()
 
     def written(level: int, message: str, *values: object, is_fault: bool = False) -> str | None:
         fault = (ValueError, ValueError(), None) if is_fault else None
@@ -287,7 +287,7 @@ def test_a_lack_of_descriptors_is_one_line_and_another_fault_is_told_whole(
 def test_there_are_fewer_connections_than_descriptors(allowed: int, wanted: int, most: int) -> None:
     """In a process of its own, which has three open and the folder that it counts them in."""
     code = (
-        "import resource, sys; from shotstream.studio.connections import most_connections as m; "
+        "import resource, sys; from shotstream.studio.connections import usable_connections as m; "
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({allowed}, {allowed})); print(m({wanted}))"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -296,7 +296,7 @@ def test_there_are_fewer_connections_than_descriptors(allowed: int, wanted: int,
 
 def test_as_many_descriptors_as_are_allowed_are_asked_for() -> None:
     code = (
-        "import resource, sys; from shotstream.studio.connections import most_connections as m; "
+        "import resource, sys; from shotstream.studio.connections import usable_connections as m; "
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300)); print(m(100)); "
         "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )

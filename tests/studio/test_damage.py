@@ -11,11 +11,11 @@ from shotstream.codec.video_io import VideoError, read_frames
 from shotstream.film.replay import hash_frames
 from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.shot import make_shot
+from shotstream.studio.api_error import ApiError
 from shotstream.studio.events import Notice
-from shotstream.studio.making import Memories, remember
-from shotstream.studio.media import TakeDamaged
-from shotstream.studio.refusal import Refusal
-from shotstream.studio.script import TakeRecord
+from shotstream.studio.media_store import CorruptTakeError
+from shotstream.studio.take_job import ContextCache, encode_take_memory
+from shotstream.studio.take_record import TakeRecord
 from tests.studio.stage import Stage
 
 FILES = ("recording.mp4", "frames.mkv", "memory.safetensors")
@@ -39,11 +39,11 @@ def flip(path: Path, seed: int = 0) -> None:
 def record_of(stage: Stage, index: int) -> TakeRecord:
     take_id = stage.film()[index]
     assert take_id is not None
-    return stage.room.history.takes[take_id]
+    return stage.open_story.history.takes[take_id]
 
 
 def files_of(stage: Stage, index: int) -> dict[str, bytes]:
-    folder = stage.media._take(stage.story_id, record_of(stage, index).take_id)
+    folder = stage.media._take_dir(stage.story_id, record_of(stage, index).take_id)
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
@@ -56,11 +56,11 @@ def reopened(tmp_path: Path) -> Stage:
 def test_a_single_flipped_bit_is_noticed(stage: Stage, name: str) -> None:
     stage.run()
     record = record_of(stage, 1)
-    path = stage.media._take(stage.story_id, record.take_id) / name
+    path = stage.media._take_dir(stage.story_id, record.take_id) / name
     read = {
-        "recording.mp4": stage.media.recording,
-        "frames.mkv": stage.media.frames,
-        "memory.safetensors": stage.media.memory,
+        "recording.mp4": stage.media.read_recording,
+        "frames.mkv": stage.media.read_frames,
+        "memory.safetensors": stage.media.read_memory,
     }[name]
     whole = path.read_bytes()
     for seed in range(5):
@@ -70,17 +70,17 @@ def test_a_single_flipped_bit_is_noticed(stage: Stage, name: str) -> None:
         if name == "frames.mkv" and not damages(stage, record):
             path.write_bytes(whole)
             continue
-        with pytest.raises(TakeDamaged):
+        with pytest.raises(CorruptTakeError):
             read(stage.story_id, record)
         path.write_bytes(whole)
     path.unlink()
-    with pytest.raises(TakeDamaged):
+    with pytest.raises(CorruptTakeError):
         read(stage.story_id, record)
 
 
 def damages(stage: Stage, record: TakeRecord) -> bool:
     try:
-        frames = read_frames(stage.media._take(stage.story_id, record.take_id) / "frames.mkv")
+        frames = read_frames(stage.media._take_dir(stage.story_id, record.take_id) / "frames.mkv")
     except VideoError:
         return True
     return hash_frames(frames) != record.frame_sha256
@@ -91,27 +91,27 @@ def damages(stage: Stage, record: TakeRecord) -> bool:
 def test_a_damaged_take_is_made_anew_as_it_was(tmp_path: Path, names: tuple[str, ...], index: int) -> None:
     stage = Stage(tmp_path)
     stage.run()
-    stage.ask("pin", frame={"take_id": stage.film()[0], "frame_index": 4})
-    stage.ask("retake", shot_id=stage.story.shots[1].shot_id)  # The shot that is mended looks at a pin.
+    stage.control("pin", frame={"take_id": stage.film()[0], "frame_index": 4})
+    stage.control("retake", shot_id=stage.story.shots[1].shot_id)  # The shot that is mended looks at a pin.
     stage.run()
     whole = files_of(stage, index)
-    memory = stage.media.memory(stage.story_id, record_of(stage, index))
-    folder = stage.media._take(stage.story_id, record_of(stage, index).take_id)
+    memory = stage.media.read_memory(stage.story_id, record_of(stage, index))
+    folder = stage.media._take_dir(stage.story_id, record_of(stage, index).take_id)
     take_id = record_of(stage, index).take_id
     stage.close()
     for name in names:
         (folder / name).write_bytes(b"damaged")
     stage = reopened(tmp_path)
-    stage.studio.mend(stage.story_id, take_id)
+    stage.manager.repair_take(stage.story_id, take_id)
     stage.run()
     mended = files_of(stage, index)
     record = record_of(stage, index)
     assert mended["recording.mp4"] == whole["recording.mp4"]
-    assert stage.media.memory(stage.story_id, record).latents.equal(memory.latents)
-    assert hash_frames(stage.media.frames(stage.story_id, record)) == record.frame_sha256
-    assert stage.store.take(stage.story_id, take_id) == record
+    assert stage.media.read_memory(stage.story_id, record).latents.equal(memory.latents)
+    assert hash_frames(stage.media.read_frames(stage.story_id, record)) == record.frame_sha256
+    assert stage.store.get_take(stage.story_id, take_id) == record
     assert "damaged" in stage.inbox.of(Notice)[-1].message
-    assert stage.tools.store_bytes() == stage.store.num_bytes()
+    assert stage.app.stored_bytes() == stage.store.num_bytes()
     assert not list(folder.glob(".part.*"))
     stage.close()
 
@@ -121,21 +121,21 @@ def test_damaged_memories_do_not_stop_a_story_and_the_next_shot_is_as_without_da
     """It stopped without a word: the files were read outside of what a failure is caught in."""
     (tmp_path / "plain").mkdir()
     plain = Stage(tmp_path / "plain")
-    plain.ask("add_shot", shot={"caption": "a owl sleeps"})
+    plain.control("add_shot", shot={"caption": "a owl sleeps"})
     plain.run()
     expected = plain.hashes()
     plain.close()
     (tmp_path / "harmed").mkdir()
     stage = Stage(tmp_path / "harmed")
     stage.run()
-    folders = [stage.media._take(stage.story_id, record_of(stage, index).take_id) for index in range(3)]
+    folders = [stage.media._take_dir(stage.story_id, record_of(stage, index).take_id) for index in range(3)]
     stage.close()
     flip(folders[0] / "memory.safetensors")
     (folders[1] / "frames.mkv").write_bytes(b"")
     (folders[1] / "memory.safetensors").write_bytes(b"")
     (folders[2] / "memory.safetensors").unlink()
     stage = reopened(tmp_path / "harmed")
-    stage.ask("add_shot", shot={"caption": "a owl sleeps"})
+    stage.control("add_shot", shot={"caption": "a owl sleeps"})
     stage.run()
     assert stage.statuses == ["done"] * 4
     assert stage.hashes() == expected
@@ -148,20 +148,20 @@ def test_a_take_of_other_weights_that_is_lost_is_said_and_the_shot_waits(tmp_pat
     stage = Stage(tmp_path)
     stage.run()
     record = record_of(stage, 1)
-    folder = stage.media._take(stage.story_id, record.take_id)
+    folder = stage.media._take_dir(stage.story_id, record.take_id)
     stage.close()
     (folder / "frames.mkv").write_bytes(b"damaged")
     stage = Stage(tmp_path, seed=1)
-    stage.ask("add_shot", shot={"caption": "a owl walks"})
+    stage.control("add_shot", shot={"caption": "a owl walks"})
     stage.run()
     assert stage.statuses == ["done", "done", "done", "failed"]
     failure = stage.story.shots[3].failure
     assert failure is not None and "take of shot 2" in failure and "take that shot again" in failure
-    with pytest.raises(Refusal) as refusal:
-        stage.studio.mend(stage.story_id, record.take_id)
+    with pytest.raises(ApiError) as refusal:
+        stage.manager.repair_take(stage.story_id, record.take_id)
     assert refusal.value.code == "failed"
-    stage.ask("retake", shot_id=stage.story.shots[1].shot_id)
-    stage.ask("make_shot", shot_id=stage.story.shots[3].shot_id)
+    stage.control("retake", shot_id=stage.story.shots[1].shot_id)
+    stage.control("make_shot", shot_id=stage.story.shots[3].shot_id)
     stage.run()
     assert [shot.status for shot in stage.story.shots][1::2] == ["done", "done"]
     stage.close()
@@ -174,13 +174,13 @@ def test_what_comes_out_otherwise_is_not_put_in_a_takes_place(
     stage = Stage(tmp_path)
     stage.run()
     record = record_of(stage, 1)
-    path = stage.media._take(stage.story_id, record.take_id) / "frames.mkv"
+    path = stage.media._take_dir(stage.story_id, record.take_id) / "frames.mkv"
     path.write_bytes(b"damaged")
     made = stage.pipeline.engine.decode_levels
     monkeypatch.setattr(
         type(stage.pipeline.engine), "decode_levels", lambda _, *given: _other(made(*given)), raising=True
     )
-    stage.studio.mend(stage.story_id, record.take_id)
+    stage.manager.repair_take(stage.story_id, record.take_id)
     stage.run()
     assert path.read_bytes() == b"damaged"
     assert "do not come out the same" in stage.inbox.of(Notice)[-1].message
@@ -195,11 +195,11 @@ def _other(decoded: object) -> object:
 def test_a_cut_of_a_damaged_take_is_refused_until_it_is_made_anew(stage: Stage) -> None:
     stage.run()
     record = record_of(stage, 1)
-    flip(stage.media._take(stage.story_id, record.take_id) / "recording.mp4")
+    flip(stage.media._take_dir(stage.story_id, record.take_id) / "recording.mp4")
     playing = {"take_id": record.take_id, "frame_index": 0}
     assert stage.refused("cut", playing=playing).code == "busy"
     stage.run()
-    stage.ask("cut", playing=playing)
+    stage.control("cut", playing=playing)
     assert record_of(stage, 1).frame_sha256 == record.frame_sha256[:9]
 
 
@@ -210,13 +210,14 @@ def test_a_shot_is_made_after_the_first_ones_are_removed(tmp_path: Path, num_rem
     stage.run()
     records = [record_of(stage, index) for index in range(num_removed, 3)]
     for shot in stage.story.shots[:num_removed]:
-        stage.ask("remove_shot", shot_id=shot.shot_id)
-    stage.ask("add_shot", shot={"caption": "a owl walks", "seed": "11"})
+        stage.control("remove_shot", shot_id=shot.shot_id)
+    stage.control("add_shot", shot={"caption": "a owl walks", "seed": "11"})
     stage.run()
     assert stage.statuses[-1] == "done"
     # The same with memories that hold what a first shot's do: all that any place may ask for.
     whole = [
-        remember(stage.tools, first(record), stage.media.frames(stage.story_id, record)) for record in records
+        encode_take_memory(stage.app, first(record), stage.media.read_frames(stage.story_id, record))
+        for record in records
     ]
     made = record_of(stage, len(records))
     order = ShotOrder(
@@ -236,13 +237,13 @@ def first(record: TakeRecord) -> TakeRecord:
 def test_a_memory_holds_each_frame_once_however_often_more_are_asked_for(stage: Stage) -> None:
     stage.run()
     record = record_of(stage, 2)
-    memories = Memories(stage.tools, stage.story_id)
+    memories = ContextCache(stage.app, stage.story_id)
     kept = memories.take(record).candidate_frames
     more = tuple(index for index in range(record.num_frames) if index not in kept)[:2]
     for _ in range(2):
         take = memories.take(record, [*kept, *more])
         assert take.candidate_frames == (*kept, *more)
-    whole = remember(stage.tools, first(record), stage.media.frames(stage.story_id, record))
+    whole = encode_take_memory(stage.app, first(record), stage.media.read_frames(stage.story_id, record))
     shared = set(take.candidate_frames) & set(whole.candidate_frames)
     assert shared
     for index in shared:
@@ -280,10 +281,10 @@ def test_no_order_of_removals_additions_undo_branches_and_pins_makes_a_shot_impo
         answer = stage.send(control, **fields)
         assert answer.type == "done" or answer.code in ("refused", "not_found", "limit"), (control, answer)
         if rng.random() < 0.7:
-            stage.ask("set_autoplay", on=True)
+            stage.control("set_autoplay", on=True)
         stage.run(rng.choice([1, 2, 20]))
         assert "failed" not in stage.statuses, [shot.failure for shot in stage.story.shots]
-    stage.ask("set_autoplay", on=True)
+    stage.control("set_autoplay", on=True)
     stage.run()
     with_stale = stage.send("remake_stale")
     stage.run()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from shotstream.studio.api_error import ApiError
 from shotstream.studio.events import Error, Notice, TakeEnded, Telemetry
 from shotstream.studio.limits import Limits
-from shotstream.studio.refusal import Refusal
-from shotstream.studio.trouble import explain, is_trouble
+from shotstream.studio.storage_errors import explain_failure, is_storage_failure
 from tests.params import first
 from tests.studio.stage import Inbox, Stage
 
@@ -42,7 +42,7 @@ def is_full(*_: object, **__: object) -> None:
 
 def try_again(stage: Stage) -> None:
     """The next round tries without waiting."""
-    stage.room._held_until_s = 0.0
+    stage.open_story._retry_storage_s = 0.0
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def try_again(stage: Stage) -> None:
     first(
         2,
         [
-            ("media.keep", is_full, "the disk is full"),
-            ("store.save", says(FULL), "the disk is full"),
-            ("store.save", says(LOCKED), "another program keeps the database locked"),
-            ("store.save", says("attempt to write a readonly database"), "the disk is read-only"),
+            ("media.save_take", is_full, "the disk is full"),
+            ("store.save_change", says(FULL), "the disk is full"),
+            ("store.save_change", says(LOCKED), "another program keeps the database locked"),
+            ("store.save_change", says("attempt to write a readonly database"), "the disk is read-only"),
         ],
     ),
 )
@@ -71,10 +71,10 @@ def test_a_take_that_cannot_be_kept_is_not_told_finished_and_is_kept_when_it_can
         stage.run()
         assert stage.inbox.of(TakeEnded) == []
         assert stage.statuses == ["generating", "queued", "queued"]
-        assert stage.room.state(0.0) == "full"
+        assert stage.open_story.state(0.0) == "full"
         assert [n.code for n in stage.inbox.of(Notice)] == ["storage"]
         assert reason in stage.inbox.of(Notice)[0].message
-        assert any(reason in said for said in stage.tools.health())
+        assert any(reason in said for said in stage.app.storage_failures())
         try_again(stage)
         stage.run()  # In vain, and not told once more.
         assert len(stage.inbox.of(Notice)) == 1
@@ -86,7 +86,7 @@ def test_a_take_that_cannot_be_kept_is_not_told_finished_and_is_kept_when_it_can
     ended = stage.inbox.of(TakeEnded)
     assert [e.outcome for e in ended] == ["finished"] * 3
     assert making is not None and ended[0].take_id == making.take_id, "what was made is kept, not made again"
-    assert stage.tools.health() == ()
+    assert stage.app.storage_failures() == ()
     again = Stage(tmp_path / "other")
     assert again.film() == stage.film()
     again.close()
@@ -94,16 +94,16 @@ def test_a_take_that_cannot_be_kept_is_not_told_finished_and_is_kept_when_it_can
 
 
 def test_an_end_is_told_after_its_commit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = stage.store.save
+    save = stage.store.save_change
     told: list[int] = []
 
     def watched(*arguments: Any, **fields: Any) -> Any:
         told.append(len(stage.inbox.of(TakeEnded)))
         return save(*arguments, **fields)
 
-    monkeypatch.setattr(stage.store, "save", watched)
+    monkeypatch.setattr(stage.store, "save_change", watched)
     stage.run(3)
-    stage.ask("stop")
+    stage.control("stop")
     assert told == [0, 1], "the first take's commit, then the one of the stop"
     assert [e.outcome for e in stage.inbox.of(TakeEnded)] == ["finished", "cut"]
 
@@ -129,25 +129,25 @@ def test_a_control_that_cannot_be_kept_is_refused_and_changes_nothing(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.run(3)
-    history = stage.room.history
+    history = stage.open_story.history
     for control, fields in CONTROLS:
         while stage.story.making is None:
             stage.run(1)
         before = (
-            history.script,
+            history.shot_list,
             history.autoplay,
-            dict(history.wanted),
+            dict(history.queue),
             history.undo_label,
             history.redo_label,
         )
         takes, num_told = stage.media.take_ids(), len(stage.inbox.of(TakeEnded))
         with monkeypatch.context() as broken:
-            broken.setattr(stage.store, "save", says(LOCKED))
+            broken.setattr(stage.store, "save_change", says(LOCKED))
             answer = stage.send(control, **fields(stage))
             assert isinstance(answer, Error) and answer.code == "storage", control
             assert "keeps the database locked" in answer.message and "insert" not in answer.message
-        assert stage.room.history is history
-        after = (history.script, history.autoplay, history.wanted, history.undo_label, history.redo_label)
+        assert stage.open_story.history is history
+        after = (history.shot_list, history.autoplay, history.queue, history.undo_label, history.redo_label)
         assert before == after, control
         assert stage.media.take_ids() == takes, control
         assert not {"finished", "cut"} & {e.outcome for e in stage.inbox.of(TakeEnded)[num_told:]}, control
@@ -161,30 +161,30 @@ def test_a_cut_that_cannot_be_written_is_refused_and_the_take_is_made_again(
 ) -> None:
     stage.run(3)
     with monkeypatch.context() as broken:
-        broken.setattr(stage.media, "keep", is_full)
+        broken.setattr(stage.media, "save_take", is_full)
         answer = stage.send(control)
         assert isinstance(answer, Error) and answer.code == "storage"
     assert [e.outcome for e in stage.inbox.of(TakeEnded)] == ["finished", "discarded"]
     stage.run()
     assert stage.statuses == ["done"] * 3
-    assert [take.was_cut for take in stage.room.history.takes.values()] == [False] * 3
+    assert [take.was_cut for take in stage.open_story.history.takes.values()] == [False] * 3
 
 
 @pytest.mark.slow
 def test_a_story_is_deleted_on_a_full_disk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files make the room that the database needs to forget it."""
     stage.run()
-    delete = stage.store.delete
+    delete = stage.store.delete_story
 
     def needs_room(story_id: str) -> None:
         if any(path.suffix == ".mkv" for path in stage.media._root.rglob("*")):
             says(FULL)()
         delete(story_id)
 
-    monkeypatch.setattr(stage.store, "delete", needs_room)
-    stage.studio.delete(stage.story_id)
+    monkeypatch.setattr(stage.store, "delete_story", needs_room)
+    stage.manager.delete_story(stage.story_id)
     assert stage.store.all_stories() == [] and list(stage.media._root.iterdir()) == []
-    assert stage.tools.store_bytes() == stage.store.num_bytes() == 0
+    assert stage.app.stored_bytes() == stage.store.num_bytes() == 0
 
 
 def test_a_deletion_that_the_database_refuses_leaves_the_story_whole(
@@ -193,13 +193,13 @@ def test_a_deletion_that_the_database_refuses_leaves_the_story_whole(
     stage.run()
     takes = stage.media.take_ids()
     with monkeypatch.context() as broken:
-        broken.setattr(stage.store, "delete", says(LOCKED))
-        with pytest.raises(Refusal) as refusal:
-            stage.studio.delete(stage.story_id)
+        broken.setattr(stage.store, "delete_story", says(LOCKED))
+        with pytest.raises(ApiError) as refusal:
+            stage.manager.delete_story(stage.story_id)
     assert refusal.value.code == "storage"
     assert stage.inbox.code is None, "its viewer still watches"
     assert stage.media.take_ids() == takes
-    assert stage.tools.store_bytes() == stage.store.num_bytes() > 0
+    assert stage.app.stored_bytes() == stage.store.num_bytes() > 0
 
 
 @pytest.mark.slow
@@ -212,44 +212,44 @@ def test_a_database_that_another_process_holds_is_told_and_waited_for(stage: Sta
     try_again(stage)
     stage.run()
     assert stage.statuses == ["done"] * 3
-    assert stage.tools.health() == ()
+    assert stage.app.storage_failures() == ()
 
 
 def test_the_page_is_told_that_nothing_can_be_kept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(stage.media, "keep", is_full)
+        broken.setattr(stage.media, "save_take", is_full)
         stage.run()
-        stage.studio.tidy()
+        stage.manager.do_housekeeping()
     assert stage.inbox.of(Telemetry)[-1].state == "full"
 
 
 def test_a_story_that_waits_does_not_hold_up_another(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep, waiting = stage.media.keep, stage.story_id
+    keep, waiting = stage.media.save_take, stage.story_id
 
     def refuses_one(story_id: str, *rest: Any) -> Any:
         if story_id == waiting:
             is_full()
         return keep(story_id, *rest)
 
-    monkeypatch.setattr(stage.media, "keep", refuses_one)
+    monkeypatch.setattr(stage.media, "save_take", refuses_one)
     stage.run()
-    stage.story_id = stage.create(2)
+    stage.story_id = stage.create_story(2)
     stage.inbox = Inbox()
-    stage.seat = stage.sit(stage.inbox)
+    stage.viewer = stage.add_viewer(stage.inbox)
     stage.run()
     assert stage.statuses == ["done"] * 2
-    stage.studio.delete(waiting)
-    assert stage.tools.health() == (), "a story that is gone troubles nobody"
+    stage.manager.delete_story(waiting)
+    assert stage.app.storage_failures() == (), "a story that is gone troubles nobody"
 
 
 def test_what_was_written_is_in_no_error_and_no_answer(stage: Stage) -> None:
     """Captions are private; SQLAlchemy's errors repeat them unless told not to."""
-    stage.store.create("a" * 16, stage.room.script, seed=0, autoplay=False)
+    stage.store.create_story("a" * 16, stage.open_story.shot_list, seed=0, autoplay=False)
     with pytest.raises(Exception) as error:
-        stage.store.create("a" * 16, stage.room.script, seed=0, autoplay=False)
+        stage.store.create_story("a" * 16, stage.open_story.shot_list, seed=0, autoplay=False)
     assert "fox" not in str(error.value) and "forest" not in str(error.value)
-    assert not is_trouble(error.value), "a fault of ours does not pass by waiting"
-    assert "fox" not in explain(error.value)
+    assert not is_storage_failure(error.value), "a fault of ours does not pass by waiting"
+    assert "fox" not in explain_failure(error.value)
 
 
 def test_nothing_is_kept_in_a_database_that_nobody_would_find_again(stage: Stage, tmp_path: Path) -> None:
@@ -263,22 +263,22 @@ def test_nothing_is_kept_in_a_database_that_nobody_would_find_again(stage: Stage
                 copy.execute("create table t (x)")
         elif put is not None:
             place.write_bytes(b"")
-        [reason] = stage.tools.health()
+        [reason] = stage.app.storage_failures()
         assert (
             reason.startswith("the database's file was moved, deleted or replaced")
             and "put it back" in reason
         )
         answer = stage.send("add_shot", shot={"caption": "a owl walks"})
         assert isinstance(answer, Error) and answer.code == "storage" and reason in answer.message
-        with pytest.raises(Refusal, match="nothing was changed"):
-            stage.create()
-        assert reason in stage.studio.farewell()
+        with pytest.raises(ApiError, match="nothing was changed"):
+            stage.create_story()
+        assert reason in stage.manager.shutdown_summary()
         away.replace(place)
-        assert stage.tools.health() == ()
+        assert stage.app.storage_failures() == ()
     try_again(stage)
     stage.run()
     assert stage.statuses == ["done"] * 3
-    assert stage.studio.farewell() == "every finished shot is safe"
+    assert stage.manager.shutdown_summary() == "every finished shot is safe"
 
 
 def test_who_watches_is_told_at_the_end_of_a_shot_that_could_not_be_kept(
@@ -286,10 +286,10 @@ def test_who_watches_is_told_at_the_end_of_a_shot_that_could_not_be_kept(
 ) -> None:
     """It was told to wait until it could be kept, and then that every finished shot is safe."""
     with monkeypatch.context() as broken:
-        broken.setattr(stage.media, "keep", is_full)
-        broken.setattr(stage.media, "check", is_full)
+        broken.setattr(stage.media, "save_take", is_full)
+        broken.setattr(stage.media, "check_writable", is_full)
         stage.run()
-        stage.studio.close()
+        stage.manager.close()
     told = stage.inbox.of(Notice)[-1]
     assert told.code == "closing" and "safe" not in told.message
     assert "1 shots that waited to be kept have to be made again" in told.message
@@ -302,17 +302,17 @@ def test_a_take_that_waits_is_kept_when_it_can_be_though_nobody_watches_any_more
     """Its viewer was told that it waits; it was dropped as soon as the page was closed."""
     stage = Stage(tmp_path, num_shots=1, limits=Limits(look_ahead_s=1000.0, linger_s=1e-9))
     with monkeypatch.context() as broken:
-        broken.setattr(stage.media, "keep", is_full)
+        broken.setattr(stage.media, "save_take", is_full)
         stage.run()
-        stage.studio.detach(stage.story_id, stage.seat.viewer_id)
-        stage.studio.tidy()
-        assert stage.room.state(time.monotonic()) == "full"
+        stage.manager.remove_viewer(stage.story_id, stage.viewer.viewer_id)
+        stage.manager.do_housekeeping()
+        assert stage.open_story.state(time.monotonic()) == "full"
     try_again(stage)
-    while stage.studio.turn():
+    while stage.manager.make_next_chunk():
         pass
-    [take] = stage.store.load(stage.story_id).takes  # type: ignore[union-attr]
-    assert stage.room.script.film() == (take.take_id,)
-    stage.studio._told_s = 0.0
-    stage.studio.tidy()
-    assert stage.story_id not in stage.studio._rooms, "it is let go when it is kept"
+    [take] = stage.store.load_story(stage.story_id).takes  # type: ignore[union-attr]
+    assert stage.open_story.shot_list.film() == (take.take_id,)
+    stage.manager._telemetry_s = 0.0
+    stage.manager.do_housekeeping()
+    assert stage.story_id not in stage.manager._stories, "it is let go when it is kept"
     stage.close()

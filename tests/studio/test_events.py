@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from shotstream.studio.events import FROM_SERVER, FROM_VIEWER, Error
-from shotstream.studio.protocol import MARK, tables
+from shotstream.studio.protocol_docs import MARK, message_tables
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "studio_protocol.md"
 ID = "0" * 16
@@ -16,7 +16,7 @@ ID = "0" * 16
 
 def test_the_document_shows_the_events_as_they_are() -> None:
     _, _, written = DOCUMENT.read_text(encoding="utf-8").partition(MARK + "\n")
-    assert written == tables(), "run python -m shotstream.studio.protocol"
+    assert written == message_tables(), "run python -m shotstream.studio.protocol_docs"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 
 from shotstream.codec.video_io import read_frames
 from shotstream.film.replay import read_replay
+from shotstream.studio.api_error import ApiError
 from shotstream.studio.exports import Exporter
-from shotstream.studio.media import TakeDamaged
-from shotstream.studio.refusal import Refusal
+from shotstream.studio.media_store import CorruptTakeError
 from tests.studio.stage import CAPTIONS, Stage
 
 
@@ -19,18 +19,18 @@ from tests.studio.stage import CAPTIONS, Stage
 def stage(tmp_path: Path) -> Iterator[Stage]:
     stage = Stage(tmp_path)
     for index, length in ((0, 1), (1, 3)):
-        stage.ask("edit_shot", shot_id=stage.story.shots[index].shot_id, num_chunks=length)
+        stage.control("edit_shot", shot_id=stage.story.shots[index].shot_id, num_chunks=length)
     stage.run()
     yield stage
     stage.close()
 
 
 def exporter(stage: Stage) -> Exporter:
-    return Exporter(stage.tools, stage.studio.film(stage.story_id))
+    return Exporter(stage.app, stage.manager.film_snapshot(stage.story_id))
 
 
 def refused(stage: Stage) -> str:
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(ApiError) as refusal:
         exporter(stage).replay()
     assert refusal.value.code == "refused"
     return str(refusal.value)
@@ -54,7 +54,7 @@ def test_a_films_chapters_are_its_shots(stage: Stage, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_one_shot_alone_is_that_shot(stage: Stage, tmp_path: Path) -> None:
-    exporter(stage).only(stage.story.shots[1].shot_id).mp4(tmp_path / "shot.mp4")
+    exporter(stage).for_shot(stage.story.shots[1].shot_id).mp4(tmp_path / "shot.mp4")
     assert len(read_frames(tmp_path / "shot.mp4")) == 33
 
 
@@ -64,24 +64,24 @@ def test_a_replay_is_given_of_what_it_makes_again_alone(stage: Stage, tmp_path: 
     assert list(replay.frame_sha256) == stage.hashes()
     assert [shot.num_chunks for shot in replay.plan.story.shots] == [1, 3, 2]
     # The last shot looked at another take of the second.
-    stage.ask("retake", shot_id=stage.story.shots[1].shot_id)
+    stage.control("retake", shot_id=stage.story.shots[1].shot_id)
     stage.run()
     assert refused(stage) == "shot 3 is stale; make it again"
-    stage.ask("undo")
+    stage.control("undo")
     # All but the first were made under another caption for all; then all.
-    stage.ask("edit_story", global_caption="a owl night")
+    stage.control("edit_story", global_caption="a owl night")
     assert refused(stage) == "shot 1 was made under another global caption; make it again"
-    stage.ask("undo")
-    stage.ask("set_autoplay", on=False)
-    stage.ask("add_shot", shot={"caption": "a owl walks"}, index=1)
+    stage.control("undo")
+    stage.control("set_autoplay", on=False)
+    stage.control("add_shot", shot={"caption": "a owl walks"}, index=1)
     assert "shot 2 is not made yet" in refused(stage)
-    stage.ask("undo")
-    stage.ask("add_shot", shot={"caption": "a owl walks"})
+    stage.control("undo")
+    stage.control("add_shot", shot={"caption": "a owl walks"})
     assert exporter(stage).replay() == (tmp_path / "replay.json").read_text(), "what comes last may wait"
 
 
 def test_a_replay_is_of_one_model_on_one_machine(stage: Stage) -> None:
-    takes = stage.room.history.takes
+    takes = stage.open_story.history.takes
     whole = dict(takes)
     last = takes[stage.film()[2] or ""]
     first = takes[stage.film()[0] or ""]
@@ -98,12 +98,12 @@ def test_a_replay_is_of_one_model_on_one_machine(stage: Stage) -> None:
 
 
 def test_a_damaged_take_is_in_no_export(stage: Stage, tmp_path: Path) -> None:
-    folder = stage.media._take(stage.story_id, stage.film()[1] or "")
+    folder = stage.media._take_dir(stage.story_id, stage.film()[1] or "")
     (folder / "frames.mkv").write_bytes((folder / "frames.mkv").read_bytes()[:5000])
     for make in (
         lambda e: e.mp4(tmp_path / "x.mp4"),
         lambda e: e.gif(tmp_path / "x.gif"),
         Exporter.storyboard,
     ):
-        with pytest.raises(TakeDamaged):
+        with pytest.raises(CorruptTakeError):
             make(exporter(stage))

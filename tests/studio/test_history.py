@@ -10,41 +10,43 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from shotstream.studio import store as store_module
-from shotstream.studio.history import History, Wanted
+from shotstream.studio import story_store as store_module
+from shotstream.studio.history import History, QueuedTake
 from shotstream.studio.limits import Limits
-from shotstream.studio.script import Card, Script
-from shotstream.studio.store import Store, new_id
+from shotstream.studio.shot_list import ShotEntry, ShotList
+from shotstream.studio.story_store import StoryStore, new_id
 from tests.studio.stage import Stage
 
-SCRIPT = Script(title="0", global_caption="a forest", cards=(Card(shot_id="1" * 16, caption="a fox"),))
+SHOT_LIST = ShotList(
+    title="0", global_caption="a forest", shots=(ShotEntry(shot_id="1" * 16, caption="a fox"),)
+)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path / 'stories.sqlite'}")
+def store(tmp_path: Path) -> Iterator[StoryStore]:
+    store = StoryStore(f"sqlite:///{tmp_path / 'stories.sqlite'}")
     store.upgrade()
     yield store
     store.close()
 
 
-def begun(store: Store, **limits: int) -> History:
+def begun(store: StoryStore, **limits: int) -> History:
     story_id = new_id()
-    store.create(story_id, SCRIPT, seed=0, autoplay=False)
+    store.create_story(story_id, SHOT_LIST, seed=0, autoplay=False)
     return opened(store, story_id, **limits)
 
 
-def opened(store: Store, story_id: str, **limits: int) -> History:
-    stored = store.load(story_id)
+def opened(store: StoryStore, story_id: str, **limits: int) -> History:
+    stored = store.load_story(story_id)
     assert stored is not None
     return History(store, stored, Limits(**limits))  # pyright: ignore[reportArgumentType]
 
 
-def titled(number: int) -> Script:
-    return replace(SCRIPT, title=str(number))
+def titled(number: int) -> ShotList:
+    return replace(SHOT_LIST, title=str(number))
 
 
-def count(store: Store, table: str = "steps") -> int:
+def count(store: StoryStore, table: str = "steps") -> int:
     with store.engine.connect() as connection:
         return int(connection.execute(text(f"select count(*) from {table}")).scalar_one())
 
@@ -54,11 +56,11 @@ def undone(history: History) -> list[str]:
     found: list[str] = []
     while history.undo_label is not None:
         history.undo()
-        found.append(history.script.title)
+        found.append(history.shot_list.title)
     return found
 
 
-def test_the_latest_steps_are_kept_and_undo_ends_at_the_oldest_of_them(store: Store) -> None:
+def test_the_latest_steps_are_kept_and_undo_ends_at_the_oldest_of_them(store: StoryStore) -> None:
     history = begun(store, undo_steps=4)
     for number in range(1, 11):
         history.commit(titled(number), f"Title {number}")
@@ -68,10 +70,10 @@ def test_the_latest_steps_are_kept_and_undo_ends_at_the_oldest_of_them(store: St
     again = opened(store, history.story_id, undo_steps=4)
     while again.redo_label is not None:
         again.redo()
-    assert again.script.title == "10"
+    assert again.shot_list.title == "10"
 
 
-def test_history_takes_no_more_bytes_than_it_may(store: Store) -> None:
+def test_history_takes_no_more_bytes_than_it_may(store: StoryStore) -> None:
     history = begun(store)
     history.commit(titled(1), "")
     one = history.num_bytes // 2
@@ -84,10 +86,10 @@ def test_history_takes_no_more_bytes_than_it_may(store: Store) -> None:
     large = begun(store, history_bytes=1)
     for number in range(1, 4):
         large.commit(titled(number), "")
-    assert (large.script.title, large.undo_label) == ("3", None)
+    assert (large.shot_list.title, large.undo_label) == ("3", None)
 
 
-def test_what_can_never_be_done_again_is_forgotten(store: Store) -> None:
+def test_what_can_never_be_done_again_is_forgotten(store: StoryStore) -> None:
     history = begun(store)
     for number in range(1, 6):
         history.commit(titled(number), "")
@@ -99,38 +101,38 @@ def test_what_can_never_be_done_again_is_forgotten(store: Store) -> None:
     assert undone(opened(store, history.story_id)) == ["2", "1", "0"]
 
 
-def test_no_branch_loses_its_present_step_or_what_can_be_done_again(store: Store) -> None:
+def test_no_branch_loses_its_present_step_or_what_can_be_done_again(store: StoryStore) -> None:
     history = begun(store, undo_steps=3)
     main = history.branch.branch_id
     for number in range(1, 6):
         history.commit(titled(number), "")
     history.undo()
-    history.begin_branch(titled(50), "Other")
+    history.start_branch(titled(50), "Other")
     for number in range(51, 60):
         history.commit(titled(number), "")
-    assert history.script.title == "59"
+    assert history.shot_list.title == "59"
     history.switch(main)
-    assert (history.script.title, history.redo_label is not None) == ("4", True)
+    assert (history.shot_list.title, history.redo_label is not None) == ("4", True)
     history.redo()
-    assert history.script.title == "5"
-    scripts = opened(store, history.story_id).scripts()
-    assert {script.title for script in scripts.values()} == {"5", "59"}
-    assert scripts[main].title == "5"
+    assert history.shot_list.title == "5"
+    shot_lists = opened(store, history.story_id).branch_shot_lists()
+    assert {shot_list.title for shot_list in shot_lists.values()} == {"5", "59"}
+    assert shot_lists[main].title == "5"
 
 
-def test_every_branch_is_shown_as_it_is_now(store: Store) -> None:
+def test_every_branch_is_shown_as_it_is_now(store: StoryStore) -> None:
     history = begun(store)
     names = {history.branch.branch_id: "1"}
     history.commit(titled(1), "")
     for number in (20, 30):
-        history.begin_branch(titled(number), str(number))
+        history.start_branch(titled(number), str(number))
         names[history.branch.branch_id] = str(number + 1)
         history.commit(titled(number + 1), "")
-    assert {key: script.title for key, script in history.scripts().items()} == names
-    assert list(history.scripts()) == list(opened(store, history.story_id).scripts())
+    assert {key: shot_list.title for key, shot_list in history.branch_shot_lists().items()} == names
+    assert list(history.branch_shot_lists()) == list(opened(store, history.story_id).branch_shot_lists())
 
 
-def test_what_was_undone_is_done_again_one_step_at_a_time(store: Store) -> None:
+def test_what_was_undone_is_done_again_one_step_at_a_time(store: StoryStore) -> None:
     history = begun(store)
     for number in range(1, 5):
         history.commit(titled(number), f"Title {number}")
@@ -139,13 +141,13 @@ def test_what_was_undone_is_done_again_one_step_at_a_time(store: Store) -> None:
         for number in range(1, 5):
             assert found.redo_label == f"Title {number}"
             found.redo()
-            assert (found.script, found.undo_label) == (titled(number), f"Title {number}")
+            assert (found.shot_list, found.undo_label) == (titled(number), f"Title {number}")
         assert found.redo_label is None
         undone(found)
 
 
 @pytest.mark.parametrize("way", ["undo", "redo", "branch", "switch"])
-def test_after_a_step_through_history_nothing_is_asked_for_any_more(store: Store, way: str) -> None:
+def test_after_a_step_through_history_nothing_is_asked_for_any_more(store: StoryStore, way: str) -> None:
     """In memory and in the database alike: a film does not go on by itself behind who looks back."""
     history = begun(store)
     main = history.branch.branch_id
@@ -154,35 +156,37 @@ def test_after_a_step_through_history_nothing_is_asked_for_any_more(store: Store
     if way == "redo":
         history.undo()
     if way == "switch":
-        history.begin_branch(titled(3), "Other")
-    history.set_going(autoplay=True, wanted={"1" * 16: Wanted(shot_id="1" * 16)})
+        history.start_branch(titled(3), "Other")
+    history.set_queue(autoplay=True, queue={"1" * 16: QueuedTake(shot_id="1" * 16)})
     {
         "undo": history.undo,
         "redo": history.redo,
-        "branch": lambda: history.begin_branch(titled(4), "Another"),
+        "branch": lambda: history.start_branch(titled(4), "Another"),
         "switch": lambda: history.switch(main),
     }[way]()
     for found in (history, opened(store, history.story_id)):
-        assert not found.autoplay and found.wanted == {}
+        assert not found.autoplay and found.queue == {}
 
 
-def test_what_is_asked_for_stays_until_it_is_changed_or_its_shot_is_gone(store: Store) -> None:
+def test_what_is_asked_for_stays_until_it_is_changed_or_its_shot_is_gone(store: StoryStore) -> None:
     history = begun(store)
-    wants = {key * 16: Wanted(shot_id=key * 16) for key in "12"}
-    two = replace(SCRIPT, cards=(*SCRIPT.cards, Card(shot_id="2" * 16, caption="a owl")))
-    history.commit(two, "", wanted=wants, autoplay=True)
-    history.set_going()
+    wants = {key * 16: QueuedTake(shot_id=key * 16) for key in "12"}
+    two = replace(SHOT_LIST, shots=(*SHOT_LIST.shots, ShotEntry(shot_id="2" * 16, caption="a owl")))
+    history.commit(two, "", queue=wants, autoplay=True)
+    history.set_queue()
     history.commit(replace(two, title="1"), "")
     for found in (history, opened(store, history.story_id)):
-        assert found.autoplay and found.wanted == wants
-    history.set_going(autoplay=False)
-    assert (history.autoplay, history.wanted) == (False, wants)
-    history.commit(SCRIPT, "")
+        assert found.autoplay and found.queue == wants
+    history.set_queue(autoplay=False)
+    assert (history.autoplay, history.queue) == (False, wants)
+    history.commit(SHOT_LIST, "")
     for found in (history, opened(store, history.story_id)):
-        assert not found.autoplay and list(found.wanted) == ["1" * 16]
+        assert not found.autoplay and list(found.queue) == ["1" * 16]
 
 
-def test_a_step_and_its_branch_are_one_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_and_its_branch_are_one_transaction(
+    store: StoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     history = begun(store)
     history.commit(titled(1), "One")
     with monkeypatch.context() as broken:
@@ -190,7 +194,7 @@ def test_a_step_and_its_branch_are_one_transaction(store: Store, monkeypatch: py
         with pytest.raises(IntegrityError):
             history.commit(titled(2), "Two")
     again = opened(store, history.story_id)
-    assert (again.script, again.undo_label) == (titled(1), "One")
+    assert (again.shot_list, again.undo_label) == (titled(1), "One")
     history.commit(titled(3), "Three")
     assert undone(opened(store, history.story_id)) == ["1", "0"]
 
@@ -199,26 +203,26 @@ def test_stories_count_their_history_and_a_deletion_gives_it_back(tmp_path: Path
     stage = Stage(tmp_path)
     stage.run(2)
     for number in range(5):
-        stage.ask("edit_story", title=f"Title {number}")
-        assert stage.tools.store_bytes() == stage.store.num_bytes()
-    stage.ask("branch")
-    stage.ask("undo") if stage.story.undo else None
-    assert stage.tools.store_bytes() == stage.store.num_bytes()
-    taken = sum(take.num_bytes for take in stage.room.history.takes.values())
-    assert stage.tools.store_bytes() == taken + stage.room.history.num_bytes
-    stage.studio.delete(stage.story_id)
-    assert stage.tools.store_bytes() == stage.store.num_bytes() == 0
+        stage.control("edit_story", title=f"Title {number}")
+        assert stage.app.stored_bytes() == stage.store.num_bytes()
+    stage.control("branch")
+    stage.control("undo") if stage.story.undo else None
+    assert stage.app.stored_bytes() == stage.store.num_bytes()
+    taken = sum(take.num_bytes for take in stage.open_story.history.takes.values())
+    assert stage.app.stored_bytes() == taken + stage.open_story.history.num_bytes
+    stage.manager.delete_story(stage.story_id)
+    assert stage.app.stored_bytes() == stage.store.num_bytes() == 0
     stage.close()
 
 
 def test_at_the_quota_history_grows_no_more_and_new_takes_are_refused(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     stage.run()
-    size = stage.room.history.num_bytes
-    object.__setattr__(stage.tools.limits, "quota_bytes", 1)
+    size = stage.open_story.history.num_bytes
+    object.__setattr__(stage.app.limits, "quota_bytes", 1)
     for number in range(10):
-        stage.ask("edit_story", title=f"Title {number}")
-        assert stage.room.history.num_bytes <= size
+        stage.control("edit_story", title=f"Title {number}")
+        assert stage.open_story.history.num_bytes <= size
     assert stage.story.title == "Title 9" and stage.story.undo is not None
     before = stage.media.take_ids()
     playing = {"take_id": stage.film()[0], "frame_index": 0}
@@ -231,11 +235,13 @@ def test_at_the_quota_history_grows_no_more_and_new_takes_are_refused(tmp_path: 
 @pytest.mark.slow
 def test_the_file_shrinks_when_history_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "stories.sqlite"
-    store = Store(f"sqlite:///{path}")
+    store = StoryStore(f"sqlite:///{path}")
     store.upgrade()
-    large = replace(SCRIPT, cards=tuple(Card(shot_id=new_id(), caption="x" * 2000) for _ in range(100)))
+    large = replace(
+        SHOT_LIST, shots=tuple(ShotEntry(shot_id=new_id(), caption="x" * 2000) for _ in range(100))
+    )
     story_id = new_id()
-    store.create(story_id, large, seed=0, autoplay=False)
+    store.create_story(story_id, large, seed=0, autoplay=False)
     history = opened(store, story_id)
     for number in range(20):
         history.commit(replace(large, title=str(number)), "")
@@ -252,7 +258,7 @@ def test_the_file_shrinks_when_history_is_forgotten(tmp_path: Path) -> None:
         store.shrink(2**20)
     store.close()
     assert path.stat().st_size < full / 5
-    assert opened(store, story_id).script == large
+    assert opened(store, story_id).shot_list == large
     store.close()
 
 
@@ -260,7 +266,7 @@ def test_a_file_of_an_earlier_version_can_shrink_too(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "old.sqlite") as old:
         old.execute("create table something (x)")
     old.close()
-    store = Store(f"sqlite:///{tmp_path / 'old.sqlite'}")
+    store = StoryStore(f"sqlite:///{tmp_path / 'old.sqlite'}")
     store.upgrade()
     with store.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA auto_vacuum").scalar() == 2
@@ -278,23 +284,23 @@ def test_the_order_of_takes_branches_and_stories_does_not_depend_on_the_clock(
     def earlier() -> str:
         return f"2026-11-27T00:00:00.{next(seconds):06}+00:00"
 
-    monkeypatch.setattr(store_module, "now", earlier)
-    monkeypatch.setattr("shotstream.studio.making.now", earlier)
+    monkeypatch.setattr(store_module, "utc_now", earlier)
+    monkeypatch.setattr("shotstream.studio.take_job.utc_now", earlier)
     stage = Stage(tmp_path)
     stage.run()
     for _ in range(2):
-        stage.ask("retake", shot_id=stage.story.shots[1].shot_id)
+        stage.control("retake", shot_id=stage.story.shots[1].shot_id)
         stage.run()
     for name in ("Second", "Third"):
-        stage.ask("branch", name=name)
+        stage.control("branch", name=name)
     told = stage.story
-    other = stage.create(1)
+    other = stage.create_story(1)
     assert [story.story_id for story in stage.store.all_stories()] == [other, stage.story_id]
-    stage.ask("edit_story", title="Changed last")
+    stage.control("edit_story", title="Changed last")
     assert [story.story_id for story in stage.store.all_stories()] == [stage.story_id, other]
-    stored = stage.store.load(stage.story_id)
+    stored = stage.store.load_story(stage.story_id)
     assert stored is not None
-    assert [t.take_id for t in stored.takes] == list(stage.room.history.takes)
+    assert [t.take_id for t in stored.takes] == list(stage.open_story.history.takes)
     times = [t.created_at for t in stored.takes]
     assert times == sorted(times, reverse=True)
     again = History(stage.store, stored)

@@ -22,24 +22,24 @@ def test_what_is_kept_is_the_codecs_and_only_what_is_sent_is_the_previews(tmp_pa
     stages = [Stage(tmp_path / name, preview=preview) for name, preview in _both(tmp_path)]
     for stage in stages:
         stage.run(3)  # Shot 1 is made, shot 2 has begun; the viewer is in the first chunk of shot 1.
-        stage.ask("cut", playing={"take_id": stage.film()[0], "frame_index": 3})
+        stage.control("cut", playing={"take_id": stage.film()[0], "frame_index": 3})
         stage.run()
     plain, previewed = stages
     assert [len(hashes) for hashes in plain.hashes()] == [9, 21, 21]
     assert previewed.hashes() == plain.hashes()
     for ours, theirs in zip(previewed.film(), plain.film(), strict=True):
         assert ours is not None and theirs is not None
-        our, their = previewed.room.history.takes[ours], plain.room.history.takes[theirs]
-        memory = previewed.media.memory(previewed.story_id, our)
-        assert torch.equal(memory.latents, plain.media.memory(plain.story_id, their).latents)
-        kept = previewed.media.frames(previewed.story_id, our)
-        assert np.array_equal(kept, plain.media.frames(plain.story_id, their))
+        our, their = previewed.open_story.history.takes[ours], plain.open_story.history.takes[theirs]
+        memory = previewed.media.read_memory(previewed.story_id, our)
+        assert torch.equal(memory.latents, plain.media.read_memory(plain.story_id, their).latents)
+        kept = previewed.media.read_frames(previewed.story_id, our)
+        assert np.array_equal(kept, plain.media.read_frames(plain.story_id, their))
     take_id = previewed.film()[1]
     assert take_id is not None
-    record = previewed.room.history.takes[take_id]
+    record = previewed.open_story.history.takes[take_id]
     assert all(media.frame_sha256 == () for media in previewed.media_of(take_id))
-    sent = read_frames(previewed.media.recording_file(previewed.story_id, record)).astype(int)
-    kept = previewed.media.frames(previewed.story_id, record).astype(int)
+    sent = read_frames(previewed.media.recording_path(previewed.story_id, record)).astype(int)
+    kept = previewed.media.read_frames(previewed.story_id, record).astype(int)
     # The same frames by number; far from the codec's by more than H.264 can be.
     assert sent.shape == kept.shape and np.abs(sent - kept).mean() > 20
     for stage in stages:

@@ -10,12 +10,12 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from shotstream.studio import events, live
+from shotstream.studio import events, viewer_socket
+from shotstream.studio.api_error import ApiError
 from shotstream.studio.events import FROM_VIEWER, Hello, Media, Notice, Story, TakeEnded, TakeStarted
 from shotstream.studio.exports import Exporter
 from shotstream.studio.limits import Limits
-from shotstream.studio.refusal import Refusal
-from shotstream.studio.trouble import in_one_line
+from shotstream.studio.storage_errors import one_line_reason
 from tests.studio.stage import CAPTIONS, Inbox, Stage
 
 STUDIO = Path(inspect.getfile(events)).parent
@@ -27,8 +27,8 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Three shots of two chunks, and a fourth that waits."""
     stage = Stage(tmp_path_factory.mktemp("filmed"))
     stage.run()
-    stage.ask("set_autoplay", on=False)
-    stage.ask("add_shot", shot={"caption": CAPTIONS[3]})
+    stage.control("set_autoplay", on=False)
+    stage.control("add_shot", shot={"caption": CAPTIONS[3]})
     yield stage
     stage.close()
 
@@ -37,20 +37,20 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def test_any_text_of_at_most_64_characters_is_an_id_and_comes_back(filmed: Stage, given: str) -> None:
     """One with a line break came back in `done`, and not in `error`: no page knew what was refused."""
     event = FROM_VIEWER.validate_python({"type": "set_autoplay", "id": given, "on": False})
-    filmed.studio.control(filmed.story_id, filmed.seat, event)  # pyright: ignore[reportArgumentType]
+    filmed.manager.handle_control(filmed.story_id, filmed.viewer, event)  # pyright: ignore[reportArgumentType]
     assert filmed.inbox.messages[-1].reply_to == given
-    assert live._reply_to({"id": given, "type": "nonsense"}) == given
+    assert viewer_socket._reply_to({"id": given, "type": "nonsense"}) == given
 
 
 @pytest.mark.parametrize("given", [None, "", "a" * 65, 1, ["1"], "\ud800"])
 def test_what_is_no_id_does_not_come_back(given: object) -> None:
-    assert live._reply_to({"id": given}) is None
+    assert viewer_socket._reply_to({"id": given}) is None
 
 
 def test_a_message_without_a_type_is_told_so() -> None:
     with pytest.raises(ValidationError) as found:
         FROM_VIEWER.validate_python({"id": "1"})
-    assert str(live.refusal_of(found.value)) == "type: it is missing"
+    assert str(viewer_socket.validation_api_error(found.value)) == "type: it is missing"
 
 
 def test_every_notice_and_outcome_of_the_protocol_is_told_by_something() -> None:
@@ -81,7 +81,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 
 @pytest.mark.parametrize("control", EFFECTS)
 def test_done_tells_the_chunk_at_which_a_control_takes_effect(filmed: Stage, control: str) -> None:
-    before = filmed.room.script
+    before = filmed.open_story.shot_list
     shots, film = filmed.story.shots, filmed.film()
     fields, (shot_index, chunk_index, film_frame) = EFFECTS[control]
 
@@ -93,81 +93,81 @@ def test_done_tells_the_chunk_at_which_a_control_takes_effect(filmed: Stage, con
         return value
 
     given = {name: meant(name, value) for name, value in fields.items()}
-    effect = filmed.ask(control.strip(), **given).effect
+    effect = filmed.control(control.strip(), **given).effect
     after = filmed.story
     assert (effect.shot_index, effect.chunk_index, effect.film_frame) == (shot_index, chunk_index, film_frame)
     assert effect.shot_id == (after.shots[shot_index].shot_id if shot_index < len(after.shots) else None)
-    filmed.room.history.set_going(autoplay=False, wanted={})
+    filmed.open_story.history.set_queue(autoplay=False, queue={})
     if control == "branch":
-        filmed.ask("switch_branch", branch_id=filmed.story.branches[0].branch_id)
+        filmed.control("switch_branch", branch_id=filmed.story.branches[0].branch_id)
     elif control == "undo":
-        filmed.ask("redo")
-    elif filmed.room.script != before:
-        filmed.ask("undo")
-    assert filmed.room.script == before
+        filmed.control("redo")
+    elif filmed.open_story.shot_list != before:
+        filmed.control("undo")
+    assert filmed.open_story.shot_list == before
 
 
 def test_who_comes_is_told_hello_then_notices_then_the_story_then_what_is_being_made(filmed: Stage) -> None:
-    takes, first = filmed.room.history.takes, filmed.film()[0] or ""
+    takes, first = filmed.open_story.history.takes, filmed.film()[0] or ""
     own = takes[first]
     takes[first] = replace(own, weights_sha256="f" * 64)
-    filmed.ask("make_shot", shot_id=filmed.story.shots[3].shot_id)
+    filmed.control("make_shot", shot_id=filmed.story.shots[3].shot_id)
     filmed.run(1)
     inbox = Inbox()
-    seat = filmed.sit(inbox)
+    seat = filmed.add_viewer(inbox)
     assert [type(message) for message in inbox.messages] == [Hello, Notice, Story, TakeStarted, Media]
     assert inbox.messages[1].code == "weights_changed"
-    filmed.studio.detach(filmed.story_id, seat.viewer_id)
+    filmed.manager.remove_viewer(filmed.story_id, seat.viewer_id)
     takes[first] = own
-    filmed.room.history.set_going(wanted={})
-    filmed.room.discard()
+    filmed.open_story.history.set_queue(queue={})
+    filmed.open_story.discard_job()
 
 
 def test_a_pin_takes_effect_at_the_next_shot_to_be_made_behind_the_one_in_the_making(filmed: Stage) -> None:
     """A finished shot behind the one that was taken again was told, which stays as it is."""
-    filmed.ask("retake", shot_id=filmed.story.shots[1].shot_id)
+    filmed.control("retake", shot_id=filmed.story.shots[1].shot_id)
     filmed.run(1)
-    filmed.ask("set_autoplay", on=True)
+    filmed.control("set_autoplay", on=True)
     pin = {"take_id": filmed.film()[0], "frame_index": 0}
-    assert filmed.ask("pin", frame=pin).effect.shot_index == 3
-    filmed.ask("undo")  # The take in the making.
-    filmed.ask("undo")
+    assert filmed.control("pin", frame=pin).effect.shot_index == 3
+    filmed.control("undo")  # The take in the making.
+    filmed.control("undo")
     assert not filmed.story.pins
 
 
 def test_a_cut_at_the_last_chunk_of_a_finished_shot_leaves_the_film_as_it_is(filmed: Stage) -> None:
     film = filmed.film()
-    effect = filmed.ask("cut", playing={"take_id": film[0], "frame_index": 20}).effect
+    effect = filmed.control("cut", playing={"take_id": film[0], "frame_index": 20}).effect
     assert (effect.shot_index, effect.film_frame) == (1, 21)
-    filmed.ask("stop")
+    filmed.control("stop")
     assert filmed.film() == film
 
 
 def test_a_cut_in_a_take_that_is_not_in_the_film_is_refused(filmed: Stage) -> None:
     """The last shot that was made was cut in its place."""
     old = filmed.film()[0]
-    filmed.ask("retake", shot_id=filmed.story.shots[0].shot_id)
+    filmed.control("retake", shot_id=filmed.story.shots[0].shot_id)
     filmed.run()
     assert filmed.film()[0] != old
     assert filmed.refused("cut", playing={"take_id": old, "frame_index": 3}).code == "refused"
-    filmed.ask("undo")
+    filmed.control("undo")
     assert filmed.film()[0] == old
 
 
 def test_what_was_asked_for_by_name_is_made_behind_a_shot_that_failed(filmed: Stage) -> None:
     """It waited for ever: the failed one was first in turn, and waits for the person."""
-    filmed.ask("add_shot", shot={"caption": "a fox walks"}, index=1)
-    filmed.room.failures[filmed.story.shots[1].shot_id] = "it could not be made"
-    filmed.ask("set_autoplay", on=True)
+    filmed.control("add_shot", shot={"caption": "a fox walks"}, index=1)
+    filmed.open_story.failures[filmed.story.shots[1].shot_id] = "it could not be made"
+    filmed.control("set_autoplay", on=True)
     assert filmed.run() == 0, "by itself nothing is made behind it"
     last = filmed.film()[3]
-    filmed.ask("retake", shot_id=filmed.story.shots[3].shot_id)
+    filmed.control("retake", shot_id=filmed.story.shots[3].shot_id)
     assert filmed.run() == 2
     assert filmed.film()[3] != last
     assert filmed.statuses[1] == "failed"
-    filmed.room.failures.clear()
-    filmed.ask("undo")
-    filmed.ask("undo")
+    filmed.open_story.failures.clear()
+    filmed.control("undo")
+    filmed.control("undo")
     assert filmed.film()[2] == last
 
 
@@ -175,27 +175,27 @@ def test_a_take_in_the_making_is_dropped_when_everybody_has_been_away_for_a_whil
     assert Limits().linger_s == 20
     stage = Stage(tmp_path)
     stage.run(1)
-    room, making = stage.room, stage.room.making
+    room, making = stage.open_story, stage.open_story.job
     assert making is not None
-    stage.studio.detach(stage.story_id, stage.seat.viewer_id)
-    stage.studio._told_s = -1e9
-    stage.studio.tidy()
-    assert room.making is making, "a page can be reloaded"
+    stage.manager.remove_viewer(stage.story_id, stage.viewer.viewer_id)
+    stage.manager._telemetry_s = -1e9
+    stage.manager.do_housekeeping()
+    assert room.job is making, "a page can be reloaded"
     assert room.empty_since_s is not None
     room.empty_since_s -= 21
-    stage.studio._told_s = -1e9
-    stage.studio.tidy()
-    assert room.making is None
+    stage.manager._telemetry_s = -1e9
+    stage.manager.do_housekeeping()
+    assert room.job is None
     stage.close()
 
 
 def test_a_film_of_several_numbers_of_steps_has_no_replay(filmed: Stage) -> None:
-    takes, last = filmed.room.history.takes, filmed.film()[2] or ""
+    takes, last = filmed.open_story.history.takes, filmed.film()[2] or ""
     own = takes[last]
-    Exporter(filmed.tools, filmed.studio.film(filmed.story_id)).replay()
+    Exporter(filmed.app, filmed.manager.film_snapshot(filmed.story_id)).replay()
     takes[last] = replace(own, num_steps=own.num_steps + 1)
-    with pytest.raises(Refusal, match="shots 1 and 3 were made by different models"):
-        Exporter(filmed.tools, filmed.studio.film(filmed.story_id)).replay()
+    with pytest.raises(ApiError, match="shots 1 and 3 were made by different models"):
+        Exporter(filmed.app, filmed.manager.film_snapshot(filmed.story_id)).replay()
     takes[last] = own
 
 
@@ -208,4 +208,4 @@ def test_a_film_of_several_numbers_of_steps_has_no_replay(filmed: Stage) -> None
     ],
 )
 def test_why_a_shot_failed_is_told_in_a_persons_words(error: Exception, told: str) -> None:
-    assert in_one_line(error) == told
+    assert one_line_reason(error) == told

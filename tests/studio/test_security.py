@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
 from shotstream.studio.limits import Limits
-from shotstream.studio.proxy import FromProxy
-from shotstream.studio.security import ALLOWED, Guard, checked_token, is_loopback
+from shotstream.studio.proxy import ForwardedHeadersMiddleware
+from shotstream.studio.security import SOCKET_REFUSAL, SecurityMiddleware, is_loopback, validate_token
 
 HOST = "studio.example:8720"
 TOKEN = "Right-token-0123456789"
@@ -44,7 +44,7 @@ async def _echo(request: Request) -> PlainTextResponse:
 
 async def _live(socket: WebSocket) -> None:
     await socket.accept()
-    await socket.send_text(socket.scope[ALLOWED] or "come in")
+    await socket.send_text(socket.scope[SOCKET_REFUSAL] or "come in")
     await socket.close()
 
 
@@ -62,8 +62,8 @@ def guarded(
     app = Starlette(
         routes=[*doors, WebSocketRoute("/live", _live)],
         middleware=[
-            Middleware(FromProxy, root_path=root_path, trusted=trusted),
-            Middleware(Guard, token=token, limits=limits or Limits()),
+            Middleware(ForwardedHeadersMiddleware, root_path=root_path, trusted=trusted),
+            Middleware(SecurityMiddleware, token=token, limits=limits or Limits()),
         ],
     )
     with TestClient(app, base_url=f"{scheme}://{host}", follow_redirects=False) as client:
@@ -176,7 +176,7 @@ def test_the_cookie_is_for_https_alone_where_the_page_is(scheme: str) -> None:
     "token", ["a&b+c#d%41=e/f?g;", "%2525252525252525", "++++++++++++++++", "\"'<>\\{}|^`~!@$*()"]
 )
 def test_a_token_of_any_characters_is_told_and_taken_in_every_way(token: str) -> None:
-    assert checked_token(token) == token
+    assert validate_token(token) == token
     with guarded(token=token) as client:
         entered = client.get(f"/?token={quote(token, safe='')}")
         assert entered.status_code == 303
@@ -190,7 +190,7 @@ def test_a_token_of_any_characters_is_told_and_taken_in_every_way(token: str) ->
 )
 def test_a_token_that_cannot_be_sent_is_refused_at_the_start(token: str) -> None:
     with pytest.raises(ValueError, match="the token"):
-        checked_token(token)
+        validate_token(token)
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_a_body_that_does_not_come_is_given_up(ending: str, status: int) -> None
         "headers": [(b"host", b"localhost")],
     }
     with anyio.from_thread.start_blocking_portal() as portal:
-        portal.call(Guard(app, token=None, limits=Limits(body_s=0.05)), scope, receive, send)
+        portal.call(SecurityMiddleware(app, token=None, limits=Limits(body_s=0.05)), scope, receive, send)
     assert sent[0]["status"] == status
     if status == 408:
         assert (b"connection", b"close") in sent[0]["headers"]
@@ -475,5 +475,7 @@ def test_what_still_comes_of_a_body_that_is_too_large_is_taken_before_it_is_refu
         "query_string": b"",
     }
     with anyio.from_thread.start_blocking_portal() as portal:
-        portal.call(Guard(app, token=None, limits=Limits(upload_bytes=20_000)), scope, receive, send)
+        portal.call(
+            SecurityMiddleware(app, token=None, limits=Limits(upload_bytes=20_000)), scope, receive, send
+        )
     assert order == ["piece"] * taken + [413, "end"]

@@ -48,7 +48,7 @@ def test_a_viewer_that_never_reads_is_given_up_and_the_story_goes_on(tmp_path: P
 
     async def run() -> None:
         async with app.router.lifespan_context(app):
-            worker = app.state.services.worker
+            worker = app.state.backend.worker
             story = await worker.ask(
                 lambda studio: studio.create("A fox", "a forest", (), seed=7, autoplay=True)
             )

@@ -9,32 +9,32 @@ from typing import Any
 
 import pytest
 
+from shotstream.studio.api_error import ApiError
 from shotstream.studio.limits import Limits
-from shotstream.studio.refusal import Refusal
-from shotstream.studio.studio import Studio
+from shotstream.studio.story_manager import StoryManager
 from shotstream.studio.worker import Worker
 from tests.studio.served import until
 
 
-class Quiet(Studio):
+class Quiet(StoryManager):
     """One that makes nothing, and writes down when its turn comes."""
 
     def __init__(self, commands: int) -> None:
-        self.tools = SimpleNamespace(limits=Limits(commands=commands))  # pyright: ignore
+        self.app = SimpleNamespace(limits=Limits(commands=commands))  # pyright: ignore
         self.done: list[str] = []
         self.num_closed = 0
 
-    def turn(self) -> bool:
+    def make_next_chunk(self) -> bool:
         self.done.append("turn")
         return False
 
-    def tidy(self) -> None:
+    def do_housekeeping(self) -> None:
         pass
 
     def close(self) -> None:
         self.num_closed += 1
 
-    def does(self, what: str) -> Callable[[Studio], None]:
+    def does(self, what: str) -> Callable[[StoryManager], None]:
         return lambda _: self.done.append(what)
 
 
@@ -51,10 +51,10 @@ def worker(studio: Quiet) -> Iterator[Worker]:
         worker.stop()
 
 
-def ask(worker: Worker, function: Callable[[Studio], Any]) -> Any:
+def call(worker: Worker, function: Callable[[StoryManager], Any]) -> Any:
     async def asked() -> Any:
         async with asyncio.timeout(20):
-            return await worker.ask(function)
+            return await worker.call(function)
 
     return asyncio.run(asked())
 
@@ -62,25 +62,25 @@ def ask(worker: Worker, function: Callable[[Studio], Any]) -> Any:
 def test_who_asks_is_told_what_came_of_it_in_the_workers_own_thread(worker: Worker, studio: Quiet) -> None:
     assert not worker.is_alive
     worker.start()
-    found, name = ask(worker, lambda given: (given, threading.current_thread().name))
+    found, name = call(worker, lambda given: (given, threading.current_thread().name))
     assert found is studio and name == "studio"
-    with pytest.raises(Refusal, match="no such story"):
-        ask(worker, refuse)
+    with pytest.raises(ApiError, match="no such story"):
+        call(worker, refuse)
 
 
-def refuse(_: Studio) -> None:
-    raise Refusal("not_found", "no such story")
+def refuse(_: StoryManager) -> None:
+    raise ApiError("not_found", "no such story")
 
 
 def test_as_much_waits_as_may_and_what_undoes_an_earlier_call_always_does(
     worker: Worker, studio: Quiet
 ) -> None:
     for what in "ab":
-        worker.tell(studio.does(what))
-    with pytest.raises(Refusal) as refusal:
-        worker.tell(studio.does("c"))
+        worker.post(studio.does(what))
+    with pytest.raises(ApiError) as refusal:
+        worker.post(studio.does("c"))
     assert refusal.value.code == "busy"
-    worker.insist(studio.does("d"))
+    worker.post_always(studio.does("d"))
     worker.start()
     until(lambda: "turn" in studio.done)
     assert studio.done[:4] == ["a", "b", "d", "turn"], "in their order, and before the next chunk"
@@ -88,7 +88,7 @@ def test_as_much_waits_as_may_and_what_undoes_an_earlier_call_always_does(
 
 def test_calls_without_end_do_not_keep_a_chunk_waiting(worker: Worker, studio: Quiet) -> None:
     for _ in range(500):
-        worker.insist(studio.does("call"))
+        worker.post_always(studio.does("call"))
     worker.start()
     until(lambda: studio.done.count("call") == 500)
     assert studio.done.index("turn") == 200
@@ -115,9 +115,9 @@ def test_while_there_is_something_to_make_no_call_is_waited_for(worker: Worker) 
 def test_a_fault_is_logged_and_the_others_are_served_on(
     worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    worker.tell(lambda _: {}["nothing"])
+    worker.post(lambda _: {}["nothing"])
     worker.start()
-    assert ask(worker, lambda _: "here") == "here"
+    assert call(worker, lambda _: "here") == "here"
     assert [record.exc_info is not None for record in caplog.records] == [True]
     assert worker.is_alive
 
@@ -128,8 +128,8 @@ def test_after_its_end_nothing_is_taken_and_the_stories_are_closed_once(
     worker.start()
     worker.stop()
     assert not worker.is_alive and studio.num_closed == 1
-    with pytest.raises(Refusal, match="ends"):
-        worker.tell(studio.does("late"))
-    with pytest.raises(Refusal, match="ends"):
-        ask(worker, studio.does("late"))
+    with pytest.raises(ApiError, match="ends"):
+        worker.post(studio.does("late"))
+    with pytest.raises(ApiError, match="ends"):
+        call(worker, studio.does("late"))
     assert "late" not in studio.done

@@ -28,17 +28,17 @@ from shotstream.files import flush, make_atomically, remove
 from shotstream.film.replay import hash_frames
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import SavedSession, SessionError, Take, read_session, write_session
-from shotstream.studio.script import TakeRecord
+from shotstream.studio.take_record import TakeRecord
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _RECORDING, _FRAMES, _MEMORY = "recording.mp4", "frames.mkv", "memory.safetensors"
-_CONDEMNED = ".deleted."
+_DELETED = ".deleted."
 _PROBE, _PROBE_BYTES = ".probe.", 2**16
 
 Frames = UInt8[np.ndarray, "f h w 3"]
 
 
-class TakeDamaged(ValueError):
+class CorruptTakeError(ValueError):
     """The files of a take are not what was written."""
 
     def __init__(self, take_id: str, what: str) -> None:
@@ -56,7 +56,7 @@ class Recording:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
+class SavedFiles:
     """The files of a take, as they are on disk."""
 
     num_bytes: int
@@ -65,13 +65,13 @@ class Kept:
     """Of each, by name."""
 
 
-def own_folder(path: Path) -> None:
+def make_private_dir(path: Path) -> None:
     """A folder of the studio's own, which nobody but its owner may look into; made if it is not there."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.chmod(0o700)
 
 
-class MediaFolder:
+class MediaStore:
     """Where takes are kept.
 
     Args:
@@ -80,21 +80,23 @@ class MediaFolder:
     """
 
     def __init__(self, root: Path, pipeline: StreamingPipeline) -> None:
-        own_folder(root)
+        make_private_dir(root)
         for left in root.glob(f"{_PROBE}*"):
             remove(left)
         self._root = root
         self._pipeline = pipeline
         self._verified: dict[Path, tuple[int, int, str]] = {}
 
-    def keep(self, story_id: str, take_id: str, recording: Recording, frames: Frames, memory: Take) -> Kept:
+    def save_take(
+        self, story_id: str, take_id: str, recording: Recording, frames: Frames, memory: Take
+    ) -> SavedFiles:
         """Writes a take.
 
         Raises:
             OSError: a full disk, for example; nothing is left then.
         """
-        target = self._take(story_id, take_id)
-        own_folder(target.parent)
+        target = self._take_dir(story_id, take_id)
+        make_private_dir(target.parent)
 
         def make(part: Path) -> None:
             part.mkdir(mode=0o700)
@@ -107,16 +109,16 @@ class MediaFolder:
         except BaseException:
             remove(target.with_name(f".part.{target.name}"))
             raise
-        return self._kept(target)
+        return self._saved_files(target)
 
-    def restore(
+    def rewrite_corrupt_files(
         self, story_id: str, record: TakeRecord, recording: Recording, frames: Frames, memory: Take
     ) -> TakeRecord:
         """Writes those files of a take that are damaged again, each whole or not at all; its new record."""
-        target = self._take(story_id, record.take_id)
-        own_folder(target)
+        target = self._take_dir(story_id, record.take_id)
+        make_private_dir(target)
         writers = self._writers(recording, frames, memory)
-        for name in self._damaged(record, target):
+        for name in self._corrupt_files(record, target):
 
             def write(part: Path, name: str = name) -> None:
                 writers[name](part)
@@ -126,38 +128,38 @@ class MediaFolder:
             if name == _RECORDING:
                 lengths = tuple(map(len, recording.fragments))
                 record = replace(record, header_bytes=len(recording.header), chunk_bytes=lengths)
-        kept = self._kept(target)
+        kept = self._saved_files(target)
         return replace(record, num_bytes=kept.num_bytes, file_sha256=kept.file_sha256)
 
-    def memory(self, story_id: str, record: TakeRecord) -> Take:
+    def read_memory(self, story_id: str, record: TakeRecord) -> Take:
         """What later shots may look at; TakeDamaged when it is not what was written."""
-        path = self._take(story_id, record.take_id) / _MEMORY
-        self._check_sum(path, record)
+        path = self._take_dir(story_id, record.take_id) / _MEMORY
+        self._verify_file(path, record)
         try:
             take = read_session(path).takes[0]
         except (SessionError, IndexError) as error:
-            raise TakeDamaged(record.take_id, _MEMORY) from error
+            raise CorruptTakeError(record.take_id, _MEMORY) from error
         if (take.num_frames, take.num_chunks) != (record.num_frames, record.num_chunks):
-            raise TakeDamaged(record.take_id, _MEMORY)
+            raise CorruptTakeError(record.take_id, _MEMORY)
         return take
 
-    def frames(self, story_id: str, record: TakeRecord) -> Frames:
+    def read_frames(self, story_id: str, record: TakeRecord) -> Frames:
         """The engine's frames; TakeDamaged when one of them is another."""
         return self._frames(story_id, record, 0, record.num_frames)
 
-    def frame(self, story_id: str, record: TakeRecord, frame_index: int) -> UInt8[np.ndarray, "h w 3"]:
+    def read_frame(self, story_id: str, record: TakeRecord, frame_index: int) -> UInt8[np.ndarray, "h w 3"]:
         """One of the engine's frames, which the take has; TakeDamaged when it is another."""
         return self._frames(story_id, record, frame_index, frame_index + 1)[0]
 
-    def recording_file(self, story_id: str, record: TakeRecord) -> Path:
+    def recording_path(self, story_id: str, record: TakeRecord) -> Path:
         """The recording; TakeDamaged when it is not what was written."""
-        path = self._take(story_id, record.take_id) / _RECORDING
-        self._check_sum(path, record)
+        path = self._take_dir(story_id, record.take_id) / _RECORDING
+        self._verify_file(path, record)
         return path
 
-    def recording(self, story_id: str, record: TakeRecord) -> Recording:
+    def read_recording(self, story_id: str, record: TakeRecord) -> Recording:
         """The recording, in its parts; TakeDamaged when it is not what was written."""
-        data = self.recording_file(story_id, record).read_bytes()
+        data = self.recording_path(story_id, record).read_bytes()
         ends = np.cumsum([record.header_bytes, *record.chunk_bytes]).tolist()
         return Recording(
             header=data[: record.header_bytes],
@@ -166,76 +168,76 @@ class MediaFolder:
 
     def delete_take(self, story_id: str, take_id: str) -> None:
         """Deletes the files of a take that was not finished."""
-        remove(self._take(story_id, take_id))
+        remove(self._take_dir(story_id, take_id))
 
-    def condemn(self, story_id: str) -> None:
+    def mark_deleted(self, story_id: str) -> None:
         """Marks the files of a story as to be deleted, whatever happens from here on."""
-        if self._story(story_id).exists():
-            self._story(story_id).replace(self._root / f"{_CONDEMNED}{story_id}")
+        if self._story_dir(story_id).exists():
+            self._story_dir(story_id).replace(self._root / f"{_DELETED}{story_id}")
             flush(self._root)
 
-    def pardon(self, story_id: str) -> None:
+    def unmark_deleted(self, story_id: str) -> None:
         """Takes that back."""
-        if (self._root / f"{_CONDEMNED}{story_id}").exists():
-            (self._root / f"{_CONDEMNED}{story_id}").replace(self._story(story_id))
+        if (self._root / f"{_DELETED}{story_id}").exists():
+            (self._root / f"{_DELETED}{story_id}").replace(self._story_dir(story_id))
             flush(self._root)
 
-    def empty(self, story_id: str) -> None:
+    def delete_marked_takes(self, story_id: str) -> None:
         """Deletes the takes of a story that is to be deleted, and leaves the mark."""
-        condemned = self._root / f"{_CONDEMNED}{story_id}"
+        condemned = self._root / f"{_DELETED}{story_id}"
         for take in condemned.iterdir() if condemned.is_dir() else ():
             remove(take)
 
-    def delete_story(self, story_id: str) -> None:
+    def delete_marked_story(self, story_id: str) -> None:
         """Deletes the files of a story that was to be deleted."""
-        remove(self._root / f"{_CONDEMNED}{story_id}")
+        remove(self._root / f"{_DELETED}{story_id}")
 
-    def condemned(self) -> list[str]:
+    def stories_marked_deleted(self) -> list[str]:
         """Stories whose deletion has begun."""
-        names = (path.name.removeprefix(_CONDEMNED) for path in self._root.glob(f"{_CONDEMNED}*"))
+        names = (path.name.removeprefix(_DELETED) for path in self._root.glob(f"{_DELETED}*"))
         return [name for name in names if _ID.fullmatch(name)]
 
     def take_ids(self) -> set[tuple[str, str]]:
         """(story id, take id) of every take that is here."""
-        return {(take.parent.name, take.name) for take in self._takes() if _ID.fullmatch(take.name)}
+        return {(take.parent.name, take.name) for take in self._take_dirs() if _ID.fullmatch(take.name)}
 
-    def set_aside(self, known: set[tuple[str, str]], aside: Path) -> int:
+    def quarantine_unknown_takes(self, known: set[tuple[str, str]], aside: Path) -> int:
         """Moves takes that the database does not know into another folder, unfinished ones are deleted; how
         many were moved.
 
         An end between a take's files and its commit leaves one; so does a database of an earlier day.
         """
         num_moved = 0
-        for take in list(self._takes()):
+        for take in list(self._take_dirs()):
             if take.name.startswith(".part."):
                 remove(take)
             elif (take.parent.name, take.name) not in known:
                 target = aside / take.parent.name
-                own_folder(aside.parent)
-                own_folder(target)
+                make_private_dir(aside.parent)
+                make_private_dir(target)
                 remove(target / take.name)
                 take.replace(target / take.name)
                 num_moved += 1
             else:
                 for part in take.glob(".part.*"):
                     remove(part)
-        for story in self._stories():
+        for story in self._story_dirs():
             if not any(story.iterdir()):
                 story.rmdir()
         return num_moved
 
-    def take_back(self, known: set[tuple[str, str]], asides: Path) -> int:
+    def restore_quarantined_takes(self, known: set[tuple[str, str]], asides: Path) -> int:
         """Moves takes that were set aside, and that the database knows again, into their places; how many."""
         num_moved = 0
         for story_id, take_id in sorted(known - self.take_ids()):
             for found in sorted(asides.glob(f"*/{story_id}/{take_id}")):
-                own_folder(self._story(story_id))
-                found.replace(self._take(story_id, take_id))
+                make_private_dir(self._story_dir(story_id))
+                found.replace(self._take_dir(story_id, take_id))
                 num_moved += 1
                 break
         return num_moved
 
-    def check(self) -> None:
+    def check_writable(self) -> None:
         """Raises OSError when the disk takes nothing more; from any thread."""
         with tempfile.NamedTemporaryFile(dir=self._root, prefix=_PROBE) as file:
             file.write(bytes(_PROBE_BYTES))
@@ -263,78 +265,80 @@ class MediaFolder:
 
     def _frames(self, story_id: str, record: TakeRecord, start: int, stop: int) -> Frames:
         try:
-            frames = read_frames(self._take(story_id, record.take_id) / _FRAMES, start, stop)
+            frames = read_frames(self._take_dir(story_id, record.take_id) / _FRAMES, start, stop)
         except VideoError as error:
-            raise TakeDamaged(record.take_id, _FRAMES) from error
+            raise CorruptTakeError(record.take_id, _FRAMES) from error
         if hash_frames(frames) != record.frame_sha256[start:stop]:
-            raise TakeDamaged(record.take_id, _FRAMES)
+            raise CorruptTakeError(record.take_id, _FRAMES)
         return frames
 
-    def _damaged(self, record: TakeRecord, target: Path) -> list[str]:
+    def _corrupt_files(self, record: TakeRecord, target: Path) -> list[str]:
         """The files of a take that are to be written again."""
         checks: dict[str, Callable[[str, TakeRecord], object]] = {
-            _RECORDING: self.recording_file,
-            _FRAMES: self.frames,
-            _MEMORY: self.memory,
+            _RECORDING: self.recording_path,
+            _FRAMES: self.read_frames,
+            _MEMORY: self.read_memory,
         }
         found: list[str] = []
         for name, check in checks.items():
             try:
                 check(target.parent.name, record)
-            except TakeDamaged:
+            except CorruptTakeError:
                 found.append(name)
         return found
 
-    def _check_sum(self, path: Path, record: TakeRecord) -> None:
+    def _verify_file(self, path: Path, record: TakeRecord) -> None:
         """Reads a file again only when it has changed since it was right."""
         try:
             stat = path.stat()
             seen = (stat.st_mtime_ns, stat.st_size, record.file_sha256.get(path.name, ""))
             if self._verified.get(path) == seen:
                 return
-            if seen[2] and _sum(path) != seen[2]:
-                raise TakeDamaged(record.take_id, path.name)
+            if seen[2] and _sha256(path) != seen[2]:
+                raise CorruptTakeError(record.take_id, path.name)
         except FileNotFoundError as error:
-            raise TakeDamaged(record.take_id, f"{path.name} is missing") from error
+            raise CorruptTakeError(record.take_id, f"{path.name} is missing") from error
         if (
             not seen[2]
             and path.name == _RECORDING
             and stat.st_size != record.header_bytes + sum(record.chunk_bytes)
         ):
-            raise TakeDamaged(record.take_id, path.name)
+            raise CorruptTakeError(record.take_id, path.name)
         self._verified[path] = seen
 
-    def _kept(self, target: Path) -> Kept:
+    def _saved_files(self, target: Path) -> SavedFiles:
         files = [target / name for name in (_RECORDING, _FRAMES, _MEMORY)]
-        return Kept(
+        return SavedFiles(
             num_bytes=sum(file.stat().st_size for file in files),
-            file_sha256={file.name: _sum(file) for file in files},
+            file_sha256={file.name: _sha256(file) for file in files},
         )
 
-    def _stories(self) -> Iterator[Path]:
+    def _story_dirs(self) -> Iterator[Path]:
         return (path for path in self._root.iterdir() if _ID.fullmatch(path.name) and path.is_dir())
 
-    def _takes(self) -> Iterator[Path]:
-        for story in list(self._stories()):
+    def _take_dirs(self) -> Iterator[Path]:
+        for story in list(self._story_dirs()):
             for take in list(story.iterdir()):
                 if _ID.fullmatch(take.name.removeprefix(".part.")):
                     yield take
 
-    def _story(self, story_id: str) -> Path:
+    def _story_dir(self, story_id: str) -> Path:
         assert _ID.fullmatch(story_id), "ids are the server's own"
         return self._root / story_id
 
-    def _take(self, story_id: str, take_id: str) -> Path:
+    def _take_dir(self, story_id: str, take_id: str) -> Path:
         assert _ID.fullmatch(take_id), "ids are the server's own"
-        return self._story(story_id) / take_id
+        return self._story_dir(story_id) / take_id
 
 
-def _sum(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def recorded(pipeline: StreamingPipeline, scale: int, frames: Frames, ends: Sequence[int]) -> Recording:
+def encode_recording(
+    pipeline: StreamingPipeline, scale: int, frames: Frames, ends: Sequence[int]
+) -> Recording:
     """The recording of frames that are there, in chunks that end at `ends`."""
     writer = fragment_writer(pipeline, scale)
     made = [writer.write(frames[start:end]) for start, end in pairwise([0, *ends])]

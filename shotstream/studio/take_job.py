@@ -18,21 +18,22 @@ from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Pin, Take
 from shotstream.streaming.shot import make_shot
 from shotstream.studio.limits import Limits
-from shotstream.studio.media import Frames, MediaFolder, Recording, fragment_writer, mime_type
+from shotstream.studio.media_store import Frames, MediaStore, Recording, fragment_writer, mime_type
 from shotstream.studio.metrics import Metrics
-from shotstream.studio.script import MemoryFrame, PinnedFrame, Script, TakeRecord
-from shotstream.studio.store import Store, new_id, now
-from shotstream.studio.trouble import explain
+from shotstream.studio.shot_list import PinnedFrame, ShotList
+from shotstream.studio.storage_errors import explain_failure
+from shotstream.studio.story_store import StoryStore, new_id, utc_now
+from shotstream.studio.take_record import ContextFrameRecord, TakeRecord
 
 
-class StudioTools:
+class AppContext:
     """What every story is made with."""
 
     def __init__(
         self,
         pipeline: StreamingPipeline,
-        store: Store,
-        media: MediaFolder,
+        store: StoryStore,
+        media: MediaStore,
         limits: Limits,
         metrics: Metrics,
         scale: int,
@@ -49,37 +50,37 @@ class StudioTools:
         """Enlargement of the pictures that are sent."""
         self.mime = mime_type(pipeline, scale)
         self.environment: Mapping[str, Any] = asdict(running_environment(pipeline))
-        self.troubles: dict[str, str] = {}
+        self.storage_problems: dict[str, str] = {}
         """Why a story's finished take cannot be kept now."""
-        self.lost: dict[str, str] = {}
+        self.unrecoverable_takes: dict[str, str] = {}
         """Damaged takes that cannot be made anew, and why."""
         self._num_bytes = store.num_bytes()
         metrics.bytes.set(self._num_bytes)
 
-    def store_bytes(self) -> int:
+    def stored_bytes(self) -> int:
         """Of all stories' files and history."""
         return self._num_bytes
 
-    def is_full(self) -> bool:
+    def is_quota_reached(self) -> bool:
         """Whether they take as much as they may."""
         return self._num_bytes >= self.limits.quota_bytes
 
-    def health(self) -> tuple[str, ...]:
+    def storage_failures(self) -> tuple[str, ...]:
         """Why nothing can be kept now, for a person; empty: all is well. Writes a little; from any thread."""
-        reasons = list(self.troubles.values())
-        for check in (self.media.check, self.store.check):
+        reasons = list(self.storage_problems.values())
+        for check in (self.media.check_writable, self.store.check_writable):
             try:
                 check()
             except (OSError, SQLAlchemyError) as error:
-                reasons.append(explain(error))
+                reasons.append(explain_failure(error))
         return tuple(dict.fromkeys(reasons))
 
-    def count_bytes(self, num_bytes: int) -> None:
+    def add_stored_bytes(self, num_bytes: int) -> None:
         """So many more, or fewer."""
         self._num_bytes += num_bytes
         self.metrics.bytes.set(self._num_bytes)
 
-    def chunk_of(self, frame_index: int) -> int:
+    def chunk_index_of(self, frame_index: int) -> int:
         """The chunk of a take that holds a frame."""
         geometry = self.pipeline.geometry
         first, later = geometry.chunk_num_frames(0), geometry.chunk_num_frames(1)
@@ -90,25 +91,25 @@ class StudioTools:
         return self.pipeline.geometry.shot_num_frames(num_chunks) if num_chunks else 0
 
 
-class Memories:
+class ContextCache:
     """What later shots may look at of a story's takes, read from disk once."""
 
-    def __init__(self, tools: StudioTools, story_id: str) -> None:
-        self._tools = tools
+    def __init__(self, app: AppContext, story_id: str) -> None:
+        self._app = app
         self._story_id = story_id
         self._takes: dict[str, Take] = {}
         self._pins: dict[tuple[str, int], Any] = {}
 
-    def put(self, take_id: str, take: Take) -> None:
+    def add(self, take_id: str, take: Take) -> None:
         """Keeps what was just made."""
         self._takes[take_id] = take
 
-    def forget(self, take_id: str) -> None:
+    def drop(self, take_id: str) -> None:
         """Reads a take anew when it is asked for."""
         self._takes.pop(take_id, None)
 
-    def before(
-        self, film: Sequence[str], context: Sequence[MemoryFrame], takes: Mapping[str, TakeRecord]
+    def takes_before(
+        self, film: Sequence[str], context: Sequence[ContextFrameRecord], takes: Mapping[str, TakeRecord]
     ) -> tuple[Take, ...]:
         """The takes of a film, as a shot after them looks at them; TakeDamaged when one cannot be read."""
         wanted: dict[str, list[int]] = {take_id: [] for take_id in film}
@@ -124,17 +125,17 @@ class Memories:
         to the front since, because an earlier shot was removed, is asked for more, which is encoded from its
         frames.
         """
-        media, engine = self._tools.media, self._tools.pipeline.engine
+        media, engine = self._app.media, self._app.pipeline.engine
         if record.take_id not in self._takes:
-            take = media.memory(self._story_id, record)
+            take = media.read_memory(self._story_id, record)
             if record.weights_sha256 != engine.weights_sha256:
-                frames = media.frames(self._story_id, record)
+                frames = media.read_frames(self._story_id, record)
                 take = replace(take, latents=engine.encode_frames(frames[list(take.candidate_frames)]))
             self._takes[record.take_id] = take
         take = self._takes[record.take_id]
         more = sorted(set(frame_indices) - set(take.candidate_frames))
         if more:
-            frames = media.frames(self._story_id, record)
+            frames = media.read_frames(self._story_id, record)
             take = replace(
                 take,
                 candidate_frames=(*take.candidate_frames, *more),
@@ -147,33 +148,33 @@ class Memories:
         """A pinned frame, as a frame of the shot at `shot_index`; TakeDamaged when it cannot be read."""
         key = (record.take_id, frame_index)
         if key not in self._pins:
-            frame = self._tools.media.frame(self._story_id, record, frame_index)
-            self._pins[key] = self._tools.pipeline.engine.encode_frames(frame[None])[0]
+            frame = self._app.media.read_frame(self._story_id, record, frame_index)
+            self._pins[key] = self._app.pipeline.engine.encode_frames(frame[None])[0]
         return Pin(shot_index=shot_index, latent=self._pins[key])
 
 
 def plan_context(
-    tools: StudioTools, script: Script, index: int, takes: Mapping[str, TakeRecord]
-) -> tuple[MemoryFrame, ...]:
+    app: AppContext, shot_list: ShotList, index: int, takes: Mapping[str, TakeRecord]
+) -> tuple[ContextFrameRecord, ...]:
     """The frames that condition a shot at `index`, oldest shot first; none for a first shot."""
-    film = script.film(index)
+    film = shot_list.film(index)
     if not film:
         return ()
-    engine = tools.pipeline.engine
-    pins = script.pins_before(index)
+    engine = app.pipeline.engine
+    pins = shot_list.pins_before(index)
     plan = sample_context(
         [takes[take_id].num_frames for take_id in film],
         engine.context_budget,
         engine.config.context_policy,
         pins=[film.index(pin.take_id) for pin in pins],
     )
-    frames: list[MemoryFrame] = []
+    frames: list[ContextFrameRecord] = []
     for slot in plan.slots:
         pin = None if slot.pin_index is None else pins[slot.pin_index]
         frame_index = slot.frame_index if pin is None else pin.frame_index
         assert frame_index is not None
         frames.append(
-            MemoryFrame(
+            ContextFrameRecord(
                 take_id=film[slot.shot_index],
                 frame_index=frame_index,
                 pin_id=None if pin is None else pin.pin_id,
@@ -184,7 +185,7 @@ def plan_context(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TakeOrder:
+class TakeRequest:
     """A take to be made."""
 
     shot_id: str
@@ -197,49 +198,49 @@ class TakeOrder:
     before: tuple[str, ...]
     """The takes that the film holds before it."""
     pins: tuple[PinnedFrame, ...]
-    context: tuple[MemoryFrame, ...]
+    context: tuple[ContextFrameRecord, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MadeChunk:
+class EncodedChunk:
     """A chunk of a take in the making."""
 
     chunk_index: int
     frame_index: int
     num_frames: int
-    picture: bytes
+    data: bytes
     """The fragment, with the header before it in the first chunk."""
     frame_sha256: tuple[str, ...]
     """None where a light decoder made the picture: the frames are not known before the take is finished."""
 
 
-class TakeInMaking:
+class TakeJob:
     """A take while it is being made; nothing is computed before the first chunk is asked for."""
 
     def __init__(
-        self, tools: StudioTools, order: TakeOrder, memories: Memories, takes: Mapping[str, TakeRecord]
+        self, app: AppContext, request: TakeRequest, cache: ContextCache, takes: Mapping[str, TakeRecord]
     ) -> None:
-        self._tools = tools
-        self.order = order
+        self._app = app
+        self.request = request
         self.take_id = new_id()
-        self.chunks: list[MadeChunk] = []
-        self.begun_s = time.monotonic()
+        self.chunks: list[EncodedChunk] = []
+        self.started_s = time.monotonic()
         self._shot = ShotOrder(
-            global_caption=order.global_caption,
-            caption=order.caption,
-            seed=order.seed,
-            num_steps=tools.pipeline.num_steps,
-            num_chunks=order.num_chunks,
-            takes=memories.before(order.before, order.context, takes),
+            global_caption=request.global_caption,
+            caption=request.caption,
+            seed=request.seed,
+            num_steps=app.pipeline.num_steps,
+            num_chunks=request.num_chunks,
+            takes=cache.takes_before(request.before, request.context, takes),
             pins=tuple(
-                memories.pin(takes[pin.take_id], pin.frame_index, order.before.index(pin.take_id))
-                for pin in order.pins
+                cache.pin(takes[pin.take_id], pin.frame_index, request.before.index(pin.take_id))
+                for pin in request.pins
             ),
         )
-        engine, preview = tools.pipeline.engine, tools.preview
+        engine, preview = app.pipeline.engine, app.preview
         self._keeping = Keeping(engine, self._shot, is_seen_lightly=preview is not None, whole=True)
         self._stream = make_shot(engine, self._shot, preview, self._keeping)
-        self._writer = fragment_writer(tools.pipeline, tools.scale)
+        self._writer = fragment_writer(app.pipeline, app.scale)
         self._header = b""
         self._fragments: list[bytes] = []
 
@@ -256,38 +257,38 @@ class TakeInMaking:
     @property
     def is_complete(self) -> bool:
         """Whether all chunks that were ordered are made."""
-        return self.num_made == self.order.num_chunks
+        return self.num_made == self.request.num_chunks
 
-    def make_chunk(self) -> MadeChunk:
+    def make_chunk(self) -> EncodedChunk:
         """The next chunk, computed now."""
         chunk = next(self._stream)
         header, fragment = self._writer.write(chunk.frames)
         self._header = self._header or header
-        made = MadeChunk(
+        made = EncodedChunk(
             chunk_index=chunk.chunk_index,
             frame_index=self.num_frames,
             num_frames=len(chunk.frames),
-            picture=header + fragment,
-            frame_sha256=hash_frames(chunk.frames) if self._tools.preview is None else (),
+            data=header + fragment,
+            frame_sha256=hash_frames(chunk.frames) if self._app.preview is None else (),
         )
         self._fragments.append(fragment)
         self.chunks.append(made)
         return made
 
-    def discard(self) -> None:
+    def close(self) -> None:
         """Gives back what it computes with."""
         self._stream.close()
 
-    def finish(self, story_id: str, memories: Memories, num_chunks: int) -> TakeRecord:
+    def save(self, story_id: str, cache: ContextCache, num_chunks: int) -> TakeRecord:
         """The take of the first `num_chunks` chunks, its files on disk."""
         self._stream.close()
-        return keep_take(
-            self._tools,
+        return save_take(
+            self._app,
             story_id,
             self.take_id,
-            self.order,
+            self.request,
             self._shot,
-            memories,
+            cache,
             frames=self._keeping.frames(num_chunks),
             memory=self._keeping.take(num_chunks),
             recording=Recording(header=self._header, fragments=tuple(self._fragments[:num_chunks])),
@@ -295,7 +296,7 @@ class TakeInMaking:
 
 
 def shorten_take(
-    tools: StudioTools, story_id: str, memories: Memories, old: TakeRecord, num_chunks: int
+    app: AppContext, story_id: str, cache: ContextCache, old: TakeRecord, num_chunks: int
 ) -> TakeRecord:
     """A new take: the first chunks of a finished one, with the same frames, fragments and hashes.
 
@@ -303,24 +304,24 @@ def shorten_take(
         TakeDamaged: The finished one is not what was written.
         OSError: It cannot be written.
     """
-    recording = tools.media.recording(story_id, old)
-    frames = tools.media.frames(story_id, old)[: tools.num_frames(num_chunks)]
+    recording = app.media.read_recording(story_id, old)
+    frames = app.media.read_frames(story_id, old)[: app.num_frames(num_chunks)]
     fragments = recording.fragments[:num_chunks]
     record = replace(
         old,
         take_id=new_id(),
-        created_at=now(),
+        created_at=utc_now(),
         num_chunks=num_chunks,
         num_frames=len(frames),
         was_cut=True,
         chunk_bytes=tuple(map(len, fragments)),
         frame_sha256=old.frame_sha256[: len(frames)],
     )
-    memory = remember(tools, record, frames)
-    return _kept(
-        tools,
+    memory = encode_take_memory(app, record, frames)
+    return _write_take(
+        app,
         story_id,
-        memories,
+        cache,
         record,
         Recording(header=recording.header, fragments=fragments),
         frames,
@@ -328,13 +329,13 @@ def shorten_take(
     )
 
 
-def keep_take(
-    tools: StudioTools,
+def save_take(
+    app: AppContext,
     story_id: str,
     take_id: str,
-    order: TakeOrder,
+    request: TakeRequest,
     shot: ShotOrder,
-    memories: Memories,
+    cache: ContextCache,
     *,
     frames: Frames,
     memory: Take,
@@ -345,34 +346,34 @@ def keep_take(
     Raises:
         OSError: It cannot be written; nothing is left of it.
     """
-    engine = tools.pipeline.engine
+    engine = app.pipeline.engine
     num_chunks = len(recording.fragments)
     record = TakeRecord(
         take_id=take_id,
-        shot_id=order.shot_id,
-        created_at=now(),
-        caption=order.caption,
-        global_caption=order.global_caption,
-        seed=order.seed,
+        shot_id=request.shot_id,
+        created_at=utc_now(),
+        caption=request.caption,
+        global_caption=request.global_caption,
+        seed=request.seed,
         num_steps=shot.num_steps,
         num_chunks=num_chunks,
         num_frames=len(frames),
-        was_cut=num_chunks < order.num_chunks,
-        before=order.before,
-        context=order.context,
+        was_cut=num_chunks < request.num_chunks,
+        before=request.before,
+        context=request.context,
         weights_sha256=engine.weights_sha256,
-        environment=tools.environment,
+        environment=app.environment,
         header_bytes=len(recording.header),
         chunk_bytes=tuple(map(len, recording.fragments)),
         num_bytes=0,
         frame_sha256=hash_frames(frames),
     )
-    return _kept(tools, story_id, memories, record, recording, frames, memory)
+    return _write_take(app, story_id, cache, record, recording, frames, memory)
 
 
-def remember(tools: StudioTools, record: TakeRecord, frames: Frames) -> Take:
+def encode_take_memory(app: AppContext, record: TakeRecord, frames: Frames) -> Take:
     """What later shots may look at of a take, encoded from its frames."""
-    engine = tools.pipeline.engine
+    engine = app.pipeline.engine
     chosen = candidate_frames(len(frames), max_frame_count(len(record.before), engine.context_budget))
     return Take(
         caption=record.caption,
@@ -385,15 +386,15 @@ def remember(tools: StudioTools, record: TakeRecord, frames: Frames) -> Take:
     )
 
 
-def _kept(
-    tools: StudioTools,
+def _write_take(
+    app: AppContext,
     story_id: str,
-    memories: Memories,
+    cache: ContextCache,
     record: TakeRecord,
     recording: Recording,
     frames: Frames,
     memory: Take,
 ) -> TakeRecord:
-    kept = tools.media.keep(story_id, record.take_id, recording, frames, memory)
-    memories.put(record.take_id, memory)
+    kept = app.media.save_take(story_id, record.take_id, recording, frames, memory)
+    cache.add(record.take_id, memory)
     return replace(record, num_bytes=kept.num_bytes, file_sha256=kept.file_sha256)

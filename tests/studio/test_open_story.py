@@ -9,7 +9,7 @@ import pytest
 
 from shotstream.studio.events import FROM_VIEWER, Telemetry
 from shotstream.studio.limits import Limits
-from shotstream.studio.script import Card, Script, first_difference
+from shotstream.studio.shot_list import ShotEntry, ShotList, first_difference
 from tests.studio.stage import Inbox, Stage
 
 
@@ -24,26 +24,26 @@ def test_a_viewer_is_where_the_film_shows_what_it_sees(stage: Stage) -> None:
     """Never past the end of what it looks at; a take that the film has not leaves it where it was."""
     stage.run(3)
     first, making = stage.film()[0], stage.story.making
-    assert making is not None and stage.seat.film_frame == 0
+    assert making is not None and stage.viewer.playhead_frame == 0
     places = [(first, 0, 0), (first, 20, 20), (first, 1000, 21)]
     places += [(making.take_id, 0, 21), (making.take_id, 8, 29), (making.take_id, 1000, 21 + 9)]
     for take_id, frame_index, film_frame in places:
-        stage.look(take_id, frame_index)
-        assert stage.seat.film_frame == film_frame, (take_id, frame_index)
-    stage.look("f" * 16, 5)
-    stage.look(None, 0)
-    assert stage.seat.film_frame == 30
+        stage.report_playhead(take_id, frame_index)
+        assert stage.viewer.playhead_frame == film_frame, (take_id, frame_index)
+    stage.report_playhead("f" * 16, 5)
+    stage.report_playhead(None, 0)
+    assert stage.viewer.playhead_frame == 30
     stage.run()
     for index, film_frame in ((0, 4), (1, 25), (2, 46)):
-        stage.look(stage.film()[index], 4)
-        assert stage.seat.film_frame == film_frame
+        stage.report_playhead(stage.film()[index], 4)
+        assert stage.viewer.playhead_frame == film_frame
 
 
 def test_standstills_are_counted_once_however_often_they_are_told(stage: Stage) -> None:
     def told(stalls: int) -> float | None:
         report = {"type": "playhead", "at": None, "playing": True, "stalls": stalls}
-        stage.studio.report(stage.story_id, stage.seat, FROM_VIEWER.validate_python(report))  # pyright: ignore
-        return stage.tools.metrics.registry.get_sample_value("shotstream_stalls_total")
+        stage.manager.handle_report(stage.story_id, stage.viewer, FROM_VIEWER.validate_python(report))  # pyright: ignore
+        return stage.app.metrics.registry.get_sample_value("shotstream_stalls_total")
 
     assert [told(stalls) for stalls in (0, 2, 2, 1, 3, 3)] == [0, 2, 2, 2, 3, 3]
 
@@ -52,55 +52,55 @@ def test_the_slowest_of_those_who_play_and_report_is_waited_for(stage: Stage) ->
     """Of those who pause where nobody plays, and of those who are silent where nobody else is."""
     stage.run()
     first = stage.film()[0]
-    paused, silent = stage.sit(Inbox()), stage.sit(Inbox())
+    paused, silent = stage.add_viewer(Inbox()), stage.add_viewer(Inbox())
     now_s = time.monotonic()
     length = stage.story.num_frames
-    stage.look(first, 12)
-    stage.look(first, 5, seat=paused, playing=False)
-    stage.look(first, 2, seat=silent)
-    assert stage.room.look_ahead(now_s) == length - 2
-    silent.reported_s -= stage.tools.limits.silent_s + 1
-    assert stage.room.look_ahead(now_s) == length - 12
-    stage.seat.is_playing = False
-    assert stage.room.look_ahead(now_s) == length - 5, "both pause"
-    stage.seat.reported_s = paused.reported_s = silent.reported_s
-    assert stage.room.look_ahead(now_s) == length - 2, "all are silent, and one of them played"
+    stage.report_playhead(first, 12)
+    stage.report_playhead(first, 5, viewer=paused, playing=False)
+    stage.report_playhead(first, 2, viewer=silent)
+    assert stage.open_story.look_ahead(now_s) == length - 2
+    silent.reported_s -= stage.app.limits.silent_s + 1
+    assert stage.open_story.look_ahead(now_s) == length - 12
+    stage.viewer.is_playing = False
+    assert stage.open_story.look_ahead(now_s) == length - 5, "both pause"
+    stage.viewer.reported_s = paused.reported_s = silent.reported_s
+    assert stage.open_story.look_ahead(now_s) == length - 2, "all are silent, and one of them played"
     silent.is_playing = False
-    silent.film_frame = length + 100
-    stage.seat.film_frame = paused.film_frame = length + 50
-    assert stage.room.look_ahead(now_s) == 0
+    silent.playhead_frame = length + 100
+    stage.viewer.playhead_frame = paused.playhead_frame = length + 50
+    assert stage.open_story.look_ahead(now_s) == 0
 
 
 def test_a_shot_that_was_asked_for_by_name_is_made_however_far_the_film_is(tmp_path: Path) -> None:
     """And is itself made no further ahead than any other."""
     stage = Stage(tmp_path, limits=Limits(look_ahead_s=2.0))
     stage.run()
-    ahead = stage.room.look_ahead(time.monotonic())
-    assert ahead >= 24 and stage.room.state(time.monotonic()) == "ahead"
+    ahead = stage.open_story.look_ahead(time.monotonic())
+    assert ahead >= 24 and stage.open_story.state(time.monotonic()) == "ahead"
     last = stage.story.shots[2].shot_id
-    stage.ask("edit_shot", shot_id=last, num_chunks=8)
+    stage.control("edit_shot", shot_id=last, num_chunks=8)
     for shot in stage.story.shots[:2]:
         if shot.take_id is None:
-            stage.ask("make_shot", shot_id=shot.shot_id)
-    stage.ask("make_shot", shot_id=last)
+            stage.control("make_shot", shot_id=shot.shot_id)
+    stage.control("make_shot", shot_id=last)
     stage.run()
-    making = stage.room.making
-    assert making is not None and making.order.shot_id == last
+    making = stage.open_story.job
+    assert making is not None and making.request.shot_id == last
     assert (making.num_made, making.num_frames) == (3, 33), "two seconds are 24 frames, and the next chunk"
     stage.close()
 
 
 def test_what_is_told_of_the_making_is_so_and_told_when_it_changes(stage: Stage) -> None:
-    room, now_s = stage.room, time.monotonic()
-    stage.look(None, 0)
+    room, now_s = stage.open_story, time.monotonic()
+    stage.report_playhead(None, 0)
     stage.run(2)
-    stage.look(stage.film()[0], 9)
-    room._made.clear()
-    room._made.extend([(now_s - 5.5, 1000), (now_s - 4.5, 9), (now_s, 12)])
+    stage.report_playhead(stage.film()[0], 9)
+    room._recent_chunks.clear()
+    room._recent_chunks.extend([(now_s - 5.5, 1000), (now_s - 4.5, 9), (now_s, 12)])
     room._first_chunk_s = 0.12345
     told: list[Any] = []
     for count in (2, 2, 3):
-        room.telemetry(now_s, count, 1)
+        room.send_telemetry(now_s, count, 1)
         told.append(stage.inbox.of(Telemetry))
     assert [len(one) for one in told] == [1, 1, 2]
     assert told[0][0] == Telemetry(
@@ -108,30 +108,30 @@ def test_what_is_told_of_the_making_is_so_and_told_when_it_changes(stage: Stage)
         first_chunk_s=0.123, num_viewers=1,
     )  # fmt: skip
     late = Inbox()
-    stage.sit(late)
-    room.telemetry(now_s, 3, 1)
+    stage.add_viewer(late)
+    room.send_telemetry(now_s, 3, 1)
     assert [one.num_viewers for one in (late.of(Telemetry)[-1], stage.inbox.of(Telemetry)[-1])] == [2, 2]
 
 
 def test_of_several_stories_each_is_told_its_place(stage: Stage) -> None:
     inboxes = [stage.inbox, Inbox(), Inbox()]
     for inbox in inboxes[1:]:
-        stage.studio.attach(stage.create(1), "a" * 16, inbox)
-    stage.studio.turn()
-    stage.studio.tidy()
+        stage.manager.add_viewer(stage.create_story(1), "a" * 16, inbox)
+    stage.manager.make_next_chunk()
+    stage.manager.do_housekeeping()
     told = [inbox.of(Telemetry)[-1] for inbox in inboxes]
     assert [(one.num_generating, one.queue_position) for one in told] == [(3, 2), (3, 0), (3, 1)]
 
 
 def test_a_shot_that_failed_holds_up_what_would_follow_by_itself_and_nothing_else(stage: Stage) -> None:
     shots = [shot.shot_id for shot in stage.story.shots]
-    stage.room.failures[shots[0]] = "odd"
-    assert stage.room.next_index() is None and stage.run() == 0
-    stage.ask("make_shot", shot_id=shots[1])
-    assert stage.room.next_index() == 0, "it was asked for, and what it looks at before it"
+    stage.open_story.failures[shots[0]] = "odd"
+    assert stage.open_story.next_index() is None and stage.run() == 0
+    stage.control("make_shot", shot_id=shots[1])
+    assert stage.open_story.next_index() == 0, "it was asked for, and what it looks at before it"
 
 
-CARDS = tuple(Card(shot_id=letter * 16, caption=letter) for letter in "abc")
+CARDS = tuple(ShotEntry(shot_id=letter * 16, caption=letter) for letter in "abc")
 
 
 @pytest.mark.parametrize(
@@ -142,13 +142,13 @@ CARDS = tuple(Card(shot_id=letter * 16, caption=letter) for letter in "abc")
         ("title", "all", CARDS[:2], 2),
         ("title", "all", CARDS[1:], 0),
         ("title", "all", (CARDS[0], CARDS[2], CARDS[1]), 1),
-        ("title", "all", (*CARDS, Card(shot_id="d" * 16, caption="d")), 3),
+        ("title", "all", (*CARDS, ShotEntry(shot_id="d" * 16, caption="d")), 3),
         ("title", "all", (), 0),
     ],
 )
 def test_films_differ_from_the_first_shot_on_that_is_another(
-    title: str, caption: str, cards: tuple[Card, ...], place: int
+    title: str, caption: str, cards: tuple[ShotEntry, ...], place: int
 ) -> None:
-    old = Script(title="title", global_caption="all", cards=CARDS)
-    new = Script(title=title, global_caption=caption, cards=cards)
+    old = ShotList(title="title", global_caption="all", shots=CARDS)
+    new = ShotList(title=title, global_caption=caption, shots=cards)
     assert first_difference(old, new) == first_difference(new, old) == place

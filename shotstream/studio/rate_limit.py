@@ -5,21 +5,21 @@ import time
 from collections import OrderedDict
 
 
-class Bucket:
+class TokenBucket:
     """Lets through at a rate, and so many at once after a rest.
 
     Args:
         per_s: tokens that come in a second.
-        most: tokens that it holds; it begins full.
+        capacity: tokens that it holds; it begins full.
     """
 
-    def __init__(self, per_s: float, most: float) -> None:
+    def __init__(self, per_s: float, capacity: float) -> None:
         self._per_s = per_s
-        self._most = most
-        self._tokens = most
+        self._most = capacity
+        self._tokens = capacity
         self._time_s = time.monotonic()
 
-    def takes(self) -> bool:
+    def try_take(self) -> bool:
         """Whether one may pass now; it has passed then."""
         self._fill()
         if self._tokens < 1:
@@ -45,22 +45,22 @@ class Bucket:
         self._time_s = now_s
 
 
-class Buckets:
+class TokenBuckets:
     """A bucket for each of those who come, by name; of too many the one that came least lately is forgotten.
 
     Args:
-        per_s: as in `Bucket`.
-        most: as in `Bucket`.
+        per_s: as in `TokenBucket`.
+        capacity: as in `TokenBucket`.
         names: how many are remembered.
     """
 
-    def __init__(self, per_s: float, most: float, names: int = 4096) -> None:
-        self._per_s, self._most, self._names = per_s, most, names
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+    def __init__(self, per_s: float, capacity: float, names: int = 4096) -> None:
+        self._per_s, self._most, self._names = per_s, capacity, names
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
-    def of(self, name: str) -> Bucket:
+    def for_key(self, name: str) -> TokenBucket:
         """The bucket of that name."""
-        bucket = self._buckets.setdefault(name, Bucket(self._per_s, self._most))
+        bucket = self._buckets.setdefault(name, TokenBucket(self._per_s, self._most))
         self._buckets.move_to_end(name)
         if len(self._buckets) > self._names:
             self._buckets.popitem(last=False)

@@ -3,7 +3,7 @@
 from shotstream.studio.events import ErrorCode
 
 
-class Refusal(ValueError):
+class ApiError(ValueError):
     """A request that is not carried out; the message is one line for the person."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:

@@ -7,11 +7,11 @@ import pytest
 
 from shotstream.film.replay import hash_frames
 from shotstream.streaming.noise import shot_seed
+from shotstream.studio.api_error import ApiError
 from shotstream.studio.events import NewShot, TakeEnded
 from shotstream.studio.limits import Limits
-from shotstream.studio.making import Memories, remember
-from shotstream.studio.refusal import Refusal
-from shotstream.studio.store import new_id
+from shotstream.studio.story_store import new_id
+from shotstream.studio.take_job import ContextCache, encode_take_memory
 from tests.studio.stage import CAPTIONS, Inbox, Stage
 
 
@@ -23,7 +23,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_every_chunk_says_where_it_lies_in_its_take_and_in_the_film(stage: Stage) -> None:
-    stage.ask("edit_shot", shot_id=stage.story.shots[1].shot_id, num_chunks=3)
+    stage.control("edit_shot", shot_id=stage.story.shots[1].shot_id, num_chunks=3)
     stage.run()
     places = [
         [(m.chunk_index, m.frame_index, m.num_frames, m.film_frame, m.is_last) for m in stage.media_of(take)]
@@ -36,7 +36,7 @@ def test_every_chunk_says_where_it_lies_in_its_take_and_in_the_film(stage: Stage
         [(0, 0, 9, 54, False), (1, 9, 12, 54, True)],
     ]
     # Of another take of the second shot, which is made while the film goes on behind it.
-    stage.ask("retake", shot_id=stage.story.shots[1].shot_id, num_chunks=1)
+    stage.control("retake", shot_id=stage.story.shots[1].shot_id, num_chunks=1)
     stage.run()
     again = stage.media_of(stage.film()[1] or "")
     assert [(m.frame_index, m.num_frames, m.film_frame, m.is_last) for m in again] == [(0, 9, 21, True)]
@@ -44,30 +44,30 @@ def test_every_chunk_says_where_it_lies_in_its_take_and_in_the_film(stage: Stage
 
 @pytest.mark.parametrize(("frame_index", "chunk"), [(0, 0), (8, 0), (9, 1), (20, 1), (21, 2), (33, 3)])
 def test_a_frame_lies_in_the_chunk_that_holds_it(stage: Stage, frame_index: int, chunk: int) -> None:
-    assert stage.tools.chunk_of(frame_index) == chunk
-    assert stage.tools.num_frames(chunk) <= frame_index < stage.tools.num_frames(chunk + 1)
+    assert stage.app.chunk_index_of(frame_index) == chunk
+    assert stage.app.num_frames(chunk) <= frame_index < stage.app.num_frames(chunk + 1)
 
 
 @pytest.mark.slow
 def test_a_cut_ends_with_the_chunk_on_the_screen_at_each_of_its_frames(stage: Stage) -> None:
-    stage.ask("edit_shot", shot_id=stage.story.shots[1].shot_id, num_chunks=4)
+    stage.control("edit_shot", shot_id=stage.story.shots[1].shot_id, num_chunks=4)
     stage.run()
-    whole = stage.room.history.takes[stage.film()[1] or ""]
+    whole = stage.open_story.history.takes[stage.film()[1] or ""]
     for frame_index, num_chunks in ((32, 3), (20, 2), (9, 2), (8, 1), (0, 1)):
-        stage.ask("cut", playing={"take_id": whole.take_id, "frame_index": frame_index})
-        short = stage.room.history.takes[stage.film()[1] or ""]
-        num_frames = stage.tools.num_frames(num_chunks)
+        stage.control("cut", playing={"take_id": whole.take_id, "frame_index": frame_index})
+        short = stage.open_story.history.takes[stage.film()[1] or ""]
+        num_frames = stage.app.num_frames(num_chunks)
         assert (short.num_chunks, short.num_frames) == (num_chunks, num_frames)
         assert short.frame_sha256 == whole.frame_sha256[:num_frames]
-        frames = stage.media.frames(stage.story_id, short)
+        frames = stage.media.read_frames(stage.story_id, short)
         assert hash_frames(frames) == short.frame_sha256
-        sent = stage.media.recording(stage.story_id, short)
-        full = stage.media.recording(stage.story_id, whole)
+        sent = stage.media.read_recording(stage.story_id, short)
+        full = stage.media.read_recording(stage.story_id, whole)
         assert (sent.header, sent.fragments) == (full.header, full.fragments[:num_chunks])
-        kept = stage.media.memory(stage.story_id, short)
-        asked = remember(stage.tools, short, frames)
+        kept = stage.media.read_memory(stage.story_id, short)
+        asked = encode_take_memory(stage.app, short, frames)
         assert kept.candidate_frames == asked.candidate_frames and kept.latents.equal(asked.latents)
-        stage.ask("undo")
+        stage.control("undo")
         assert stage.film()[1] == whole.take_id
 
 
@@ -77,20 +77,23 @@ def test_a_cut_that_was_taken_back_can_be_done_at_another_place(stage: Stage) ->
     stage.run()
     whole = stage.film()[0]
     for _ in range(2):
-        assert stage.ask("cut", playing={"take_id": whole, "frame_index": 3}).effect.shot_index == 1
-        stage.look(whole, 3)
-        assert stage.seat.film_frame == 3
-        stage.ask("undo")
+        assert stage.control("cut", playing={"take_id": whole, "frame_index": 3}).effect.shot_index == 1
+        stage.report_playhead(whole, 3)
+        assert stage.viewer.playhead_frame == 3
+        stage.control("undo")
         assert stage.film()[0] == whole
-    stage.look(whole, 20)
-    assert stage.seat.film_frame == 20
+    stage.report_playhead(whole, 20)
+    assert stage.viewer.playhead_frame == 20
     # Cut twice, and the page goes on naming the first one.
-    stage.ask("retake", shot_id=stage.story.shots[0].shot_id, num_chunks=3)
+    stage.control("retake", shot_id=stage.story.shots[0].shot_id, num_chunks=3)
     stage.run()
     whole = stage.film()[0]
     for frame_index, num_chunks in ((20, 2), (8, 1)):
-        assert stage.ask("cut", playing={"take_id": whole, "frame_index": frame_index}).effect.shot_index == 1
-        assert stage.room.history.takes[stage.film()[0] or ""].num_chunks == num_chunks
+        assert (
+            stage.control("cut", playing={"take_id": whole, "frame_index": frame_index}).effect.shot_index
+            == 1
+        )
+        assert stage.open_story.history.takes[stage.film()[0] or ""].num_chunks == num_chunks
 
 
 @pytest.mark.slow
@@ -99,9 +102,9 @@ def test_memories_of_other_weights_are_encoded_anew_from_the_frames(tmp_path: Pa
     first.run()
     first.close()
     stage = Stage(tmp_path, seed=1)
-    record = stage.room.history.takes[stage.film()[1] or ""]
-    take = Memories(stage.tools, stage.story_id).take(record)
-    frames = stage.media.frames(stage.story_id, record)[list(take.candidate_frames)]
+    record = stage.open_story.history.takes[stage.film()[1] or ""]
+    take = ContextCache(stage.app, stage.story_id).take(record)
+    frames = stage.media.read_frames(stage.story_id, record)[list(take.candidate_frames)]
     assert take.latents.equal(stage.pipeline.engine.encode_frames(frames))
     assert not take.latents.equal(first.pipeline.engine.encode_frames(frames))
     stage.close()
@@ -109,15 +112,15 @@ def test_memories_of_other_weights_are_encoded_anew_from_the_frames(tmp_path: Pa
 
 @pytest.mark.slow
 def test_making_stale_shots_again_asks_for_what_is_made_from_the_first_of_them_on(stage: Stage) -> None:
-    stage.ask("add_shot", shot={"caption": CAPTIONS[3]})
+    stage.control("add_shot", shot={"caption": CAPTIONS[3]})
     shots = [shot.shot_id for shot in stage.story.shots]
     stage.run()
-    stage.ask("set_autoplay", on=False)
-    stage.ask("add_shot", shot={"caption": "a fox walks"}, index=2)  # Not made, and not asked for.
-    stage.ask("edit_shot", shot_id=shots[1], caption="a owl walks")
+    stage.control("set_autoplay", on=False)
+    stage.control("add_shot", shot={"caption": "a fox walks"}, index=2)  # Not made, and not asked for.
+    stage.control("edit_shot", shot_id=shots[1], caption="a owl walks")
     assert stage.statuses == ["done", "stale", "waiting", "done", "done"]
-    assert stage.ask("remake_stale").effect.shot_index == 1
-    assert list(stage.room.history.wanted) == shots[1:]
+    assert stage.control("remake_stale").effect.shot_index == 1
+    assert list(stage.open_story.history.queue) == shots[1:]
     stage.run()
     assert stage.statuses == ["done", "done", "waiting", "done", "done"]
     assert stage.run() == 0
@@ -126,24 +129,24 @@ def test_making_stale_shots_again_asks_for_what_is_made_from_the_first_of_them_o
 def test_a_take_that_is_chosen_brings_its_caption_seed_and_length(stage: Stage) -> None:
     stage.run()
     shot = stage.story.shots[1]
-    stage.ask("retake", shot_id=shot.shot_id, caption="a owl walks", seed="5", num_chunks=1)
+    stage.control("retake", shot_id=shot.shot_id, caption="a owl walks", seed="5", num_chunks=1)
     stage.run()
     new = stage.story.shots[1]
     assert (new.caption, new.seed, new.num_chunks) == ("a owl walks", "5", 1)
-    stage.ask("choose_take", shot_id=shot.shot_id, take_id=shot.take_id)
+    stage.control("choose_take", shot_id=shot.shot_id, take_id=shot.take_id)
     old = stage.story.shots[1]
     assert (old.caption, old.seed, old.num_chunks) == (CAPTIONS[1], str(shot_seed(7, 1)), 2)
-    stage.ask("choose_take", shot_id=shot.shot_id, take_id=new.take_id)
+    stage.control("choose_take", shot_id=shot.shot_id, take_id=new.take_id)
     assert (stage.story.shots[1].caption, stage.story.shots[1].seed) == ("a owl walks", "5")
     assert "stale" not in stage.statuses[:2]
 
 
 def test_pins_end_with_the_take(stage: Stage) -> None:
     stage.run()
-    take = stage.room.history.takes[stage.film()[0] or ""]
+    take = stage.open_story.history.takes[stage.film()[0] or ""]
     answer = stage.refused("pin", frame={"take_id": take.take_id, "frame_index": take.num_frames})
     assert answer.code == "not_found"
-    stage.ask("pin", frame={"take_id": take.take_id, "frame_index": take.num_frames - 1})
+    stage.control("pin", frame={"take_id": take.take_id, "frame_index": take.num_frames - 1})
     assert (
         stage.refused("pin", frame={"take_id": take.take_id, "frame_index": take.num_frames - 1}).code
         == "refused"
@@ -154,25 +157,25 @@ def test_pins_end_with_the_take(stage: Stage) -> None:
 def test_pins_stay_through_retakes_branches_and_removals(stage: Stage) -> None:
     stage.run()
     first = stage.film()[0]
-    stage.ask("pin", frame={"take_id": first, "frame_index": 4})
+    stage.control("pin", frame={"take_id": first, "frame_index": 4})
     pin = stage.story.pins[0].pin_id
-    stage.ask("retake", shot_id=stage.story.shots[1].shot_id)
+    stage.control("retake", shot_id=stage.story.shots[1].shot_id)
     stage.run()
     assert [f.frame_index for f in stage.story.shots[1].takes[-1].context if f.pin_id == pin] == [4]
-    stage.ask("branch", shot_id=stage.story.shots[1].shot_id)
+    stage.control("branch", shot_id=stage.story.shots[1].shot_id)
     assert [p.pin_id for p in stage.story.pins] == [pin]
-    stage.ask("add_shot", shot={"caption": "a owl walks"})
-    stage.ask("make_shot", shot_id=stage.story.shots[-1].shot_id)
+    stage.control("add_shot", shot={"caption": "a owl walks"})
+    stage.control("make_shot", shot_id=stage.story.shots[-1].shot_id)
     stage.run()
     assert [f.frame_index for f in stage.story.shots[-1].takes[-1].context if f.pin_id == pin] == [4]
     # Another take of its shot is in the film: the pin rests, and counts again with its own.
-    stage.ask("retake", shot_id=stage.story.shots[0].shot_id)
+    stage.control("retake", shot_id=stage.story.shots[0].shot_id)
     stage.run()
     assert not stage.story.pins[0].is_used
-    stage.ask("retake", shot_id=stage.story.shots[1].shot_id)
+    stage.control("retake", shot_id=stage.story.shots[1].shot_id)
     stage.run()
     assert not [f for f in stage.story.shots[1].takes[-1].context if f.pin_id]
-    stage.ask("choose_take", shot_id=stage.story.shots[0].shot_id, take_id=first)
+    stage.control("choose_take", shot_id=stage.story.shots[0].shot_id, take_id=first)
     assert stage.story.pins[0].is_used
 
 
@@ -181,8 +184,8 @@ def test_a_refused_redo_does_not_drop_the_take_in_the_making(stage: Stage) -> No
     stage.run(3)
     making = stage.story.making
     assert stage.refused("redo").code == "refused"
-    assert stage.room.making is not None and making is not None
-    assert stage.room.making.take_id == making.take_id
+    assert stage.open_story.job is not None and making is not None
+    assert stage.open_story.job.take_id == making.take_id
     assert [e.outcome for e in stage.inbox.of(TakeEnded)] == ["finished"]
 
 
@@ -191,13 +194,13 @@ def test_stories_hold_as_many_shots_and_servers_as_many_stories_as_they_may(tmp_
 
     def create(num_shots: int) -> None:
         shots = [NewShot(caption="a fox")] * num_shots
-        stage.studio.create("A", "a forest", shots, seed=0, autoplay=False)
+        stage.manager.create_story("A", "a forest", shots, seed=0, autoplay=False)
 
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(ApiError) as refusal:
         create(4)
     assert refusal.value.code == "limit" and "at most 3" in str(refusal.value)
     create(3)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(ApiError) as refusal:
         create(1)
     assert refusal.value.code == "limit" and "2 stories" in str(refusal.value)
     stage.close()
@@ -205,21 +208,21 @@ def test_stories_hold_as_many_shots_and_servers_as_many_stories_as_they_may(tmp_
 
 def test_the_story_that_is_empty_longest_makes_room_and_watched_ones_stay(tmp_path: Path) -> None:
     stage = Stage(tmp_path, limits=Limits(open_stories=3, viewers_per_story=2))
-    others = [stage.create(1) for _ in range(3)]
+    others = [stage.create_story(1) for _ in range(3)]
     viewers = [new_id() for _ in others]
     for other, viewer in zip(others[:2], viewers, strict=False):
-        stage.studio.attach(other, viewer, Inbox())
-    with pytest.raises(Refusal) as refusal:
-        stage.studio.attach(others[2], viewers[2], Inbox())
+        stage.manager.add_viewer(other, viewer, Inbox())
+    with pytest.raises(ApiError) as refusal:
+        stage.manager.add_viewer(others[2], viewers[2], Inbox())
     assert refusal.value.code == "busy"
-    stage.studio.detach(others[1], viewers[1])
-    stage.studio.detach(others[0], viewers[0])
-    stage.studio._rooms[others[1]].empty_since_s = 1.0
-    stage.studio._rooms[others[0]].empty_since_s = 2.0
-    stage.studio.attach(others[2], viewers[2], Inbox())
-    assert set(stage.studio._rooms) == {stage.story_id, others[0], others[2]}
-    stage.sit(Inbox())
-    with pytest.raises(Refusal) as refusal:
-        stage.sit(Inbox())
+    stage.manager.remove_viewer(others[1], viewers[1])
+    stage.manager.remove_viewer(others[0], viewers[0])
+    stage.manager._stories[others[1]].empty_since_s = 1.0
+    stage.manager._stories[others[0]].empty_since_s = 2.0
+    stage.manager.add_viewer(others[2], viewers[2], Inbox())
+    assert set(stage.manager._stories) == {stage.story_id, others[0], others[2]}
+    stage.add_viewer(Inbox())
+    with pytest.raises(ApiError) as refusal:
+        stage.add_viewer(Inbox())
     assert refusal.value.code == "busy" and "2 viewers" in str(refusal.value)
     stage.close()

@@ -28,20 +28,21 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, S
 from sqlalchemy.orm import Session
 
 from shotstream.files import lock_file
-from shotstream.studio.script import Script, TakeRecord
+from shotstream.studio.shot_list import ShotList
 from shotstream.studio.tables import BranchRow, FolderRow, StepRow, StoryRow, TakeRow
+from shotstream.studio.take_record import TakeRecord
 
 _log = logging.getLogger(__name__)
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _INCREMENTAL = 2  # auto_vacuum: free pages are given back when asked
 _LOCK_WAIT_MS = 2000
 _LOG_BYTES = 2**22
-_CLAIMED = "another server works with this database; give each its own"
+_LOCKED_BY_OTHER = "another server works with this database; give each its own"
 _MOVED = "the file was moved"
-_CLAIM = 0x53686F74  # of all advisory locks of a database: this program's
+_ADVISORY_LOCK = 0x53686F74  # of all advisory locks of a database: this program's
 
 
-class StoreError(ValueError):
+class StorageError(ValueError):
     """A database that cannot be used; one line."""
 
 
@@ -53,7 +54,7 @@ class Step:
     parent_id: str | None
     label: str
     """What was done, for the person."""
-    script: Script
+    shot_list: ShotList
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +86,7 @@ class StoredStory:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Saved:
+class SaveResult:
     """What a change has made of a story's history."""
 
     num_bytes: int
@@ -95,7 +96,7 @@ class Saved:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HistoryBound:
+class HistoryLimit:
     """How much of a story's history is kept; the present step of each branch always is."""
 
     steps: int
@@ -107,19 +108,19 @@ def new_id() -> str:
     return token_hex(8)
 
 
-def now() -> str:
+def utc_now() -> str:
     """This moment, to be shown: ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-class Store:
+class StoryStore:
     """The database.
 
     Args:
         url: SQLAlchemy's; sqlite:///file or postgresql+psycopg://...
 
     Raises:
-        StoreError: The URL or its driver is unknown.
+        StorageError: The URL or its driver is unknown.
     """
 
     def __init__(self, url: str) -> None:
@@ -127,13 +128,13 @@ class Store:
             # Captions are private: no error and no log repeats what was written.
             self._engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-            raise StoreError(
+            raise StorageError(
                 f"the database {url.partition(':')[0]!r} cannot be used: {error}; give sqlite:///FILE or "
                 "postgresql+psycopg://..."
             ) from error
-        self._claim: Connection | None = None
-        self._lock: int | None = None
-        self._file: tuple[int, int] | None = None
+        self._lock_connection: Connection | None = None
+        self._lock_file: int | None = None
+        self._file_id: tuple[int, int] | None = None
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _tune_sqlite)
         if self._engine.dialect.name == "postgresql":
@@ -141,29 +142,29 @@ class Store:
 
     def upgrade(self) -> None:
         """Brings the schema to this program's version; the file of SQLite is its owner's alone."""
-        self._close_to_others()
+        self._restrict_file_modes()
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         with self._engine.begin() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-        self._make_shrinkable()
-        self._close_to_others()
-        self._file = self._file_now()
+        self._enable_incremental_vacuum()
+        self._restrict_file_modes()
+        self._file_id = self._current_file_id()
 
     def close(self) -> None:
         """Lets go of every connection."""
-        if self._claim is not None:
+        if self._lock_connection is not None:
             # Said, for the server notices a closed connection a moment later.
             with suppress(SQLAlchemyError):
-                self._claim.execute(text(f"select pg_advisory_unlock({_CLAIM})"))
-            self._claim.invalidate()
-            self._claim.close()
-            self._claim = None
+                self._lock_connection.execute(text(f"select pg_advisory_unlock({_ADVISORY_LOCK})"))
+            self._lock_connection.invalidate()
+            self._lock_connection.close()
+            self._lock_connection = None
         self._engine.dispose()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
 
     @property
     def engine(self) -> Engine:
@@ -175,48 +176,48 @@ class Store:
         with self._engine.connect() as connection:
             connection.execute(text("select 1"))
 
-    def check(self) -> None:
+    def check_writable(self) -> None:
         """Raises SQLAlchemyError when the database keeps nothing; from any thread."""
-        with self._writing() as session:
+        with self.transaction() as session:
             found = session.scalar(select(FolderRow.folder_id))
             # Written as it is: it needs the lock, and room on the disk.
             session.execute(update(FolderRow).values(folder_id=found))
 
-    def claim(self) -> None:
+    def acquire_lock(self) -> None:
         """Keeps other servers out of the database until `close`, whatever folder they keep their takes in.
 
         Raises:
-            StoreError: Another one works with it.
+            StorageError: Another one works with it.
         """
-        for path in self._files()[:1]:
-            if self._lock is None:
-                self._lock = lock_file(path.with_name(f"{path.name}-lock"))
-                if self._lock is None:
-                    raise StoreError(_CLAIMED)
-        if self._engine.dialect.name != "postgresql" or self._claim is not None:
+        for path in self._sqlite_files()[:1]:
+            if self._lock_file is None:
+                self._lock_file = lock_file(path.with_name(f"{path.name}-lock"))
+                if self._lock_file is None:
+                    raise StorageError(_LOCKED_BY_OTHER)
+        if self._engine.dialect.name != "postgresql" or self._lock_connection is not None:
             return
         claim = self._engine.connect()
-        if not claim.scalar(text(f"select pg_try_advisory_lock({_CLAIM})")):
+        if not claim.scalar(text(f"select pg_try_advisory_lock({_ADVISORY_LOCK})")):
             claim.close()
-            raise StoreError(_CLAIMED)
+            raise StorageError(_LOCKED_BY_OTHER)
         claim.commit()
-        self._claim = claim
+        self._lock_connection = claim
 
     def folder_id(self) -> str | None:
         """The folder that holds the files; None: not known yet."""
         with Session(self._engine) as session:
             return session.scalar(select(FolderRow.folder_id))
 
-    def bind(self, folder_id: str) -> None:
+    def set_folder_id(self, folder_id: str) -> None:
         """The files are in this folder from now on."""
-        with self._writing() as session:
+        with self.transaction() as session:
             session.execute(delete(FolderRow))
             session.add(FolderRow(folder_id=folder_id))
 
-    def create(self, story_id: str, script: Script, *, seed: int, autoplay: bool) -> int:
+    def create_story(self, story_id: str, shot_list: ShotList, *, seed: int, autoplay: bool) -> int:
         """A new story with one branch and one step; the bytes that it takes."""
-        time, branch_id, step_id = now(), new_id(), new_id()
-        with self._writing() as session:
+        time, branch_id, step_id = utc_now(), new_id(), new_id()
+        with self.transaction() as session:
             session.add(
                 StoryRow(
                     story_id=story_id,
@@ -230,7 +231,9 @@ class Store:
                 )
             )
             session.flush()
-            step = _step_row(story_id, Step(step_id=step_id, parent_id=None, label="", script=script), 1)
+            step = _step_row(
+                story_id, Step(step_id=step_id, parent_id=None, label="", shot_list=shot_list), 1
+            )
             session.add(step)
             session.add(
                 BranchRow(
@@ -245,19 +248,19 @@ class Store:
             )
             return step.num_bytes
 
-    def load(self, story_id: str) -> StoredStory | None:
+    def load_story(self, story_id: str) -> StoredStory | None:
         """A story; None: there is none of that id."""
         with Session(self._engine) as session:
             row = session.get(StoryRow, story_id)
-            return None if row is None else _stored(session, row)
+            return None if row is None else _stored_story(session, row)
 
     def all_stories(self) -> list[StoredStory]:
         """Every story, the latest change first."""
         with Session(self._engine) as session:
             rows = session.scalars(select(StoryRow).order_by(StoryRow.number.desc())).all()
-            return [_stored(session, row) for row in rows]
+            return [_stored_story(session, row) for row in rows]
 
-    def step(self, step_id: str) -> Step:
+    def get_step(self, step_id: str) -> Step:
         """A step that is there."""
         with Session(self._engine) as session:
             row = session.get_one(StepRow, step_id)
@@ -265,10 +268,10 @@ class Store:
                 step_id=row.step_id,
                 parent_id=row.parent_id,
                 label=row.label,
-                script=Script.from_document(row.script),
+                shot_list=ShotList.from_document(row.script),
             )
 
-    def save(
+    def save_change(
         self,
         story_id: str,
         branch: StoredBranch,
@@ -277,8 +280,8 @@ class Store:
         wanted: Sequence[dict[str, Any]],
         step: Step | None = None,
         takes: Sequence[TakeRecord] = (),
-        bound: HistoryBound | None = None,
-    ) -> Saved:
+        history_limit: HistoryLimit | None = None,
+    ) -> SaveResult:
         """One change of a story: all of it, or nothing.
 
         Args:
@@ -288,11 +291,11 @@ class Store:
             wanted: shots that were asked for.
             step: a new step.
             takes: new takes; their files are on disk.
-            bound: how much of the history is kept; None: all of it.
+            history_limit: how much of the history is kept; None: all of it.
         """
-        with self._writing() as session:
+        with self.transaction() as session:
             row = session.get_one(StoryRow, story_id)
-            row.updated_at, row.autoplay, row.branch_id = now(), autoplay, branch.branch_id
+            row.updated_at, row.autoplay, row.branch_id = utc_now(), autoplay, branch.branch_id
             row.number = _next_number(session)
             row.wanted = list(wanted)
             known = session.get(BranchRow, branch.branch_id)
@@ -301,7 +304,7 @@ class Store:
                     BranchRow(
                         branch_id=branch.branch_id,
                         story_id=story_id,
-                        created_at=now(),
+                        created_at=utc_now(),
                         number=_next_number(session, BranchRow, story_id),
                         name=branch.name,
                         head_id=branch.head_id,
@@ -328,20 +331,20 @@ class Store:
                     )
                 )
             session.flush()
-            if step is not None and bound is not None:
-                grown -= _forget(session, story_id, bound)
+            if step is not None and history_limit is not None:
+                grown -= _prune_history(session, story_id, history_limit)
             head = select(StepRow.parent_id).where(StepRow.step_id == branch.head_id)
-            return Saved(num_bytes=grown, parent_id=session.scalar(head))
+            return SaveResult(num_bytes=grown, parent_id=session.scalar(head))
 
     def replace_take(self, record: TakeRecord) -> None:
         """A take whose files were made anew: other lengths and sums, the same frames."""
-        with self._writing() as session:
+        with self.transaction() as session:
             row = session.get_one(TakeRow, record.take_id)
             row.num_bytes, row.record = record.num_bytes, record.to_document()
 
-    def delete(self, story_id: str) -> None:
+    def delete_story(self, story_id: str) -> None:
         """Forgets a story, if it is there."""
-        with self._writing() as session:
+        with self.transaction() as session:
             for table in (TakeRow, StepRow, BranchRow, StoryRow):
                 session.execute(delete(table).where(table.story_id == story_id))
 
@@ -371,7 +374,7 @@ class Store:
                 finally:
                     raw.execute(f"PRAGMA busy_timeout={_LOCK_WAIT_MS}")
 
-    def take(self, story_id: str, take_id: str) -> TakeRecord | None:
+    def get_take(self, story_id: str, take_id: str) -> TakeRecord | None:
         """A take of a story; None: it has none of that id."""
         with Session(self._engine) as session:
             row = session.get(TakeRow, take_id)
@@ -394,7 +397,7 @@ class Store:
             return sum(int(session.scalar(each) or 0) for each in sums)
 
     @contextmanager
-    def _writing(self) -> Generator[Session]:
+    def transaction(self) -> Generator[Session]:
         """A transaction; it is not committed into a file that nobody would find again.
 
         SQLite goes on with a file that was deleted, moved or replaced by a copy, and all would look well.
@@ -402,32 +405,32 @@ class Store:
         with Session(self._engine) as session, session.begin():
             yield session
             session.flush()
-            if self._file is not None and self._file_now() != self._file:
+            if self._file_id is not None and self._current_file_id() != self._file_id:
                 raise OperationalError("", {}, sqlite3.OperationalError(_MOVED), hide_parameters=True)
 
-    def _file_now(self) -> tuple[int, int] | None:
+    def _current_file_id(self) -> tuple[int, int] | None:
         """What is at the place of SQLite's file; None: nothing, or it is no file."""
-        for path in self._files()[:1]:
+        for path in self._sqlite_files()[:1]:
             with suppress(FileNotFoundError, NotADirectoryError):
                 stat = path.stat()
                 return stat.st_dev, stat.st_ino
         return None
 
-    def _close_to_others(self) -> None:
+    def _restrict_file_modes(self) -> None:
         """SQLite gives the files that it makes beside its own the same mode."""
-        for path in self._files():
+        for path in self._sqlite_files():
             if not path.exists() and path.parent.is_dir():
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
             path.chmod(0o600)
 
-    def _files(self) -> list[Path]:
+    def _sqlite_files(self) -> list[Path]:
         name = self._engine.url.database
         if self._engine.dialect.name != "sqlite" or not name or name.startswith((":", "file:")):
             return []
         beside = [Path(f"{name}{ending}") for ending in ("-wal", "-shm")]
         return [Path(name), *(path for path in beside if path.exists())]
 
-    def _make_shrinkable(self) -> None:
+    def _enable_incremental_vacuum(self) -> None:
         """Once for a file of an earlier version, or a new one: lets it give room back."""
         if self._engine.dialect.name != "sqlite":
             return
@@ -475,7 +478,7 @@ def _next_number(
     return int(session.scalar(highest) or 0) + 1
 
 
-def _forget(session: Session, story_id: str, bound: HistoryBound) -> int:
+def _prune_history(session: Session, story_id: str, bound: HistoryLimit) -> int:
     """Deletes steps that can never be done again, and the oldest beyond the bound; their bytes."""
     rows = session.execute(
         select(StepRow.step_id, StepRow.parent_id, StepRow.num_bytes)
@@ -486,8 +489,8 @@ def _forget(session: Session, story_id: str, bound: HistoryBound) -> int:
     branches = session.execute(
         select(BranchRow.head_id, BranchRow.tip_id).where(BranchRow.story_id == story_id)
     ).all()
-    reached = {step for branch in branches for step in _line(parents, branch.tip_id)}
-    before_heads = {step for branch in branches for step in _line(parents, branch.head_id)[1:]}
+    reached = {step for branch in branches for step in _ancestors(parents, branch.tip_id)}
+    before_heads = {step for branch in branches for step in _ancestors(parents, branch.head_id)[1:]}
     kept = {row.step_id: row.num_bytes for row in rows if row.step_id in reached}
     for row in rows:
         if len(kept) <= bound.steps and sum(kept.values()) <= bound.num_bytes:
@@ -504,7 +507,7 @@ def _forget(session: Session, story_id: str, bound: HistoryBound) -> int:
     return sum(row.num_bytes for row in gone)
 
 
-def _line(parents: Mapping[str, str | None], step_id: str | None) -> list[str]:
+def _ancestors(parents: Mapping[str, str | None], step_id: str | None) -> list[str]:
     """A step and those before it, the latest first."""
     line: list[str] = []
     while step_id is not None:
@@ -514,12 +517,12 @@ def _line(parents: Mapping[str, str | None], step_id: str | None) -> list[str]:
 
 
 def _step_row(story_id: str, step: Step, number: int) -> StepRow:
-    document = step.script.to_document()
+    document = step.shot_list.to_document()
     return StepRow(
         step_id=step.step_id,
         story_id=story_id,
         parent_id=step.parent_id,
-        created_at=now(),
+        created_at=utc_now(),
         number=number,
         label=step.label[:200],
         script=document,
@@ -527,7 +530,7 @@ def _step_row(story_id: str, step: Step, number: int) -> StepRow:
     )
 
 
-def _stored(session: Session, row: StoryRow) -> StoredStory:
+def _stored_story(session: Session, row: StoryRow) -> StoredStory:
     story_id = row.story_id
     branches = session.scalars(
         select(BranchRow).where(BranchRow.story_id == story_id).order_by(BranchRow.number)

@@ -11,10 +11,10 @@ import pytest
 
 import shotstream.files
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.studio.app import StudioSettings, create_app, probe_folder
-from shotstream.studio.folder import DataFolder
-from shotstream.studio.media import MediaFolder
-from shotstream.studio.store import Store, StoreError
+from shotstream.studio.app import StudioSettings, check_data_dir, create_app
+from shotstream.studio.data_dir import DataDir
+from shotstream.studio.media_store import MediaStore
+from shotstream.studio.story_store import StorageError, StoryStore
 from tests.params import first
 from tests.streaming.tiny import tiny_engine
 from tests.studio.stage import Stage
@@ -30,11 +30,11 @@ class Opened(Stage):
     """A stage in a data folder, as a server opens one."""
 
     def __init__(self, folder: Path, **fields: Any) -> None:
-        self.folder = DataFolder(folder)
+        self.folder = DataDir(folder)
         try:
             store, media = opened(folder)
             with contextlib.closing(store):
-                self.folder.bind(store, media)
+                self.folder.reconcile(store, media)
             super().__init__(folder, **fields)
         except BaseException:
             self.folder.close()
@@ -50,10 +50,10 @@ class Opened(Stage):
         self.folder.close()
 
 
-def opened(folder: Path) -> tuple[Store, MediaFolder]:
-    store = Store(f"sqlite:///{folder / 'stories.sqlite'}")
+def opened(folder: Path) -> tuple[StoryStore, MediaStore]:
+    store = StoryStore(f"sqlite:///{folder / 'stories.sqlite'}")
     store.upgrade()
-    return store, MediaFolder(folder / "media", PIPELINE)
+    return store, MediaStore(folder / "media", PIPELINE)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_an_empty_database_does_not_open_a_folder_with_takes_and_deletes_nothing
     (made / "stories.sqlite").rename(made / "elsewhere.sqlite")
     before = files(made / "media")
     assert len(before) == 3
-    with pytest.raises(StoreError) as error:
+    with pytest.raises(StorageError) as error:
         create_app(StudioSettings(data_dir=made), PIPELINE)
     assert "nothing was opened or deleted" in str(error.value) and "--database" in str(error.value)
     assert "\n" not in str(error.value)
@@ -87,16 +87,16 @@ def test_an_empty_database_does_not_open_a_folder_with_takes_and_deletes_nothing
 
 
 def test_a_folder_is_looked_at_before_anything_large_is_loaded(tmp_path: Path) -> None:
-    probe_folder(tmp_path / "new")
+    check_data_dir(tmp_path / "new")
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreError, match=r"a part of its path is no folder; give another --data"):
-        probe_folder(tmp_path / "file" / "data")
-    open_one = DataFolder(tmp_path / "new")
-    with pytest.raises(StoreError, match="another server"):
-        probe_folder(tmp_path / "new")
+    with pytest.raises(StorageError, match=r"a part of its path is no folder; give another --data"):
+        check_data_dir(tmp_path / "file" / "data")
+    open_one = DataDir(tmp_path / "new")
+    with pytest.raises(StorageError, match="another server"):
+        check_data_dir(tmp_path / "new")
     open_one.close()
-    probe_folder(tmp_path / "new")
+    check_data_dir(tmp_path / "new")
 
 
 def test_another_database_is_refused_and_so_is_another_folder(made: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_another_database_is_refused_and_so_is_another_folder(made: Path, tmp_pa
     other.close()
     urls = [f"sqlite:///{folder / 'stories.sqlite'}" for folder in (made, tmp_path / "other")]
     for folder, url in ((made, urls[1]), (tmp_path / "other", urls[0]), (tmp_path / "new", urls[0])):
-        with pytest.raises(StoreError) as error:
+        with pytest.raises(StorageError) as error:
             create_app(StudioSettings(data_dir=folder, database_url=url), PIPELINE)
         assert "1 takes that are not here: give the --data that holds them" in str(error.value)
     for folder in (made, tmp_path / "other"):
@@ -140,11 +140,11 @@ def test_lost_files_are_made_again_once_a_person_says_that_they_are_lost(made: P
     stage.close()
     (tmp_path / "new").mkdir()
     (made / "stories.sqlite").rename(tmp_path / "new" / "stories.sqlite")
-    with pytest.raises(StoreError, match=f"write {bound} into"):
+    with pytest.raises(StorageError, match=f"write {bound} into"):
         Opened(tmp_path / "new")
     (tmp_path / "new" / "studio.id").write_text(f"{bound}\n")
     stage = Opened(tmp_path / "new")
-    stage.ask("add_shot", shot={"caption": "a owl walks"})
+    stage.control("add_shot", shot={"caption": "a owl walks"})
     stage.run()
     assert stage.statuses == ["done"] * 2 and stage.hashes()[:1] == hashes
     stage.close()
@@ -204,9 +204,9 @@ def test_nothing_is_open_to_others_even_for_a_moment(tmp_path: Path, monkeypatch
     before = os.umask(0)
     monkeypatch.setattr(Path, "chmod", unchanged)
     try:
-        folder = DataFolder(tmp_path / "above" / "data")
-        Store(f"sqlite:///{tmp_path / 'above' / 'data' / 'stories.sqlite'}").upgrade()
-        MediaFolder(folder.media, PIPELINE)
+        folder = DataDir(tmp_path / "above" / "data")
+        StoryStore(f"sqlite:///{tmp_path / 'above' / 'data' / 'stories.sqlite'}").upgrade()
+        MediaStore(folder.media, PIPELINE)
         folder.close()
     finally:
         os.umask(before)
@@ -226,12 +226,12 @@ def test_files_that_were_made_anew_are_their_owners_alone_too(made: Path) -> Non
     before = os.umask(0)
     try:
         stage = Opened(made)
-        [take_id] = stage.room.history.takes
+        [take_id] = stage.open_story.history.takes
         folder = made / "media" / stage.story_id / take_id
         for path in folder.iterdir():
             path.write_bytes(b"")
             path.chmod(0o644)
-        stage.studio.mend(stage.story_id, take_id)
+        stage.manager.repair_take(stage.story_id, take_id)
         stage.run()
         assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == dict.fromkeys(
             ("recording.mp4", "frames.mkv", "memory.safetensors"), 0o600
@@ -269,9 +269,9 @@ def die_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
     monkeypatch.setattr(shotstream.files.shutil, "rmtree", counted(shotstream.files.shutil.rmtree))
-    monkeypatch.setattr(Store, "save", counted(Store.save))
-    monkeypatch.setattr(Store, "delete", counted(Store.delete))
-    monkeypatch.setattr(Store, "replace_take", counted(Store.replace_take))
+    monkeypatch.setattr(StoryStore, "save_change", counted(StoryStore.save_change))
+    monkeypatch.setattr(StoryStore, "delete_story", counted(StoryStore.delete_story))
+    monkeypatch.setattr(StoryStore, "replace_take", counted(StoryStore.replace_take))
 
 
 @pytest.mark.parametrize("number", first(1, [4, 2, 1, 3]))
@@ -287,11 +287,11 @@ def test_a_take_that_was_told_finished_is_there_after_an_end_at_any_step(
     stage.killed()
     again = Opened(tmp_path)
     assert again.statuses == (["done"] if told else again.statuses)
-    known = {(again.story_id, take_id) for take_id in again.room.history.takes}
+    known = {(again.story_id, take_id) for take_id in again.open_story.history.takes}
     assert again.media.take_ids() == known
     again.run()
     assert again.statuses == ["done"]
-    again.media.frames(again.story_id, again.room.history.takes[again.film()[0] or ""])
+    again.media.read_frames(again.story_id, again.open_story.history.takes[again.film()[0] or ""])
     again.close()
 
 
@@ -304,12 +304,12 @@ def test_a_deletion_that_was_cut_off_leaves_the_story_whole_or_nothing(
     with monkeypatch.context() as patched:
         die_at(patched, number)
         with pytest.raises(Killed):
-            stage.studio.delete(story_id)
+            stage.manager.delete_story(story_id)
     stage.killed()
     again = Opened(made)
     assert again.story_id != story_id, "a deletion that has begun is finished"
     assert list((made / "media").iterdir()) == [] and not (made / "set-aside").exists()
-    assert again.store.num_bytes() == again.tools.store_bytes()
+    assert again.store.num_bytes() == again.app.stored_bytes()
     again.close()
 
 
@@ -318,24 +318,24 @@ def test_mending_that_was_cut_off_is_finished_later(
     made: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     stage = Opened(made)
-    [take_id] = stage.room.history.takes
+    [take_id] = stage.open_story.history.takes
     hashes = stage.hashes()
     folder = made / "media" / stage.story_id / take_id
     (folder / "frames.mkv").write_bytes(b"")
     (folder / "memory.safetensors").write_bytes(b"")
     with monkeypatch.context() as patched:
         die_at(patched, number)
-        stage.studio.mend(stage.story_id, take_id)
+        stage.manager.repair_take(stage.story_id, take_id)
         with contextlib.suppress(Killed):
             stage.run()
     stage.killed()
     again = Opened(made)
-    again.ask("add_shot", shot={"caption": "a owl walks"})
+    again.control("add_shot", shot={"caption": "a owl walks"})
     again.run()
     assert again.statuses == ["done"] * 2 and again.hashes()[:1] == hashes
-    record = again.room.history.takes[take_id]
-    again.media.frames(again.story_id, record)
-    again.media.memory(again.story_id, record)
+    record = again.open_story.history.takes[take_id]
+    again.media.read_frames(again.story_id, record)
+    again.media.read_memory(again.story_id, record)
     assert {p.name for p in folder.iterdir()} == {"recording.mp4", "frames.mkv", "memory.safetensors"}
     again.close()
 
@@ -346,12 +346,12 @@ def test_takes_are_taken_back_when_the_database_that_knows_them_comes_back(
     """A backup of an earlier day, and then the right one: they stayed aside, and were made anew or lost."""
 
     def start(*, forget: bool = False) -> None:
-        folder = DataFolder(made)
+        folder = DataDir(made)
         store, media = opened(made)
         with contextlib.closing(folder), contextlib.closing(store):
             for story_id, _ in store.take_ids() if forget else ():
-                store.delete(story_id)
-            folder.bind(store, media)
+                store.delete_story(story_id)
+            folder.reconcile(store, media)
 
     right, before = (made / "stories.sqlite").read_bytes(), files(made / "media")
     start(forget=True)
@@ -382,11 +382,11 @@ def test_one_server_works_with_a_file_of_stories_whatever_its_folder(tmp_path: P
     def settings(name: str) -> StudioSettings:
         return StudioSettings(data_dir=tmp_path / name, database_url=url)
 
-    first, store = DataFolder(tmp_path / "one"), Store(url)
+    first, store = DataDir(tmp_path / "one"), StoryStore(url)
     store.upgrade()
-    first.bind(store, MediaFolder(first.media, PIPELINE))
+    first.reconcile(store, MediaStore(first.media, PIPELINE))
     bound = store.folder_id()
-    with pytest.raises(StoreError, match="another server works with this database; give each its own"):
+    with pytest.raises(StorageError, match="another server works with this database; give each its own"):
         create_app(settings("two"), PIPELINE)
     assert store.folder_id() == bound
     store.close()
@@ -396,5 +396,5 @@ def test_one_server_works_with_a_file_of_stories_whatever_its_folder(tmp_path: P
 
 def test_a_place_for_takes_that_is_none_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "media").symlink_to(tmp_path / "gone")
-    with pytest.raises(StoreError, match="there is a file, or a link that leads nowhere"):
+    with pytest.raises(StorageError, match="there is a file, or a link that leads nowhere"):
         create_app(StudioSettings(data_dir=tmp_path), PIPELINE)

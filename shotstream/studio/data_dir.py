@@ -11,30 +11,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from shotstream.files import lock_file, remove, write_atomically
-from shotstream.studio.media import MediaFolder, own_folder
-from shotstream.studio.store import Store, StoreError, new_id
+from shotstream.studio.media_store import MediaStore, make_private_dir
+from shotstream.studio.story_store import StorageError, StoryStore, new_id
 
 _log = logging.getLogger(__name__)
 
 
-class DataFolder:
+class DataDir:
     """An open data folder, from its making to `close`.
 
     Args:
         root: made if it is not there.
 
     Raises:
-        StoreError: another server works in it.
+        StorageError: another server works in it.
         OSError: it cannot be written.
     """
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._root = root
-        self._lock = take_lock(root)
+        self._lock = lock_data_dir(root)
         self.exports = root / "exports"
         """For files on their way out; those of an earlier run are deleted."""
-        own_folder(self.exports)
+        make_private_dir(self.exports)
         for left in self.exports.glob("tmp*"):
             remove(left)
 
@@ -47,31 +47,31 @@ class DataFolder:
         """Lets other servers in."""
         os.close(self._lock)
 
-    def bind(self, store: Store, media: MediaFolder) -> None:
+    def reconcile(self, store: StoryStore, media: MediaStore) -> None:
         """Makes sure that database and folder belong together, and makes both agree with what is finished.
 
         Raises:
-            StoreError: They do not, which a person has to settle.
+            StorageError: They do not, which a person has to settle.
         """
-        store.claim()
+        store.acquire_lock()
         ours, theirs = self._read_id(), store.folder_id()
         known, present = store.take_ids(), media.take_ids()
         if ours is None or ours != theirs:
             if (known or present) and not known & present:
-                raise StoreError(self._disagreement(theirs, len(known), len(present)))
+                raise StorageError(self._disagreement(theirs, len(known), len(present)))
             # Two that have nothing to lose begin anew: no other folder or database is left with the same id.
             ours = (theirs or ours or new_id()) if known else new_id()
-            store.bind(ours)
+            store.set_folder_id(ours)
             write_atomically(f"{ours}\n".encode(), self._id_file)
         self._id_file.chmod(0o600)
-        for story_id in media.condemned():
-            store.delete(story_id)
-            media.delete_story(story_id)
+        for story_id in media.stories_marked_deleted():
+            store.delete_story(story_id)
+            media.delete_marked_story(story_id)
         # Asked again: a deletion that was interrupted has just been finished.
         known = store.take_ids()
         asides = self._root / "set-aside"
         aside = asides / datetime.now(UTC).strftime("%Y-%m-%d")
-        num_aside = media.set_aside(known, aside)
+        num_aside = media.quarantine_unknown_takes(known, aside)
         if num_aside:
             _log.warning(
                 "%d takes that the database does not know were set aside in %s; nothing looks at them there, "
@@ -79,7 +79,7 @@ class DataFolder:
                 num_aside,
                 aside,
             )
-        num_back = media.take_back(known, asides)
+        num_back = media.restore_quarantined_takes(known, asides)
         if num_back:
             _log.warning("%d takes that the database knows again were taken back from %s", num_back, asides)
         num_missing = len(known - media.take_ids())
@@ -118,13 +118,13 @@ class DataFolder:
         return "; ".join(parts)
 
 
-def take_lock(root: Path) -> int:
+def lock_data_dir(root: Path) -> int:
     """A descriptor that keeps other servers out; the system lets go of it when this process dies.
 
     Raises:
-        StoreError: Another one works in the folder.
+        StorageError: Another one works in the folder.
     """
     descriptor = lock_file(root / "lock")
     if descriptor is None:
-        raise StoreError(f"another server keeps its stories in {root}; give another --data")
+        raise StorageError(f"another server keeps its stories in {root}; give another --data")
     return descriptor

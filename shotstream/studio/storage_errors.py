@@ -8,7 +8,7 @@ import errno
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, TimeoutError
 
-from shotstream.studio.refusal import Refusal
+from shotstream.studio.api_error import ApiError
 
 _OF_ERRNO = {
     errno.ENOSPC: "the disk is full; free some room, or delete a story",
@@ -50,7 +50,7 @@ _OF_SQLSTATE = {
 }
 
 
-def is_trouble(error: BaseException) -> bool:
+def is_storage_failure(error: BaseException) -> bool:
     """Whether an error is the disk's or the database's, and may pass."""
     final = isinstance(error, IntegrityError | ProgrammingError | DataError)
     return isinstance(error, OSError | DBAPIError | TimeoutError) and not final
@@ -58,10 +58,10 @@ def is_trouble(error: BaseException) -> bool:
 
 def is_full_disk(error: BaseException) -> bool:
     """Whether there is no room."""
-    return explain(error) in (_OF_ERRNO[errno.ENOSPC], _OF_ERRNO[errno.EDQUOT])
+    return explain_failure(error) in (_OF_ERRNO[errno.ENOSPC], _OF_ERRNO[errno.EDQUOT])
 
 
-def explain(error: BaseException) -> str:
+def explain_failure(error: BaseException) -> str:
     """What is wrong, and what to do, in one line."""
     if isinstance(error, OSError):
         known = _OF_ERRNO.get(error.errno or 0)
@@ -75,13 +75,13 @@ def explain(error: BaseException) -> str:
     return known or "the database does not answer; look whether it runs"
 
 
-def in_one_line(error: Exception) -> str:
+def one_line_reason(error: Exception) -> str:
     """Why a shot could not be made, for the person who waits for it."""
     if isinstance(error, OSError):
-        return explain(error)
+        return explain_failure(error)
     return " ".join(str(error).split()) or "a fault of the server; its log tells more"
 
 
-def refusal_of(error: BaseException) -> Refusal:
+def storage_api_error(error: BaseException) -> ApiError:
     """The answer to whoever asked for what could not be kept."""
-    return Refusal("storage", f"nothing was changed: {explain(error)}")
+    return ApiError("storage", f"nothing was changed: {explain_failure(error)}")

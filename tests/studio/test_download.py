@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from shotstream.studio.handover import Handover
+from shotstream.studio.download import DownloadResponse
 from shotstream.studio.limits import Limits
 from tests.studio.test_app import made, serving
 
@@ -34,7 +34,7 @@ def sent(
 
     headers = [] if range_ is None else [(b"range", range_.encode())]
     scope = {"type": "http", "method": method, "headers": headers, "asgi": {"spec_version": "2.4"}}
-    response = Handover(path, "video/mp4", ended=lambda: told.append(1))
+    response = DownloadResponse(path, "video/mp4", on_finished=lambda: told.append(1))
     try:
         asyncio.run(response(scope, receive, send))
     except OSError:
@@ -84,7 +84,7 @@ def test_no_export_stays_behind_and_their_number_is_bounded(
         assert client.get(f"{base}/film.mp4", headers={"range": "bytes=0-9"}).status_code == 206
         assert list((tmp_path / "exports").iterdir()) == []
         # Clients who do not fetch what was made for them.
-        monkeypatch.setattr(Handover, "__call__", unfetched)
+        monkeypatch.setattr(DownloadResponse, "__call__", unfetched)
         for _ in range(2):
             assert client.get(f"{base}/story.yaml").status_code == 500
         answer = client.get(f"{base}/story.yaml")
@@ -145,7 +145,7 @@ def test_readiness_says_that_the_disk_is_full_and_that_it_is_not(
     with serving(tmp_path) as client:
         assert client.get("/readyz").text == "ready\n"
         with monkeypatch.context() as broken:
-            broken.setattr("shotstream.studio.media.MediaFolder.check", full)
+            broken.setattr("shotstream.studio.media_store.MediaStore.check_writable", full)
             answer = client.get("/readyz")
             assert (answer.status_code, answer.text) == (
                 503,

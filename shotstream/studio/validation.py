@@ -7,7 +7,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from shotstream.documents import DocumentError, parse_json, to_text
-from shotstream.studio.refusal import Refusal
+from shotstream.studio.api_error import ApiError
 
 _WORDS = {
     "missing": "it is missing",
@@ -27,7 +27,7 @@ _WORDS = {
 """What pydantic says in the words of Python."""
 
 
-def in_words(error: Mapping[str, Any]) -> str:
+def describe_validation_error(error: Mapping[str, Any]) -> str:
     """What pydantic says of a value, for a person who writes JSON."""
     return _WORDS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
 
@@ -53,4 +53,4 @@ class _JsonRequest(Request):
         try:
             return parse_json(to_text(await self.body()))
         except DocumentError as error:
-            raise Refusal("malformed", str(error)) from error
+            raise ApiError("malformed", str(error)) from error

@@ -13,7 +13,12 @@ from sqlalchemy.exc import (
     TimeoutError,
 )
 
-from shotstream.studio.trouble import explain, is_full_disk, is_trouble, refusal_of
+from shotstream.studio.storage_errors import (
+    explain_failure,
+    is_full_disk,
+    is_storage_failure,
+    storage_api_error,
+)
 
 SECRET = "a fox that nobody may read of"
 
@@ -78,11 +83,15 @@ ANSWERS = [
 def test_each_answer_of_a_disk_or_a_database_has_its_words(
     error: Exception, words: str, frees_room: bool
 ) -> None:
-    assert explain(error).startswith(words) and "\n" not in explain(error) and SECRET not in explain(error)
-    assert is_trouble(error), "it may pass: what was made waits"
+    assert (
+        explain_failure(error).startswith(words)
+        and "\n" not in explain_failure(error)
+        and SECRET not in explain_failure(error)
+    )
+    assert is_storage_failure(error), "it may pass: what was made waits"
     assert is_full_disk(error) == frees_room, "whether a story's files make the room that is missing"
-    refusal = refusal_of(error)
-    assert (refusal.code, str(refusal)) == ("storage", f"nothing was changed: {explain(error)}")
+    refusal = storage_api_error(error)
+    assert (refusal.code, str(refusal)) == ("storage", f"nothing was changed: {explain_failure(error)}")
 
 
 @pytest.mark.parametrize(
@@ -94,4 +103,4 @@ def test_each_answer_of_a_disk_or_a_database_has_its_words(
     ],
 )
 def test_a_fault_of_ours_does_not_pass_by_waiting(error: Exception) -> None:
-    assert not is_trouble(error)
+    assert not is_storage_failure(error)

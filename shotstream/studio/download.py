@@ -11,7 +11,7 @@ from shotstream.studio.events import Problem
 _REFUSED = (400, 416)
 
 
-class Handover(FileResponse):
+class DownloadResponse(FileResponse):
     """A file; a range that it does not have is answered with 416 and a `Problem`.
 
     Args:
@@ -29,10 +29,10 @@ class Handover(FileResponse):
         *,
         filename: str | None = None,
         headers: Mapping[str, str] | None = None,
-        ended: Callable[[], None] | None = None,
+        on_finished: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(path, media_type=media_type, filename=filename, headers=headers)
-        self._ended = ended
+        self._ended = on_finished
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_refused = False

@@ -12,7 +12,14 @@ from threading import Lock
 from shotstream.studio.events import Media, MediaDropped, Message, Place
 from shotstream.studio.limits import Limits
 
-NOT_READING, GONE, BUSY, TOO_FAST, FORBIDDEN, NOT_FOUND = 4408, 1001, 4503, 4429, 4401, 4404
+CLOSE_NOT_READING, CLOSE_GOING_AWAY, CLOSE_BUSY, CLOSE_TOO_FAST, CLOSE_FORBIDDEN, CLOSE_NOT_FOUND = (
+    4408,
+    1001,
+    4503,
+    4429,
+    4401,
+    4404,
+)
 
 
 class Outbox:
@@ -41,7 +48,7 @@ class Outbox:
                 self._num_bytes += len(picture)
             is_full = len(self._items) > self._limits.outbox_messages
             if is_full:
-                self._close_code = NOT_READING
+                self._close_code = CLOSE_NOT_READING
                 self._items.clear()
         self._wake(self._full if is_full else self._ready)
         return True
@@ -58,7 +65,7 @@ class Outbox:
         """What the connection is to be closed with; None: it stays open."""
         return self._close_code
 
-    async def take(self) -> str | bytes | None:
+    async def next_item(self) -> str | bytes | None:
         """The next message; None: there will be no more."""
         while True:
             with self._lock:
@@ -72,7 +79,7 @@ class Outbox:
                 self._ready.clear()
             await self._ready.wait()
 
-    async def given_up(self) -> None:
+    async def wait_until_full(self) -> None:
         """Returns when the viewer has not read for too long."""
         await self._full.wait()
 
@@ -83,16 +90,16 @@ class Outbox:
 
 
 @dataclass(kw_only=True, slots=True)
-class Seat:
+class Viewer:
     """A viewer of a story; the worker's alone."""
 
     viewer_id: str
     outbox: Outbox
-    film_frame: int
+    playhead_frame: int
     """The last place in the film that it is known to have been at."""
     reported_s: float
     """When it was last heard of, on the worker's clock."""
-    place: Place | None = None
+    playhead: Place | None = None
     """What it said last."""
     is_playing: bool = False
     num_stalls: int = 0

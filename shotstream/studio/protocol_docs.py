@@ -1,4 +1,4 @@
-"""The tables of docs/studio_protocol.md, drawn from the events: `python -m shotstream.studio.protocol`."""
+"""The tables of docs/studio_protocol.md, written by `python -m shotstream.studio.protocol_docs`."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from shotstream.studio import events
 
-MARK = "<!-- Below this line: written by python -m shotstream.studio.protocol -->"
+MARK = "<!-- Below this line: written by python -m shotstream.studio.protocol_docs -->"
 
 _PARTS = (
     events.NewShot, events.Place, events.Effect, events.ContextFrame, events.TakeState, events.ShotState,
@@ -24,7 +24,7 @@ _BODIES = (
 _KINDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}
 
 
-def tables() -> str:
+def message_tables() -> str:
     """Every message with its fields, as Markdown."""
     from_viewer = get_args(get_args(events.FromViewer)[0])
     from_server = get_args(get_args(events.FromServer)[0])
@@ -42,12 +42,12 @@ def tables() -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path) -> None:
+def write_tables(path: Path) -> None:
     """Puts the tables below the mark of a document."""
     before, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
     if not mark:
         raise ValueError(f"{path} has no line {MARK!r}")
-    path.write_text(before + MARK + "\n" + tables(), encoding="utf-8")
+    path.write_text(before + MARK + "\n" + message_tables(), encoding="utf-8")
 
 
 def _table(model: type[BaseModel]) -> Iterator[str]:
@@ -88,4 +88,4 @@ def _literal(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/studio_protocol.md"))
+    write_tables(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/studio_protocol.md"))

@@ -1,0 +1,428 @@
+"""What people ask for: each control applied to an open story, and the chunk at which it takes effect."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import singledispatch
+
+from shotstream.streaming.context_sampling import max_pins
+from shotstream.streaming.noise import derive_seed
+from shotstream.studio import events
+from shotstream.studio.api_error import ApiError
+from shotstream.studio.events import AnyControl, Effect, NewShot, Place
+from shotstream.studio.history import QueuedTake
+from shotstream.studio.limits import Limits
+from shotstream.studio.media_store import CorruptTakeError
+from shotstream.studio.open_story import OpenStory
+from shotstream.studio.shot_list import PinnedFrame, ShotEntry, ShotList, first_difference, stale_reasons
+from shotstream.studio.shot_list import start_frames as starts_of
+from shotstream.studio.story_store import new_id
+from shotstream.studio.take_job import shorten_take
+from shotstream.studio.take_record import TakeRecord
+
+_LABEL_CHARS = 40
+
+
+@singledispatch
+def apply_control(control: AnyControl, story: OpenStory) -> Effect:  # noqa: ARG001 (each control has its own)
+    """Carries out a control; says where it takes effect.
+
+    What is kept of it is one transaction; what follows from it in memory comes after.
+
+    Raises:
+        ApiError: It cannot be carried out; the story is as it was.
+        OSError, SQLAlchemyError: It could not be kept; the story is as it was.
+    """
+    raise AssertionError(f"no such control: {control}")
+
+
+def new_shot_entry(shot: NewShot, limits: Limits) -> ShotEntry:
+    """The card of a shot that was asked for; ApiError beyond a limit."""
+    check_caption_length(shot.caption, limits)
+    check_shot_length(shot.num_chunks, limits)
+    return ShotEntry(
+        shot_id=new_id(),
+        caption=shot.caption,
+        num_chunks=shot.num_chunks,
+        seed=None if shot.seed is None else int(shot.seed),
+    )
+
+
+def check_caption_length(text: str, limits: Limits) -> None:
+    """ApiError when a caption is too long."""
+    if len(text) > limits.caption_chars:
+        raise ApiError("limit", f"{len(text)} characters; a caption has at most {limits.caption_chars} here")
+
+
+def check_shot_length(num_chunks: int | None, limits: Limits) -> None:
+    """ApiError when a shot is too long."""
+    if num_chunks is not None and num_chunks > limits.chunks_per_shot:
+        raise ApiError("limit", f"{num_chunks} chunks; a shot has at most {limits.chunks_per_shot} here")
+
+
+@apply_control.register
+def handle_add_shot(control: events.AddShot, story: OpenStory) -> Effect:
+    shot = new_shot_entry(control.shot, story.app.limits)
+    shot_list = _insert_shot(story, story.shot_list, shot, control.index)
+    story.commit(shot_list, f"Add {_truncate(shot.caption)}")
+    return _effect_at_shot(story, shot.shot_id)
+
+
+@apply_control.register
+def handle_edit_shot(control: events.EditShot, story: OpenStory) -> Effect:
+    index, shot = _find_shot(story, control.shot_id)
+    if control.caption is not None:
+        check_caption_length(control.caption, story.app.limits)
+        shot = replace(shot, caption=control.caption)
+    if control.num_chunks is not None:
+        check_shot_length(control.num_chunks, story.app.limits)
+        shot = replace(shot, num_chunks=control.num_chunks)
+    if control.seed is not None:
+        shot = replace(shot, seed=int(control.seed))
+    story.commit(story.shot_list.with_shot(shot), f"Edit shot {index + 1}")
+    _clear_failure(story, shot.shot_id)
+    return _effect_at_shot(story, shot.shot_id)
+
+
+@apply_control.register
+def handle_remove_shot(control: events.RemoveShot, story: OpenStory) -> Effect:
+    index, shot = _find_shot(story, control.shot_id)
+    shots = tuple(c for c in story.shot_list.shots if c.shot_id != shot.shot_id)
+    story.commit(replace(story.shot_list, shots=shots), f"Remove shot {index + 1}")
+    _clear_failure(story, shot.shot_id)
+    return _effect_at(story, index)
+
+
+@apply_control.register
+def handle_move_shot(control: events.MoveShot, story: OpenStory) -> Effect:
+    index, shot = _find_shot(story, control.shot_id)
+    shots = [c for c in story.shot_list.shots if c.shot_id != shot.shot_id]
+    shots.insert(control.index, shot)
+    story.commit(replace(story.shot_list, shots=tuple(shots)), f"Move shot {index + 1}")
+    return _effect_at(story, min(index, control.index))
+
+
+@apply_control.register
+def handle_make_shot(control: events.MakeShot, story: OpenStory) -> Effect:
+    index, shot = _find_shot(story, control.shot_id)
+    if shot.take_id is not None and not stale_reasons(story.shot_list, index, story.history.takes):
+        raise ApiError("refused", f"shot {index + 1} is made; take it again for another take")
+    before = [c for c in story.shot_list.shots[:index] if c.take_id is None]
+    _queue_takes(story, *(QueuedTake(shot_id=c.shot_id) for c in (*before, shot)))
+    return _effect_at_shot(story, shot.shot_id)
+
+
+@apply_control.register
+def handle_retake(control: events.Retake, story: OpenStory) -> Effect:
+    index, shot = _find_shot(story, control.shot_id)
+    if shot.take_id is None:
+        raise ApiError("refused", f"shot {index + 1} has no take yet; make it first")
+    if control.caption is not None:
+        check_caption_length(control.caption, story.app.limits)
+    check_shot_length(control.num_chunks, story.app.limits)
+    used = {take.seed for take in story.history.takes.values() if take.shot_id == shot.shot_id}
+    seed = story.history.takes[shot.take_id].seed if control.seed is None else int(control.seed)
+    while control.seed is None and seed in used:
+        seed = derive_seed(seed, "retake")
+    _queue_takes(
+        story,
+        QueuedTake(shot_id=shot.shot_id, caption=control.caption, num_chunks=control.num_chunks, seed=seed),
+    )
+    if story.job is not None and story.job.request.shot_id == shot.shot_id:
+        story.discard_job()
+    return _effect_at_shot(story, shot.shot_id)
+
+
+@apply_control.register
+def handle_remake_stale(control: events.RemakeStale, story: OpenStory) -> Effect:
+    del control
+    shot_list, takes = story.shot_list, story.history.takes
+    stale = [i for i in range(len(shot_list.shots)) if stale_reasons(shot_list, i, takes)]
+    if not stale:
+        raise ApiError("refused", "no shot is stale")
+    # Making one changes what comes after it, which is then stale in its turn and has to be made as well.
+    later = [shot for shot in shot_list.shots[stale[0] :] if shot.take_id is not None]
+    _queue_takes(story, *(QueuedTake(shot_id=shot.shot_id) for shot in later))
+    return _effect_at(story, stale[0])
+
+
+@apply_control.register
+def handle_choose_take(control: events.ChooseTake, story: OpenStory) -> Effect:
+    index, shot = _find_shot(story, control.shot_id)
+    take = story.history.takes.get(control.take_id)
+    if take is None or take.shot_id != shot.shot_id:
+        raise ApiError("not_found", f"shot {index + 1} has no such take")
+    chosen = replace(
+        shot, take_id=take.take_id, caption=take.caption, seed=take.seed, num_chunks=take.num_chunks
+    )
+    queue = {key: queued for key, queued in story.history.queue.items() if key != shot.shot_id}
+    story.commit(story.shot_list.with_shot(chosen), f"Choose a take of shot {index + 1}", queue=queue)
+    if story.job is not None and story.job.request.shot_id == shot.shot_id:
+        story.discard_job()
+    _clear_failure(story, shot.shot_id)
+    return _effect_at_shot(story, shot.shot_id)
+
+
+@apply_control.register
+def handle_cut(control: events.Cut, story: OpenStory) -> Effect:
+    added = None if control.shot is None else new_shot_entry(control.shot, story.app.limits)
+    if added is not None:
+        _check_shot_count(story, story.shot_list)
+    index, keep = _playing_shot(story, control.playing)
+    shot_list, ended, record = story.shot_list, None, None
+    shot = shot_list.shots[index]
+    old = None if shot.take_id is None else story.history.takes[shot.take_id]
+    if story.job is not None and story.job.request.index == index:
+        ended = story.job
+        record = story.save_take(ended, keep)
+        shot_list = story.with_take(shot_list, record)
+    elif old is not None and keep < old.num_chunks:
+        record = _shorten_take(story, old, keep)
+        shot_list = shot_list.with_shot(replace(shot, take_id=record.take_id, num_chunks=keep))
+    seen = story.seen if record is None else story.seen | {record.take_id}
+    if added is not None:
+        shot_list = _insert_shot(story, shot_list, added, index + 1)
+    if record is not None or added is not None:
+        unseen = [
+            replace(c, take_id=None) if c.take_id is not None and c.take_id not in seen else c
+            for c in shot_list.shots[index + 1 :]
+        ]
+        shot_list = replace(shot_list, shots=(*shot_list.shots[: index + 1], *unseen))
+    queue = {
+        key: queued for key, queued in story.history.queue.items() if ended is None or key != shot.shot_id
+    }
+    following = shot_list.shots[index + 1 : index + 2]
+    if following and following[0].take_id is None:
+        queue[following[0].shot_id] = QueuedTake(shot_id=following[0].shot_id)
+        _clear_failure(story, following[0].shot_id)
+    if shot_list == story.shot_list:
+        story.history.set_queue(queue=queue)
+        story.mark_changed()
+        return _effect_at(story, index + 1)
+    records = [] if record is None else [record]
+    story.commit(shot_list, f"Cut shot {index + 1}", records, ended_job=ended, queue=queue)
+    story.seen = seen
+    if record is not None and ended is None and old is not None:
+        story.replaced_takes[old.take_id] = record.take_id
+        story.discard_job()
+    return _effect_at(story, index + 1)
+
+
+@apply_control.register
+def handle_stop(control: events.Stop, story: OpenStory) -> Effect:
+    del control
+    job = story.job
+    if job is None or job.num_made == 0:
+        index = story.next_index()
+        story.history.set_queue(autoplay=False, queue={})
+        story.discard_job()
+        story.mark_changed()
+        return _effect_at(story, len(story.shot_list.shots) if index is None else index)
+    num_made = job.num_made
+    record = story.save_take(job, num_made)
+    shot_list = story.with_take(story.shot_list, record)
+    label = f"Stop in shot {job.request.index + 1}"
+    story.commit(shot_list, label, [record], ended_job=job, autoplay=False, queue={})
+    return _effect_at(story, job.request.index, num_made)
+
+
+@apply_control.register
+def handle_set_autoplay(control: events.SetAutoplay, story: OpenStory) -> Effect:
+    story.history.set_queue(autoplay=control.on)
+    story.mark_changed()
+    return _effect_at_next(story)
+
+
+@apply_control.register
+def handle_edit_story(control: events.EditStory, story: OpenStory) -> Effect:
+    old = story.shot_list
+    shot_list = old
+    if control.title is not None:
+        shot_list = replace(shot_list, title=control.title)
+    if control.global_caption is not None:
+        check_caption_length(control.global_caption, story.app.limits)
+        shot_list = replace(shot_list, global_caption=control.global_caption)
+    if shot_list == old:
+        return _effect_at(story, len(old.shots))
+    story.commit(shot_list, "Edit the story")
+    return _effect_at(story, first_difference(old, shot_list))
+
+
+@apply_control.register
+def handle_undo(control: events.Undo, story: OpenStory) -> Effect:
+    del control
+    if story.job is not None:
+        index = story.job.request.index
+        story.history.set_queue(autoplay=False, queue={})
+        story.discard_job()
+        return _effect_at(story, index)
+    return _switch_shot_list(story, story.history.undo)
+
+
+@apply_control.register
+def handle_redo(control: events.Redo, story: OpenStory) -> Effect:
+    del control
+    return _switch_shot_list(story, story.history.redo)
+
+
+@apply_control.register
+def handle_branch(control: events.Branch, story: OpenStory) -> Effect:
+    shot_list = story.shot_list
+    if control.shot_id is not None:
+        index, _ = _find_shot(story, control.shot_id)
+        shot_list = replace(shot_list, shots=shot_list.shots[: index + 1])
+    if len(story.history.branches) >= story.app.limits.branches:
+        raise ApiError("limit", f"a story has at most {story.app.limits.branches} branches here")
+    _check_quota(story)
+    name = control.name or f"Branch {len(story.history.branches) + 1}"
+    return _switch_shot_list(story, lambda: story.history.start_branch(shot_list, name))
+
+
+@apply_control.register
+def handle_switch_branch(control: events.SwitchBranch, story: OpenStory) -> Effect:
+    if control.branch_id not in story.history.branches:
+        raise ApiError("not_found", "this story has no such branch")
+    return _switch_shot_list(story, lambda: story.history.switch(control.branch_id))
+
+
+@apply_control.register
+def handle_pin(control: events.Pin, story: OpenStory) -> Effect:
+    engine, shot_list, frame = story.app.pipeline.engine, story.shot_list, control.frame
+    most = max_pins(engine.config.context_policy, engine.context_budget)
+    if len(shot_list.pins) >= most:
+        raise ApiError("limit", f"the memory takes {most} pinned frames; unpin one first")
+    if frame.take_id not in shot_list.film():
+        raise ApiError("not_found", "the film has no such take")
+    if frame.frame_index >= story.history.takes[frame.take_id].num_frames:
+        raise ApiError("not_found", "that take has no such frame")
+    if any((p.take_id, p.frame_index) == (frame.take_id, frame.frame_index) for p in shot_list.pins):
+        raise ApiError("refused", "that frame is pinned already")
+    pin = PinnedFrame(pin_id=new_id(), take_id=frame.take_id, frame_index=frame.frame_index)
+    story.commit(replace(shot_list, pins=(*shot_list.pins, pin)), "Pin a frame")
+    return _effect_at_next(story)
+
+
+@apply_control.register
+def handle_unpin(control: events.Unpin, story: OpenStory) -> Effect:
+    pins = tuple(pin for pin in story.shot_list.pins if pin.pin_id != control.pin_id)
+    if len(pins) == len(story.shot_list.pins):
+        raise ApiError("not_found", "this story has no such pin")
+    story.commit(replace(story.shot_list, pins=pins), "Unpin a frame")
+    return _effect_at_next(story)
+
+
+def _switch_shot_list(story: OpenStory, travel: Callable[[], None]) -> Effect:
+    """Another script is shown: where it first differs from the one before."""
+    before, num_bytes = story.shot_list, story.history.num_bytes
+    travel()
+    story.discard_job()
+    story.app.add_stored_bytes(story.history.num_bytes - num_bytes)
+    story.failures.clear()
+    story.discard_outdated_job()
+    return _effect_at(story, first_difference(before, story.shot_list))
+
+
+def _playing_shot(story: OpenStory, place: Place | None) -> tuple[int, int]:
+    """(The shot that is playing, its chunks up to and with the one that is playing)."""
+    job, shots = story.job, story.shot_list.shots
+    take_id = None if place is None else story.current_take_id(place.take_id)
+    if place is not None and job is not None and take_id == job.take_id and job.num_made:
+        story.seen.add(job.take_id)
+        return job.request.index, min(story.app.chunk_index_of(place.frame_index) + 1, job.num_made)
+    if place is not None:
+        for index, shot in enumerate(shots):
+            if shot.take_id is not None and shot.take_id == take_id:
+                story.seen.add(shot.take_id)
+                most = story.history.takes[shot.take_id].num_chunks
+                return index, min(story.app.chunk_index_of(place.frame_index) + 1, most)
+        if take_id in story.history.takes:
+            raise ApiError(
+                "refused", "what was playing is not in the film any more; look at it anew, and cut"
+            )
+        if job is None or take_id != job.take_id:
+            raise ApiError("not_found", "this story has no such take")
+    if job is not None and job.num_made:
+        return job.request.index, job.num_made
+    made = [i for i, shot in enumerate(shots[: job.request.index if job else None]) if shot.take_id]
+    if not made:
+        raise ApiError("refused", "nothing is made yet that could be cut")
+    last = shots[made[-1]].take_id
+    assert last is not None
+    return made[-1], story.history.takes[last].num_chunks
+
+
+def _shorten_take(story: OpenStory, old: TakeRecord, num_chunks: int) -> TakeRecord:
+    _check_quota(story)
+    try:
+        return shorten_take(story.app, story.story_id, story.cache, old, num_chunks)
+    except CorruptTakeError as error:
+        story.repair_take(old.take_id)
+        raise ApiError(
+            "busy", "that shot's files are damaged and are made anew now; try again soon"
+        ) from error
+
+
+def _check_quota(story: OpenStory) -> None:
+    if story.app.is_quota_reached():
+        raise ApiError("quota", "all stories together take as much room as they may here; delete one first")
+
+
+def _clear_failure(story: OpenStory, shot_id: str) -> None:
+    """What had failed may be made again."""
+    story.failures.pop(shot_id, None)
+
+
+def _insert_shot(story: OpenStory, shot_list: ShotList, shot: ShotEntry, index: int | None) -> ShotList:
+    _check_shot_count(story, shot_list)
+    shots = list(shot_list.shots)
+    shots.insert(len(shots) if index is None else index, shot)
+    return replace(shot_list, shots=tuple(shots))
+
+
+def _check_shot_count(story: OpenStory, shot_list: ShotList) -> None:
+    if len(shot_list.shots) >= story.app.limits.shots:
+        raise ApiError("limit", f"a story has at most {story.app.limits.shots} shots here")
+
+
+def _queue_takes(story: OpenStory, *wants: QueuedTake) -> None:
+    story.history.set_queue(queue={**story.history.queue, **{queued.shot_id: queued for queued in wants}})
+    for queued in wants:
+        _clear_failure(story, queued.shot_id)
+    story.mark_changed()
+
+
+def _find_shot(story: OpenStory, shot_id: str) -> tuple[int, ShotEntry]:
+    index = story.shot_list.index_of(shot_id)
+    if index is None:
+        raise ApiError("not_found", "the film has no such shot")
+    return index, story.shot_list.shots[index]
+
+
+def _effect_at_shot(story: OpenStory, shot_id: str) -> Effect:
+    index = story.shot_list.index_of(shot_id)
+    assert index is not None
+    return _effect_at(story, index)
+
+
+def _effect_at_next(story: OpenStory) -> Effect:
+    index = story.index_after_job()
+    return _effect_at(story, len(story.shot_list.shots) if index is None else index)
+
+
+def _effect_at(story: OpenStory, index: int, chunk_index: int = 0) -> Effect:
+    """The effect at a chunk of the shot at `index`, which may be one past the last."""
+    shots, job = story.shot_list.shots, story.job
+    index = min(index, len(shots))
+    film_frame = starts_of(story.shot_list, story.history.takes)[index] + story.app.num_frames(chunk_index)
+    if job is not None and job.request.index < index and shots[job.request.index].take_id is None:
+        film_frame += story.app.num_frames(job.request.num_chunks)
+    return Effect(
+        shot_id=shots[index].shot_id if index < len(shots) else None,
+        shot_index=index,
+        chunk_index=chunk_index,
+        film_frame=film_frame,
+    )
+
+
+def _truncate(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _LABEL_CHARS else words[: _LABEL_CHARS - 1].rstrip() + "…"

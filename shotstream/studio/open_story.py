@@ -1,0 +1,548 @@
+"""An open story: its viewers, the take that is being made, and how far it may be made.
+
+Used by the worker's thread alone. Controls are carried out in control_handlers.py; what viewers are shown
+is in story_state.py. A take in the making that no longer fits the story is dropped and, where it is still
+wanted, made anew. A take is told finished when it is committed, not before; while disk or database take
+nothing it is held, and tried again. A take whose files are damaged is made anew before it is looked at.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Literal
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from shotstream.streaming.noise import shot_seed
+from shotstream.studio.events import (
+    Media,
+    Message,
+    Notice,
+    Place,
+    Playhead,
+    Story,
+    TakeEnded,
+    TakeStarted,
+    Telemetry,
+)
+from shotstream.studio.history import History, QueuedTake
+from shotstream.studio.media_store import CorruptTakeError
+from shotstream.studio.repair import UnrecoverableTakeError, repair_take
+from shotstream.studio.shot_list import ShotList, start_frames
+from shotstream.studio.storage_errors import explain_failure, is_storage_failure, one_line_reason
+from shotstream.studio.story_state import job_state, story_state
+from shotstream.studio.story_store import StoredStory
+from shotstream.studio.take_job import (
+    AppContext,
+    ContextCache,
+    EncodedChunk,
+    TakeJob,
+    TakeRequest,
+    plan_context,
+)
+from shotstream.studio.take_record import TakeRecord
+from shotstream.studio.viewer import Viewer
+
+_FPS_WINDOW_S = 5.0
+_RETRY_S = 5.0
+_log = logging.getLogger(__name__)
+
+GenerationState = Literal["generating", "ahead", "idle", "paused", "full"]
+
+
+class OpenStory:
+    """An open story."""
+
+    def __init__(self, app: AppContext, stored: StoredStory) -> None:
+        self.app = app
+        self.history = History(app.store, stored, app.limits)
+        self.cache = ContextCache(app, stored.story_id)
+        self.viewers: dict[str, Viewer] = {}
+        self.job: TakeJob | None = None
+        self.failures: dict[str, str] = {}
+        self.replaced_takes: dict[str, str] = {}
+        """Takes that a cut has shortened, and what they became: a page may still name the old one."""
+        self.seen = set(self.history.takes)
+        """Takes that a viewer has looked at; of an earlier run of the server, all."""
+        self.revision = 0
+        self.empty_since_s: float | None = time.monotonic()
+        self._has_changed = True
+        self._recent_chunks: deque[tuple[float, int]] = deque()
+        self._first_chunk_s: float | None = None
+        self._last_telemetry: dict[str, Telemetry] = {}
+        self._retry_storage_s = 0.0
+        self._repair_queue: deque[str] = deque()
+        self._repair: Generator[None, None, dict[str, TakeRecord]] | None = None
+
+    @property
+    def story_id(self) -> str:
+        """Its story."""
+        return self.history.story_id
+
+    @property
+    def shot_list(self) -> ShotList:
+        """The story now."""
+        return self.history.shot_list
+
+    # Viewers.
+
+    def add_viewer(self, viewer: Viewer) -> None:
+        """A viewer comes: it is told the story, and what has been made of the open take."""
+        self.viewers[viewer.viewer_id] = viewer
+        self.empty_since_s = None
+        viewer.send(Story(story=story_state(self)))
+        if self.job is not None:
+            viewer.send(TakeStarted(making=job_state(self, self.job)))
+            for chunk in self.job.chunks:
+                self._send_chunk(self.job, chunk, [viewer])
+
+    def remove_viewer(self, viewer_id: str) -> None:
+        """A viewer goes."""
+        self.viewers.pop(viewer_id, None)
+        self._last_telemetry.pop(viewer_id, None)
+        if not self.viewers:
+            self.empty_since_s = time.monotonic()
+
+    def update_playhead(self, viewer: Viewer, playhead: Playhead) -> None:
+        """A viewer tells where it is."""
+        viewer.reported_s = time.monotonic()
+        viewer.is_playing = playhead.playing
+        self.app.metrics.stalls.inc(max(0, playhead.stalls - viewer.num_stalls))
+        viewer.num_stalls = max(viewer.num_stalls, playhead.stalls)
+        if playhead.at is None:
+            return
+        viewer.playhead = playhead.at
+        self.seen.add(playhead.at.take_id)
+        film_frame = self.film_frame(playhead.at)
+        if film_frame is not None:
+            viewer.playhead_frame = film_frame
+
+    def film_frame(self, place: Place) -> int | None:
+        """A place of the film; None: that take is not in it."""
+        starts = start_frames(self.shot_list, self.history.takes)
+        job = self.job
+        take_id = self.current_take_id(place.take_id)
+        if job is not None and take_id == job.take_id:
+            return starts[job.request.index] + min(place.frame_index, job.num_frames)
+        for index, card in enumerate(self.shot_list.shots):
+            if card.take_id == take_id:
+                return min(starts[index] + place.frame_index, starts[index + 1])
+        return None
+
+    def current_take_id(self, take_id: str) -> str:
+        """What a take has become in the film, where a page may still name it as it was before it was cut."""
+        film = self.shot_list.film()
+        while take_id not in film and take_id in self.replaced_takes:
+            take_id = self.replaced_takes[take_id]
+        return take_id
+
+    def send(self, message: Message) -> None:
+        """A message for every viewer."""
+        text = message.model_dump_json()
+        for viewer in self.viewers.values():
+            viewer.outbox.put(text)
+
+    def send_changes(self) -> None:
+        """Tells every viewer the story, if it has changed."""
+        if self._has_changed:
+            self._has_changed = False
+            self.revision += 1
+            self.send(Story(story=story_state(self)))
+
+    def mark_changed(self) -> None:
+        """The story has changed; `flush` will tell."""
+        self._has_changed = True
+
+    # Making.
+
+    def state(self, now_s: float) -> GenerationState:
+        """What goes on, and why nothing does."""
+        if self.app.storage_problems.get(self.story_id) and now_s < self._retry_storage_s:
+            return "full"
+        if self._repair_queue or self.is_waiting_for_storage:
+            return "generating"
+        if not self.viewers:
+            return "paused"
+        index = self.next_index()
+        if index is None:
+            return "idle"
+        if self.job is None and self.app.is_quota_reached():
+            return "full"
+        return "generating" if self._counted_look_ahead(index, now_s) < self._max_look_ahead() else "ahead"
+
+    def next_index(self) -> int | None:
+        """The place of the shot that is made now, or next; None: nothing is asked for."""
+        return self.index_after_job() if self.job is None else self.job.request.index
+
+    def index_after_job(self) -> int | None:
+        """The place of the shot that is made when the take in the making has ended; None: none is.
+
+        Where one has failed, what comes after it is made only when it was asked for by name.
+        """
+        own = None if self.job is None else self.job.request.shot_id
+        plays_on = self.history.autoplay
+        for index, card in enumerate(self.shot_list.shots):
+            if card.shot_id == own:
+                continue
+            if card.shot_id in self.history.queue:
+                return index
+            if plays_on and card.take_id is None:
+                if card.shot_id not in self.failures:
+                    return index
+                plays_on = False
+        return None
+
+    def look_ahead(self, now_s: float) -> int:
+        """Frames that are made in front of the slowest viewer."""
+        starts = start_frames(self.shot_list, self.history.takes)
+        made = starts[-1]
+        if self.job is not None:
+            made = starts[self.job.request.index] + self.job.num_frames
+        return max(0, made - self._slowest_playhead(now_s)) if self.viewers else 0
+
+    def make_chunk(self) -> None:
+        """Makes one chunk; the take's first one begins it, its last one ends it."""
+        if self._repair_queue:
+            self._continue_repair()
+            return
+        job = self.job or self._start_job()
+        if job is None:
+            return
+        if job.is_complete:  # It could not be kept before.
+            self.finish_take(job, job.num_made)
+            return
+        began_s = time.monotonic()
+        try:
+            chunk = job.make_chunk()
+        except (ValueError, RuntimeError, OSError) as error:
+            self.fail_job(job, error)
+            return
+        metrics = self.app.metrics
+        metrics.chunk_s.observe(time.monotonic() - began_s)
+        metrics.chunks.inc()
+        metrics.frames.inc(chunk.num_frames)
+        self._recent_chunks.append((time.monotonic(), chunk.num_frames))
+        if chunk.chunk_index == 0:
+            self._first_chunk_s = time.monotonic() - job.started_s
+            metrics.first_chunk_s.observe(self._first_chunk_s)
+        self._send_chunk(job, chunk, list(self.viewers.values()))
+        if job.is_complete:
+            self.finish_take(job, job.num_made)
+
+    def finish_take(self, job: TakeJob, num_chunks: int) -> None:
+        """Keeps the take in the making, as its shot's chosen one: a step of the story."""
+        again = any(take.shot_id == job.request.shot_id for take in self.history.takes.values())
+        label = f"{'Another take' if again else 'Take'} of shot {job.request.index + 1}"
+        try:
+            record = self.save_take(job, num_chunks)
+            self.commit(self.with_take(self.shot_list, record), label, [record], ended_job=job)
+        except (ValueError, RuntimeError, OSError, SQLAlchemyError) as error:
+            if not is_storage_failure(error):
+                self.fail_job(job, error)
+                return
+            self.wait_for_storage(error)
+        else:
+            self.app.storage_problems.pop(self.story_id, None)
+
+    def save_take(self, job: TakeJob, num_chunks: int) -> TakeRecord:
+        """The record of the take in the making, whose files are then on disk; the caller commits it.
+
+        Raises:
+            OSError: They cannot be written. A take that is not complete is dropped then: its stream has
+                ended, and it comes out the same when it is made again.
+        """
+        try:
+            return job.save(self.story_id, self.cache, num_chunks)
+        except OSError:
+            if not job.is_complete:
+                self.discard_job()
+            raise
+
+    def with_take(self, shot_list: ShotList, record: TakeRecord) -> ShotList:
+        """The script with a take chosen, its card as the take was ordered."""
+        index = shot_list.index_of(record.shot_id)
+        assert index is not None
+        queued = self.history.queue.get(record.shot_id)
+        card = replace(shot_list.shots[index], take_id=record.take_id, caption=record.caption)
+        if queued is not None and queued.num_chunks is not None:
+            card = replace(card, num_chunks=queued.num_chunks)
+        if queued is not None and queued.seed is not None:
+            card = replace(card, seed=queued.seed)
+        if record.was_cut:
+            card = replace(card, num_chunks=record.num_chunks)
+        return shot_list.with_shot(card)
+
+    def repair_take(self, take_id: str) -> None:
+        """Makes a take anew whose files are damaged, before anything else."""
+        is_known = take_id in self.history.takes and take_id not in self.app.unrecoverable_takes
+        if is_known and take_id not in self._repair_queue:
+            self._repair_queue.append(take_id)
+            self.mark_changed()
+
+    @property
+    def is_repairing(self) -> bool:
+        """Whether damaged takes are being made anew."""
+        return bool(self._repair_queue)
+
+    @property
+    def is_waiting_for_storage(self) -> bool:
+        """Whether a take is made, and waits until it can be kept."""
+        return self.job is not None and self.job.is_complete
+
+    def wait_for_storage(self, error: BaseException) -> None:
+        """Waits until disk and database take something again; nothing is lost meanwhile."""
+        reason = explain_failure(error)
+        self._retry_storage_s = time.monotonic() + _RETRY_S
+        if self.app.storage_problems.get(self.story_id) != reason:
+            _log.error("story %s waits: %s", self.story_id, reason)
+            self.app.storage_problems[self.story_id] = reason
+            self.send(Notice(code="storage", message=f"{reason}; what was made waits until it can be kept"))
+        self.mark_changed()
+
+    def discard_job(self, outcome: Literal["discarded", "failed"] = "discarded") -> None:
+        """Drops the take in the making."""
+        if self.job is not None:
+            job, self.job = self.job, None
+            self.app.storage_problems.pop(self.story_id, None)
+            job.close()
+            self._send_take_ended(job, outcome, 0)
+            self.mark_changed()
+
+    def fail_job(self, job: TakeJob, error: Exception) -> None:
+        """Drops a take that could not be made; its shot says why, and waits."""
+        _log.error("shot %s of story %s failed", job.request.shot_id, self.story_id, exc_info=error)
+        self.job = job
+        self.discard_job("failed")
+        self._fail_shot(job.request.shot_id, one_line_reason(error))
+
+    def commit(
+        self,
+        shot_list: ShotList,
+        label: str,
+        takes: Sequence[TakeRecord] = (),
+        *,
+        ended_job: TakeJob | None = None,
+        autoplay: bool | None = None,
+        queue: dict[str, QueuedTake] | None = None,
+    ) -> None:
+        """A step of the story; a take in the making that no longer fits is dropped.
+
+        Args:
+            shot_list: The story from now on.
+            label: What was done, for the person.
+            takes: What was finished with it; their files are on disk.
+            ended_job: The take in the making, if it is one of them: its request is fulfilled, and it is told
+                ended when it is committed.
+            autoplay: As from now on; None: as it is.
+            queue: The shots that are asked for from now on; None: as they are.
+        """
+        if ended_job is not None and queue is None:
+            queue = self._queue_without(ended_job.request.shot_id)
+        before = self.history.num_bytes
+        try:
+            self.history.commit(
+                shot_list,
+                label,
+                takes,
+                autoplay=autoplay,
+                queue=queue,
+                may_grow=not self.app.is_quota_reached(),
+            )
+        except SQLAlchemyError:
+            self._delete_uncommitted(takes)
+            if ended_job is not None and not ended_job.is_complete:
+                self.discard_job()  # See `finish`.
+            raise
+        self.app.add_stored_bytes(self.history.num_bytes - before + sum(take.num_bytes for take in takes))
+        if ended_job is not None:
+            self.job = None
+            record = next(take for take in takes if take.take_id == ended_job.take_id)
+            self._send_take_ended(ended_job, "cut" if record.was_cut else "finished", record.num_chunks)
+        self.discard_outdated_job()
+
+    def discard_outdated_job(self) -> None:
+        """After a change of the story: drops a take in the making that no longer fits."""
+        self.mark_changed()
+        if self.job is None:
+            return
+        index = self.shot_list.index_of(self.job.request.shot_id)
+        request = self.job.request
+        if (
+            index is None
+            or replace(self._take_request(index), pins=request.pins, context=request.context) != request
+        ):
+            self.discard_job()
+
+    def close(self) -> None:
+        """Lets go of the take in the making; it comes out the same when it is made again."""
+        self.discard_job()
+        self.app.storage_problems.pop(self.story_id, None)
+        if self._repair is not None:
+            self._repair.close()
+
+    def send_telemetry(self, now_s: float, num_generating: int, queue_position: int) -> None:
+        """Tells the viewers how it goes, where that has changed."""
+        while self._recent_chunks and self._recent_chunks[0][0] < now_s - _FPS_WINDOW_S:
+            self._recent_chunks.popleft()
+        fps = self.app.pipeline.fps
+        message = Telemetry(
+            state=self.state(now_s),
+            fps=round(sum(frames for _, frames in self._recent_chunks) / _FPS_WINDOW_S, 1),
+            num_generating=num_generating,
+            queue_position=queue_position,
+            look_ahead_s=round(self.look_ahead(now_s) / fps, 1),
+            first_chunk_s=None if self._first_chunk_s is None else round(self._first_chunk_s, 3),
+            num_viewers=len(self.viewers),
+        )
+        for viewer_id, viewer in self.viewers.items():
+            if self._last_telemetry.get(viewer_id) != message:
+                self._last_telemetry[viewer_id] = message
+                viewer.send(message)
+
+    def _start_job(self) -> TakeJob | None:
+        """The next take; None: what it looks at is damaged, and is made anew first."""
+        index = self.next_index()
+        assert index is not None, "advanced only while there is something to make"
+        request = self._take_request(index)
+        self.failures.pop(request.shot_id, None)
+        try:
+            job = TakeJob(self.app, request, self.cache, self.history.takes)
+        except CorruptTakeError as error:
+            _log.warning("story %s, take %s: %s", self.story_id, error.take_id, error)
+            if error.take_id in self.app.unrecoverable_takes:
+                self._fail_shot(request.shot_id, self.app.unrecoverable_takes[error.take_id])
+            self.repair_take(error.take_id)
+            return None
+        except OSError as error:
+            self.wait_for_storage(error)
+            return None
+        except (ValueError, RuntimeError) as error:
+            _log.error("shot %s of story %s failed", request.shot_id, self.story_id, exc_info=error)
+            self._fail_shot(request.shot_id, one_line_reason(error))
+            return None
+        self.job = job
+        self.mark_changed()
+        self.send_changes()
+        self.send(TakeStarted(making=job_state(self, self.job)))
+        return self.job
+
+    def _continue_repair(self) -> None:
+        take_id = self._repair_queue[0]
+        name = self._take_name(take_id)
+        if self._repair is None:
+            self._repair = repair_take(self.app, self.story_id, take_id, self.cache, self.history.takes)
+        try:
+            next(self._repair)
+            return
+        except StopIteration as done:
+            self.history.takes |= done.value
+            self.send(
+                Notice(
+                    code="storage",
+                    message=f"the files of {name} were damaged; they were made anew, as before",
+                )
+            )
+        except UnrecoverableTakeError as error:
+            message = f"the files of {name} are damaged: {error}; take that shot again"
+            _log.error("story %s, take %s: %s", self.story_id, take_id, error)
+            self.app.unrecoverable_takes[take_id] = message
+            self.send(Notice(code="storage", message=message))
+            index = self.next_index()
+            if index is not None and take_id in self.shot_list.film(index):
+                self._fail_shot(self.shot_list.shots[index].shot_id, message)
+        except (OSError, SQLAlchemyError) as error:
+            self._repair = None
+            self.wait_for_storage(error)
+            return
+        self.app.storage_problems.pop(self.story_id, None)
+        self._repair_queue.popleft()
+        self._repair = None
+        self.mark_changed()
+
+    def _take_name(self, take_id: str) -> str:
+        index = self.shot_list.index_of(self.history.takes[take_id].shot_id)
+        return "a take of a shot that was removed" if index is None else f"a take of shot {index + 1}"
+
+    def _fail_shot(self, shot_id: str, message: str) -> None:
+        """A shot waits for the person, and says why."""
+        self.failures[shot_id] = message[:300]
+        try:
+            self.history.set_queue(queue=self._queue_without(shot_id))
+        except SQLAlchemyError as error:
+            self.wait_for_storage(error)
+        self.mark_changed()
+
+    def _delete_uncommitted(self, takes: Sequence[TakeRecord]) -> None:
+        """Deletes the files of takes that were not committed; where that is in doubt they stay."""
+        with suppress(SQLAlchemyError, OSError):
+            for take in takes:
+                if self.app.store.get_take(self.story_id, take.take_id) is None:
+                    self.app.media.delete_take(self.story_id, take.take_id)
+
+    def _take_request(self, index: int) -> TakeRequest:
+        card = self.shot_list.shots[index]
+        queued = self.history.queue.get(card.shot_id) or QueuedTake(shot_id=card.shot_id)
+        seed = card.seed if queued.seed is None else queued.seed
+        if seed is None and card.take_id is not None:
+            seed = self.history.takes[card.take_id].seed
+        return TakeRequest(
+            shot_id=card.shot_id,
+            index=index,
+            caption=queued.caption or card.caption,
+            global_caption=self.shot_list.global_caption,
+            seed=shot_seed(self.history.seed, index) if seed is None else seed,
+            num_chunks=queued.num_chunks or card.num_chunks or self.app.pipeline.num_chunks,
+            before=self.shot_list.film(index),
+            pins=self.shot_list.pins_before(index),
+            context=plan_context(self.app, self.shot_list, index, self.history.takes),
+        )
+
+    def _queue_without(self, shot_id: str) -> dict[str, QueuedTake]:
+        return {key: queued for key, queued in self.history.queue.items() if key != shot_id}
+
+    def _max_look_ahead(self) -> int:
+        return round(self.app.limits.look_ahead_s * self.app.pipeline.fps)
+
+    def _counted_look_ahead(self, index: int, now_s: float) -> int:
+        """What counts against the limit: of a shot that was asked for by name, at most its own frames."""
+        ahead = self.look_ahead(now_s)
+        card = self.shot_list.shots[index]
+        if card.shot_id in self.history.queue:
+            return min(ahead, self.job.num_frames if self.job is not None else 0)
+        return ahead
+
+    def _slowest_playhead(self, now_s: float) -> int:
+        silent_s = self.app.limits.silent_s
+        viewers = [s for s in self.viewers.values() if s.reported_s > now_s - silent_s]
+        viewers = viewers or list(self.viewers.values())
+        return min(viewer.playhead_frame for viewer in [s for s in viewers if s.is_playing] or viewers)
+
+    def _send_chunk(self, job: TakeJob, chunk: EncodedChunk, viewers: Sequence[Viewer]) -> None:
+        media = Media(
+            take_id=job.take_id,
+            shot_id=job.request.shot_id,
+            chunk_index=chunk.chunk_index,
+            has_header=chunk.chunk_index == 0,
+            num_bytes=len(chunk.data),
+            frame_index=chunk.frame_index,
+            num_frames=chunk.num_frames,
+            film_frame=start_frames(self.shot_list, self.history.takes)[job.request.index],
+            is_last=chunk.chunk_index + 1 == job.request.num_chunks,
+            frame_sha256=chunk.frame_sha256,
+        )
+        text = media.model_dump_json()
+        for viewer in viewers:
+            if not viewer.outbox.put(text, chunk.data):
+                self.app.metrics.dropped.inc()
+                viewer.send_dropped(media)
+
+    def _send_take_ended(
+        self, job: TakeJob, outcome: Literal["finished", "cut", "discarded", "failed"], num: int
+    ) -> None:
+        self.app.metrics.takes.labels(outcome).inc()
+        self.send(
+            TakeEnded(take_id=job.take_id, shot_id=job.request.shot_id, outcome=outcome, num_chunks=num)
+        )

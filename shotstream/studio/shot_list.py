@@ -1,0 +1,125 @@
+"""The shot list: the immutable document of a story, and functions of it.
+
+Every edit makes a new shot list. It refers to takes by id, and takes never change. Undo, branches and the
+choice of a take are therefore only a change from one shot list to another.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from shotstream.studio.events import StaleReason
+from shotstream.studio.take_record import TakeRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShotEntry:
+    """One shot of a shot list: its caption, length, seed and chosen take."""
+
+    shot_id: str
+    caption: str
+    num_chunks: int | None = None
+    """None: the model's default length."""
+    seed: int | None = None
+    """None: derived from the story's seed when the shot is first generated."""
+    take_id: str | None = None
+    """The chosen take; None: no take yet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PinnedFrame:
+    """A frame that is pinned: it conditions every later shot."""
+
+    pin_id: str
+    take_id: str
+    frame_index: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShotList:
+    """A version of a story: its title, global caption, shots and pinned frames."""
+
+    title: str
+    global_caption: str
+    shots: tuple[ShotEntry, ...] = ()
+    pins: tuple[PinnedFrame, ...] = ()
+
+    def to_document(self) -> dict[str, Any]:
+        """Returns the shot list as plain values, as the database stores them; `from_document` reads them."""
+        # Databases have always called the shots "cards".
+        return {
+            "title": self.title,
+            "global_caption": self.global_caption,
+            "cards": tuple(asdict(shot) for shot in self.shots),
+            "pins": tuple(asdict(pin) for pin in self.pins),
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "ShotList":
+        """Returns the shot list that `to_document` wrote."""
+        return cls(
+            title=document["title"],
+            global_caption=document["global_caption"],
+            shots=tuple(ShotEntry(**shot) for shot in document["cards"]),
+            pins=tuple(PinnedFrame(**pin) for pin in document["pins"]),
+        )
+
+    def index_of(self, shot_id: str) -> int | None:
+        """Returns the index of a shot; None if the list does not hold it."""
+        return next((index for index, shot in enumerate(self.shots) if shot.shot_id == shot_id), None)
+
+    def with_shot(self, shot: ShotEntry) -> "ShotList":
+        """Returns the shot list with the entry of the same id replaced."""
+        return replace(
+            self, shots=tuple(shot if other.shot_id == shot.shot_id else other for other in self.shots)
+        )
+
+    def film(self, before: int | None = None) -> tuple[str, ...]:
+        """Returns the ids of the chosen takes, in order: of all shots, or of those before index `before`."""
+        return tuple(shot.take_id for shot in self.shots[:before] if shot.take_id is not None)
+
+    def pins_before(self, index: int) -> tuple[PinnedFrame, ...]:
+        """Returns the pins that condition a shot at `index`, in the order of pinning."""
+        film = self.film(index)
+        return tuple(pin for pin in self.pins if pin.take_id in film)
+
+
+def stale_reasons(
+    shot_list: ShotList, index: int, takes: Mapping[str, TakeRecord]
+) -> tuple[StaleReason, ...]:
+    """Returns which inputs of a shot's chosen take have changed; empty if none has, or there is no take."""
+    shot = shot_list.shots[index]
+    if shot.take_id is None:
+        return ()
+    take = takes[shot.take_id]
+    reasons: list[StaleReason] = []
+    if take.before != shot_list.film(index):
+        reasons.append("context")
+    if take.caption != shot.caption:
+        reasons.append("caption")
+    if take.global_caption != shot_list.global_caption:
+        reasons.append("global_caption")
+    if shot.seed is not None and shot.seed != take.seed:
+        reasons.append("seed")
+    return tuple(reasons)
+
+
+def first_difference(old: ShotList, new: ShotList) -> int:
+    """Returns the index of the first shot at which two films differ."""
+    pairs = zip(old.shots, new.shots, strict=False)
+    shorter = min(len(old.shots), len(new.shots))
+    if old.global_caption != new.global_caption:
+        return 0
+    return next((index for index, (mine, other) in enumerate(pairs) if mine != other), shorter)
+
+
+def start_frames(shot_list: ShotList, takes: Mapping[str, TakeRecord]) -> Sequence[int]:
+    """Returns the first frame of each shot in the film, then the film's length.
+
+    A shot without a take has no frames.
+    """
+    starts, frame = [0], 0
+    for shot in shot_list.shots:
+        frame += takes[shot.take_id].num_frames if shot.take_id is not None else 0
+        starts.append(frame)
+    return starts

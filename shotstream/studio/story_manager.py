@@ -1,0 +1,355 @@
+"""All open stories, and whose turn it is: they share the model chunk by chunk, each in its turn.
+
+The worker's alone; see worker.py for how others talk to it.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from shotstream.studio import control_handlers
+from shotstream.studio.api_error import ApiError
+from shotstream.studio.events import (
+    AnyControl,
+    CutShown,
+    Done,
+    Error,
+    Hello,
+    LimitsState,
+    ModelState,
+    NewShot,
+    Notice,
+    Playhead,
+    StoryState,
+)
+from shotstream.studio.exports import FilmSnapshot
+from shotstream.studio.open_story import OpenStory
+from shotstream.studio.shot_list import ShotList, start_frames
+from shotstream.studio.storage_errors import (
+    explain_failure,
+    is_full_disk,
+    is_storage_failure,
+    storage_api_error,
+)
+from shotstream.studio.story_state import story_state
+from shotstream.studio.story_store import new_id
+from shotstream.studio.take_job import AppContext
+from shotstream.studio.viewer import CLOSE_GOING_AWAY, CLOSE_NOT_FOUND, Outbox, Viewer
+
+_TELEMETRY_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class StoryManager:
+    """The open stories."""
+
+    def __init__(self, app: AppContext) -> None:
+        self.app = app
+        self.model = _model_state(app)
+        told = asdict(app.limits)
+        self.limits = LimitsState(**{name: told[name] for name in LimitsState.model_fields})
+        # In the order of their turns.
+        self._stories: dict[str, OpenStory] = {}
+        self._telemetry_s = 0.0
+
+    # Stories.
+
+    def create_story(
+        self, title: str, global_caption: str, shots: Sequence[NewShot], *, seed: int, autoplay: bool
+    ) -> StoryState:
+        """A new story; ApiError beyond a limit."""
+        limits = self.app.limits
+        control_handlers.check_caption_length(global_caption, limits)
+        if len(shots) > limits.shots:
+            raise ApiError("limit", f"{len(shots)} shots; a story has at most {limits.shots} here")
+        if self.app.store.num_stories() >= limits.stories:
+            raise ApiError(
+                "limit", f"there are {limits.stories} stories; this server keeps no more: delete some"
+            )
+        entries = tuple(control_handlers.new_shot_entry(shot, limits) for shot in shots)
+        story_id = new_id()
+        shot_list = ShotList(title=title, global_caption=global_caption, shots=entries)
+        try:
+            num_bytes = self.app.store.create_story(story_id, shot_list, seed=seed, autoplay=autoplay)
+        except SQLAlchemyError as error:
+            raise storage_api_error(error) from error
+        self.app.add_stored_bytes(num_bytes)
+        return self.story_state(story_id)
+
+    def story_state(self, story_id: str) -> StoryState:
+        """A story as it is; ApiError when there is none."""
+        return story_state(self._get(story_id))
+
+    def film_snapshot(self, story_id: str) -> FilmSnapshot:
+        """What an export is made from; ApiError when there is no such story."""
+        story = self._get(story_id)
+        return FilmSnapshot(
+            story_id=story_id,
+            seed=story.history.seed,
+            shot_list=story.shot_list,
+            takes=dict(story.history.takes),
+        )
+
+    def delete_story(self, story_id: str) -> None:
+        """Deletes a story and its files; ApiError when there is none, or when the disk keeps it.
+
+        The files are marked first: an end at any moment leaves the story whole, or lets the next start finish
+        its deletion. On a full disk they make the room that the database needs to forget the story.
+        """
+        story = self._get(story_id)
+        media, store = self.app.media, self.app.store
+        try:
+            media.mark_deleted(story_id)
+            try:
+                store.delete_story(story_id)
+            except SQLAlchemyError as error:
+                if not is_full_disk(error):
+                    media.unmark_deleted(story_id)
+                    raise
+                media.delete_marked_takes(story_id)
+                store.delete_story(story_id)
+        except (OSError, SQLAlchemyError) as error:
+            _log.error("story %s cannot be deleted: %s", story_id, explain_failure(error))
+            raise storage_api_error(error) from error
+        for viewer in story.viewers.values():
+            viewer.send(Notice(code="deleted", message="this story was deleted"))
+            viewer.outbox.close(CLOSE_NOT_FOUND)
+        story.viewers.clear()
+        story.close()
+        self._stories.pop(story_id, None)
+        num_bytes = sum(take.num_bytes for take in story.history.takes.values())
+        self.app.add_stored_bytes(-num_bytes - story.history.num_bytes)
+        try:
+            media.delete_marked_story(story_id)
+        except OSError as error:
+            _log.error(
+                "files of story %s are deleted at the next start: %s", story_id, explain_failure(error)
+            )
+
+    def repair_take(self, story_id: str, take_id: str) -> None:
+        """Makes a take anew whose files are damaged; ApiError when it was tried in vain."""
+        if take_id in self.app.unrecoverable_takes:
+            raise ApiError("failed", self.app.unrecoverable_takes[take_id])
+        story = self._stories.get(story_id)
+        if story is None:
+            self._close_unwatched(self.app.limits.open_stories - 1)
+            story = self._stories[story_id] = self._load(story_id)
+        story.repair_take(take_id)
+
+    # Viewers.
+
+    def add_viewer(self, story_id: str, viewer_id: str, outbox: Outbox) -> Viewer:
+        """A viewer comes; ApiError when there is no such story, or too much is open."""
+        limits = self.app.limits
+        story = self._stories.get(story_id)
+        if story is None:
+            story = self._load(story_id)
+            busy = [key for key, other in self._stories.items() if other.viewers]
+            if len(busy) >= limits.open_stories:
+                raise ApiError(
+                    "busy", f"{len(busy)} stories are open, as many as this server takes; try again"
+                )
+            self._close_unwatched(limits.open_stories - 1)
+            self._stories[story_id] = story
+        if len(story.viewers) >= limits.viewers_per_story:
+            raise ApiError(
+                "busy", f"{len(story.viewers)} viewers are here, as many as a story takes; try again"
+            )
+        viewer = Viewer(
+            viewer_id=viewer_id,
+            outbox=outbox,
+            playhead_frame=start_frames(story.shot_list, story.history.takes)[-1],
+            reported_s=time.monotonic(),
+        )
+        viewer.send(Hello(viewer_id=viewer.viewer_id, model=self.model, limits=self.limits))
+        if any(t.weights_sha256 != self.app.pipeline.weights_sha256 for t in story.history.takes.values()):
+            viewer.send(
+                Notice(
+                    code="weights_changed",
+                    message="the model has changed since some of these takes were made; new shots look back "
+                    "at their pictures, but will not come out as they would have",
+                )
+            )
+        story.send_changes()
+        story.add_viewer(viewer)
+        self._update_gauges()
+        return viewer
+
+    def remove_viewer(self, story_id: str, viewer_id: str) -> None:
+        """A viewer goes, if it was there."""
+        story = self._stories.get(story_id)
+        if story is not None and viewer_id in story.viewers:
+            story.remove_viewer(viewer_id)
+            story.send_changes()
+        self._update_gauges()
+
+    def handle_control(self, story_id: str, viewer: Viewer, control: AnyControl) -> None:
+        """Carries out what a viewer asks for, and answers."""
+        story = self._stories.get(story_id)
+        if story is None or viewer.viewer_id not in story.viewers:
+            return  # The story was deleted, or the viewer is gone: nobody waits for an answer.
+        try:
+            effect = control_handlers.apply_control(control, story)
+        except ApiError as refusal:
+            story.send_changes()
+            self._answer(viewer, Error(reply_to=control.id, code=refusal.code, message=str(refusal)))
+        except (ValueError, RuntimeError, OSError, SQLAlchemyError) as error:
+            if is_storage_failure(error):
+                _log.error("control %s of story %s: %s", control.type, story_id, explain_failure(error))
+                story.send_changes()
+                refusal = storage_api_error(error)
+                self._answer(viewer, Error(reply_to=control.id, code=refusal.code, message=str(refusal)))
+                return
+            _log.exception("control %s of story %s failed", control.type, story_id)
+            self._reload(story_id)
+            message = "a fault of the server, which its log tells; the story is as it was before"
+            self._answer(viewer, Error(reply_to=control.id, code="failed", message=message))
+        else:
+            story.send_changes()
+            self._answer(viewer, Done(reply_to=control.id, effect=effect))
+
+    def handle_report(self, story_id: str, viewer: Viewer, report: Playhead | CutShown) -> None:
+        """A viewer tells how it fares."""
+        story = self._stories.get(story_id)
+        if isinstance(report, CutShown):
+            self.app.metrics.cut_s.observe(report.cut_s)
+        elif story is not None and viewer.viewer_id in story.viewers:
+            story.update_playhead(viewer, report)
+
+    # The worker's round.
+
+    def make_next_chunk(self) -> bool:
+        """Makes one chunk of the story whose turn it is; False: nothing may be made now."""
+        now_s = time.monotonic()
+        for story_id, story in list(self._stories.items()):
+            if story.state(now_s) != "generating":
+                continue
+            # Last again in the order of turns.
+            self._stories[story_id] = self._stories.pop(story_id)
+            try:
+                story.make_chunk()
+                story.send_changes()
+            except (ValueError, RuntimeError, OSError, SQLAlchemyError) as error:
+                if is_storage_failure(error):
+                    self._stories[story_id].wait_for_storage(error)
+                    continue
+                _log.exception("story %s failed", story_id)
+                self._reload(story_id)
+            return True
+        return False
+
+    def do_housekeeping(self) -> None:
+        """Tells how it goes, and lets go of stories that nobody has watched for a while."""
+        now_s = time.monotonic()
+        if now_s - self._telemetry_s < _TELEMETRY_S:
+            return
+        self._telemetry_s = now_s
+        running = [
+            story_id for story_id, story in self._stories.items() if story.state(now_s) == "generating"
+        ]
+        for story_id, story in self._stories.items():
+            position = running.index(story_id) if story_id in running else len(running)
+            story.send_telemetry(now_s, len(running), position)
+        for story_id, story in list(self._stories.items()):
+            empty_s = story.empty_since_s
+            is_busy = story.is_repairing or story.is_waiting_for_storage
+            if not (is_busy or empty_s is None or now_s - empty_s <= self.app.limits.linger_s):
+                self._close_story(story_id)
+        try:
+            self.app.store.shrink()
+        except SQLAlchemyError as error:
+            _log.debug("the database does not shrink now: %s", explain_failure(error))
+
+    def shutdown_summary(self) -> str:
+        """What is safe when the server ends, which is not all while disk or database keep nothing."""
+        num_held = sum(story.is_waiting_for_storage for story in self._stories.values())
+        reasons = self.app.storage_failures()
+        if not reasons:
+            return "every finished shot is safe"
+        held = f"{num_held} shots that waited to be kept have to be made again: " if num_held else ""
+        return f"{held}nothing could be kept at the end: {reasons[0]}"
+
+    def close(self) -> None:
+        """The server ends."""
+        if not self._stories:
+            return
+        message = f"the server ends; {self.shutdown_summary()}"
+        for story_id, story in list(self._stories.items()):
+            for viewer in story.viewers.values():
+                viewer.send(Notice(code="closing", message=message))
+                viewer.outbox.close(CLOSE_GOING_AWAY)
+            story.viewers.clear()
+            self._close_story(story_id)
+
+    def _answer(self, viewer: Viewer, answer: Done | Error) -> None:
+        self.app.metrics.controls.labels(answer.type).inc()
+        viewer.send(answer)
+
+    def _get(self, story_id: str) -> OpenStory:
+        return self._stories.get(story_id) or self._load(story_id)
+
+    def _load(self, story_id: str) -> OpenStory:
+        try:
+            stored = self.app.store.load_story(story_id)
+        except SQLAlchemyError as error:
+            raise ApiError("storage", explain_failure(error)) from error
+        if stored is None:
+            raise ApiError("not_found", "there is no such story")
+        return OpenStory(self.app, stored)
+
+    def _reload(self, story_id: str) -> None:
+        """After a fault: the story as the database has it, for the same viewers; nothing is asked for."""
+        story = self._stories[story_id]
+        story.discard_job("failed")
+        try:
+            stored = self.app.store.load_story(story_id)
+            assert stored is not None, "an open story is in the database"
+            fresh = OpenStory(self.app, stored)
+            fresh.history.set_queue(autoplay=False, queue={})
+        except SQLAlchemyError as error:
+            story.wait_for_storage(error)
+            return
+        fresh.viewers, fresh.revision, fresh.seen = story.viewers, story.revision, story.seen
+        fresh.replaced_takes = story.replaced_takes
+        fresh.empty_since_s = story.empty_since_s
+        self._stories[story_id] = fresh
+        fresh.send_changes()
+
+    def _close_unwatched(self, most: int) -> None:
+        """Lets go of stories without viewers, the longest empty first, until there are few enough."""
+        empty = [
+            (story.empty_since_s or 0.0, story_id)
+            for story_id, story in self._stories.items()
+            if not story.viewers and not story.is_repairing
+        ]
+        for _, story_id in sorted(empty)[: max(0, len(self._stories) - most)]:
+            self._close_story(story_id)
+
+    def _close_story(self, story_id: str) -> None:
+        self._stories.pop(story_id).close()
+        self._update_gauges()
+
+    def _update_gauges(self) -> None:
+        self.app.metrics.stories.set(sum(bool(story.viewers) for story in self._stories.values()))
+        self.app.metrics.viewers.set(sum(len(story.viewers) for story in self._stories.values()))
+
+
+def _model_state(app: AppContext) -> ModelState:
+    pipeline = app.pipeline
+    return ModelState(
+        model_id=pipeline.model_id,
+        family=pipeline.family,
+        weights_sha256=pipeline.weights_sha256,
+        fps=pipeline.fps,
+        width_px=pipeline.pixel_size.width,
+        height_px=pipeline.pixel_size.height,
+        scale=app.scale,
+        mime=app.mime,
+        num_chunks=pipeline.num_chunks,
+        first_chunk_frames=pipeline.geometry.chunk_num_frames(0),
+        chunk_frames=pipeline.geometry.chunk_num_frames(1),
+        context_frames=pipeline.engine.context_budget,
+    )
