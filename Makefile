@@ -17,7 +17,7 @@ SLOW := slow and not browser and not gpu and not weights
 # Two cores: one thread per process keeps pytest's workers from fighting over them.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-fast test-typed test-slow test-browser check format clean
+.PHONY: help demo test test-fast test-typed test-slow test-browser check docs format clean
 
 help:
 	@echo 'make demo          write $(FILM), a film of 5 shots, with the embedded model'
@@ -27,6 +27,7 @@ help:
 	@echo 'make test-slow     the slow tests, checked so too'
 	@echo 'make test-browser  the studio in Chromium; SHOTSTREAM_PICTURES=DIR writes screenshots'
 	@echo 'make check         the checks alone'
+	@echo 'make docs          the documentation site, in build/site/index.html'
 	@echo 'make format        format and mend what can be mended by a tool'
 
 $(BIN)/python:
@@ -67,6 +68,12 @@ test-browser: $(VENV)/.stamp-dev
 
 check: $(VENV)/.stamp-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+
+# Every warning is an error: a link that leads nowhere, a docstring that cannot be read. The variable silences an
+# advertisement.
+docs: $(VENV)/.stamp-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo 'make docs: build/site/index.html'
 
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff format .

@@ -100,3 +100,12 @@ def test_the_project_names_each_python_that_it_is_tested_with() -> None:
     assert versions == ["3.11", "3.12"]
     assert isinstance(classifiers, list)
     assert [line.rpartition(" ")[2] for line in classifiers if re.search(r":: 3\.\d+$", line)] == versions
+
+
+def test_what_the_dockerfile_copies_is_there_and_is_all_that_docker_is_given() -> None:
+    copies = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    copied = {name for names in copies for name in names.split()}
+    assert all((ROOT / name).exists() for name in copied - {"tests/assets/goldens"})
+    ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert ignore[1] == "*"
+    assert {line.removeprefix("!") for line in ignore if line.startswith("!")} == copied

@@ -120,7 +120,7 @@ def read_metadata(directory: Path) -> Metadata:
 
     Raises:
         CheckpointError: There is none, it is damaged, would run code, or names what is no tensor or
-        elsewhere.
+            elsewhere.
     """
     path = directory / METADATA_NAME
     try:

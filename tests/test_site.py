@@ -1,0 +1,42 @@
+"""The documentation site: its pages are those of the repository, and links between them lead somewhere."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    files = [target.partition("#")[0] for target in targets if not target.startswith(("http", "#"))]
+    assert [file for file in files if not (page.parent / file).is_file()] == []
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    named: list[str] = []
+    for section in nav:
+        for pages in section.values():
+            named += (
+                [pages] if isinstance(pages, str) else [page for entry in pages for page in entry.values()]
+            )
+    assert sorted(named) == sorted(page.relative_to(ROOT).as_posix() for page in PAGES)
+
+
+def test_the_api_has_a_page_for_each_package_and_names_modules_that_are_there() -> None:
+    pytest.importorskip("mkdocs")
+    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "scripts" / "site_pages.py")
+    assert spec is not None and spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    pages = hook.api_pages()
+    packages = {path.parent.name for path in (ROOT / "shotstream").glob("*/__init__.py")}
+    assert pages.keys() == {"shotstream"} | packages - hook.NO_API
+    modules = [name for page in pages.values() for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)]
+    assert "shotstream.story" in modules and len(modules) == len(set(modules)) > 150
