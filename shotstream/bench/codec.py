@@ -14,7 +14,7 @@ import torch
 from shotstream.bench.denoise import PartConfig, Tell, silent
 from shotstream.bench.report import Report, Row, Spread, milliseconds, peak_rows, pipeline_facts, synchronize
 from shotstream.codec.codec import DecodeState
-from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
+from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.pipeline import StreamingPipeline
 
@@ -54,8 +54,7 @@ def bench_encode(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = s
     warm_up_s = 0.0
     # The first shot of a film keeps the most, a shot past the budget the fewest.
     for shot_index, name in ((0, "first"), (engine.context_budget, "late")):
-        most = max_frame_count(shot_index, engine.context_budget)
-        kept = frames[list(candidate_frames(num_frames, most))]
+        kept = frames[list(kept_frames(num_frames, shot_index, engine.context_budget))]
         warm_up_s += _encode_s(engine, kept)
         samples = milliseconds([_encode_s(engine, kept) for _ in config.repeats(tell)])
         rows.append(Row(f"{name}_shot_ms", f"{len(kept)} frames of a film's {name} shot, ms", samples))

@@ -23,12 +23,13 @@ from shotstream.bench.report import (
     pipeline_facts,
 )
 from shotstream.bench.roofline import measure_ceilings, roofline_rows, shot_cost
-from shotstream.streaming.conditioning import Conditioning, caption_shots, next_shot
-from shotstream.streaming.context_sampling import ContextSlot, sample_context
+from shotstream.streaming.conditioning import Conditioning, condition_next_shot
+from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.rollout import Rollout
+from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.streaming.timing import Stopwatch
 
 _NUM_EARLIER_SHOTS = 3
@@ -111,19 +112,23 @@ def later_shot(engine: Engine) -> tuple[Conditioning, Tensor]:
     generator = torch.Generator().manual_seed(0)
     config = engine.dit.config
     channels, _, height, width = engine.chunk_shape
-    plan = sample_context(
-        [engine.codec.geometry.shot_num_frames(engine.config.num_chunks)] * _NUM_EARLIER_SHOTS,
-        engine.context_budget,
+    num_frames = engine.codec.geometry.shot_num_frames(engine.config.num_chunks)
+    memories: list[ShotMemory] = []
+    for shot in range(_NUM_EARLIER_SHOTS):
+        kept = kept_frames(num_frames, shot, engine.context_budget)
+        latents = torch.randn(len(kept), channels, height, width, generator=generator)
+        memories.append(
+            ShotMemory(caption=str(shot), num_frames=num_frames, candidate_frames=kept, latents=latents)
+        )
+    conditioning, captions = condition_next_shot(
+        memories,
+        "",
+        config,
+        engine.latent_size,
         engine.config.context_policy,
+        device=engine.device,
     )
-
-    def latent_of(slot: ContextSlot) -> Tensor:
-        del slot
-        return torch.randn(channels, height, width, generator=generator)
-
-    conditioning = next_shot(plan, latent_of, device=engine.device)
-    num_captions = len(caption_shots(plan)) + 1
-    text = torch.randn(1, num_captions, config.text_length, config.text_dim, generator=generator)
+    text = torch.randn(1, len(captions), config.text_length, config.text_dim, generator=generator)
     return conditioning, text.to(engine.device)
 
 

@@ -17,6 +17,7 @@ It was written from a description of the behaviour; no line of the published cod
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,7 +34,13 @@ from shotstream.model.cross_attention import CaptionKeys, CrossAttention
 from shotstream.model.dit import Block, modulated_norm, sigma_embedding
 from shotstream.model.positions import FramePositions
 from shotstream.streaming.conditioning import Conditioning, caption_shots, first_shot, next_shot
-from shotstream.streaming.context_sampling import ContextPlan, ContextSlot, sample_context
+from shotstream.streaming.context_sampling import (
+    ContextCandidate,
+    NextShot,
+    choose_context,
+    frame_candidates,
+    kept_frames,
+)
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.noise import KeyedNoise, shot_seed
 
@@ -109,16 +116,17 @@ class PublishedLoop:
         engine = self._engine
         if not shots:
             return first_shot(self._dit.config, engine.latent_size, device=engine.device)
-        plan: ContextPlan = sample_context(
-            [len(shot.frames) for shot in shots], engine.context_budget, engine.config.context_policy
+        candidates: list[ContextCandidate] = []
+        for index, shot in enumerate(shots):
+            kept = kept_frames(len(shot.frames), index, engine.context_budget)
+            candidates += frame_candidates(index, len(shot.frames), kept, partial(self._encoded, shot))
+        plan = choose_context(
+            candidates,
+            NextShot(index=len(shots), caption=""),
+            engine.context_budget,
+            engine.config.context_policy,
         )
-
-        def latent_of(slot: ContextSlot) -> Tensor:
-            assert slot.frame_index is not None
-            frame = shots[slot.shot_index].frames[slot.frame_index]
-            return engine.encode_frames(frame[None])[0]
-
-        conditioning = next_shot(plan, latent_of, device=engine.device)
+        conditioning = next_shot(plan, device=engine.device)
         # All captions are given here, so that a caption's row is its shot.
         rows = torch.tensor([*caption_shots(plan), len(shots)], device=engine.device)
         positions = conditioning.positions
@@ -130,6 +138,9 @@ class PublishedLoop:
             target_phase=conditioning.target_phase,
             target_caption=rows[conditioning.target_caption],
         )
+
+    def _encoded(self, shot: PublishedShot, frame_index: int) -> Float[Tensor, "z h w"]:
+        return self._engine.encode_frames(shot.frames[frame_index][None])[0]
 
     def _shot(
         self, text: Tensor, conditioning: Conditioning, noise: KeyedNoise, num_chunks: int, num_steps: int

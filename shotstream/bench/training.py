@@ -41,10 +41,11 @@ from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.data.captions import StoredText, StoredTextConfig, stored_caption
 from shotstream.data.latents import LatentPool, PoolConfig
-from shotstream.data.source import PastShot, ShardsConfig, ShotSample
+from shotstream.data.source import ShardsConfig, ShotSample
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
-from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
+from shotstream.streaming.context_sampling import kept_frames
+from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.training.keys import tensor_draws
 from shotstream.training.recipe import Recipe
 from shotstream.training.recipes import recipe
@@ -104,21 +105,19 @@ class DrawnShots:
             return torch.randn(*shape, size.height, size.width, generator=generator).half()
 
         num_frames = 1 + 4 * (num_latent_frames - 1)
-        kept = [
-            candidate_frames(num_frames, max_frame_count(shot, config.num_context_frames))
-            for shot in range(_NUM_PAST)
-        ]
+        kept = [kept_frames(num_frames, shot, config.num_context_frames) for shot in range(_NUM_PAST)]
         self._shot = ShotSample(
             latents=drawn(config.latent_channels, num_latent_frames, place=0),
             past=tuple(
-                PastShot(
+                ShotMemory(
+                    caption=stored_caption("0", shot),
                     num_frames=num_frames,
-                    frames=frames,
+                    candidate_frames=frames,
                     latents=drawn(len(frames), config.latent_channels, place=1 + shot),
                 )
                 for shot, frames in enumerate(kept)
             ),
-            captions=tuple(stored_caption("0", shot) for shot in range(_NUM_PAST + 1)),
+            caption=stored_caption("0", _NUM_PAST),
         )
 
     def at(self, step: int) -> "DrawnShots":

@@ -18,7 +18,7 @@ from shotstream.codec.video_io import Frames, VideoError
 from shotstream.data.clips import ShotFrames
 from shotstream.data.shards import CONTEXT, DTYPES, TEXT, ShardForm
 from shotstream.manifest import Clip
-from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
+from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.pipeline import Encoders
 
 
@@ -53,7 +53,7 @@ def encode_clip(
     lengths: list[int] = []
     for position, shot in enumerate(shots):
         pixels = _pixels(shot.frames)
-        chosen = candidate_frames(len(shot.frames), max_frame_count(position, form.context_budget))
+        chosen = kept_frames(len(shot.frames), position, form.context_budget)
         latents = _stored(encoders.codec.encode(pixels)[0], clip, form)
         singles = pixels[0, :, list(chosen)].permute(1, 0, 2, 3)[:, :, None]
         # As many at a time as the codec takes frames of a video at a time: no more memory than for that.

@@ -19,7 +19,8 @@ from torch import Tensor
 from shotstream.codec.codec import Codec
 from shotstream.codec.pixels import from_levels
 from shotstream.data.checks import require_within
-from shotstream.streaming.context_sampling import candidate_frames
+from shotstream.streaming.context_sampling import kept_frames
+from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import Shot, render
 from shotstream.theatre.world import TheatreStory, sample_story
@@ -29,15 +30,12 @@ from shotstream.theatre.world import TheatreStory, sample_story
 class ShotLatents:
     """One shot as the codec sees it; half precision to save memory."""
 
-    num_frames: int
     target: Float[Tensor, "z f h w"]
     """The shot encoded as one video."""
     figures: Bool[Tensor, "f h w"]
     """Which of its cells show some of an actor."""
-    context: Float[Tensor, "k z h w"]
-    """Single frames of it, each encoded alone."""
-    context_frames: tuple[int, ...]
-    """Which frames those are."""
+    memory: ShotMemory
+    """What later shots may see of it, wherever in a story it stands."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,19 +108,23 @@ class LatentPool:
 
 
 @torch.no_grad()
-def encode_shot(codec: Codec, shot: Shot, num_frames: int, budget: int) -> ShotLatents:
+def encode_shot(codec: Codec, shot: Shot, caption: str, num_frames: int, budget: int) -> ShotLatents:
     """Renders a shot and encodes it whole and as the single frames that may become context."""
     drawn = render(shot, num_frames)
     empty = render(shot, num_frames, empty=True)
     pixels = from_levels(torch.from_numpy(to_rgb(drawn))).permute(3, 0, 1, 2)[None]
-    chosen = candidate_frames(num_frames, budget)
+    # Of a first shot most may be asked for.
+    chosen = kept_frames(num_frames, 0, budget)
     singles = pixels[0, :, list(chosen)].permute(1, 0, 2, 3)[:, :, None]
     return ShotLatents(
-        num_frames=num_frames,
         target=codec.encode(pixels)[0].half(),
         figures=_cells(drawn != empty, codec),
-        context=codec.encode(singles)[:, :, 0].half(),
-        context_frames=chosen,
+        memory=ShotMemory(
+            caption=caption,
+            num_frames=num_frames,
+            candidate_frames=chosen,
+            latents=codec.encode(singles)[:, :, 0].half(),
+        ),
     )
 
 
@@ -139,6 +141,7 @@ def encode_story(codec: Codec, story: TheatreStory, num_frames: Sequence[int], b
     return StoryLatents(
         story=story,
         shots=tuple(
-            encode_shot(codec, shot, n, budget) for shot, n in zip(story.shots, num_frames, strict=True)
+            encode_shot(codec, shot, caption, n, budget)
+            for shot, caption, n in zip(story.shots, story.captions, num_frames, strict=True)
         ),
     )

@@ -27,8 +27,9 @@ from shotstream.data.order import ShotOrder
 from shotstream.data.shards import CONTEXT, ShardError, ShardForm
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
-from shotstream.streaming.conditioning import Conditioning, caption_shots, first_shot, next_shot
-from shotstream.streaming.context_sampling import ContextSlot, PolicyName, sample_context
+from shotstream.streaming.conditioning import ConditionedShot, condition_next_shot
+from shotstream.streaming.context_sampling import PolicyName
+from shotstream.streaming.shot_memory import ShotMemory
 
 _log = logging.getLogger(__name__)
 
@@ -65,25 +66,15 @@ class ShardsConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PastShot:
-    """An earlier shot, as later ones look back at it."""
-
-    num_frames: int
-    frames: tuple[int, ...]
-    """Which of its frames were encoded alone."""
-    latents: Float[Tensor, "k z h w"]
-    """Those frames."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ShotSample:
     """A shot to learn from and what came before it."""
 
     latents: Float[Tensor, "z f h w"]
     """As they are stored, in half precision."""
-    past: tuple[PastShot, ...]
-    captions: tuple[str, ...]
-    """Where the captions of the earlier shots and its own are stored, see `CaptionStore`."""
+    past: tuple[ShotMemory, ...]
+    """The shots before it in its clip; their captions are the names of stored ones, see `CaptionStore`."""
+    caption: str
+    """The name of its own."""
 
 
 class ShardSource:
@@ -189,21 +180,26 @@ class ShardSource:
             told = json.loads(shards.read(shard, sample, "json"))["shots"][: place + 1]
             context = shards.tensors(shard, sample, CONTEXT) if place else {}
             latents = shards.tensors(shard, sample, f"shot{place}.safetensors")["latents"][:, :length]
+            captions = [stored_caption(key, index) for index in range(len(told))]
             past = tuple(
-                PastShot(
+                ShotMemory(
+                    caption=captions[index],
                     num_frames=one["num_frames"],
-                    frames=tuple(one["context_frames"]),
+                    candidate_frames=tuple(one["context_frames"]),
                     latents=context[f"shot{index}"],
                 )
                 for index, one in enumerate(told[:-1])
             )
+        except ShardError:
+            raise
         except (KeyError, TypeError) as error:
             raise ShardError(f"{shards.directory}: clip {key} lacks {error}") from error
-        captions = tuple(stored_caption(key, index) for index in range(len(told)))
+        except ValueError as error:
+            raise ShardError(f"{shards.directory}: clip {key}: {error}") from error
         if self.captions is not None:
             for caption in captions:
                 self.captions.read(caption)  # so that it is there when the step asks
-        return ShotSample(latents=latents, past=past, captions=captions)
+        return ShotSample(latents=latents, past=past, caption=captions[-1])
 
     def _found_bad(self, shard: int, sample: int, error: ShardError) -> None:
         with self._lock:
@@ -220,21 +216,11 @@ class ShardSource:
 
 
 def condition_sample(
-    sample: ShotSample, config: DiTConfig, policy: PolicyName
-) -> tuple[Conditioning, list[str]]:
-    """Conditioning of a shot on those before it in its clip, and its caption rows."""
-    if not sample.past:
-        return first_shot(config, LatentSize(*sample.latents.shape[-2:])), [sample.captions[0]]
-    lengths = [shot.num_frames for shot in sample.past]
-    plan = sample_context(lengths, config.num_context_frames, policy)
-
-    def latent_of(slot: ContextSlot) -> Float[Tensor, "z h w"]:
-        shot = sample.past[slot.shot_index]
-        assert slot.frame_index is not None
-        return shot.latents[shot.frames.index(slot.frame_index)].float()
-
-    rows = (*caption_shots(plan), len(sample.past))
-    return next_shot(plan, latent_of), [sample.captions[shot] for shot in rows]
+    sample: ShotSample, config: DiTConfig, policy: PolicyName, rng: np.random.Generator | None = None
+) -> ConditionedShot:
+    """Conditioning of a shot on those before it in its clip, and the names of its caption rows."""
+    size = LatentSize(*sample.latents.shape[-2:])
+    return condition_next_shot(sample.past, sample.caption, config, size, policy, rng=rng)
 
 
 class StoredStories:

@@ -18,7 +18,8 @@ The phase that marks a cut and the caption that a frame reads are two fields. Fo
 | context dropped     | zeros (of latents) | 0          | the target's   | 1            | its own        |
 
 Context is dropped in training only, so that a sample teaches what a first shot needs. Captions are
-stacked without repeats: those of the shots kept, oldest first, then the target's.
+stacked without repeats: those of the shots kept, oldest first, then the target's. `condition_next_shot` is
+where all of it comes together, for sessions and for training.
 
 Source: section 3.2 of arXiv 2603.25746; the published code's inference for the first shot. That code's
 training confuses phase and caption when it drops the context; here the target always reads its own
@@ -29,6 +30,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -43,7 +45,14 @@ from shotstream.model.positions import (
     join_positions,
     target_positions,
 )
-from shotstream.streaming.context_sampling import ContextPlan, ContextSlot
+from shotstream.streaming.context_sampling import (
+    ContextPlan,
+    ContextPolicy,
+    NextShot,
+    PolicyName,
+    choose_context,
+)
+from shotstream.streaming.shot_memory import ShotMemory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,12 +98,71 @@ class Conditioning:
         return target_positions(self.target_phase, self.target_caption, num_latent_frames, config)
 
 
+class ConditionedShot(NamedTuple):
+    """What a network is given for the next shot, beside its noise."""
+
+    conditioning: Conditioning
+    """Of a batch of one."""
+    captions: list[str]
+    """The texts that `conditioning` names as rows, for the text encoder."""
+
+
 class FullPass(NamedTuple):
     """The inputs of a pass over context and target together; its output's context frames mean nothing."""
 
     x: Float[Tensor, "b c f h w"]
     sigma: Float[Tensor, "b f"]
     positions: FramePositions
+
+
+def _as_given(caption: str, shot_index: int) -> str:
+    del shot_index
+    return caption
+
+
+def condition_next_shot(
+    memories: Sequence[ShotMemory],
+    caption: str,
+    config: DiTConfig,
+    latent_size: LatentSize,
+    policy: PolicyName | ContextPolicy,
+    *,
+    compose: Callable[[str, int], str] = _as_given,
+    rng: np.random.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> ConditionedShot:
+    """The conditioning of the shot after `memories` and its caption rows.
+
+    Args:
+        memories: The shots before it, the oldest first; empty for a first shot.
+        caption: The shot's own caption.
+        config: Sizes of the transformer; says how many context frames it takes.
+        latent_size: Size of a latent frame.
+        policy: Chooses the context among what the memories offer.
+        compose: Makes of (a shot's own caption, its index in the film) what the text encoder is given; by
+            default that is the caption itself. Only asked for captions that are read.
+        rng: What the policy may draw from, see `choose_context`.
+        device: Where the conditioning is wanted; its queue is not waited for.
+
+    Raises:
+        ValueError: As `choose_context` does.
+    """
+    own = compose(caption, len(memories))
+    if not memories:
+        return ConditionedShot(first_shot(config, latent_size, device=device), [own])
+    plan = choose_context(
+        [
+            candidate
+            for shot_index, memory in enumerate(memories)
+            for candidate in memory.candidates(shot_index)
+        ],
+        NextShot(index=len(memories), caption=caption),
+        config.num_context_frames,
+        policy,
+        rng,
+    )
+    captions = [compose(memories[shot_index].caption, shot_index) for shot_index in caption_shots(plan)]
+    return ConditionedShot(next_shot(plan, device=device), [*captions, own])
 
 
 def first_shot(
@@ -118,18 +186,14 @@ def first_shot(
 
 
 def next_shot(
-    plan: ContextPlan,
-    latent_of: Callable[[ContextSlot], Float[Tensor, "c h w"]],
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    plan: ContextPlan, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Conditioning:
     """Conditioning of one shot after others, reading the captions of `caption_shots(plan)`, then its own."""
     rows = {shot_index: row for row, shot_index in enumerate(caption_shots(plan))}
     phases = torch.tensor([[slot.shot_phase for slot in plan.slots]])
     own = len(rows)
-    captions = torch.tensor([[rows.get(slot.shot_index, own) for slot in plan.slots]])
-    context = torch.stack([latent_of(slot) for slot in plan.slots], dim=1).unsqueeze(0)
+    captions = torch.tensor([[rows.get(slot.candidate.shot_index, own) for slot in plan.slots]])
+    context = torch.stack([slot.candidate.latent() for slot in plan.slots], dim=1).unsqueeze(0)
     return Conditioning(
         context=context.to(dtype),
         positions=context_positions(phases, captions),
@@ -140,7 +204,7 @@ def next_shot(
 
 def caption_shots(plan: ContextPlan) -> tuple[int, ...]:
     """The earlier shots whose captions the context reads, oldest first; the target's caption follows them."""
-    return tuple(sorted({slot.shot_index for slot in plan.slots})) if plan.own_captions else ()
+    return tuple(sorted({slot.candidate.shot_index for slot in plan.slots})) if plan.own_captions else ()
 
 
 def stack_conditioning(samples: Sequence[Conditioning]) -> Conditioning:

@@ -1,7 +1,8 @@
-"""Which frames of the earlier shots condition the next one, under a named policy.
+"""Which frames of the earlier shots condition the next one: candidates are offered, a named policy chooses.
 
-A policy answers with a `ContextPlan`: for each of the `budget` context slots the earlier shot, the frame in
-it, and the RoPE phase its shot gets. It never touches pixels or latents. Two policies:
+A `ContextCandidate` is a frame that was kept of an earlier shot, or a picture pinned to one. A
+`ContextPolicy` chooses `budget` of them; `choose_context` puts what it chose in order and gives each its RoPE
+phase. Two policies:
 
 - `published`: the allocation of arXiv 2603.25746, section 3.2, as its code does it. Every earlier shot gets
   `budget // num_shots` frames and the most recent shots one more each, so that with more shots than slots
@@ -15,37 +16,109 @@ it, and the RoPE phase its shot gets. It never touches pixels or latents. Two po
 Three more are ablations of arXiv 2603.25746, each `theatre` but for one thing: `first_frames` repeats each
 shot's first frame instead of spreading over it, `first_and_last_frames` its first and its last, and under
 `target_caption` every context frame reads the caption of the shot to be made instead of its own shot's.
+
+Another policy is a class with the members of `ContextPolicy`, a name in `PolicyName`, a line in `POLICIES`.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 PolicyName = Literal["published", "theatre", "first_frames", "first_and_last_frames", "target_caption"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ContextSlot:
-    """One context frame: where it comes from and the phase it is given."""
+class ContextCandidate:
+    """A frame that may condition the next shot."""
 
     shot_index: int
-    """The earlier shot, 0-based in the film; also whose caption the frame reads."""
+    """The earlier shot, 0-based in the film."""
     frame_index: int | None
     """Video frame within that shot, 0-based; None for a pinned picture."""
-    pin_index: int | None
-    """Which pinned picture, an index into the `pins` the plan was made from; None for a frame of the shot."""
-    shot_phase: int
-    """RoPE phase index of the frame."""
+    pin_index: int | None = None
+    """Which of the pictures pinned to that shot; None for a frame of the shot."""
+    shot_num_frames: int
+    """Length of that shot in video frames."""
+    caption: str
+    """Its shot's own caption."""
+    latent: Callable[[], Float[Tensor, "z h w"]] = field(repr=False, compare=False)
+    """Gives its normalised latent, read or computed when it is asked for."""
 
     def __post_init__(self) -> None:
         if (self.frame_index is None) == (self.pin_index is None):
             raise ValueError(
-                "a context slot holds either a frame of a shot or a pinned picture; give exactly one index"
+                "a context candidate is either a frame of a shot or a pinned picture; give exactly one index"
             )
+
+    @property
+    def is_mandatory(self) -> bool:
+        """Whether every policy must choose it: a pinned picture."""
+        return self.pin_index is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextShot:
+    """The shot to be made, as far as a policy may look at it."""
+
+    index: int
+    """0-based in the film: the number of the shots before it."""
+    caption: str
+    """Its own caption."""
+
+
+@runtime_checkable
+class ContextPolicy(Protocol):
+    """A rule that chooses the context of a shot among candidates."""
+
+    @property
+    def ranks_phases(self) -> bool:
+        """Whether RoPE phases rank the shots chosen; False: a phase is the index of its shot in the film."""
+        ...
+
+    @property
+    def own_captions(self) -> bool:
+        """Whether a context frame reads the caption of its own shot; False: that of the shot to be made."""
+        ...
+
+    @property
+    def allows_pins(self) -> bool:
+        """Whether there may be mandatory candidates."""
+        ...
+
+    def choose(
+        self,
+        candidates: Sequence[ContextCandidate],
+        budget: int,
+        next_shot: NextShot,
+        rng: np.random.Generator,
+    ) -> Sequence[ContextCandidate]:
+        """Exactly `budget` of the candidates, all mandatory ones among them, in any order.
+
+        Args:
+            candidates: Of all earlier shots, the oldest first; a shot's pinned pictures before its frames. At
+                least one is not mandatory, and at most `budget - 1` are.
+            budget: Number of context frames that the model takes; a candidate may be chosen repeatedly.
+            next_shot: What the context is for.
+            rng: The only source of chance.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextSlot:
+    """One context frame and the phase it is given."""
+
+    candidate: ContextCandidate
+    """Where it comes from."""
+    shot_phase: int
+    """RoPE phase index of the frame."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,41 +132,104 @@ class ContextPlan:
     """Whether a context frame reads the caption of its own shot; False: that of the shot to be made."""
 
 
-def sample_context(
-    frames_per_shot: Sequence[int], budget: int, policy: PolicyName = "theatre", *, pins: Sequence[int] = ()
+def choose_context(
+    candidates: Sequence[ContextCandidate],
+    next_shot: NextShot,
+    budget: int,
+    policy: PolicyName | ContextPolicy = "theatre",
+    rng: np.random.Generator | None = None,
 ) -> ContextPlan:
-    """The context plan for the shot that follows shots of `frames_per_shot` video frames.
+    """The context plan of a shot that follows others.
 
     Args:
-        frames_per_shot: Number of video frames of each earlier shot, oldest first; at least one shot.
+        candidates: Of all earlier shots, the oldest first; a shot's pinned pictures before its frames.
+        next_shot: The shot.
         budget: Number of context frames the model takes.
-        policy: Name of the policy, see the module docstring.
-        pins: The shot each pinned picture belongs to; at most `budget - 1` of them, `theatre` only.
+        policy: The policy or its name, see the module docstring.
+        rng: What the policy may draw from; None: a generator of the shot's index, so that whoever plans the
+            same shot chooses alike.
 
     Raises:
-        ValueError: No earlier shot (a first shot has no plan: its context is empty), an empty shot, a budget
-            below 1, too many pins or a pin to a shot that is not there, pins under `published`, or an unknown
-            policy.
+        ValueError: No earlier shot (a first shot has no plan: its context is empty), a budget below 1, too
+            many pins, pins where the policy has none, or an unknown policy.
     """
-    if policy not in _POLICIES:
-        raise ValueError(f"unknown context policy {policy!r}; known: {', '.join(sorted(_POLICIES))}")
+    policy = named_policy(policy) if isinstance(policy, str) else policy
     if budget < 1:
         raise ValueError(f"the context budget must be at least 1 frame, got {budget}")
-    if not frames_per_shot:
+    num_pins = sum(candidate.is_mandatory for candidate in candidates)
+    if num_pins == len(candidates):
         raise ValueError("no earlier shot to sample; a first shot takes the empty context")
-    if min(frames_per_shot) < 1:
-        raise ValueError(f"every earlier shot needs at least 1 frame, got {list(frames_per_shot)}")
-    for shot_index in pins:
-        if not 0 <= shot_index < len(frames_per_shot):
-            raise ValueError(
-                f"a frame is pinned to shot {shot_index}, but the shots are 0..{len(frames_per_shot) - 1}"
+    if num_pins and not policy.allows_pins:
+        raise ValueError(
+            "the published context policy has no pinned frames; unpin them or use the policy 'theatre'"
+        )
+    if num_pins > budget - 1:
+        raise ValueError(
+            f"{num_pins} context frames are pinned; at most {budget - 1} of {budget} may be: unpin some"
+        )
+    rng = np.random.default_rng(next_shot.index) if rng is None else rng
+    chosen = sorted(policy.choose(candidates, budget, next_shot, rng), key=_position)
+    assert len(chosen) == budget and sum(candidate.is_mandatory for candidate in chosen) == num_pins
+    shots = sorted({candidate.shot_index for candidate in chosen})
+    phase_of = {shot: phase for phase, shot in enumerate(shots)} if policy.ranks_phases else None
+    return ContextPlan(
+        slots=tuple(
+            ContextSlot(
+                candidate=candidate,
+                shot_phase=candidate.shot_index if phase_of is None else phase_of[candidate.shot_index],
             )
-    return _POLICIES[policy](frames_per_shot, budget, pins)
+            for candidate in chosen
+        ),
+        target_phase=next_shot.index if phase_of is None else len(shots),
+        own_captions=policy.own_captions,
+    )
+
+
+def _position(candidate: ContextCandidate) -> tuple[int, bool, int]:
+    """Oldest shot first, in it the pinned pictures in their order, then its frames in theirs."""
+    if candidate.pin_index is not None:
+        return candidate.shot_index, False, candidate.pin_index
+    assert candidate.frame_index is not None
+    return candidate.shot_index, True, candidate.frame_index
+
+
+def frame_candidates(
+    shot_index: int,
+    num_frames: int,
+    frame_indices: Sequence[int],
+    latent_of: Callable[[int], Float[Tensor, "z h w"]],
+    *,
+    caption: str = "",
+) -> list[ContextCandidate]:
+    """Frames of an earlier shot as candidates.
+
+    Args:
+        shot_index: 0-based in the film.
+        num_frames: Length of the shot in video frames.
+        frame_indices: The video frames that are offered.
+        latent_of: Gives the latent of one of them when it is asked for.
+        caption: The shot's own.
+
+    Raises:
+        ValueError: The shot is empty.
+    """
+    if num_frames < 1:
+        raise ValueError(f"every earlier shot needs at least 1 frame, got {num_frames}")
+    return [
+        ContextCandidate(
+            shot_index=shot_index,
+            frame_index=frame_index,
+            shot_num_frames=num_frames,
+            caption=caption,
+            latent=partial(latent_of, frame_index),
+        )
+        for frame_index in frame_indices
+    ]
 
 
 def max_pins(policy: PolicyName, budget: int) -> int:
     """How many pictures may be pinned: one slot is always left to the shots; 0 where pins are undefined."""
-    return 0 if policy == "published" else budget - 1
+    return budget - 1 if named_policy(policy).allows_pins else 0
 
 
 def allocate(num_shots: int, budget: int) -> tuple[int, ...]:
@@ -114,49 +250,102 @@ def spread(first: int, last: int, count: int) -> tuple[int, ...]:
     return tuple(int(point) for point in points.round().numpy())
 
 
-def max_frame_count(shot_index: int, budget: int) -> int:
-    """The most frames that shot `shot_index` can ever be asked for, by any policy, with or without pins.
+def kept_frames(num_frames: int, shot_index: int, budget: int) -> tuple[int, ...]:
+    """Video frames of a shot that are kept for later shots: every one that a policy here may choose, sorted.
 
-    That is its share as the last of `shot_index + 1` shots; later shots and pinned pictures only shrink it.
+    A session encodes these once, while the shot is made and at its end, and forgets the shot: 1 to 3 frames
+    in most places of a film, 11 of a first shot at a budget of 6.
+
+    Args:
+        num_frames: Length of the shot in video frames.
+        shot_index: 0-based in the film. The most that shot `i` is ever asked for is its share as the last of
+            `i + 1` shots; later shots and pinned pictures only shrink it.
+        budget: Number of context frames the model takes.
     """
-    return math.ceil(budget / (shot_index + 1))
+    return _frames_of_any_count(num_frames, math.ceil(budget / (shot_index + 1)))
 
 
 @lru_cache(maxsize=4096)
-def candidate_frames(num_frames: int, max_count: int) -> tuple[int, ...]:
-    """Every frame of a shot that a policy may choose for some count from 1 to `max_count`, sorted.
-
-    A session encodes these once, while the shot is made and at its end, and forgets the shot: 1 to 3 frames
-    in most places of a film, 11 of a first shot at a budget of 6. Both parities of the shot's first frame
-    are covered (see `spread`).
-    """
-    starts = (0, 1)
+def _frames_of_any_count(num_frames: int, max_count: int) -> tuple[int, ...]:
+    """Frames for some count from 1 to `max_count`; for both parities of the shot's first, see `spread`."""
     chosen = {
         frame - start
         for count in range(1, max_count + 1)
-        for start in starts
+        for start in (0, 1)
         for frame in spread(start, start + num_frames - 1, count)
     }
     return tuple(sorted(chosen))
 
 
-def _published(frames_per_shot: Sequence[int], budget: int, pins: Sequence[int]) -> ContextPlan:
-    if pins:
-        raise ValueError(
-            "the published context policy has no pinned frames; unpin them or use the policy 'theatre'"
-        )
-    slots: list[ContextSlot] = []
-    first = 0
-    for shot_index, count in enumerate(allocate(len(frames_per_shot), budget)):
-        last = first + frames_per_shot[shot_index] - 1
-        slots += [
-            ContextSlot(
-                shot_index=shot_index, frame_index=frame - first, pin_index=None, shot_phase=shot_index
-            )
-            for frame in spread(first, last, count)
-        ]
-        first = last + 1
-    return ContextPlan(slots=tuple(slots), target_phase=len(frames_per_shot))
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """`published`; see the module docstring."""
+
+    ranks_phases: bool = False
+    own_captions: bool = True
+    allows_pins: bool = False
+
+    def choose(
+        self,
+        candidates: Sequence[ContextCandidate],
+        budget: int,
+        next_shot: NextShot,
+        rng: np.random.Generator,
+    ) -> list[ContextCandidate]:
+        del next_shot, rng
+        shots = _by_shot(candidates)
+        chosen: list[ContextCandidate] = []
+        first = 0
+        for frames, count in zip(shots.values(), allocate(len(shots), budget), strict=True):
+            num_frames = next(iter(frames.values())).shot_num_frames
+            # Counted in the film, whose parity decides how halves are rounded.
+            chosen += [frames[index - first] for index in spread(first, first + num_frames - 1, count)]
+            first += num_frames
+        return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class _Theatre:
+    """`theatre` and its ablations; see the module docstring."""
+
+    frames_of: Callable[[int, int, int], tuple[int, ...]] = spread
+    own_captions: bool = True
+    ranks_phases: bool = True
+    allows_pins: bool = True
+
+    def choose(
+        self,
+        candidates: Sequence[ContextCandidate],
+        budget: int,
+        next_shot: NextShot,
+        rng: np.random.Generator,
+    ) -> list[ContextCandidate]:
+        del next_shot, rng
+        chosen = [candidate for candidate in candidates if candidate.is_mandatory]
+        free = budget - len(chosen)
+        shots = _by_shot(candidates)
+        kept = _anchored(list(shots), free)
+        for shot_index, count in zip(kept, allocate(len(kept), free), strict=True):
+            frames = shots[shot_index]
+            last = next(iter(frames.values())).shot_num_frames - 1
+            chosen += [frames[index] for index in self.frames_of(0, last, count)]
+        return chosen
+
+
+def _by_shot(candidates: Sequence[ContextCandidate]) -> dict[int, dict[int, ContextCandidate]]:
+    """The frames of each shot, by their indices; without pinned pictures."""
+    shots: dict[int, dict[int, ContextCandidate]] = {}
+    for candidate in candidates:
+        if candidate.frame_index is not None:
+            shots.setdefault(candidate.shot_index, {})[candidate.frame_index] = candidate
+    return shots
+
+
+def _anchored(shots: Sequence[int], budget: int) -> Sequence[int]:
+    """The first shot and the most recent ones, `budget` in all; the last shot alone when one is free."""
+    if len(shots) <= budget:
+        return shots
+    return [shots[0], *shots[1 - budget :]] if budget > 1 else shots[-1:]
 
 
 def _first(first: int, last: int, count: int) -> tuple[int, ...]:
@@ -168,49 +357,18 @@ def _first_and_last(first: int, last: int, count: int) -> tuple[int, ...]:
     return (first,) * (count - count // 2) + (last,) * (count // 2)
 
 
-def _theatre(
-    frames_per_shot: Sequence[int],
-    budget: int,
-    pins: Sequence[int],
-    *,
-    choose: Callable[[int, int, int], tuple[int, ...]] = spread,
-    own_captions: bool = True,
-) -> ContextPlan:
-    if len(pins) > max_pins("theatre", budget):
-        raise ValueError(
-            f"{len(pins)} context frames are pinned; at most {budget - 1} of {budget} may be: unpin some"
-        )
-    free = budget - len(pins)
-    sampled = _anchored_shots(len(frames_per_shot), free)
-    kept = sorted({*sampled, *pins})
-    counts = dict(zip(sampled, allocate(len(sampled), free), strict=True))
-    slots: list[ContextSlot] = []
-    for phase, shot_index in enumerate(kept):
-        slots += [
-            ContextSlot(shot_index=shot_index, frame_index=None, pin_index=pin_index, shot_phase=phase)
-            for pin_index, pinned_shot in enumerate(pins)
-            if pinned_shot == shot_index
-        ]
-        slots += [
-            ContextSlot(shot_index=shot_index, frame_index=frame, pin_index=None, shot_phase=phase)
-            for frame in choose(0, frames_per_shot[shot_index] - 1, counts.get(shot_index, 0))
-        ]
-    return ContextPlan(slots=tuple(slots), target_phase=len(kept), own_captions=own_captions)
-
-
-def _anchored_shots(num_shots: int, budget: int) -> list[int]:
-    """The first shot and the most recent ones, `budget` in all; the last shot alone when one is free."""
-    if num_shots <= budget:
-        return list(range(num_shots))
-    if budget == 1:
-        return [num_shots - 1]
-    return [0, *range(num_shots - budget + 1, num_shots)]
-
-
-_POLICIES: dict[str, Callable[[Sequence[int], int, Sequence[int]], ContextPlan]] = {
-    "published": _published,
-    "theatre": _theatre,
-    "first_frames": partial(_theatre, choose=_first),
-    "first_and_last_frames": partial(_theatre, choose=_first_and_last),
-    "target_caption": partial(_theatre, own_captions=False),
+POLICIES: Mapping[str, ContextPolicy] = {
+    "published": _Published(),
+    "theatre": _Theatre(),
+    "first_frames": _Theatre(frames_of=_first),
+    "first_and_last_frames": _Theatre(frames_of=_first_and_last),
+    "target_caption": _Theatre(own_captions=False),
 }
+"""By the names that configs and bundles give."""
+
+
+def named_policy(name: str) -> ContextPolicy:
+    """The policy of a name; ValueError for an unknown one."""
+    if name not in POLICIES:
+        raise ValueError(f"unknown context policy {name!r}; known: {', '.join(sorted(POLICIES))}")
+    return POLICIES[name]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from shotstream.codec.codec import DecodeState
 from shotstream.codec.transfer import fetch
-from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
+from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.engine import Engine, to_frames
 from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.saved_session import Take
@@ -64,7 +64,6 @@ class Keeping:
         self._order = order
         self._is_seen_lightly = is_seen_lightly
         self._whole = whole
-        self._most = max_frame_count(len(order.takes), engine.context_budget)
         self._planned = frozenset(self._candidates(order.num_chunks))
         self._stopwatch = engine.stopwatch()
         self._undecoded: list[Tensor] = []
@@ -177,7 +176,7 @@ class Keeping:
         return self._chunks[chunk][index - ends[chunk]]  # counted from the chunk's end
 
     def _candidates(self, num_chunks: int) -> tuple[int, ...]:
-        return candidate_frames(self._num_frames(num_chunks), self._most)
+        return kept_frames(self._num_frames(num_chunks), len(self._order.takes), self._engine.context_budget)
 
     def _num_frames(self, num_chunks: int) -> int:
         return self._engine.codec.geometry.shot_num_frames(num_chunks) if num_chunks else 0

@@ -1,12 +1,13 @@
 """What a shot is to be made from, and what becomes of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
 from shotstream.story import MAX_SEED
 from shotstream.streaming.saved_session import Pin, Take
+from shotstream.streaming.shot_memory import ShotMemory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +39,21 @@ class ShotOrder:
             raise ValueError(
                 f"{self.num_chunks} chunks of {self.num_steps} steps; a shot has at least 1 of both"
             )
+        for pin in self.pins:
+            if not 0 <= pin.shot_index < len(self.takes):
+                raise ValueError(
+                    f"a frame is pinned to shot {pin.shot_index}; there are {len(self.takes)} before this "
+                    "one, counted from 0"
+                )
+
+    @property
+    def memories(self) -> list[ShotMemory]:
+        """The shots before it, with the pictures pinned to each."""
+        memories: list[ShotMemory] = list(self.takes)
+        for pin in self.pins:
+            memory = memories[pin.shot_index]
+            memories[pin.shot_index] = replace(memory, pinned=(*memory.pinned, pin.latent))
+        return memories
 
     def take(
         self,

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from shotstream.files import write_atomically
+from shotstream.streaming.shot_memory import ShotMemory
 
 _FORMAT = "shotstream-session/1"
 
@@ -27,35 +28,17 @@ class SessionError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Take:
+class Take(ShotMemory):
     """One rendering of a shot: what it was made from, and what later shots may see of it."""
 
-    caption: str
-    """The shot's own caption."""
     seed: int
     """Of its noise."""
     num_steps: int
     """Denoising steps per chunk."""
     num_chunks: int
     """Its length."""
-    num_frames: int
-    """Its length in video frames."""
-    candidate_frames: tuple[int, ...]
-    """The frames that a later shot may take into its context."""
-    latents: Float[Tensor, "k z h w"] = field(repr=False)
-    """Those frames, each encoded alone; float32, on the CPU."""
     keep_s: float = 0.0
-    """Seconds it took to encode them, some while the shot was made; 0 in a loaded session."""
-
-    def __post_init__(self) -> None:
-        if len(self.candidate_frames) != len(self.latents):
-            raise ValueError(
-                f"{len(self.candidate_frames)} candidate frames with {len(self.latents)} latents"
-            )
-
-    def latent_of(self, frame_index: int) -> Float[Tensor, "z h w"]:
-        """The latent of a candidate frame."""
-        return self.latents[self.candidate_frames.index(frame_index)]
+    """Seconds it took to encode what is kept, some while the shot was made; 0 in a loaded session."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

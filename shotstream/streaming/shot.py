@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import GEN_RUNNING, GEN_SUSPENDED, getgeneratorstate
 
 import numpy as np
@@ -20,13 +21,8 @@ from torch import Tensor
 
 from shotstream.codec.codec import DecodeState, StreamDecoder
 from shotstream.streaming.ahead import Ahead, Halt
-from shotstream.streaming.conditioning import Conditioning, caption_shots, first_shot, next_shot
-from shotstream.streaming.context_sampling import (
-    ContextSlot,
-    candidate_frames,
-    max_frame_count,
-    sample_context,
-)
+from shotstream.streaming.conditioning import ConditionedShot, condition_next_shot
+from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.crew import ShotScript
 from shotstream.streaming.engine import Engine, to_frames
 from shotstream.streaming.keeping import Keeping
@@ -124,7 +120,7 @@ def _make_shot(
     cache = engine.borrow_cache()
     try:
         with stopwatch.part("context"):
-            captions, conditioning = condition_shot(engine, order)
+            conditioning, captions = condition_shot(engine, order)
         with stopwatch.part("text"):
             text = engine.text_cache(captions)
         noise = KeyedNoise(seeds=(order.seed,), shape=engine.chunk_shape, device=engine.device)
@@ -172,29 +168,17 @@ def _make_shot(
         engine.return_cache(cache)
 
 
-def condition_shot(engine: Engine, order: ShotOrder) -> tuple[list[str], Conditioning]:
-    """The caption rows of a shot and its conditioning, a batch of one on the engine's device."""
-    own = engine.compose(order.global_caption, order.caption, len(order.takes))
-    if not order.takes:
-        return [own], first_shot(engine.dit.config, engine.latent_size, device=engine.device)
-    plan = sample_context(
-        [take.num_frames for take in order.takes],
-        engine.context_budget,
+def condition_shot(engine: Engine, order: ShotOrder) -> ConditionedShot:
+    """The conditioning of a shot, a batch of one on the engine's device, and its caption rows."""
+    return condition_next_shot(
+        order.memories,
+        order.caption,
+        engine.dit.config,
+        engine.latent_size,
         engine.config.context_policy,
-        pins=[pin.shot_index for pin in order.pins],
+        compose=partial(engine.compose, order.global_caption),
+        device=engine.device,
     )
-    captions = [
-        engine.compose(order.global_caption, order.takes[index].caption, index)
-        for index in caption_shots(plan)
-    ]
-
-    def latent_of(slot: ContextSlot) -> Tensor:
-        if slot.pin_index is not None:
-            return order.pins[slot.pin_index].latent
-        assert slot.frame_index is not None
-        return order.takes[slot.shot_index].latent_of(slot.frame_index)
-
-    return [*captions, own], next_shot(plan, latent_of, device=engine.device)
 
 
 def finish_shot(
@@ -210,7 +194,7 @@ def finish_shot(
     """
     stopwatch = engine.stopwatch()
     with stopwatch.part("keep"):
-        candidates = candidate_frames(len(frames), max_frame_count(len(order.takes), engine.context_budget))
+        candidates = kept_frames(len(frames), len(order.takes), engine.context_budget)
         latents = engine.encode_frames(frames[list(candidates)])
     return order.take(
         num_chunks=num_chunks,

@@ -497,7 +497,14 @@ class OpenStory:
             num_chunks=queued.num_chunks or card.num_chunks or self.app.pipeline.num_chunks,
             before=self.shot_list.film(index),
             pins=self.shot_list.pins_before(index),
-            context=plan_context(self.app, self.shot_list, index, self.history.takes),
+            context=plan_context(
+                self.app,
+                self.cache,
+                self.shot_list,
+                index,
+                self.history.takes,
+                queued.caption or card.caption,
+            ),
         )
 
     def _queue_without(self, shot_id: str) -> dict[str, QueuedTake]:

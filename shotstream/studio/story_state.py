@@ -125,7 +125,9 @@ def _memory(story: "OpenStory") -> tuple[ContextFrame, ...]:
         return _frames(story, story.job.request.context)
     index = story.next_index()
     index = len(story.shot_list.shots) if index is None else index
-    return _frames(story, plan_context(story.app, story.shot_list, index, story.history.takes))
+    caption = story.shot_list.shots[index].caption if index < len(story.shot_list.shots) else ""
+    takes = story.history.takes
+    return _frames(story, plan_context(story.app, story.cache, story.shot_list, index, takes, caption))
 
 
 def _frames(story: "OpenStory", frames: tuple[ContextFrameRecord, ...]) -> tuple[ContextFrame, ...]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from shotstream.codec.codec import StreamDecoder
 from shotstream.film.prepare import running_environment
 from shotstream.film.replay import hash_frames
-from shotstream.streaming.context_sampling import candidate_frames, max_frame_count, sample_context
+from shotstream.streaming.context_sampling import (
+    ContextCandidate,
+    NextShot,
+    choose_context,
+    frame_candidates,
+    kept_frames,
+)
 from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.pipeline import StreamingPipeline
@@ -154,34 +161,75 @@ class ContextCache:
 
 
 def plan_context(
-    app: AppContext, shot_list: ShotList, index: int, takes: Mapping[str, TakeRecord]
+    app: AppContext,
+    cache: ContextCache,
+    shot_list: ShotList,
+    index: int,
+    takes: Mapping[str, TakeRecord],
+    caption: str,
 ) -> tuple[ContextFrameRecord, ...]:
-    """The frames that condition a shot at `index`, oldest shot first; none for a first shot."""
+    """Frames that condition a shot with `caption` at `index`, oldest shot first; none for a first shot."""
     film = shot_list.film(index)
     if not film:
         return ()
     engine = app.pipeline.engine
     pins = shot_list.pins_before(index)
-    plan = sample_context(
-        [takes[take_id].num_frames for take_id in film],
+    pins_of = [[pin for pin in pins if pin.take_id == take_id] for take_id in film]
+    plan = choose_context(
+        [
+            candidate
+            for shot_index, take_id in enumerate(film)
+            for candidate in _candidates(app, cache, takes[take_id], shot_index, pins_of[shot_index])
+        ],
+        NextShot(index=len(film), caption=caption),
         engine.context_budget,
         engine.config.context_policy,
-        pins=[film.index(pin.take_id) for pin in pins],
     )
     frames: list[ContextFrameRecord] = []
     for slot in plan.slots:
-        pin = None if slot.pin_index is None else pins[slot.pin_index]
-        frame_index = slot.frame_index if pin is None else pin.frame_index
+        chosen = slot.candidate
+        pin = None if chosen.pin_index is None else pins_of[chosen.shot_index][chosen.pin_index]
+        frame_index = chosen.frame_index if pin is None else pin.frame_index
         assert frame_index is not None
         frames.append(
             ContextFrameRecord(
-                take_id=film[slot.shot_index],
+                take_id=film[chosen.shot_index],
                 frame_index=frame_index,
                 pin_id=None if pin is None else pin.pin_id,
                 shot_phase=slot.shot_phase,
             )
         )
     return tuple(frames)
+
+
+def _candidates(
+    app: AppContext,
+    cache: ContextCache,
+    record: TakeRecord,
+    shot_index: int,
+    pins: Sequence[PinnedFrame],
+) -> list[ContextCandidate]:
+    """What a take offers at a place of the film; a latent is read when a policy asks for it."""
+
+    def latent_of(frame_index: int) -> torch.Tensor:
+        return cache.take(record, [frame_index]).latent_of(frame_index)
+
+    def pinned_latent(pin: PinnedFrame) -> torch.Tensor:
+        return cache.pin(record, pin.frame_index, shot_index).latent
+
+    pinned = [
+        ContextCandidate(
+            shot_index=shot_index,
+            frame_index=None,
+            pin_index=pin_index,
+            shot_num_frames=record.num_frames,
+            caption=record.caption,
+            latent=partial(pinned_latent, pin),
+        )
+        for pin_index, pin in enumerate(pins)
+    ]
+    kept = kept_frames(record.num_frames, shot_index, app.pipeline.engine.context_budget)
+    return pinned + frame_candidates(shot_index, record.num_frames, kept, latent_of, caption=record.caption)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -374,7 +422,7 @@ def save_take(
 def encode_take_memory(app: AppContext, record: TakeRecord, frames: Frames) -> Take:
     """What later shots may look at of a take, encoded from its frames."""
     engine = app.pipeline.engine
-    chosen = candidate_frames(len(frames), max_frame_count(len(record.before), engine.context_budget))
+    chosen = kept_frames(len(frames), len(record.before), engine.context_budget)
     return Take(
         caption=record.caption,
         seed=record.seed,

@@ -110,7 +110,7 @@ def teacher_films(
                 takes=tuple(takes) if context else (),
                 pins=(),
             )
-            captions, conditioning = condition_shot(engine, order)
+            conditioning, captions = condition_shot(engine, order)
             noise = _noise(engine, order)
             given, free = (
                 engine.text_encoder.encode(texts).to(engine.device)[None]

@@ -23,7 +23,7 @@ from shotstream.model.dit import TIMESTEPS_PER_SIGMA, DiT
 from shotstream.model.dual_cache import DualCache, KeysValues
 from shotstream.model.positions import FramePositions, context_positions
 from shotstream.streaming.conditioning import Conditioning
-from shotstream.streaming.context_sampling import sample_context
+from shotstream.streaming.context_sampling import NextShot, choose_context, frame_candidates
 from shotstream.streaming.rollout import Rollout
 from shotstream.verify.golden import Golden
 from shotstream.weights.key_names import umt5_names, vae_names
@@ -86,11 +86,21 @@ def _context_sampling(golden: Golden, _target: Target) -> Outputs:
         frames: list[int] = row["frames_per_shot"]
         if max(row["budget"], sum(frames)) > _MOST_FRAMES:
             raise ValueError(f"row {index} is of more than {_MOST_FRAMES:,} frames")
-        plan = sample_context(frames, row["budget"], policy)
+        plan = choose_context(
+            [
+                candidate
+                for shot, num_frames in enumerate(frames)
+                for candidate in frame_candidates(shot, num_frames, range(num_frames), torch.empty)
+            ],
+            NextShot(index=len(frames), caption=""),
+            row["budget"],
+            policy,
+        )
+        chosen = [slot.candidate for slot in plan.slots]
         before = [sum(frames[:shot]) for shot in range(len(frames))]
         ours = {
-            "frame_index": [before[slot.shot_index] + (slot.frame_index or 0) for slot in plan.slots],
-            "shot_index": [slot.shot_index for slot in plan.slots],
+            "frame_index": [before[slot.shot_index] + (slot.frame_index or 0) for slot in chosen],
+            "shot_index": [slot.shot_index for slot in chosen],
         }
         for key in row.keys() - {"frames_per_shot", "budget"}:
             expected[f"rows.{index}.{key}"] = torch.tensor(row[key])

@@ -15,7 +15,7 @@ def test_figures_are_the_cells_that_change_when_the_actors_leave() -> None:
     story = sample_story(np.random.default_rng(3), 6)
     wide = next(shot for shot in story.shots if shot.framing == "wide")
     close = next(shot for shot in story.shots if shot.framing == "close-up")
-    seen = {shot.framing: encode_shot(codec, shot, 9, 2) for shot in (wide, close)}
+    seen = {shot.framing: encode_shot(codec, shot, "", 9, 2) for shot in (wide, close)}
     for latents in seen.values():
         assert latents.figures.shape == latents.target.shape[1:]
         assert latents.figures.flatten(1).any(dim=1).all()

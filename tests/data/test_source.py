@@ -14,7 +14,6 @@ import torch
 from shotstream.data.captions import CaptionStore, StoredText, StoredTextConfig, caption_store, open_shards
 from shotstream.data.shards import ShardDirectory, ShardError
 from shotstream.data.source import (
-    PastShot,
     ShardsConfig,
     ShardSource,
     ShotSample,
@@ -23,6 +22,7 @@ from shotstream.data.source import (
     condition_sample,
     require_fit,
 )
+from shotstream.streaming.shot_memory import ShotMemory
 from tests.data.tiny import CLIPS, tiny_encoders, tiny_shards
 
 
@@ -48,9 +48,17 @@ def told(samples: list[ShotSample]) -> list[tuple[object, ...]]:
     """Everything that samples hold, to be compared."""
     return [
         (
-            one.captions,
+            one.caption,
             one.latents.float().flatten().tolist(),
-            [(past.num_frames, past.frames, past.latents.float().flatten().tolist()) for past in one.past],
+            [
+                (
+                    past.caption,
+                    past.num_frames,
+                    past.candidate_frames,
+                    past.latents.float().flatten().tolist(),
+                )
+                for past in one.past
+            ],
         )
         for one in samples
     ]
@@ -69,21 +77,21 @@ def damage(directory: Path, shard: int, member: str) -> None:
 def test_a_sample_is_what_was_encoded(shards: Path) -> None:
     opened = ShardDirectory(shards)
     read = source(shards)
-    seen: set[tuple[str, ...]] = set()
+    seen: set[str] = set()
     for step in range(read.order.steps_per_epoch):
         samples = read.read(step)
         assert len({one.latents.shape for one in samples}) == 1
         for one in samples:
-            key, place = one.captions[-1].split(".shot")
+            key, place = one.caption.split(".shot")
             shard, index = divmod(int(key), 3)
             stored = opened.tensors(shard, index, f"shot{place}.safetensors")["latents"]
             assert torch.equal(one.latents, stored[:, : one.latents.shape[1]])
             assert one.latents.shape[1] % 3 == 0
-            assert len(one.past) == int(place) == len(one.captions) - 1
+            assert [past.caption for past in one.past] == [f"{key}.shot{i}" for i in range(int(place))]
             for number, past in enumerate(one.past):
                 alone = opened.tensors(shard, index, "context.safetensors")[f"shot{number}"]
-                assert torch.equal(past.latents, alone) and len(past.frames) == len(alone)
-            seen.add(one.captions)
+                assert torch.equal(past.latents, alone) and len(past.candidate_frames) == len(alone)
+            seen.add(one.caption)
     assert len(seen) == sum(len(shots) for shots in CLIPS)
 
 
@@ -210,7 +218,7 @@ def test_a_shot_is_conditioned_on_the_shots_before_it(shards: Path) -> None:
     dit = tiny_encoders().dit
     for one in source(shards, batch_size=18).read(0):
         conditioning, rows = condition_sample(one, dit, "published")
-        assert rows[-1] == one.captions[-1] and conditioning.target_caption.tolist() == [len(rows) - 1]
+        assert rows[-1] == one.caption and conditioning.target_caption.tolist() == [len(rows) - 1]
         if not one.past:
             assert conditioning.target_phase.tolist() == [1] and not conditioning.context.any()
             continue
@@ -219,6 +227,21 @@ def test_a_shot_is_conditioned_on_the_shots_before_it(shards: Path) -> None:
         assert any(torch.equal(last, latent.float()) for latent in one.past[-1].latents)
         shots = [int(rows[row].rpartition("shot")[2]) for row in conditioning.positions.caption_index[0]]
         assert shots == conditioning.positions.shot_phase[0].tolist()
+
+
+def test_a_clip_with_fewer_context_latents_than_it_names_is_damaged(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, tensors = source(shards, max_bad="0"), ShardDirectory.tensors
+
+    def short(self: ShardDirectory, shard: int, sample: int, member: str) -> dict[str, torch.Tensor]:
+        found = tensors(self, shard, sample, member)
+        return {name: value[1:] for name, value in found.items()} if "context" in member else found
+
+    monkeypatch.setattr(ShardDirectory, "tensors", short)
+    with pytest.raises(TooManyBadSamples, match=r"candidate frames with \d+ latents; 1 damaged clips"):
+        for step in range(5):
+            read.read(step)
 
 
 def test_stories_are_captions_of_clips_that_are_long_enough(shards: Path) -> None:
@@ -261,12 +284,15 @@ def test_frames_beyond_the_budget_read_the_captions_of_their_own_shots(
     """Rows once were taken from the beginning of the clip, which is right while the shots fit the budget."""
     dit = dataclasses.replace(tiny_encoders().dit, num_context_frames=6)
     past = tuple(
-        PastShot(num_frames=9, frames=(0, 4, 8), latents=torch.full((3, 4, 2, 2), float(shot)))
+        ShotMemory(
+            caption=f"00000000.shot{shot}",
+            num_frames=9,
+            candidate_frames=(0, 4, 8),
+            latents=torch.full((3, 4, 2, 2), float(shot)),
+        )
         for shot in range(8)
     )
-    sample = ShotSample(
-        latents=torch.zeros(4, 3, 2, 2), past=past, captions=tuple(f"00000000.shot{i}" for i in range(9))
-    )
+    sample = ShotSample(latents=torch.zeros(4, 3, 2, 2), past=past, caption="00000000.shot8")
     conditioning, rows = condition_sample(sample, dit, policy)  # pyright: ignore[reportArgumentType]
     assert conditioning.context[0, 0, :, 0, 0].tolist() == seen
     read = [rows[row] for row in conditioning.positions.caption_index[0].tolist()]

@@ -10,6 +10,7 @@ from shotstream.model.positions import context_positions
 from shotstream.streaming.conditioning import (
     Conditioning,
     caption_shots,
+    condition_next_shot,
     context_levels,
     drop_context,
     first_shot,
@@ -18,8 +19,7 @@ from shotstream.streaming.conditioning import (
     stack_conditioning,
     target_part,
 )
-from shotstream.streaming.context_sampling import ContextSlot, sample_context
-from tests.streaming.tiny import LATENT_SIZE, tiny_conditioning, tiny_config
+from tests.streaming.tiny import LATENT_SIZE, tiny_conditioning, tiny_config, tiny_memory, tiny_plan
 
 
 def test_a_first_shot_has_zero_context_phase_1_and_its_own_caption() -> None:
@@ -34,14 +34,16 @@ def test_a_first_shot_has_zero_context_phase_1_and_its_own_caption() -> None:
 
 
 def test_a_later_shot_reads_its_own_caption_and_its_context_those_of_their_shots() -> None:
-    plan = sample_context([9] * 10, 3, "theatre")
-    latents = {shot: torch.full((4, 4, 6), float(shot)) for shot in range(10)}
-
-    def latent_of(slot: ContextSlot) -> torch.Tensor:
-        return latents[slot.shot_index]
-
-    conditioning = next_shot(plan, latent_of)
-    assert caption_shots(plan) == (0, 8, 9)
+    memories = [tiny_memory(shot) for shot in range(10)]
+    conditioning, captions = condition_next_shot(
+        memories,
+        "the next",
+        tiny_config(),
+        LATENT_SIZE,
+        "theatre",
+        compose=lambda caption, shot_index: f"{shot_index}: {caption}",
+    )
+    assert captions == ["0: shot 0", "8: shot 8", "9: shot 9", "10: the next"]
     assert conditioning.context[0, 0, :, 0, 0].tolist() == [0, 8, 9]
     assert conditioning.positions.frame_index.tolist() == [[0, 1, 2]]
     assert conditioning.positions.shot_phase.tolist() == [[0, 1, 2]]
@@ -50,17 +52,29 @@ def test_a_later_shot_reads_its_own_caption_and_its_context_those_of_their_shots
     assert conditioning.target_caption.tolist() == [3]
 
 
+def test_the_first_of_all_shots_is_conditioned_on_nothing_and_pins_on_their_shots() -> None:
+    config = tiny_config()
+    conditioning, captions = condition_next_shot([], "the first", config, LATENT_SIZE, "theatre")
+    assert captions == ["the first"] and not conditioning.context.any()
+    assert conditioning.target_phase.tolist() == [1]
+    memories = [tiny_memory(0), tiny_memory(1, num_pins=2), tiny_memory(2)]
+    conditioning, captions = condition_next_shot(memories, "next", config, LATENT_SIZE, "theatre")
+    assert captions == ["shot 1", "shot 2", "next"]
+    assert conditioning.context[0, 0, :, 0, 0].tolist() == [-1, -2, 2]
+    assert conditioning.positions.shot_phase.tolist() == [[0, 0, 1]]
+
+
 def test_under_the_target_caption_policy_the_context_reads_the_caption_of_the_shot_to_be_made() -> None:
-    plan = sample_context([9] * 3, 3, "target_caption")
-    conditioning = next_shot(plan, lambda _: torch.zeros(4, 4, 6))
+    plan = tiny_plan([9] * 3, 3, "target_caption")
+    conditioning = next_shot(plan)
     assert caption_shots(plan) == ()
     assert conditioning.positions.caption_index.tolist() == [[0, 0, 0]]
     assert conditioning.target_caption.tolist() == [0]
 
 
 def test_published_phases_count_all_shots_while_captions_are_those_kept() -> None:
-    plan = sample_context([9] * 8, 6, "published")
-    conditioning = next_shot(plan, lambda _: torch.zeros(4, 4, 6))
+    plan = tiny_plan([9] * 8, 6, "published")
+    conditioning = next_shot(plan)
     assert conditioning.positions.shot_phase.tolist() == [[2, 3, 4, 5, 6, 7]]
     assert conditioning.positions.caption_index.tolist() == [[0, 1, 2, 3, 4, 5]]
     assert conditioning.target_phase.tolist() == [8]
@@ -107,8 +121,8 @@ def test_samples_stack_to_a_batch() -> None:
 def test_phases_stay_phases_and_captions_captions_however_samples_are_joined_sent_or_dropped() -> None:
     """Under the published policy the two differ once there are more shots than context frames."""
     config = tiny_config(num_context_frames=6)
-    plan = sample_context([9] * 8, 6, "published")
-    one = next_shot(plan, lambda _: torch.ones(4, 4, 6))
+    plan = tiny_plan([9] * 8, 6, "published")
+    one = next_shot(plan)
     phases, captions = [2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5]
     both = stack_conditioning([one, one])
     for made in (both, both.to("cpu"), drop_context(both, torch.tensor([False, False]))):
@@ -133,10 +147,10 @@ def test_context_and_positions_must_agree() -> None:
 
 def test_what_a_shot_is_given_is_on_its_device_in_the_dtype_asked_for_and_numbers_are_whole() -> None:
     config, half = tiny_config(), torch.bfloat16
-    plan = sample_context([9] * 3, 3, "theatre")
+    plan = tiny_plan([9] * 3, 3, "theatre")
     for made in (
         first_shot(config, LATENT_SIZE, device="meta", dtype=half),
-        next_shot(plan, lambda _: torch.zeros(4, 4, 6), device="meta", dtype=half),
+        next_shot(plan, device="meta", dtype=half),
         first_shot(config, LATENT_SIZE, dtype=half).to("meta"),
     ):
         numbers = [made.target_phase, made.target_caption]

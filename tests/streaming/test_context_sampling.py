@@ -2,28 +2,45 @@
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
+import torch
 
 from shotstream.streaming.context_sampling import (
-    ContextSlot,
+    ContextCandidate,
+    NextShot,
     PolicyName,
     allocate,
-    candidate_frames,
-    max_frame_count,
-    sample_context,
+    choose_context,
+    kept_frames,
+    named_policy,
 )
+from shotstream.streaming.shot_memory import ShotMemory
+from tests.streaming.tiny import tiny_memory, tiny_plan
 
 GOLDEN = Path(__file__).parents[1] / "assets" / "goldens" / "context_sampling.json"
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
 def chosen(frames_per_shot: list[int], budget: int, policy: PolicyName) -> list[tuple[int, int]]:
-    slots = sample_context(frames_per_shot, budget, policy).slots
-    return [(slot.shot_index, slot.frame_index) for slot in slots if slot.frame_index is not None]
+    found = [slot.candidate for slot in tiny_plan(frames_per_shot, budget, policy).slots]
+    return [(one.shot_index, one.frame_index) for one in found if one.frame_index is not None]
+
+
+def places(
+    frames_per_shot: list[int], budget: int, *pins: int
+) -> list[tuple[int, int | None, int | None, int]]:
+    """Shot, frame, pin and phase of every context frame under our policy."""
+    slots = tiny_plan(frames_per_shot, budget, pins=pins).slots
+    return [
+        (one.candidate.shot_index, one.candidate.frame_index, one.candidate.pin_index, one.shot_phase)
+        for one in slots
+    ]
 
 
 @pytest.mark.goldens
@@ -40,7 +57,7 @@ def test_published_policy_equals_the_golden_rows() -> None:
 def test_every_plan_fills_the_budget_and_phases_never_fall(policy: PolicyName) -> None:
     for num_shots in range(1, 20):
         for budget in range(1, 9):
-            plan = sample_context([33] * num_shots, budget, policy)
+            plan = tiny_plan([33] * num_shots, budget, policy)
             phases = [slot.shot_phase for slot in plan.slots]
             assert len(plan.slots) == budget
             assert phases == sorted(phases)
@@ -49,47 +66,44 @@ def test_every_plan_fills_the_budget_and_phases_never_fall(policy: PolicyName) -
 
 def test_theatre_policy_equals_the_published_one_while_the_shots_fit_the_budget() -> None:
     for num_shots in range(1, 7):
-        assert sample_context([33] * num_shots, 6, "theatre") == sample_context(
-            [33] * num_shots, 6, "published"
-        )
+        assert tiny_plan([33] * num_shots, 6, "theatre") == tiny_plan([33] * num_shots, 6, "published")
 
 
 def test_theatre_policy_keeps_the_first_shot_and_the_most_recent_ones() -> None:
-    plan = sample_context([33] * 20, 6, "theatre")
-    assert [slot.shot_index for slot in plan.slots] == [0, 15, 16, 17, 18, 19]
-    assert [slot.frame_index for slot in plan.slots] == [0] * 6
+    plan = tiny_plan([33] * 20, 6, "theatre")
+    assert [slot.candidate.shot_index for slot in plan.slots] == [0, 15, 16, 17, 18, 19]
+    assert [slot.candidate.frame_index for slot in plan.slots] == [0] * 6
     assert [slot.shot_phase for slot in plan.slots] == [0, 1, 2, 3, 4, 5]
     assert plan.target_phase == 6
 
 
 def test_ablations_differ_from_theatre_in_one_thing_each() -> None:
     lengths = [33, 21]
-    ours = sample_context(lengths, 6, "theatre")
+    ours = tiny_plan(lengths, 6, "theatre")
     assert chosen(lengths, 6, "theatre") == [(0, 0), (0, 16), (0, 32), (1, 0), (1, 10), (1, 20)]
     assert chosen(lengths, 6, "first_frames") == [(0, 0)] * 3 + [(1, 0)] * 3
     ends = [(0, 0), (0, 0), (0, 32), (1, 0), (1, 0), (1, 20)]
     assert chosen(lengths, 6, "first_and_last_frames") == ends
-    assert replace(sample_context(lengths, 6, "target_caption"), own_captions=True) == ours
+    assert replace(tiny_plan(lengths, 6, "target_caption"), own_captions=True) == ours
     for policy in ("first_frames", "first_and_last_frames"):
-        plan = sample_context(lengths, 6, policy)
+        plan = tiny_plan(lengths, 6, policy)
         assert [slot.shot_phase for slot in plan.slots] == [slot.shot_phase for slot in ours.slots]
         assert plan.own_captions
 
 
 def test_pins_take_slots_first_and_stand_before_the_frames_of_their_shot() -> None:
-    plan = sample_context([9] * 10, 4, "theatre", pins=(5, 9))
-    assert plan.slots == (
-        ContextSlot(shot_index=0, frame_index=0, pin_index=None, shot_phase=0),
-        ContextSlot(shot_index=5, frame_index=None, pin_index=0, shot_phase=1),
-        ContextSlot(shot_index=9, frame_index=None, pin_index=1, shot_phase=2),
-        ContextSlot(shot_index=9, frame_index=0, pin_index=None, shot_phase=2),
-    )
-    assert plan.target_phase == 3
+    assert places([9] * 10, 4, 5, 9) == [
+        (0, 0, None, 0),
+        (5, None, 0, 1),
+        (9, None, 0, 2),
+        (9, 0, None, 2),
+    ]
+    assert tiny_plan([9] * 10, 4, pins=(5, 9)).target_phase == 3
 
 
 def test_one_free_slot_goes_to_the_most_recent_shot() -> None:
-    plan = sample_context([9] * 5, 3, "theatre", pins=(0, 0))
-    assert [slot.shot_index for slot in plan.slots] == [0, 0, 4]
+    plan = tiny_plan([9] * 5, 3, "theatre", pins=(0, 0))
+    assert [slot.candidate.shot_index for slot in plan.slots] == [0, 0, 4]
 
 
 def test_phase_differences_stay_within_the_budget_whatever_is_pinned() -> None:
@@ -97,12 +111,14 @@ def test_phase_differences_stay_within_the_budget_whatever_is_pinned() -> None:
         for pins in itertools.chain.from_iterable(
             itertools.combinations_with_replacement(range(num_shots), count) for count in range(4)
         ):
-            plan = sample_context([9] * num_shots, 4, "theatre", pins=pins)
+            plan = tiny_plan([9] * num_shots, 4, "theatre", pins=pins)
             assert len(plan.slots) == 4
             assert plan.target_phase - plan.slots[0].shot_phase <= 4
-            assert [slot.pin_index for slot in plan.slots if slot.pin_index is not None] == sorted(
-                range(len(pins)), key=lambda index: pins[index]
-            )
+            pinned = [slot.candidate for slot in plan.slots if slot.candidate.is_mandatory]
+            assert [one.shot_index for one in pinned] == sorted(pins)
+            assert {(one.shot_index, one.pin_index) for one in pinned} == {
+                (shot, pin) for shot in pins for pin in range(pins.count(shot))
+            }
 
 
 def test_counts_sum_to_the_budget() -> None:
@@ -117,34 +133,71 @@ def test_every_frame_a_policy_chooses_is_a_candidate(policy: PolicyName) -> None
         lengths = [first, *[num_frames] * 11]
         for num_shots in range(1, 12):
             for shot, frame in chosen(lengths[:num_shots], budget, policy):
-                assert frame in candidate_frames(lengths[shot], max_frame_count(shot, budget))
+                assert frame in kept_frames(lengths[shot], shot, budget)
 
 
 def test_pins_never_ask_for_a_frame_that_is_no_candidate() -> None:
+    """A frame that is none would be missing among what a memory offers."""
     for num_shots, num_pins in itertools.product(range(1, 9), range(6)):
-        for slot in sample_context([21] * num_shots, 6, "theatre", pins=(0,) * num_pins).slots:
-            assert slot.frame_index is None or slot.frame_index in candidate_frames(
-                21, max_frame_count(slot.shot_index, 6)
-            )
+        for shot, frame, pin, _ in places([21] * num_shots, 6, *(0,) * num_pins):
+            assert (frame is None) == (pin is not None)
+            assert frame is None or frame in kept_frames(21, shot, 6)
 
 
 def test_candidates_are_few() -> None:
-    assert candidate_frames(81, 6) == (0, 16, 20, 27, 32, 40, 48, 53, 60, 64, 80)
-    assert candidate_frames(81, max_frame_count(1, 6)) == (0, 40, 80)
-    assert candidate_frames(81, max_frame_count(4, 6)) == (0, 80)
-    assert candidate_frames(81, max_frame_count(5, 6)) == (0,)
+    assert kept_frames(81, 0, 6) == (0, 16, 20, 27, 32, 40, 48, 53, 60, 64, 80)
+    assert kept_frames(81, 1, 6) == (0, 40, 80)
+    assert kept_frames(81, 4, 6) == (0, 80)
+    assert kept_frames(81, 5, 6) == (0,)
+
+
+class _OfOneShot:
+    """A policy as anybody may write one: by chance, of shots whose caption is the next one's."""
+
+    ranks_phases, own_captions, allows_pins = True, True, True
+
+    def choose(
+        self,
+        candidates: Sequence[ContextCandidate],
+        budget: int,
+        next_shot: NextShot,
+        rng: np.random.Generator,
+    ) -> list[ContextCandidate]:
+        pinned = [one for one in candidates if one.is_mandatory]
+        alike = [one for one in candidates if not one.is_mandatory and one.caption == next_shot.caption]
+        return [*(alike[i] for i in rng.integers(len(alike), size=budget - len(pinned))), *pinned]
+
+
+def test_any_object_that_chooses_is_a_policy_and_whoever_plans_a_shot_finds_the_same() -> None:
+    memories = [tiny_memory(index, 33, 6, num_pins=index == 2) for index in range(4)]
+    offered = [one for index, memory in enumerate(memories) for one in memory.candidates(index)]
+    following = NextShot(index=4, caption="shot 1")
+    plan = choose_context(offered, following, 6, _OfOneShot())
+    found = [slot.candidate for slot in plan.slots]
+    assert [one.shot_index for one in found] == [1] * 5 + [2] and found[-1].is_mandatory
+    assert [slot.shot_phase for slot in plan.slots] == [0] * 5 + [1] and plan.target_phase == 2
+    frames = [one.frame_index for one in found[:-1]]
+    assert frames == sorted(frames, key=lambda frame: -1 if frame is None else frame)
+    assert plan == choose_context(offered, following, 6, _OfOneShot())
+    others = [choose_context(offered, following, 6, _OfOneShot(), np.random.default_rng(n)) for n in range(9)]
+    assert any(other != plan for other in others)
+    assert [one.latent().mean().item() for one in found] == [1.0] * 5 + [-1.0]
 
 
 def test_what_has_no_meaning_is_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match="no earlier shot"):
-        sample_context([], 6)
+        tiny_plan([], 6)
     with pytest.raises(ValueError, match="at least 1 frame"):
-        sample_context([9, 0], 6)
+        tiny_plan([9, 0], 6)
     with pytest.raises(ValueError, match="at most 5 of 6"):
-        sample_context([9], 6, pins=(0,) * 6)
-    with pytest.raises(ValueError, match="pinned to shot 1"):
-        sample_context([9], 6, pins=(1,))
+        tiny_plan([9], 6, pins=(0,) * 6)
     with pytest.raises(ValueError, match="published context policy has no pinned frames"):
-        sample_context([9], 6, "published", pins=(0,))
+        tiny_plan([9], 6, "published", pins=(0,))
+    with pytest.raises(ValueError, match="unknown context policy"):
+        named_policy("latest")
     with pytest.raises(ValueError, match="frame of a shot or a pinned picture"):
-        ContextSlot(shot_index=0, frame_index=None, pin_index=None, shot_phase=0)
+        ContextCandidate(
+            shot_index=0, frame_index=None, shot_num_frames=9, caption="", latent=lambda: torch.zeros(1, 1, 1)
+        )
+    with pytest.raises(ValueError, match="2 candidate frames with 1 latents"):
+        ShotMemory(caption="", num_frames=9, candidate_frames=(0, 8), latents=torch.zeros(1, 4, 2, 2))

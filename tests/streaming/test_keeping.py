@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from shotstream.streaming.context_sampling import candidate_frames, max_frame_count
+from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.order import ShotOrder
@@ -84,11 +84,11 @@ def test_a_cut_waits_for_the_last_chunks_frames_alone_and_an_early_one_wastes_fe
         return encode(pixels)
 
     monkeypatch.setattr(engine.codec, "encode", count)
-    geometry, most = engine.codec.geometry, max_frame_count(0, BUDGET)
+    geometry = engine.codec.geometry
     keeping = Keeping(engine, ORDER)
     for _ in make_shot(engine, ORDER, keeping=keeping):
         pass
-    planned = candidate_frames(geometry.shot_num_frames(4), most)
+    planned = kept_frames(geometry.shot_num_frames(4), 0, BUDGET)
     assert encoded == [1] * len(planned)
     keeping.take()
     assert len(encoded) == len(planned)
@@ -110,12 +110,11 @@ def test_of_a_long_shot_no_more_frames_are_held_than_an_end_may_ask_for(engine: 
     keeping = Keeping(engine, order)
     held: list[int] = []
     lengths = [engine.codec.geometry.shot_num_frames(num_chunks) for num_chunks in range(1, 13)]
-    most = max_frame_count(0, BUDGET)
     for chunk in make_shot(engine, order, keeping=keeping):
         held.append(len(keeping._spare))
         assert not keeping._chunks
         ends = lengths[chunk.chunk_index :]
-        assert keeping._spare.keys() <= {index for end in ends for index in candidate_frames(end, most)}
+        assert keeping._spare.keys() <= {index for end in ends for index in kept_frames(end, 0, BUDGET)}
         assert not keeping._spare.keys() & keeping._latents.keys()
     assert max(held) < 0.6 * engine.codec.geometry.shot_num_frames(12)
     assert held[-1] <= 11

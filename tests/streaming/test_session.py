@@ -13,8 +13,9 @@ from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping, as_picture
 from shotstream.streaming.noise import derive_seed, shot_seed
+from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.streaming.saved_session import SessionError, Take, read_session
+from shotstream.streaming.saved_session import Pin, SessionError, Take, read_session
 from shotstream.streaming.session import StorySession
 from shotstream.streaming.shot import Chunk
 from tests.params import first
@@ -261,6 +262,20 @@ def test_pins_hold_a_picture_in_the_context_until_they_are_taken_out(engine: Eng
 
 
 @pytest.mark.slow
+def test_a_picture_pinned_to_a_shot_that_is_not_before_the_ordered_one_is_refused() -> None:
+    pin = Pin(shot_index=1, latent=torch.zeros(4, 4, 6))
+    with pytest.raises(ValueError, match="pinned to shot 1; there are 0"):
+        ShotOrder(
+            global_caption="a forest",
+            caption="a fox",
+            seed=0,
+            num_steps=1,
+            num_chunks=1,
+            takes=(),
+            pins=(pin,),
+        )
+
+
 def test_a_fork_has_the_pins_and_makes_the_same_film_with_them() -> None:
     session = start(tiny_engine())
     film(session, 3)

@@ -1,5 +1,7 @@
 """Tiny networks with random weights for the tests of this directory."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,9 +14,16 @@ from shotstream.model.dual_cache import DualCache
 from shotstream.model.positions import context_positions
 from shotstream.story import compose_caption
 from shotstream.streaming.conditioning import Conditioning
-from shotstream.streaming.context_sampling import PolicyName
+from shotstream.streaming.context_sampling import (
+    ContextPlan,
+    NextShot,
+    PolicyName,
+    choose_context,
+    kept_frames,
+)
 from shotstream.streaming.crew import Crew
 from shotstream.streaming.engine import Engine, EngineConfig
+from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.weights.bundle import config_from_document
 
 LATENT_SIZE = LatentSize(4, 6)
@@ -63,6 +72,35 @@ def tiny_conditioning(config: DiTConfig, batch: int = 1, seed: int = 0) -> Condi
         target_phase=torch.full((batch,), 2),
         target_caption=torch.full((batch,), 2),
     )
+
+
+def tiny_memory(
+    shot_index: int, num_frames: int = 9, budget: int = 3, *, num_pins: int = 0, fill: float | None = None
+) -> ShotMemory:
+    """A shot whose latents are its index, or `fill`; its pinned pictures are -1, -2, ..."""
+    kept = kept_frames(num_frames, shot_index, budget)
+    shape = (4, LATENT_SIZE.height, LATENT_SIZE.width)
+    return ShotMemory(
+        caption=f"shot {shot_index}",
+        num_frames=num_frames,
+        candidate_frames=kept,
+        latents=torch.full((len(kept), *shape), float(shot_index) if fill is None else fill),
+        pinned=tuple(torch.full(shape, -1.0 - pin) for pin in range(num_pins)),
+    )
+
+
+def tiny_plan(
+    lengths: Sequence[int], budget: int, policy: PolicyName = "theatre", *, pins: Sequence[int] = ()
+) -> ContextPlan:
+    """The context of the shot after shots of these lengths, pictures pinned to some."""
+    memories = [
+        tiny_memory(shot_index, num_frames, budget, num_pins=pins.count(shot_index))
+        for shot_index, num_frames in enumerate(lengths)
+    ]
+    candidates = [
+        candidate for index, memory in enumerate(memories) for candidate in memory.candidates(index)
+    ]
+    return choose_context(candidates, NextShot(index=len(memories), caption="next"), budget, policy)
 
 
 def tiny_text(config: DiTConfig, batch: int = 1, num_captions: int = 3, seed: int = 0) -> Tensor:

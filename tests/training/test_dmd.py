@@ -14,6 +14,7 @@ from shotstream.model.dit import DiT
 from shotstream.streaming.conditioning import drop_context
 from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.rollout import Rollout
+from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.training.films import theatre_pipeline
 from shotstream.training.lora import attach_adapters, merge_adapters
 from shotstream.training.recipe import Recipe
@@ -23,6 +24,7 @@ from shotstream.training.stages import dmd as dmd_module
 from shotstream.training.stages.dmd import DmdStage, Scene
 from shotstream.training.stages.inter_shot import (
     InterShotTraining,
+    compositions,
     condition_on,
     draw_stories,
     look_back_at,
@@ -291,11 +293,12 @@ def test_history_is_what_a_session_would_look_back_at(runs: Path) -> None:
     pipeline = theatre_pipeline(patch_codec, model, config.dmd.teacher, config.dmd.student_steps)
     (story,), lengths = draw_stories(config, 0)
     session = pipeline.session(story.global_caption, seed=5)
-    shots = []
+    texts = [compositions(story)]
+    memories: list[list[ShotMemory]] = [[]]
     size = pipeline.engine.latent_size
     for index, num_chunks in enumerate(lengths[:-1]):
         list(session.shot(story.captions[index], num_chunks=num_chunks))
-        conditioning, captions = condition_on([story], shots, config.dmd.teacher, size)
+        conditioning, captions = condition_on(memories, texts, config.dmd.teacher, size)
         with torch.no_grad():
             rollout = dmd_module.student_rollout(
                 model.dit,
@@ -305,10 +308,11 @@ def test_history_is_what_a_session_would_look_back_at(runs: Path) -> None:
                 seeds=[shot_seed(5, index)],
             )
             latents = torch.cat(list(rollout.chunks(num_chunks)), dim=2)
-            shots.append(look_back_at(patch_codec, latents, index, model.dit.config.num_context_frames))
-    for ours, take in zip(shots, session.shots, strict=True):
-        assert (ours.num_frames, ours.frames) == (take.num_frames, take.candidate_frames)
-        assert torch.equal(ours.latents[0], take.latents)
+            budget = model.dit.config.num_context_frames
+            memories[0] += look_back_at(patch_codec, latents, [texts[0][index]], index, budget)
+    for ours, take in zip(memories[0], session.shots, strict=True):
+        assert (ours.num_frames, ours.candidate_frames) == (take.num_frames, take.candidate_frames)
+        assert torch.equal(ours.latents, take.latents)
     assert len(stage.draw(0, ALL).captions[0]) == 3
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from shotstream.diffusion.samplers import VelocityFunction
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
-from shotstream.streaming.conditioning import Conditioning, drop_context, first_shot, next_shot
-from shotstream.streaming.context_sampling import sample_context
+from shotstream.streaming.conditioning import Conditioning, condition_next_shot, drop_context, first_shot
+from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.training.velocity import guided_velocity
 
 SIZE = LatentSize(2, 2)
@@ -29,8 +29,10 @@ def config() -> DiTConfig:
 
 
 def later_shot() -> Conditioning:
-    plan = sample_context([9, 9], 6, "theatre")
-    return next_shot(plan, lambda _: torch.full((1, 2, 2), 5.0))
+    memory = ShotMemory(
+        caption="", num_frames=9, candidate_frames=tuple(range(9)), latents=torch.full((9, 1, 2, 2), 5.0)
+    )
+    return condition_next_shot([memory, memory], "", config(), SIZE, "theatre").conditioning
 
 
 class Asked:

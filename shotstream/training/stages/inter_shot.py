@@ -28,20 +28,10 @@ from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.geometry import LatentSize
 from shotstream.model.dit import DiT
 from shotstream.story import compose_caption
-from shotstream.streaming.conditioning import (
-    Conditioning,
-    caption_shots,
-    first_shot,
-    next_shot,
-    stack_conditioning,
-)
-from shotstream.streaming.context_sampling import (
-    ContextSlot,
-    candidate_frames,
-    max_frame_count,
-    sample_context,
-)
+from shotstream.streaming.conditioning import Conditioning, condition_next_shot, stack_conditioning
+from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.noise import derive_seed
+from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.training.keys import draws
 from shotstream.training.lora import attach_adapters
@@ -80,17 +70,6 @@ class ToldSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FilmedShot:
-    """A shot of every story of a batch, as later shots look back at it."""
-
-    num_frames: int
-    frames: tuple[int, ...]
-    """Which frames were kept."""
-    latents: Float[Tensor, "b k z h w"]
-    """Each of them encoded alone."""
-
-
 def inter_shot_stage(
     config: InterShotTraining,
     *,
@@ -123,9 +102,10 @@ def inter_shot_stage(
 
     def draw(step: int, samples: range) -> Scene:
         stories, lengths = draw_stories(config, step, samples, stored)
-        shots: list[FilmedShot] = []
+        texts = [compositions(story) for story in stories]
+        memories: list[list[ShotMemory]] = [[] for _ in stories]
         for index, num_chunks in enumerate(lengths[:-1]):
-            conditioning, captions = condition_on(stories, shots, dmd.teacher, latent_size)
+            conditioning, captions = condition_on(memories, texts, dmd.teacher, latent_size)
             conditioning = conditioning.to(device)
             seeds = [derive_seed(dmd.seed, "history", step, index, sample) for sample in samples]
             with torch.no_grad():
@@ -136,8 +116,11 @@ def inter_shot_stage(
                         student.dit, conditioning, text, sigmas, seeds=seeds, dtype=dtype
                     )
                     latents = torch.cat(list(rollout.chunks(num_chunks)), dim=2)
-                shots.append(look_back_at(codec, latents, index, student.dit.config.num_context_frames))
-        return Scene(*condition_on(stories, shots, dmd.teacher, latent_size), lengths[-1], samples)
+                own = [rows[index] for rows in texts]
+                made = look_back_at(codec, latents, own, index, student.dit.config.num_context_frames)
+            for before, memory in zip(memories, made, strict=True):
+                before.append(memory)
+        return Scene(*condition_on(memories, texts, dmd.teacher, latent_size), lengths[-1], samples)
 
     return DmdStage(
         dmd, student=student, teacher=teacher, fake=fake, draw=draw, film=film, execution=execution
@@ -179,32 +162,27 @@ def draw_stories(
 
 
 def condition_on(
-    stories: Sequence[Told], shots: Sequence[FilmedShot], trained: TeacherTraining, size: LatentSize
+    memories: Sequence[Sequence[ShotMemory]],
+    texts: Sequence[Sequence[str]],
+    trained: TeacherTraining,
+    size: LatentSize,
 ) -> tuple[Conditioning, list[list[str]]]:
-    """Conditioning of the shot after `shots` in every story, and its caption rows."""
-    config, index = trained.dit, len(shots)
-    texts = [_composed(story) for story in stories]
-    if not shots:
-        return first_shot(config, size, batch=len(stories)), [rows[:1] for rows in texts]
-    plan = sample_context(
-        [shot.num_frames for shot in shots], config.num_context_frames, trained.context_policy
-    )
+    """Conditioning of the shot after those of `memories` in every story, and its caption rows.
 
-    def conditioning_of(sample: int) -> Conditioning:
-        def latent_of(slot: ContextSlot) -> Float[Tensor, "z h w"]:
-            shot = shots[slot.shot_index]
-            assert slot.frame_index is not None
-            return shot.latents[sample, shot.frames.index(slot.frame_index)]
-
-        return next_shot(plan, latent_of)
-
-    read = (*caption_shots(plan), index)
-    return stack_conditioning([conditioning_of(sample) for sample in range(len(stories))]), [
-        [rows[shot] for shot in read] for rows in texts
+    Args:
+        memories: of each story, the shots filmed so far, as many in all.
+        texts: of each story, what the text encoder is given for each shot.
+        trained: how the teacher was trained.
+        size: of a latent frame.
+    """
+    shots = [
+        condition_next_shot(before, rows[len(before)], trained.dit, size, trained.context_policy)
+        for before, rows in zip(memories, texts, strict=True)
     ]
+    return stack_conditioning([shot.conditioning for shot in shots]), [shot.captions for shot in shots]
 
 
-def _composed(story: Told) -> list[str]:
+def compositions(story: Told) -> list[str]:
     """What the text encoder is given for each shot; the names of stored captions stand for that already."""
     if isinstance(story, tuple):
         return list(story)
@@ -212,14 +190,19 @@ def _composed(story: Told) -> list[str]:
 
 
 def look_back_at(
-    codec: Codec, latents: Float[Tensor, "b z f h w"], shot_index: int, budget: int
-) -> FilmedShot:
-    """What a session keeps of a shot: frames as a viewer gets them, in whole levels, each encoded alone."""
+    codec: Codec,
+    latents: Float[Tensor, "b z f h w"],
+    captions: Sequence[str],
+    shot_index: int,
+    budget: int,
+) -> list[ShotMemory]:
+    """What a session keeps of each shot of a batch: frames as a viewer gets them, each encoded alone."""
     pixels = from_levels(to_levels(codec.decode(latents)))
     num_frames = pixels.shape[2]
-    chosen = candidate_frames(num_frames, max_frame_count(shot_index, budget))
+    chosen = kept_frames(num_frames, shot_index, budget)
     singles = rearrange(pixels[:, :, list(chosen)], "b c k h w -> (b k) c 1 h w")
-    encoded = codec.encode(singles)[:, :, 0].cpu()
-    return FilmedShot(
-        num_frames=num_frames, frames=chosen, latents=encoded.unflatten(0, (len(latents), len(chosen)))
-    )
+    encoded = codec.encode(singles)[:, :, 0].cpu().unflatten(0, (len(latents), len(chosen)))
+    return [
+        ShotMemory(caption=caption, num_frames=num_frames, candidate_frames=chosen, latents=kept)
+        for caption, kept in zip(captions, encoded, strict=True)
+    ]

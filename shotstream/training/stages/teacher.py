@@ -9,6 +9,7 @@ initialisation of Causal Forcing, arXiv 2602.02214). A text encoder that was not
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
@@ -33,16 +34,15 @@ from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.story import compose_caption
 from shotstream.streaming.conditioning import (
+    ConditionedShot,
     Conditioning,
-    caption_shots,
+    condition_next_shot,
     drop_context,
-    first_shot,
     full_pass,
-    next_shot,
     stack_conditioning,
     target_part,
 )
-from shotstream.streaming.context_sampling import ContextSlot, PolicyName, sample_context
+from shotstream.streaming.context_sampling import PolicyName
 from shotstream.training.ema import Ema
 from shotstream.training.keys import draws, onto, sample_noise, tensor_draws
 from shotstream.training.optimisers import ClippedAdamW, MuonAdamW
@@ -444,7 +444,7 @@ def draw_batch(
         x0.append(story.shots[index].target[:, :length].float())
         figures.append(story.shots[index].figures[:length])
         conditioning, rows = _dropped(
-            *condition(story, index, config), index > 0, config, rng, keep_captions=keep_captions
+            *condition(story, index, config, rng), index > 0, config, rng, keep_captions=keep_captions
         )
         conditionings.append(conditioning)
         captions.append(rows)
@@ -460,7 +460,7 @@ def _stored_batch(
     stored = source.read(step, samples)
     for sample, one in zip(samples, stored, strict=True):
         rng = draws(config.seed, "shot", step, sample)
-        conditioning, rows = condition_sample(one, config.dit, config.context_policy)
+        conditioning, rows = condition_sample(one, config.dit, config.context_policy, rng)
         conditioning, rows = _dropped(
             conditioning, rows, bool(one.past), config, rng, keep_captions=keep_captions
         )
@@ -487,21 +487,17 @@ def _dropped(
     return conditioning, [""] * len(rows) if dropped else rows
 
 
-def condition(story: StoryLatents, index: int, training: TeacherTraining) -> tuple[Conditioning, list[str]]:
+def condition(
+    story: StoryLatents, index: int, training: TeacherTraining, rng: np.random.Generator | None = None
+) -> ConditionedShot:
     """Conditioning of shot `index` of a story on its earlier shots, and its caption rows."""
-    config = training.dit
-    told = story.story
-    texts = [compose_caption(told.global_caption, text, shot) for shot, text in enumerate(told.captions)]
-    if index == 0:
-        size = LatentSize(*story.shots[0].target.shape[-2:])
-        return first_shot(config, size), [texts[0]]
-    plan = sample_context(
-        [shot.num_frames for shot in story.shots[:index]], config.num_context_frames, training.context_policy
+    memories = [shot.memory for shot in story.shots]
+    return condition_next_shot(
+        memories[:index],
+        memories[index].caption,
+        training.dit,
+        LatentSize(*story.shots[index].target.shape[-2:]),
+        training.context_policy,
+        compose=partial(compose_caption, story.story.global_caption),
+        rng=rng,
     )
-
-    def latent_of(slot: ContextSlot) -> Float[Tensor, "z h w"]:
-        shot = story.shots[slot.shot_index]
-        assert slot.frame_index is not None
-        return shot.context[shot.context_frames.index(slot.frame_index)].float()
-
-    return next_shot(plan, latent_of), [texts[shot] for shot in (*caption_shots(plan), index)]

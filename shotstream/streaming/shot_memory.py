@@ -1,0 +1,58 @@
+"""The memory of a finished shot: latents of the few frames that later shots may look back at.
+
+Sessions, films of teachers, training on films of a student's own and on stored clips remember shots in this
+one form. It offers candidates; a policy of `context_sampling` chooses among them, and `condition_next_shot`
+of `conditioning` makes the choice what a network is given.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+from jaxtyping import Float
+from torch import Tensor
+
+from shotstream.streaming.context_sampling import ContextCandidate, frame_candidates
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShotMemory:
+    """What later shots may see of one finished shot."""
+
+    caption: str
+    """The shot's own caption, before it is composed with the global one."""
+    num_frames: int
+    """Length of the shot in video frames."""
+    candidate_frames: tuple[int, ...]
+    """Video frames that a later shot may take into its context, 0-based in the shot."""
+    latents: Float[Tensor, "k z h w"] = field(repr=False)
+    """Normalised latents of those frames, each encoded alone; on the CPU."""
+    pinned: tuple[Float[Tensor, "z h w"], ...] = field(default=(), repr=False)
+    """Latents of the pictures that count as frames of this shot and must be in every context."""
+
+    def __post_init__(self) -> None:
+        if len(self.candidate_frames) != len(self.latents):
+            raise ValueError(
+                f"{len(self.candidate_frames)} candidate frames with {len(self.latents)} latents"
+            )
+
+    def latent_of(self, frame_index: int) -> Float[Tensor, "z h w"]:
+        """The latent of a candidate frame."""
+        return self.latents[self.candidate_frames.index(frame_index)]
+
+    def candidates(self, shot_index: int) -> list[ContextCandidate]:
+        """What it offers to the context of a later shot, as shot `shot_index` of the film."""
+        pinned = [
+            ContextCandidate(
+                shot_index=shot_index,
+                frame_index=None,
+                pin_index=pin_index,
+                shot_num_frames=self.num_frames,
+                caption=self.caption,
+                latent=partial(self.pinned.__getitem__, pin_index),
+            )
+            for pin_index in range(len(self.pinned))
+        ]
+        frames = frame_candidates(
+            shot_index, self.num_frames, self.candidate_frames, self.latent_of, caption=self.caption
+        )
+        return [*pinned, *frames]
