@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "shotstream"
-SHOWN = ("*.md", "docs/**/*", "bench/results/*.md", "tests/assets/goldens/README.md")
+SHOWN = ("*.md", "docs/**/*", "examples/*", "bench/results/*.md", "tests/assets/goldens/README.md")
 NO_API = {"cli", "migrations"}
 """Folders without an API: a command is described by its --help."""
 

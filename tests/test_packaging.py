@@ -26,7 +26,15 @@ BESIDE_THE_CODE = {
     "shotstream/theatre/bundle/dit.safetensors",
     "shotstream/theatre/bundle/text_encoder.safetensors",
 }
-FOR_TESTS = {"Makefile", "constraints.txt", ".ci/run", "scripts/check", "tests/conftest.py", "docs/STYLE.md"}
+FOR_TESTS = {
+    "Makefile",
+    "constraints.txt",
+    ".ci/run",
+    "scripts/check",
+    "tests/conftest.py",
+    "docs/STYLE.md",
+    "examples/README.md",
+}
 
 
 def _files(builder: type[BuilderInterface]) -> dict[str, Path]:

@@ -16,12 +16,18 @@ from tests.streaming.tiny import tiny_engine
 
 @contextmanager
 def served(
-    folder: Path, *, limits: Limits | None = None, max_connections: int | None = None, **settings: Any
+    folder: Path,
+    *,
+    limits: Limits | None = None,
+    max_connections: int | None = None,
+    pipeline: StreamingPipeline | None = None,
+    **settings: Any,
 ) -> Iterator[int]:
     """The port of a server that ends with the block."""
     limits = limits or Limits(look_ahead_s=100.0)
     app = create_app(
-        StudioSettings(data_dir=folder, scale=2, limits=limits, **settings), StreamingPipeline(tiny_engine())
+        StudioSettings(data_dir=folder, scale=2, limits=limits, **settings),
+        pipeline or StreamingPipeline(tiny_engine()),
     )
     server = StudioServer(app, limits)
     if max_connections is not None:
