@@ -17,7 +17,7 @@ SLOW := slow and not browser and not gpu and not weights
 # Two cores: one thread per process keeps pytest's workers from fighting over them.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-fast test-typed test-slow test-browser check docs format clean
+.PHONY: help demo test test-fast test-typed test-slow test-browser check docs dist format clean
 
 help:
 	@echo 'make demo          write $(FILM), a film of 5 shots, with the embedded model'
@@ -28,6 +28,7 @@ help:
 	@echo 'make test-browser  the studio in Chromium; SHOTSTREAM_PICTURES=DIR writes screenshots'
 	@echo 'make check         the checks alone'
 	@echo 'make docs          the documentation site, in build/site/index.html'
+	@echo 'make dist          the wheel and the source distribution, in dist/'
 	@echo 'make format        format and mend what can be mended by a tool'
 
 $(BIN)/python:
@@ -74,6 +75,9 @@ check: $(VENV)/.stamp-dev
 docs: $(VENV)/.stamp-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo 'make docs: build/site/index.html'
+
+dist: $(VENV)/.stamp-dev
+	$(BIN)/python -m hatchling build
 
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff format .

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
+GOLDENS = "tests/assets/goldens"
 PAGES = [page for folder in (".", "docs", "examples") for page in sorted((ROOT / folder).glob("*.md"))]
 
 
@@ -15,7 +16,9 @@ PAGES = [page for folder in (".", "docs", "examples") for page in sorted((ROOT /
 def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     files = [target.partition("#")[0] for target in targets if not target.startswith(("http", "#"))]
-    assert [file for file in files if not (page.parent / file).is_file()] == []
+    missing = [file for file in files if not (page.parent / file).is_file()]
+    # A source distribution leaves the goldens out.
+    assert [file for file in missing if (ROOT / GOLDENS).is_dir() or not file.startswith(GOLDENS)] == []
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
