@@ -13,9 +13,9 @@ from shotstream.codec.tiny_decoder import TinyDecoder
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.noise import shot_seed
-from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot import Chunk, make_shot
+from shotstream.streaming.shot_request import ShotRequest
 
 
 def random_light_decoder(engine: Engine) -> TinyDecoder:
@@ -41,7 +41,7 @@ class LightSession:
         if self._open is not None:
             self._open.close()
         config = self._engine.config
-        order = ShotOrder(
+        request = ShotRequest(
             global_caption=self._global_caption,
             caption=caption,
             seed=shot_seed(0, len(self.shots)),
@@ -50,13 +50,13 @@ class LightSession:
             takes=tuple(self.shots),
             pins=(),
         )
-        self._open = self._film(order)
+        self._open = self._film(request)
         return self._open
 
-    def _film(self, order: ShotOrder) -> Generator[Chunk]:
-        keeping = Keeping(self._engine, order, is_seen_lightly=True)
+    def _film(self, request: ShotRequest) -> Generator[Chunk]:
+        keeping = Keeping(self._engine, request, is_seen_lightly=True)
         try:
-            with closing(make_shot(self._engine, order, self._decoder, keeping)) as chunks:
+            with closing(make_shot(self._engine, request, self._decoder, keeping)) as chunks:
                 yield from chunks
         finally:
             if keeping.num_chunks:

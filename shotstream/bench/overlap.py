@@ -2,10 +2,10 @@
 
 Measured: the same stories from captions to their last fragment, three ways in one process, turn by turn, who
 begins rotating: one part after the other; H.264 in a thread of its own (`codec/fragment_thread.py`); each
-chunk denoised while the one before is decoded and encoded (`streaming/ahead.py`). The frames are the engine's
-in all. Every story begins without memory of its captions. Told apart: how long a cut takes to its first
-pixels, since whoever works ahead could make a viewer wait. On a machine that does other work too a second
-thread also wins a larger share of it: compare on an idle one.
+chunk denoised while the one before is decoded and encoded (`streaming/chunk_prefetcher.py`). The frames are
+the engine's in all. Every story begins without memory of its captions. Told apart: how long a cut takes to
+its first pixels, since whoever works ahead could make a viewer wait. On a machine that does other work too a
+second thread also wins a larger share of it: compare on an idle one.
 """
 
 import time
@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from shotstream.bench.generate import BenchConfig, FilmRun, bench_story
 from shotstream.bench.published_loop import forget_captions
 from shotstream.bench.report import Report, Row, Spread, pipeline_facts
-from shotstream.streaming.ahead import Ahead
+from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
 from shotstream.streaming.pipeline import StreamingPipeline
 
 _WAYS = ("between", "beside", "ahead")
@@ -26,8 +26,8 @@ def bench_overlap(
 ) -> Report:
     """Measures the three ways; `overlap` of the config is not used, and one more story warms up."""
     engine = pipeline.engine
-    was_ahead = engine.ahead
-    thread = was_ahead or Ahead(engine.device, engine.codec_device)
+    was_ahead = engine.prefetcher
+    thread = was_ahead or ChunkPrefetcher(engine.device, engine.codec_device)
     turns: list[dict[str, float]] = []
     cuts_s: dict[str, list[float]] = {way: [] for way in _WAYS}
     num_frames = 0
@@ -37,7 +37,7 @@ def bench_overlap(
             turn: dict[str, float] = {}
             for way in (*_WAYS[index % 3 :], *_WAYS[: index % 3]):
                 forget_captions(pipeline.text_encoder)
-                engine.ahead = thread if way == "ahead" else None
+                engine.prefetcher = thread if way == "ahead" else None
                 run = FilmRun(pipeline, replace(config, overlap=way == "beside"))
                 start_s = time.perf_counter()
                 run.film(story)
@@ -50,7 +50,7 @@ def bench_overlap(
                 if on_story is not None:
                     on_story(index + 1)
     finally:
-        engine.ahead = was_ahead
+        engine.prefetcher = was_ahead
     return Report(
         bench="overlap",
         facts={**pipeline_facts(pipeline), "config": asdict(config)},

@@ -22,7 +22,7 @@ from shotstream.bench.generate import BenchConfig, FilmRun, bench_story
 from shotstream.bench.published_loop import forget_captions
 from shotstream.bench.report import Report, Row, Spread, pipeline_facts
 from shotstream.process import num_cores
-from shotstream.streaming.ahead import Ahead
+from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
 from shotstream.streaming.pipeline import StreamingPipeline
 
 _SETTLE_S = 0.5
@@ -46,8 +46,8 @@ def bench_threads(
     if engine.device.type != "cpu":
         raise ValueError("threads are a CPU's; give --device cpu")
     cores = num_cores()
-    ahead = engine.ahead or Ahead(engine.device, engine.codec_device)
-    before = torch.get_num_threads(), engine.ahead
+    ahead = engine.prefetcher or ChunkPrefetcher(engine.device, engine.codec_device)
+    before = torch.get_num_threads(), engine.prefetcher
     ways = {
         f"{threads} {'thread' if threads == 1 else 'threads'}, {name}": (threads, thread)
         for threads in dict.fromkeys((1, cores))
@@ -61,7 +61,7 @@ def bench_threads(
                 for index in range(-1, config.num_stories):
                     for way, (threads, thread) in ways.items():
                         torch.set_num_threads(threads)
-                        engine.ahead = thread
+                        engine.prefetcher = thread
                         rate = _film(pipeline, config, index)
                         if index >= 0:
                             fps[way].append(rate)
@@ -75,7 +75,7 @@ def bench_threads(
             ]
     finally:
         torch.set_num_threads(before[0])
-        engine.ahead = before[1]
+        engine.prefetcher = before[1]
     return Report(
         bench="threads",
         facts={**pipeline_facts(pipeline), "cores": cores, "config": asdict(config)},

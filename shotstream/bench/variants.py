@@ -19,8 +19,8 @@ from torch import Tensor
 from shotstream.bench.models import parse_size, random_bundle, random_config
 from shotstream.bench.questions import QUESTIONS, Asked, Question
 from shotstream.bench.report import synchronize
-from shotstream.streaming.ahead import Ahead
 from shotstream.streaming.choice import Choice, Options
+from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
 from shotstream.streaming.parts import choose_device
 from shotstream.streaming.pipeline import StreamingPipeline, build_engine, choose_for
 from shotstream.streaming.switches import Switches
@@ -122,9 +122,9 @@ class Models:
         engine.synchronize = waits
         # The order of an engine's work can be changed, and nothing need be compiled again for it.
         if waits or not switches.overlap_chunks:
-            engine.ahead = None
-        elif engine.ahead is None:
-            engine.ahead = Ahead(engine.device, engine.codec_device)
+            engine.prefetcher = None
+        elif engine.prefetcher is None:
+            engine.prefetcher = ChunkPrefetcher(engine.device, engine.codec_device)
         return self._pipeline
 
     def forget(self) -> None:

@@ -8,7 +8,7 @@ needs nothing said about it here. Passes themselves are shared by `sequence_para
 Run on CPUs over gloo, by test. On GPUs it is meant for NCCL and has not been run.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -34,7 +34,7 @@ _PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShotScript:
+class ShotInputs:
     """All that the latents of a shot are a function of, beside the weights; its tensors are on the CPU."""
 
     conditioning: Conditioning
@@ -54,7 +54,7 @@ class ShotScript:
 @dataclass(frozen=True, slots=True)
 class _Begin:
     shot: int
-    script: ShotScript
+    inputs: ShotInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +89,30 @@ class Crew:
         """Whether this process directs the others."""
         return self.rank == 0
 
-    def lead(self, script: ShotScript, chunks: Iterator[Tensor]) -> Generator[Tensor]:
-        """The chunks, each made by all processes together; `chunks` is the leader's own part of the work."""
+    @contextmanager
+    def leading(
+        self, inputs: ShotInputs, next_chunk: Callable[[], Tensor | None]
+    ) -> Generator[Callable[[], Tensor | None]]:
+        """Gives a function that makes the next chunk of a shot by all processes together.
+
+        Args:
+            inputs: What the followers make it from.
+            next_chunk: The leader's own part of the work; None after the last chunk.
+        """
         shot, self._num_shots = self._num_shots, self._num_shots + 1
-        self._tell(_Begin(shot, script))
+        self._tell(_Begin(shot, inputs))
+
+        def together() -> Tensor | None:
+            self._tell(_Next(shot))
+            try:
+                return next_chunk()
+            except BaseException:
+                # The followers wait in the middle of a pass, where no message reaches them.
+                self._is_in_step = False
+                raise
+
         try:
-            while True:
-                self._tell(_Next(shot))
-                try:
-                    latents = next(chunks)
-                except StopIteration:
-                    return
-                except BaseException:
-                    # The followers wait in the middle of a pass, where no message reaches them.
-                    self._is_in_step = False
-                    raise
-                yield latents
+            yield together
         finally:
             self._tell(_End(shot))
 
@@ -120,23 +128,23 @@ class Crew:
         with torch.no_grad():
             while (message := self._hear()) is not None:
                 if isinstance(message, _Begin):
-                    context = message.script.conditioning.context
+                    context = message.inputs.conditioning.context
                     grid = _token_grid(dit, context)
                     dit.token_share = dit.token_share or HeadParallel(dit.config, grid)
-                    cache = spare.pop() if spare else shared_cache(dit, grid, message.script.cache_dtype)
-                    shots[message.shot] = (self._rollout(dit, message.script, cache), cache)
+                    cache = spare.pop() if spare else shared_cache(dit, grid, message.inputs.cache_dtype)
+                    shots[message.shot] = (self._rollout(dit, message.inputs, cache), cache)
                 elif isinstance(message, _Next):
                     next(shots[message.shot][0], None)
                 else:
                     spare.append(shots.pop(message.shot)[1])
 
-    def _rollout(self, dit: DiT, script: ShotScript, cache: DualCache) -> Iterator[Tensor]:
-        channels, _, height, width = script.conditioning.context.shape[1:]
+    def _rollout(self, dit: DiT, inputs: ShotInputs, cache: DualCache) -> Iterator[Tensor]:
+        channels, _, height, width = inputs.conditioning.context.shape[1:]
         shape = (channels, dit.config.chunk_latent_frames, height, width)
-        noise = KeyedNoise(seeds=(script.seed,), shape=shape, device=self.device)
-        text = dit.text_cache(send(script.embeddings, self.device))
-        conditioning, sigmas = script.conditioning.to(self.device), send(script.sigmas, self.device)
-        return Rollout(dit, conditioning, text, cache, noise, sigmas).chunks(script.num_chunks)
+        noise = KeyedNoise(seeds=(inputs.seed,), shape=shape, device=self.device)
+        text = dit.text_cache(send(inputs.embeddings, self.device))
+        conditioning, sigmas = inputs.conditioning.to(self.device), send(inputs.sigmas, self.device)
+        return Rollout(dit, conditioning, text, cache, noise, sigmas).chunks(inputs.num_chunks)
 
     def _tell(self, message: _Begin | _Next | _End | None) -> None:
         if self._is_in_step:

@@ -26,7 +26,7 @@ from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.sizes import refuse_sizes
-from shotstream.streaming.ahead import Ahead
+from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
 from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.crew import Crew, shared_cache
 from shotstream.streaming.sequence_parallel import HeadParallel
@@ -106,8 +106,8 @@ class Engine:
             synchronize: Wait for the device after each part of a chunk, so that timings hold their own work.
             crew: The processes that make each chunk together, led by this one; None: this one alone.
             cache_dtype: What keys and values are kept in; None: what the transformer computes in.
-            overlap: Denoise each chunk while the one before is decoded and used; see `ahead`. Parts of a
-                chunk then run beside each other, and `synchronize` has no effect. Not with a crew.
+            overlap: Denoise each chunk while the one before is decoded and used; see `chunk_prefetcher`.
+                Parts of a chunk then run beside each other, and `synchronize` has no effect. Not with a crew.
             codec_device: Where the codec is; None: where the transformer is.
 
         Raises:
@@ -136,7 +136,7 @@ class Engine:
         self.codec_device = codec_device or self.device
         if self.codec_device == torch.device("cuda"):
             self.codec_device = torch.device("cuda", torch.cuda.current_device())
-        self.ahead = Ahead(self.device, self.codec_device) if overlap else None
+        self.prefetcher = ChunkPrefetcher(self.device, self.codec_device) if overlap else None
         if crew is not None:
             dit.token_share = HeadParallel(dit.config, self._token_grid)
         self._sigmas: dict[int, Tensor] = {}
@@ -181,7 +181,7 @@ class Engine:
 
     def stopwatch(self) -> Stopwatch:
         """A stopwatch for one shot."""
-        return Stopwatch(self.device, synchronize=self.synchronize and self.ahead is None)
+        return Stopwatch(self.device, synchronize=self.synchronize and self.prefetcher is None)
 
     @torch.no_grad()
     def text_cache(self, captions: Sequence[str]) -> TextCache:
@@ -240,9 +240,14 @@ class Engine:
         pixels, state = (decoder or self.codec).decode_stream(given.to(self.codec_device), state)
         return rearrange(to_levels(pixels[0]), "c f h w -> f h w c"), state
 
-    def beside(self) -> AbstractContextManager[object]:
-        """Within it work runs beside the denoising of the next chunk, where the engine makes chunks ahead."""
-        return nullcontext() if self.ahead is None else self.ahead.decoding()
+    def beside(
+        self, latents: Tensor | None = None, ready: torch.cuda.Event | None = None
+    ) -> AbstractContextManager[object]:
+        """Within it work runs beside the denoising of the next chunk, where the engine prefetches chunks.
+
+        It begins when `latents` are `ready`.
+        """
+        return nullcontext() if self.prefetcher is None else self.prefetcher.decoding(latents, ready)
 
     def borrow_cache(self) -> DualCache:
         """A dual cache that nobody else uses; give it back with `return_cache`."""

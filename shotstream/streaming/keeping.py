@@ -22,8 +22,8 @@ from shotstream.codec.codec import DecodeState
 from shotstream.codec.transfer import fetch
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.engine import Engine, to_frames
-from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.saved_session import Take
+from shotstream.streaming.shot_request import ShotRequest
 
 
 def as_picture(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
@@ -49,22 +49,22 @@ class Keeping:
     """Of one shot in the making; `make_shot` feeds it."""
 
     def __init__(
-        self, engine: Engine, order: ShotOrder, *, is_seen_lightly: bool = False, whole: bool = False
+        self, engine: Engine, request: ShotRequest, *, is_seen_lightly: bool = False, whole: bool = False
     ) -> None:
         """Nothing is computed yet.
 
         Args:
             engine: What the shot is made with.
-            order: What it is made from.
+            request: What it is made from.
             is_seen_lightly: The frames handed out are a light decoder's: the codec decodes its own here, a
                 chunk behind what is seen.
             whole: Hold all frames, for `frames`, and for a cut at an earlier chunk than the last one made.
         """
         self._engine = engine
-        self._order = order
+        self._request = request
         self._is_seen_lightly = is_seen_lightly
         self._whole = whole
-        self._planned = frozenset(self._candidates(order.num_chunks))
+        self._planned = frozenset(self._candidates(request.num_chunks))
         self._stopwatch = engine.stopwatch()
         self._undecoded: list[Tensor] = []
         self._state: DecodeState | None = None
@@ -125,7 +125,7 @@ class Keeping:
             if late:
                 latents = self._engine.encode_frames(np.stack([self._frame(index) for index in late]))
                 found |= zip(late, latents, strict=True)
-        return self._order.take(
+        return self._request.take(
             num_chunks=num_chunks,
             num_frames=self._num_frames(num_chunks),
             candidate_frames=candidates,
@@ -165,7 +165,7 @@ class Keeping:
 
     def _wanted(self) -> set[int]:
         """Frames that some end from here on may ask for."""
-        ends = range(self._num_kept, self._order.num_chunks + 1)
+        ends = range(self._num_kept, self._request.num_chunks + 1)
         return {index for end in ends for index in self._candidates(end)}
 
     def _frame(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -176,7 +176,9 @@ class Keeping:
         return self._chunks[chunk][index - ends[chunk]]  # counted from the chunk's end
 
     def _candidates(self, num_chunks: int) -> tuple[int, ...]:
-        return kept_frames(self._num_frames(num_chunks), len(self._order.takes), self._engine.context_budget)
+        return kept_frames(
+            self._num_frames(num_chunks), len(self._request.takes), self._engine.context_budget
+        )
 
     def _num_frames(self, num_chunks: int) -> int:
         return self._engine.codec.geometry.shot_num_frames(num_chunks) if num_chunks else 0

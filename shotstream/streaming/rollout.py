@@ -28,6 +28,7 @@ from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.model.positions import FramePositions
 from shotstream.model.rope import RopeTable, rope_table
+from shotstream.streaming.chunk_prefetcher import CancelToken
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.noise import NoiseSource
 from shotstream.streaming.timing import Stopwatch
@@ -79,6 +80,7 @@ class Rollout:
         self._sigmas = sigmas
         self._stopwatch = stopwatch
         self._observe = observe
+        self._cancel_token: CancelToken | None = None
         with torch.no_grad():
             # Passes without gradient need the captions' keys once, not once per pass.
             self._text_cache = text if isinstance(text, TextCache) else dit.text_cache(text)
@@ -86,7 +88,11 @@ class Rollout:
             self._own_text = self._text_cache.only(conditioning.target_caption)
 
     def chunks(
-        self, num_chunks: int | None, exit_steps: Sequence[int] | None = None
+        self,
+        num_chunks: int | None,
+        exit_steps: Sequence[int] | None = None,
+        *,
+        cancel_token: CancelToken | None = None,
     ) -> Generator[Float[Tensor, "b c f h w"]]:
         """Clean latents, chunk by chunk; a chunk is committed when the next one is asked for.
 
@@ -94,12 +100,14 @@ class Rollout:
             num_chunks: Where the shot ends; None goes on until the iterator is closed.
             exit_steps: For each chunk, the step at which denoising ends. That step follows the caller's grad
                 mode and is the only one that ever carries a gradient. None: all steps, without gradient.
+            cancel_token: Ends the shot between two passes by raising `Cancelled`; None: nothing does.
 
         Raises:
             ValueError: `exit_steps` does not name one step per chunk.
         """
         if exit_steps is not None and len(exit_steps) != num_chunks:
             raise ValueError(f"{len(exit_steps)} exit steps for {num_chunks} chunks; give one for each")
+        self._cancel_token = cancel_token
         self._commit_context()
         for chunk_index in count() if num_chunks is None else range(num_chunks):
             rope = self._rope(self._conditioning.chunk(chunk_index, self._dit.config))
@@ -124,8 +132,7 @@ class Rollout:
                 cache=self._cache,
                 write="global",
             )
-        if self._observe is not None:
-            self._observe(None, 0, velocity)
+        self._after_pass(None, 0, velocity)
 
     def _denoise(self, chunk_index: int, rope: RopeTable, exit_step: int | None) -> Tensor:
         step = 0
@@ -133,8 +140,7 @@ class Rollout:
         def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
             nonlocal step
             predicted = self._pass(noisy, sigma, rope, write=False)
-            if self._observe is not None:
-                self._observe(chunk_index, step, predicted)
+            self._after_pass(chunk_index, step, predicted)
             step += 1
             return predicted
 
@@ -147,6 +153,12 @@ class Rollout:
     def _pass(self, latents: Tensor, sigma: Tensor, rope: RopeTable, *, write: bool) -> Tensor:
         text = self._text if torch.is_grad_enabled() else self._own_text
         return self._dit(latents, sigma, text, rope, cache=self._cache, write="local" if write else None)
+
+    def _after_pass(self, chunk_index: int | None, step: int, velocity: Tensor) -> None:
+        if self._observe is not None:
+            self._observe(chunk_index, step, velocity)
+        if self._cancel_token is not None:
+            self._cancel_token.check(velocity)
 
     def _rope(self, positions: FramePositions) -> RopeTable:
         return rope_table(positions, self._cache.token_grid, self._dit.config)

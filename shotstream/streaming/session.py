@@ -26,7 +26,6 @@ from shotstream.streaming.context_sampling import max_pins
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping, as_picture
 from shotstream.streaming.noise import derive_seed, shot_seed
-from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.saved_session import (
     Pin,
     SavedSession,
@@ -36,6 +35,7 @@ from shotstream.streaming.saved_session import (
     write_session,
 )
 from shotstream.streaming.shot import Chunk, closed_at_exit, make_shot
+from shotstream.streaming.shot_request import ShotRequest
 
 
 class StorySession:
@@ -119,10 +119,10 @@ class StorySession:
         Raises:
             ValueError: An empty caption, or a number out of range.
         """
-        self._order(caption, num_chunks, 0 if seed is None else seed, steps, 0)  # wrong ones cut nothing
+        self._request(caption, num_chunks, 0 if seed is None else seed, steps, 0)  # wrong ones cut nothing
         self._end_open_shot()
         seed = shot_seed(self._seed, len(self._takes)) if seed is None else seed
-        return self._start(self._order(caption, num_chunks, seed, steps, len(self._takes)))
+        return self._start(self._request(caption, num_chunks, seed, steps, len(self._takes)))
 
     def retake(
         self,
@@ -152,7 +152,7 @@ class StorySession:
         num_shots = self._num_shots_if_cut()
         if not -num_shots <= shot_index < num_shots:
             raise ValueError(f"no shot {shot_index} to take again; there are {num_shots}, counted from 0")
-        self._order(
+        self._request(
             "the old one" if caption is None else caption, num_chunks, 0 if seed is None else seed, steps, 0
         )
         self._end_open_shot()
@@ -162,7 +162,7 @@ class StorySession:
             changed = (caption, num_chunks, steps) != (None, None, None)
             seed = old.seed if changed else derive_seed(old.seed, "retake")
         return self._start(
-            self._order(
+            self._request(
                 old.caption if caption is None else caption,
                 old.num_chunks if num_chunks is None else num_chunks,
                 seed,
@@ -233,11 +233,11 @@ class StorySession:
             ),
         )
 
-    def _order(
+    def _request(
         self, caption: str, num_chunks: int | None, seed: int, steps: int | None, shot_index: int
-    ) -> ShotOrder:
+    ) -> ShotRequest:
         config = self._engine.config
-        return ShotOrder(
+        return ShotRequest(
             global_caption=self._global_caption,
             caption=caption,
             seed=seed,
@@ -247,23 +247,24 @@ class StorySession:
             pins=tuple(pin for pin in self._pins if pin.shot_index < shot_index),
         )
 
-    def _start(self, order: ShotOrder) -> Iterator[Chunk]:
-        shot = closed_at_exit(self._film(order))
+    def _start(self, request: ShotRequest) -> Iterator[Chunk]:
+        shot = self._film(request)
         # Weak, so that a caller who lets go of the iterator ends the shot there and then.
-        self._open_shot, self._open_shot_index = weakref.ref(shot), len(order.takes)
+        self._open_shot, self._open_shot_index = weakref.ref(shot), len(request.takes)
         return shot
 
-    def _film(self, order: ShotOrder) -> Generator[Chunk, None, None]:
-        keeping = Keeping(self._engine, order)
-        with closing(make_shot(self._engine, order, keeping=keeping)) as chunks:
+    @closed_at_exit
+    def _film(self, request: ShotRequest) -> Generator[Chunk, None, None]:
+        keeping = Keeping(self._engine, request)
+        with closing(make_shot(self._engine, request, keeping=keeping)) as chunks:
             try:
                 yield from chunks
             except GeneratorExit:
                 # Nothing is made any more that nobody asked for, while what stays is encoded.
                 chunks.close()
-                self._set((*order.takes, keeping.take()))
+                self._set((*request.takes, keeping.take()))
                 raise
-        self._set((*order.takes, keeping.take()))
+        self._set((*request.takes, keeping.take()))
 
     def _set(self, takes: tuple[Take, ...]) -> None:
         replaced_from = next(

@@ -1,4 +1,4 @@
-"""One shot, chunk by chunk: from an order to decoded frames, as a function that changes no session.
+"""One shot, chunk by chunk: from a request to decoded frames, as a function that changes no session.
 
 A chunk is handed out as soon as it is decoded; its commit pass runs when the next one is asked for, or
 before, in an engine that overlaps.
@@ -8,29 +8,31 @@ import atexit
 import threading
 import time
 import weakref
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from inspect import GEN_RUNNING, GEN_SUSPENDED, getgeneratorstate
+from typing import ParamSpec
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from shotstream.codec.codec import DecodeState, StreamDecoder
-from shotstream.streaming.ahead import Ahead, Halt
+from shotstream.codec.codec import StreamDecoder
+from shotstream.streaming.chunk_prefetcher import CancelToken
 from shotstream.streaming.conditioning import ConditionedShot, condition_next_shot
 from shotstream.streaming.context_sampling import kept_frames
-from shotstream.streaming.crew import ShotScript
+from shotstream.streaming.crew import ShotInputs
 from shotstream.streaming.engine import Engine, to_frames
 from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.noise import KeyedNoise
-from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.rollout import Rollout
 from shotstream.streaming.saved_session import Take
-from shotstream.streaming.timing import Stopwatch
+from shotstream.streaming.shot_request import ShotRequest
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,34 +70,22 @@ class Chunk:
     """How long its parts took."""
 
 
-def make_shot(
-    engine: Engine,
-    order: ShotOrder,
-    preview: StreamDecoder | None = None,
-    keeping: Keeping | None = None,
-) -> Generator[Chunk, None, None]:
-    """The chunks of one shot, each computed when it is asked for.
-
-    Args:
-        engine: What it is made with.
-        order: What it is made from.
-        preview: Makes frames to look at in the codec's place; a shot's own are then those that `keeping`
-            decodes behind them.
-        keeping: Is given each chunk, and works on it once it was handed out, beside the next.
-    """
-    return closed_at_exit(_make_shot(engine, order, preview, keeping))
-
-
 _LAST_CHUNK_S = 60.0
 """How long the end of the process waits for a chunk that a thread is making."""
 _process_ends = threading.Event()
 _open_shots: "weakref.WeakSet[Generator[Chunk, None, None]]" = weakref.WeakSet()
 
 
-def closed_at_exit(shot: Generator[Chunk, None, None]) -> Generator[Chunk, None, None]:
-    """The same generator, which is closed when the process ends, if someone still holds it."""
-    _open_shots.add(shot)
-    return shot
+def closed_at_exit(make: Callable[P, Generator[Chunk]]) -> Callable[P, Generator[Chunk]]:
+    """The same function; its generators are closed when the process ends, if someone still holds them."""
+
+    @wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> Generator[Chunk]:
+        shot = make(*args, **kwargs)
+        _open_shots.add(shot)
+        return shot
+
+    return made
 
 
 @atexit.register
@@ -113,96 +103,44 @@ def _close_shots() -> None:
             shot.close()
 
 
-def _make_shot(
-    engine: Engine, order: ShotOrder, preview: StreamDecoder | None, keeping: Keeping | None
-) -> Generator[Chunk, None, None]:
-    stopwatch = engine.stopwatch()
-    cache = engine.borrow_cache()
-    try:
-        with stopwatch.part("context"):
-            conditioning, captions = condition_shot(engine, order)
-        with stopwatch.part("text"):
-            text = engine.text_cache(captions)
-        noise = KeyedNoise(seeds=(order.seed,), shape=engine.chunk_shape, device=engine.device)
-        sigmas = engine.sigmas(order.num_steps)
-        halt = None if engine.ahead is None else Halt()
-        rollout = Rollout(
-            engine.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch, observe=halt
-        )
-        chunks = rollout.chunks(order.num_chunks)
-        if engine.crew is not None:
-            script = ShotScript(
-                conditioning=conditioning.to("cpu"),
-                embeddings=engine.embeddings(captions).cpu(),
-                sigmas=sigmas.cpu(),
-                seed=order.seed,
-                num_chunks=order.num_chunks,
-                cache_dtype=engine.cache_dtype,
-            )
-            chunks = engine.crew.lead(script, chunks)
-        made = _denoised(chunks, stopwatch)
-        ahead = engine.ahead
-        if ahead is not None and halt is not None:
-            made = ahead.items(made, halt)
-        decoding = engine.stopwatch()
-        state: DecodeState | None = None
-        with closing(made):
-            for chunk_index, denoised in enumerate(made):
-                with decoding.part("decode"), _stream_of(ahead, denoised):
-                    levels, state = engine.decode_levels(denoised.latents, state, preview)
-                    frames = to_frames(levels)
-                if keeping is not None:
-                    keeping.add(denoised.latents, levels, frames)
-                yield Chunk(
-                    frames=frames,
-                    latents=denoised.latents,
-                    shot_index=len(order.takes),
-                    chunk_index=chunk_index,
-                    timings=_timings({**denoised.parts_s, **decoding.take()}),
-                )
-                if _process_ends.is_set():
-                    return
-                if keeping is not None:
-                    keeping.work()
-    finally:
-        engine.return_cache(cache)
-
-
-def condition_shot(engine: Engine, order: ShotOrder) -> ConditionedShot:
-    """The conditioning of a shot, a batch of one on the engine's device, and its caption rows."""
-    return condition_next_shot(
-        order.memories,
-        order.caption,
-        engine.dit.config,
-        engine.latent_size,
-        engine.config.context_policy,
-        compose=partial(engine.compose, order.global_caption),
-        device=engine.device,
-    )
-
-
-def finish_shot(
-    engine: Engine, order: ShotOrder, frames: UInt8[np.ndarray, "f h w 3"], num_chunks: int
-) -> Take:
-    """The take of a shot whose frames are there: what later shots may look at of them is encoded now.
+@closed_at_exit
+def make_shot(
+    engine: Engine,
+    request: ShotRequest,
+    preview: StreamDecoder | None = None,
+    keeping: Keeping | None = None,
+) -> Generator[Chunk]:
+    """The chunks of one shot, each computed when it is asked for.
 
     Args:
-        engine: What it was made with.
-        order: What it was made from.
-        frames: All of them.
-        num_chunks: Those that were made, which may be fewer than were ordered.
+        engine: What it is made with.
+        request: What it is made from.
+        preview: Makes frames to look at in the codec's place; a shot's own are then those that `keeping`
+            decodes behind them.
+        keeping: Is given each chunk, and works on it once it was handed out, beside the next.
     """
-    stopwatch = engine.stopwatch()
-    with stopwatch.part("keep"):
-        candidates = kept_frames(len(frames), len(order.takes), engine.context_budget)
-        latents = engine.encode_frames(frames[list(candidates)])
-    return order.take(
-        num_chunks=num_chunks,
-        num_frames=len(frames),
-        candidate_frames=candidates,
-        latents=latents,
-        keep_s=stopwatch.take()["keep"],
-    )
+    with _denoising(engine, request) as next_chunk:
+        decoding, state = engine.stopwatch(), None
+        for chunk_index in range(request.num_chunks):
+            denoised = next_chunk()
+            if denoised is None:
+                return  # the process ends
+            with decoding.part("decode"), engine.beside(denoised.latents, denoised.ready):
+                levels, state = engine.decode_levels(denoised.latents, state, preview)
+                frames = to_frames(levels)
+            if keeping is not None:
+                keeping.add(denoised.latents, levels, frames)
+            yield Chunk(
+                frames=frames,
+                latents=denoised.latents,
+                shot_index=len(request.takes),
+                chunk_index=chunk_index,
+                timings=_timings({**denoised.parts_s, **decoding.take()}),
+            )
+            if _process_ends.is_set():
+                return
+            if keeping is not None:
+                keeping.work()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,17 +151,87 @@ class _Denoised:
     """When the latents are there; for whoever reads them on another stream."""
 
 
-def _denoised(chunks: Generator[Tensor], stopwatch: Stopwatch) -> Generator[_Denoised]:
-    with closing(chunks):
-        for latents in chunks:
+@contextmanager
+def _denoising(engine: Engine, request: ShotRequest) -> Generator[Callable[[], _Denoised | None]]:
+    """Gives a function that denoises the next chunk of a shot; it commits the one before first.
+
+    With a crew all processes do so together; with a prefetcher a thread does, one chunk ahead.
+    """
+    stopwatch = engine.stopwatch()
+    with ExitStack() as ended:
+        cache = engine.borrow_cache()
+        ended.callback(engine.return_cache, cache)
+        with stopwatch.part("context"):
+            conditioning, captions = condition_shot(engine, request)
+        with stopwatch.part("text"):
+            text = engine.text_cache(captions)
+        noise = KeyedNoise(seeds=(request.seed,), shape=engine.chunk_shape, device=engine.device)
+        sigmas = engine.sigmas(request.num_steps)
+        token = None if engine.prefetcher is None else CancelToken()
+        rollout = Rollout(engine.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch)
+        chunks = ended.enter_context(closing(rollout.chunks(request.num_chunks, cancel_token=token)))
+        next_latents = partial(next, chunks, None)
+        if engine.crew is not None:
+            inputs = ShotInputs(
+                conditioning=conditioning.to("cpu"),
+                embeddings=engine.embeddings(captions).cpu(),
+                sigmas=sigmas.cpu(),
+                seed=request.seed,
+                num_chunks=request.num_chunks,
+                cache_dtype=engine.cache_dtype,
+            )
+            next_latents = ended.enter_context(engine.crew.leading(inputs, next_latents))
+
+        def next_chunk() -> _Denoised | None:
+            latents = next_latents()
+            if latents is None:
+                return None
             ready = torch.cuda.Event() if latents.is_cuda else None
             if ready is not None:
                 ready.record()
-            yield _Denoised(latents, stopwatch.take(), ready)
+            return _Denoised(latents, stopwatch.take(), ready)
+
+        if engine.prefetcher is None or token is None:
+            yield next_chunk
+        else:
+            yield ended.enter_context(engine.prefetcher.prefetching(next_chunk, token))
 
 
-def _stream_of(ahead: Ahead | None, denoised: _Denoised) -> AbstractContextManager[object]:
-    return nullcontext() if ahead is None else ahead.decoding(denoised.latents, denoised.ready)
+def condition_shot(engine: Engine, request: ShotRequest) -> ConditionedShot:
+    """The conditioning of a shot, a batch of one on the engine's device, and its caption rows."""
+    return condition_next_shot(
+        request.memories,
+        request.caption,
+        engine.dit.config,
+        engine.latent_size,
+        engine.config.context_policy,
+        compose=partial(engine.compose, request.global_caption),
+        device=engine.device,
+    )
+
+
+def finish_shot(
+    engine: Engine, request: ShotRequest, frames: UInt8[np.ndarray, "f h w 3"], num_chunks: int
+) -> Take:
+    """The take of a shot whose frames are there: what later shots may look at of them is encoded now.
+
+    Args:
+        engine: What it was made with.
+        request: What it was made from.
+        frames: All of them.
+        num_chunks: Those that were made, which may be fewer than were ordered.
+    """
+    stopwatch = engine.stopwatch()
+    with stopwatch.part("keep"):
+        candidates = kept_frames(len(frames), len(request.takes), engine.context_budget)
+        latents = engine.encode_frames(frames[list(candidates)])
+    return request.take(
+        num_chunks=num_chunks,
+        num_frames=len(frames),
+        candidate_frames=candidates,
+        latents=latents,
+        keep_s=stopwatch.take()["keep"],
+    )
 
 
 def _timings(parts_s: Mapping[str, float]) -> ChunkTimings:

@@ -41,7 +41,7 @@ class Switches:
     num_threads: int | None = None
     """Threads that a CPU computes with, also a setting of the process; None: as many as it has now."""
     overlap_chunks: bool = False
-    """Whether a chunk is denoised while the one before is decoded and used; see `ahead`."""
+    """Whether a chunk is denoised while the one before is decoded and used; see `chunk_prefetcher`."""
     codec_device: str | None = None
     """Where the codec and the text encoder are, for example cuda:1; None: where the transformer is."""
 

@@ -8,8 +8,8 @@ from collections.abc import Generator, Mapping
 import numpy as np
 
 from shotstream.film.replay import hash_frames
-from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.shot import make_shot
+from shotstream.streaming.shot_request import ShotRequest
 from shotstream.studio.media_store import CorruptTakeError, Frames, encode_recording
 from shotstream.studio.take_job import AppContext, ContextCache, encode_take_memory
 from shotstream.studio.take_record import TakeRecord
@@ -71,10 +71,10 @@ def repair_take(
 
 def _shot_request(
     record: TakeRecord, cache: ContextCache, takes: Mapping[str, TakeRecord]
-) -> ShotOrder | str:
+) -> ShotRequest | str:
     """What a take was made from; or the take of it that is damaged."""
     try:
-        return ShotOrder(
+        return ShotRequest(
             global_caption=record.global_caption,
             caption=record.caption,
             seed=record.seed,
@@ -91,7 +91,7 @@ def _shot_request(
         return error.take_id
 
 
-def _regenerate_frames(app: AppContext, request: ShotOrder) -> Generator[None, None, Frames]:
+def _regenerate_frames(app: AppContext, request: ShotRequest) -> Generator[None, None, Frames]:
     chunks: list[Frames] = []
     stream = make_shot(app.pipeline.engine, request)
     try:

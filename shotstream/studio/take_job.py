@@ -20,10 +20,10 @@ from shotstream.streaming.context_sampling import (
     kept_frames,
 )
 from shotstream.streaming.keeping import Keeping
-from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Pin, Take
 from shotstream.streaming.shot import make_shot
+from shotstream.streaming.shot_request import ShotRequest
 from shotstream.studio.limits import Limits
 from shotstream.studio.media_store import Frames, MediaStore, Recording, fragment_writer, mime_type
 from shotstream.studio.metrics import Metrics
@@ -273,7 +273,7 @@ class TakeJob:
         self.take_id = new_id()
         self.chunks: list[EncodedChunk] = []
         self.started_s = time.monotonic()
-        self._shot = ShotOrder(
+        self._shot = ShotRequest(
             global_caption=request.global_caption,
             caption=request.caption,
             seed=request.seed,
@@ -382,7 +382,7 @@ def save_take(
     story_id: str,
     take_id: str,
     request: TakeRequest,
-    shot: ShotOrder,
+    shot: ShotRequest,
     cache: ContextCache,
     *,
     frames: Frames,

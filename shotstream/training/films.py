@@ -17,11 +17,11 @@ from shotstream.evaluation.films import FilmSource
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.engine import Engine, EngineConfig
 from shotstream.streaming.noise import derive_seed, shot_seed
-from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.parts import CAPTION_STYLES, fitted_captions
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot import condition_shot, finish_shot
+from shotstream.streaming.shot_request import ShotRequest
 from shotstream.theatre.render import FPS
 from shotstream.theatre.sets import STAGE_SIZE
 from shotstream.theatre.world import TheatreStory
@@ -101,7 +101,7 @@ def teacher_films(
         takes: list[Take] = []
         films: list[np.ndarray] = []
         for index, caption in enumerate(story.captions):
-            order = ShotOrder(
+            request = ShotRequest(
                 global_caption=story.global_caption,
                 caption=caption,
                 seed=shot_seed(seed + number, index),
@@ -110,8 +110,8 @@ def teacher_films(
                 takes=tuple(takes) if context else (),
                 pins=(),
             )
-            conditioning, captions = condition_shot(engine, order)
-            noise = _noise(engine, order)
+            conditioning, captions = condition_shot(engine, request)
+            noise = _noise(engine, request)
             given, free = (
                 engine.text_encoder.encode(texts).to(engine.device)[None]
                 for texts in (captions, [""] * len(captions))
@@ -120,7 +120,7 @@ def teacher_films(
                 engine, conditioning, given, free, noise, sigmas, captions=guidance, context=context_guidance
             )
             frames, _ = engine.decode(latents, None)
-            takes.append(finish_shot(engine, order, frames, num_chunks))
+            takes.append(finish_shot(engine, request, frames, num_chunks))
             films.append(frames)
         return films
 
@@ -145,11 +145,11 @@ def _sample(
     return euler(velocity, noise, sigmas)
 
 
-def _noise(engine: Engine, order: ShotOrder) -> Float[Tensor, "1 c f h w"]:
+def _noise(engine: Engine, request: ShotRequest) -> Float[Tensor, "1 c f h w"]:
     chunks = [
         torch.randn(
-            engine.chunk_shape, generator=torch.Generator().manual_seed(derive_seed(order.seed, index, 0))
+            engine.chunk_shape, generator=torch.Generator().manual_seed(derive_seed(request.seed, index, 0))
         )
-        for index in range(order.num_chunks)
+        for index in range(request.num_chunks)
     ]
     return rearrange(torch.stack(chunks), "n c f h w -> 1 c (n f) h w").to(engine.device)

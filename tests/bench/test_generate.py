@@ -65,7 +65,7 @@ def test_every_way_to_overlap_films_the_same_stories() -> None:
         document["ratio"]["count"] == document["ahead_ratio"]["count"] == document["ahead_fps"]["count"] == 2
     )
     assert all(document[f"{way}_cut_s"]["count"] == 2 for way in ("between", "beside", "ahead"))
-    assert pipeline.engine.ahead is None
+    assert pipeline.engine.prefetcher is None
     beside = json.loads(bench_generate(pipeline, replace(config, overlap=True)).json_line())
     assert beside["num_frames"] == 2 * 2 * 21 and beside["config"]["overlap"]
     assert beside["explained"] <= 1.001

@@ -23,7 +23,7 @@ def test_each_way_is_measured_idle_and_busy_and_nothing_is_left_changed() -> Non
         f"{state}_{way}_fps" for state in ("idle", "busy") for way in ways
     ]
     assert all(report.value(row.key) > 0 for row in report.rows)
-    assert torch.get_num_threads() == before and pipeline.engine.ahead is None
+    assert torch.get_num_threads() == before and pipeline.engine.prefetcher is None
     assert said[-1] == "busy machine, 1 of 1 stories"
 
 

@@ -13,12 +13,12 @@ from shotstream.streaming import shot
 
 _OPEN_SHOTS = """
 import sys, threading
-from shotstream.streaming.order import ShotOrder
+from shotstream.streaming.shot_request import ShotRequest
 from shotstream.streaming.session import StorySession
 from shotstream.streaming.shot import make_shot
 from tests.streaming.tiny import tiny_engine
 
-order = ShotOrder(
+order = ShotRequest(
     global_caption="a forest", caption="a fox", seed=1, num_steps=2, num_chunks=9, takes=(), pins=()
 )
 held = [sys]

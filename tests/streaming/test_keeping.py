@@ -9,13 +9,13 @@ import torch
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping
-from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot import finish_shot, make_shot
+from shotstream.streaming.shot_request import ShotRequest
 from tests.streaming.tiny import tiny_engine
 
 BUDGET = 6
-ORDER = ShotOrder(
+ORDER = ShotRequest(
     global_caption="a forest night",
     caption="a fox walks",
     seed=1,
@@ -32,7 +32,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 
 def film(
-    engine: Engine, order: ShotOrder, num_chunks: int, *, whole: bool = False
+    engine: Engine, order: ShotRequest, num_chunks: int, *, whole: bool = False
 ) -> tuple[Keeping, np.ndarray]:
     """A shot that is cut after `num_chunks`, and its frames."""
     keeping = Keeping(engine, order, whole=whole)

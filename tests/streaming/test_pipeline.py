@@ -200,7 +200,7 @@ def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
     shot = frames(pipeline)
     assert shot.shape == (21, 32, 48, 3)
     overlapping = load(tmp_path / "wan", "cpu", expert=Expert(overlap=True))
-    assert overlapping.engine.ahead is not None
+    assert overlapping.engine.prefetcher is not None
     assert np.array_equal(shot, frames(overlapping))
     assert np.array_equal(shot, run(chunk_decode=True))
     # Rounding may move a pixel by a level.

@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping
-from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.preview import read_preview
 from shotstream.streaming.shot import make_shot
+from shotstream.streaming.shot_request import ShotRequest
 from tests.codec.test_tiny_decoder import published_tensors
 from tests.streaming.tiny import tiny_engine
 
-ORDER = ShotOrder(
+ORDER = ShotRequest(
     global_caption="a forest night",
     caption="a fox walks",
     seed=1,

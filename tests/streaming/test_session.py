@@ -13,11 +13,11 @@ from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping, as_picture
 from shotstream.streaming.noise import derive_seed, shot_seed
-from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Pin, SessionError, Take, read_session
 from shotstream.streaming.session import StorySession
 from shotstream.streaming.shot import Chunk
+from shotstream.streaming.shot_request import ShotRequest
 from tests.params import first
 from tests.streaming.tiny import tiny_engine
 
@@ -265,7 +265,7 @@ def test_pins_hold_a_picture_in_the_context_until_they_are_taken_out(engine: Eng
 def test_a_picture_pinned_to_a_shot_that_is_not_before_the_ordered_one_is_refused() -> None:
     pin = Pin(shot_index=1, latent=torch.zeros(4, 4, 6))
     with pytest.raises(ValueError, match="pinned to shot 1; there are 0"):
-        ShotOrder(
+        ShotRequest(
             global_caption="a forest",
             caption="a fox",
             seed=0,

@@ -9,8 +9,8 @@ import pytest
 
 from shotstream.codec.video_io import VideoError, read_frames
 from shotstream.film.replay import hash_frames
-from shotstream.streaming.order import ShotOrder
 from shotstream.streaming.shot import make_shot
+from shotstream.streaming.shot_request import ShotRequest
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.events import Notice
 from shotstream.studio.media_store import CorruptTakeError
@@ -220,7 +220,7 @@ def test_a_shot_is_made_after_the_first_ones_are_removed(tmp_path: Path, num_rem
         for record in records
     ]
     made = record_of(stage, len(records))
-    order = ShotOrder(
+    order = ShotRequest(
         global_caption=made.global_caption, caption=made.caption, seed=11,
         num_steps=made.num_steps, num_chunks=2, takes=tuple(whole), pins=(),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One chunk ahead: a chunk is denoised in a thread of its own while the one before is decoded and used.
+"""Prefetching of chunks: one is denoised in a thread of its own while the one before is decoded and used.
 
 The caller's thread gets each chunk's latents as soon as they are there, decodes them and hands out frames;
 whatever the caller does with those (H.264, hashes) runs beside the next chunk's commit and denoising too. On
@@ -10,7 +10,7 @@ what it is without it.
 Run on a CPU, by test. The streams are meant for CUDA and have not been run.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from threading import Event
@@ -22,27 +22,29 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-class Halted(Exception):
+class Cancelled(Exception):
     """A shot has ended while its next chunk was being made."""
 
 
-class Halt:
-    """Ends a shot between two passes. Give it to a `Rollout` to observe."""
+class CancelToken:
+    """Ends a rollout between two passes, from another thread."""
 
     def __init__(self) -> None:
-        self._is_asked = Event()
+        self._is_cancelled = Event()
         self._last_pass: torch.cuda.Event | None = None
 
-    def ask(self) -> None:
-        """The next pass raises `Halted` instead of returning."""
-        self._is_asked.set()
+    def cancel(self) -> None:
+        """The pass in hand is the last."""
+        self._is_cancelled.set()
 
-    def __call__(self, chunk_index: int | None, step: int, velocity: Tensor) -> None:
-        """After each pass; on a GPU it lets no more than two be queued, since those cannot be taken back."""
-        del chunk_index, step
-        if self._is_asked.is_set():
-            raise Halted
-        if velocity.is_cuda:
+    def check(self, output: Tensor) -> None:
+        """Raises `Cancelled` after `cancel`; called after each pass with what it returned.
+
+        On a GPU it lets no more than two passes be queued, since those cannot be taken back.
+        """
+        if self._is_cancelled.is_set():
+            raise Cancelled
+        if output.is_cuda:
             # A thread that waits like this leaves its core to others.
             this_pass = torch.cuda.Event(blocking=True)
             this_pass.record()
@@ -51,7 +53,7 @@ class Halt:
             self._last_pass = this_pass
 
 
-class Ahead:
+class ChunkPrefetcher:
     """The thread in which an engine's shots are denoised, and the streams on which they are decoded."""
 
     def __init__(self, device: torch.device, codec_device: torch.device) -> None:
@@ -62,24 +64,35 @@ class Ahead:
         if device.type == "cuda":
             self._thread.submit(torch.cuda.set_device, device).result()
 
-    def items(self, source: Generator[T], halt: Halt) -> Generator[T]:
-        """The items of `source`, which is from now on advanced in the thread alone; the next one is begun
-        before an item is handed out. Closing it, or an error, ends `source`; its errors are raised here.
-        """
-        following = self._begin(source)
-        try:
-            while (item := following.result()) is not None:
-                following = self._begin(source)
-                yield item
-        finally:
-            halt.ask()
-            following.cancel()
-            wait([following])
-            source.close()
+    @contextmanager
+    def prefetching(
+        self, produce: Callable[[], T | None], token: CancelToken
+    ) -> Generator[Callable[[], T | None]]:
+        """Gives a function that returns what `produce` does, one call ahead.
 
-    def _begin(self, source: Generator[T]) -> "Future[T | None]":
+        Within it `produce` runs in the thread alone; the next call is begun before a result is returned, None
+        ends the calls, and an error is raised where its result is asked for. Leaving cancels `token` and
+        waits for the call in hand.
+        """
+        following: Future[T | None] | None = None
+
+        def take() -> T | None:
+            nonlocal following
+            item = (following or self._begin(produce)).result()
+            following = None if item is None else self._begin(produce)
+            return item
+
         try:
-            return self._thread.submit(next, source, None)
+            yield take
+        finally:
+            token.cancel()
+            if following is not None:
+                following.cancel()
+                wait([following])
+
+    def _begin(self, produce: Callable[[], T | None]) -> "Future[T | None]":
+        try:
+            return self._thread.submit(produce)
         except RuntimeError:
             # The process ends and takes no more work: the item in hand is the last.
             ended: Future[T | None] = Future()

@@ -1,4 +1,4 @@
-"""Chunks made ahead are those made in turn: made beside the caller, in order, no more than one."""
+"""Prefetched chunks are those made in turn: made beside the caller, in order, no more than one."""
 
 from contextlib import contextmanager
 from threading import Event, current_thread
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from shotstream.streaming.ahead import Ahead, Halt, Halted
+from shotstream.streaming.chunk_prefetcher import Cancelled, CancelToken, ChunkPrefetcher
 from shotstream.streaming.engine import Engine
 from shotstream.streaming.session import StorySession
 from tests.streaming.tiny import tiny_engine
@@ -91,7 +91,7 @@ def test_a_cut_ends_the_chunk_that_nobody_asked_for_after_the_pass_in_hand() -> 
     go_on.set()
     shot.close()  # pyright: ignore[reportAttributeAccessIssue]
     handle.remove()
-    # The commit in hand and, if the halt came after it, the passes begun meanwhile; never the whole chunk.
+    # The commit in hand and, if cancelled after it, the passes begun meanwhile; never the whole chunk.
     assert before <= num_passes < before + 50
     assert [take.num_chunks for take in session.shots] == [1]
     assert len(engine._spare_caches) == 1
@@ -159,11 +159,11 @@ def test_on_two_gpus_decoding_waits_for_its_latents_alone_and_holds_their_memory
     )
     latents.device = first
     latents.record_stream = lambda stream: asked.append(("hold", stream.device))
-    ahead = Ahead(first, second)
+    prefetcher = ChunkPrefetcher(first, second)
     assert asked == [("thread", first, "denoise")]
     for given, waits in (((latents, ready), True), ((latents, None), False), ((), False)):
         asked.clear()
-        with ahead.decoding(*given):
+        with prefetcher.decoding(*given):
             asked.append(("work",))
         on_first = [("wait", first, ready), ("hold", first)] if waits else []
         assert asked.index(("work",)) == len(on_first) + 2
@@ -173,10 +173,13 @@ def test_on_two_gpus_decoding_waits_for_its_latents_alone_and_holds_their_memory
         }
         if waits:
             assert asked.index(on_first[0]) < asked.index(on_first[1]) < asked.index(("in", first))
-    assert len(Ahead(first, first)._streams) == 1 and len(Ahead(first, torch.device("cpu"))._streams) == 1
+    assert (
+        len(ChunkPrefetcher(first, first)._streams) == 1
+        and len(ChunkPrefetcher(first, torch.device("cpu"))._streams) == 1
+    )
 
 
-def test_on_a_gpu_two_passes_at_most_are_queued_and_none_once_a_halt_is_asked_for(
+def test_on_a_gpu_two_passes_at_most_are_queued_and_none_once_it_is_cancelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[tuple[str, int]] = []
@@ -198,11 +201,11 @@ def test_on_a_gpu_two_passes_at_most_are_queued_and_none_once_a_halt_is_asked_fo
     monkeypatch.setattr(torch.cuda, "Event", Passed)
     velocity = create_autospec(torch.Tensor, instance=True)
     velocity.is_cuda = True
-    halt = Halt()
-    for step in range(3):
-        halt(0, step, velocity)
+    token = CancelToken()
+    for _ in range(3):
+        token.check(velocity)
     assert asked == [("queued", 1), ("queued", 2), ("waited for", 1), ("queued", 3), ("waited for", 2)]
-    halt.ask()
-    with pytest.raises(Halted):
-        halt(0, 3, velocity)
+    token.cancel()
+    with pytest.raises(Cancelled):
+        token.check(velocity)
     assert len(asked) == 5

@@ -11,7 +11,7 @@ from shotstream.streaming.shot_memory import ShotMemory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShotOrder:
+class ShotRequest:
     """A shot to be made, and all it is a function of beside the model."""
 
     global_caption: str
