@@ -181,6 +181,22 @@ def kind_of(value: object) -> str:
     return _KINDS.get(type(value), "no text")
 
 
+def json_kind(value: object) -> str:
+    """What a JSON value is, in words."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return "true or false"
+    names: dict[type, str] = {
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "a list",
+        dict: "an object",
+    }
+    return names.get(type(value), "another value")
+
+
 def shown(value: object) -> str:
     """A value in a message: short, and of what holds other values only what it is."""
     text = kind_of(value) if isinstance(value, list | dict) or value is None else str(value)

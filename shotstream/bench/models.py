@@ -19,13 +19,14 @@ from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.codec.text import UMT5Config, umt5_shapes
 from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.configs import config_from_document
 from shotstream.geometry import PixelSize
 from shotstream.model.config import DiTConfig, wan_1_3b
 from shotstream.model.dit import DiT
 from shotstream.streaming.choice import DEFAULT_OPTIONS, Options
 from shotstream.streaming.parts import choose_device
 from shotstream.streaming.pipeline import StreamingPipeline, build_engine, choose_for
-from shotstream.weights.bundle import Bundle, config_from_document, read_bundle
+from shotstream.weights.bundle import Bundle, read_bundle
 from shotstream.weights.hub import WAN, WeightsNotFoundError, bundle_config, resolve
 from shotstream.weights.official import PublishedWeights
 

@@ -39,6 +39,7 @@ from shotstream.codec.codec import Codec
 from shotstream.codec.patch_codec import PatchCodec
 from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.configs import config_from_document
 from shotstream.data.captions import StoredText, StoredTextConfig, stored_caption
 from shotstream.data.latents import LatentPool, PoolConfig
 from shotstream.data.source import ShardsConfig, ShotSample
@@ -57,7 +58,6 @@ from shotstream.training.stages.intra_shot import IntraShotTraining, intra_shot_
 from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel
 from shotstream.training.watch import peak_memory_bytes
 from shotstream.training.world import ALONE
-from shotstream.weights.bundle import config_from_document
 from shotstream.weights.hub import WAN
 
 log = logging.getLogger(__name__)

@@ -32,8 +32,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from shotstream.configs import ConfigError, config_from_document
 from shotstream.files import write_atomically
-from shotstream.weights.bundle import BundleError, config_from_document
 from shotstream.weights.tensor_files import sha256_of_file
 
 FORMAT = "shotstream-shards/1"
@@ -172,7 +172,7 @@ def read_form(path: Path, advice: str) -> ShardForm:
     values["text_shape"] = None if shape is None else tuple(shape)
     try:
         return config_from_document(ShardForm, values, str(path))
-    except BundleError as error:
+    except ConfigError as error:
         raise ShardError(f"{error}; {advice}") from error
 
 

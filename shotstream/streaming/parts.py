@@ -17,6 +17,7 @@ from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.codec.text import TextEncoder, UMT5Config, UMT5TextEncoder
 from shotstream.codec.wan_vae import WanDecoding, WanVAE, WanVAEConfig
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.configs import config_from_document
 from shotstream.model.attention import attention_kernel
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
@@ -25,7 +26,7 @@ from shotstream.process import keep_compiled
 from shotstream.story import CaptionStyle, fit_caption
 from shotstream.streaming.engine import Compose, EngineConfig, Family
 from shotstream.streaming.switches import Switches
-from shotstream.weights.bundle import Bundle, BundleError, config_from_document
+from shotstream.weights.bundle import Bundle, BundleError
 from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.hub import home
 from shotstream.weights.tensor_files import LazyTensor, check_tensors, dtype_in_words

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from shotstream.codec.codec import Codec
+from shotstream.configs import config_from_document
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.streaming.parts import engine_config, load_codec
 from shotstream.streaming.switches import DEFAULT_SWITCHES
-from shotstream.weights.bundle import config_from_document, read_bundle
+from shotstream.weights.bundle import read_bundle
 from shotstream.weights.hub import resolve
 
 

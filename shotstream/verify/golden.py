@@ -17,7 +17,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from shotstream.weights.tensor_files import json_kind, read_json
+from shotstream.documents import json_kind
+from shotstream.weights.tensor_files import read_json
 
 FORMAT_VERSION = "1"
 _LARGEST_TOLERANCE = 0.1

@@ -6,19 +6,18 @@
 
 A bundle is read whole or not at all: every file used is checked against its hash before a tensor of it is
 handed out. Tensors are written one by one, so a bundle may be larger than memory. The configs inside are
-plain JSON; which class they belong to is the reader's knowledge (`config_from_document`).
+plain JSON; which class they belong to is the reader's knowledge (`configs.config_from_document`).
 """
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +26,6 @@ from shotstream.weights.tensor_files import (
     CheckpointError,
     LazyTensor,
     is_finite,
-    json_kind,
     read_json,
     read_safetensors,
     sha256_of_file,
@@ -40,10 +38,6 @@ _CONFIG_NAME = "config.json"
 _SUFFIX = ".safetensors"
 _SUM = "document_sha256"
 _KEYS = frozenset({"format", "format_version", "config", "files", "provenance", _SUM})
-_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-_LONGEST_SHOWN = 80
-
-ConfigT = TypeVar("ConfigT")
 
 
 class BundleError(ValueError):
@@ -179,54 +173,6 @@ def read_bundle(
         sha256=_sha256_of_document(document),
         provenance=document.get("provenance", {}),
     )
-
-
-def config_from_document(cls: type[ConfigT], document: object, where: str) -> ConfigT:
-    """An instance of the dataclass `cls` from plain JSON; lists become tuples, objects dataclasses.
-
-    Raises:
-        BundleError: `document` is no object, has a key that is no field, or lacks a field without a default.
-        ValueError: The class refuses a value.
-    """
-    if not isinstance(document, Mapping):
-        raise BundleError(f"{where}: holds {json_kind(document)}, not an object")
-    known = {field.name: field for field in fields(cls)}  # pyright: ignore[reportArgumentType] (a dataclass)
-    unknown = sorted(document.keys() - known.keys())
-    required = {
-        name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING
-    }
-    missing = sorted(required - document.keys())
-    if unknown or missing:
-        found = [f"{key!r} is unknown" for key in unknown] + [f"{key!r} is missing" for key in missing]
-        raise BundleError(f"{where}: {', '.join(found)}; the keys are {', '.join(sorted(known))}")
-    hints = get_type_hints(cls)
-    return cls(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in document.items()})
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """A value of JSON as a field of this type takes it; BundleError for one of another type."""
-    if is_dataclass(hint):
-        return config_from_document(hint, value, where)  # pyright: ignore[reportArgumentType] (a dataclass)
-    if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        kinds = get_args(hint)
-        repeats = len(kinds) == 2 and kinds[1] is Ellipsis
-        if repeats or len(kinds) == len(value):
-            return tuple(
-                _value(kinds[0] if repeats else kinds[at], item, where) for at, item in enumerate(value)
-            )
-    elif _is_of(hint, value):
-        return value
-    written = json.dumps(value, ensure_ascii=False)
-    shown = written if len(written) < _LONGEST_SHOWN else json_kind(value)
-    raise BundleError(f"{where} is {shown}; {_TYPES.get(hint, 'another value')} belongs there")
-
-
-def _is_of(hint: Any, value: Any) -> bool:
-    if hint in (int, float) and isinstance(value, bool):
-        return False
-    if hint is float:
-        return isinstance(value, int | float) and math.isfinite(value)
-    return isinstance(value, hint) if hint in _TYPES else get_origin(hint) is not tuple
 
 
 def _as_lazy(value: Tensor | LazyTensor, dtype: torch.dtype | None) -> LazyTensor:

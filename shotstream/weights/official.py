@@ -16,8 +16,9 @@ from typing import Any
 
 from shotstream.codec.text import UMT5Config, read_tokenizer, umt5_shapes
 from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
+from shotstream.configs import ConfigError, ConfigT, config_from_document
+from shotstream.documents import json_kind
 from shotstream.model.config import DiTConfig
-from shotstream.weights.bundle import BundleError, ConfigT, config_from_document
 from shotstream.weights.checkpoints import read_transformer
 from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.key_names import dit_names_of_diffusers, dit_shapes, umt5_names, vae_names
@@ -25,7 +26,6 @@ from shotstream.weights.lora import LoraSource, merge_loras, read_lora
 from shotstream.weights.tensor_files import (
     LazyTensors,
     check_tensors,
-    json_kind,
     lazy_tensors,
     read_json,
     read_pytorch,
@@ -298,7 +298,7 @@ def _dit_config(path: Path, **values: Any) -> DiTConfig:
 def _config(cls: type[ConfigT], values: Mapping[str, Any], path: Path) -> ConfigT:
     try:
         return config_from_document(cls, values, str(path))
-    except BundleError as error:
+    except ConfigError as error:
         raise CheckpointError(str(error)) from error
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from shotstream.documents import json_kind
 from shotstream.weights.file_kinds import (
     CheckpointError,
     begins_as_pytorch,
@@ -318,22 +319,6 @@ def _place(error: ValueError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"line {error.lineno}, column {error.colno}"
     return "a number of thousands of digits"
-
-
-def json_kind(value: object) -> str:
-    """What a JSON value is, in words."""
-    if value is None:
-        return "nothing (null)"
-    if isinstance(value, bool):
-        return "true or false"
-    names: dict[type, str] = {
-        int: "a number",
-        float: "a number",
-        str: "a string",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), "another value")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> str:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.configs import config_from_document
 from shotstream.geometry import LatentSize, PixelSize, TokenGrid
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
@@ -24,7 +25,6 @@ from shotstream.streaming.context_sampling import (
 from shotstream.streaming.crew import Crew
 from shotstream.streaming.engine import Engine, EngineConfig
 from shotstream.streaming.shot_memory import ShotMemory
-from shotstream.weights.bundle import config_from_document
 
 LATENT_SIZE = LatentSize(4, 6)
 

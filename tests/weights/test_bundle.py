@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from shotstream.weights.bundle import BundleError, config_from_document, read_bundle, write_bundle
+from shotstream.weights.bundle import BundleError, read_bundle, write_bundle
 
 _TENSORS = {
     "dit": {"a": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor([1, 2])},
@@ -133,31 +132,6 @@ def test_unusable_names_and_configs_are_refused(tmp_path: Path) -> None:
     for config in ({"x": float("nan")}, {"x": torch.zeros(1)}):
         with pytest.raises(BundleError, match="no plain JSON"):
             write_bundle(tmp_path / "b", config, _TENSORS)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Inner:
-    gain: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Sizes:
-    widths: tuple[int, ...]
-    depth: int = 2
-    inner: _Inner = field(default_factory=lambda: _Inner(gain=1.0))
-
-
-def test_a_config_survives_json_and_is_strict() -> None:
-    sizes = _Sizes(widths=(1, 2), depth=3, inner=_Inner(gain=0.5))
-    assert config_from_document(_Sizes, json.loads(json.dumps(asdict(sizes))), "here") == sizes
-    with pytest.raises(
-        BundleError, match="here: 'dept' is unknown, 'widths' is missing; the keys are depth, inner, widths"
-    ):
-        config_from_document(_Sizes, {"dept": 1}, "here")
-    with pytest.raises(BundleError, match=r"here\.inner: 'gian' is unknown"):
-        config_from_document(_Sizes, {"widths": [1], "inner": {"gian": 1}}, "here")
-    with pytest.raises(BundleError, match="holds a list"):
-        config_from_document(_Sizes, [], "here")
 
 
 def test_what_is_no_finite_number_in_the_stored_precision_is_never_written(tmp_path: Path) -> None:

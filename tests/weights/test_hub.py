@@ -10,10 +10,11 @@ import torch
 from shotstream.codec.codec import Codec
 from shotstream.codec.text import TextEncoder, UMT5Config, UMT5TextEncoder
 from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
+from shotstream.configs import config_from_document
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.weights import hub
-from shotstream.weights.bundle import BundleError, config_from_document, read_bundle
+from shotstream.weights.bundle import BundleError, read_bundle
 from shotstream.weights.hub import (
     LockError,
     WeightsNotFoundError,

@@ -1,0 +1,186 @@
+"""Frozen dataclasses as plain JSON, and changes of their settings by dotted names.
+
+The one reader of configurations: of bundles, shards, published models and training runs. Types come from the
+annotations of the fields. Where a field may hold one of several dataclasses, the document says which under
+the key "kind".
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping
+from types import NoneType
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+
+from shotstream.documents import json_kind, shorten
+
+ConfigT = TypeVar("ConfigT")
+
+_KIND: Final = "kind"
+_TYPES: Final[dict[Any, str]] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+}
+_WANTED: Final[dict[type, str]] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    tuple: "a list",
+    NoneType: "null",
+}
+_LONGEST_SHOWN: Final = 80
+
+
+class ConfigError(ValueError):
+    """A document that is no configuration; the message is one line."""
+
+
+def config_to_document(config: Any) -> Any:
+    """A configuration as plain dictionaries, lists and scalars; each dictionary names its class as "kind"."""
+    if dataclasses.is_dataclass(config):
+        fields = {
+            field.name: config_to_document(getattr(config, field.name))
+            for field in dataclasses.fields(config)
+        }
+        return {_KIND: type(config).__name__, **fields}
+    if isinstance(config, tuple):
+        return [config_to_document(item) for item in config]
+    return config
+
+
+def config_from_document(
+    cls: type[ConfigT], document: object, where: str, kinds: Iterable[type] = ()
+) -> ConfigT:
+    """An instance of the dataclass `cls` from plain JSON; lists become tuples, objects dataclasses.
+
+    Args:
+        cls: the dataclass.
+        document: what `config_to_document` wrote, with or without the classes' names.
+        where: what the document is called in messages.
+        kinds: the dataclasses that a field of no certain class may hold.
+
+    Raises:
+        ConfigError: `document` is no object, has a key that is no field, lacks a field without a default, or
+            holds a value of another type.
+        ValueError: the class refuses a value.
+    """
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"{where}: holds {json_kind(document)}, not an object")
+    given = {name: value for name, value in document.items() if name != _KIND}
+    known = {field.name: field for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+    unknown = sorted(given.keys() - known.keys())
+    required = {
+        name
+        for name, field in known.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    missing = sorted(required - given.keys())
+    if unknown or missing:
+        found = [f"{key!r} is unknown" for key in unknown] + [f"{key!r} is missing" for key in missing]
+        raise ConfigError(f"{where}: {', '.join(found)}; the keys are {', '.join(sorted(known))}")
+    hints, by_name = get_type_hints(cls), {kind.__name__: kind for kind in kinds}
+    return cls(
+        **{name: _value(hints[name], value, f"{where}.{name}", by_name) for name, value in given.items()}
+    )
+
+
+def _value(hint: Any, value: Any, where: str, kinds: Mapping[str, type]) -> Any:
+    """A value of JSON as a field of this type takes it; ConfigError for one of another type."""
+    if dataclasses.is_dataclass(hint):
+        return config_from_document(hint, value, where, kinds.values())  # pyright: ignore[reportArgumentType]
+    if isinstance(value, Mapping) and value.get(_KIND) in kinds:
+        return config_from_document(kinds[value[_KIND]], value, where, kinds.values())
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        entries = get_args(hint)
+        repeats = len(entries) == 2 and entries[1] is Ellipsis
+        if repeats or len(entries) == len(value):
+            return tuple(
+                _value(entries[0] if repeats else entries[at], item, where, kinds)
+                for at, item in enumerate(value)
+            )
+    elif not isinstance(value, Mapping) and _is_of(hint, value):
+        return value
+    written = json.dumps(value, ensure_ascii=False)
+    shown = written if len(written) < _LONGEST_SHOWN else json_kind(value)
+    raise ConfigError(f"{where} is {shown}; {_TYPES.get(hint, 'another value')} belongs there")
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, hint) if hint in _TYPES else get_origin(hint) is not tuple
+
+
+def with_settings(config: ConfigT, changes: Mapping[str, Any], prefix: str = "") -> ConfigT:
+    """A configuration with changed settings, by dotted names; it is made once, with all of them.
+
+    Raises:
+        ValueError: there is no such setting, the value is of another kind, or the class refuses it.
+    """
+    names = [field.name for field in dataclasses.fields(config)]  # pyright: ignore[reportArgumentType]
+    parts: dict[str, dict[str, Any]] = {}
+    new: dict[str, Any] = {}
+    for path, value in changes.items():
+        name, _, rest = path.partition(".")
+        whole, old = prefix + path, getattr(config, name, None)
+        if name not in names:
+            raise ValueError(f"there is no setting {whole!r}: {type(config).__name__} has {', '.join(names)}")
+        if rest and not dataclasses.is_dataclass(old):
+            raise ValueError(f"there is no setting {whole!r}: {name} has no parts")
+        if rest:
+            parts.setdefault(name, {})[rest] = value
+        elif dataclasses.is_dataclass(old):
+            raise ValueError(f"{whole!r} has parts; set one of them")
+        else:
+            new[name] = _alike(old, value, whole)
+    for name, own in parts.items():
+        new[name] = with_settings(getattr(config, name), own, f"{prefix}{name}.")
+    return dataclasses.replace(config, **new)  # pyright: ignore[reportArgumentType]
+
+
+def _alike(old: Any, value: Any, whole: str) -> Any:
+    """A value as the setting of a name takes it; ValueError if it is of another kind than the old one."""
+    if isinstance(old, float) and isinstance(value, int | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):  # said below, with the name of the setting
+            value = float(value)  # YAML takes 1e-3, which has no point, for a word
+    if isinstance(old, str) and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # a count or a share, such as max_bad=3
+    if isinstance(old, tuple) and isinstance(value, list):
+        value = _entries_alike(old, value, whole)
+    if type(value) is not type(old):
+        raise ValueError(f"{whole} is {_written(value)}; write {_WANTED[type(old)]}, as {_written(old)}")
+    return value
+
+
+def _entries_alike(old: tuple[Any, ...], given: list[Any], whole: str) -> tuple[Any, ...]:
+    if len({type(entry) for entry in old}) == 1:
+        old = old[:1] * len(given)
+    if len(old) != len(given):  # what entries are like is not known
+        return tuple(given)
+    return tuple(
+        _alike(one, entry, f"entry {number} of {whole}")
+        for number, (one, entry) in enumerate(zip(old, given, strict=True), start=1)
+    )
+
+
+def _written(value: Any) -> str:
+    """A value as it is written behind --set."""
+    return shorten(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def differing_settings(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the settings that differ between two configurations of one class."""
+    found: list[str] = []
+    for field in dataclasses.fields(one):
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        if dataclasses.is_dataclass(left) and type(left) is type(right):
+            found += differing_settings(left, right, f"{prefix}{field.name}.")
+        elif field.compare and left != right:
+            found.append(prefix + field.name)
+    return found
