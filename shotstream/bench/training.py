@@ -25,7 +25,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -38,24 +37,27 @@ from shotstream.bench.training_step import Shot, matching_flops, teacher_step
 from shotstream.codec.codec import Codec
 from shotstream.codec.patch_codec import PatchCodec
 from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
-from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.codec.word_encoder import WordEncoder
 from shotstream.configs import config_from_document
+from shotstream.data.batches import ShotBatch
 from shotstream.data.captions import StoredText, StoredTextConfig, stored_caption
-from shotstream.data.latents import LatentPool, PoolConfig
-from shotstream.data.source import ShardsConfig, ShotSample
+from shotstream.data.rng import torch_rng
+from shotstream.data.shard_source import ShotSample, condition_sample
+from shotstream.data.story_captions import StoryCaptionsBatch
+from shotstream.data.story_pool import StoryPool
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
+from shotstream.streaming.conditioning import stack_conditioning
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.shot_memory import ShotMemory
-from shotstream.training.keys import tensor_draws
-from shotstream.training.recipe import Recipe
-from shotstream.training.recipes import recipe
-from shotstream.training.run import execution_of
-from shotstream.training.stages.codec import CodecTraining
+from shotstream.training.recipe import ModelConfig
+from shotstream.training.recipes import AnyRecipe, recipe
+from shotstream.training.run import execution_of, open_shots
 from shotstream.training.stages.dmd import DmdStage
-from shotstream.training.stages.inter_shot import InterShotTraining, inter_shot_stage
-from shotstream.training.stages.intra_shot import IntraShotTraining, intra_shot_stage
-from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel
+from shotstream.training.stages.inter_shot import inter_shot_stage
+from shotstream.training.stages.intra_shot import intra_shot_stage
+from shotstream.training.stages.teacher import TeacherConfig, TeacherStage
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.watch import peak_memory_bytes
 from shotstream.training.world import ALONE
 from shotstream.weights.hub import WAN
@@ -85,21 +87,22 @@ class Setting:
         """Of the 1.3B recipes' latents; 832x480 pixels."""
         return _TINY_SIZE if self.is_tiny else _WAN_SIZE
 
-    def wan(self, name: str, *more: str) -> Recipe:
+    def wan(self, name: str, *more: str) -> AnyRecipe:
         """A 1.3B recipe for one sample, from random weights."""
-        teacher = "stage." if name == "wan_teacher" else "stage.dmd.teacher."
-        overrides = [f"{teacher}batch_size=1", f"{teacher}start=''"]
+        overrides = ["data.batch_size=1", "model.start=''"]
         if self.is_tiny:
-            overrides += [f"{teacher}dit.{setting}" for setting in _TINY_DIT]
-            overrides += [f"{teacher}pool.max_latent_frames=6"]
+            overrides += [f"model.dit.{setting}" for setting in _TINY_DIT]
+            overrides += ["data.max_latent_frames=6"]
             overrides += ["stage.lora_rank=2"] if name == "wan_inter_shot" else []
         return recipe(name, [*overrides, *more])
 
 
 class DrawnShots:
-    """Shots of random latents, each with two before it; the same sample at every step and place."""
+    """A `DataSource` of random latents with two shots before them; the same at every step and place."""
 
-    def __init__(self, config: DiTConfig, size: LatentSize, num_latent_frames: int) -> None:
+    def __init__(self, model: ModelConfig, size: LatentSize, num_latent_frames: int) -> None:
+        self._model, config = model, model.dit
+
         def drawn(*shape: int, place: int) -> Tensor:
             generator = torch.Generator().manual_seed(place)
             return torch.randn(*shape, size.height, size.width, generator=generator).half()
@@ -120,20 +123,28 @@ class DrawnShots:
             caption=stored_caption("0", _NUM_PAST),
         )
 
-    def at(self, step: int) -> "DrawnShots":
-        """See `ShotSource.at`."""
+    def batch(self, step: int, samples: range) -> ShotBatch:
+        """See `DataSource.batch`."""
         del step
-        return self
+        conditioning, captions = condition_sample(self._shot, self._model.dit, self._model.context_policy)
+        x0 = torch.stack([self._shot.latents.float()] * len(samples))
+        figures = torch.zeros_like(x0[:, 0], dtype=torch.bool)
+        given = stack_conditioning([conditioning] * len(samples))
+        return ShotBatch(x0, figures, given, [captions] * len(samples), samples)
 
-    def read(self, step: int, rows: range | None = None) -> list[ShotSample]:
-        """See `ShotSource.read`."""
+
+class DrawnStories:
+    """A `DataSource` of captions of stories that end with their third shot."""
+
+    def __init__(self, num_chunks: int) -> None:
+        self._num_chunks = num_chunks
+
+    def batch(self, step: int, samples: range) -> StoryCaptionsBatch:
+        """See `DataSource.batch`."""
         del step
-        return [self._shot] * len(rows or range(1))
-
-    def draw(self, rng: np.random.Generator, num_shots: int) -> tuple[str, ...]:
-        """See `ToldSource.draw`."""
-        del rng
-        return tuple(stored_caption("0", place) for place in range(num_shots))
+        captions = [stored_caption("0", place) for place in range(_NUM_PAST + 1)]
+        lengths = [self._num_chunks] * (_NUM_PAST + 1)
+        return StoryCaptionsBatch([captions] * len(samples), lengths, samples)
 
 
 class DrawnText(StoredText):
@@ -148,17 +159,14 @@ class DrawnText(StoredText):
         """See `StoredText.embed`."""
         for caption in captions:
             if caption not in self._drawn:
-                generator = tensor_draws(len(self._drawn), "bench/text")
+                generator = torch_rng(len(self._drawn), "bench/text")
                 self._drawn[caption] = torch.randn(self._shape, generator=generator)
         return torch.stack([self._drawn[caption] for caption in captions])
 
 
 def ask_teacher(setting: Setting, *, causal: bool) -> dict[str, Any]:
     """A step of the 1.3B teacher, bidirectional or causal."""
-    made = setting.wan("wan_teacher", f"stage.causal_share={int(causal)}")
-    config = made.stage
-    assert isinstance(config, TeacherTraining)
-    stage = _teacher_stage(setting, made, config)
+    stage = _teacher_stage(setting, setting.wan("wan_teacher", f"stage.causal_share={int(causal)}"))
     first_s = _timed(setting, lambda: stage.step(0))
     _forget_peak()
     steps_s = [_timed(setting, lambda step=step: stage.step(step)) for step in (1, 2)]
@@ -173,60 +181,51 @@ def ask_teacher(setting: Setting, *, causal: bool) -> dict[str, Any]:
 def ask_intra_shot(setting: Setting) -> dict[str, Any]:
     """A step of distribution matching with the true history."""
     made = setting.wan("wan_intra_shot")
-    config = made.stage
-    assert isinstance(config, IntraShotTraining)
-    dit = config.dmd.teacher.dit
     stage = intra_shot_stage(
-        config,
-        student=_drawn_model(setting, config.dmd.teacher),
-        teacher=_drawn_model(setting, config.dmd.teacher),
-        pool=DrawnShots(dit, setting.latent_size, _num_latent_frames(config.dmd.teacher)),
-        execution=execution_of(made.loop, ALONE),
+        made,
+        student=_drawn_model(setting, made.model),
+        teacher=_drawn_model(setting, made.model),
+        source=DrawnShots(made.model, setting.latent_size, made.data.max_latent_frames),
+        execution=execution_of(made.train, ALONE),
     )
     return _matching(setting, stage)
 
 
 def ask_inter_shot(setting: Setting) -> dict[str, Any]:
     """A step of it with the student's own history: two shots are filmed before the one that is learnt."""
-    made = setting.wan("wan_inter_shot", "stage.dmd.teacher.shot_weights=[0.0, 0.0, 1.0]")
-    config = made.stage
-    assert isinstance(config, InterShotTraining)
+    made = setting.wan("wan_inter_shot")
     codec = _drawn_codec(setting)
     stage = inter_shot_stage(
-        config,
-        student=_drawn_model(setting, config.dmd.teacher),
-        teacher=_drawn_model(setting, config.dmd.teacher),
+        made,
+        student=_drawn_model(setting, made.model),
+        teacher=_drawn_model(setting, made.model),
         codec=codec,
         latent_size=setting.latent_size,
-        stored=DrawnShots(config.dmd.teacher.dit, setting.latent_size, 1),
-        execution=execution_of(made.loop, ALONE),
+        captions=DrawnStories(_num_chunks(made)),
+        execution=execution_of(made.train, ALONE),
     )
     return _matching(setting, stage)
 
 
 def ask_theatre(setting: Setting, *, causal: bool, seconds: float = 25.0) -> dict[str, Any]:
     """Samples per second of the theatre's teacher, at batches that double until memory or time is used up."""
-    overrides = [f"stage.causal_share={int(causal)}", "stage.pool.num_blocks=1"]
-    overrides += ["stage.pool.block_stories=8", "stage.pool.num_latent_frames=[9]"]
+    overrides = [f"stage.causal_share={int(causal)}", "data.num_blocks=1"]
+    overrides += ["data.block_stories=8", "data.num_latent_frames=[9]"]
     if setting.is_tiny:
-        overrides += ["stage.pool.block_stories=1", "stage.pool.num_shots=[2]", "stage.batch_size=1"]
-        overrides += ["stage.dit.num_layers=1", "stage.pool.num_latent_frames=[3]"]
+        overrides += ["data.block_stories=1", "data.num_shots=[2]", "data.batch_size=1"]
+        overrides += ["model.dit.num_layers=1", "data.num_latent_frames=[3]"]
     made = recipe("theatre_teacher", overrides)
-    config = made.stage
-    assert isinstance(config, TeacherTraining)
-    assert isinstance(config.pool, PoolConfig) and isinstance(config.text, WordEncoderConfig)
-    trained = recipe("theatre_codec").stage
-    assert isinstance(trained, CodecTraining)
     torch.manual_seed(0)
-    pool = LatentPool(PatchCodec(trained.codec).eval(), config.pool)
-    reader = WordEncoder(config.text)
-    stage = TeacherStage(config, pool, setting.device, execution_of(made.loop, ALONE), reader=reader)
-    pool.at(0)  # the stories
-    began, batch, ended = time.perf_counter(), config.batch_size, "time"
+    pool = open_shots(made, PatchCodec(recipe("theatre_codec").model).eval())
+    assert isinstance(pool, StoryPool)
+    reader = WordEncoder(made.model.text)
+    stage = TeacherStage(made, pool, setting.device, execution_of(made.train, ALONE), text_encoder=reader)
+    pool.stories(0)
+    began, batch, ended = time.perf_counter(), made.data.batch_size, "time"
     rates: dict[str, float] = {}
     peak_gb = 0.0
     while time.perf_counter() - began < seconds:
-        stage.config = replace(config, batch_size=batch)
+        stage.recipe = replace(made, data=replace(made.data, batch_size=batch))
         try:
             stage.step(0)
             _forget_peak()
@@ -235,14 +234,14 @@ def ask_theatre(setting: Setting, *, causal: bool, seconds: float = 25.0) -> dic
             ended = "memory"
             break
         rates[str(batch)], peak_gb = batch / step_s, peak_memory_bytes() / 1e9
-        if setting.is_tiny and batch > config.batch_size:
+        if setting.is_tiny and batch > made.data.batch_size:
             ended = "tiny"
             break
         batch *= 2
     largest = int(next(reversed(rates)))
     stage.model.zero_grad()  # of the batch that was too large
     _free()
-    stage.config = replace(config, batch_size=largest)
+    stage.recipe = replace(made, data=replace(made.data, batch_size=largest))
     return {
         "samples_per_s": rates,
         "largest_batch": largest,
@@ -296,35 +295,32 @@ def ask_all(setting: Setting, answers: AnswerFile, *, limit_s: float, began: flo
 def count_flops(name: str, is_tiny: bool) -> dict[str, float]:
     """What the parts of a recipe's step must cost, on no hardware; in a process of its own, it takes long."""
     setting = Setting(device=torch.device("cpu"), is_tiny=is_tiny)
-    config = setting.wan(name).stage
-    if isinstance(config, TeacherTraining):
-        shot = Shot(latent_size=setting.latent_size, num_chunks=_num_chunks(config))
-        return {"step": teacher_step(config, shot).flops}
-    assert isinstance(config, IntraShotTraining | InterShotTraining)
-    shot = Shot(latent_size=setting.latent_size, num_chunks=_num_chunks(config.dmd.teacher))
-    rank = config.lora_rank if isinstance(config, InterShotTraining) else 0
-    counted = matching_flops(config.dmd, shot, rank)
+    made = setting.wan(name)
+    shot = Shot(latent_size=setting.latent_size, num_chunks=_num_chunks(made))
+    if isinstance(made.stage, TeacherConfig):
+        return {"step": teacher_step(made, shot).flops}
+    counted = matching_flops(made, shot)
     fake, student = counted.fake_update(counted.mean_exit), counted.student_update(counted.mean_exit)
-    return {"fake": fake, "student": student, "step": config.dmd.fake_updates * fake + student}
+    return {"fake": fake, "student": student, "step": made.stage.fake_updates * fake + student}
 
 
 def _matching(setting: Setting, stage: DmdStage) -> dict[str, Any]:
     """The parts of a step of distribution matching; see the module's docstring."""
-    short = [part._replace(scene=part.scene._replace(num_chunks=1)) for part in stage.parts(0)]
+    short = [part._replace(batch=part.batch._replace(num_chunks=1)) for part in stage.microbatches(0)]
     middle = _keys_of_middle_exits(stage)
     _timed(setting, lambda: (stage.update_fake(short, middle[0]), stage.update_student(short, middle[0])))
     _forget_peak()
-    parts = stage.parts(1)
-    draw_s = _timed(setting, lambda: stage.parts(1))
+    parts = stage.microbatches(1)
+    draw_s = _timed(setting, lambda: stage.microbatches(1))
     fake_s = [_timed(setting, lambda key=key: stage.update_fake(parts, key)) for key in middle]
     student_s = [_timed(setting, lambda key=key: stage.update_student(parts, key)) for key in middle]
     fake, student = statistics.mean(fake_s), statistics.mean(student_s)
     found = {
-        "step_s": draw_s + stage.config.fake_updates * fake + student,
+        "step_s": draw_s + stage.recipe.stage.fake_updates * fake + student,
         "draw_s": draw_s,
         "fake_update_s": fake,
         "student_update_s": student,
-        "fake_updates": stage.config.fake_updates,
+        "fake_updates": stage.recipe.stage.fake_updates,
         "peak_gb": peak_memory_bytes() / 1e9,
     }
     return found | _profiled(setting, lambda: stage.update_student(parts, middle[0]))
@@ -332,7 +328,7 @@ def _matching(setting: Setting, stage: DmdStage) -> dict[str, Any]:
 
 def _keys_of_middle_exits(stage: DmdStage) -> list[tuple[int, int]]:
     """Keys at which rollouts end one step before the middle and one after it: their mean is that of all."""
-    last = len(stage.config.student_steps) - 1
+    last = len(stage.recipe.stage.student_steps) - 1
     wanted = (last // 2, math.ceil(last / 2))
     found = {stage.exit_step((0, update)): (0, update) for update in range(64)}
     return [found[exit_step] for exit_step in wanted]
@@ -376,21 +372,21 @@ def _utilisation(
     return found
 
 
-def _teacher_stage(setting: Setting, made: Recipe, config: TeacherTraining) -> TeacherStage:
-    pool = DrawnShots(config.dit, setting.latent_size, _num_latent_frames(config))
+def _teacher_stage(setting: Setting, made: AnyRecipe) -> TeacherStage:
+    source = DrawnShots(made.model, setting.latent_size, made.data.max_latent_frames)
     with setting.device:  # weights are drawn where they are used
-        stage = TeacherStage(config, pool, setting.device, execution_of(made.loop, ALONE))
-    _furnished(stage.model, config)
+        stage = TeacherStage(made, source, setting.device, execution_of(made.train, ALONE))
+    _furnished(stage.model, made.model)
     return stage
 
 
-def _drawn_model(setting: Setting, config: TeacherTraining) -> TheatreModel:
+def _drawn_model(setting: Setting, config: ModelConfig) -> TextConditionedDiT:
     with setting.device:
-        model = TheatreModel(config.dit, config.text)
+        model = TextConditionedDiT(config.dit, config.text)
     return _furnished(model, config)
 
 
-def _furnished(model: TheatreModel, config: TeacherTraining) -> TheatreModel:
+def _furnished(model: TextConditionedDiT, config: ModelConfig) -> TextConditionedDiT:
     """A new model with captions to read, and a head that is not zero: else all gradients below it were."""
     model.text = DrawnText(config.dit)
     nn.init.normal_(model.dit.head.head.weight, std=0.02)
@@ -405,13 +401,8 @@ def _drawn_codec(setting: Setting) -> Codec:
     return WanVAE.from_tensors(read, tensors, device=setting.device, dtype=torch.float32)
 
 
-def _num_latent_frames(config: TeacherTraining) -> int:
-    assert isinstance(config.pool, ShardsConfig)
-    return config.pool.max_latent_frames
-
-
-def _num_chunks(config: TeacherTraining) -> int:
-    return _num_latent_frames(config) // config.dit.chunk_latent_frames
+def _num_chunks(made: AnyRecipe) -> int:
+    return made.data.max_latent_frames // made.model.dit.chunk_latent_frames
 
 
 def _timed(setting: Setting, function: Callable[[], object]) -> float:

@@ -22,9 +22,12 @@ from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.streaming.conditioning import Conditioning, first_shot
+from shotstream.training.causal_masks import token_grid
 from shotstream.training.lora import attach_adapters
-from shotstream.training.stages.dmd import DmdTraining, student_rollout
-from shotstream.training.stages.teacher import TeacherTraining, token_grid
+from shotstream.training.recipe import ModelConfig
+from shotstream.training.stages.dmd import DmdConfig, DmdRecipe, student_rollout
+from shotstream.training.stages.inter_shot import InterShotConfig
+from shotstream.training.stages.teacher import TeacherRecipe
 from shotstream.training.velocity import shot_velocity
 
 _FLOAT32_BYTES, _BFLOAT16_BYTES = 4, 2
@@ -105,20 +108,21 @@ class Shot:
     """Caption rows of a sample: of the shots kept, and its own."""
 
 
-def teacher_step(training: TeacherTraining, shot: Shot) -> StepCost:
-    """Of a bidirectional step of the teacher."""
-    return _of_all_layers(training.dit, lambda dit: _teacher_step(replace(training, dit=dit), shot))
+def teacher_step(made: TeacherRecipe, shot: Shot) -> StepCost:
+    """The cost of a bidirectional step of the teacher."""
+    learns_all = made.stage.learns == "all"
+    return _of_all_layers(made.model.dit, lambda dit: _teacher_step(dit, shot, learns_all=learns_all))
 
 
-def _teacher_step(training: TeacherTraining, shot: Shot) -> StepCost:
-    scene = _Scene(training.dit, shot)
-    dit = scene.network(lambda name: training.learns == "all" or ".self_attn." in name)
-    step = scene.count(dit, lambda: scene.velocity(dit))
+def _teacher_step(config: DiTConfig, shot: Shot, *, learns_all: bool) -> StepCost:
+    sample = _Sample(config, shot)
+    dit = sample.network(lambda name: learns_all or ".self_attn." in name)
+    step = sample.count(dit, lambda: sample.velocity(dit))
     parameters = sum(value.numel() for value in dit.parameters())
     learning = sum(value.numel() for value in dit.parameters() if value.requires_grad)
     # Parameters; of what learns an average, a gradient and two moments.
     states = _FLOAT32_BYTES * (parameters + 4 * learning)
-    return StepCost(step.flops, step.recomputed, *scene.saved_bytes(dit), 0, states, training.dit.num_layers)
+    return StepCost(step.flops, step.recomputed, *sample.saved_bytes(dit), 0, states, config.num_layers)
 
 
 def _of_all_layers(dit: DiTConfig, cost_of: Callable[[DiTConfig], StepCost]) -> StepCost:
@@ -132,30 +136,36 @@ def _of_all_layers(dit: DiTConfig, cost_of: Callable[[DiTConfig], StepCost]) -> 
     return StepCost(**values)
 
 
-def matching_step(training: DmdTraining, shot: Shot, num_filmed: int = 0, lora_rank: int = 0) -> StepCost:
-    """Of a step of distribution matching: the fake score's updates and one of the student.
+def matching_step(made: DmdRecipe, shot: Shot, num_filmed: int = 0) -> StepCost:
+    """The cost of a step of distribution matching: the fake score's updates and one of the student.
 
     Args:
-        training: the recipe.
+        made: the recipe.
         shot: what is learnt.
         num_filmed: shots that the student films before it, for a history of its own.
-        lora_rank: of the adapters that learn; 0: student and fake score learn whole.
     """
-    counted = matching_flops(training, shot, lora_rank)
-    flops = training.fake_updates * counted.fake_update(counted.mean_exit)
+    counted, updates = matching_flops(made, shot), made.stage.fake_updates
+    flops = updates * counted.fake_update(counted.mean_exit)
     flops += counted.student_update(counted.mean_exit) + num_filmed * counted.filmed
-    recomputed = training.fake_updates * counted.recomputed[1] + counted.recomputed[0]
-    memory = _of_all_layers(training.teacher.dit, partial(_matching_memory, shot=shot, lora_rank=lora_rank))
+    recomputed = updates * counted.recomputed[1] + counted.recomputed[0]
+    memory = _of_all_layers(
+        made.model.dit, partial(_matching_memory, shot=shot, lora_rank=_lora_rank(made.stage))
+    )
     return replace(memory, flops=flops, recomputed_flops=recomputed)
 
 
+def _lora_rank(stage: DmdConfig) -> int:
+    """The rank of the adapters that learn; 0: student and fake score learn whole."""
+    return stage.lora_rank if isinstance(stage, InterShotConfig) else 0
+
+
 def _matching_memory(dit: DiTConfig, shot: Shot, lora_rank: int) -> StepCost:
-    scene = _Scene(dit, shot, lora_rank)
-    network = scene.network(lambda _: True)
+    sample = _Sample(dit, shot, lora_rank)
+    network = sample.network(lambda _: True)
     seen = dit.num_context_frames + dit.window_chunks * dit.chunk_latent_frames
-    cached = 2 * dit.num_layers * dit.dim * seen * scene.tokens_per_frame
+    cached = 2 * dit.num_layers * dit.dim * seen * sample.tokens_per_frame
     learning = sum(value.numel() for value in network.parameters() if value.requires_grad)
-    teacher = scene.network(lambda _: True, adapted=False)
+    teacher = sample.network(lambda _: True, adapted=False)
     parameters = sum(value.numel() for value in teacher.parameters())
     matrices = sum(layer.weight.numel() for layer in teacher.modules() if isinstance(layer, nn.Linear))
     frozen = parameters if lora_rank else 0
@@ -163,16 +173,16 @@ def _matching_memory(dit: DiTConfig, shot: Shot, lora_rank: int) -> StepCost:
     # gradient, of which there is one at a time. The teacher's matrices are kept in half precision.
     states = _FLOAT32_BYTES * (2 * frozen + (3 + 3 + 1 + 1) * learning + parameters - matrices)
     states += _BFLOAT16_BYTES * matrices
-    return StepCost(0.0, 0.0, *scene.saved_bytes(network), cached * _BFLOAT16_BYTES, states, dit.num_layers)
+    return StepCost(0.0, 0.0, *sample.saved_bytes(network), cached * _BFLOAT16_BYTES, states, dit.num_layers)
 
 
-def matching_flops(training: DmdTraining, shot: Shot, lora_rank: int = 0) -> MatchingFlops:
-    """Of the parts of such a step; see `matching_step`."""
+def matching_flops(made: DmdRecipe, shot: Shot) -> MatchingFlops:
+    """The operations of the parts of such a step; see `matching_step`."""
     found: list[list[float]] = []
-    dit, num_steps = training.teacher.dit, len(training.student_steps)
+    dit, num_steps = made.model.dit, len(made.stage.student_steps)
     for depth in (1, 2):
-        teacher = replace(training.teacher, dit=replace(dit, num_layers=depth))
-        found.append(_matching_flops(replace(training, teacher=teacher), shot, lora_rank))
+        model = replace(made.model, dit=replace(dit, num_layers=depth))
+        found.append(_matching_flops(model, made.stage, shot))
     values = [one + (dit.num_layers - 1) * (two - one) for one, two in zip(*found, strict=True)]
     first, last, learnt_first, learnt_last, fake, asked, again, fake_again = values
     return MatchingFlops(
@@ -180,31 +190,33 @@ def matching_flops(training: DmdTraining, shot: Shot, lora_rank: int = 0) -> Mat
     )
 
 
-def _matching_flops(training: DmdTraining, shot: Shot, lora_rank: int) -> list[float]:
-    scene = _Scene(training.teacher.dit, shot, lora_rank)
-    dit = scene.network(lambda _: True)
-    sigmas = FlowSchedule(shift=training.teacher.shift).student_sigmas(training.student_steps).to(_META)
+def _matching_flops(model: ModelConfig, stage: DmdConfig, shot: Shot) -> list[float]:
+    sample = _Sample(model.dit, shot, _lora_rank(stage))
+    dit = sample.network(lambda _: True)
+    sigmas = FlowSchedule(shift=model.shift).student_sigmas(stage.student_steps).to(_META)
 
     def rolled(exit_step: int) -> Tensor:
-        rollout = student_rollout(dit, scene.conditioning, scene.text, sigmas, seeds=[0], dtype=scene.dtype)
+        rollout = student_rollout(
+            dit, sample.conditioning, sample.text, sigmas, seeds=[0], dtype=sample.dtype
+        )
         return torch.cat(list(rollout.chunks(shot.num_chunks, [exit_step] * shot.num_chunks)), dim=2)
 
-    ends = (0, len(training.student_steps) - 1)
-    learnt = [scene.count(dit, partial(rolled, end)) for end in ends]
-    fake = scene.count(dit, lambda: scene.velocity(dit))
+    ends = (0, len(stage.student_steps) - 1)
+    learnt = [sample.count(dit, partial(rolled, end)) for end in ends]
+    fake = sample.count(dit, lambda: sample.velocity(dit))
     with torch.no_grad():
-        filmed = [scene.count(dit, partial(rolled, end)).flops for end in ends]
-        teacher = scene.network(lambda _: True, adapted=False)
-        plain = scene.count(teacher, lambda: scene.velocity(teacher))
-        asked = scene.count(dit, lambda: scene.velocity(dit)).flops
-    guided = (training.guidance != 1.0) + (training.context_guidance != 1.0)
+        filmed = [sample.count(dit, partial(rolled, end)).flops for end in ends]
+        teacher = sample.network(lambda _: True, adapted=False)
+        plain = sample.count(teacher, lambda: sample.velocity(teacher))
+        asked = sample.count(dit, lambda: sample.velocity(dit)).flops
+    guided = (stage.guidance != 1.0) + (stage.context_guidance != 1.0)
     # The fake score once, and the teacher, guided.
     asked += (1 + guided) * plain.flops
     again = sum(one.recomputed for one in learnt) / 2
     return [*filmed, *(one.flops for one in learnt), fake.flops, asked, again, fake.recomputed]
 
 
-class _Scene:
+class _Sample:
     """Inputs of a sample, and what networks do with them, on meta; in half precision, as autocast has it."""
 
     def __init__(self, config: DiTConfig, shot: Shot, lora_rank: int = 0) -> None:

@@ -18,7 +18,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help=f"Name of a recipe: {', '.join(RECIPE_NAMES)}.")],
     runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, for example loop.num_steps=100; repeatable.")
+        list[str] | None, typer.Option("--set", help="Override, for example train.num_steps=100; repeatable.")
     ] = None,
     device: DeviceOption = "auto",
     start_from: Annotated[
@@ -35,13 +35,14 @@ def train(
         require_recipe(recipe)
         if start_from is not None and not start_from.is_file():
             raise ValueError(f"{start_from}: no such file")
+        from shotstream.configs import config_to_document
         from shotstream.training import recipes
         from shotstream.training.run import default_device, prepare_run
         from shotstream.training.world import joined_world, local_device
 
         chosen = recipes.recipe(recipe, set_ or ())
         if dry_run:
-            make_console(stderr=False).print_json(json.dumps(recipes.to_document(chosen)))
+            make_console(stderr=False).print_json(json.dumps(config_to_document(chosen)))
             return
         device = local_device(default_device() if device == "auto" else device)
     with joined_world(device) as world:
@@ -50,7 +51,7 @@ def train(
         logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
         def kept() -> str:
-            told = _kept(runs / recipe, chosen.loop.num_steps)
+            told = _kept(runs / recipe, chosen.train.num_steps)
             return told if world.leads else "the first process says what is kept"
 
         with bad_input(kept):
@@ -62,13 +63,13 @@ def train(
 
 
 def _end(prepared: "PreparedRun", done: int) -> str:
-    loop, directory = prepared.loop, prepared.directory
-    if done >= loop.num_steps:
-        nothing_left = " before, so nothing was left to do" if prepared.first >= loop.num_steps else ""
+    config, directory = prepared.config, prepared.directory
+    if done >= config.num_steps:
+        nothing_left = " before, so nothing was left to do" if prepared.first >= config.num_steps else ""
         return f"{done} steps done{nothing_left}; {directory}"
-    if done >= loop.last_step:
-        return f"stopped at step {done} of {loop.num_steps}, as loop.stop_at says; {directory}"
-    return f"stopped at step {done} of {loop.num_steps}; {_kept(directory, loop.num_steps)}"
+    if done >= config.last_step:
+        return f"stopped at step {done} of {config.num_steps}, as train.stop_at says; {directory}"
+    return f"stopped at step {done} of {config.num_steps}; {_kept(directory, config.num_steps)}"
 
 
 def _kept(directory: Path, num_steps: int) -> str:

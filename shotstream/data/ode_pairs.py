@@ -1,22 +1,31 @@
 """ODE pairs on disk: states of a teacher's probability-flow trajectory and the data it ends at, with what it
 was conditioned on. One safetensors file per batch; captions are in its metadata.
+
+`PairFiles` gives them to training, a file per step, in an order that is new in every epoch. A damaged file is
+named, counted and skipped, up to a stated number.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from shotstream.data.checks import require_within
+from shotstream.data.rng import numpy_rng
 from shotstream.files import write_atomically
 from shotstream.model.positions import context_positions
-from shotstream.streaming.conditioning import Conditioning
+from shotstream.streaming.conditioning import Conditioning, stack_conditioning
+
+log = logging.getLogger(__name__)
 
 _TENSORS = ("states", "history", "context", "shot_phase", "caption_index", "target_phase", "target_caption")
 
@@ -81,6 +90,101 @@ class OdePairs:
             ),
             captions=captions,
         )
+
+    def part(self, samples: range) -> "OdePairs":
+        """Some of the samples."""
+        rows = slice(samples.start, samples.stop)
+        given, positions = self.conditioning, self.conditioning.positions
+        return OdePairs(
+            states=self.states[rows],
+            history=self.history[rows],
+            conditioning=Conditioning(
+                context=given.context[rows],
+                positions=context_positions(positions.shot_phase[rows], positions.caption_index[rows]),
+                target_phase=given.target_phase[rows],
+                target_caption=given.target_caption[rows],
+            ),
+            captions=self.captions[rows],
+        )
+
+    @staticmethod
+    def joined(parts: Sequence["OdePairs"]) -> "OdePairs":
+        """Pairs of one step that were made in parts, as one batch."""
+        return OdePairs(
+            states=torch.cat([part.states for part in parts]),
+            history=torch.cat([part.history for part in parts]),
+            conditioning=stack_conditioning([part.conditioning for part in parts]),
+            captions=[rows for part in parts for rows in part.captions],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairFilesConfig:
+    """Files of ODE pairs to learn from."""
+
+    max_bad_files: int = 4
+    """Files that may be unreadable or hold numbers that are none; each is named and skipped."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 0, inf, ("max_bad_files",))
+
+
+class PairFiles:
+    """A `DataSource` of ODE pairs: a file is the batch of a step."""
+
+    def __init__(self, config: PairFilesConfig, files: Sequence[Path], *, seed: int) -> None:
+        """ValueError when there are no files; `seed` is that of their order."""
+        if not files:
+            raise ValueError("there are no ODE pairs; run the recipe that makes them first")
+        self.config, self.files, self.seed = config, files, seed
+        self._bad: set[Path] = set()
+        self._last: tuple[int, OdePairs] | None = None
+
+    def batch(self, step: int, samples: range) -> OdePairs:
+        """Some samples of a step's file, or of the next good one after it.
+
+        Raises:
+            ValueError: more files are bad than `max_bad_files`, or all are.
+        """
+        return self.read(step).part(samples)
+
+    def read(self, step: int) -> OdePairs:
+        """All samples of a step; see `batch`."""
+        if self._last is None or self._last[0] != step:
+            self._last = step, self._read(step)
+        return self._last[1]
+
+    def _read(self, step: int) -> OdePairs:
+        epoch, index = divmod(step, len(self.files))
+        order = numpy_rng(self.seed, "init/order", epoch).permutation(len(self.files))
+        for place in range(len(self.files)):
+            path = self.files[int(order[(index + place) % len(order)])]
+            if path in self._bad:
+                continue
+            try:
+                return _checked(OdePairs.read(path))
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                self._found_bad(path, error)
+        raise ValueError(f"no file of pairs in {self.files[0].parent} is good; make them again")
+
+    def _found_bad(self, path: Path, error: Exception) -> None:
+        self._bad.add(path)
+        log.warning(
+            "%s is skipped: %s (%d of at most %d bad files)",
+            path, " ".join(str(error).split()), len(self._bad), self.config.max_bad_files,
+        )  # fmt: skip
+        if len(self._bad) > self.config.max_bad_files:
+            raise ValueError(
+                f"{len(self._bad)} files of pairs are bad, {path} the last; make them again, or "
+                "allow more with data.max_bad_files"
+            ) from error
+
+
+def _checked(pairs: OdePairs) -> OdePairs:
+    """The pairs; ValueError when they cannot be learnt from."""
+    if not all(value.isfinite().all() for value in (pairs.states, pairs.history, pairs.conditioning.context)):
+        raise ValueError("it holds numbers that are not finite")
+    return pairs
 
 
 def digest_of(weights: Mapping[str, Tensor]) -> str:

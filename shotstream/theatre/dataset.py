@@ -2,7 +2,7 @@
 
 A directory holds one MP4 and one caption JSON per story, a CSV in the published format that any trainer of
 multi-shot video reads, the same as JSON Lines, and what is true of each story, its scarves and layouts too.
-MP4 is lossy: training in this repository renders the stories in memory instead (`data/latents.py`).
+MP4 is lossy: training in this repository renders the stories in memory instead (`data/story_latents.py`).
 """
 
 import json

@@ -9,11 +9,10 @@ full method of its seed is taken from there, if it is done. It takes about ten m
 Source: the ablation tables of arXiv 2603.25746; left out are those of architectures that are not built here.
 """
 
-import dataclasses
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -25,10 +24,8 @@ from shotstream.evaluation.run import EvaluationConfig
 from shotstream.files import remove, require_directory, write_atomically
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically
 from shotstream.training.names import ROW_NAMES, require_row
-from shotstream.training.recipe import Recipe
-from shotstream.training.recipes import recipe
+from shotstream.training.recipes import AnyRecipe, recipe
 from shotstream.training.run import newest_checkpoint, recipe_of_run, run_recipe
-from shotstream.training.stages.teacher import TeacherTraining
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +37,6 @@ STAGES: Final[tuple[str, ...]] = (
     "mini_inter_shot",
 )
 """Of a row, in order."""
-_PLACES: Final[Mapping[str, str]] = dict(
-    zip(STAGES, ("", "teacher.", "pairs.teacher.", "dmd.teacher.", "dmd.teacher."), strict=True)
-)
-"""Where the settings of the teacher lie in each stage."""
-_PAIRS: Final = {"mini_ode_pairs": "", "mini_causal_init": "pairs."}
-"""Where the settings of the trajectories lie."""
-_SEEDS: Final = {
-    "mini_ode_pairs": "stage.seed",
-    "mini_causal_init": "stage.seed",
-    "mini_intra_shot": "stage.dmd.seed",
-    "mini_inter_shot": "stage.dmd.seed",
-}
 BASE: Final = "theatre_teacher"
 """The run that all rows fork."""
 _FORK: Final = "fork.pt"
@@ -63,9 +48,9 @@ _NEW_PARAMETER: Final = "dit.shot_embedding.weight"
 class Row:
     """One ablation."""
 
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
-    """Settings of the teacher that differ from the full method's."""
-    pairs: Mapping[str, Any] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    changes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Settings of all stages that differ from the full method's."""
+    pairs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Settings of the trajectories that differ from the full method's."""
     left_out: tuple[str, ...] = ()
     """Stages that it does without."""
@@ -73,14 +58,14 @@ class Row:
 
 ROWS: Final[Mapping[str, Row]] = {
     "full": Row(),
-    "no_phase": Row(changes={"dit.phase_angle": 0.0}),
-    "shot_embedding": Row(changes={"dit.phase_angle": 0.0, "dit.num_shot_embeddings": 8}),
-    "first_frames": Row(changes={"context_policy": "first_frames"}),
-    "first_and_last": Row(changes={"context_policy": "first_and_last_frames"}),
-    "target_caption": Row(changes={"context_policy": "target_caption"}),
+    "no_phase": Row(changes={"model.dit.phase_angle": 0.0}),
+    "shot_embedding": Row(changes={"model.dit.phase_angle": 0.0, "model.dit.num_shot_embeddings": 8}),
+    "first_frames": Row(changes={"model.context_policy": "first_frames"}),
+    "first_and_last": Row(changes={"model.context_policy": "first_and_last_frames"}),
+    "target_caption": Row(changes={"model.context_policy": "target_caption"}),
     "intra_only": Row(left_out=("mini_inter_shot",)),
     "inter_only": Row(left_out=("mini_intra_shot",)),
-    "published_init": Row(pairs={"flow": "bidirectional"}),
+    "published_init": Row(pairs={"stage.flow": "bidirectional"}),
 }
 
 
@@ -109,7 +94,7 @@ class RowConfig:
         )
 
 
-def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[Recipe]:
+def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[AnyRecipe]:
     """The runs of a row, in order.
 
     Args:
@@ -122,23 +107,23 @@ def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[Recipe]:
     """
     require_row(name)
     row = ROWS[name]
-    found: list[Recipe] = []
+    found: list[AnyRecipe] = []
     for stage in (stage for stage in STAGES if stage not in row.left_out):
-        settings = [f"stage.{_PLACES[stage]}{key}={value}" for key, value in row.changes.items()]
-        if stage in _PAIRS:
-            settings += [f"stage.{_PAIRS[stage]}{key}={value}" for key, value in row.pairs.items()]
+        settings = [f"{key}={value}" for key, value in row.changes.items()]
+        if stage == "mini_ode_pairs":
+            settings += [f"{key}={value}" for key, value in row.pairs.items()]
         if stage == "mini_teacher":
-            steps = base_steps + config.teacher_steps
-            settings.append(f"loop.num_steps={steps}")
-            settings += [f"stage.decay_steps={config.teacher_steps}", f"stage.seed={config.seed}"]
+            settings += [
+                f"train.num_steps={base_steps + config.teacher_steps}",
+                f"optim.decay_steps={config.teacher_steps}",
+                f"train.seed={config.seed}",
+            ]
         elif config.seed:
-            settings.append(f"{_SEEDS[stage]}={100 * config.seed}")
-            if stage == "mini_causal_init":  # its pairs are those of this row
-                settings.append(f"stage.pairs.seed={100 * config.seed}")
+            settings.append(f"train.seed={100 * config.seed}")
         settings += [text.partition(":")[2] for text in config.overrides if text.startswith(f"{stage}:")]
         made = recipe(stage, settings)
         if stage == "mini_inter_shot" and row.left_out:
-            made = dataclasses.replace(made, inputs=(*made.inputs[:-1], "mini_causal_init"))
+            made = replace(made, inputs=replace(made.inputs, student="mini_causal_init"))
         found.append(made)
     unknown = [text for text in config.overrides if text.partition(":")[0] not in STAGES]
     if unknown:
@@ -152,7 +137,7 @@ def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[Recipe]:
 class PreparedRow:
     """A row whose inputs have been found good."""
 
-    recipes: tuple[Recipe, ...]
+    recipes: tuple[AnyRecipe, ...]
     directory: Path
     """Where its runs are."""
     config: RowConfig
@@ -200,12 +185,12 @@ def run_row(row: PreparedRow) -> Report:
         _adopt(made, row.directory.with_name(f"full-{row.config.seed}"), row.directory)
         begun = bool(checkpoints(row.directory / made.name))
         start_from = None if begun or made.name != "mini_teacher" else row.directory / _FORK
-        if run_recipe(made, row.directory, start_from=start_from) < made.loop.num_steps:
+        if run_recipe(made, row.directory, start_from=start_from) < made.train.num_steps:
             raise KeyboardInterrupt
     return evaluate_run(row.recipes[-1].name, row.directory, row.config.judged())
 
 
-def _adopt(made: Recipe, full: Path, directory: Path) -> None:
+def _adopt(made: AnyRecipe, full: Path, directory: Path) -> None:
     """Takes a run over from the full method's row, if it is the same in all that is learnt and is done.
 
     Each stage is taken only if those before it were, because its own configuration says nothing of theirs.
@@ -217,7 +202,7 @@ def _adopt(made: Recipe, full: Path, directory: Path) -> None:
     if any(not (directory / name / _ADOPTED).exists() for name in before):
         return
     step, _ = load_checkpoint(found[-1])
-    if step != made.loop.num_steps or recipe_of_run(full, made.name) != made:
+    if step != made.train.num_steps or recipe_of_run(full, made.name) != made:
         return
     part = directory / f".part.{made.name}"
     remove(part)
@@ -227,7 +212,7 @@ def _adopt(made: Recipe, full: Path, directory: Path) -> None:
     log.info("%s is that of %s", made.name, full)
 
 
-def write_fork(base: Path, changed: Recipe, path: Path) -> None:
+def write_fork(base: Path, changed: AnyRecipe, path: Path) -> None:
     """The shared teacher as a row's run begins at it; what the row adds begins at zero.
 
     It is the averaged teacher, and the average begins anew: over a row's few steps it would stay what the
@@ -236,8 +221,7 @@ def write_fork(base: Path, changed: Recipe, path: Path) -> None:
     step, state = load_checkpoint(base)
     average = {name: value for name, value in state["ema"].items() if name != "num_updates"}
     forked = {"weights": {**state["weights"], **average}, "ema": {**average, "num_updates": 0}}
-    assert isinstance(changed.stage, TeacherTraining)
-    dit = changed.stage.dit
+    dit = changed.model.dit
     if dit.num_shot_embeddings:
         for values in forked.values():
             values[_NEW_PARAMETER] = torch.zeros(dit.num_shot_embeddings, dit.dim)

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from shotstream.files import flush, remove, replacing
 from shotstream.training.parallelize import like
-from shotstream.training.stage import Stage
 from shotstream.training.world import ALONE, World
 from shotstream.weights.distributed_files import read_distributed
 from shotstream.weights.file_kinds import CheckpointError
@@ -52,6 +51,23 @@ _MOST_STEPS = 10**9
 _NAME = re.compile(r"step_[0-9]{7,10}(\.pt)?")
 
 _Path = tuple[str | int, ...]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """The state of a stage that a checkpoint holds; where several processes train, each calls its methods."""
+
+    def init_optimizer_state(self) -> None:
+        """Gives the optimizers their states, for `state_dict` to have all places that a checkpoint fills."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """`weights`, `ema` and `optimiser`: everything needed to go on exactly. May be sharded."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`, sharded alike; without `optimiser`, with a fresh one."""
+        ...
 
 
 def save_atomically(value: object, path: Path) -> None:
@@ -187,8 +203,8 @@ def _check_values(state: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{_name(at)} holds what is no finite number")
 
 
-def restore(stage: Stage, path: Path, world: World = ALONE) -> int:
-    """Loads a checkpoint into the stage, however many processes wrote it; returns the steps done.
+def restore(stage: Stateful, path: Path, world: World = ALONE) -> int:
+    """Loads a checkpoint into a stage's state, however many processes wrote it; returns the steps done.
 
     Raises:
         ValueError: it is no checkpoint, or one of another recipe.
@@ -208,10 +224,10 @@ def restore(stage: Stage, path: Path, world: World = ALONE) -> int:
     return step
 
 
-def _sharded(stage: Stage, path: Path, step: int, state: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def _sharded(stage: Stateful, path: Path, step: int, state: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """A checkpoint's state, sharded as the stage is; a process reads no more of a directory than it holds."""
     if path.is_dir() or "optimiser" in state:
-        stage.prime()
+        stage.init_optimizer_state()
     places = _flat({"step": 0, "stage": stage.state_dict()})
     if path.is_dir():
         saved = _read_directory(path, {_name(at): value for at, value in places.items()})

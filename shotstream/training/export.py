@@ -15,15 +15,16 @@ from shotstream.codec.word_encoder import WordEncoder
 from shotstream.data.captions import StoredTextConfig
 from shotstream.streaming.parts import theatre_bundle_config
 from shotstream.training.films import theatre_engine_config
+from shotstream.training.recipe import ModelConfig
 from shotstream.training.run import (
+    codec_from_run,
     input_codec,
-    newest_checkpoint,
+    model_of,
     recipe_of_run,
-    teacher_of,
     trained_model,
 )
-from shotstream.training.stages.decoder import DecoderTraining, finished_from_run
-from shotstream.training.stages.teacher import TeacherTraining, TheatreModel
+from shotstream.training.stages.decoder import DecoderConfig
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.weights.bundle import read_bundle, write_bundle
 from shotstream.weights.hub import resolve
 
@@ -43,15 +44,15 @@ def export_run(name: str, runs: Path, directory: Path) -> str:
         ValueError: the run made no model and finished no decoder, or has no checkpoint, or latents differ.
     """
     found = recipe_of_run(runs, name)
-    if isinstance(found.stage, DecoderTraining):
-        return _write_finished(finished_from_run(newest_checkpoint(runs, name), found.stage.codec), directory)
-    training, student_steps = teacher_of(found)
+    if isinstance(found.stage, DecoderConfig):
+        return _write_finished(codec_from_run(runs, name), directory)
+    config, student_steps = model_of(found)
     model = trained_model(runs, name)
-    if isinstance(training.text, StoredTextConfig):
-        return _write_successor(training, student_steps, model, directory)
+    if isinstance(config.text, StoredTextConfig):
+        return _write_successor(config, student_steps, model, directory)
     assert isinstance(model.text, WordEncoder)
     codec = input_codec(runs)
-    engine = theatre_engine_config(training, student_steps)
+    engine = theatre_engine_config(config, student_steps)
     parts = {"dit": model.dit, "codec": codec, "text_encoder": model.text}
     return write_bundle(
         directory,
@@ -84,14 +85,14 @@ def _write_finished(codec: PatchCodec, directory: Path) -> str:
 
 
 def _write_successor(
-    training: TeacherTraining, student_steps: tuple[int, ...], model: TheatreModel, directory: Path
+    config: ModelConfig, student_steps: tuple[int, ...], model: TextConditionedDiT, directory: Path
 ) -> str:
     """The bundle that a run began at, with its transformer in the place of the old one."""
-    begun = read_bundle(resolve(training.start))
+    begun = read_bundle(resolve(config.start))
     engine = {
         **begun.config["engine"],
-        "shift": training.shift,
-        "context_policy": training.context_policy,
+        "shift": config.shift,
+        "context_policy": config.context_policy,
         "student_steps": student_steps,
     }
     return write_bundle(

@@ -25,17 +25,18 @@ from shotstream.streaming.shot_request import ShotRequest
 from shotstream.theatre.render import FPS
 from shotstream.theatre.sets import STAGE_SIZE
 from shotstream.theatre.world import TheatreStory
-from shotstream.training.stages.teacher import TeacherTraining, TheatreModel
+from shotstream.training.recipe import ModelConfig
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.velocity import guided_velocity, shot_velocity
 
 
 def theatre_engine_config(
-    training: TeacherTraining, student_steps: Sequence[int], *, num_chunks: int = 3
+    model: ModelConfig, student_steps: Sequence[int], *, num_chunks: int = 3
 ) -> EngineConfig:
     """How a theatre model films.
 
     Args:
-        training: how its teacher was trained.
+        model: its configuration.
         student_steps: steps that it was trained for.
         num_chunks: usual length of a shot.
     """
@@ -45,14 +46,14 @@ def theatre_engine_config(
         fps=FPS,
         pixel_size=STAGE_SIZE,
         num_chunks=num_chunks,
-        context_policy=training.context_policy,
+        context_policy=model.context_policy,
         student_steps=tuple(student_steps),
-        shift=training.shift,
+        shift=model.shift,
     )
 
 
 def theatre_pipeline(
-    codec: PatchCodec, model: TheatreModel, training: TeacherTraining, student_steps: Sequence[int]
+    codec: PatchCodec, model: TextConditionedDiT, config: ModelConfig, student_steps: Sequence[int]
 ) -> StreamingPipeline:
     """A model in memory as a pipeline, in full precision; see `theatre_engine_config`.
 
@@ -62,7 +63,7 @@ def theatre_pipeline(
     if isinstance(model.text, StoredText):
         raise ValueError("the model reads stored captions and can film no others; export it, then load it")
     engine = Engine(
-        theatre_engine_config(training, student_steps),
+        theatre_engine_config(config, student_steps),
         model.dit.eval(),
         codec.eval(),
         model.text.eval(),
@@ -112,12 +113,12 @@ def teacher_films(
             )
             conditioning, captions = condition_shot(engine, request)
             noise = _noise(engine, request)
-            given, free = (
+            text, uncond = (
                 engine.text_encoder.encode(texts).to(engine.device)[None]
                 for texts in (captions, [""] * len(captions))
             )
             latents = _sample(
-                engine, conditioning, given, free, noise, sigmas, captions=guidance, context=context_guidance
+                engine, conditioning, text, uncond, noise, sigmas, captions=guidance, context=context_guidance
             )
             frames, _ = engine.decode(latents, None)
             takes.append(finish_shot(engine, request, frames, num_chunks))
@@ -130,18 +131,18 @@ def teacher_films(
 def _sample(
     engine: Engine,
     conditioning: Conditioning,
-    given: Float[Tensor, "1 s n d"],
-    free: Float[Tensor, "1 s n d"],
+    text: Float[Tensor, "1 s n d"],
+    uncond: Float[Tensor, "1 s n d"],
     noise: Float[Tensor, "1 c f h w"],
     sigmas: Float[Tensor, " n_plus_1"],
     *,
     captions: float,
     context: float,
 ) -> Float[Tensor, "1 c f h w"]:
-    def conditioned(seen: Conditioning, told: Tensor) -> VelocityFunction:
-        return partial(shot_velocity, engine.dit, seen, told)
+    def velocity_of(cond: Conditioning, text: Tensor) -> VelocityFunction:
+        return partial(shot_velocity, engine.dit, cond, text)
 
-    velocity = guided_velocity(conditioned, conditioning, given, free, captions=captions, context=context)
+    velocity = guided_velocity(velocity_of, conditioning, text, uncond, captions=captions, context=context)
     return euler(velocity, noise, sigmas)
 
 

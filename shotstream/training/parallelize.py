@@ -73,7 +73,7 @@ class Execution:
         """ValueError when one of these settings is in use; they could not take effect."""
         for name in names:
             if getattr(self, name) != getattr(Execution(), name):
-                raise ValueError(f"loop.{name}={getattr(self, name)} cannot take effect: {reason}")
+                raise ValueError(f"train.{name}={getattr(self, name)} cannot take effect: {reason}")
 
     def backward(self, batch_size: int, loss_of: Callable[[range], Tensor], name: str, step: int) -> float:
         """Adds the gradient of the mean loss over an effective batch; returns that loss.
@@ -161,6 +161,13 @@ def whole_state(state: Any) -> Any:
     if isinstance(state, dict):
         return {name: whole_state(value) for name, value in state.items()}
     return whole(state) if isinstance(state, Tensor) else state
+
+
+def to_device(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for what the device has yet to do."""
+    if device.type != "cuda":
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)  # from pageable memory a copy would wait
 
 
 def like(value: Tensor, reference: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from shotstream.codec.codec import Codec
 from shotstream.codec.pixels import to_levels
-from shotstream.data.latents import LatentPool, PoolConfig, StoryLatents, encode_story
+from shotstream.data.story_latents import StoryLatents, encode_story
+from shotstream.data.story_pool import StoryPool, condition, draw_shots
 from shotstream.diffusion.samplers import VelocityFunction, euler
 from shotstream.evaluation.run import EvaluationConfig, evaluate
 from shotstream.streaming.conditioning import Conditioning, stack_conditioning
@@ -21,7 +22,8 @@ from shotstream.theatre.oracle import joined, judge_film
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import render
 from shotstream.theatre.world import sample_story
-from shotstream.training.stages.teacher import TeacherStage, TheatreModel, condition, draw_batch
+from shotstream.training.stages.teacher import TeacherStage
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.velocity import guided_velocity, shot_velocity
 
 _NUM_STORIES, _NUM_SHOTS, _NUM_LATENT_FRAMES = 4, 3, 6
@@ -39,7 +41,7 @@ def held_out_stories(codec: Codec, budget: int) -> list[StoryLatents]:
 
 @torch.no_grad()
 def preview_teacher(
-    stage: TeacherStage, model: TheatreModel, step: int, directory: Path
+    stage: TeacherStage, model: TextConditionedDiT, step: int, directory: Path
 ) -> Mapping[str, float]:
     """Writes a sheet, a story per pair of rows (truth, generated); the oracle's scores and the held-out loss.
 
@@ -51,9 +53,10 @@ def preview_teacher(
         step: steps done.
         directory: where the sheet is written.
     """
-    assert isinstance(stage.pool, LatentPool) and isinstance(stage.config.pool, PoolConfig)
-    codec = stage.pool.codec
-    stories = held_out_stories(codec, stage.config.pool.budget)
+    pool = stage.source
+    assert isinstance(pool, StoryPool)
+    codec = pool.codec
+    stories = held_out_stories(codec, pool.dit.num_context_frames)
     samples = [(story, index) for story in stories for index in range(_NUM_SHOTS)]
     latents = sample_shots(stage, model, samples, num_steps=12, guidance=1.5)
     decoded = to_levels(codec.decode(latents.cpu())).permute(0, 2, 3, 4, 1).numpy()
@@ -72,13 +75,13 @@ def preview_teacher(
         path
     )
     # These stories have one length, training's have several.
-    pool = dataclasses.replace(stage.config.pool, num_latent_frames=(_NUM_LATENT_FRAMES,))
-    config = dataclasses.replace(stage.config, pool=pool)
+    config = dataclasses.replace(pool.config, num_latent_frames=(_NUM_LATENT_FRAMES,))
+    held_out = StoryPool(config, codec, pool.dit, pool.policy, seed=pool.seed)
     losses: dict[str, float] = {}
     for causal in (False, True):
         total = 0.0
         for index in range(4):
-            batch = draw_batch(stories, config, 10**9 + index)
+            batch = draw_shots(stories, held_out, 10**9 + index, range(stage.batch_size))
             total += stage.loss(model, batch, 10**9 + index, causal=causal).item() / 4
         losses["held_out_causal" if causal else "held_out_full"] = total
     return {"same_pixels": float((truth == decoded).all(-1).mean()), **losses, **_judged(stories, decoded)}
@@ -99,25 +102,28 @@ def _judged(stories: list[StoryLatents], decoded: np.ndarray) -> dict[str, float
 @torch.no_grad()
 def sample_shots(
     stage: TeacherStage,
-    model: TheatreModel,
+    model: TextConditionedDiT,
     samples: list[tuple[StoryLatents, int]],
     *,
     num_steps: int,
     guidance: float,
 ) -> Tensor:
     """Latents of shots sampled bidirectionally, given the true frames of the earlier shots."""
-    pairs = [condition(story, index, stage.config) for story, index in samples]
+    model_config = stage.recipe.model
+    pairs = [
+        condition(story, index, model_config.dit, model_config.context_policy) for story, index in samples
+    ]
     conditioning = stack_conditioning([pair[0] for pair in pairs]).to(stage.device)
-    text, free = (
+    text, uncond = (
         model.embed(rows) for rows in ([rows for _, rows in pairs], [[""] * len(rows) for _, rows in pairs])
     )
     shape = (len(samples), *samples[0][0].shots[0].target.shape)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(stage.device)
 
-    def conditioned(seen: Conditioning, told: Tensor) -> VelocityFunction:
-        return partial(shot_velocity, model.dit, seen, told)
+    def velocity_of(cond: Conditioning, text: Tensor) -> VelocityFunction:
+        return partial(shot_velocity, model.dit, cond, text)
 
-    velocity = guided_velocity(conditioned, conditioning, text, free, captions=guidance, context=1.0)
+    velocity = guided_velocity(velocity_of, conditioning, text, uncond, captions=guidance, context=1.0)
     return euler(velocity, noise, stage.schedule.sampling_sigmas(num_steps).to(stage.device))
 
 

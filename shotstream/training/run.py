@@ -1,48 +1,55 @@
 """Runs a recipe in a directory: builds its stage, writes its configuration beside it, trains or resumes."""
 
-import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-from shotstream.codec.patch_codec import PatchCodec
+from shotstream.codec.codec import Codec
+from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
-from shotstream.data.latents import PoolConfig
-from shotstream.data.ode_pairs import OdePairs, digest_of
-from shotstream.data.source import StoredStories
+from shotstream.configs import config_to_document, differing_settings
+from shotstream.data.caption_answers import CaptionAnswers
+from shotstream.data.ode_pairs import OdePairs, PairFiles, digest_of
+from shotstream.data.rendered_clips import ActorClips, RenderedClips
+from shotstream.data.shard_source import ShardsConfig, ShardSource
+from shotstream.data.story_captions import ShardCaptions, StoryCaptions, StoryCaptionsConfig
+from shotstream.data.story_pool import StoryPool, StoryPoolConfig
 from shotstream.diffusion.schedule import STUDENT_STEPS
 from shotstream.files import require_directory, write_atomically
 from shotstream.theatre.sets import STAGE_SIZE
-from shotstream.training.checkpoint import checkpoints, load_checkpoint
+from shotstream.training.checkpoint import checkpoints
 from shotstream.training.films import theatre_pipeline
-from shotstream.training.loop import LoopConfig, resume, train
+from shotstream.training.loop import resume, train
 from shotstream.training.lora import merge_adapters
 from shotstream.training.parallelize import Execution
-from shotstream.training.recipe import Recipe, length_of
-from shotstream.training.recipes import (
-    RECIPES,
-    TEACHERS_OWN,
-    from_document,
-    idle_settings,
-    input_of,
-    to_document,
+from shotstream.training.recipe import LEARNT_FROM_TRAIN, ModelConfig, Recipe, TrainConfig
+from shotstream.training.recipes import AnyRecipe, recipe_from_document
+from shotstream.training.stage import Film, Stage
+from shotstream.training.stages.causal_init import CausalInitConfig, CausalInitRecipe, CausalInitStage
+from shotstream.training.stages.codec import CodecConfig, CodecRecipe, CodecStage
+from shotstream.training.stages.decoder import DecoderConfig, DecoderRecipe, DecoderStage
+from shotstream.training.stages.inter_shot import (
+    InterShotConfig,
+    InterShotRecipe,
+    adapt,
+    inter_shot_stage,
 )
-from shotstream.training.stage import Stage
-from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
-from shotstream.training.stages.codec import CodecStage, CodecTraining, codec_from_run
-from shotstream.training.stages.decoder import DecoderStage, DecoderTraining, finished_from_run
-from shotstream.training.stages.dmd import DmdStage, DmdTraining
-from shotstream.training.stages.inter_shot import InterShotTraining, adapt, inter_shot_stage
-from shotstream.training.stages.intra_shot import IntraShotTraining, intra_shot_stage
-from shotstream.training.stages.ode_pairs import OdePairsStage, OdePairsTraining
-from shotstream.training.stages.reader import ReaderStage, ReaderTraining, reader_from_run
-from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel, open_pool
+from shotstream.training.stages.intra_shot import IntraShotConfig, IntraShotRecipe, intra_shot_stage
+from shotstream.training.stages.ode_pairs import OdePairsConfig, OdePairsRecipe, OdePairsStage
+from shotstream.training.stages.teacher import TeacherConfig, TeacherRecipe, TeacherStage
+from shotstream.training.stages.text_encoder import (
+    TextEncoderConfig,
+    TextEncoderRecipe,
+    TextEncoderStage,
+)
 from shotstream.training.start import codec_of
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
+from shotstream.training.train_state import load_averaged
 from shotstream.training.world import ALONE, World
 
 log = logging.getLogger(__name__)
@@ -56,17 +63,17 @@ class PreparedRun:
     """As it was after `first` steps."""
     first: int
     """Steps done."""
-    loop: LoopConfig
+    config: TrainConfig
     directory: Path
     world: World
 
     def train(self) -> int:
         """Trains to the end; see `loop.train`."""
-        return train(self.stage, self.loop, self.directory, self.first, self.world)
+        return train(self.stage, self.config, self.directory, self.first, self.world)
 
 
 def run_recipe(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     runs: Path,
     *,
     device: torch.device | str = "cpu",
@@ -78,7 +85,7 @@ def run_recipe(
 
 
 def prepare_run(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     runs: Path,
     *,
     device: torch.device | str = "cpu",
@@ -115,119 +122,173 @@ def prepare_run(
     stage = build_stage(recipe, runs, device, world)
     beginning = found[-1] if found else start_from
     first = resume(stage, beginning, world) if beginning is not None else 0
-    log.info(execution_of(recipe.loop, world).division(stage.batch_size))
+    log.info(execution_of(recipe.train, world).division(stage.batch_size))
     world.wait()  # nobody looks for what there was while somebody writes
     if world.leads:
         directory.mkdir(parents=True, exist_ok=True)
-        document = json.dumps(to_document(recipe), indent=1) + "\n"
+        document = json.dumps(config_to_document(recipe), indent=1) + "\n"
         write_atomically(document.encode(), directory / "config.json")
         if start_from is not None:
             write_atomically(start_from.read_bytes(), directory / "step_0000000.pt")
     world.wait()
-    return PreparedRun(stage=stage, first=first, loop=recipe.loop, directory=directory, world=world)
+    return PreparedRun(stage=stage, first=first, config=recipe.train, directory=directory, world=world)
 
 
-def _require_inputs(recipe: Recipe, runs: Path) -> None:
+def _require_inputs(recipe: AnyRecipe, runs: Path) -> None:
     """ValueError when a run that this one starts from is not there: before any is loaded."""
-    for name in recipe.inputs:
-        if name == "theatre_text" and isinstance(recipe.stage, TeacherTraining) and not _reads(recipe.stage):
+    for name in recipe.inputs.names():
+        if name == recipe.inputs.text_encoder and not _reads(recipe.model):
             continue
-        if isinstance(RECIPES[name]().stage, OdePairsTraining):
+        if name == recipe.inputs.pairs:
             _pair_files(runs, name)
         else:
             newest_checkpoint(runs, name)
 
 
 def build_stage(
-    recipe: Recipe, runs: Path, device: torch.device | str = "cpu", world: World = ALONE
+    recipe: AnyRecipe, runs: Path, device: torch.device | str = "cpu", world: World = ALONE
 ) -> Stage:
     """The recipe's stage, at its beginning.
 
     Raises:
         ValueError: an input has not been trained, the device is not there, or the stage cannot use it.
     """
-    config = recipe.stage
     _check_device(device)
-    execution = execution_of(recipe.loop, world)
-    if isinstance(config, CodecTraining):
-        return CodecStage(config, device, execution)
-    if isinstance(config, DecoderTraining):
-        return DecoderStage(config, _plain_codec(runs), device, execution)
-    if isinstance(config, ReaderTraining):
-        return ReaderStage(config, device, execution)
-    if isinstance(config, TeacherTraining):
-        pool = open_pool(config, _pool_codec(config, runs))
-        return TeacherStage(config, pool, device, execution, reader=_input_reader(config, runs))
-    if isinstance(config, OdePairsTraining):
-        pool = open_pool(config.teacher, _pool_codec(config.teacher, runs))
-        teacher = input_teacher(runs, input_of(recipe, TeacherTraining), config.teacher)
-        return OdePairsStage(config, teacher.to(device), pool, runs / recipe.name, execution)
-    if isinstance(config, CausalInitTraining):
-        teacher = input_teacher(runs, input_of(recipe, TeacherTraining), config.pairs.teacher)
-        files = input_pairs(runs, recipe, config, teacher)
-        film = _student_film(runs, config.pairs.teacher, config.pairs.student_steps)
-        return CausalInitStage(config, teacher.to(device), files, film=film, execution=execution)
-    return _matching_stage(config, recipe, runs, torch.device(device), execution)
-
-
-def execution_of(loop: LoopConfig, world: World) -> Execution:
-    """How a run's steps are computed."""
-    return Execution(
-        world=world,
-        accumulation=loop.accumulation,
-        samples_at_once=loop.samples_at_once,
-        activation_checkpointing=loop.activation_checkpointing,
-        compile=loop.compile,
+    return _BUILDERS[type(recipe.stage)](
+        recipe, runs, torch.device(device), execution_of(recipe.train, world)
     )
 
 
-def _matching_stage(
-    config: IntraShotTraining | InterShotTraining,
-    recipe: Recipe,
-    runs: Path,
-    device: torch.device,
-    execution: Execution,
-) -> DmdStage:
-    dmd = config.dmd
-    student = input_student(runs, recipe.inputs[-1], dmd).to(device)
-    teacher = input_teacher(runs, input_of(recipe, TeacherTraining), dmd.teacher).to(device)
-    film = _student_film(runs, dmd.teacher, dmd.student_steps)
-    if isinstance(config, IntraShotTraining):
-        pool = open_pool(dmd.teacher, _pool_codec(dmd.teacher, runs))
-        return intra_shot_stage(
-            config, student=student, teacher=teacher, pool=pool, film=film, execution=execution
-        )
-    stored = None
-    if isinstance(dmd.teacher.pool, PoolConfig):
-        codec = input_codec(runs).to(device)
-        size = codec.geometry.latent_size(STAGE_SIZE)
-    else:
-        stored = StoredStories(dmd.teacher.pool.directory)
-        codec, size = codec_of(dmd.teacher.start, device)
-    return inter_shot_stage(
-        config,
-        student=student,
-        teacher=teacher,
-        codec=codec,
-        latent_size=size,
-        stored=stored,
-        film=film,
+def execution_of(config: TrainConfig, world: World) -> Execution:
+    """How a run's steps are computed."""
+    return Execution(
+        world=world,
+        accumulation=config.accumulation,
+        samples_at_once=config.samples_at_once,
+        activation_checkpointing=config.activation_checkpointing,
+        compile=config.compile,
+    )
+
+
+def _codec_stage(recipe: CodecRecipe, runs: Path, device: torch.device, execution: Execution) -> Stage:
+    del runs
+    source = RenderedClips(recipe.data, seed=recipe.train.seed)
+    return CodecStage(recipe, source, device, execution)
+
+
+def _decoder_stage(recipe: DecoderRecipe, runs: Path, device: torch.device, execution: Execution) -> Stage:
+    source = ActorClips(recipe.data, recipe.model.num_pictures, seed=recipe.train.seed)
+    return DecoderStage(recipe, source, codec_from_run(runs, recipe.inputs.codec), device, execution)
+
+
+def _text_encoder_stage(
+    recipe: TextEncoderRecipe, runs: Path, device: torch.device, execution: Execution
+) -> Stage:
+    del runs
+    source = CaptionAnswers(recipe.data, seed=recipe.train.seed)
+    return TextEncoderStage(recipe, source, device, execution)
+
+
+def _teacher_stage(recipe: TeacherRecipe, runs: Path, device: torch.device, execution: Execution) -> Stage:
+    source = open_shots(recipe, _pool_codec(recipe, runs))
+    return TeacherStage(recipe, source, device, execution, text_encoder=_input_text_encoder(recipe, runs))
+
+
+def _ode_pairs_stage(recipe: OdePairsRecipe, runs: Path, device: torch.device, execution: Execution) -> Stage:
+    source = open_shots(recipe, _pool_codec(recipe, runs))
+    teacher = input_teacher(runs, recipe).to(device)
+    return OdePairsStage(recipe, source, teacher, runs / recipe.name, execution)
+
+
+def _causal_init_stage(
+    recipe: CausalInitRecipe, runs: Path, device: torch.device, execution: Execution
+) -> Stage:
+    teacher = input_teacher(runs, recipe)
+    source = PairFiles(recipe.data, input_pairs(runs, recipe, teacher), seed=recipe.train.seed)
+    return CausalInitStage(
+        recipe,
+        source,
+        teacher.to(device),
+        batch_size=recipe_of_run(runs, recipe.inputs.pairs).data.batch_size,
+        film=_student_film(recipe, runs),
         execution=execution,
     )
 
 
-def _student_film(
-    runs: Path, teacher: TeacherTraining, student_steps: Sequence[int]
-) -> Callable[[TheatreModel, int, Path], Mapping[str, float]] | None:
+def _intra_shot_stage(
+    recipe: IntraShotRecipe, runs: Path, device: torch.device, execution: Execution
+) -> Stage:
+    return intra_shot_stage(
+        recipe,
+        student=input_student(runs, recipe).to(device),
+        teacher=input_teacher(runs, recipe).to(device),
+        source=open_shots(recipe, _pool_codec(recipe, runs)),
+        film=_student_film(recipe, runs),
+        execution=execution,
+    )
+
+
+def _inter_shot_stage(
+    recipe: InterShotRecipe, runs: Path, device: torch.device, execution: Execution
+) -> Stage:
+    student, teacher = input_student(runs, recipe).to(device), input_teacher(runs, recipe).to(device)
+    if isinstance(recipe.data, StoryCaptionsConfig):
+        captions = StoryCaptions(recipe.data, recipe.model.dit, seed=recipe.train.seed)
+        codec = input_codec(runs).to(device)
+        size = codec.geometry.latent_size(STAGE_SIZE)
+    else:
+        captions = ShardCaptions(recipe.data, recipe.model.dit, seed=recipe.train.seed)
+        codec, size = codec_of(recipe.model.start, device)
+    return inter_shot_stage(
+        recipe,
+        student=student,
+        teacher=teacher,
+        codec=codec,
+        latent_size=size,
+        captions=captions,
+        film=_student_film(recipe, runs),
+        execution=execution,
+    )
+
+
+_BUILDERS: Final[Mapping[type, Callable[[Any, Path, torch.device, Execution], Stage]]] = {
+    CodecConfig: _codec_stage,
+    DecoderConfig: _decoder_stage,
+    TextEncoderConfig: _text_encoder_stage,
+    TeacherConfig: _teacher_stage,
+    OdePairsConfig: _ode_pairs_stage,
+    CausalInitConfig: _causal_init_stage,
+    IntraShotConfig: _intra_shot_stage,
+    InterShotConfig: _inter_shot_stage,
+}
+"""What builds a stage, by the class of its configuration."""
+
+
+def open_shots(
+    recipe: Recipe[ModelConfig, StoryPoolConfig | ShardsConfig, Any], codec: Codec | None
+) -> StoryPool | ShardSource:
+    """The source of the shots that a recipe learns from.
+
+    Raises:
+        ValueError: the shards are not there, damaged beyond what is allowed, or of another model.
+    """
+    data, dit, policy = recipe.data, recipe.model.dit, recipe.model.context_policy
+    if isinstance(data, ShardsConfig):
+        return ShardSource(data, dit, policy, seed=recipe.train.seed)
+    assert codec is not None, "stories are rendered, and a codec must encode them"
+    return StoryPool(data, codec, dit, policy, seed=recipe.train.seed)
+
+
+def _student_film(recipe: AnyRecipe, runs: Path) -> Film | None:
     """What films held-out stories with a student and scores them; None: these are the theatre's alone."""
-    if not isinstance(teacher.pool, PoolConfig):
+    if not recipe.inputs.codec:
         return None
     codec = input_codec(runs)
 
-    def film(student: TheatreModel, step: int, directory: Path) -> Mapping[str, float]:
+    def film(student: TextConditionedDiT, step: int, directory: Path) -> Mapping[str, float]:
         from shotstream.training.previews import preview_student
 
-        pipeline = theatre_pipeline(codec, student.to("cpu"), teacher, student_steps)
+        pipeline = theatre_pipeline(codec, student.to("cpu"), recipe.model, recipe.stage.student_steps)
         return preview_student(pipeline, step, directory)
 
     return film
@@ -260,7 +321,7 @@ def newest_checkpoint(runs: Path, name: str) -> Path:
     return found[-1]
 
 
-def recipe_of_run(runs: Path, name: str) -> Recipe:
+def recipe_of_run(runs: Path, name: str) -> AnyRecipe:
     """The resolved recipe that a run was made with.
 
     Raises:
@@ -272,16 +333,15 @@ def recipe_of_run(runs: Path, name: str) -> Recipe:
     return _read_config(path)
 
 
-def _read_config(path: Path) -> Recipe:
+def _read_config(path: Path) -> AnyRecipe:
     try:
-        found = from_document(json.loads(path.read_bytes()))
+        document = json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged: it is no JSON") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(found, Recipe):
-        raise ValueError(f"{path} holds no recipe")
-    return found
+    try:
+        return recipe_from_document(document, str(path))
+    except (KeyError, TypeError, AttributeError) as error:  # of an earlier, nested form
+        raise ValueError(f"{path} is no configuration of this version or an earlier one") from error
 
 
 def input_codec(runs: Path) -> PatchCodec:
@@ -289,57 +349,59 @@ def input_codec(runs: Path) -> PatchCodec:
 
     Both have the same latents.
     """
-    if not checkpoints(runs / "theatre_decoder"):
-        return _plain_codec(runs)
-    stage = recipe_of_run(runs, "theatre_decoder").stage
-    assert isinstance(stage, DecoderTraining)
-    return finished_from_run(newest_checkpoint(runs, "theatre_decoder"), stage.codec)
+    return codec_from_run(
+        runs, "theatre_decoder" if checkpoints(runs / "theatre_decoder") else "theatre_codec"
+    )
 
 
-def _plain_codec(runs: Path) -> PatchCodec:
-    """The averaged codec that a run of `theatre_codec` trained."""
-    stage = recipe_of_run(runs, "theatre_codec").stage
-    assert isinstance(stage, CodecTraining)
-    return codec_from_run(newest_checkpoint(runs, "theatre_codec"), stage.codec)
+def codec_from_run(runs: Path, name: str) -> PatchCodec:
+    """The averaged codec of a run, frozen.
+
+    Raises:
+        ValueError: there is no such run, or it trained no codec.
+    """
+    config = recipe_of_run(runs, name).model
+    if not isinstance(config, PatchCodecConfig):
+        raise ValueError(f"{runs / name} trained no codec")
+    return load_averaged(PatchCodec(config), newest_checkpoint(runs, name)).requires_grad_(False)
 
 
-def _input_reader(config: TeacherTraining, runs: Path) -> WordEncoder | None:
-    """The averaged text encoder that a run of `theatre_text` trained; None where it is learnt by the teacher.
+def _input_text_encoder(recipe: TeacherRecipe, runs: Path) -> WordEncoder | None:
+    """The averaged text encoder of the recipe's input; None where it is learnt by the teacher.
 
     Raises:
         ValueError: there is no such run, or it trained another encoder than the teacher wants.
     """
-    if not _reads(config):
+    if not _reads(recipe.model):
         return None
-    trained = recipe_of_run(runs, "theatre_text").stage
-    assert isinstance(trained, ReaderTraining)
-    _require_alike(trained, config, ("text",), runs / "theatre_text")
-    return reader_from_run(newest_checkpoint(runs, "theatre_text"), trained)
+    name = recipe.inputs.text_encoder
+    trained = recipe_of_run(runs, name).model
+    _require_same(trained, recipe.model.text, runs / name, prefix="text.")
+    return load_averaged(WordEncoder(trained), newest_checkpoint(runs, name)).requires_grad_(False)
 
 
-def _reads(config: TeacherTraining) -> bool:
-    """Whether a teacher's captions are read for questions, by a text encoder that was trained before."""
-    return isinstance(config.text, WordEncoderConfig) and bool(config.text.questions)
+def _reads(model: ModelConfig) -> bool:
+    """Whether a model's captions are read for questions, by a text encoder that was trained before."""
+    return isinstance(model.text, WordEncoderConfig) and bool(model.text.questions)
 
 
-def _pool_codec(config: TeacherTraining, runs: Path) -> PatchCodec | None:
+def _pool_codec(recipe: AnyRecipe, runs: Path) -> PatchCodec | None:
     """What encodes the stories that batches are drawn from; None: they are encoded already."""
-    return input_codec(runs) if isinstance(config.pool, PoolConfig) else None
+    return input_codec(runs) if isinstance(recipe.data, StoryPoolConfig) else None
 
 
-def input_pairs(runs: Path, recipe: Recipe, config: CausalInitTraining, teacher: TheatreModel) -> list[Path]:
+def input_pairs(runs: Path, recipe: CausalInitRecipe, teacher: TextConditionedDiT) -> list[Path]:
     """The files of ODE pairs that a causal initialisation learns from.
 
     Raises:
-        ValueError: there are none, they were made with other settings than the recipe says, or by other
-            weights than the run of the teacher has now.
+        ValueError: there are none, they were made for another model or other steps than the recipe says,
+            or by other weights than the run of the teacher has now.
     """
-    name = input_of(recipe, OdePairsTraining)
+    name = recipe.inputs.pairs
     files = _pair_files(runs, name)
-    made = recipe_of_run(runs, name).stage
-    settings = [field.name for field in dataclasses.fields(config.pairs)]
-    idle = [f"teacher.{setting}" for setting in TEACHERS_OWN]
-    _require_alike(made, config.pairs, settings, runs / name, idle)
+    made = recipe_of_run(runs, name)
+    _require_same_model(made.model, recipe.model, runs / name)
+    _require_same_steps(made, recipe, runs / name)
     by = OdePairs.made_by(files[0])
     if by and by != digest_of(teacher.dit.state_dict()):
         raise ValueError(
@@ -356,126 +418,96 @@ def _pair_files(runs: Path, name: str) -> list[Path]:
     return files
 
 
-def input_teacher(runs: Path, name: str, config: TeacherTraining) -> TheatreModel:
-    """The averaged weights of the run of a teacher.
+def input_teacher(runs: Path, recipe: AnyRecipe) -> TextConditionedDiT:
+    """The averaged weights of the recipe's teacher.
 
     Raises:
-        ValueError: there is no such run, or `config` would make another network of its weights.
+        ValueError: there is no such run, or the recipe would make another network of its weights.
     """
-    trained = recipe_of_run(runs, name).stage
-    assert isinstance(trained, TeacherTraining)
-    _require_alike(trained, config, ("dit", "text", "shift", "context_policy"), runs / name)
+    name = recipe.inputs.teacher
+    _require_same_model(model_of(recipe_of_run(runs, name))[0], recipe.model, runs / name)
     return trained_model(runs, name)
 
 
-def input_student(runs: Path, name: str, config: DmdTraining) -> TheatreModel:
-    """The averaged student of a run.
+def input_student(runs: Path, recipe: AnyRecipe) -> TextConditionedDiT:
+    """The averaged weights of the recipe's student.
 
     Raises:
-        ValueError: there is no such run, or it was trained for other steps or with another teacher.
+        ValueError: there is no such run, or it was trained for other steps or with another model.
     """
+    name = recipe.inputs.student
     found = recipe_of_run(runs, name)
-    teacher, student_steps = teacher_of(found)
-    _require_alike(teacher, config.teacher, ("dit", "text", "shift", "context_policy"), runs / name)
-    if student_steps != config.student_steps:
-        raise ValueError(
-            f"{runs / name} was trained for the steps {student_steps}; give this recipe the same"
-        )
+    _require_same_model(model_of(found)[0], recipe.model, runs / name)
+    _require_same_steps(found, recipe, runs / name)
     return trained_model(runs, name)
 
 
-def trained_model(runs: Path, name: str) -> TheatreModel:
+def trained_model(runs: Path, name: str) -> TextConditionedDiT:
     """The averaged weights of any run that trains a model, its adapters merged.
 
     Raises:
         ValueError: there is no such run, or it trains no model.
     """
     found = recipe_of_run(runs, name)
-    teacher, _ = teacher_of(found)
-    model = TheatreModel(teacher.dit, teacher.text)
-    if isinstance(found.stage, InterShotTraining):
-        adapt(model.dit, found.stage, "student")
-    return merge_adapters(averaged_model(newest_checkpoint(runs, name), model))
+    config, _ = model_of(found)
+    model = TextConditionedDiT(config.dit, config.text)
+    if isinstance(found.stage, InterShotConfig):
+        adapt(model.dit, found, "student")
+    return merge_adapters(load_averaged(model, newest_checkpoint(runs, name)))
 
 
-def teacher_of(found: Recipe) -> tuple[TeacherTraining, tuple[int, ...]]:
-    """How the teacher of a model was trained, and the steps that the model takes.
+def model_of(found: AnyRecipe) -> tuple[ModelConfig, tuple[int, ...]]:
+    """The configuration of the model that a recipe trains, and the denoising steps that it takes.
 
     Raises:
         ValueError: the recipe trains no model.
     """
-    stage = found.stage
-    if isinstance(stage, TeacherTraining):
-        return stage, STUDENT_STEPS
-    if isinstance(stage, CausalInitTraining):
-        return stage.pairs.teacher, stage.pairs.student_steps
-    if isinstance(stage, IntraShotTraining | InterShotTraining):
-        return stage.dmd.teacher, stage.dmd.student_steps
-    raise ValueError(f"{found.name} makes no model; name a teacher or a student")
+    if not isinstance(found.model, ModelConfig) or found.optim is None:
+        raise ValueError(f"{found.name} makes no model; name a teacher or a student")
+    return found.model, getattr(found.stage, "student_steps", STUDENT_STEPS)
 
 
-def _require_alike(
-    trained: Any, config: Any, names: Iterable[str], directory: Path, idle: Iterable[str] = ()
-) -> None:
-    """ValueError when settings differ, other than the `idle` ones, which nothing reads."""
-    differences = [name for name in _differences(trained, config, names) if name not in set(idle)]
-    if differences:
+def _require_same_model(trained: ModelConfig, wanted: ModelConfig, directory: Path) -> None:
+    """ValueError when weights of one model would be another network in the other; where it began is free."""
+    _require_same(trained, replace(wanted, start=trained.start), directory)
+
+
+def _require_same(trained: Any, wanted: Any, directory: Path, prefix: str = "") -> None:
+    differing = differing_settings(trained, wanted, prefix)
+    if differing:
         raise ValueError(
-            f"{directory} was trained with another value of {', '.join(differences)}; "
-            "give this recipe the same"
+            f"{directory} was trained with another value of {', '.join(differing)}; give this recipe the same"
         )
 
 
-def _differences(left: Any, right: Any, names: Iterable[str]) -> list[str]:
-    """Dotted names of the settings that differ."""
-    found: list[str] = []
-    for name in names:
-        one, other = getattr(left, name), getattr(right, name)
-        if dataclasses.is_dataclass(one) and type(one) is type(other):
-            parts = [field.name for field in dataclasses.fields(one)]
-            found += [f"{name}.{part}" for part in _differences(one, other, parts)]
-        elif one != other:
-            found.append(name)
-    return found
+def _require_same_steps(made: AnyRecipe, wanted: AnyRecipe, directory: Path) -> None:
+    steps = getattr(made.stage, "student_steps", STUDENT_STEPS)
+    if steps != wanted.stage.student_steps:
+        raise ValueError(f"{directory} was made for the student steps {steps}; give this recipe the same")
 
 
-def averaged_model(checkpoint: Path, model: TheatreModel) -> TheatreModel:
-    """Fills `model` with the averaged weights of a checkpoint; those not averaged (frozen ones) as they are.
-
-    Raises:
-        ValueError: the checkpoint belongs to a model of other sizes.
-    """
-    _, state = load_checkpoint(checkpoint)
-    averages = {name: value for name, value in state["ema"].items() if name != "num_updates"}
-    if not averages.keys() <= dict(model.named_parameters()).keys():
-        averages = {f"dit.{name}": value for name, value in averages.items()}
-    try:
-        model.load_state_dict({**state["weights"], **averages})
-    except RuntimeError as error:
-        raise ValueError(
-            f"{checkpoint} holds a model of other sizes than the run's config.json says; one of them is of "
-            "another run"
-        ) from error
-    return model.eval()
-
-
-def _check_config(recipe: Recipe, directory: Path) -> None:
+def _check_config(recipe: AnyRecipe, directory: Path) -> None:
     """ValueError when a run that is resumed would learn otherwise than it began.
 
-    Lengths of the run may change, and what changes nothing that is learnt.
+    Its length may change, and what changes nothing that is learnt.
     """
     path = directory / "config.json"
     if not path.exists():
         return
-    # Through the configuration, so that a setting which is newer than the run has its default there.
     old = _read_config(path)
     if type(old.stage) is not type(recipe.stage):
         raise ValueError(f"{directory} holds a run of another recipe; use another --runs folder")
-    names = [field.name for field in dataclasses.fields(recipe.stage)]
-    free = {length_of(recipe.stage), "decay_steps", "max_bad_files", *idle_settings(recipe.stage)}
-    changed = [name for name in _differences(old.stage, recipe.stage, names) if name not in free]
+    changed = [name for name in differing_settings(old, recipe) if _is_learnt(name)]
     if changed:
         raise ValueError(
             f"{directory} holds a run with other values of {', '.join(changed)}; "
             "use another --runs folder or the same values"
         )
+
+
+def _is_learnt(name: str) -> bool:
+    """Whether what is learnt depends on a setting, by its dotted name."""
+    section, _, setting = name.partition(".")
+    if section == "train":
+        return setting in LEARNT_FROM_TRAIN
+    return section not in ("name", "inputs") and name not in ("optim.decay_steps", "data.max_bad_files")

@@ -6,8 +6,8 @@ from shotstream.evaluation.films import model_films
 from shotstream.evaluation.report import Report
 from shotstream.evaluation.run import EvaluationConfig, Progress, score_films
 from shotstream.training.films import teacher_films, theatre_pipeline
-from shotstream.training.run import input_codec, newest_checkpoint, recipe_of_run, teacher_of, trained_model
-from shotstream.training.stages.teacher import TeacherTraining
+from shotstream.training.run import input_codec, model_of, newest_checkpoint, recipe_of_run, trained_model
+from shotstream.training.stages.teacher import TeacherConfig
 
 
 def evaluate_run(
@@ -39,12 +39,12 @@ def evaluate_run(
         ValueError: there is no such run, or it trains no model.
     """
     found = recipe_of_run(runs, name)
-    training, student_steps = teacher_of(found)
-    if isinstance(found.stage, TeacherTraining) and config.steps is not None:
+    model, student_steps = model_of(found)
+    if isinstance(found.stage, TeacherConfig) and config.steps is not None:
         raise ValueError(f"{name} is a teacher's run: give --sampler-steps in the place of --steps")
-    pipeline = theatre_pipeline(input_codec(runs), trained_model(runs, name), training, student_steps)
+    pipeline = theatre_pipeline(input_codec(runs), trained_model(runs, name), model, student_steps)
     facts = {"run": name, "checkpoint": newest_checkpoint(runs, name).name, "context": context}
-    if isinstance(found.stage, TeacherTraining):
+    if isinstance(found.stage, TeacherConfig):
         source = teacher_films(
             pipeline,
             context=context,

@@ -1,13 +1,19 @@
 """What a training stage supplies to the loop. Stages are composed, never subclassed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+from shotstream.training.checkpoint import Stateful
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
+
+Film = Callable[[TextConditionedDiT, int, Path], Mapping[str, float]]
+"""Draws into a directory what a student films after a number of steps; scalars for the log."""
 
 
 @runtime_checkable
 class Stage(Protocol):
-    """Models, optimisers, batches and one step.
+    """Models, optimizers, batches and one step.
 
     Where several processes train, each calls every method at the same time.
     """
@@ -17,8 +23,13 @@ class Stage(Protocol):
         """Samples of a step, over all processes."""
         ...
 
+    @property
+    def state(self) -> Stateful:
+        """What checkpoints save and restore."""
+        ...
+
     def step(self, step: int) -> Mapping[str, float]:
-        """Optimiser step number `step` (from 0); returns scalars for the log, the same in every process.
+        """Optimizer step number `step` (from 0); returns scalars for the log, the same in every process.
 
         Everything it draws is keyed by (seed, step, sample).
 
@@ -36,16 +47,4 @@ class Stage(Protocol):
 
         Only the leading process draws; the others return nothing.
         """
-        ...
-
-    def prime(self) -> None:
-        """Gives the optimisers their states, for `state_dict` to have all places that a checkpoint fills."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """`weights`, `ema` and `optimiser`: everything needed to go on exactly. May be sharded."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state_dict`, sharded alike; without `optimiser`, with a fresh one."""
         ...

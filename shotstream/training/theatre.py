@@ -1,278 +1,254 @@
-"""The runs of the theatre's model, and of a shorter course that an ablation takes through the same stages."""
+"""The recipes of the theatre's model, and of a shorter course through the same stages for ablations."""
 
-import dataclasses
+from dataclasses import replace
 
 from shotstream.codec.patch_codec import PatchCodecConfig
 from shotstream.codec.word_encoder import WordEncoderConfig
-from shotstream.data.latents import PoolConfig
+from shotstream.data.caption_answers import CaptionAnswersConfig
+from shotstream.data.ode_pairs import PairFilesConfig
+from shotstream.data.rendered_clips import ActorClipsConfig, ClipsConfig
+from shotstream.data.story_captions import StoryCaptionsConfig
+from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.model.config import DiTConfig
 from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.palette import NAMES
 from shotstream.theatre.questions import QUESTIONS
-from shotstream.training.loop import LoopConfig
-from shotstream.training.recipe import Recipe
-from shotstream.training.stages.causal_init import CausalInitTraining
-from shotstream.training.stages.codec import CodecTraining
-from shotstream.training.stages.decoder import DecoderTraining
-from shotstream.training.stages.dmd import DmdTraining
-from shotstream.training.stages.inter_shot import InterShotTraining
-from shotstream.training.stages.intra_shot import IntraShotTraining
-from shotstream.training.stages.ode_pairs import OdePairsTraining
-from shotstream.training.stages.reader import ReaderTraining
-from shotstream.training.stages.teacher import TeacherTraining
+from shotstream.training.recipe import WHOLE_RUN, Inputs, ModelConfig, OptimConfig, Recipe, TrainConfig
+from shotstream.training.stages.causal_init import CausalInitConfig, CausalInitRecipe
+from shotstream.training.stages.codec import CodecConfig, CodecRecipe
+from shotstream.training.stages.decoder import DecoderConfig, DecoderRecipe
+from shotstream.training.stages.inter_shot import InterShotConfig, InterShotRecipe
+from shotstream.training.stages.intra_shot import IntraShotConfig, IntraShotRecipe
+from shotstream.training.stages.ode_pairs import OdePairsConfig, OdePairsRecipe
+from shotstream.training.stages.teacher import TeacherConfig, TeacherRecipe
+from shotstream.training.stages.text_encoder import TextEncoderConfig, TextEncoderRecipe
+
+_DIM = 192
 
 
-def theatre_codec() -> Recipe:
+def text_encoder() -> WordEncoderConfig:
+    """The theatre's text encoder: all words of its world, and its questions."""
+    return WordEncoderConfig(words=vocabulary(), questions=QUESTIONS)
+
+
+def model() -> ModelConfig:
+    """The theatre's model."""
+    return ModelConfig(
+        dit=DiTConfig(
+            latent_channels=16,
+            dim=_DIM,
+            ffn_dim=4 * _DIM,
+            num_heads=3,
+            num_layers=6,
+            text_dim=128,
+            text_length=len(QUESTIONS),
+            freq_dim=128,
+        ),
+        text=text_encoder(),
+    )
+
+
+def stories() -> StoryPoolConfig:
+    """The stories that the theatre's teacher learns from."""
+    return StoryPoolConfig(batch_size=24, num_blocks=10, steps_per_block=80, caption_drop=0.1)
+
+
+def theatre_codec() -> CodecRecipe:
     """The theatre's codec: about a quarter of an hour on two CPU cores."""
-    num_steps = 2000
     return Recipe(
         name="theatre_codec",
-        stage=CodecTraining(codec=PatchCodecConfig(num_colours=len(NAMES)), num_steps=num_steps),
-        loop=LoopConfig(num_steps=num_steps, log_every=20, preview_every=500),
+        model=PatchCodecConfig(num_colours=len(NAMES)),
+        data=ClipsConfig(batch_size=16),
+        optim=OptimConfig(learning_rate=5e-3, warmup_steps=30, decay_steps=WHOLE_RUN, ema_decay=0.999),
+        train=TrainConfig(num_steps=2000, log_every=20, preview_every=500),
+        stage=CodecConfig(),
     )
 
 
-def theatre_decoder() -> Recipe:
+def theatre_decoder() -> DecoderRecipe:
     """The finish of the codec's decoder: hours on a CPU core. Latents stay as they are."""
-    num_steps = 2400
     return Recipe(
         name="theatre_decoder",
-        stage=DecoderTraining(
-            codec=PatchCodecConfig(
-                num_colours=len(NAMES), num_past=2, num_finish_layers=5, finish_dim=256, num_pictures=2
-            ),
-            num_steps=num_steps,
-            decay_steps=900,
+        model=PatchCodecConfig(
+            num_colours=len(NAMES), num_past=2, num_finish_layers=5, finish_dim=256, num_pictures=2
         ),
-        loop=LoopConfig(num_steps=num_steps, save_every=100, log_every=25, preview_every=500),
-        inputs=("theatre_codec",),
+        data=ActorClipsConfig(batch_size=24),
+        optim=OptimConfig(learning_rate=1.5e-3, warmup_steps=30, decay_steps=900, ema_decay=0.995),
+        train=TrainConfig(num_steps=2400, save_every=100, log_every=25, preview_every=500),
+        stage=DecoderConfig(),
+        inputs=Inputs(codec="theatre_codec"),
     )
 
 
-def theatre_text() -> Recipe:
+def theatre_text() -> TextEncoderRecipe:
     """The theatre's text encoder: some minutes on a CPU core."""
-    num_steps = 1600
     return Recipe(
         name="theatre_text",
-        stage=ReaderTraining(
-            text=WordEncoderConfig(words=vocabulary(), questions=QUESTIONS), num_steps=num_steps
-        ),
-        loop=LoopConfig(num_steps=num_steps, log_every=100, preview_every=500),
+        model=text_encoder(),
+        data=CaptionAnswersConfig(batch_size=96),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=WHOLE_RUN, ema_decay=0.99),
+        train=TrainConfig(num_steps=1600, seed=5, log_every=100, preview_every=500),
+        stage=TextEncoderConfig(),
     )
 
 
-def theatre_teacher() -> Recipe:
+def theatre_teacher() -> TeacherRecipe:
     """The theatre's teacher, bidirectional and causal in one: hours on two CPU cores.
 
     As long as the run whose end is packed in `resume/theatre_teacher.pt`; a larger number of steps goes on
     from it.
     """
-    num_steps = 18_900
-    dim = 192
     return Recipe(
         name="theatre_teacher",
-        stage=TeacherTraining(
-            dit=DiTConfig(
-                latent_channels=16,
-                dim=dim,
-                ffn_dim=4 * dim,
-                num_heads=3,
-                num_layers=6,
-                text_dim=128,
-                text_length=len(QUESTIONS),
-                freq_dim=128,
-            ),
-            text=WordEncoderConfig(words=vocabulary(), questions=QUESTIONS),
-            pool=PoolConfig(num_blocks=10, steps_per_block=80),
-            num_steps=num_steps,
-            decay_steps=1000,
-            batch_size=24,
-            learning_rate=2e-3,
-        ),
-        loop=LoopConfig(num_steps=num_steps, log_every=50, preview_every=1000),
-        inputs=("theatre_codec", "theatre_text"),
+        model=model(),
+        data=stories(),
+        optim=OptimConfig(learning_rate=2e-3, warmup_steps=100, decay_steps=1000, ema_decay=0.9995),
+        train=TrainConfig(num_steps=18_900, matmul_dtype="auto", log_every=50, preview_every=1000),
+        stage=TeacherConfig(),
+        inputs=Inputs(codec="theatre_codec", text_encoder="theatre_text"),
     )
 
 
-def _teacher() -> TeacherTraining:
-    stage = theatre_teacher().stage
-    assert isinstance(stage, TeacherTraining)
-    return stage
-
-
-def theatre_ode_pairs() -> Recipe:
+def theatre_ode_pairs() -> OdePairsRecipe:
     """Three thousand trajectories of the causal teacher, guided by context: some minutes on a CPU."""
-    pool = dataclasses.replace(_teacher().pool, seed=1, steps_per_block=8)
     return Recipe(
         name="theatre_ode_pairs",
-        stage=OdePairsTraining(
-            teacher=dataclasses.replace(_teacher(), batch_size=16, pool=pool),
-            guidance=1.0,
-            context_guidance=2.0,
-        ),
-        loop=LoopConfig(num_steps=192, save_every=10, log_every=5, preview_every=1000),
-        inputs=("theatre_codec", "theatre_teacher"),
+        model=model(),
+        data=replace(stories(), seed=1, batch_size=16, steps_per_block=8, caption_drop=0.0),
+        optim=None,
+        train=TrainConfig(num_steps=192, seed=1, save_every=10, log_every=5, preview_every=1000),
+        stage=OdePairsConfig(guidance=1.0, context_guidance=2.0),
+        inputs=Inputs(codec="theatre_codec", teacher="theatre_teacher"),
     )
 
 
-def theatre_causal_init() -> Recipe:
+def theatre_causal_init() -> CausalInitRecipe:
     """The four-step causal student, from its teacher and the teacher's trajectories."""
-    pairs = theatre_ode_pairs()
-    assert isinstance(pairs.stage, OdePairsTraining)
-    num_steps = 2400
     return Recipe(
         name="theatre_causal_init",
-        stage=CausalInitTraining(
-            pairs=pairs.stage,
-            num_steps=num_steps,
-            learning_rate=6e-4,
-            ema_decay=0.998,
-            matmul_dtype="auto",
+        model=model(),
+        data=PairFilesConfig(),
+        optim=OptimConfig(learning_rate=6e-4, warmup_steps=50, decay_steps=WHOLE_RUN, ema_decay=0.998),
+        train=TrainConfig(
+            num_steps=2400, seed=2, matmul_dtype="auto", save_every=200, log_every=20, preview_every=200
         ),
-        loop=LoopConfig(num_steps=num_steps, save_every=200, log_every=20, preview_every=200),
-        inputs=("theatre_teacher", "theatre_ode_pairs"),
+        stage=CausalInitConfig(),
+        inputs=Inputs(codec="theatre_codec", teacher="theatre_teacher", pairs="theatre_ode_pairs"),
     )
 
 
-def theatre_published_pairs() -> Recipe:
+def theatre_published_pairs() -> OdePairsRecipe:
     """As many trajectories as `theatre_ode_pairs` has, of the bidirectional teacher over whole shots."""
     pairs = theatre_ode_pairs()
-    assert isinstance(pairs.stage, OdePairsTraining)
-    stage = dataclasses.replace(pairs.stage, flow="bidirectional")
-    return dataclasses.replace(pairs, name="theatre_published_pairs", stage=stage)
+    return replace(pairs, name="theatre_published_pairs", stage=replace(pairs.stage, flow="bidirectional"))
 
 
-def theatre_published_init() -> Recipe:
+def theatre_published_init() -> CausalInitRecipe:
     """The causal initialisation on trajectories of the published kind, beside `theatre_causal_init`."""
-    init, pairs = theatre_causal_init(), theatre_published_pairs().stage
-    assert isinstance(init.stage, CausalInitTraining) and isinstance(pairs, OdePairsTraining)
-    return dataclasses.replace(
-        init,
-        name="theatre_published_init",
-        stage=dataclasses.replace(init.stage, pairs=pairs),
-        inputs=("theatre_teacher", "theatre_published_pairs"),
+    init = theatre_causal_init()
+    return replace(
+        init, name="theatre_published_init", inputs=replace(init.inputs, pairs="theatre_published_pairs")
     )
 
 
-def _matching(num_steps: int) -> DmdTraining:
-    pool = dataclasses.replace(_teacher().pool, seed=2, num_blocks=8, steps_per_block=20)
-    return DmdTraining(
-        teacher=dataclasses.replace(_teacher(), batch_size=8, pool=pool),
-        num_steps=num_steps,
-        context_guidance=2.0,
-        fake_updates=4,
-        student_rate=1e-4,
-        fake_rate=4e-4,
-        matmul_dtype="auto",
-    )
-
-
-def theatre_intra_shot() -> Recipe:
+def theatre_intra_shot() -> IntraShotRecipe:
     """The student matched to the bidirectional teacher, given true earlier shots."""
-    num_steps = 220
     return Recipe(
         name="theatre_intra_shot",
-        stage=IntraShotTraining(dmd=_matching(num_steps)),
-        loop=LoopConfig(num_steps=num_steps, save_every=20, log_every=5, preview_every=40),
-        inputs=("theatre_codec", "theatre_teacher", "theatre_causal_init"),
+        model=model(),
+        data=replace(stories(), seed=2, batch_size=8, num_blocks=8, steps_per_block=20, caption_drop=0.0),
+        optim=OptimConfig(optimizer="adamw", learning_rate=1e-4, ema_decay=0.98),
+        train=TrainConfig(
+            num_steps=220, seed=3, matmul_dtype="auto", save_every=20, log_every=5, preview_every=40
+        ),
+        stage=IntraShotConfig(context_guidance=2.0, fake_updates=4, fake_learning_rate=4e-4),
+        inputs=Inputs(codec="theatre_codec", teacher="theatre_teacher", student="theatre_causal_init"),
     )
 
 
-def theatre_inter_shot() -> Recipe:
+def theatre_inter_shot() -> InterShotRecipe:
     """The student matched to the bidirectional teacher, given its own earlier shots."""
-    num_steps = 100
     return Recipe(
         name="theatre_inter_shot",
-        stage=InterShotTraining(dmd=dataclasses.replace(_matching(num_steps), seed=4, student_rate=2e-4)),
-        loop=LoopConfig(num_steps=num_steps, save_every=20, log_every=5, preview_every=40),
-        inputs=("theatre_codec", "theatre_teacher", "theatre_intra_shot"),
+        model=model(),
+        data=StoryCaptionsConfig(batch_size=8),
+        optim=OptimConfig(optimizer="adamw", learning_rate=2e-4, ema_decay=0.98),
+        train=TrainConfig(
+            num_steps=100, seed=4, matmul_dtype="auto", save_every=20, log_every=5, preview_every=40
+        ),
+        stage=InterShotConfig(context_guidance=2.0, fake_updates=4, fake_learning_rate=4e-4),
+        inputs=Inputs(codec="theatre_codec", teacher="theatre_teacher", student="theatre_intra_shot"),
     )
 
 
-def mini_teacher() -> Recipe:
+def mini_teacher() -> TeacherRecipe:
     """The beginning of an ablation, for which `shotstream ablate` forks the theatre's teacher.
 
     By itself the recipe would train all of it anew.
     """
-    num_steps, fork = theatre_teacher().loop.num_steps, 400
-    return Recipe(
+    full, fork = theatre_teacher(), 400
+    return replace(
+        full,
         name="mini_teacher",
-        stage=dataclasses.replace(
-            _teacher(),
-            pool=dataclasses.replace(_teacher().pool, block_stories=32),
-            num_steps=num_steps + fork,
-            decay_steps=fork,
-            batch_size=12,
-            learning_rate=1e-3,
-            ema_decay=0.98,
-        ),
-        loop=LoopConfig(num_steps=num_steps + fork, log_every=50, preview_every=1000),
-        inputs=("theatre_codec", "theatre_text"),
+        data=replace(full.data, block_stories=32, batch_size=12),
+        optim=replace(full.optimizer, learning_rate=1e-3, decay_steps=fork, ema_decay=0.98),
+        train=replace(full.train, num_steps=full.train.num_steps + fork),
     )
 
 
-def _mini() -> TeacherTraining:
-    stage = mini_teacher().stage
-    assert isinstance(stage, TeacherTraining)
-    return stage
-
-
-def mini_ode_pairs() -> Recipe:
+def mini_ode_pairs() -> OdePairsRecipe:
     """Trajectories of a row's teacher."""
-    pairs = theatre_ode_pairs().stage
-    assert isinstance(pairs, OdePairsTraining)
-    pool = dataclasses.replace(_mini().pool, seed=1, steps_per_block=4)
-    return Recipe(
+    full = theatre_ode_pairs()
+    return replace(
+        full,
         name="mini_ode_pairs",
-        stage=dataclasses.replace(
-            pairs, teacher=dataclasses.replace(_mini(), pool=pool), context_guidance=1.0
-        ),
-        loop=LoopConfig(num_steps=24, save_every=4, log_every=4, preview_every=1000),
-        inputs=("theatre_codec", "mini_teacher"),
+        data=replace(full.data, block_stories=32, batch_size=12, steps_per_block=4),
+        train=replace(full.train, num_steps=24, save_every=4, log_every=4),
+        stage=replace(full.stage, context_guidance=1.0),
+        inputs=replace(full.inputs, teacher="mini_teacher"),
     )
 
 
-def mini_causal_init() -> Recipe:
+def mini_causal_init() -> CausalInitRecipe:
     """A row's student."""
-    init, pairs, num_steps = theatre_causal_init().stage, mini_ode_pairs().stage, 150
-    assert isinstance(init, CausalInitTraining) and isinstance(pairs, OdePairsTraining)
-    return Recipe(
+    full = theatre_causal_init()
+    return replace(
+        full,
         name="mini_causal_init",
-        stage=dataclasses.replace(init, pairs=pairs, num_steps=num_steps, warmup_steps=10, ema_decay=0.98),
-        loop=LoopConfig(num_steps=num_steps, save_every=50, log_every=10, preview_every=1000),
-        inputs=("mini_teacher", "mini_ode_pairs"),
+        optim=replace(full.optimizer, warmup_steps=10, ema_decay=0.98),
+        train=replace(full.train, num_steps=150, save_every=50, log_every=10, preview_every=1000),
+        inputs=replace(full.inputs, teacher="mini_teacher", pairs="mini_ode_pairs"),
     )
 
 
-def mini_intra_shot() -> Recipe:
+def mini_intra_shot() -> IntraShotRecipe:
     """A row's student matched to its teacher, given true earlier shots."""
-    return Recipe(
+    full = theatre_intra_shot()
+    return replace(
+        full,
         name="mini_intra_shot",
-        stage=IntraShotTraining(dmd=_mini_matching(40)),
-        loop=LoopConfig(num_steps=40, save_every=10, log_every=5, preview_every=1000),
-        inputs=("theatre_codec", "mini_teacher", "mini_causal_init"),
+        data=replace(full.data, block_stories=32, num_blocks=4),
+        optim=replace(full.optimizer, ema_decay=0.9),
+        train=replace(full.train, num_steps=40, save_every=10, preview_every=1000),
+        stage=replace(full.stage, context_guidance=1.0, fake_updates=3, fake_warmup_steps=4),
+        inputs=replace(full.inputs, teacher="mini_teacher", student="mini_causal_init"),
     )
 
 
-def mini_inter_shot() -> Recipe:
+def mini_inter_shot() -> InterShotRecipe:
     """A row's student matched to its teacher, given its own earlier shots; few steps, so large ones."""
-    matching = dataclasses.replace(_mini_matching(30), seed=4, student_rate=5e-4, fake_rate=1e-3)
-    return Recipe(
+    full = theatre_inter_shot()
+    return replace(
+        full,
         name="mini_inter_shot",
-        stage=InterShotTraining(dmd=matching),
-        loop=LoopConfig(num_steps=30, save_every=5, log_every=5, preview_every=1000),
-        inputs=("theatre_codec", "mini_teacher", "mini_intra_shot"),
-    )
-
-
-def _mini_matching(num_steps: int) -> DmdTraining:
-    pool = dataclasses.replace(_mini().pool, seed=2, num_blocks=4, steps_per_block=20)
-    teacher = dataclasses.replace(_mini(), batch_size=8, pool=pool)
-    return dataclasses.replace(
-        _matching(num_steps),
-        teacher=teacher,
-        context_guidance=1.0,
-        fake_updates=3,
-        fake_warmup_steps=4,
-        ema_decay=0.9,
+        optim=replace(full.optimizer, learning_rate=5e-4, ema_decay=0.9),
+        train=replace(full.train, num_steps=30, save_every=5, preview_every=1000),
+        stage=replace(
+            full.stage,
+            context_guidance=1.0,
+            fake_updates=3,
+            fake_warmup_steps=4,
+            fake_learning_rate=1e-3,
+        ),
+        inputs=replace(full.inputs, teacher="mini_teacher", student="mini_intra_shot"),
     )

@@ -25,10 +25,10 @@ def shot_velocity(
 
 
 def guided_velocity(
-    conditioned: Callable[[Conditioning, Float[Tensor, "b s n d"]], VelocityFunction],
+    velocity_of: Callable[[Conditioning, Float[Tensor, "b s n d"]], VelocityFunction],
     conditioning: Conditioning,
     text: Float[Tensor, "b s n d"],
-    free: Float[Tensor, "b s n d"],
+    uncond: Float[Tensor, "b s n d"],
     *,
     captions: float,
     context: float,
@@ -44,17 +44,17 @@ def guided_velocity(
     full prediction. Guidance by context is not published for this method.
 
     Args:
-        conditioned: what a model says, given conditioning and text.
+        velocity_of: what a model says, given conditioning and text.
         conditioning: of the shots.
         text: embeddings of their captions.
-        free: embeddings of empty captions.
+        uncond: embeddings of empty captions.
         captions: scale of the guidance by captions.
         context: scale of the guidance by context.
     """
-    given = conditioned(conditioning, text)
-    unread = given if captions == 1.0 else conditioned(conditioning, free)
+    given = velocity_of(conditioning, text)
+    unread = given if captions == 1.0 else velocity_of(conditioning, uncond)
     everywhere = torch.ones(conditioning.context.shape[0], dtype=torch.bool, device=text.device)
-    unseen = given if context == 1.0 else conditioned(drop_context(conditioning, everywhere), text)
+    unseen = given if context == 1.0 else velocity_of(drop_context(conditioning, everywhere), text)
 
     def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
         prediction = guided = given(noisy, sigma)

@@ -88,7 +88,7 @@ def small_disk(where: Path, size: str) -> Generator[Callable[[str], None]]:
 def _commands(where: Path, clips: Path) -> Iterator[tuple[str, list[str]]]:
     yield "generate", ["generate", "fox-and-owl", "--device", "cpu", "-o", str(where / "film.mp4")]
     yield "encode", ["data", "encode", str(clips), "-o", str(where / "data"), "--shard-size", "1"]
-    settings = [*CODEC, "loop.num_steps=6", "loop.save_every=2", "loop.preview_every=1000"]
+    settings = [*CODEC, "train.num_steps=6", "train.save_every=2", "train.preview_every=1000"]
     more = [part for setting in settings for part in ("--set", setting)]
     yield "train", ["train", "theatre_codec", "--runs", str(where / "runs"), *more]
 

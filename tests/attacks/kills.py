@@ -15,7 +15,7 @@ from tests.training.test_run import CODEC
 
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 1500
-TRAIN = ["loop.num_steps=40", "loop.save_every=3", "loop.preview_every=1000", "loop.log_every=1"]
+TRAIN = ["train.num_steps=40", "train.save_every=3", "train.preview_every=1000", "train.log_every=1"]
 
 
 def attack_with_kills(kills: int, folder: Path, rng: random.Random) -> Iterator[Tally]:

@@ -10,7 +10,8 @@ from shotstream.bench.training_step import Shot, matching_step, teacher_step
 from shotstream.geometry import LatentSize, TokenGrid
 from shotstream.model.config import DiTConfig
 from shotstream.training import wan
-from shotstream.training.stages.teacher import TeacherTraining
+from shotstream.training.stages.intra_shot import IntraShotRecipe
+from shotstream.training.stages.teacher import TeacherRecipe
 
 DIT = DiTConfig(
     latent_channels=16,
@@ -27,8 +28,16 @@ SHOT = Shot(latent_size=LatentSize(8, 8), num_chunks=2, num_captions=1)
 WAN_SHOT = Shot(latent_size=LatentSize(60, 104), num_chunks=7)
 
 
-def teacher(**changes: object) -> TeacherTraining:
-    return replace(wan.wan_teacher(), dit=DIT, **changes)
+def teacher(learns: str) -> TeacherRecipe:
+    made = wan.wan_teacher()
+    stage = replace(made.stage, learns=learns)  # pyright: ignore[reportArgumentType]
+    return replace(made, model=replace(made.model, dit=DIT), stage=stage)
+
+
+def matching(**changes: object) -> IntraShotRecipe:
+    made = wan.wan_intra_shot()
+    stage = replace(made.stage, **{"fake_updates": 1, **changes})  # pyright: ignore[reportArgumentType]
+    return replace(made, model=replace(made.model, dit=DIT), stage=stage)
 
 
 @pytest.mark.slow
@@ -54,16 +63,15 @@ def test_weights_that_do_not_learn_cost_no_gradient_and_no_state() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_more_updates_of_the_fake_score_and_filmed_shots_cost_what_they_are() -> None:
-    matching = replace(wan.wan_intra_shot().dmd, teacher=teacher(), fake_updates=1)
-    one = matching_step(matching, SHOT)
-    steps = [matching_step(replace(matching, fake_updates=count), SHOT).flops for count in (2, 3)]
+    one = matching_step(matching(), SHOT)
+    steps = [matching_step(matching(fake_updates=count), SHOT).flops for count in (2, 3)]
     assert steps[1] - steps[0] == pytest.approx(steps[0] - one.flops)
     asked = [
-        matching_step(replace(matching, **{name: scale}), SHOT).flops - one.flops
+        matching_step(matching(**{name: scale}), SHOT).flops - one.flops
         for name, scale in (("guidance", 1.0), ("context_guidance", 2.0))
     ]
     assert 0 < asked[1] == pytest.approx(-asked[0]), "a question to the teacher less, or one more"
-    filmed = matching_step(matching, SHOT, num_filmed=2).flops - one.flops
+    filmed = matching_step(matching(), SHOT, num_filmed=2).flops - one.flops
     assert 0 < filmed < 2 * one.flops
     cached = 2 * DIT.num_layers * DIT.dim * 16 * (2 + DIT.window_chunks * DIT.chunk_latent_frames)
     assert one.cache_bytes == 2 * cached
@@ -72,14 +80,11 @@ def test_more_updates_of_the_fake_score_and_filmed_shots_cost_what_they_are() ->
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_table_in_the_documentation_is_what_is_counted() -> None:
-    matching = wan.wan_intra_shot().dmd
     told = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     rows = {
         "teacher": teacher_step(wan.wan_teacher(), WAN_SHOT),
-        "intra_shot": matching_step(matching, WAN_SHOT),
-        "inter_shot": matching_step(
-            matching, WAN_SHOT, num_filmed=2, lora_rank=wan.wan_inter_shot().lora_rank
-        ),
+        "intra_shot": matching_step(wan.wan_intra_shot(), WAN_SHOT),
+        "inter_shot": matching_step(wan.wan_inter_shot(), WAN_SHOT, num_filmed=2),
     }
     for name, cost in rows.items():
         numbers = (cost.flops / 1e15, cost.recomputed_flops / 1e15)

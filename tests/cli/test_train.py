@@ -65,14 +65,14 @@ def refuse(*_: object, **__: object) -> None:
         (("train", "theatre_codec", "--runs", "{file}"), "is a file, and a directory is needed there"),
         (("train", "theatre_codec", "--runs", "{file}/runs"), "is a file, and a directory is needed there"),
         (("train", "theatre_codec", "--set", "stage.pace=2"), "there is no setting 'stage.pace'"),
-        (("train", "theatre_codec", "--set", "stage.batch_size=0"), "batch_size is 0"),
+        (("train", "theatre_codec", "--set", "data.batch_size=0"), "batch_size is 0"),
         (("train", "theatre_teacher", "--runs", "{empty}"), "run `shotstream train theatre_codec` first"),
         (("train", "theatre_intra_shot", "--runs", "{empty}"), "run `shotstream train theatre_codec` first"),
         (("train", "wan_causal_init", "--runs", "{empty}"), "run `shotstream train wan_teacher` first"),
-        (("train", "theatre_intra_shot", "--set", "loop.num_steps=20"), "would never learn"),
+        (("train", "theatre_intra_shot", "--set", "train.num_steps=20"), "would never learn"),
         (("ablate", "full", "--runs", "{file}"), "is a file, and a directory is needed there"),
         (("ablate", "full", "--set", "mini_teacher:stage.pace=1"), "there is no setting 'stage.pace'"),
-        (("ablate", "full", "--set", "stage.seed=1"), "names no stage"),
+        (("ablate", "full", "--set", "train.seed=1"), "names no stage"),
         (("evaluate", "-o", "{file}"), "is a file, and a directory is needed there"),
         (("evaluate", "--stories", "0"), "num_stories is 0"),
         (("evaluate", "--codec-only", "--no-context"), "the codec alone films nothing"),
@@ -161,7 +161,7 @@ def test_a_run_that_is_stopped_says_what_is_kept_and_how_to_go_on(
             raise event
 
         stage.step = interrupted  # type: ignore[method-assign]
-    settings = ("loop.num_steps=9", "loop.tensorboard=false", "loop.save_every=9")
+    settings = ("train.num_steps=9", "train.tensorboard=false", "train.save_every=9")
     found, _, err = told(
         capsys, "train", "theatre_codec", "--runs", tmp_path, *(x for one in settings for x in ("--set", one))
     )
@@ -191,7 +191,7 @@ def test_who_ends_a_run_while_it_is_read_is_told_what_is_kept(
         run.mkdir()
         save_atomically({"step": steps, "stage": {"done": steps}}, run / "step_0000004.pt")
     monkeypatch.setattr("shotstream.training.run.prepare_run", lambda *_, **__: signal.raise_signal(number))
-    found, _, err = told(capsys, "train", "theatre_codec", "--runs", tmp_path, "--set", "loop.num_steps=9")
+    found, _, err = told(capsys, "train", "theatre_codec", "--runs", tmp_path, "--set", "train.num_steps=9")
     assert (found, err.startswith(f"shotstream: {said.format(run=run)}")) == (code, True), err
 
 
@@ -199,11 +199,11 @@ def test_a_run_that_stops_where_it_was_told_or_has_nothing_left_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("shotstream.training.run.build_stage", lambda *_: Signalled(ValueError("unreached")))
-    base = ("train", "theatre_codec", "--runs", tmp_path, "--set", "loop.tensorboard=false")
+    base = ("train", "theatre_codec", "--runs", tmp_path, "--set", "train.tensorboard=false")
     for settings, message in (
-        (("loop.num_steps=9", "loop.stop_at=1"), "stopped at step 1 of 9, as loop.stop_at says"),
-        (("loop.num_steps=2",), "theatre_codec: 2 steps done; "),
-        (("loop.num_steps=2",), "theatre_codec: 2 steps done before, so nothing was left to do"),
+        (("train.num_steps=9", "train.stop_at=1"), "stopped at step 1 of 9, as train.stop_at says"),
+        (("train.num_steps=2",), "theatre_codec: 2 steps done; "),
+        (("train.num_steps=2",), "theatre_codec: 2 steps done before, so nothing was left to do"),
     ):
         code, _, err = told(capsys, *base, *(x for one in settings for x in ("--set", one)))
         assert (code, message in err) == (0, True), err

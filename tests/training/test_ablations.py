@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from shotstream.configs import differing_settings
 from shotstream.theatre.oracle import AXES
 from shotstream.training.ablations import (
     ROWS,
@@ -16,36 +17,30 @@ from shotstream.training.ablations import (
     table_line,
 )
 from shotstream.training.checkpoint import load_checkpoint
-from shotstream.training.recipes import recipe, to_document
+from shotstream.training.recipes import recipe
 from shotstream.training.run import run_recipe, trained_model
-from tests.training.test_run import CODEC, TEACHER
-from tests.training.test_student import nested
+from tests.training.test_run import CODEC, MODEL, STORIES, TEACHER
 
-PLACES = ("", "teacher.", "pairs.teacher.", "dmd.teacher.", "dmd.teacher.")
 SMALL = (
-    *(f"{stage}:{setting}" for stage, place in zip(STAGES, PLACES, strict=True) for setting in nested(place)),
-    "mini_ode_pairs:loop.num_steps=1",
+    *(f"{stage}:{setting}" for stage in STAGES for setting in MODEL),
+    *(
+        f"{stage}:{setting}"
+        for stage in ("mini_teacher", "mini_ode_pairs", "mini_intra_shot")
+        for setting in STORIES
+    ),
+    "mini_inter_shot:data.batch_size=2",
+    "mini_inter_shot:data.num_latent_frames=[3, 6]",
+    "mini_ode_pairs:train.num_steps=1",
     "mini_ode_pairs:stage.substeps=1",
-    "mini_causal_init:stage.pairs.substeps=1",
-    "mini_causal_init:loop.num_steps=1",
-    "mini_causal_init:stage.num_steps=1",
-    "mini_intra_shot:loop.num_steps=1",
-    "mini_inter_shot:loop.num_steps=1",
-    "mini_intra_shot:stage.dmd.fake_updates=1",
-    "mini_inter_shot:stage.dmd.fake_updates=1",
-    "mini_intra_shot:stage.dmd.fake_warmup_steps=0",
-    "mini_inter_shot:stage.dmd.fake_warmup_steps=0",
+    "mini_causal_init:train.num_steps=1",
+    "mini_intra_shot:train.num_steps=1",
+    "mini_inter_shot:train.num_steps=1",
+    "mini_intra_shot:stage.fake_updates=1",
+    "mini_inter_shot:stage.fake_updates=1",
+    "mini_intra_shot:stage.fake_warmup_steps=0",
+    "mini_inter_shot:stage.fake_warmup_steps=0",
     "mini_inter_shot:stage.lora_rank=2",
 )
-
-
-def leaves(value: object, path: str = "") -> dict[str, object]:
-    if not isinstance(value, dict):
-        return {path: value}
-    found: dict[str, object] = {}
-    for name, part in value.items():
-        found |= leaves(part, f"{path}.{name}")
-    return found
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name != "full"])
@@ -54,27 +49,28 @@ def test_a_row_differs_from_the_full_one_in_what_it_says_in_every_stage(name: st
     row = row_recipes(name, RowConfig(), 100)
     assert [one.name for one in row] == [stage for stage in STAGES if stage not in ROWS[name].left_out]
     for one in row:
-        changed, old = leaves(to_document(one.stage)), leaves(to_document(full[one.name].stage))
-        differing = {key.partition("teacher.")[2] or key[1:] for key in old if changed[key] != old[key]}
-        pairs = {"mini_ode_pairs": "", "mini_causal_init": "pairs."}.get(one.name)
-        own = {f"{pairs}{key}" for key in ROWS[name].pairs} if pairs is not None else set()
-        assert differing == set(ROWS[name].changes) | own, one.name
+        own = set(ROWS[name].pairs) if one.name == "mini_ode_pairs" else set()
+        expected = set(ROWS[name].changes) | own
+        if name == "intra_only" or name == "inter_only":
+            expected |= {"inputs.student"} if one.name == "mini_inter_shot" else set()
+        assert set(differing_settings(full[one.name], one)) == expected, one.name
     names = {one.name for one in row}
-    assert all(inputs in {*names, "theatre_codec", "theatre_text"} for one in row for inputs in one.inputs)
+    assert all(
+        inputs in {*names, "theatre_codec", "theatre_text"} for one in row for inputs in one.inputs.names()
+    )
 
 
 def test_seeds_reach_every_stage_of_a_row() -> None:
     rows = [row_recipes("full", RowConfig(seed=seed), 100) for seed in (0, 1)]
     for one, other in zip(*rows, strict=True):
-        old, new = leaves(to_document(one.stage)), leaves(to_document(other.stage))
-        assert {key.rpartition(".")[2] for key in old if old[key] != new[key]} == {"seed"}, one.name
+        assert differing_settings(one, other) == ["train.seed"], one.name
 
 
 def test_wrong_rows_and_overrides_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no_phase"):
         row_recipes("nothing", RowConfig(), 1)
     with pytest.raises(ValueError, match="names no stage"):
-        row_recipes("full", RowConfig(overrides=("stage.seed=1",)), 1)
+        row_recipes("full", RowConfig(overrides=("train.seed=1",)), 1)
     with pytest.raises(ValueError, match="train theatre_teacher"):
         prepare_row("full", tmp_path, RowConfig())
 
@@ -83,8 +79,8 @@ def test_wrong_rows_and_overrides_are_refused(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_a_row_runs_from_the_shared_teacher_to_its_line_and_goes_on_where_it_was(tmp_path: Path) -> None:
     """The row with a new parameter: at the fork it computes what the base does."""
-    run_recipe(recipe("theatre_codec", [*CODEC, "loop.num_steps=1"]), tmp_path)
-    run_recipe(recipe("theatre_teacher", [*TEACHER, "loop.num_steps=2"]), tmp_path)
+    run_recipe(recipe("theatre_codec", [*CODEC, "train.num_steps=1"]), tmp_path)
+    run_recipe(recipe("theatre_teacher", [*TEACHER, "train.num_steps=2"]), tmp_path)
     config = RowConfig(teacher_steps=1, overrides=SMALL, num_stories=1, num_shots=2)
     prepared = prepare_row("shot_embedding", tmp_path, config)
     step, forked = load_checkpoint(prepared.directory / "fork.pt")
@@ -109,8 +105,8 @@ def test_a_row_runs_from_the_shared_teacher_to_its_line_and_goes_on_where_it_was
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_row_takes_from_the_full_one_what_is_the_same_and_trains_what_is_not(tmp_path: Path) -> None:
-    run_recipe(recipe("theatre_codec", [*CODEC, "loop.num_steps=1"]), tmp_path)
-    run_recipe(recipe("theatre_teacher", [*TEACHER, "loop.num_steps=2"]), tmp_path)
+    run_recipe(recipe("theatre_codec", [*CODEC, "train.num_steps=1"]), tmp_path)
+    run_recipe(recipe("theatre_teacher", [*TEACHER, "train.num_steps=2"]), tmp_path)
     config = RowConfig(teacher_steps=1, overrides=SMALL, num_stories=1, num_shots=2)
     run_row(prepare_row("full", tmp_path, config))
     taken: dict[str, set[str]] = {}

@@ -9,11 +9,11 @@ import torch
 
 from shotstream.codec.codec import Codec
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.data.latents import encode_story
+from shotstream.data.story_latents import encode_story
+from shotstream.data.story_pool import StoryPool, draw_shots
 from shotstream.theatre.palette import NAMES
 from shotstream.theatre.world import sample_story
 from shotstream.training.recipes import recipe
-from shotstream.training.stages.teacher import TeacherTraining, draw_batch
 
 
 @pytest.mark.slow
@@ -26,13 +26,13 @@ def test_shots_with_two_actors_are_drawn_more_often() -> None:
     pairs = {story.captions for story in told if len(story.shots[0].performances) == 2}
     natural = len(pairs) / len(told)
     assert 0 < natural < 0.3
-    config = cast("TeacherTraining", recipe("theatre_teacher").stage)
-    config = replace(
-        config, batch_size=400, shot_weights=(1.0,), pool=replace(config.pool, num_latent_frames=(3,))
-    )
+    made = recipe("theatre_teacher")
+    config = replace(made.data, shot_weights=(1.0,), num_latent_frames=(3,))
     pair_texts = {text for story in told if story.captions in pairs for text in story.captions}
     for share in (0.0, 0.5):
-        batch = draw_batch(stories, replace(config, pair_share=share), 0, keep_captions=True)
+        own = replace(config, pair_share=share, caption_drop=0.0)
+        pool = StoryPool(own, codec, made.model.dit, made.model.context_policy, seed=0)
+        batch = draw_shots(stories, pool, 0, range(400))
         drawn = [any(text in rows[-1] for text in pair_texts) for rows in batch.captions]
         expected = share + (1 - share) * natural
         assert abs(np.mean(drawn) - expected) < 4 * (expected * (1 - expected) / len(drawn)) ** 0.5

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shotstream.data.ode_pairs import OdePairs
+from shotstream.data.ode_pairs import OdePairs, PairFiles
 from shotstream.geometry import LatentSize
 from shotstream.streaming.conditioning import first_shot, stack_conditioning
 from shotstream.training.parallelize import Execution
-from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
-from shotstream.training.stages.teacher import TheatreModel
+from shotstream.training.stages.causal_init import CausalInitStage
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from tests.training.test_student import student
 
 NUM_FRAMES = 9  # three chunks
@@ -21,17 +21,11 @@ SHIFT = 3.0
 LEVELS = [SHIFT * s / (1 + (SHIFT - 1) * s) for s in (1.0, 0.74, 0.5, 0.26)] + [0.0]
 
 
-def config_of(num_steps: int, *more: str) -> CausalInitTraining:
-    made = student(num_steps, *more).stage
-    assert isinstance(made, CausalInitTraining)
-    return made
-
-
 def stage_of(tmp_path: Path, num_steps: int, *more: str, files: int = 2) -> CausalInitStage:
     """A tiny stage on files of two trajectories of three chunks, drawn at random."""
-    config = config_of(num_steps, *more)
+    made = student(num_steps, *more)
     torch.manual_seed(0)
-    model = TheatreModel(config.pairs.teacher.dit, config.pairs.teacher.text)
+    model = TextConditionedDiT(made.model.dit, made.model.text)
     nn.init.normal_(model.dit.head.head.weight, std=0.2)
     paths: list[Path] = []
     for number in range(files):
@@ -45,13 +39,14 @@ def stage_of(tmp_path: Path, num_steps: int, *more: str, files: int = 2) -> Caus
         )
         paths.append(tmp_path / f"pairs_{number:06d}.safetensors")
         pairs.write(paths[-1])
-    return CausalInitStage(config, model, paths)
+    source = PairFiles(made.data, paths, seed=made.train.seed)
+    return CausalInitStage(made, source, model, batch_size=2)
 
 
 def test_the_loss_is_the_squared_error_of_the_data_that_a_chunk_jumps_to(tmp_path: Path) -> None:
     """Over the frames that start from noise, each told its own level; a clean chunk teaches nothing."""
     stage = stage_of(tmp_path, 10)
-    pairs = OdePairs.read(stage.files[0])
+    pairs = OdePairs.read(stage.source.files[0])
     chosen = torch.tensor([[4, 2, 0], [1, 4, 3]])
     told: list[tuple[Tensor, Tensor]] = []
 
@@ -77,13 +72,13 @@ def test_the_loss_is_the_squared_error_of_the_data_that_a_chunk_jumps_to(tmp_pat
 
 def test_every_file_is_learnt_from_once_in_an_epoch_in_a_new_order(tmp_path: Path) -> None:
     stage = stage_of(tmp_path, 10, files=5)
-    firsts = {float(OdePairs.read(path).states[0, 0, 0, 0, 0, 0]): path for path in stage.files}
+    firsts = {float(OdePairs.read(path).states[0, 0, 0, 0, 0, 0]): path for path in stage.source.files}
     assert len(firsts) == 5
     orders: list[list[Path]] = []
     for epoch in range(4):
-        read = [stage._read(5 * epoch + one) for one in range(5)]  # pyright: ignore[reportPrivateUsage]
+        read = [stage.source.read(5 * epoch + one) for one in range(5)]
         orders.append([firsts[float(pairs.states[0, 0, 0, 0, 0, 0])] for pairs in read])
-    assert all(sorted(order) == sorted(stage.files) for order in orders)
+    assert all(sorted(order) == sorted(stage.source.files) for order in orders)
     assert len({tuple(order) for order in orders}) > 1
 
 
@@ -118,11 +113,11 @@ def test_a_steps_loss_is_the_mean_over_its_noised_frames_however_it_is_parted(
 
 @pytest.mark.parametrize("optimiser", ["muon", "adamw"])
 def test_a_step_updates_once_at_the_rate_of_the_run_and_averages_once(optimiser: str, tmp_path: Path) -> None:
-    more = ("stage.warmup_steps=4", "stage.learning_rate=0.001", f"stage.optimiser={optimiser}")
-    stage = stage_of(tmp_path, 8, *more, "stage.ema_decay=0.5", "stage.max_norm=0.001")
+    more = ("optim.warmup_steps=4", "optim.learning_rate=0.001", f"optim.optimizer={optimiser}")
+    stage = stage_of(tmp_path, 8, *more, "optim.ema_decay=0.5", "optim.max_norm=0.001")
     name, rates = "head.head.weight", []
-    step_of: Any = stage.optimiser.step
-    stage.optimiser.step = lambda rate: (rates.append(rate), step_of(rate))[1]  # type: ignore[method-assign]
+    step_of: Any = stage.state.optimizer.step
+    stage.state.optimizer.step = lambda rate: (rates.append(rate), step_of(rate))[1]  # type: ignore[method-assign]
     values = [stage.model.dit.get_parameter(name).detach().clone()]
     expected = values[0].double()
     for step, kept in ((0, 1 / 10), (1, 2 / 11), (7, 3 / 12)):
@@ -133,7 +128,7 @@ def test_a_step_updates_once_at_the_rate_of_the_run_and_averages_once(optimiser:
     decay = 0.01 if optimiser == "adamw" else 0.0
     moved = values[1] - values[0] * (1 - 0.00025 * decay)
     assert float(moved.abs().max()) == pytest.approx(0.00025, rel=0.02), "AdamW's first step is its rate"
-    torch.testing.assert_close(stage.ema.average[name].double(), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(stage.state.ema.average[name].double(), expected, rtol=1e-5, atol=1e-7)
     exported = stage.averaged()
-    assert torch.equal(exported.dit.get_parameter(name).detach(), stage.ema.average[name])
+    assert torch.equal(exported.dit.get_parameter(name).detach(), stage.state.ema.average[name])
     assert not exported.training

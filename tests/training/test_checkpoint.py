@@ -235,7 +235,7 @@ def _as_directory(path: Path) -> Path:
     return write_directory(path.with_suffix(""), step, state)
 
 
-_TRAIN = [part for override in (*TEACHER, "loop.num_steps=2") for part in ("--set", override)]
+_TRAIN = [part for override in (*TEACHER, "train.num_steps=2") for part in ("--set", override)]
 _DOORS = {
     "train": ["train", "theatre_teacher", *_TRAIN, "--runs", "RUNS"],
     "pack": ["weights", "pack", "theatre_teacher", "-o", "OUT", "--runs", "RUNS"],

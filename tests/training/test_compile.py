@@ -1,4 +1,4 @@
-"""`loop.compile`: blocks that are compiled learn what blocks that are not do.
+"""`train.compile`: blocks that are compiled learn what blocks that are not do.
 
 In a process of its own: the shape checks that the other tests run under would break the graphs.
 """
@@ -28,10 +28,10 @@ for one in (codec(1), teacher(1), pairs(2), student(1)):
     run_recipe(one, runs)
 
 def plain(*more):
-    return recipe("theatre_teacher", [*TEACHER, "loop.num_steps=4", "stage.matmul_dtype=float32", *more])
+    return recipe("theatre_teacher", [*TEACHER, "train.num_steps=4", "train.matmul_dtype=float32", *more])
 
 for make in (plain, lambda *more: student(4, *more), lambda *more: matching("theatre_intra_shot", 4, *more)):
-    stages = [build_stage(make(*more), runs) for more in ((), ("loop.compile=true",))]
+    stages = [build_stage(make(*more), runs) for more in ((), ("train.compile=true",))]
     for stage in stages:
         model = getattr(stage, "model", None) or stage.student
         head = model.dit.head.head.weight

@@ -1,36 +1,46 @@
 """A decoder's finish: it begins by changing nothing, latents stay, and it learns what actors look like."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.data.rendered_clips import ActorClips, ActorClipsConfig
 from shotstream.theatre.palette import NAMES, RGB
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
 from shotstream.training.parallelize import Execution
-from shotstream.training.recipe import Recipe
-from shotstream.training.recipes import recipe
+from shotstream.training.recipes import AnyRecipe, recipe
 from shotstream.training.run import input_codec, run_recipe
-from shotstream.training.stages.decoder import DecoderStage, DecoderTraining, finished
+from shotstream.training.stages.decoder import DecoderStage, finished
 from tests.training.test_run import codec, same, weights
 
 _PLAIN = PatchCodecConfig(num_colours=len(NAMES), dim=16, num_decoder_layers=1)
 _SMALL = [
-    "loop.tensorboard=false",
-    "stage.batch_size=2",
+    "train.tensorboard=false",
+    "data.batch_size=2",
     "stage.cells_per_clip=6",
     "stage.pixels_per_cell=4",
-    "stage.num_latent_frames=2",
-    "stage.codec.dim=16",
-    "stage.codec.num_decoder_layers=1",
-    "stage.codec.num_finish_layers=1",
-    "stage.codec.finish_dim=16",
+    "data.num_latent_frames=2",
+    "model.dim=16",
+    "model.num_decoder_layers=1",
+    "model.num_finish_layers=1",
+    "model.finish_dim=16",
 ]
 
 
-def decoder(num_steps: int, *more: str) -> Recipe:
-    loop = [f"loop.num_steps={num_steps}", "loop.preview_every=1000"]
+_LEARNS = [
+    "optim.decay_steps=30",
+    "optim.learning_rate=5e-3",
+    "model.finish_dim=8",
+    "stage.cells_per_clip=64",
+    "stage.pixels_per_cell=48",
+]
+
+
+def decoder(num_steps: int, *more: str) -> AnyRecipe:
+    loop = [f"train.num_steps={num_steps}", "train.preview_every=1000"]
     return recipe("theatre_decoder", [*_SMALL, *loop, *more])
 
 
@@ -44,6 +54,11 @@ def _config(num_pictures: int = 4) -> PatchCodecConfig:
 def _plain() -> PatchCodec:
     torch.manual_seed(0)
     return PatchCodec(_PLAIN, torch.from_numpy(RGB)).eval()
+
+
+def built(made: AnyRecipe, execution: Execution | None = None) -> DecoderStage:
+    source = ActorClips(made.data, made.model.num_pictures, seed=made.train.seed)
+    return DecoderStage(made, source, _plain(), execution=execution)
 
 
 def test_a_finish_begins_by_changing_nothing() -> None:
@@ -90,7 +105,7 @@ def test_latents_stay_as_they_are_and_the_finished_codec_is_what_later_runs_use(
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     for part in ("parts", "whole"):
         run_recipe(codec(1), tmp_path / part)
-    run_recipe(decoder(4, "loop.stop_at=2"), tmp_path / "parts")
+    run_recipe(decoder(4, "train.stop_at=2"), tmp_path / "parts")
     run_recipe(decoder(4), tmp_path / "parts")
     run_recipe(decoder(4), tmp_path / "whole")
     name = "theatre_decoder"
@@ -101,10 +116,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_learns_and_previews_by_framing(tmp_path: Path) -> None:
-    training = DecoderTraining(
-        codec=_config(2), num_steps=60, decay_steps=30, batch_size=2, num_latent_frames=2, learning_rate=5e-3
-    )
-    stage = DecoderStage(training, _plain())
+    stage = built(decoder(60, *_LEARNS))
     losses = [stage.step(step)["loss"] for step in range(60)]
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
     scores = stage.preview(60, tmp_path)
@@ -113,10 +125,9 @@ def test_it_learns_and_previews_by_framing(tmp_path: Path) -> None:
 
 
 def test_wide_shots_have_the_smallest_actors_and_close_ups_the_largest() -> None:
-    def shares(**changes: object) -> float:
-        training = DecoderTraining(codec=_config(2), num_steps=1, decay_steps=1, batch_size=40, **changes)  # type: ignore[arg-type]
-        figures = DecoderStage(training, _plain()).batch(0)[1]
-        return figures.float().mean().item()
+    def shares(**changes: Any) -> float:
+        source = ActorClips(ActorClipsConfig(num_latent_frames=2, **changes), 2, seed=0)
+        return source.batch(0, range(40)).figures.float().mean().item()
 
     often = shares(framing_weights=(1.0, 0.0, 0.0))
     assert often < shares() < shares(framing_weights=(0.0, 0.0, 1.0))
@@ -125,20 +136,20 @@ def test_wide_shots_have_the_smallest_actors_and_close_ups_the_largest() -> None
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"framing_weights": (1.0, 1.0)},
-        {"framing_weights": (0.0, 0.0, 0.0)},
-        {"still_weight": 2.0},
-        {"codec": _PLAIN},
-        {"cells_per_clip": 0},
+        "data.framing_weights=[1.0, 1.0]",
+        "data.framing_weights=[0.0, 0.0, 0.0]",
+        "data.still_weight=2.0",
+        "model.num_finish_layers=0",
+        "stage.cells_per_clip=0",
+        "train.matmul_dtype=bfloat16",
     ],
 )
-def test_recipes_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
-    given = {"codec": _config(), "num_steps": 1, "decay_steps": 1, **wrong}
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        DecoderTraining(**given)  # type: ignore[arg-type]
+def test_recipes_that_make_no_sense_are_refused(wrong: str) -> None:
+    setting = wrong.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(ValueError, match=setting):
+        decoder(1, wrong)
 
 
 def test_ways_of_computing_that_it_does_not_have_are_refused() -> None:
-    training = DecoderTraining(codec=_config(), num_steps=1, decay_steps=1)
     with pytest.raises(ValueError, match="the finish is small"):
-        DecoderStage(training, _plain(), execution=Execution(compile=True))
+        built(decoder(1), Execution(compile=True))

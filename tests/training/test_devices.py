@@ -9,19 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream.data.caption_answers import CaptionAnswers
 from shotstream.data.ode_pairs import OdePairs
-from shotstream.training.recipe import Recipe
+from shotstream.data.rendered_clips import RenderedClips
+from shotstream.training.recipes import AnyRecipe
 from shotstream.training.run import build_stage, default_device, run_recipe
 from shotstream.training.stages.causal_init import CausalInitStage
-from shotstream.training.stages.codec import CodecStage, CodecTraining
+from shotstream.training.stages.codec import CodecStage
 from shotstream.training.stages.dmd import DmdStage
 from shotstream.training.stages.ode_pairs import OdePairsStage
-from shotstream.training.stages.reader import ReaderStage, reading_loss
-from shotstream.training.stages.teacher import TeacherStage, draw_batch
+from shotstream.training.stages.teacher import TeacherStage
+from shotstream.training.stages.text_encoder import TextEncoderStage, answer_loss
 from tests.training.test_dmd import matching
-from tests.training.test_reader import TRAINING
 from tests.training.test_run import codec, teacher
 from tests.training.test_student import pairs, student
+from tests.training.test_text_encoder import made
 
 ALL = range(2)
 
@@ -47,18 +49,18 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 
 
 def test_the_codec(meta: torch.device) -> None:
-    config = codec(1).stage
-    assert isinstance(config, CodecTraining)
-    stage = CodecStage(config, meta)
+    made = codec(1)
+    stage = CodecStage(made, RenderedClips(made.data, seed=0), meta)
     loss, _ = stage._loss(0, range(1))  # pyright: ignore[reportPrivateUsage]
     loss.backward()
     assert {value.device for value in stage.codec.parameters()} == {meta}
 
 
 def test_the_text_encoder(meta: torch.device) -> None:
-    stage = ReaderStage(TRAINING, meta)
-    reading_loss(stage.reader, *stage.batch(0, range(2))).backward()
-    assert {value.device for value in stage.reader.parameters()} == {meta}
+    one = made()
+    stage = TextEncoderStage(one, CaptionAnswers(one.data, seed=0), meta)
+    answer_loss(stage.text_encoder, *stage.source.batch(0, range(2))).backward()
+    assert {value.device for value in stage.text_encoder.parameters()} == {meta}
 
 
 @pytest.mark.slow
@@ -67,7 +69,7 @@ def test_the_teacher(runs: Path, meta: torch.device, causal: bool) -> None:
     """Noise once stayed on the CPU in stages where nothing is computed."""
     stage = build_stage(teacher(1), runs, meta)
     assert isinstance(stage, TeacherStage)
-    batch = draw_batch(stage.pool.at(0), stage.config, 0)
+    batch = stage.source.batch(0, ALL)
     loss = stage.loss(stage.model, batch, 0, causal=causal)
     loss.backward()
     assert loss.device == meta
@@ -85,7 +87,7 @@ def test_pairs_are_made_there_and_kept_here(runs: Path, meta: torch.device, flow
 def test_the_causal_initialisation(runs: Path, meta: torch.device) -> None:
     stage = build_stage(student(1), runs, meta)
     assert isinstance(stage, CausalInitStage)
-    read = OdePairs.read(stage.files[0])
+    read = OdePairs.read(stage.source.files[0])
     loss = stage.loss(read, torch.zeros(len(read.states), 1, dtype=torch.long))
     loss.backward()
     assert loss.device == meta
@@ -94,14 +96,14 @@ def test_the_causal_initialisation(runs: Path, meta: torch.device) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["theatre_intra_shot", "theatre_inter_shot"])
 def test_distribution_matching(runs: Path, meta: torch.device, name: str) -> None:
-    stage = build_stage(matching(name, 2, "stage.dmd.teacher.shot_weights=[0.0, 1.0]"), runs, meta)
+    stage = build_stage(matching(name, 2, "data.shot_weights=[0.0, 1.0]"), runs, meta)
     assert isinstance(stage, DmdStage)
-    (part,) = stage.parts(0)
-    assert part.scene.conditioning.context.device == part.text.device == meta
+    (part,) = stage.microbatches(0)
+    assert part.batch.conditioning.context.device == part.text.device == meta
     with torch.no_grad():
-        x0 = stage.rollout(part.scene, part.text, (0, 0))
-    stage.fake_loss(part.scene, part.text, x0, (0, 0)).backward()
-    loss, gradient = stage.student_loss(part.scene, part.text, part.free, (0, 1))
+        x0 = stage.rollout(part.batch, part.text, (0, 0))
+    stage.fake_loss(part.batch, part.text, x0, (0, 0)).backward()
+    loss, gradient = stage.student_loss(part.batch, part.text, part.uncond, (0, 1))
     loss.backward()
     assert {x0.device, loss.device, gradient.device} == {meta}
 
@@ -120,7 +122,7 @@ def test_a_device_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     [codec(1), teacher(1), student(1), *(matching(f"theatre_{name}_shot", 2) for name in ("intra", "inter"))],
     ids=lambda recipe: recipe.name,
 )
-def test_a_gpu_learns_what_a_cpu_learns(runs: Path, recipe: Recipe) -> None:
+def test_a_gpu_learns_what_a_cpu_learns(runs: Path, recipe: AnyRecipe) -> None:
     """The first step's losses; a GPU multiplies in another order, and the teacher in bfloat16 by default."""
     assert default_device() == "cuda"
     scalars = [dict(build_stage(recipe, runs, device).step(0)) for device in ("cpu", "cuda")]

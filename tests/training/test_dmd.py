@@ -1,7 +1,6 @@
 """Distribution matching: who learns when, from what, and that it leads to the teacher."""
 
 import copy
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,45 +9,42 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream.data.rng import numpy_rng
+from shotstream.data.story_captions import StoryCaptions
 from shotstream.model.dit import DiT
 from shotstream.streaming.conditioning import drop_context
 from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.rollout import Rollout
 from shotstream.streaming.shot_memory import ShotMemory
+from shotstream.theatre.world import sample_story
 from shotstream.training.films import theatre_pipeline
 from shotstream.training.lora import attach_adapters, merge_adapters
-from shotstream.training.recipe import Recipe
-from shotstream.training.recipes import recipe
+from shotstream.training.recipes import AnyRecipe, recipe
 from shotstream.training.run import build_stage, input_codec, run_recipe, trained_model
 from shotstream.training.stages import dmd as dmd_module
-from shotstream.training.stages.dmd import DmdStage, Scene
-from shotstream.training.stages.inter_shot import (
-    InterShotTraining,
-    compositions,
-    condition_on,
-    draw_stories,
-    look_back_at,
-)
+from shotstream.training.stages.dmd import DmdStage, RolloutBatch
+from shotstream.training.stages.inter_shot import condition_on, look_back_at
 from tests.params import first
-from tests.training.test_run import codec, same, teacher, weights
-from tests.training.test_student import nested, pairs, student
+from tests.training.test_run import MODEL, STORIES, codec, same, teacher, weights
+from tests.training.test_student import pairs, student
 
 ALL = range(2)
 STAGES = ("theatre_intra_shot", "theatre_inter_shot")
 
 
-def matching(name: str, num_steps: int, *more: str) -> Recipe:
-    overrides = nested(
-        "dmd.teacher.",
-        f"loop.num_steps={num_steps}",
-        "loop.preview_every=1000",
-        "stage.dmd.fake_warmup_steps=1",
-        "stage.dmd.fake_updates=2",
-        "stage.dmd.teacher.pool.num_latent_frames=[3]",
-        "stage.dmd.matmul_dtype=float32",  # the recipe takes what the processor is fast at
-        *(["stage.lora_rank=2"] if name == "theatre_inter_shot" else []),
+def matching(name: str, num_steps: int, *more: str) -> AnyRecipe:
+    own_history = name == "theatre_inter_shot"
+    overrides = [
+        *MODEL,
+        *(["data.batch_size=2", "stage.lora_rank=2"] if own_history else STORIES),
+        f"train.num_steps={num_steps}",
+        "train.preview_every=1000",
+        "stage.fake_warmup_steps=1",
+        "stage.fake_updates=2",
+        "data.num_latent_frames=[3]",
+        "train.matmul_dtype=float32",  # the recipe takes what the processor is fast at
         *more,
-    )
+    ]
     return recipe(name, overrides)
 
 
@@ -101,9 +97,9 @@ def test_the_warm_up_moves_the_fake_score_alone_and_later_steps_the_student_too(
 
 def test_a_student_update_leaves_no_gradient_on_the_scores(runs: Path) -> None:
     stage = built("theatre_intra_shot", runs)
-    scene = stage.draw(0, ALL)
-    text = stage.student.embed(scene.captions).detach()
-    loss, _ = stage.student_loss(scene, text, torch.zeros_like(text), (0, 9))
+    batch = stage.source.batch(0, ALL)
+    text = stage.student.embed(batch.captions).detach()
+    loss, _ = stage.student_loss(batch, text, torch.zeros_like(text), (0, 9))
     loss.backward()
     assert any(value.grad is not None for value in stage.student.dit.parameters())
     for module in (stage.fake, stage.teacher):
@@ -115,11 +111,11 @@ def test_bfloat16_changes_little_and_every_parameter_still_learns(runs: Path) ->
     """A copy of a parameter in bfloat16 that a pass without gradient leaves behind would learn nothing."""
     gradients: dict[str, dict[str, Tensor]] = {}
     for name in ("float32", "bfloat16"):
-        stage = built("theatre_intra_shot", runs, f"stage.dmd.matmul_dtype={name}")
+        stage = built("theatre_intra_shot", runs, f"train.matmul_dtype={name}")
         for dit in (stage.student.dit, stage.fake, stage.teacher.dit):
             torch.nn.init.normal_(dit.head.head.weight, generator=torch.Generator().manual_seed(0))
-        (part,) = stage.parts(0)
-        x0 = stage.rollout(part.scene, part.text, (0, 0))
+        (part,) = stage.microbatches(0)
+        x0 = stage.rollout(part.batch, part.text, (0, 0))
         assert x0.dtype == torch.float32
         x0.square().mean().backward()
         named = stage.student.dit.named_parameters()
@@ -132,9 +128,9 @@ def test_bfloat16_changes_little_and_every_parameter_still_learns(runs: Path) ->
 
 
 def test_a_rollout_carries_its_gradient_through_the_exit_step_alone(runs: Path) -> None:
-    stage = built("theatre_intra_shot", runs, "stage.dmd.teacher.pool.num_latent_frames=[6]")
-    scene = stage.draw(0, ALL)
-    text = stage.student.embed(scene.captions).detach()
+    stage = built("theatre_intra_shot", runs, "data.num_latent_frames=[6]")
+    batch = stage.source.batch(0, ALL)
+    text = stage.student.embed(batch.captions).detach()
     carrying: list[tuple[int | None, int]] = []
 
     def observe(chunk: int | None, step: int, velocity: Tensor) -> None:
@@ -148,16 +144,20 @@ def test_a_rollout_carries_its_gradient_through_the_exit_step_alone(runs: Path) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Rollout, "__init__", spying)
-        exits = {tuple(_carried(stage, scene, text, carrying, key)) for key in range(12)}
+        exits = {tuple(_carried(stage, batch, text, carrying, key)) for key in range(12)}
     assert all(len({step for _, step in one}) == 1 and [chunk for chunk, _ in one] == [0, 1] for one in exits)
     assert {one[0][1] for one in exits} == {0, 1, 2, 3}, "every step is an exit step"
 
 
 def _carried(
-    stage: DmdStage, scene: dmd_module.Scene, text: Tensor, carrying: list[tuple[int | None, int]], key: int
+    stage: DmdStage,
+    batch: dmd_module.RolloutBatch,
+    text: Tensor,
+    carrying: list[tuple[int | None, int]],
+    key: int,
 ) -> list[tuple[int | None, int]]:
     carrying.clear()
-    stage.rollout(scene, text, (key, 0))
+    stage.rollout(batch, text, (key, 0))
     return list(carrying)
 
 
@@ -179,24 +179,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name: str, runs: Path) -> Non
 
 
 def test_context_and_captions_reach_the_student_and_both_scores(runs: Path) -> None:
-    stage = built("theatre_inter_shot", runs, "stage.dmd.teacher.shot_weights=[0.0, 1.0]")
+    stage = built("theatre_inter_shot", runs, "data.shot_weights=[0.0, 1.0]")
     for dit in (stage.student.dit, stage.fake, stage.teacher.dit):
         torch.nn.init.normal_(dit.head.head.weight, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        scene = stage.draw(0, ALL)
-        text = stage.student.embed(scene.captions)
-        blind = scene._replace(
-            conditioning=drop_context(scene.conditioning, torch.ones(len(text), dtype=torch.bool))
+        batch = stage.source.batch(0, ALL)
+        text = stage.student.embed(batch.captions)
+        blind = batch._replace(
+            conditioning=drop_context(batch.conditioning, torch.ones(len(text), dtype=torch.bool))
         )
-        x0 = stage.rollout(scene, text, (0, 0))
+        x0 = stage.rollout(batch, text, (0, 0))
         assert not torch.allclose(x0, stage.rollout(blind, text, (0, 0)), atol=1e-4)
-        assert not torch.allclose(x0, stage.rollout(scene, torch.zeros_like(text), (0, 0)), atol=1e-4)
+        assert not torch.allclose(x0, stage.rollout(batch, torch.zeros_like(text), (0, 0)), atol=1e-4)
         for dit in (stage.fake, stage.teacher.dit):
             sigma = torch.full((len(text), x0.shape[2]), 0.5)
-            seen = stage.velocity(dit, scene, text, x0, sigma)
+            seen = stage.velocity(dit, batch, text, x0, sigma)
             assert not torch.allclose(seen, stage.velocity(dit, blind, text, x0, sigma), atol=1e-4)
             assert not torch.allclose(
-                seen, stage.velocity(dit, scene, torch.zeros_like(text), x0, sigma), atol=1e-4
+                seen, stage.velocity(dit, batch, torch.zeros_like(text), x0, sigma), atol=1e-4
             )
 
 
@@ -206,9 +206,9 @@ def test_the_student_moves_towards_a_teacher_that_knows_one_answer(runs: Path) -
     config = matching(
         "theatre_intra_shot",
         60,
-        "stage.dmd.student_rate=0.01",
-        "stage.dmd.fake_rate=0.01",
-        "stage.dmd.guidance=1.0",
+        "optim.learning_rate=0.01",
+        "stage.fake_learning_rate=0.01",
+        "stage.guidance=1.0",
     )
     stage = build_stage(config, runs)
     assert isinstance(stage, DmdStage)
@@ -218,48 +218,48 @@ def test_the_student_moves_towards_a_teacher_that_knows_one_answer(runs: Path) -
         return (noisy - wanted) / sigma[:, None, :, None, None]
 
     networks = stage.velocity
-    stage.velocity = lambda dit, scene, text, noisy, sigma: (  # pyright: ignore[reportAttributeAccessIssue]
-        real(noisy, sigma) if dit is stage.teacher.dit else networks(dit, scene, text, noisy, sigma)
+    stage.velocity = lambda dit, batch, text, noisy, sigma: (  # pyright: ignore[reportAttributeAccessIssue]
+        real(noisy, sigma) if dit is stage.teacher.dit else networks(dit, batch, text, noisy, sigma)
     )
     distances: list[float] = []
     for step in range(60):
         stage.step(step)
         with torch.no_grad():
-            scene = stage.draw(0, ALL)
-            x0 = stage.rollout(scene, stage.student.embed(scene.captions), (0, 0))
+            batch = stage.source.batch(0, ALL)
+            x0 = stage.rollout(batch, stage.student.embed(batch.captions), (0, 0))
         distances.append(abs(x0.mean().item() - wanted))
     assert np.mean(distances[-5:]) < 0.4 * np.mean(distances[:5])
 
 
 def test_the_teacher_alone_is_guided_by_context(runs: Path) -> None:
     """The gradient follows the written formula, with the fake score as it is."""
-    more = ("stage.dmd.teacher.shot_weights=[0.0, 1.0]", "stage.dmd.context_guidance=3.0")
+    more = ("data.shot_weights=[0.0, 1.0]", "stage.context_guidance=3.0")
     stage = built("theatre_intra_shot", runs, *more)
     for dit in (stage.student.dit, stage.fake, stage.teacher.dit):
         torch.nn.init.normal_(dit.head.head.weight, std=0.2, generator=torch.Generator().manual_seed(0))
-    scene = stage.draw(0, ALL)
-    text = stage.student.embed(scene.captions).detach()
-    free = stage.teacher.embed([[""] * len(rows) for rows in scene.captions])
-    blind = scene._replace(
-        conditioning=drop_context(scene.conditioning, torch.ones(len(text), dtype=torch.bool))
+    batch = stage.source.batch(0, ALL)
+    text = stage.student.embed(batch.captions).detach()
+    uncond = stage.teacher.embed([[""] * len(rows) for rows in batch.captions])
+    blind = batch._replace(
+        conditioning=drop_context(batch.conditioning, torch.ones(len(text), dtype=torch.bool))
     )
     asked: list[tuple[Tensor, Tensor]] = []
     networks = stage.velocity
 
-    def velocity(dit: DiT, scene: Scene, told: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+    def velocity(dit: DiT, batch: RolloutBatch, told: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
         asked.append((noisy, sigma))
-        return networks(dit, scene, told, noisy, sigma)
+        return networks(dit, batch, told, noisy, sigma)
 
     stage.velocity = velocity  # pyright: ignore[reportAttributeAccessIssue]
     with torch.no_grad():
-        x0 = stage.rollout(scene, text, (0, 0))
-        found = stage.gradient(scene, text, free, x0, (0, 0))
+        x0 = stage.rollout(batch, text, (0, 0))
+        found = stage.gradient(batch, text, uncond, x0, (0, 0))
         noisy, sigma = asked[0]
         seen, unread, unseen = (
             networks(stage.teacher.dit, one, told, noisy, sigma)
-            for one, told in ((scene, text), (scene, free), (blind, text))
+            for one, told in ((batch, text), (batch, uncond), (blind, text))
         )
-        fake = networks(stage.fake, scene, text, noisy, sigma)
+        fake = networks(stage.fake, batch, text, noisy, sigma)
     assert len(asked) == 4
     real = seen + 0.5 * (seen - unread) + 2.0 * (seen - unseen)
     level = sigma[:, None, :, None, None]
@@ -272,10 +272,10 @@ def test_the_teacher_alone_is_guided_by_context(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_places_in_a_story_are_drawn_by_the_recipe_and_the_first_is_among_them() -> None:
-    config = matching("theatre_inter_shot", 4).stage
-    assert isinstance(config, InterShotTraining)
-    counts = np.bincount([len(draw_stories(config, step)[1]) - 1 for step in range(600)], minlength=7)
-    expected = 600 * np.array(config.dmd.teacher.shot_weights) / sum(config.dmd.teacher.shot_weights)
+    made = matching("theatre_inter_shot", 4)
+    source = StoryCaptions(made.data, made.model.dit, seed=made.train.seed)
+    counts = np.bincount([len(source.batch(step, ALL).num_chunks) - 1 for step in range(600)], minlength=7)
+    expected = 600 * np.array(made.data.shot_weights) / sum(made.data.shot_weights)
     assert counts[0] > 0
     assert (np.abs(counts - expected) <= 4 * np.sqrt(expected)).all()
 
@@ -283,37 +283,37 @@ def test_places_in_a_story_are_drawn_by_the_recipe_and_the_first_is_among_them()
 @pytest.mark.slow
 def test_history_is_what_a_session_would_look_back_at(runs: Path) -> None:
     """Filmed with all its steps, decoded and encoded: the conditioning equals that of streaming."""
-    stage = built("theatre_inter_shot", runs, "stage.dmd.teacher.shot_weights=[0.0, 0.0, 1.0]")
-    config = matching("theatre_inter_shot", 4, "stage.dmd.teacher.shot_weights=[0.0, 0.0, 1.0]").stage
-    assert isinstance(config, InterShotTraining)
-    config = replace(config, dmd=replace(config.dmd, teacher=replace(config.dmd.teacher, batch_size=1)))
+    third = "data.shot_weights=[0.0, 0.0, 1.0]"
+    stage = built("theatre_inter_shot", runs, third)
+    made = matching("theatre_inter_shot", 4, third)
     patch_codec = input_codec(runs)
     model = trained_model(runs, "theatre_intra_shot")
     torch.nn.init.normal_(model.dit.head.head.weight, std=0.2, generator=torch.Generator().manual_seed(0))
-    pipeline = theatre_pipeline(patch_codec, model, config.dmd.teacher, config.dmd.student_steps)
-    (story,), lengths = draw_stories(config, 0)
+    pipeline = theatre_pipeline(patch_codec, model, made.model, made.stage.student_steps)
+    seed = made.train.seed
+    story = sample_story(numpy_rng(seed, "story", 0, 0), 3)
+    drawn = StoryCaptions(made.data, made.model.dit, seed=seed).batch(0, range(1))
     session = pipeline.session(story.global_caption, seed=5)
-    texts = [compositions(story)]
     memories: list[list[ShotMemory]] = [[]]
     size = pipeline.engine.latent_size
-    for index, num_chunks in enumerate(lengths[:-1]):
+    for index, num_chunks in enumerate(drawn.num_chunks[:-1]):
         list(session.shot(story.captions[index], num_chunks=num_chunks))
-        conditioning, captions = condition_on(memories, texts, config.dmd.teacher, size)
+        conditioning, captions = condition_on(memories, drawn.captions, made.model, size)
         with torch.no_grad():
             rollout = dmd_module.student_rollout(
                 model.dit,
                 conditioning,
                 model.embed(captions),
-                pipeline.engine.sigmas(len(config.dmd.student_steps)),
+                pipeline.engine.sigmas(len(made.stage.student_steps)),
                 seeds=[shot_seed(5, index)],
             )
             latents = torch.cat(list(rollout.chunks(num_chunks)), dim=2)
             budget = model.dit.config.num_context_frames
-            memories[0] += look_back_at(patch_codec, latents, [texts[0][index]], index, budget)
+            memories[0] += look_back_at(patch_codec, latents, [drawn.captions[0][index]], index, budget)
     for ours, take in zip(memories[0], session.shots, strict=True):
         assert (ours.num_frames, ours.candidate_frames) == (take.num_frames, take.candidate_frames)
         assert torch.equal(ours.latents, take.latents)
-    assert len(stage.draw(0, ALL).captions[0]) == 3
+    assert len(stage.source.batch(0, ALL).captions[0]) == 3
 
 
 def test_merged_adapters_compute_what_attached_ones_did(runs: Path) -> None:
@@ -324,21 +324,21 @@ def test_merged_adapters_compute_what_attached_ones_did(runs: Path) -> None:
     attach_adapters(dit, rank=2, alpha=4, seed=0)
     learning = [name for name, value in dit.named_parameters() if value.requires_grad]
     assert len(learning) == 2 * 10 * dit.config.num_layers
-    scene = stage.draw(0, ALL)
-    text = stage.student.embed(scene.captions).detach()
-    x = torch.randn(2, dit.config.latent_channels, 3, *scene.conditioning.context.shape[-2:])
+    batch = stage.source.batch(0, ALL)
+    text = stage.student.embed(batch.captions).detach()
+    x = torch.randn(2, dit.config.latent_channels, 3, *batch.conditioning.context.shape[-2:])
     sigma = torch.full((2, 3), 0.4)
     with torch.no_grad():
         torch.nn.init.normal_(dit.head.head.weight, generator=torch.Generator().manual_seed(0))
         plain.head.head.weight.copy_(dit.head.head.weight)
-        untouched = stage.velocity(dit, scene, text, x, sigma)
-        torch.testing.assert_close(untouched, stage.velocity(plain, scene, text, x, sigma))
+        untouched = stage.velocity(dit, batch, text, x, sigma)
+        torch.testing.assert_close(untouched, stage.velocity(plain, batch, text, x, sigma))
         for name, value in dit.named_parameters():
             if "lora_B" in name:
                 value.normal_(generator=torch.Generator().manual_seed(1))
-        attached = stage.velocity(dit, scene, text, x, sigma)
+        attached = stage.velocity(dit, batch, text, x, sigma)
         assert not torch.allclose(attached, untouched, atol=1e-2)
-        merged = stage.velocity(merge_adapters(dit), scene, text, x, sigma)
+        merged = stage.velocity(merge_adapters(dit), batch, text, x, sigma)
     torch.testing.assert_close(merged, attached, rtol=1e-4, atol=1e-4)
     assert set(dit.state_dict()) == names
 
@@ -355,4 +355,4 @@ def test_a_run_with_adapters_becomes_a_plain_model(runs: Path) -> None:
 
 def test_a_recipe_that_would_never_train_its_student_is_refused() -> None:
     with pytest.raises(ValueError, match="never learn"):
-        recipe("theatre_intra_shot", ["stage.dmd.fake_warmup_steps=500"])
+        recipe("theatre_intra_shot", ["stage.fake_warmup_steps=500"])

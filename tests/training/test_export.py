@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from shotstream.codec.patch_codec import PatchCodec
+from shotstream.configs import config_to_document
 from shotstream.streaming.pipeline import load
 from shotstream.training.checkpoint import checkpoints, load_checkpoint
 from shotstream.training.export import export_run
-from shotstream.training.recipes import RECIPES, from_document, recipe, to_document
+from shotstream.training.recipes import RECIPES, recipe, recipe_from_document
 from shotstream.training.run import run_recipe, trained_model
 from shotstream.weights.bundle import read_bundle
 from tests.training.test_decoder import decoder
@@ -18,7 +19,7 @@ from tests.training.test_run import CODEC, codec, teacher
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_survives_its_document(name: str) -> None:
-    assert from_document(to_document(recipe(name))) == recipe(name)
+    assert recipe_from_document(config_to_document(recipe(name)), name) == recipe(name)
 
 
 def test_an_exported_run_streams(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_a_finished_decoder_goes_into_the_model_whose_latents_it_decodes(
     pixels = torch.rand(1, 3, 9, 48, 80, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert torch.equal(old.codec.encode(pixels), new.codec.encode(pixels))
 
-    another = recipe("theatre_codec", [*CODEC, "loop.num_steps=1", "stage.seed=1"])
+    another = recipe("theatre_codec", [*CODEC, "train.num_steps=1", "train.seed=1"])
     run_recipe(another, tmp_path / "other")
     run_recipe(decoder(1), tmp_path / "other")
     with pytest.raises(ValueError, match="has another encoder"):

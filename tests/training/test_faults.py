@@ -62,7 +62,12 @@ main(sys.argv[1:])
 
 
 def settings(num_steps: int, *more: str) -> list[str]:
-    loop = [f"loop.num_steps={num_steps}", "loop.save_every=3", "loop.preview_every=1000", "loop.log_every=1"]
+    loop = [
+        f"train.num_steps={num_steps}",
+        "train.save_every=3",
+        "train.preview_every=1000",
+        "train.log_every=1",
+    ]
     return [part for override in [*CODEC, *loop, *more] for part in ("--set", override)]
 
 
@@ -159,7 +164,7 @@ def test_a_run_killed_in_mid_save_resumes_from_the_whole_checkpoint_before(
 def test_a_checkpoint_of_two_processes_without_its_name_is_none(tmp_path: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(KILLED_BEFORE_THE_NAME)
-    runs, more = tmp_path / "runs", ("stage.batch_size=2",)
+    runs, more = tmp_path / "runs", ("data.batch_size=2",)
     code, said = finished([*torchrun(2), str(script), *command(runs, 9, *more)[3:]])
     assert code != 0, said
     assert steps(runs) == [3] and (runs / NAME / ".part.step_0000006" / ".metadata").exists()
@@ -172,7 +177,7 @@ def test_a_checkpoint_of_two_processes_without_its_name_is_none(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_run_that_is_terminated_saves_and_exits(tmp_path: Path, uninterrupted: Path) -> None:
-    with started(command(tmp_path, 40, "loop.save_every=1000")) as process:
+    with started(command(tmp_path, 40, "train.save_every=1000")) as process:
         until(lambda: (tmp_path / NAME / "log.jsonl").exists(), process)
         process.terminate()
         _, said = process.communicate(timeout=LIMIT_S)
@@ -189,7 +194,7 @@ def test_a_run_that_is_terminated_saves_and_exits(tmp_path: Path, uninterrupted:
 def test_a_process_that_is_killed_ends_the_whole_job_and_one_that_is_told_to_stop_saves(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    arguments = [*torchrun(2), *command(tmp_path, 100_000, "stage.batch_size=2")[1:]]
+    arguments = [*torchrun(2), *command(tmp_path, 100_000, "data.batch_size=2")[1:]]
     with started(arguments) as process:
         until(lambda: steps(tmp_path), process)
         workers = workers_of(process)
@@ -203,7 +208,7 @@ def test_a_process_that_is_killed_ends_the_whole_job_and_one_that_is_told_to_sto
     else:
         assert process.returncode == 0 and "stopped at step" in " ".join(said.split()), said
     last = steps(tmp_path)[-1]
-    code, said = finished([*command(tmp_path, last + 2, "stage.batch_size=2")])
+    code, said = finished([*command(tmp_path, last + 2, "data.batch_size=2")])
     assert code == 0 and f"resuming at step {last}" in said, said
 
 
@@ -212,7 +217,7 @@ def test_a_process_that_is_killed_ends_the_whole_job_and_one_that_is_told_to_sto
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, num_processes: int) -> None:
     """No file may grow past 100 kB from some moment on: writing fails as on a full disk."""
-    more = ("stage.batch_size=2",)
+    more = ("data.batch_size=2",)
     arguments = command(tmp_path, 100_000, *more)
     with started(arguments if num_processes == 1 else [*torchrun(2), *arguments[1:]]) as process:
         until(lambda: steps(tmp_path), process)
@@ -232,7 +237,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, num_processe
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_step_that_is_not_finite_is_not_applied_and_its_inputs_are_kept(tmp_path: Path) -> None:
-    code, said = finished(command(tmp_path, 40, "stage.learning_rate=1e30", "loop.save_every=1"))
+    code, said = finished(command(tmp_path, 40, "optim.learning_rate=1e30", "train.save_every=1"))
     assert code == 1 and "was not applied" in said, said
     (kept,) = (tmp_path / NAME).glob("refused_step_*")
     refused = torch.load(kept, weights_only=True)
@@ -245,9 +250,9 @@ def test_a_step_that_is_not_finite_is_not_applied_and_its_inputs_are_kept(tmp_pa
 @pytest.mark.parametrize(
     ("name", "override", "message"),
     [
-        ("theatre_codec", "loop.accumulation=2", r"loop\.accumulation=2 cannot take effect"),
-        ("theatre_codec", "loop.compile=true", r"loop\.compile=True cannot take effect"),
-        ("theatre_codec", "loop.activation_checkpointing=true", "the codec is no transformer"),
+        ("theatre_codec", "train.accumulation=2", r"train\.accumulation=2 cannot take effect"),
+        ("theatre_codec", "train.compile=true", r"train\.compile=True cannot take effect"),
+        ("theatre_codec", "train.activation_checkpointing=true", "the codec is no transformer"),
     ],
 )
 def test_a_setting_that_cannot_take_effect_is_refused(

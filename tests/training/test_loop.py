@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from shotstream.cli import main
-from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
-from shotstream.training.loop import LoopConfig, resume, train
+from shotstream.training.checkpoint import Stateful, checkpoints, load_checkpoint, write_portable
+from shotstream.training.loop import resume, train
+from shotstream.training.recipe import TrainConfig
 from shotstream.training.run import prepare_run, run_recipe
 from tests.training.test_run import CODEC, codec, teacher
 
@@ -32,10 +33,14 @@ class Signalled:
         self.done = step + 1
         return {"loss": 0.0}
 
+    @property
+    def state(self) -> Stateful:
+        return self
+
     def inputs(self, step: int) -> dict[str, Any]:
         return {"number": step}
 
-    def prime(self) -> None: ...
+    def init_optimizer_state(self) -> None: ...
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         del step, directory
@@ -49,7 +54,7 @@ class Signalled:
 
 
 def test_a_run_that_is_terminated_is_saved(tmp_path: Path) -> None:
-    assert train(Signalled(signal.SIGTERM), LoopConfig(num_steps=9, tensorboard=False), tmp_path) == 3
+    assert train(Signalled(signal.SIGTERM), TrainConfig(num_steps=9, tensorboard=False), tmp_path) == 3
     assert load_checkpoint(checkpoints(tmp_path)[-1]) == (3, {"done": 3})
 
 
@@ -57,14 +62,14 @@ def test_a_run_that_is_interrupted_is_saved_and_says_so(tmp_path: Path) -> None:
     """An interrupt once took everything since the last checkpoint with it."""
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        train(Signalled(signal.SIGINT), LoopConfig(num_steps=9, tensorboard=False), tmp_path)
+        train(Signalled(signal.SIGINT), TrainConfig(num_steps=9, tensorboard=False), tmp_path)
     assert load_checkpoint(checkpoints(tmp_path)[-1]) == (3, {"done": 3})
     assert signal.getsignal(signal.SIGINT) is before
     stage = Signalled(signal.SIGINT)
     assert (
         train(
             stage,
-            LoopConfig(num_steps=5, tensorboard=False),
+            TrainConfig(num_steps=5, tensorboard=False),
             tmp_path,
             resume(stage, checkpoints(tmp_path)[-1]),
         )
@@ -103,9 +108,9 @@ def test_the_command_says_how_a_run_ended(
         "--runs",
         tmp_path,
         "--set",
-        "loop.num_steps=9",
+        "train.num_steps=9",
         "--set",
-        "loop.tensorboard=false",
+        "train.tensorboard=false",
     )
     got, err = told(capsys, *command)
     assert (got, message in " ".join(err.split())) == (code, True), err
@@ -140,7 +145,7 @@ def test_a_beginning_given_to_a_run_that_has_begun_is_refused(tmp_path: Path) ->
     write_portable(checkpoints(tmp_path / "theatre_codec")[-1], tmp_path / "codec.pt")
     with pytest.raises(ValueError, match="holds a run already"):
         prepare_run(codec(2), tmp_path, start_from=tmp_path / "codec.pt")
-    assert json.loads((tmp_path / "theatre_codec" / "config.json").read_text())["loop"]["num_steps"] == 1
+    assert json.loads((tmp_path / "theatre_codec" / "config.json").read_text())["train"]["num_steps"] == 1
 
 
 class Watched:
@@ -158,10 +163,14 @@ class Watched:
         self.done = step + 1
         return {"loss": 1.0}
 
+    @property
+    def state(self) -> Stateful:
+        return self
+
     def inputs(self, step: int) -> dict[str, Any]:
         return {"number": step}
 
-    def prime(self) -> None: ...
+    def init_optimizer_state(self) -> None: ...
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         assert directory == self.directory
@@ -177,7 +186,7 @@ class Watched:
 
 def test_a_step_is_done_then_saved_then_previewed_each_when_it_is_due(tmp_path: Path) -> None:
     """A preview that fails must find its step on the disk."""
-    config = LoopConfig(num_steps=7, save_every=2, preview_every=4, keep=2, tensorboard=False)
+    config = TrainConfig(num_steps=7, save_every=2, preview_every=4, keep=2, tensorboard=False)
     stage = Watched(tmp_path)
     assert train(stage, config, tmp_path) == 7
     assert stage.events == [
@@ -204,7 +213,7 @@ def test_a_preview_that_fails_takes_no_step_with_it(tmp_path: Path) -> None:
         raise OSError(f"no preview of {step} in {directory}")
 
     stage.preview = fail  # type: ignore[method-assign]
-    config = LoopConfig(num_steps=9, save_every=3, preview_every=3, tensorboard=False)
+    config = TrainConfig(num_steps=9, save_every=3, preview_every=3, tensorboard=False)
     with pytest.raises(OSError, match="no preview of 3"):
         train(stage, config, tmp_path)
     assert load_checkpoint(checkpoints(tmp_path)[-1]) == (3, {"done": 3})
@@ -212,18 +221,18 @@ def test_a_preview_that_fails_takes_no_step_with_it(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_from_its_step_and_stops_where_it_is_told(tmp_path: Path) -> None:
     stage = Watched(tmp_path)
-    config = LoopConfig(num_steps=6, stop_at=4, tensorboard=False)
+    config = TrainConfig(num_steps=6, stop_at=4, tensorboard=False)
     assert train(stage, config, tmp_path, first=2) == 4
     assert [(what, step) for what, step, _ in stage.events] == [("step", 2), ("step", 3)]
     assert load_checkpoint(checkpoints(tmp_path)[-1]) == (4, {"done": 4})
     assert train(stage, config, tmp_path, first=4) == 4, "nothing is left before the stop"
-    assert train(stage, LoopConfig(num_steps=3, stop_at=5, tensorboard=False), tmp_path, first=0) == 3
+    assert train(stage, TrainConfig(num_steps=3, stop_at=5, tensorboard=False), tmp_path, first=0) == 3
 
 
 def test_a_refused_step_leaves_what_it_learnt_from_and_the_steps_before_it(tmp_path: Path) -> None:
     stage = Signalled(FloatingPointError("the loss is nan"))
     with pytest.raises(FloatingPointError):
-        train(stage, LoopConfig(num_steps=9, save_every=1, tensorboard=False), tmp_path)
+        train(stage, TrainConfig(num_steps=9, save_every=1, tensorboard=False), tmp_path)
     assert load_checkpoint(checkpoints(tmp_path)[-1]) == (2, {"done": 2})
     kept = torch.load(tmp_path / "refused_step_0000002_rank0.pt", weights_only=True)
     assert kept == {"step": 2, "error": "the loss is nan", "inputs": {"number": 2}}
@@ -236,4 +245,4 @@ def test_a_refused_step_leaves_what_it_learnt_from_and_the_steps_before_it(tmp_p
 )
 def test_a_loop_that_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        LoopConfig(**{"num_steps": 1, **wrong})
+        TrainConfig(**{"num_steps": 1, **wrong})

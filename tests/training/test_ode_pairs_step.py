@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream.data.batches import ShotBatch
 from shotstream.geometry import LatentSize
 from shotstream.streaming.conditioning import first_shot
 from shotstream.training.stages import ode_pairs
-from shotstream.training.stages.ode_pairs import OdePairsStage, OdePairsTraining
-from shotstream.training.stages.teacher import Batch, TheatreModel
+from shotstream.training.stages.ode_pairs import OdePairsStage
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from tests.training.test_student import pairs
-from tests.training.test_teacher_step import NoStories
 
 NUM_FRAMES, SHIFT, SUBSTEPS = 9, 3.0, 2
 KEPT = [SHIFT * s / (1 + (SHIFT - 1) * s) for s in (1.0, 0.74, 0.5, 0.26)] + [0.0]
@@ -41,21 +41,22 @@ class Says:
 
 
 def stage_of(monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[OdePairsStage, Tensor]:
-    config = pairs(1, "stage.guidance=1.0", "stage.context_guidance=1.0", *more).stage
-    assert isinstance(config, OdePairsTraining)
+    made = pairs(1, "stage.guidance=1.0", "stage.context_guidance=1.0", *more)
+    assert made.data.caption_drop == 0, (
+        "guidance asks with captions and without, so none is left out by chance"
+    )
     torch.manual_seed(0)
-    stage = OdePairsStage(config, TheatreModel(config.teacher.dit, config.teacher.text), NoStories(), Path())
+    model = TextConditionedDiT(made.model.dit, made.model.text)
     x0 = torch.randn(2, 16, NUM_FRAMES, 2, 4, generator=torch.Generator().manual_seed(1))
 
-    def draw(stories: object, drawn: Any, step: int, *, samples: range, keep_captions: bool) -> Batch:
-        del stories, step
-        assert keep_captions, "guidance asks with captions and without, so none is left out by chance"
-        assert drawn.seed == config.seed != config.teacher.seed
-        rows = slice(samples.start, samples.stop)
-        given = first_shot(config.teacher.dit, LatentSize(2, 4), batch=len(samples))
-        return Batch(x0[rows], x0[rows, 0] > 0, given, [["A fox."]] * len(samples), samples)
+    class Drawn:
+        def batch(self, step: int, samples: range) -> ShotBatch:
+            del step
+            rows = slice(samples.start, samples.stop)
+            given = first_shot(made.model.dit, LatentSize(2, 4), batch=len(samples))
+            return ShotBatch(x0[rows], x0[rows, 0] > 0, given, [["A fox."]] * len(samples), samples)
 
-    monkeypatch.setattr(ode_pairs, "draw_batch", draw)
+    stage = OdePairsStage(made, Drawn(), model, Path())
     Says.made = []
     monkeypatch.setattr(ode_pairs, "CausalVelocity", Says)
     monkeypatch.setattr(ode_pairs, "shot_velocity", lambda _dit, _seen, _told, noisy, _sigma: 0.1 * noisy)
@@ -64,10 +65,11 @@ def stage_of(monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[OdePairsStage
 
 def walked(stage: OdePairsStage, step: int, num_frames: int) -> Tensor:
     """The kept states, written out: noise of each sample's own key, then Euler's steps, two between two."""
+    seed = stage.recipe.train.seed
     noise = [
         torch.randn(
             16, num_frames, 2, 4,
-            generator=torch.Generator().manual_seed(seed_of(stage.config.seed, "pairs/noise", step, one)),
+            generator=torch.Generator().manual_seed(seed_of(seed, "pairs/noise", step, one)),
         )
         for one in range(2)
     ]  # fmt: skip

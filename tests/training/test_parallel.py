@@ -14,46 +14,43 @@ from shotstream.training.checkpoint import checkpoints, load_checkpoint
 from shotstream.training.parallelize import Execution
 from shotstream.training.world import World
 from tests.training.processes import train
-from tests.training.test_run import CODEC
-from tests.training.test_student import nested
+from tests.training.test_run import CODEC, MODEL, TEACHER
 
 NUM_STEPS = 20
-PLACES = {
-    "theatre_teacher": "",
-    "theatre_ode_pairs": "teacher.",
-    "theatre_causal_init": "pairs.teacher.",
-    "theatre_intra_shot": "dmd.teacher.",
-    "theatre_inter_shot": "dmd.teacher.",
-}
-STAGES = ("theatre_codec", *PLACES)
+STAGES = (
+    "theatre_codec",
+    "theatre_teacher",
+    "theatre_ode_pairs",
+    "theatre_causal_init",
+    "theatre_intra_shot",
+    "theatre_inter_shot",
+)
 MATCHING = (
-    "matmul_dtype=float32", "student_rate=1e-3", "fake_rate=1e-3", "fake_warmup_steps=3", "fake_updates=1",
+    "train.matmul_dtype=float32", "optim.learning_rate=1e-3", "stage.fake_learning_rate=1e-3",
+    "stage.fake_warmup_steps=3", "stage.fake_updates=1",
 )  # fmt: skip
-OWN = {
-    "theatre_codec": (),
-    "theatre_teacher": ("matmul_dtype=float32", "warmup_steps=5", "learning_rate=5e-3"),
-    "theatre_ode_pairs": ("substeps=2",),
-    "theatre_causal_init": (
-        "matmul_dtype=float32",
-        "pairs.substeps=2",
-        "learning_rate=2e-3",
-        "warmup_steps=5",
+OWN: dict[str, tuple[str, ...]] = {
+    "theatre_codec": (*CODEC, "data.batch_size=4"),
+    "theatre_teacher": (
+        *TEACHER, "data.batch_size=4", "train.matmul_dtype=float32", "optim.warmup_steps=5",
+        "optim.learning_rate=5e-3",
     ),
-    "theatre_intra_shot": tuple(f"dmd.{setting}" for setting in MATCHING),
-    "theatre_inter_shot": ("lora_rank=2", *(f"dmd.{setting}" for setting in MATCHING)),
-}
+    "theatre_ode_pairs": (*TEACHER, "data.batch_size=4", "stage.substeps=2"),
+    "theatre_causal_init": (
+        *MODEL, "train.matmul_dtype=float32", "optim.learning_rate=2e-3", "optim.warmup_steps=5",
+    ),
+    "theatre_intra_shot": (*TEACHER, "data.batch_size=4", *MATCHING),
+    "theatre_inter_shot": (
+        *MODEL, "data.batch_size=4", "data.num_latent_frames=[3, 6]", "stage.lora_rank=2", *MATCHING,
+    ),
+}  # fmt: skip
 
 
 def order(runs: Path, name: str, num_steps: int, *more: str) -> list[str]:
     """An order of a tiny recipe whose models move enough to be seen moving."""
-    loop = [f"loop.num_steps={num_steps}", "loop.log_every=1", "loop.preview_every=1000"]
-    loop += ["loop.save_every=5", "loop.keep=9"]
-    if name == "theatre_codec":
-        tiny = [*CODEC, "stage.batch_size=4"]
-    else:
-        tiny = nested(PLACES[name], f"stage.{PLACES[name]}batch_size=4")
-    own = [f"stage.{setting}" for setting in OWN[name]]
-    return [str(runs), name, *tiny, *own, *loop, *more]
+    loop = [f"train.num_steps={num_steps}", "train.log_every=1", "train.preview_every=1000"]
+    loop += ["train.save_every=5", "train.keep=9"]
+    return [str(runs), name, *OWN[name], *loop, *more]
 
 
 def steps_of(name: str) -> int:
@@ -86,7 +83,7 @@ def together(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         parts = beside(folder / f"{name}-resumed", alone, name)
         orders += [order(whole, name, steps_of(name))]
         for pause in (3, 5):
-            orders += [order(parts, name, steps_of(name), f"loop.stop_at={pause}")]
+            orders += [order(parts, name, steps_of(name), f"train.stop_at={pause}")]
     train(orders, 2)
     return folder
 
@@ -164,10 +161,10 @@ def test_a_run_goes_on_with_any_number_of_processes_and_in_any_parts(alone: Path
     """One process, two, and one again, the last in two parts; activations computed twice in the middle."""
     name = "theatre_teacher"
     runs = beside(tmp_path / "runs", alone, name)
-    train([order(runs, name, NUM_STEPS, "loop.stop_at=7")])
-    train([order(runs, name, NUM_STEPS, "loop.stop_at=13", "loop.activation_checkpointing=true")], 2)
+    train([order(runs, name, NUM_STEPS, "train.stop_at=7")])
+    train([order(runs, name, NUM_STEPS, "train.stop_at=13", "train.activation_checkpointing=true")], 2)
     assert checkpoints(runs / name)[-1].is_dir()
-    train([order(runs, name, NUM_STEPS, "loop.accumulation=2")])
+    train([order(runs, name, NUM_STEPS, "train.accumulation=2")])
     assert distance(state(alone / name), state(runs / name)) < 1e-4
 
 

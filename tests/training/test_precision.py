@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
+from shotstream.training.causal_masks import mask_form
 from shotstream.training.precision import hold_as_multiplied, multiplying
-from shotstream.training.stages.teacher import mask_form
 from tests.model.tiny import CONFIG, captions, latents, level, target, tiny_dit
 
 

@@ -2,20 +2,15 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 
+from shotstream.configs import config_to_document
 from shotstream.training.rates import rate_factor
-from shotstream.training.recipe import Recipe
-from shotstream.training.recipes import RECIPES, from_document, recipe, to_document
+from shotstream.training.recipes import RECIPES, AnyRecipe, recipe
 from shotstream.training.run import prepare_run, recipe_of_run, run_recipe
-from shotstream.training.stages.codec import CodecTraining
-from shotstream.training.stages.inter_shot import InterShotTraining
-from shotstream.training.stages.intra_shot import IntraShotTraining
-from shotstream.training.stages.ode_pairs import OdePairsTraining
 from tests.training.test_run import codec
 
 SCHEDULED = [name for name in RECIPES if name.endswith(("_codec", "_decoder", "_text", "_teacher", "_init"))]
@@ -23,11 +18,8 @@ MATCHING = [name for name in RECIPES if name.endswith("_shot")]
 LENGTHS = (1, 3, 60, 2401, 12_000, 20_000)
 
 
-def own_length(made: Recipe) -> int:
-    stage: Any = made.stage
-    return (
-        stage.dmd.num_steps if isinstance(stage, IntraShotTraining | InterShotTraining) else stage.num_steps
-    )
+def rate_of(made: AnyRecipe, step: int) -> float:
+    return made.optimizer.rate(step, made.train.num_steps)
 
 
 def test_the_rate_rises_stays_and_falls_by_the_written_table() -> None:
@@ -50,14 +42,12 @@ def test_no_recipe_of_any_length_has_a_rate_below_zero_or_above_the_peak(name: s
     """`theatre_teacher` of 20,000 steps once ended at -1.1 times its rate, `wan_teacher` of 12,000 at
     -1999 times.
     """
-    made = recipe(name, [f"loop.num_steps={num_steps}"])
-    assert own_length(made) == num_steps
-    stage: Any = made.stage
-    rates = [stage.rate(step) for step in range(0, num_steps, max(1, num_steps // 60))]
-    rates.append(stage.rate(num_steps - 1))
+    made = recipe(name, [f"train.num_steps={num_steps}"])
+    rates = [rate_of(made, step) for step in range(0, num_steps, max(1, num_steps // 60))]
+    rates.append(rate_of(made, num_steps - 1))
     assert all(0 < rate <= 1 and math.isfinite(rate) for rate in rates)
     assert max(rates) > 0.5, "it comes near the peak"
-    assert stage.rate(num_steps) == stage.rate(10 * num_steps) == 0
+    assert rate_of(made, num_steps) == rate_of(made, 10 * num_steps) == 0
 
 
 @pytest.mark.parametrize(
@@ -76,54 +66,35 @@ def test_no_recipe_of_any_length_has_a_rate_below_zero_or_above_the_peak(name: s
     ],
 )
 def test_each_recipe_as_it_is_has_the_rates_it_always_had(name: str, at: dict[int, float]) -> None:
-    stage: Any = recipe(name).stage
-    assert {step: stage.rate(step) for step in at} == pytest.approx(at)
+    made = recipe(name)
+    assert {step: rate_of(made, step) for step in at} == pytest.approx(at)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_has_the_length_of_its_loop_however_it_was_made(name: str) -> None:
-    made = recipe(name, ["loop.num_steps=77"])
-    assert made.loop.num_steps == 77
-    longer = replace(made, loop=replace(made.loop, num_steps=99))
-    document = to_document(made)
-    document["loop"]["num_steps"] = 55  # as an earlier run may have it, of two lengths
-    read = from_document(document)
-    if isinstance(made.stage, OdePairsTraining):
-        assert read.stage == longer.stage == made.stage
+def test_a_run_has_one_length_and_no_other_name_for_it(name: str) -> None:
+    assert recipe(name, ["train.num_steps=77"]).train.num_steps == 77
+    for other in ("stage.num_steps", "loop.num_steps", "optim.num_steps"):
         with pytest.raises(ValueError, match="there is no setting"):
-            recipe(name, ["stage.num_steps=77"])
-    else:
-        assert (own_length(made), own_length(longer), own_length(read)) == (77, 99, 55)
-
-
-@pytest.mark.parametrize("name", [*SCHEDULED, *MATCHING])
-def test_the_stages_name_of_the_length_means_the_runs(name: str) -> None:
-    """Commands once gave both; two lengths that differ say nothing that could be meant."""
-    own = "stage.dmd.num_steps" if name in MATCHING else "stage.num_steps"
-    assert recipe(name, [f"{own}=64"]) == recipe(name, ["loop.num_steps=64"])
-    both = recipe(name, [f"{own}=64", "loop.num_steps=64"])
-    assert both == recipe(name, ["loop.num_steps=64"])
-    with pytest.raises(ValueError, match=f"loop.num_steps is 64 and {own} 65.*give loop.num_steps alone"):
-        recipe(name, ["loop.num_steps=64", f"{own}=65"])
+            recipe(name, [f"{other}=77"])
 
 
 @pytest.mark.parametrize("name", MATCHING)
 def test_a_student_that_would_never_learn_is_refused(name: str) -> None:
     """A run as short as the fake score's warm-up once ended with the student that it began with."""
-    warmup = recipe(name).stage.dmd.fake_warmup_steps  # type: ignore[union-attr]
+    warmup = recipe(name).stage.fake_warmup_steps
     with pytest.raises(ValueError, match=f"fake_warmup_steps is {warmup} of {warmup} steps"):
-        recipe(name, [f"loop.num_steps={warmup}"])
-    short = ["loop.num_steps=2", "stage.dmd.fake_warmup_steps=1"]
+        recipe(name, [f"train.num_steps={warmup}"])
+    short = ["train.num_steps=2", "stage.fake_warmup_steps=1"]
     for overrides in (short, short[::-1]):  # what one of them alone would make impossible, in either order
-        assert recipe(name, overrides).loop.num_steps == 2
+        assert recipe(name, overrides).train.num_steps == 2
 
 
-def saved(recipe: Recipe, runs: Path) -> None:
+def saved(recipe: AnyRecipe, runs: Path) -> None:
     (runs / recipe.name).mkdir(parents=True)
-    (runs / recipe.name / "config.json").write_text(json.dumps(to_document(recipe)))
+    (runs / recipe.name / "config.json").write_text(json.dumps(config_to_document(recipe)))
 
 
-def checked(one: Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def checked(one: AnyRecipe, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What resuming a run checks, without its inputs."""
 
     class Passed(Exception):
@@ -144,39 +115,19 @@ def test_a_run_of_any_recipe_may_be_resumed_with_another_length(
 ) -> None:
     """A longer run of distribution matching was once refused: its length lies one level deeper."""
     saved(recipe(name), tmp_path)
-    checked(recipe(name, ["loop.num_steps=123456", "loop.stop_at=7"]), tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize(
-    ("name", "own"),
-    [
-        ("theatre_intra_shot", "dmd.teacher.learning_rate"),
-        ("theatre_causal_init", "pairs.teacher.num_steps"),
-        ("theatre_ode_pairs", "teacher.ema_decay"),
-    ],
-)
-def test_a_setting_that_nothing_reads_does_not_stop_a_run(
-    name: str, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    document = to_document(recipe(name))
-    holder = document["stage"]
-    *place, setting = own.split(".")
-    for part in place:
-        holder = holder[part]
-    holder[setting] = holder[setting] / 2 if isinstance(holder[setting], float) else holder[setting] + 1
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "config.json").write_text(json.dumps(document))
-    checked(recipe(name), tmp_path, monkeypatch)
+    checked(recipe(name, ["train.num_steps=123456", "train.stop_at=7"]), tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
     ("name", "override", "said"),
     [
-        ("theatre_intra_shot", "stage.dmd.guidance=2", "dmd.guidance"),
-        ("theatre_intra_shot", "stage.dmd.teacher.batch_size=4", "dmd.teacher.batch_size"),
-        ("theatre_inter_shot", "stage.dmd.teacher.shot_weights=[1.0]", "dmd.teacher.shot_weights"),
-        ("theatre_teacher", "stage.dit.num_layers=2", "dit.num_layers"),
-        ("theatre_codec", "stage.learning_rate=1", "learning_rate"),
+        ("theatre_intra_shot", "stage.guidance=2", "stage.guidance"),
+        ("theatre_intra_shot", "data.batch_size=4", "data.batch_size"),
+        ("theatre_inter_shot", "data.shot_weights=[1.0]", "data.shot_weights"),
+        ("theatre_teacher", "model.dit.num_layers=2", "model.dit.num_layers"),
+        ("theatre_teacher", "train.seed=2", "train.seed"),
+        ("theatre_causal_init", "train.matmul_dtype=bfloat16", "train.matmul_dtype"),
+        ("theatre_codec", "optim.learning_rate=1", "optim.learning_rate"),
     ],
 )
 def test_what_is_learnt_may_not_change_on_the_way(
@@ -194,9 +145,9 @@ def test_what_is_learnt_may_not_change_on_the_way(
         (b"\xff\xfe", "it is no JSON"),
         (b'{"kind": "Recipe", ', "it is no JSON"),
         (b"[]", "holds no recipe"),
-        (b'{"name": "x"}', "it has no kind None"),
-        (b'{"kind": "LoopConfig"}', "LoopConfig has no num_steps"),
-        (b'{"kind": "LoopConfig", "num_steps": 1, "pace": 2}', "LoopConfig has a setting pace"),
+        (b'{"name": "x"}', "holds no recipe"),
+        (b'{"kind": "Recipe"}', "'data' is missing"),
+        (b'{"kind": "Recipe", "pace": 2}', "'pace' is unknown"),
     ],
 )
 def test_a_damaged_configuration_of_a_run_is_named_in_a_persons_words(
@@ -214,10 +165,11 @@ def test_a_stage_steps_at_the_rate_of_its_step_in_the_run(
     """By the length of the run that was asked for, and not of the recipe: once it fell to zero too late."""
     asked: list[float] = []
     monkeypatch.setattr(
-        "shotstream.training.stages.codec.MuonAdamW.step", lambda _, factor: asked.append(factor)
+        "shotstream.training.optimizers.ClippedOptimizer.step",
+        lambda _, rate: (asked.append(rate), torch.zeros(()))[1],
     )
-    run_recipe(codec(8, "loop.stop_at=3"), tmp_path)
+    run_recipe(codec(8, "train.stop_at=3"), tmp_path)
     run_recipe(codec(8), tmp_path)
     risen = [1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 1]
     assert asked == pytest.approx([share * (8 - step) / 8 for step, share in enumerate(risen)])
-    assert isinstance(recipe_of_run(tmp_path, "theatre_codec").stage, CodecTraining)
+    assert recipe_of_run(tmp_path, "theatre_codec") == codec(8)

@@ -8,51 +8,55 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream.codec.patch_codec import PatchCodecConfig
+from shotstream.configs import config_to_document
+from shotstream.data.rendered_clips import ClipsConfig, RenderedClips
 from shotstream.files import replacing, write_atomically
-from shotstream.theatre.palette import NAMES
 from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically, write_portable
-from shotstream.training.recipe import Recipe
-from shotstream.training.recipes import recipe, to_document
+from shotstream.training.recipes import AnyRecipe, recipe
 from shotstream.training.run import build_stage, input_codec, run_recipe, trained_model
-from shotstream.training.stages.codec import CodecStage, CodecTraining
-from shotstream.training.stages.teacher import TeacherStage, TeacherTraining, TheatreModel
+from shotstream.training.stages.teacher import TeacherStage
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
 
 CODEC = [
-    "loop.tensorboard=false",
-    "stage.batch_size=1",
+    "train.tensorboard=false",
+    "data.batch_size=1",
     "stage.pixels_per_cell=4",
-    "stage.codec.dim=16",
-    "stage.codec.num_decoder_layers=1",
+    "model.dim=16",
+    "model.num_decoder_layers=1",
 ]
-TEACHER = [
-    "loop.tensorboard=false",
-    "stage.dit.dim=24",
-    "stage.dit.ffn_dim=24",
-    "stage.dit.num_heads=2",
-    "stage.dit.num_layers=1",
-    "stage.dit.freq_dim=8",
-    "stage.dit.text_dim=8",
-    "stage.text.dim=8",
-    "stage.text.num_layers=1",
-    "stage.text.num_heads=2",
-    "stage.text.questions=[]",  # words are learnt with the teacher, and no other run is needed
-    "stage.pool.block_stories=2",
-    "stage.pool.num_blocks=1",
-    "stage.pool.num_shots=[3]",
-    "stage.pool.num_latent_frames=[3, 6]",
-    "stage.pool.steps_per_block=2",
-    "stage.batch_size=2",
+MODEL = [
+    "train.tensorboard=false",
+    "model.dit.dim=24",
+    "model.dit.ffn_dim=24",
+    "model.dit.num_heads=2",
+    "model.dit.num_layers=1",
+    "model.dit.freq_dim=8",
+    "model.dit.text_dim=8",
+    "model.text.dim=8",
+    "model.text.num_layers=1",
+    "model.text.num_heads=2",
+    "model.text.questions=[]",  # words are learnt with the teacher, and no other run is needed
 ]
+STORIES = [
+    "data.block_stories=2",
+    "data.num_blocks=1",
+    "data.num_shots=[3]",
+    "data.num_latent_frames=[3, 6]",
+    "data.steps_per_block=2",
+    "data.batch_size=2",
+]
+TEACHER = [*MODEL, *STORIES]
 
 
-def codec(num_steps: int, *more: str) -> Recipe:
-    return recipe("theatre_codec", [*CODEC, f"loop.num_steps={num_steps}", "loop.preview_every=1000", *more])
+def codec(num_steps: int, *more: str) -> AnyRecipe:
+    return recipe(
+        "theatre_codec", [*CODEC, f"train.num_steps={num_steps}", "train.preview_every=1000", *more]
+    )
 
 
-def teacher(num_steps: int, *more: str) -> Recipe:
-    loop = [f"loop.num_steps={num_steps}", "loop.preview_every=1000"]
+def teacher(num_steps: int, *more: str) -> AnyRecipe:
+    loop = [f"train.num_steps={num_steps}", "train.preview_every=1000"]
     return recipe("theatre_teacher", [*TEACHER, *loop, *more])
 
 
@@ -72,7 +76,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 @pytest.mark.slow
 def test_a_resumed_codec_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    run_recipe(codec(4, "loop.stop_at=2"), tmp_path / "parts")
+    run_recipe(codec(4, "train.stop_at=2"), tmp_path / "parts")
     half = weights(tmp_path / "parts", "theatre_codec")
     run_recipe(codec(4), tmp_path / "parts")
     run_recipe(codec(4), tmp_path / "whole")
@@ -83,7 +87,7 @@ def test_a_resumed_codec_run_equals_an_uninterrupted_one(tmp_path: Path) -> None
 def test_a_resumed_teacher_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     for part in ("parts", "whole"):
         run_recipe(codec(1), tmp_path / part)
-    run_recipe(teacher(5, "loop.stop_at=2"), tmp_path / "parts")
+    run_recipe(teacher(5, "train.stop_at=2"), tmp_path / "parts")
     half = weights(tmp_path / "parts", "theatre_teacher")
     run_recipe(teacher(5), tmp_path / "parts")
     run_recipe(teacher(5), tmp_path / "whole")
@@ -94,7 +98,7 @@ def test_a_resumed_teacher_run_equals_an_uninterrupted_one(tmp_path: Path) -> No
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    run_recipe(codec(4, "loop.save_every=1"), tmp_path)
+    run_recipe(codec(4, "train.save_every=1"), tmp_path)
     assert [path.name for path in checkpoints(tmp_path / "theatre_codec")] == [
         "step_0000003.pt",
         "step_0000004.pt",
@@ -110,7 +114,7 @@ def test_a_portable_checkpoint_starts_a_run_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_teachers_preview_is_drawn_and_judged(tmp_path: Path) -> None:
     run_recipe(codec(1), tmp_path)
-    run_recipe(recipe("theatre_teacher", [*TEACHER, "loop.num_steps=1", "loop.preview_every=1"]), tmp_path)
+    run_recipe(recipe("theatre_teacher", [*TEACHER, "train.num_steps=1", "train.preview_every=1"]), tmp_path)
     directory = tmp_path / "theatre_teacher"
     assert (directory / "preview_0000001.png").stat().st_size > 0
     told = (directory / "log.jsonl").read_text()
@@ -119,8 +123,8 @@ def test_a_teachers_preview_is_drawn_and_judged(tmp_path: Path) -> None:
 
 def test_other_settings_do_not_resume_a_run(tmp_path: Path) -> None:
     run_recipe(codec(1), tmp_path)
-    changed = recipe("theatre_codec", [*CODEC, "loop.num_steps=2", "stage.seed=5"])
-    with pytest.raises(ValueError, match="other values of seed"):
+    changed = recipe("theatre_codec", [*CODEC, "train.num_steps=2", "train.seed=5"])
+    with pytest.raises(ValueError, match=r"other values of train\.seed"):
         run_recipe(changed, tmp_path)
 
 
@@ -156,7 +160,7 @@ def test_a_teacher_steps_and_previews_on_a_gpu(tmp_path: Path) -> None:
     """The conditioning once stayed on the CPU, where the codec's latents are."""
     run_recipe(codec(1), tmp_path)
     run_recipe(
-        recipe("theatre_teacher", [*TEACHER, "loop.num_steps=1", "loop.preview_every=1"]),
+        recipe("theatre_teacher", [*TEACHER, "train.num_steps=1", "train.preview_every=1"]),
         tmp_path,
         device="cuda",
     )
@@ -171,12 +175,12 @@ def test_the_codec_never_learns_from_what_is_held_out(monkeypatch: pytest.Monkey
         asked.append(held_out)
         return sample_story(rng, num_shots, held_out=held_out)
 
-    monkeypatch.setattr("shotstream.training.stages.codec.sample_story", watched)
-    stage = CodecStage(CodecTraining(codec=PatchCodecConfig(num_colours=len(NAMES), dim=16), num_steps=1))
+    monkeypatch.setattr("shotstream.data.rendered_clips.sample_story", watched)
+    source = RenderedClips(ClipsConfig(), seed=0)
     for step in range(4):
-        stage.batch(step, range(stage.batch_size))
+        source.batch(step, range(16))
     assert not any(asked)
-    assert len(asked) == 4 * stage.batch_size
+    assert len(asked) == 4 * 16
 
 
 @pytest.mark.parametrize("content", [b"Once upon a time", b"", b"PK\x03\x04"])
@@ -203,9 +207,8 @@ def test_what_a_run_gives_to_others_is_its_average(tmp_path: Path) -> None:
     made = teacher(1)
     run = tmp_path / made.name
     run.mkdir()
-    (run / "config.json").write_text(json.dumps(to_document(made)))
-    assert isinstance(made.stage, TeacherTraining)
-    model = TheatreModel(made.stage.dit, made.stage.text)
+    (run / "config.json").write_text(json.dumps(config_to_document(made)))
+    model = TextConditionedDiT(made.model.dit, made.model.text)
     raw = {name: torch.full_like(value, 1.0) for name, value in model.state_dict().items()}
     learnt = {name for name, _ in model.named_parameters() if name.startswith("dit.")}
     for strip in (False, True):  # a teacher's average names the model's parts, a student's the transformer's

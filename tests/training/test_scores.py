@@ -16,7 +16,7 @@ from shotstream.training.previews import held_out_stories as held_out_stories_of
 from shotstream.training.previews import sample_shots
 from shotstream.training.run import build_stage, input_codec, run_recipe, trained_model
 from shotstream.training.scores import evaluate_run
-from shotstream.training.stages.teacher import TeacherStage, TeacherTraining
+from shotstream.training.stages.teacher import TeacherStage
 from tests.training.test_run import codec, teacher
 from tests.training.test_student import pairs, student
 
@@ -31,11 +31,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_teacher_films_on_its_own_history(runs: Path) -> None:
-    training = teacher(1).stage
-    assert isinstance(training, TeacherTraining)
     model = trained_model(runs, "theatre_teacher")
     torch.nn.init.normal_(model.dit.head.head.weight, std=0.5, generator=torch.Generator().manual_seed(0))
-    pipeline = theatre_pipeline(input_codec(runs), model, training, (1000, 500))
+    pipeline = theatre_pipeline(input_codec(runs), model, teacher(1).model, (1000, 500))
     (story,) = held_out_stories(1, 3, 0)
     films = {
         context: teacher_films(pipeline, context=context, num_chunks=1, num_steps=2)(0, story)

@@ -1,6 +1,7 @@
 """Which numbers every stage takes and which it refuses, before anything is loaded or drawn."""
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
+from itertools import product
 from math import inf, nan
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 
 from shotstream.data.captions import StoredTextConfig
 from shotstream.training.recipes import RECIPES, recipe
+from shotstream.training.stages.inter_shot import InterShotConfig
+from shotstream.training.stages.intra_shot import IntraShotConfig
 
 COUNT = ((1, 7), (0, -1))
 SHARE = ((0.0, 0.5, 1.0), (-0.01, 1.01, nan))
@@ -16,126 +19,142 @@ FROM_ZERO = ((0.0, 3.0), (-0.01, inf, nan))
 SEED = ((0, 9), (-1,))
 DECAY = ((0.0, 0.5, 0.9999), (1.0, -0.1, nan))
 
-# (recipe, place of the settings): each setting with (what is taken, what is refused)
+OPTIM = {
+    **dict.fromkeys(("learning_rate", "max_norm"), POSITIVE),
+    **dict.fromkeys(("warmup_steps", "decay_steps"), COUNT),
+    "ema_decay": DECAY,
+}
+TRAIN = {
+    **dict.fromkeys(("save_every", "log_every", "preview_every", "keep", "accumulation"), COUNT),
+    **dict.fromkeys(("seed", "stop_at", "samples_at_once"), SEED),
+    "num_steps": ((30_000,), (0, -1)),
+}
+POOL = {
+    "seed": SEED,
+    **dict.fromkeys(("batch_size", "block_stories", "num_blocks", "steps_per_block"), COUNT),
+    **dict.fromkeys(("pair_share", "context_drop", "caption_drop"), SHARE),
+}
+SHARDS = {
+    **dict.fromkeys(("seed", "num_workers", "read_ahead"), SEED),
+    **dict.fromkeys(("batch_size", "max_latent_frames"), COUNT),
+    **dict.fromkeys(("context_drop", "caption_drop"), SHARE),
+}
+
+# (recipe, section): each setting with (what is taken, what is refused)
 TABLE: dict[tuple[str, str], dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
-    ("theatre_teacher", ""): {
-        **dict.fromkeys(("num_steps", "decay_steps", "batch_size", "warmup_steps"), COUNT),
-        **dict.fromkeys(("causal_share", "clean_history", "context_drop", "caption_drop"), SHARE),
-        **dict.fromkeys(("figure_share", "pair_share"), SHARE),
-        **dict.fromkeys(("learning_rate", "max_norm", "shift", "max_figure_weight"), POSITIVE),
-        "seed": SEED,
-        "ema_decay": DECAY,
+    ("theatre_teacher", "model"): {"shift": POSITIVE},
+    ("theatre_teacher", "data"): POOL,
+    ("theatre_teacher", "optim"): OPTIM,
+    ("theatre_teacher", "train"): TRAIN,
+    ("theatre_teacher", "stage"): {
+        **dict.fromkeys(("causal_share", "clean_history", "figure_share"), SHARE),
+        "max_figure_weight": POSITIVE,
     },
-    ("theatre_ode_pairs", ""): {
-        "seed": SEED,
+    ("theatre_ode_pairs", "stage"): {
         **dict.fromkeys(("guidance", "context_guidance"), FROM_ZERO),
         "substeps": COUNT,
     },
-    ("theatre_causal_init", ""): {
-        **dict.fromkeys(("seed", "max_bad_files"), SEED),
-        **dict.fromkeys(("num_steps", "warmup_steps"), COUNT),
-        **dict.fromkeys(("learning_rate", "max_norm"), POSITIVE),
-        "ema_decay": DECAY,
-    },
-    ("theatre_intra_shot", "dmd"): {
-        "seed": SEED,
+    ("theatre_causal_init", "data"): {"max_bad_files": SEED},
+    ("theatre_intra_shot", "stage"): {
         **dict.fromkeys(("guidance", "context_guidance"), FROM_ZERO),
         "fake_updates": COUNT,
-        "num_steps": ((100,), (0, -1)),
         "fake_warmup_steps": ((0, 3), (-1,)),
         "least_sigma": ((0.0, 0.5), (-0.01, 0.98, 0.99, nan)),  # below the greatest, 0.98
         "most_sigma": ((0.03, 1.0), (0.02, 0.01, 1.01, nan)),  # above the least, 0.02
-        **dict.fromkeys(("student_rate", "fake_rate", "student_max_norm", "fake_max_norm"), POSITIVE),
-        "ema_decay": DECAY,
+        **dict.fromkeys(("fake_learning_rate", "fake_max_norm"), POSITIVE),
     },
-    ("theatre_inter_shot", ""): {"lora_rank": ((0, 4), (-1,)), "lora_alpha": COUNT},
-    ("theatre_codec", ""): {
-        "seed": SEED,
-        "max_noise": FROM_ZERO,
-        **dict.fromkeys(("num_steps", "batch_size"), COUNT),
-        "learning_rate": POSITIVE,
-        "ema_decay": DECAY,
-    },
-    ("theatre_decoder", ""): {
-        "seed": SEED,
-        "max_noise": FROM_ZERO,
-        **dict.fromkeys(("num_steps", "decay_steps", "batch_size", "num_latent_frames"), COUNT),
-        **dict.fromkeys(("warmup_steps", "cells_per_clip", "pixels_per_cell"), COUNT),
+    ("theatre_inter_shot", "data"): {"batch_size": COUNT},
+    ("theatre_inter_shot", "stage"): {"lora_rank": ((0, 4), (-1,)), "lora_alpha": COUNT},
+    ("theatre_codec", "data"): {"batch_size": COUNT},
+    ("theatre_codec", "stage"): {"max_noise": FROM_ZERO, "pixels_per_cell": ((1, 256), (0, 257))},
+    ("theatre_decoder", "data"): {
+        **dict.fromkeys(("batch_size", "num_latent_frames"), COUNT),
         "still_weight": SHARE,
-        **dict.fromkeys(("learning_rate", "figure_weight"), POSITIVE),
-        "ema_decay": DECAY,
     },
-    ("theatre_text", ""): {
-        "seed": SEED,
-        **dict.fromkeys(("num_steps", "batch_size", "max_shots"), COUNT),
+    ("theatre_decoder", "stage"): {
+        "max_noise": FROM_ZERO,
+        **dict.fromkeys(("cells_per_clip", "pixels_per_cell"), COUNT),
+        "figure_weight": POSITIVE,
+    },
+    ("theatre_text", "data"): {
+        **dict.fromkeys(("batch_size", "max_shots"), COUNT),
         **dict.fromkeys(("empty_share", "global_drop", "word_drop"), SHARE),
-        "learning_rate": POSITIVE,
-        "ema_decay": DECAY,
     },
+    ("wan_teacher", "data"): SHARDS,
+    ("wan_inter_shot", "data"): dict.fromkeys(("batch_size", "max_latent_frames"), COUNT),
 }
+WEIGHTS = (((1.0,), (0.0, 2.5)), ((), (0.0, 0.0), (1.0, -0.1), (inf,), (nan,)))
+LENGTHS = (((3,), (3, 6)), ((), (0,), (3, 0)))
 TUPLES = {
-    ("theatre_teacher", "", "shot_weights"): (
-        ((1.0,), (0.0, 2.5)),
-        ((), (0.0, 0.0), (1.0, -0.1), (inf,), (nan,)),
-    ),
-    ("theatre_decoder", "", "framing_weights"): (
+    ("theatre_teacher", "data", "shot_weights"): WEIGHTS,
+    ("theatre_teacher", "data", "num_latent_frames"): LENGTHS,
+    ("theatre_teacher", "data", "num_shots"): LENGTHS,
+    ("theatre_inter_shot", "data", "shot_weights"): WEIGHTS,
+    ("theatre_inter_shot", "data", "num_latent_frames"): LENGTHS,
+    ("wan_inter_shot", "data", "shot_weights"): WEIGHTS,
+    ("theatre_decoder", "data", "framing_weights"): (
         ((1.0, 0.0, 0.0),),
         ((), (0.0, 0.0, 0.0), (1.0, 1.0), (1.0, 1.0, 1.01), (1.0, -0.1, 1.0), (1.0, nan, 1.0)),
     ),
-    ("theatre_intra_shot", "dmd", "student_steps"): (
-        ((1000,), (1000, 500)),
-        ((), (500, 1000), (1001,), (500, 500), (1000, -1)),
-    ),
+    **{
+        (name, "stage", "student_steps"): (
+            ((1000,), (1000, 500)),
+            ((), (500, 1000), (1001,), (500, 500), (1000, -1)),
+        )
+        for name in ("theatre_ode_pairs", "theatre_causal_init", "theatre_intra_shot")
+    },
 }
 
 
-def settings(name: str, place: str) -> Any:
-    stage: Any = recipe(name).stage
-    return getattr(stage, place) if place else stage
+def changed(name: str, section: str, setting: str, value: object) -> Any:
+    """A recipe with one setting changed, as `--set` changes it."""
+    made = recipe(name)
+    return replace(made, **{section: replace(getattr(made, section), **{setting: value})})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "place"), TABLE)
+@pytest.mark.parametrize(("name", "section"), TABLE)
 def test_a_number_that_cannot_train_is_refused_by_its_name_and_the_last_that_can_is_taken(
-    name: str, place: str
+    name: str, section: str
 ) -> None:
-    config = settings(name, place)
-    for setting, (taken, refused) in TABLE[name, place].items():
+    for setting, (taken, refused) in TABLE[name, section].items():
         for value in taken:
-            assert getattr(replace(config, **{setting: value}), setting) == value
+            assert getattr(getattr(changed(name, section, setting, value), section), setting) == value
         for value in refused:
             shown = "levels from" if setting.endswith("_sigma") else setting
             with pytest.raises(ValueError, match=rf"^({setting}|{shown}) "):
-                replace(config, **{setting: value})
+                changed(name, section, setting, value)
 
 
-@pytest.mark.parametrize(("name", "place", "setting"), TUPLES)
-def test_a_list_of_numbers_that_cannot_train_is_refused(name: str, place: str, setting: str) -> None:
-    config = settings(name, place)
-    taken, refused = TUPLES[name, place, setting]
+@pytest.mark.parametrize(("name", "section", "setting"), TUPLES)
+def test_a_list_of_numbers_that_cannot_train_is_refused(name: str, section: str, setting: str) -> None:
+    taken, refused = TUPLES[name, section, setting]
     for value in taken:
-        assert getattr(replace(config, **{setting: value}), setting) == value
+        assert getattr(getattr(changed(name, section, setting, value), section), setting) == value
     for value in refused:
         with pytest.raises(ValueError, match=rf"{setting}|steps"):
-            replace(config, **{setting: value})
+            changed(name, section, setting, value)
 
 
-def test_the_table_has_every_number_of_every_stage() -> None:
+def test_the_table_has_every_number_of_every_section() -> None:
     """A setting that is added later has a row here, or is trained with whatever it is given."""
-    known = {setting for table in TABLE.values() for setting in table} | {"pixels_per_cell"}
-    for name in RECIPES:
-        stage: Any = recipe(name).stage
-        for config in (stage, getattr(stage, "dmd", stage)):
-            assert is_dataclass(config)
+    known: dict[type, set[str]] = {}
+    for (name, section), table in TABLE.items():
+        known.setdefault(type(getattr(recipe(name), section)), set()).update(table)
+    own = known[IntraShotConfig]
+    known[InterShotConfig] |= own  # it is one
+    for name, section in product(RECIPES, ("data", "optim", "train", "stage")):
+        config: Any = getattr(recipe(name), section)
+        if config is not None:
             numbers = {one.name for one in fields(config) if type(getattr(config, one.name)) in (int, float)}
-            assert numbers <= known, name
+            assert numbers <= known.get(type(config), set()), (name, section)
 
 
 def test_captions_of_shards_are_read_where_the_shards_are() -> None:
     """Whatever a recipe says of its text encoder: the shards hold what theirs said."""
-    for name, directory in (("wan_teacher", "shards/others"), ("wan_teacher", "")):
-        stage: Any = recipe(name, [f"stage.pool.directory={directory}"] if directory else []).stage
-        assert stage.text == StoredTextConfig(directory=stage.pool.directory)
-        assert not directory or stage.text.directory == directory
-    theatre: Any = recipe("theatre_teacher").stage
-    with pytest.raises(ValueError, match="text is stored with shards, and the stories are rendered"):
-        replace(theatre, text=StoredTextConfig(directory="shards"))
+    for overrides, directory in ((["data.directory=shards/others"], "shards/others"), ([], "data/shards")):
+        made = recipe("wan_teacher", overrides)
+        assert made.model.text == StoredTextConfig(directory=directory)
+        assert made.model.text.directory == made.data.directory == directory
+    theatre = recipe("theatre_teacher")
+    with pytest.raises(ValueError, match=r"model\.text is that of shards, and the stories are rendered"):
+        replace(theatre, model=replace(theatre.model, text=StoredTextConfig(directory="shards")))

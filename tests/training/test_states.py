@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +15,35 @@ from tests.training import test_causal_init_step, test_dmd_step, test_stage_step
 
 def teacher(_: Path) -> tuple[Any, dict[str, nn.Module]]:
     stage = test_teacher_step.stage_of()
-    return stage, {"optimiser": stage.model}
+    return stage, {"optimizer": stage.model}
 
 
 def causal_init(tmp_path: Path) -> tuple[Any, dict[str, nn.Module]]:
     stage = test_causal_init_step.stage_of(tmp_path, 10)
-    return stage, {"optimiser": stage.model.dit}
+    return stage, {"optimizer": stage.model.dit}
 
 
 def dmd(_: Path) -> tuple[Any, dict[str, nn.Module]]:
     stage = test_dmd_step.stage_of()
-    return stage, {"student_optimiser": stage.student.dit, "fake_optimiser": stage.fake}
+    return stage, {"student.optimizer": stage.student.dit, "fake_optimizer": stage.fake}
 
 
 def codec(_: Path) -> tuple[Any, dict[str, nn.Module]]:
     stage, module = test_stage_steps.codec_stage()
-    return stage, {"optimiser": module}
+    return stage, {"optimizer": module}
 
 
 def decoder(_: Path) -> tuple[Any, dict[str, nn.Module]]:
     stage, module = test_stage_steps.decoder_stage()
-    return stage, {"optimiser": module}
+    return stage, {"optimizer": module}
 
 
-def reader(_: Path) -> tuple[Any, dict[str, nn.Module]]:
-    stage, module = test_stage_steps.reader_stage()
-    return stage, {"optimiser": module}
+def text_encoder(_: Path) -> tuple[Any, dict[str, nn.Module]]:
+    stage, module = test_stage_steps.text_encoder_stage()
+    return stage, {"optimizer": module}
 
 
-STAGES = [teacher, causal_init, dmd, codec, decoder, reader]
+STAGES = [teacher, causal_init, dmd, codec, decoder, text_encoder]
 
 
 def learnt(stage: Any, modules: dict[str, nn.Module], seed: int) -> None:
@@ -53,8 +54,9 @@ def learnt(stage: Any, modules: dict[str, nn.Module], seed: int) -> None:
             for value in module.parameters():
                 if value.requires_grad:
                     value.grad = torch.randn(value.shape, generator=generator)
-            getattr(stage, name).step(1.0)
-        stage.ema.update(next(iter(modules.values())))
+            attrgetter(name)(stage.state).step(1.0)
+        own = getattr(stage.state, "student", stage.state)
+        own.ema.update(next(iter(modules.values())))
 
 
 def flat(state: Any, name: str = "") -> dict[str, Tensor]:
@@ -78,16 +80,16 @@ def test_what_was_saved_is_what_goes_on(
     (first, modules), (second, others) = made(tmp_path), made(tmp_path)
     learnt(first, modules, 1)
     learnt(second, others, 2)
-    saved = flat(first.state_dict())
+    saved = flat(first.state.state_dict())
     assert {name.split("/")[1] for name in saved} >= {"weights", "ema", "optimiser"}
-    fresh = flat(second.state_dict())
+    fresh = flat(second.state.state_dict())
     assert fresh.keys() == saved.keys()
     different = {name for name in saved if not torch.equal(saved[name], fresh[name])}
     assert {name.split("/")[1] for name in different} >= {"weights", "ema", "optimiser"}
-    second.load_state_dict(copy.deepcopy(first.state_dict()))  # as a disk copies it
+    second.state.load_state_dict(copy.deepcopy(first.state.state_dict()))  # as a disk copies it
     learnt(first, modules, 3)
     learnt(second, others, 3)
-    one, other = flat(first.state_dict()), flat(second.state_dict())
+    one, other = flat(first.state.state_dict()), flat(second.state.state_dict())
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -98,10 +100,10 @@ def test_without_the_optimisers_state_a_run_begins_with_fresh_ones(
 ) -> None:
     (first, modules), (second, _) = made(tmp_path), made(tmp_path)
     learnt(first, modules, 1)
-    untouched = flat(second.state_dict()["optimiser"])
-    saved = first.state_dict()
-    second.load_state_dict({name: part for name, part in saved.items() if name != "optimiser"})
-    found = second.state_dict()
+    untouched = flat(second.state.state_dict()["optimiser"])
+    saved = first.state.state_dict()
+    second.state.load_state_dict({name: part for name, part in saved.items() if name != "optimiser"})
+    found = second.state.state_dict()
     assert flat(found["optimiser"]).keys() == untouched.keys()
     for part in ("weights", "ema"):
         wanted, got = flat(saved[part]), flat(found[part])
@@ -115,9 +117,9 @@ def test_priming_makes_every_place_that_a_checkpoint_fills_and_changes_nothing_t
 ) -> None:
     (first, modules), (second, _) = made(tmp_path), made(tmp_path)
     learnt(first, modules, 1)
-    before = {part: flat(second.state_dict()[part]) for part in ("weights", "ema")}
-    second.prime()
-    assert flat(second.state_dict()).keys() == flat(first.state_dict()).keys()
+    before = {part: flat(second.state.state_dict()[part]) for part in ("weights", "ema")}
+    second.state.init_optimizer_state()
+    assert flat(second.state.state_dict()).keys() == flat(first.state.state_dict()).keys()
     for part, values in before.items():
-        after = flat(second.state_dict()[part])
+        after = flat(second.state.state_dict()[part])
         assert all(torch.equal(values[name], after[name]) for name in values)

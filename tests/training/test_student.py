@@ -10,36 +10,30 @@ import torch
 from torch import Tensor
 
 from shotstream.data.ode_pairs import OdePairs
+from shotstream.data.rng import sample_noise
 from shotstream.model.causal_mask import CausalMask
 from shotstream.streaming.conditioning import drop_context, full_pass
-from shotstream.training.keys import sample_noise
-from shotstream.training.recipe import Recipe
-from shotstream.training.recipes import recipe
+from shotstream.training.causal_masks import token_grid
+from shotstream.training.recipes import AnyRecipe, recipe
 from shotstream.training.run import build_stage, run_recipe
-from shotstream.training.stages.causal_init import CausalInitStage, part_of
+from shotstream.training.stages.causal_init import CausalInitStage
 from shotstream.training.stages.ode_pairs import CausalVelocity, OdePairsStage
-from shotstream.training.stages.teacher import token_grid
 from shotstream.training.velocity import shot_velocity
-from tests.training.test_run import TEACHER, codec, same, teacher, weights
+from tests.training.test_run import MODEL, TEACHER, codec, same, teacher, weights
 
 
-def nested(prefix: str, *more: str) -> list[str]:
-    return [override.replace("stage.", f"stage.{prefix}", 1) for override in TEACHER] + list(more)
-
-
-def pairs(num_steps: int, *more: str) -> Recipe:
-    overrides = nested("teacher.", f"loop.num_steps={num_steps}", "stage.substeps=2", *more)
+def pairs(num_steps: int, *more: str) -> AnyRecipe:
+    overrides = [*TEACHER, f"train.num_steps={num_steps}", "stage.substeps=2", *more]
     return recipe("theatre_ode_pairs", overrides)
 
 
-def student(num_steps: int, *more: str) -> Recipe:
+def student(num_steps: int, *more: str) -> AnyRecipe:
     common = [
-        f"loop.num_steps={num_steps}",
-        "stage.pairs.substeps=2",
-        "stage.matmul_dtype=float32",  # the recipe takes what the processor is fast at
-        "loop.preview_every=1000",
+        f"train.num_steps={num_steps}",
+        "train.matmul_dtype=float32",  # the recipe takes what the processor is fast at
+        "train.preview_every=1000",
     ]
-    return recipe("theatre_causal_init", nested("pairs.teacher.", *common, *more))
+    return recipe("theatre_causal_init", [*MODEL, *common, *more])
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +50,18 @@ def runs(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_pairs_do_not_depend_on_how_long_their_teacher_is_trained(runs: Path) -> None:
+def test_pairs_of_another_model_or_of_other_steps_are_refused(runs: Path) -> None:
+    """Whatever else they were made with: how many there are, how long, guided how."""
     path = runs / "theatre_ode_pairs" / "config.json"
+    saved = path.read_text()
     for old, new, message in (
-        ('"num_steps": 18900', '"num_steps": 20000', None),
-        ('"seed": 1', '"seed": 7', "seed"),
+        ('"num_steps": 3', '"num_steps": 20000', None),
+        ('"guidance": 1.0', '"guidance": 3.0', None),
+        ('"shift": 3.0', '"shift": 4.0', "another value of shift"),
+        ("740", "750", "student steps"),
     ):
-        assert old in path.read_text()
-        path.write_text(path.read_text().replace(old, new))
+        assert old in saved
+        path.write_text(saved.replace(old, new))
         if message is None:
             build_stage(student(1), runs)
         else:
@@ -108,8 +106,8 @@ def test_a_trajectory_keeps_the_students_levels_from_noise_to_data(runs: Path) -
     stage = build_stage(pairs(1), runs)
     assert isinstance(stage, OdePairsStage)
     made = stage.make(0)
-    assert made.states.shape[1] == len(stage.config.student_steps) + 1
-    noise = sample_noise(made.states.shape[2:], stage.config.seed, "pairs/noise", (0,), range(2))
+    assert made.states.shape[1] == len(stage.recipe.stage.student_steps) + 1
+    noise = sample_noise(made.states.shape[2:], stage.recipe.train.seed, "pairs/noise", (0,), range(2))
     assert torch.equal(made.states[:, 0], noise)
 
 
@@ -125,7 +123,7 @@ def test_resumed_pairs_are_the_same_files(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_a_resumed_student_run_equals_an_uninterrupted_one(runs: Path) -> None:
-    run_recipe(student(5, "loop.stop_at=2"), runs)
+    run_recipe(student(5, "train.stop_at=2"), runs)
     run_recipe(student(5), runs)
     resumed = weights(runs, "theatre_causal_init")
     for path in (runs / "theatre_causal_init").iterdir():
@@ -153,7 +151,7 @@ def test_context_and_captions_reach_the_loss(runs: Path) -> None:
     with torch.no_grad():
         for parameter in stage.model.dit.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    read = OdePairs.read(stage.files[0])
+    read = OdePairs.read(stage.source.files[0])
     chosen = torch.zeros(read.states.shape[0], 1, dtype=torch.long)
     loss = stage.loss(read, chosen)
     read.conditioning.context.add_(1)
@@ -163,18 +161,14 @@ def test_context_and_captions_reach_the_loss(runs: Path) -> None:
     assert stage.loss(read, chosen) != loss
 
 
-WHOLE = ("flow=bidirectional", "teacher.pool.num_latent_frames=[6]")
-
-
-def on_whole_shots(num_steps: int, *more: str) -> Recipe:
-    return student(num_steps, *(f"stage.pairs.{setting}" for setting in WHOLE), *more)
+WHOLE = ("stage.flow=bidirectional", "data.num_latent_frames=[6]")
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trajectories of whole shots, as the published initialisation has them."""
     runs = tmp_path_factory.mktemp("published")
-    for one in (codec(1), teacher(1), pairs(3, *(f"stage.{setting}" for setting in WHOLE))):
+    for one in (codec(1), teacher(1), pairs(3, *WHOLE)):
         run_recipe(one, runs)
     return runs
 
@@ -182,16 +176,16 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def speaking(stage: CausalInitStage) -> OdePairs:
     """Pairs of a stage whose network says something."""
     torch.nn.init.normal_(stage.model.dit.head.head.weight, generator=torch.Generator().manual_seed(0))
-    return OdePairs.read(stage.files[0])
+    return OdePairs.read(stage.source.files[0])
 
 
 @pytest.mark.slow
 def test_trajectories_of_whole_shots_are_the_bidirectional_teacher_s(published: Path) -> None:
     """All chunks at once and without a mask, where the causal teacher's are of one chunk after a history."""
-    shots = "stage.teacher.shot_weights=[0.0, 1.0]"
+    shots = "data.shot_weights=[0.0, 1.0]"
     guidance = ("stage.guidance=1.5", "stage.context_guidance=3.0")
     for flow in ("causal", "bidirectional"):
-        stage = build_stage(pairs(1, f"stage.flow={flow}", f"stage.{WHOLE[1]}", shots, *guidance), published)
+        stage = build_stage(pairs(1, f"stage.flow={flow}", WHOLE[1], shots, *guidance), published)
         assert isinstance(stage, OdePairsStage)
         dit = stage.model.dit
         torch.nn.init.normal_(dit.head.head.weight, generator=torch.Generator().manual_seed(0))
@@ -201,11 +195,11 @@ def test_trajectories_of_whole_shots_are_the_bidirectional_teacher_s(published: 
         blind = drop_context(made.conditioning, torch.ones(len(made.captions), dtype=torch.bool))
         assert not torch.equal(blind.context, made.conditioning.context)
         with torch.no_grad():
-            text, free = (
+            text, uncond = (
                 stage.model.embed(rows)
                 for rows in (made.captions, [[""] * len(rows) for rows in made.captions])
             )
-            asked = [(made.conditioning, text), (made.conditioning, free), (blind, text)]
+            asked = [(made.conditioning, text), (made.conditioning, uncond), (blind, text)]
             said = [
                 CausalVelocity(dit, seen, told, made.history)
                 if flow == "causal"
@@ -225,7 +219,7 @@ def test_trajectories_of_whole_shots_are_the_bidirectional_teacher_s(published: 
 
 
 def test_each_chunk_of_a_whole_shot_has_a_level_of_its_own_and_sees_no_later_one(published: Path) -> None:
-    stage = build_stage(on_whole_shots(1), published)
+    stage = build_stage(student(1), published)
     assert isinstance(stage, CausalInitStage)
     levels = len(stage.sigmas) - 1
     two = torch.cat([stage._draw(step)[1] for step in range(60)])  # pyright: ignore[reportPrivateUsage]
@@ -247,36 +241,32 @@ def test_each_chunk_of_a_whole_shot_has_a_level_of_its_own_and_sees_no_later_one
 
 def test_parts_of_a_batch_with_clean_chunks_average_to_the_whole(published: Path) -> None:
     """A mean over each part's own noised frames once weighed samples by their neighbours."""
-    stage = build_stage(on_whole_shots(1), published)
+    stage = build_stage(student(1), published)
     assert isinstance(stage, CausalInitStage)
     read, clean = speaking(stage), len(stage.sigmas) - 1
     chosen = torch.tensor([[clean, 0], [1, 2]])
     whole = stage.loss(read, chosen)
-    parts = [
-        stage.loss(part_of(read, range(one, one + 1)), chosen[[one]], num_noised=1.5) for one in range(2)
-    ]
+    parts = [stage.loss(read.part(range(one, one + 1)), chosen[[one]], num_noised=1.5) for one in range(2)]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
-    alone = stage.loss(part_of(read, range(1)), chosen[[0]])
+    alone = stage.loss(read.part(range(1)), chosen[[0]])
     assert not torch.isclose(alone, parts[0])
 
 
 @pytest.mark.slow
 def test_a_resumed_run_on_whole_shots_equals_an_uninterrupted_one(published: Path) -> None:
     directory = published / "theatre_causal_init"
-    for more in (["loop.stop_at=2"], []):
-        run_recipe(on_whole_shots(5, *more), published)
+    for more in (["train.stop_at=2"], []):
+        run_recipe(student(5, *more), published)
     resumed = weights(published, "theatre_causal_init")
     for path in directory.iterdir():
         path.unlink()
-    run_recipe(on_whole_shots(5), published)
+    run_recipe(student(5), published)
     assert same(resumed, weights(published, "theatre_causal_init"))
-    with pytest.raises(ValueError, match=r"another value of .*flow"):
-        build_stage(student(1), published)
 
 
 def test_bfloat16_changes_little_and_loses_no_gradient(runs: Path) -> None:
     stages = {
-        name: build_stage(student(1, f"stage.matmul_dtype={name}"), runs) for name in ("float32", "bfloat16")
+        name: build_stage(student(1, f"train.matmul_dtype={name}"), runs) for name in ("float32", "bfloat16")
     }
     gradients: dict[str, dict[str, Tensor]] = {}
     for name, stage in stages.items():
@@ -311,10 +301,10 @@ def test_a_student_without_pairs_is_refused(tmp_path: Path) -> None:
 
 def test_a_teacher_that_was_trained_otherwise_is_refused(runs: Path) -> None:
     """The phase has no weights: another one loads without complaint and makes pairs of another network."""
-    phase = nested("teacher.", "stage.teacher.dit.phase_angle=0.5", "stage.teacher.shift=4.5")
+    phase = [*TEACHER, "model.dit.phase_angle=0.5", "model.shift=4.5"]
     with pytest.raises(ValueError, match=r"another value of dit\.phase_angle, shift"):
         build_stage(recipe("theatre_ode_pairs", phase), runs)
-    layers = nested("pairs.teacher.", "stage.pairs.teacher.dit.num_layers=2")
+    layers = [*MODEL, "model.dit.num_layers=2"]
     with pytest.raises(ValueError, match=r"another value of dit\.num_layers"):
         build_stage(recipe("theatre_causal_init", layers), runs)
 

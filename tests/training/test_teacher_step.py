@@ -3,20 +3,19 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from shotstream.data.source import ShotSample
+from shotstream.data.batches import DataSource, ShotBatch, dropped
 from shotstream.geometry import LatentSize
 from shotstream.streaming.conditioning import first_shot
-from shotstream.training.parallelize import Execution
+from shotstream.training.causal_masks import mask_form
 from shotstream.training.recipes import recipe
-from shotstream.training.stages import teacher
-from shotstream.training.stages.teacher import Batch, ShotSource, TeacherStage, TeacherTraining
+from shotstream.training.stages.teacher import TeacherRecipe, TeacherStage
 from tests.training.test_run import TEACHER
 
 SIZE = LatentSize(2, 4)
@@ -27,26 +26,20 @@ def seed_of(*keys: object) -> int:
     return int.from_bytes(digest, "big") // 2
 
 
-def config_of(**changes: Any) -> TeacherTraining:
-    config = cast(
-        "TeacherTraining", recipe("theatre_teacher", [*TEACHER, "stage.dit.latent_channels=2"]).stage
-    )
-    return replace(config, **{"matmul_dtype": "float32", **changes})
+def recipe_of(*overrides: str) -> TeacherRecipe:
+    tiny = [*TEACHER, "model.dit.latent_channels=2", "train.matmul_dtype=float32"]
+    return cast("TeacherRecipe", recipe("theatre_teacher", [*tiny, *overrides]))
 
 
-class NoStories:
+class NoShots:
     """A source that nothing is drawn from."""
 
-    def at(self, step: int) -> "ShotSource":
-        del step
-        return self
-
-    def read(self, step: int, rows: range | None = None) -> list[ShotSample]:
-        raise AssertionError((step, rows))
+    def batch(self, step: int, samples: range) -> ShotBatch:
+        raise AssertionError((step, samples))
 
 
-def stage_of(execution: Execution | None = None, **changes: Any) -> TeacherStage:
-    return TeacherStage(config_of(**changes), NoStories(), execution=execution)
+def stage_of(*overrides: str, source: DataSource[ShotBatch] | None = None) -> TeacherStage:
+    return TeacherStage(recipe_of(*overrides), source or NoShots())
 
 
 def levels_of(stage: TeacherStage, step: int, f: int, *, causal: bool) -> Tensor:
@@ -56,7 +49,7 @@ def levels_of(stage: TeacherStage, step: int, f: int, *, causal: bool) -> Tensor
 
 
 def test_a_bidirectional_step_has_one_level_for_all_frames_of_a_sample() -> None:
-    stage = stage_of(batch_size=64)
+    stage = stage_of("data.batch_size=64")
     sigma = levels_of(stage, 5, 7, causal=False)
     assert sigma.shape == (64, 7) and (sigma == sigma[:, :1]).all() and (sigma > 0).all()
     assert len(sigma[:, 0].unique()) == 64, "each sample has its own"
@@ -70,7 +63,7 @@ def test_a_causal_step_has_a_level_for_each_chunk_and_its_last_chunk_is_never_cl
     clean_history: float,
 ) -> None:
     """A clean last chunk, which nothing follows, is a sample with nothing to learn and none to learn from."""
-    stage = stage_of(batch_size=200, clean_history=clean_history)
+    stage = stage_of("data.batch_size=200", f"stage.clean_history={clean_history}")
     sigma = levels_of(stage, 3, 8, causal=True)  # two chunks of three frames, and one of two
     chunks = sigma[:, [0, 3, 6]]
     assert torch.equal(sigma, chunks.repeat_interleave(3, dim=1)[:, :8])
@@ -84,7 +77,7 @@ def test_a_causal_step_has_a_level_for_each_chunk_and_its_last_chunk_is_never_cl
 
 @pytest.mark.parametrize("causal_share", [0.0, 0.3, 1.0])
 def test_a_share_of_the_steps_is_causal(causal_share: float) -> None:
-    stage = stage_of(causal_share=causal_share)
+    stage = stage_of(f"stage.causal_share={causal_share}")
     found = np.mean([stage._causal(step) for step in range(600)])  # pyright: ignore[reportPrivateUsage]
     assert found == pytest.approx(causal_share, abs=4 * (causal_share * (1 - causal_share) / 600) ** 0.5)
 
@@ -105,7 +98,7 @@ def test_cells_weigh_one_on_average_and_actors_have_their_share_of_the_loss(
     num_figures: int, figure: float | None, rest: float | None
 ) -> None:
     """Weights that do not average to one once changed the loss's scale with who was in the picture."""
-    stage = stage_of(figure_share=0.5, max_figure_weight=8.0)
+    stage = stage_of("stage.figure_share=0.5", "stage.max_figure_weight=8.0")
     figures = (torch.arange(40) < num_figures).reshape(1, 1, 5, 8).repeat(2, 1, 1, 1)
     figures[1] = False
     weight = stage._cell_weight(figures)  # pyright: ignore[reportPrivateUsage]
@@ -136,16 +129,16 @@ class Says(nn.Module):
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_loss_is_the_weighted_mean_square_of_the_velocity(causal: bool) -> None:
     """Written out: noise keyed by the sample, frames that carry it, cells by their weight, in float32."""
-    stage = stage_of(batch_size=3, clean_history=0.6)
+    stage = stage_of("data.batch_size=3", "stage.clean_history=0.6")
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randn(3, 2, 9, 2, 4, generator=generator)
     figures = torch.rand(3, 9, 2, 4, generator=generator) < 0.2
     step = next(s for s in range(50) if (levels_of(stage, s, 9, causal=True) == 0).any())
 
-    def batch(samples: range) -> Batch:
+    def batch(samples: range) -> ShotBatch:
         rows = slice(samples.start, samples.stop)
-        given = first_shot(stage.config.dit, SIZE, batch=len(samples))
-        return Batch(x0[rows], figures[rows], given, [["A fox."]] * len(samples), samples)
+        given = first_shot(stage.recipe.model.dit, SIZE, batch=len(samples))
+        return ShotBatch(x0[rows], figures[rows], given, [["A fox."]] * len(samples), samples)
 
     noise = torch.stack(
         [
@@ -179,29 +172,26 @@ def test_the_loss_is_the_weighted_mean_square_of_the_velocity(causal: bool) -> N
 
 def test_a_step_clips_updates_once_at_its_rate_and_averages_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the stage's own limit: gradients that are clipped by nothing once went unseen."""
-    stage = stage_of(batch_size=2, max_norm=1e-3, num_steps=8, warmup_steps=4, decay_steps=2, ema_decay=0.9)
+    settings = ("data.batch_size=2", "optim.max_norm=1e-3", "train.num_steps=8", "optim.warmup_steps=4")
     done: list[object] = []
+    x0 = torch.randn(2, 2, 3, 2, 4, generator=torch.Generator().manual_seed(1))
 
-    samples = torch.randn(2, 2, 3, 2, 4, generator=torch.Generator().manual_seed(1))
+    class Drawn:
+        def batch(self, step: int, samples: range) -> ShotBatch:
+            done.append(("drawn", step, list(samples)))
+            rows = slice(samples.start, samples.stop)
+            given = first_shot(recipe_of().model.dit, SIZE, batch=len(samples))
+            figures = torch.zeros(len(samples), 3, 2, 4, dtype=torch.bool)
+            return ShotBatch(x0[rows], figures, given, [["A fox."]] * len(samples), samples)
 
-    def draw(
-        stories: object, config: object, step: int, *, samples: range, values: Tensor = samples
-    ) -> Batch:
-        del stories, config
-        done.append(("drawn", step, list(samples)))
-        rows = slice(samples.start, samples.stop)
-        given = first_shot(stage.config.dit, SIZE, batch=len(samples))
-        figures = torch.zeros(len(samples), 3, 2, 4, dtype=torch.bool)
-        return Batch(values[rows], figures, given, [["A fox."]] * len(samples), samples)
-
-    monkeypatch.setattr("shotstream.training.stages.teacher.draw_batch", draw)
-    optimise = stage.optimiser.step
+    stage = stage_of(*settings, "optim.decay_steps=2", "optim.ema_decay=0.9", source=Drawn())
+    optimise = stage.state.optimizer.step
     monkeypatch.setattr(
-        stage.optimiser, "step", lambda rate: (done.append(("rate", rate)), optimise(rate))[1]
+        stage.state.optimizer, "step", lambda rate: (done.append(("rate", rate)), optimise(rate))[1]
     )
-    average = stage.ema.update
+    average = stage.state.ema.update
     monkeypatch.setattr(
-        stage.ema, "update", lambda module: (done.append(("average", module)), average(module))
+        stage.state.ema, "update", lambda module: (done.append(("average", module)), average(module))
     )
     gradients: dict[str, Tensor] = {}
     name = "dit.head.head.weight"
@@ -215,26 +205,30 @@ def test_a_step_clips_updates_once_at_its_rate_and_averages_once(monkeypatch: py
         assert scalars["norm"] > 1e-3, "told as it was before clipping"
         gradients[str(step)] = stage.model.get_parameter(name).detach() - before
     first = gradients["0"]  # AdamW's first step is its rate, whatever the gradient's size
-    assert float(first.abs().max()) == pytest.approx(stage.config.learning_rate * 0.25, rel=0.02)
-    states = stage.state_dict()["optimiser"]["adamw"]["state"].values()
+    assert float(first.abs().max()) == pytest.approx(stage.recipe.optimizer.learning_rate * 0.25, rel=0.02)
+    states = stage.state.state_dict()["optimiser"]["adamw"]["state"].values()
     clipped = sum(float(state["exp_avg_sq"].sum()) / 0.02 for state in states) ** 0.5
     assert clipped < 2.1 * 1e-3, "four steps of at most 0.001 each, remembered"
-    assert stage.ema.num_updates == 4
+    assert stage.state.ema.num_updates == 4
     exported = stage.averaged()
-    assert torch.equal(exported.get_parameter(name).detach(), stage.ema.average[name])
+    assert torch.equal(exported.get_parameter(name).detach(), stage.state.ema.average[name])
     assert not torch.equal(exported.get_parameter(name).detach(), stage.model.get_parameter(name).detach())
 
 
 def test_context_and_captions_are_dropped_by_their_own_chances() -> None:
     """Two numbers that differ, for samples of a first shot and of a later one."""
 
-    config = config_of(context_drop=0.3, caption_drop=0.1)
-    given = first_shot(config.dit, SIZE)
+    given = first_shot(recipe_of().model.dit, SIZE)
     full = replace(given, context=torch.ones_like(given.context))
     for later in (True, False):
         drawn = [
-            teacher._dropped(  # pyright: ignore[reportPrivateUsage]
-                full, ["A fox.", "An owl."], later, config, np.random.default_rng(one), keep_captions=False
+            dropped(
+                full,
+                ["A fox.", "An owl."],
+                np.random.default_rng(one),
+                has_context=later,
+                context_drop=0.3,
+                caption_drop=0.1,
             )
             for one in range(1500)
         ]
@@ -243,25 +237,16 @@ def test_context_and_captions_are_dropped_by_their_own_chances() -> None:
         assert no_context == pytest.approx(0.3 if later else 0.0, abs=0.05 if later else 0)
         assert no_captions == pytest.approx(0.1, abs=0.032)
         assert {tuple(rows) for _, rows in drawn} == {("", ""), ("A fox.", "An owl.")}
-    kept = teacher._dropped(  # pyright: ignore[reportPrivateUsage]
-        full,
-        ["A fox."],
-        True,
-        replace(config, caption_drop=1.0),
-        np.random.default_rng(0),
-        keep_captions=True,
-    )
-    assert kept[1] == ["A fox."]
 
 
 def test_flex_attentions_blocks_are_asked_for_where_its_kernel_takes_the_heads() -> None:
     """It takes heads of 16 and more, on a GPU."""
-    config = config_of().dit
+    config = recipe_of().model.dit
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     for head_dim, form in ((8, "slices"), (16, "block"), (32, "block")):
         sized = replace(config, dim=config.num_heads * head_dim)
-        assert teacher.mask_form(cuda, sized) == form
-        assert teacher.mask_form(cpu, sized) == "slices"
+        assert mask_form(cuda, sized) == form
+        assert mask_form(cpu, sized) == "slices"
 
 
 def test_held_out_stories_are_the_theatres_alone(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
 """What codec, decoder and reader learn in a step, written out: which clips, pixels, noise and captions."""
 
 import hashlib
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodec
+from shotstream.data.caption_answers import CaptionAnswers, CaptionAnswersConfig, held_out_captions
+from shotstream.data.rendered_clips import ActorClips, ActorClipsConfig
 from shotstream.theatre.questions import NOT_SAID, QUESTIONS
 from shotstream.theatre.render import FRAMINGS
 from shotstream.theatre.world import HELD_OUT
-from shotstream.training.stages.decoder import DecoderStage
-from shotstream.training.stages.reader import held_out_captions
-from tests.training.test_decoder import _plain
-from tests.training.test_reader import TRAINING
-from tests.training.test_stage_steps import codec_stage, decoder_stage, reader_stage
+from tests.training.test_stage_steps import codec_stage, decoder_stage
 
 SIDE, STRIDE = 8, 4  # a latent stands for 4 frames of 8 x 8 pixels
 
@@ -44,13 +40,13 @@ def test_a_codecs_loss_is_that_of_some_pixels_of_every_cell_of_noised_latents() 
     stage, codec = codec_stage()
     assert isinstance(codec, PatchCodec)
     codec.eval()
-    step, config = 3, stage.config
-    indices, pixels = stage.batch(step, range(2))
+    step, config, seed = 3, stage.recipe.stage, stage.recipe.train.seed
+    indices, pixels = stage.source.batch(step, range(2))
     assert indices.shape[1] == 1 + 2 * STRIDE and pixels.min() >= -1 and pixels.max() <= 1
     with torch.no_grad():
         loss, share = stage._loss(step, range(2))
-        noisy = noised(codec.encode(pixels), config.seed, "codec", step, config.max_noise)
-        generator = torch.Generator().manual_seed(seed_of(config.seed, "codec/pixels", step))
+        noisy = noised(codec.encode(pixels), seed, "codec", step, config.max_noise)
+        generator = torch.Generator().manual_seed(seed_of(seed, "codec/pixels", step))
         chosen = torch.randperm(STRIDE * SIDE * SIDE, generator=generator)[: config.pixels_per_cell]
         logits = codec.decode_cell_logits(noisy, codec.before(noisy), chosen)
         said = logits.log_softmax(-1)
@@ -65,7 +61,7 @@ def test_a_codecs_loss_is_that_of_some_pixels_of_every_cell_of_noised_latents() 
     assert said.shape[1] == 3
     torch.testing.assert_close(loss, torch.stack(losses).mean())
     torch.testing.assert_close(share, torch.stack(right).float().mean())
-    (alone, _) = stage.batch(step, range(1, 2))
+    (alone, _) = stage.source.batch(step, range(1, 2))
     assert torch.equal(alone, indices[1:]), "a clip is the one of its place"
     assert not torch.equal(indices[0], indices[1])
 
@@ -74,7 +70,7 @@ def test_a_codecs_preview_scores_the_average_on_clips_of_its_own_and_draws_them(
     stage, _ = codec_stage()
     scores = stage.preview(7, tmp_path)
     averaged = stage.averaged()
-    indices, pixels = stage.batch(2**31 - 1, range(stage.batch_size))
+    indices, pixels = stage.source.batch(2**31 - 1, range(stage.batch_size))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         latents = averaged.encode(pixels)
@@ -97,10 +93,10 @@ def test_a_codecs_preview_scores_the_average_on_clips_of_its_own_and_draws_them(
 
 def test_a_decoders_loss_looks_at_cells_with_actors_first_and_weighs_their_pixels() -> None:
     stage, codec = decoder_stage()
-    config, step = stage.config, 2
-    pictures, figures = stage.batch(step)
+    config, step, seed = stage.recipe.stage, 2, stage.recipe.train.seed
+    pictures, figures = stage.source.batch(step, range(2))
     rows, columns = pictures.shape[2] // SIDE, pictures.shape[3] // SIDE
-    num_cells = config.num_latent_frames * rows * columns
+    num_cells = stage.recipe.data.num_latent_frames * rows * columns
     asked: dict[str, Tensor] = {}
 
     def surroundings(noisy: Tensor, before: Tensor) -> Tensor:
@@ -118,7 +114,7 @@ def test_a_decoders_loss_looks_at_cells_with_actors_first_and_weighs_their_pixel
     codec.surroundings, codec.finished_logits = surroundings, finished_logits  # type: ignore[assignment]
     loss, share = stage._loss(step)
     with torch.no_grad():
-        wanted = noised(stage._latents(pictures), config.seed, "decoder", step, config.max_noise)
+        wanted = noised(stage._latents(pictures), seed, "decoder", step, config.max_noise)
     torch.testing.assert_close(asked["noisy"], wanted)
     assert len(asked["pixels"].unique()) == len(asked["pixels"]) == config.pixels_per_cell
     padded = torch.nn.functional.pad(figures.float(), (1, 1, 1, 1)).bool()
@@ -159,22 +155,25 @@ def test_a_decoders_loss_looks_at_cells_with_actors_first_and_weighs_their_pixel
 def test_a_decoder_sees_the_framings_and_the_motion_that_its_recipe_asks_for(
     framing_weights: tuple[float, ...], still_weight: float
 ) -> None:
-    made, _ = decoder_stage()
-    config = replace(made.config, framing_weights=framing_weights, still_weight=still_weight)
-    stage = DecoderStage(config, _plain())
+    config = ActorClipsConfig(framing_weights=framing_weights, still_weight=still_weight)
+    source = ActorClips(config, 2, seed=0)
     weights = []
     for step in range(12):
-        shot, _, _ = stage._clip(step, 0, held_out=False)
+        shot, _, _ = source.clip(step, 0, held_out=False)
         moves = any(one.action in ("walks", "jumps", "dances") for one in shot.performances)
         weights.append(framing_weights[FRAMINGS.index(shot.framing)] * (1.0 if moves else still_weight))
-        assert stage._weight(shot) == weights[-1] > 0
+        assert source._weight(shot) == weights[-1] > 0  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_reader_sees_as_many_empty_and_shortened_captions_as_its_recipe_asks_for() -> None:
-    made, _ = reader_stage()
-    assert made.config.max_shots == TRAINING.max_shots == 5
+    assert CaptionAnswersConfig().max_shots == 5
     num = 200
-    plain: Any = type(made)(replace(made.config, empty_share=0.0, global_drop=0.0, word_drop=0.0))
+
+    def drawn(empty_share: float, global_drop: float, word_drop: float) -> CaptionAnswers:
+        config = CaptionAnswersConfig(empty_share=empty_share, global_drop=global_drop, word_drop=word_drop)
+        return CaptionAnswers(config, seed=5)
+
+    plain = drawn(0.0, 0.0, 0.0)
     whole, right = plain.batch(0, range(num))
     assert all(whole) and (right != NOT_SAID).any()
     again, _ = plain.batch(0, range(num))
@@ -184,17 +183,17 @@ def test_a_reader_sees_as_many_empty_and_shortened_captions_as_its_recipe_asks_f
     def near(share: float, expected: float) -> bool:
         return abs(share - expected) < 4 * (expected * (1 - expected) / num) ** 0.5
 
-    empty: Any = type(made)(replace(made.config, empty_share=0.3, global_drop=0.0, word_drop=0.0))
+    empty = drawn(0.3, 0.0, 0.0)
     texts, answers = empty.batch(0, range(num))
     gone = [text == "" for text in texts]
     assert near(float(np.mean(gone)), 0.3)
     assert all((answers[at] == NOT_SAID).all() for at in range(num) if gone[at])
-    shorter: Any = type(made)(replace(made.config, empty_share=0.0, global_drop=0.25, word_drop=0.0))
+    shorter = drawn(0.0, 0.25, 0.0)
     texts, _ = shorter.batch(0, range(num))
     lengths = [len(text.split()) for text in texts]
     full = [len(text.split()) for text in whole]
     assert near(float(np.mean([one < other for one, other in zip(lengths, full, strict=True)])), 0.25)
-    bare: Any = type(made)(replace(made.config, empty_share=0.0, global_drop=0.0, word_drop=1.0))
+    bare = drawn(0.0, 0.0, 1.0)
     texts, told = bare.batch(0, range(num))
     stripped = [" a " not in f" {text.lower()} " and "," not in text for text in texts]
     assert near(float(np.mean(stripped)), 0.5), "half of the captions lose words that say nothing"

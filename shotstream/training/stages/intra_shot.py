@@ -4,57 +4,67 @@ The first of the two distillation stages of arXiv 2603.25746: what is learnt is 
 own chunks, before mistakes of earlier shots come into it.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from shotstream.data.latents import LatentPool
+from shotstream.data.batches import DataSource, ShotBatch
+from shotstream.data.shard_source import ShardsConfig
+from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.training.parallelize import Execution
-from shotstream.training.stages.dmd import DmdStage, DmdTraining, Scene, fake_of
-from shotstream.training.stages.teacher import ShotSource, TheatreModel, draw_batch
+from shotstream.training.recipe import ModelConfig, Recipe
+from shotstream.training.stage import Film
+from shotstream.training.stages.dmd import DmdConfig, DmdStage, RolloutBatch, fake_of
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IntraShotTraining:
-    """The recipe of an intra-shot student."""
+class IntraShotConfig(DmdConfig):
+    """The numbers of the intra-shot stage: those of distribution matching."""
 
-    dmd: DmdTraining
-    """How it is matched to its teacher."""
+
+IntraShotRecipe = Recipe[ModelConfig, StoryPoolConfig | ShardsConfig, IntraShotConfig]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrueHistory:
+    """A `DataSource` of rollouts that are conditioned on true earlier shots."""
+
+    shots: DataSource[ShotBatch]
+    """Stories whose true shots are the history."""
+    chunk_latent_frames: int
+    """Length of a chunk."""
+
+    def batch(self, step: int, samples: range) -> RolloutBatch:
+        """Conditioning and lengths of shots of the stories."""
+        drawn = self.shots.batch(step, samples)
+        num_chunks = drawn.x0.shape[2] // self.chunk_latent_frames
+        return RolloutBatch(drawn.conditioning, drawn.captions, num_chunks, samples)
 
 
 def intra_shot_stage(
-    config: IntraShotTraining,
+    recipe: IntraShotRecipe,
     *,
-    student: TheatreModel,
-    teacher: TheatreModel,
-    pool: LatentPool | ShotSource,
-    film: Callable[[TheatreModel, int, Path], Mapping[str, float]] | None = None,
+    student: TextConditionedDiT,
+    teacher: TextConditionedDiT,
+    source: DataSource[ShotBatch],
+    film: Film | None = None,
     execution: Execution | None = None,
 ) -> DmdStage:
-    """The stage: student and fake score learn whole.
+    """The intra-shot stage: student and fake score learn whole.
 
     Args:
-        config: the recipe.
+        recipe: of the run.
         student: changed in place.
         teacher: frozen in place; the fake score starts as a copy of it.
-        pool: the stories whose true shots are the history.
+        source: the stories whose true shots are the history.
         film: see `DmdStage`.
         execution: how steps are computed.
     """
-    drawn = dataclasses.replace(config.dmd.teacher, seed=config.dmd.seed)
-    size = drawn.dit.chunk_latent_frames
-
-    def draw(step: int, samples: range) -> Scene:
-        batch = draw_batch(pool.at(step), drawn, step, samples=samples, keep_captions=True)
-        return Scene(batch.conditioning, batch.captions, batch.x0.shape[2] // size, samples)
-
     return DmdStage(
-        config.dmd,
+        recipe,
         student=student,
         teacher=teacher,
         fake=fake_of(teacher),
-        draw=draw,
+        source=TrueHistory(shots=source, chunk_latent_frames=recipe.model.dit.chunk_latent_frames),
         film=film,
         execution=execution,
     )

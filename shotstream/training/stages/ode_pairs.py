@@ -7,8 +7,7 @@ causal student (Causal Forcing, arXiv 2602.02214). With `flow="bidirectional"` i
 on with the next.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -20,26 +19,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shotstream.data.batches import DataSource, ShotBatch
 from shotstream.data.checks import require_within
-from shotstream.data.latents import LatentPool
 from shotstream.data.ode_pairs import OdePairs, digest_of
+from shotstream.data.rng import numpy_rng, sample_noise
+from shotstream.data.shard_source import ShardsConfig
+from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.diffusion.samplers import VelocityFunction, euler_states
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.model.rope import rope_table
-from shotstream.streaming.conditioning import Conditioning, stack_conditioning
-from shotstream.training.keys import draws, sample_noise
+from shotstream.streaming.conditioning import Conditioning
+from shotstream.training.causal_masks import token_grid
 from shotstream.training.parallelize import Execution
-from shotstream.training.precision import MatmulDtype, multiplying, require_matmul_dtype
-from shotstream.training.stages.teacher import (
-    ShotSource,
-    TeacherTraining,
-    TheatreModel,
-    draw_batch,
-    token_grid,
-)
+from shotstream.training.precision import multiplying
+from shotstream.training.recipe import ModelConfig, Recipe
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.velocity import guided_velocity, shot_velocity
 
 Flow = Literal["causal", "bidirectional"]
@@ -47,13 +44,9 @@ Flow = Literal["causal", "bidirectional"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OdePairsTraining:
-    """The recipe of a set of ODE pairs."""
+class OdePairsConfig:
+    """The numbers of the ODE pairs stage."""
 
-    teacher: TeacherTraining
-    """How the teacher was trained; batches are drawn as there, from other seeds. A file holds one batch."""
-    seed: int = 1
-    """Of everything that is drawn."""
     student_steps: tuple[int, ...] = STUDENT_STEPS
     """Levels that are kept, of 1000 and before the schedule warps them; the end is kept too."""
     substeps: int = 4
@@ -65,16 +58,19 @@ class OdePairsTraining:
     flow: Flow = "causal"
     """"causal": a chunk of a shot, after its true earlier chunks. "bidirectional": all chunks of it at once,
     as the published code has it."""
-    matmul_dtype: MatmulDtype = "float32"
-    """What linear layers compute in; "auto" is bfloat16 where the device multiplies it faster."""
 
     def __post_init__(self) -> None:
         if self.flow not in get_args(Flow):
             raise ValueError(f"flow is {self.flow!r}; give {' or '.join(get_args(Flow))}")
-        require_matmul_dtype(self.matmul_dtype)
-        require_within(self, 0, inf, ("seed", "guidance", "context_guidance"))
+        require_within(self, 0, inf, ("guidance", "context_guidance"))
         require_within(self, 1, inf, ("substeps",))
-        FlowSchedule(shift=self.teacher.shift).student_sigmas(self.student_steps)
+
+    def check(self, recipe: Recipe[Any, Any, Any]) -> None:
+        """ValueError for steps that the schedule does not have."""
+        FlowSchedule(shift=recipe.model.shift).student_sigmas(self.student_steps)
+
+
+OdePairsRecipe = Recipe[ModelConfig, StoryPoolConfig | ShardsConfig, OdePairsConfig]
 
 
 class OdePairsStage:
@@ -82,27 +78,34 @@ class OdePairsStage:
 
     def __init__(
         self,
-        config: OdePairsTraining,
-        model: TheatreModel,
-        pool: LatentPool | ShotSource,
+        recipe: OdePairsRecipe,
+        source: DataSource[ShotBatch],
+        model: TextConditionedDiT,
         directory: Path,
         execution: Execution | None = None,
     ) -> None:
-        """ValueError for what only a stage that learns can do."""
-        self.config, self.execution = config, execution or Execution()
+        """ValueError for what only a stage that learns can do.
+
+        Args:
+            recipe: of the run; a file holds one of its batches.
+            source: the shots whose conditioning and history the trajectories have.
+            model: the teacher, frozen in place.
+            directory: where the files are written.
+            execution: how steps are computed.
+        """
+        self.recipe, self.source, self.execution = recipe, source, execution or Execution()
         self.execution.refuse(("activation_checkpointing", "compile"), "making ODE pairs learns nothing")
-        self._drawn = dataclasses.replace(config.teacher, seed=config.seed)
         self.execution.shares(self.batch_size)
         self.model = model.eval().requires_grad_(False)
         self._made_by = digest_of(self.model.dit.state_dict())
-        self.pool = pool
         self.directory = directory
-        self.schedule = FlowSchedule(shift=config.teacher.shift)
+        self.schedule = FlowSchedule(shift=recipe.model.shift)
+        self.state = NoState()
 
     @property
     def batch_size(self) -> int:
         """Samples of a step."""
-        return self.config.teacher.batch_size
+        return self.recipe.data.batch_size
 
     @torch.no_grad()
     def step(self, step: int) -> Mapping[str, float]:
@@ -111,7 +114,7 @@ class OdePairsStage:
         found = self.execution.world.gather(own)
         if found is None:
             return {}
-        pairs = joined([part for parts in found for part in parts])
+        pairs = OdePairs.joined([part for parts in found for part in parts])
         pairs.write(self.directory / f"pairs_{step:06d}.safetensors", made_by=self._made_by)
         return {"pairs": float(pairs.states.shape[0]), "std": pairs.states[:, -1].std().item()}
 
@@ -121,37 +124,38 @@ class OdePairsStage:
 
         The pairs are on the CPU, wherever the teacher is.
         """
+        config, seed = self.recipe.stage, self.recipe.train.seed
         samples = range(self.batch_size) if samples is None else samples
         dit, device = self.model.dit, self.model.device
-        batch = draw_batch(self.pool.at(step), self._drawn, step, samples=samples, keep_captions=True)
+        batch = self.source.batch(step, samples)
         size = dit.config.chunk_latent_frames
         num_chunks = batch.x0.shape[2] // size
-        rng = draws(self.config.seed, "pairs/chunk", step)
-        whole = self.config.flow == "bidirectional"
+        rng = numpy_rng(seed, "pairs/chunk", step)
+        whole = config.flow == "bidirectional"
         first, length = (0, num_chunks) if whole else (int(rng.integers(num_chunks)), 1)
         history = batch.x0[:, :, : first * size]
         conditioning = batch.conditioning.to(device)
         text = self.model.embed(batch.captions)
-        free = self.model.embed([[""] * len(rows) for rows in batch.captions])
+        uncond = self.model.embed([[""] * len(rows) for rows in batch.captions])
         shape = (batch.x0.shape[1], length * size, *batch.x0.shape[3:])
-        noise = sample_noise(shape, self.config.seed, "pairs/noise", (step,), samples).to(device)
-        with multiplying(self.config.matmul_dtype, device):
+        noise = sample_noise(shape, seed, "pairs/noise", (step,), samples).to(device)
+        with multiplying(self.recipe.train.matmul_dtype, device):
             clean = history.to(device)
 
-            def conditioned(seen: Conditioning, told: Tensor) -> VelocityFunction:
+            def velocity_of(cond: Conditioning, text: Tensor) -> VelocityFunction:
                 if whole:
-                    return partial(shot_velocity, dit, seen, told)
-                return CausalVelocity(dit, seen, told, clean)
+                    return partial(shot_velocity, dit, cond, text)
+                return CausalVelocity(dit, cond, text, clean)
 
             velocity = guided_velocity(
-                conditioned,
+                velocity_of,
                 conditioning,
                 text,
-                free,
-                captions=self.config.guidance,
-                context=self.config.context_guidance,
+                uncond,
+                captions=config.guidance,
+                context=config.context_guidance,
             )
-            states = list(euler_states(velocity, noise, self._levels()))[:: self.config.substeps]
+            states = list(euler_states(velocity, noise, self._levels()))[:: config.substeps]
         return OdePairs(
             states=torch.stack(states, dim=1).cpu(),
             history=history,
@@ -166,12 +170,11 @@ class OdePairsStage:
 
     def _levels(self) -> Float[Tensor, " n"]:
         """The student's levels and zero, with evenly spaced ones between."""
-        kept = [*self.schedule.student_sigmas(self.config.student_steps).tolist(), 0.0]
+        kept = [*self.schedule.student_sigmas(self.recipe.stage.student_steps).tolist(), 0.0]
+        substeps = self.recipe.stage.substeps
         levels: list[float] = []
         for here, there in pairwise(kept):
-            levels += [
-                here + (there - here) * part / self.config.substeps for part in range(self.config.substeps)
-            ]
+            levels += [here + (there - here) * part / substeps for part in range(substeps)]
         return torch.tensor([*levels, 0.0])
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
@@ -179,27 +182,21 @@ class OdePairsStage:
         del step, directory
         return {}
 
-    def prime(self) -> None:
-        """Nothing: there is no optimiser."""
+
+class NoState:
+    """The state of a stage that learns nothing: a step leaves its file and nothing else."""
+
+    def init_optimizer_state(self) -> None:
+        """Nothing: there is no optimizer."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: a step leaves its file and nothing else."""
+        """Empty."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to load; ValueError when there is something, which is another recipe's."""
         if state:
             raise ValueError(f"ODE pairs have no state, but the checkpoint holds {', '.join(state)}")
-
-
-def joined(parts: Sequence[OdePairs]) -> OdePairs:
-    """Pairs of one step made in parts, as one batch."""
-    return OdePairs(
-        states=torch.cat([part.states for part in parts]),
-        history=torch.cat([part.history for part in parts]),
-        conditioning=stack_conditioning([part.conditioning for part in parts]),
-        captions=[rows for part in parts for rows in part.captions],
-    )
 
 
 class CausalVelocity:

@@ -1,28 +1,44 @@
 """The text encoder that answers questions: what it says depends on nothing else, and it learns to read."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.data.caption_answers import CaptionAnswers, CaptionAnswersConfig
+from shotstream.data.ode_pairs import PairFiles
 from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.questions import QUESTIONS
 from shotstream.theatre.world import HELD_OUT
 from shotstream.training.checkpoint import checkpoints
-from shotstream.training.loop import LoopConfig
-from shotstream.training.recipe import Recipe
-from shotstream.training.recipes import recipe
+from shotstream.training.recipes import AnyRecipe, recipe
 from shotstream.training.run import recipe_of_run, run_recipe
-from shotstream.training.stages.causal_init import CausalInitStage, CausalInitTraining
-from shotstream.training.stages.dmd import DmdStage, Scene, fake_of
-from shotstream.training.stages.intra_shot import IntraShotTraining
-from shotstream.training.stages.reader import ReaderStage, ReaderTraining, reader_from_run, reading_loss
-from shotstream.training.stages.teacher import TheatreModel
+from shotstream.training.stages.causal_init import CausalInitStage
+from shotstream.training.stages.dmd import DmdStage, RolloutBatch, fake_of
+from shotstream.training.stages.text_encoder import TextEncoderStage, answer_loss
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
+from shotstream.training.train_state import load_averaged
 
 TEXT = WordEncoderConfig(words=vocabulary(), dim=32, num_layers=1, num_heads=2, questions=QUESTIONS)
-TRAINING = ReaderTraining(text=TEXT, num_steps=60, batch_size=16, learning_rate=3e-3, ema_decay=0.9)
+TINY = (
+    "model.dim=32",
+    "model.num_layers=1",
+    "model.num_heads=2",
+    "data.batch_size=16",
+    "optim.learning_rate=3e-3",
+    "optim.ema_decay=0.9",
+    "train.num_steps=60",
+    "train.tensorboard=false",
+)
+
+
+def made(*more: str) -> AnyRecipe:
+    return recipe("theatre_text", [*TINY, *more])
+
+
+def stage_of(one: AnyRecipe) -> TextEncoderStage:
+    return TextEncoderStage(one, CaptionAnswers(one.data, seed=one.train.seed))
 
 
 def test_an_embedding_is_made_of_the_answers_alone() -> None:
@@ -50,8 +66,7 @@ def test_an_answer_looks_alike_to_every_question_of_its_kind() -> None:
 
 
 def test_no_caption_names_a_pair_that_is_held_out() -> None:
-    stage = ReaderStage(replace(TRAINING, batch_size=400))
-    texts, right = stage.batch(0, range(400))
+    texts, right = CaptionAnswers(CaptionAnswersConfig(), seed=5).batch(0, range(400))
     pairs = [f"{colour} {species}" for species, colour in HELD_OUT]
     assert not any(pair in text.lower() for text in texts for pair in pairs)
     assert any(text == "" for text in texts)
@@ -61,38 +76,31 @@ def test_no_caption_names_a_pair_that_is_held_out() -> None:
 
 @pytest.mark.slow
 def test_it_learns_to_read_and_a_run_gives_its_average(tmp_path: Path) -> None:
-    loop = LoopConfig(num_steps=60, save_every=60, log_every=20, preview_every=60, tensorboard=False)
-    recipe = Recipe(name="theatre_text", stage=TRAINING, loop=loop)
-    assert run_recipe(recipe, tmp_path) == 60
-    found = recipe_of_run(tmp_path, "theatre_text")
-    assert found == recipe
-    reader = reader_from_run(checkpoints(tmp_path / "theatre_text")[-1], TRAINING)
-    fresh = ReaderStage(TRAINING)
-    texts, right = fresh.batch(1000, range(16))
-    assert reading_loss(reader, texts, right) < 0.85 * reading_loss(fresh.reader, texts, right)
-    assert not any(parameter.requires_grad for parameter in reader.parameters())
+    one = made("train.save_every=60", "train.log_every=20", "train.preview_every=60")
+    assert run_recipe(one, tmp_path) == 60
+    assert recipe_of_run(tmp_path, "theatre_text") == one
+    encoder = load_averaged(WordEncoder(TEXT), checkpoints(tmp_path / "theatre_text")[-1])
+    fresh = stage_of(one)
+    texts, right = fresh.source.batch(1000, range(16))
+    assert answer_loss(encoder, texts, right) < 0.85 * answer_loss(fresh.text_encoder, texts, right)
 
 
 @pytest.mark.parametrize("name", ["causal_init", "dmd"])
 def test_an_averaged_student_reads_as_the_student_does(name: str) -> None:
     """Also what no checkpoint holds: which answers a question does not have."""
     recipe_name = {"causal_init": "theatre_causal_init", "dmd": "theatre_intra_shot"}[name]
-    training = recipe(recipe_name, ["loop.tensorboard=false"]).stage
-    dit = replace(
-        recipe("theatre_teacher").stage.dit,  # pyright: ignore[reportAttributeAccessIssue]
-        dim=24, ffn_dim=24, num_heads=2, num_layers=1, freq_dim=8, text_dim=TEXT.dim,
-    )  # fmt: skip
+    sizes = ("dim=24", "ffn_dim=24", "num_heads=2", "num_layers=1", "freq_dim=8", "text_dim=32")
+    text = ("dim=32", "num_layers=1", "num_heads=2")
+    tiny = [*(f"model.dit.{one}" for one in sizes), *(f"model.text.{one}" for one in text)]
+    training = recipe(recipe_name, tiny)
     torch.manual_seed(0)
-    student, teacher = TheatreModel(dit, TEXT), TheatreModel(dit, TEXT)
-    if isinstance(training, CausalInitTraining):
-        stage = CausalInitStage(training, student, [Path("pairs")])
+    student, teacher = (TextConditionedDiT(training.model.dit, TEXT) for _ in range(2))
+    if name == "causal_init":
+        source = PairFiles(training.data, [Path("pairs")], seed=0)
+        stage = CausalInitStage(training, source, student, batch_size=2)
     else:
-        assert isinstance(training, IntraShotTraining)
-
-        def draw(step: int, samples: range) -> Scene:
-            raise AssertionError(f"nothing is drawn for {samples} of step {step}")
-
-        stage = DmdStage(training.dmd, student=student, teacher=teacher, fake=fake_of(teacher), draw=draw)
+        fake = fake_of(teacher)
+        stage = DmdStage(training, student=student, teacher=teacher, fake=fake, source=NoShots())
     captions = [["a red fox waves in the forest."], [""]]
     assert torch.equal(stage.averaged().embed(captions), student.embed(captions))
     buffers = dict(student.named_buffers())
@@ -101,6 +109,13 @@ def test_an_averaged_student_reads_as_the_student_does(name: str) -> None:
     )
 
 
+class NoShots:
+    """A source that nothing is drawn from."""
+
+    def batch(self, step: int, samples: range) -> RolloutBatch:
+        raise AssertionError(f"nothing is drawn for {samples} of step {step}")
+
+
 def test_other_questions_are_refused() -> None:
     with pytest.raises(ValueError, match="questions"):
-        replace(TRAINING, text=replace(TEXT, questions=(("place", 6),)))
+        made("model.questions=[[place, 6]]")

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.data.latents import encode_shot
+from shotstream.data.story_latents import encode_shot
 from shotstream.theatre.palette import NAMES, RGB
 from shotstream.theatre.world import sample_story
 

@@ -1,4 +1,4 @@
-"""Where a training run's randomness comes from: generators keyed by (seed, purpose, step, sample).
+"""Random generators of a training run, keyed by (seed, purpose, step, sample).
 
 A sample is a place in the effective batch of a step. What is drawn for it depends on nothing else, so
 neither the number of processes nor the parts that a batch is computed in change what a step learns from. A
@@ -15,21 +15,14 @@ from torch import Tensor
 from shotstream.streaming.noise import derive_seed
 
 
-def draws(seed: int, purpose: str, *place: int) -> np.random.Generator:
+def numpy_rng(seed: int, purpose: str, *place: int) -> np.random.Generator:
     """A numpy generator for one purpose at a place: a step, a step and a sample, ..."""
     return np.random.default_rng(derive_seed(seed, purpose, *place))
 
 
-def tensor_draws(seed: int, purpose: str, *place: int) -> torch.Generator:
-    """The same for tensors; on the CPU, so that a seed means the same on every device."""
+def torch_rng(seed: int, purpose: str, *place: int) -> torch.Generator:
+    """A torch generator for one purpose at a place; on the CPU, so that a seed means the same everywhere."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *place))
-
-
-def onto(value: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device, without waiting for what the device has yet to do."""
-    if device.type != "cuda":
-        return value.to(device)
-    return value.pin_memory().to(device, non_blocking=True)  # from pageable memory a copy would wait
 
 
 def sample_noise(
@@ -37,8 +30,5 @@ def sample_noise(
 ) -> Float[Tensor, "b *shape"]:
     """Standard normal noise of some samples of a batch, each drawn by its own key."""
     return torch.stack(
-        [
-            torch.randn(tuple(shape), generator=tensor_draws(seed, purpose, *place, sample))
-            for sample in samples
-        ]
+        [torch.randn(tuple(shape), generator=torch_rng(seed, purpose, *place, sample)) for sample in samples]
     )

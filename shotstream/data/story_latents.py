@@ -7,7 +7,6 @@ step, so a resumed run sees the same data in the same order.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 import torch
@@ -18,12 +17,11 @@ from torch import Tensor
 
 from shotstream.codec.codec import Codec
 from shotstream.codec.pixels import from_levels
-from shotstream.data.checks import require_within
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import Shot, render
-from shotstream.theatre.world import TheatreStory, sample_story
+from shotstream.theatre.world import TheatreStory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,67 +42,6 @@ class StoryLatents:
 
     story: TheatreStory
     shots: tuple[ShotLatents, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PoolConfig:
-    """How many stories are kept and how fast they are replaced."""
-
-    seed: int = 0
-    """Of the stories."""
-    block_stories: int = 64
-    """Stories rendered at a time."""
-    num_blocks: int = 16
-    """Blocks kept."""
-    steps_per_block: int = 50
-    """Training steps after which the oldest block is replaced."""
-    num_shots: tuple[int, ...] = (2, 3, 5, 7)
-    """Numbers of shots that a story may have, drawn evenly."""
-    num_latent_frames: tuple[int, ...] = (3, 6, 9)
-    """Lengths that a shot may have, drawn evenly."""
-    budget: int = 6
-    """Context frames that a shot is conditioned on."""
-
-    def __post_init__(self) -> None:
-        require_within(self, 0, inf, ("seed",))
-        counts = (
-            "block_stories",
-            "num_blocks",
-            "steps_per_block",
-            "num_shots",
-            "num_latent_frames",
-            "budget",
-        )
-        require_within(self, 1, inf, counts)
-
-
-class LatentPool:
-    """The stories that training draws from."""
-
-    def __init__(self, codec: Codec, config: PoolConfig) -> None:
-        self.codec = codec
-        self.config = config
-        self._blocks: dict[int, list[StoryLatents]] = {}
-
-    def at(self, step: int) -> list[StoryLatents]:
-        """The stories in the pool at a step; renders what is not there yet."""
-        last = self.config.num_blocks + step // self.config.steps_per_block
-        wanted = range(last - self.config.num_blocks, last)
-        self._blocks = {index: self._blocks[index] for index in wanted if index in self._blocks}
-        for index in wanted:
-            if index not in self._blocks:
-                self._blocks[index] = self._block(index)
-        return [story for index in wanted for story in self._blocks[index]]
-
-    def _block(self, index: int) -> list[StoryLatents]:
-        first = index * self.config.block_stories
-        stories = []
-        for number in range(first, first + self.config.block_stories):
-            rng = np.random.default_rng((self.config.seed, number))
-            story = sample_story(rng, int(rng.choice(self.config.num_shots)))
-            lengths = [1 + 4 * (int(rng.choice(self.config.num_latent_frames)) - 1) for _ in story.shots]
-            stories.append(encode_story(self.codec, story, lengths, self.config.budget))
-        return stories
 
 
 @torch.no_grad()

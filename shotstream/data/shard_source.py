@@ -18,16 +18,24 @@ from dataclasses import dataclass
 from math import inf
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shotstream.data.batches import ShotBatch, dropped
 from shotstream.data.captions import caption_store, open_shards, stored_caption
 from shotstream.data.checks import bad_allowed, require_within
 from shotstream.data.order import ShotOrder
+from shotstream.data.rng import numpy_rng
 from shotstream.data.shards import CONTEXT, ShardError, ShardForm
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
-from shotstream.streaming.conditioning import ConditionedShot, condition_next_shot
+from shotstream.streaming.conditioning import (
+    ConditionedShot,
+    Conditioning,
+    condition_next_shot,
+    stack_conditioning,
+)
 from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.shot_memory import ShotMemory
 
@@ -48,6 +56,12 @@ class ShardsConfig:
     """What `shotstream data encode` made, relative to the working directory."""
     seed: int = 0
     """Of the order."""
+    batch_size: int = 16
+    """Shots per step, over all processes."""
+    context_drop: float = 0.1
+    """Chance that a later shot is conditioned as a first one."""
+    caption_drop: float = 0.0
+    """Chance that a sample's captions are empty: what guidance calls unconditional."""
     max_latent_frames: int = 21
     """Longer shots are cut at the end; all are cut to whole chunks."""
     num_workers: int = 2
@@ -59,7 +73,8 @@ class ShardsConfig:
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("seed", "num_workers", "read_ahead"))
-        require_within(self, 1, inf, ("max_latent_frames",))
+        require_within(self, 1, inf, ("batch_size", "max_latent_frames"))
+        require_within(self, 0, 1, ("context_drop", "caption_drop"))
         bad_allowed(self.max_bad, 1)
         if not self.directory:
             raise ValueError("directory is empty; name a directory of shards")
@@ -78,50 +93,68 @@ class ShotSample:
 
 
 class ShardSource:
-    """The batches of a training run. One thread at a time may read from it."""
+    """A `DataSource` of shots out of shards. One thread at a time may read from it."""
 
-    def __init__(self, config: ShardsConfig, batch_size: int) -> None:
+    def __init__(self, config: ShardsConfig, dit: DiTConfig, policy: PolicyName, *, seed: int) -> None:
         """Opens the shards and lists their shots.
 
         Args:
             config: which shards, and how they are read.
-            batch_size: shots per step, over all ranks.
+            dit: the transformer that learns from them.
+            policy: how context frames are chosen.
+            seed: of what is drawn besides the order.
 
         Raises:
+            ValueError: the shards were encoded for another model.
             ShardError: the directory is not complete.
             TooManyBadSamples: more shards are damaged than allowed.
         """
+        self.dit, self.seed = dit, seed
+        self.policy: PolicyName = policy
         self.config = config
         self.shards = open_shards(config.directory)
         self.form = self.shards.form
+        require_fit(self.form, dit, config.directory)
         self.captions = caption_store(config.directory) if self.form.text_shape else None
         total = sum(summary["num_samples"] for summary in self.shards.shards)
         self._allowed = bad_allowed(config.max_bad, total)
         self._bad: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
         self._shots, lengths = self._table()
-        self.order = ShotOrder(lengths, batch_size, config.seed)
-        self.batch_size = batch_size
+        self.order = ShotOrder(lengths, config.batch_size, config.seed)
         self._pool = ThreadPoolExecutor(config.num_workers) if config.num_workers else None
         self._ahead: dict[tuple[int, int], Future[ShotSample]] = {}
 
-    def at(self, step: int) -> "ShardSource":
-        """What the batch of a step is drawn from, as `LatentPool.at` answers with stories: itself."""
-        del step
-        return self
-
-    @property
-    def num_bad(self) -> int:
-        """Clips found damaged by this process since it began."""
-        return len(self._bad)
-
-    def read(self, step: int, rows: range | None = None) -> list[ShotSample]:
-        """The shots of a step, all of one length, those of `rows` of the batch alone; None: all of them.
+    def batch(self, step: int, samples: range) -> ShotBatch:
+        """Shots of one length; nothing is known of who is where in a picture.
 
         Raises:
             TooManyBadSamples: more clips are damaged than allowed.
         """
-        rows = range(self.batch_size) if rows is None else rows
+        conditionings: list[Conditioning] = []
+        captions: list[list[str]] = []
+        stored = self.read(step, samples)
+        for sample, one in zip(samples, stored, strict=True):
+            rng = numpy_rng(self.seed, "shot", step, sample)
+            conditioning, rows = dropped(
+                *condition_sample(one, self.dit, self.policy, rng),
+                rng,
+                has_context=bool(one.past),
+                context_drop=self.config.context_drop,
+                caption_drop=self.config.caption_drop,
+            )
+            conditionings.append(conditioning)
+            captions.append(rows)
+        x0 = torch.stack([one.latents.float() for one in stored])
+        figures = torch.zeros_like(x0[:, 0], dtype=torch.bool)
+        return ShotBatch(x0, figures, stack_conditioning(conditionings), captions, samples)
+
+    def read(self, step: int, rows: range) -> list[ShotSample]:
+        """The shots of a step, all of one length: those of `rows` of the batch.
+
+        Raises:
+            TooManyBadSamples: more clips are damaged than allowed.
+        """
         if self._pool is None:
             return [self._sample(step, row) for row in rows]
         wanted = [(ahead, row) for ahead in range(step, step + 1 + self.config.read_ahead) for row in rows]
@@ -221,29 +254,6 @@ def condition_sample(
     """Conditioning of a shot on those before it in its clip, and the names of its caption rows."""
     size = LatentSize(*sample.latents.shape[-2:])
     return condition_next_shot(sample.past, sample.caption, config, size, policy, rng=rng)
-
-
-class StoredStories:
-    """The captions of clips in shards, for training that films its own history."""
-
-    def __init__(self, directory: str) -> None:
-        """ShardError when the directory is not complete, or a shard's list cannot be read."""
-        shards = open_shards(directory)
-        self._directory = directory
-        clips = [clip for shard in range(len(shards.shards)) for clip in shards.record(shard).samples]
-        self._keys = [clip.key for clip in clips]
-        self._num_shots = np.array([len(clip.num_latent_frames) for clip in clips])
-
-    def draw(self, rng: np.random.Generator, num_shots: int) -> tuple[str, ...]:
-        """The captions of the first `num_shots` shots of a clip that has as many; ValueError if none has."""
-        (fitting,) = np.nonzero(self._num_shots >= num_shots)
-        if not len(fitting):
-            raise ValueError(
-                f"no clip in {self._directory} has {num_shots} shots; set shot_weights for fewer, or encode "
-                "longer clips"
-            )
-        key = self._keys[int(fitting[rng.integers(len(fitting))])]
-        return tuple(stored_caption(key, place) for place in range(num_shots))
 
 
 def require_fit(form: ShardForm, config: DiTConfig, directory: str) -> None:

@@ -7,21 +7,20 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from shotstream.data.captions import CaptionStore, StoredText, StoredTextConfig, caption_store, open_shards
-from shotstream.data.shards import ShardDirectory, ShardError
-from shotstream.data.source import (
+from shotstream.data.shard_source import (
     ShardsConfig,
     ShardSource,
     ShotSample,
-    StoredStories,
     TooManyBadSamples,
     condition_sample,
     require_fit,
 )
+from shotstream.data.shards import ShardDirectory, ShardError
+from shotstream.data.story_captions import ShardCaptions, ShardCaptionsConfig
 from shotstream.streaming.shot_memory import ShotMemory
 from tests.data.tiny import CLIPS, tiny_encoders, tiny_shards
 
@@ -39,9 +38,17 @@ def copied(shards: Path, tmp_path: Path) -> Iterator[Path]:
     caption_store.cache_clear()
 
 
-def source(directory: Path, batch_size: int = 4, **settings: object) -> ShardSource:
-    config = ShardsConfig(directory=str(directory), **{"num_workers": 0, **settings})  # pyright: ignore[reportArgumentType]
-    return ShardSource(config, batch_size)
+class Source(ShardSource):
+    """All samples of a step, unless rows are asked for."""
+
+    def read(self, step: int, rows: range | None = None) -> list[ShotSample]:
+        return super().read(step, range(self.config.batch_size) if rows is None else rows)
+
+
+def source(directory: Path, batch_size: int = 4, **settings: object) -> Source:
+    given = {"num_workers": 0, "batch_size": batch_size, **settings}
+    config = ShardsConfig(directory=str(directory), **given)  # pyright: ignore[reportArgumentType]
+    return Source(config, tiny_encoders().dit, "published", seed=0)
 
 
 def told(samples: list[ShotSample]) -> list[tuple[object, ...]]:
@@ -151,7 +158,7 @@ def test_a_damaged_clip_is_named_counted_and_replaced_up_to_the_limit(
     for step in range(10):
         samples = lenient.read(step)
         assert len(samples) == 4 and told(samples) == told(good.read(step))
-    assert lenient.num_bad == 1
+    assert len(lenient._bad) == 1  # pyright: ignore[reportPrivateUsage]
     warnings = [one for one in caplog.messages if "shard-000001.tar" in one and member in one]
     assert len(warnings) == 2, "once by each of the two sources"
     strict = source(copied, max_bad="0", num_workers=num_workers)
@@ -171,7 +178,7 @@ def test_lost_shards_end_the_run_and_never_loop(copied: Path) -> None:
     (copied / "shard-000000.json").write_text("{")
     with pytest.raises(TooManyBadSamples, match=r"shard-000000\.json"):
         source(copied, max_bad="2")
-    assert source(copied, max_bad="3").num_bad == 3
+    assert len(source(copied, max_bad="3")._bad) == 3  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_directory_without_an_index_is_refused(copied: Path) -> None:
@@ -245,12 +252,18 @@ def test_a_clip_with_fewer_context_latents_than_it_names_is_damaged(
 
 
 def test_stories_are_captions_of_clips_that_are_long_enough(shards: Path) -> None:
-    stories = StoredStories(str(shards))
-    rng = np.random.default_rng(0)
-    drawn = {stories.draw(rng, 3) for _ in range(60)}
-    assert drawn == {tuple(f"{clip:08d}.shot{i}" for i in range(3)) for clip in (0, 2, 5)}
+    third = ShardCaptionsConfig(directory=str(shards), shot_weights=(0.0, 0.0, 1.0), max_latent_frames=7)
+    stories = ShardCaptions(third, tiny_encoders().dit, seed=0)
+    batch = stories.batch(0, range(60))
+    assert {tuple(rows) for rows in batch.captions} == {
+        tuple(f"{clip:08d}.shot{i}" for i in range(3)) for clip in (0, 2, 5)
+    }
+    assert batch.num_chunks == [2, 2, 2], "as long as it may be, in whole chunks"
+    assert stories.batch(0, range(7, 9)).captions == batch.captions[7:9], "a story is the one of its place"
+    assert stories.batch(1, range(60)).captions != batch.captions
+    fifth = dataclasses.replace(third, shot_weights=(0.0, 0.0, 0.0, 0.0, 1.0))
     with pytest.raises(ValueError, match=r"no clip in .* has 5 shots"):
-        stories.draw(rng, 5)
+        ShardCaptions(fifth, tiny_encoders().dit, seed=0).batch(0, range(1))
 
 
 def test_shards_of_another_model_are_refused(shards: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from shotstream.training.keys import draws, onto, sample_noise, tensor_draws
+from shotstream.data.rng import numpy_rng, sample_noise, torch_rng
 
 
 def seed_of(*keys: object) -> int:
@@ -32,7 +32,7 @@ def test_a_seed_gives_the_same_noise_for_ever() -> None:
     assert seed_of(7, "fake", 11, 2, 3) == 7873405120759876144
     found = sample_noise((4,), 7, "fake", (11, 2), range(3, 4))[0]
     torch.testing.assert_close(found, torch.tensor(GOLDEN_NOISE), rtol=1e-5, atol=1e-5)
-    assert draws(7, "shots", 11).integers(1000, size=5).tolist() == GOLDEN_INTEGERS
+    assert numpy_rng(7, "shots", 11).integers(1000, size=5).tolist() == GOLDEN_INTEGERS
 
 
 GOLDEN_NOISE = [1.732562, 0.99488, 1.53699, -1.498863]
@@ -44,17 +44,12 @@ GOLDEN_INTEGERS = [597, 629, 319, 245, 132]
 )
 def test_every_part_of_a_key_counts_and_so_does_their_order(other: tuple[int, str, int]) -> None:
     key = (7, "a", 1, 2)
-    assert draws(*key).random() == draws(*key).random() != draws(*other).random()
-    mine, theirs = (torch.rand(4, generator=tensor_draws(*one)) for one in (key, other))
-    assert torch.equal(mine, torch.rand(4, generator=tensor_draws(*key)))
+    assert numpy_rng(*key).random() == numpy_rng(*key).random() != numpy_rng(*other).random()
+    mine, theirs = (torch.rand(4, generator=torch_rng(*one)) for one in (key, other))
+    assert torch.equal(mine, torch.rand(4, generator=torch_rng(*key)))
     assert not torch.isclose(mine, theirs).any()
 
 
 def test_numpy_draws_are_those_of_the_key() -> None:
     expected = np.random.default_rng(seed_of(3, "x", 4)).random(3)
-    assert np.array_equal(draws(3, "x", 4).random(3), expected)
-
-
-def test_a_tensor_goes_to_its_device_as_it_is() -> None:
-    value = torch.arange(3)
-    assert torch.equal(onto(value, torch.device("cpu")), value)
+    assert np.array_equal(numpy_rng(3, "x", 4).random(3), expected)

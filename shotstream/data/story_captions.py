@@ -1,0 +1,122 @@
+"""Captions of stories as training data, for a student that films its own history."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+
+from shotstream.data.captions import open_shards, stored_caption
+from shotstream.data.checks import require_within
+from shotstream.data.rng import numpy_rng
+from shotstream.data.story_pool import require_shot_weights
+from shotstream.model.config import DiTConfig
+from shotstream.story import compose_caption
+from shotstream.theatre.world import sample_story
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoryCaptionsConfig:
+    """Captions of stories that are drawn from the theatre's world."""
+
+    batch_size: int = 8
+    """Stories per step, over all processes."""
+    shot_weights: tuple[float, ...] = (0.3, 0.25, 0.2, 0.1, 0.1, 0.0, 0.05)
+    """How often a step's shots are the first, second, ... of their stories."""
+    num_latent_frames: tuple[int, ...] = (3, 6, 9)
+    """Lengths that a shot may have, drawn evenly."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 1, inf, ("batch_size", "num_latent_frames"))
+        require_within(self, 0, inf, ("shot_weights",))
+        require_shot_weights(self.shot_weights)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardCaptionsConfig:
+    """Captions of clips in shards; shots have the greatest length, as streaming usually does."""
+
+    directory: str
+    """What `shotstream data encode` made, relative to the working directory."""
+    batch_size: int = 8
+    """Stories per step, over all processes."""
+    shot_weights: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2, 0.2)
+    """How often a step's shots are the first, second, ... of their stories."""
+    max_latent_frames: int = 21
+    """Length of the shots; it is cut to whole chunks."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 1, inf, ("batch_size", "max_latent_frames"))
+        require_within(self, 0, inf, ("shot_weights",))
+        require_shot_weights(self.shot_weights)
+        if not self.directory:
+            raise ValueError("directory is empty; name a directory of shards")
+
+
+class StoryCaptionsBatch(NamedTuple):
+    """Captions of stories up to the shot that is learnt."""
+
+    captions: list[list[str]]
+    """Of each shot of each story, as the text encoder is given it."""
+    num_chunks: list[int]
+    """Length of each shot, the same in all stories."""
+    samples: range
+    """Places in the effective batch."""
+
+
+class StoryCaptions:
+    """A `DataSource` of captions of stories of the theatre's world."""
+
+    def __init__(self, config: StoryCaptionsConfig, dit: DiTConfig, *, seed: int) -> None:
+        """`seed` is that of the draws; `dit` says how long a chunk is."""
+        self.config, self.seed, self._size = config, seed, dit.chunk_latent_frames
+
+    def batch(self, step: int, samples: range) -> StoryCaptionsBatch:
+        """Stories that are as long as the place of the shot that is learnt."""
+        rng = numpy_rng(self.seed, "places", step)
+        num_shots = _draw_place(rng, self.config.shot_weights)
+        lengths = rng.choice(self.config.num_latent_frames, num_shots)
+        stories = [sample_story(numpy_rng(self.seed, "story", step, sample), num_shots) for sample in samples]
+        captions = [
+            [compose_caption(story.global_caption, text, shot) for shot, text in enumerate(story.captions)]
+            for story in stories
+        ]
+        return StoryCaptionsBatch(captions, [int(length) // self._size for length in lengths], samples)
+
+
+class ShardCaptions:
+    """A `DataSource` of captions of clips in shards, each by the name of its embedding."""
+
+    def __init__(self, config: ShardCaptionsConfig, dit: DiTConfig, *, seed: int) -> None:
+        """ShardError when the directory is not complete, or a shard's list cannot be read."""
+        self.config, self.seed = config, seed
+        self._num_chunks = config.max_latent_frames // dit.chunk_latent_frames
+        shards = open_shards(config.directory)
+        clips = [clip for shard in range(len(shards.shards)) for clip in shards.record(shard).samples]
+        self._keys = [clip.key for clip in clips]
+        self._num_shots = np.array([len(clip.num_latent_frames) for clip in clips])
+
+    def batch(self, step: int, samples: range) -> StoryCaptionsBatch:
+        """The first shots of clips that have as many; ValueError if none has."""
+        num_shots = _draw_place(numpy_rng(self.seed, "places", step), self.config.shot_weights)
+        captions = [
+            self._first_shots(numpy_rng(self.seed, "story", step, sample), num_shots) for sample in samples
+        ]
+        return StoryCaptionsBatch(captions, [self._num_chunks] * num_shots, samples)
+
+    def _first_shots(self, rng: np.random.Generator, num_shots: int) -> list[str]:
+        (fitting,) = np.nonzero(self._num_shots >= num_shots)
+        if not len(fitting):
+            raise ValueError(
+                f"no clip in {self.config.directory} has {num_shots} shots; set data.shot_weights for fewer, "
+                "or encode longer clips"
+            )
+        key = self._keys[int(fitting[rng.integers(len(fitting))])]
+        return [stored_caption(key, place) for place in range(num_shots)]
+
+
+def _draw_place(rng: np.random.Generator, shot_weights: Sequence[float]) -> int:
+    """How many shots a step's stories have."""
+    weights = np.array(shot_weights)
+    return 1 + int(rng.choice(len(weights), p=weights / weights.sum()))

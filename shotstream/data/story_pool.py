@@ -1,0 +1,182 @@
+"""A pool of theatre stories as training data: rendered, encoded once, kept in memory, renewed as training
+goes on.
+
+Story i is a pure function of (seed, i), and the stories in the pool at a step are a pure function of the
+step, so a resumed run sees the same data in the same order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shotstream.codec.codec import Codec
+from shotstream.data.batches import ShotBatch, dropped
+from shotstream.data.checks import require_within
+from shotstream.data.rng import numpy_rng
+from shotstream.data.story_latents import StoryLatents, encode_story
+from shotstream.geometry import LatentSize
+from shotstream.model.config import DiTConfig
+from shotstream.story import compose_caption
+from shotstream.streaming.conditioning import (
+    ConditionedShot,
+    Conditioning,
+    condition_next_shot,
+    stack_conditioning,
+)
+from shotstream.streaming.context_sampling import PolicyName
+from shotstream.theatre.world import sample_story
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoryPoolConfig:
+    """The stories of a pool, how fast they are replaced, and how batches are drawn from them."""
+
+    seed: int = 0
+    """Of the stories."""
+    batch_size: int = 16
+    """Shots per step, over all processes."""
+    block_stories: int = 64
+    """Stories rendered at a time."""
+    num_blocks: int = 16
+    """Blocks kept."""
+    steps_per_block: int = 50
+    """Training steps after which the oldest block is replaced."""
+    num_shots: tuple[int, ...] = (2, 3, 5, 7)
+    """Numbers of shots that a story may have, drawn evenly."""
+    num_latent_frames: tuple[int, ...] = (3, 6, 9)
+    """Lengths that a shot may have, drawn evenly."""
+    shot_weights: tuple[float, ...] = (0.3, 0.25, 0.2, 0.1, 0.1, 0.0, 0.05)
+    """How often a step's shots are the first, second, ... of their stories."""
+    pair_share: float = 0.3
+    """Share of the samples drawn from shots with two actors alone, which are rare and where who is what is
+    learnt last. The others are drawn from all shots."""
+    context_drop: float = 0.1
+    """Chance that a later shot is conditioned as a first one."""
+    caption_drop: float = 0.0
+    """Chance that a sample's captions are empty: what guidance calls unconditional."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 0, inf, ("seed", "shot_weights"))
+        require_within(self, 0, 1, ("pair_share", "context_drop", "caption_drop"))
+        counts = ("batch_size", "block_stories", "num_blocks", "steps_per_block")
+        require_within(self, 1, inf, (*counts, "num_shots", "num_latent_frames"))
+        require_shot_weights(self.shot_weights)
+
+
+def require_shot_weights(weights: tuple[float, ...]) -> None:
+    """ValueError unless weights of places in a story can be drawn by."""
+    if not 0 < sum(weights) < inf:
+        raise ValueError(f"shot_weights is {weights!r}; one must be above 0, and all finite")
+
+
+class StoryPool:
+    """A `DataSource` of shots of theatre stories."""
+
+    def __init__(
+        self, config: StoryPoolConfig, codec: Codec, dit: DiTConfig, policy: PolicyName, *, seed: int
+    ) -> None:
+        """Renders nothing yet.
+
+        Args:
+            config: which stories, and how batches are drawn from them.
+            codec: encodes them, on the CPU.
+            dit: the transformer that learns from them.
+            policy: how context frames are chosen.
+            seed: of the draws.
+        """
+        self.config, self.codec, self.dit, self.seed = config, codec, dit, seed
+        self.policy: PolicyName = policy
+        self._blocks: dict[int, list[StoryLatents]] = {}
+
+    def batch(self, step: int, samples: range) -> ShotBatch:
+        """Shots of one length and one place in their stories, with the context these give."""
+        return draw_shots(self.stories(step), self, step, samples)
+
+    def stories(self, step: int) -> list[StoryLatents]:
+        """The stories in the pool at a step; renders what is not there yet."""
+        last = self.config.num_blocks + step // self.config.steps_per_block
+        wanted = range(last - self.config.num_blocks, last)
+        self._blocks = {index: self._blocks[index] for index in wanted if index in self._blocks}
+        for index in wanted:
+            if index not in self._blocks:
+                self._blocks[index] = self._block(index)
+        return [story for index in wanted for story in self._blocks[index]]
+
+    def _block(self, index: int) -> list[StoryLatents]:
+        first = index * self.config.block_stories
+        stories = []
+        for number in range(first, first + self.config.block_stories):
+            rng = np.random.default_rng((self.config.seed, number))
+            story = sample_story(rng, int(rng.choice(self.config.num_shots)))
+            lengths = [1 + 4 * (int(rng.choice(self.config.num_latent_frames)) - 1) for _ in story.shots]
+            stories.append(encode_story(self.codec, story, lengths, self.dit.num_context_frames))
+        return stories
+
+
+def draw_shots(stories: Sequence[StoryLatents], pool: StoryPool, step: int, samples: range) -> ShotBatch:
+    """A batch of shots, drawn from stories as a pool draws from its own.
+
+    What the batch shares is keyed by the step and the seed; what a sample has for itself, by the sample too.
+
+    Raises:
+        ValueError: no story has a shot of a length that was drawn.
+    """
+    config = pool.config
+    rng = numpy_rng(pool.seed, "shots", step)
+    length = int(rng.choice(config.num_latent_frames))
+    eligible = [
+        [story for story in stories if len(story.shots) > i and story.shots[i].target.shape[1] >= length]
+        for i in range(len(config.shot_weights))
+    ]
+    weights = np.array([w if found else 0.0 for w, found in zip(config.shot_weights, eligible, strict=True)])
+    if not weights.any():
+        raise ValueError(f"no story of the pool has a shot of {length} latent frames; make the pool larger")
+    index = int(rng.choice(len(weights), p=weights / weights.sum()))
+    pairs = [story for story in eligible[index] if len(story.story.shots[index].performances) > 1]
+    x0: list[Tensor] = []
+    figures: list[Tensor] = []
+    conditionings: list[Conditioning] = []
+    captions: list[list[str]] = []
+    for sample in samples:
+        rng = numpy_rng(pool.seed, "shot", step, sample)
+        drawn = pairs if pairs and rng.random() < config.pair_share else eligible[index]
+        story = drawn[int(rng.integers(len(drawn)))]
+        x0.append(story.shots[index].target[:, :length].float())
+        figures.append(story.shots[index].figures[:length])
+        conditioning, rows = dropped(
+            *condition(story, index, pool.dit, pool.policy, rng),
+            rng,
+            has_context=index > 0,
+            context_drop=config.context_drop,
+            caption_drop=config.caption_drop,
+        )
+        conditionings.append(conditioning)
+        captions.append(rows)
+    return ShotBatch(
+        torch.stack(x0), torch.stack(figures), stack_conditioning(conditionings), captions, samples
+    )
+
+
+def condition(
+    story: StoryLatents,
+    index: int,
+    config: DiTConfig,
+    policy: PolicyName,
+    rng: np.random.Generator | None = None,
+) -> ConditionedShot:
+    """Conditioning of shot `index` of a story on its earlier shots, and its caption rows."""
+    memories = [shot.memory for shot in story.shots]
+    return condition_next_shot(
+        memories[:index],
+        memories[index].caption,
+        config,
+        LatentSize(*story.shots[index].target.shape[-2:]),
+        policy,
+        compose=partial(compose_caption, story.story.global_caption),
+        rng=rng,
+    )

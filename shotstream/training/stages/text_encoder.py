@@ -1,0 +1,105 @@
+"""The text encoder stage: the theatre's learns to read what a caption says of its shot, question by question.
+
+Learnt by the teacher instead, from the flow-matching loss alone, whose colour is whose was not known after
+three hundred thousand shots; asked directly, it takes some minutes (`docs/LOG.md`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.data.batches import DataSource
+from shotstream.data.caption_answers import AnsweredCaptions, CaptionAnswersConfig, held_out_captions
+from shotstream.theatre.questions import QUESTIONS
+from shotstream.training.parallelize import Execution
+from shotstream.training.recipe import Recipe
+from shotstream.training.train_state import TrainState
+
+_NUM_HELD_OUT = 500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextEncoderConfig:
+    """The numbers of the text encoder stage: it has none."""
+
+    def check(self, recipe: Recipe[Any, Any, Any]) -> None:
+        """ValueError for questions that are not the theatre's."""
+        if recipe.model.questions != QUESTIONS:
+            raise ValueError("the text encoder's questions are not the theatre's; see theatre/questions.py")
+        recipe.refuse_matmul_dtype("the text encoder is small")
+
+
+TextEncoderRecipe = Recipe[WordEncoderConfig, CaptionAnswersConfig, TextEncoderConfig]
+
+
+class TextEncoderStage:
+    """A `Stage` that trains a `WordEncoder` with questions."""
+
+    def __init__(
+        self,
+        recipe: TextEncoderRecipe,
+        source: DataSource[AnsweredCaptions],
+        device: torch.device | str = "cpu",
+        execution: Execution | None = None,
+    ) -> None:
+        """ValueError for a way of computing that it does not have."""
+        torch.manual_seed(recipe.train.seed)  # the initial weights
+        self.recipe, self.source, self.execution = recipe, source, execution or Execution()
+        self.execution.refuse(("activation_checkpointing", "compile"), "the text encoder is small")
+        self.execution.shares(self.batch_size)
+        self.text_encoder = WordEncoder(recipe.model).to(device)
+        self.execution.shard(self.text_encoder, methods=("answers",))
+        self.state = TrainState(
+            self.text_encoder,
+            recipe.optimizer,
+            recipe.train.num_steps,
+            adamw_names=("embedding", "position", "query"),
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step."""
+        return self.recipe.data.batch_size
+
+    def step(self, step: int) -> Mapping[str, float]:
+        """One step; see `Stage.step`."""
+
+        def loss_of(samples: range) -> Tensor:
+            return answer_loss(self.text_encoder, *self.source.batch(step, samples))
+
+        loss = self.execution.backward(self.batch_size, loss_of, "text encoder's", step)
+        return {"loss": loss, "norm": self.state.step(step).item()}
+
+    def inputs(self, step: int) -> dict[str, Any]:
+        """This process's captions of a step."""
+        shares = self.execution.shares(self.batch_size)
+        return {"captions": [self.source.batch(step, samples).captions for samples in shares]}
+
+    def averaged(self) -> WordEncoder:
+        """The encoder with averaged weights, in eval mode."""
+        return self.state.averaged(WordEncoder(self.recipe.model))
+
+    @torch.no_grad()
+    def preview(self, step: int, directory: Path) -> Mapping[str, float]:
+        """Shares of right answers to held-out captions: each of them, and all of a caption's."""
+        del step, directory
+        encoder = self.averaged()
+        if not self.execution.world.leads:
+            return {}
+        texts, right = held_out_captions(_NUM_HELD_OUT)
+        correct = encoder.answers(encoder.tokenize(texts)).argmax(-1) == right
+        return {"right": correct.float().mean().item(), "all_right": correct.all(1).float().mean().item()}
+
+
+def answer_loss(encoder: WordEncoder, texts: list[str], right: Int[Tensor, "s k"]) -> Float[Tensor, ""]:
+    """The cross-entropy of the answers, in float32."""
+    device = encoder.embedding.weight.device
+    logits = encoder.answers(encoder.tokenize(texts).to(device))
+    return F.cross_entropy(logits.float().flatten(0, 1), right.flatten().to(device))

@@ -1,0 +1,39 @@
+"""The diffusion transformer with the text encoder that it is trained with."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.data.captions import StoredText, StoredTextConfig
+from shotstream.model.config import DiTConfig
+from shotstream.model.dit import DiT
+from shotstream.training.parallelize import to_device
+
+
+class TextConditionedDiT(nn.Module):
+    """A DiT and its text encoder: `dit` and `text`."""
+
+    def __init__(self, dit: DiTConfig, text: WordEncoderConfig | StoredTextConfig) -> None:
+        super().__init__()
+        self.dit = DiT(dit)
+        self.text = WordEncoder(text) if isinstance(text, WordEncoderConfig) else StoredText(text)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that it computes on."""
+        return self.dit.patch_embedding.weight.device
+
+    def embed(self, captions: Sequence[Sequence[str]]) -> Float[Tensor, "b s n d"]:
+        """Embeddings of each sample's captions, padded with empty ones to the same number; with gradients."""
+        rows = max(len(sample) for sample in captions)
+        flat = [caption for sample in captions for caption in (*sample, *[""] * (rows - len(sample)))]
+        unique = list(dict.fromkeys(flat))
+        if isinstance(self.text, StoredText):
+            embedded = to_device(self.text.embed(unique), self.device)
+        else:
+            embedded = self.text(self.text.tokenize(unique).to(self.device))
+        order = torch.tensor([unique.index(caption) for caption in flat], device=self.device)
+        return embedded[order].unflatten(0, (len(captions), rows))

@@ -1,0 +1,87 @@
+"""Configurations of earlier runs, whose stages held each other, are read as the flat ones that they mean."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shotstream.theatre.captions import vocabulary
+from shotstream.theatre.questions import QUESTIONS
+from shotstream.training.nested_recipes import flattened
+from shotstream.training.recipe import WHOLE_RUN
+from shotstream.training.recipes import RECIPES, recipe, recipe_from_document
+
+# As `config.json` of a run of each recipe was written; the long lists of words stand in the code.
+WRITTEN: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "assets" / "nested_recipes.json").read_text()
+)
+
+
+def complete(value: Any) -> Any:
+    words = {"WORDS": list(vocabulary()), "QUESTIONS": [list(question) for question in QUESTIONS]}
+    if isinstance(value, dict):
+        return {name: complete(item) for name, item in value.items()}
+    return words.get(value, value) if isinstance(value, str) else value
+
+
+def without(value: Any, names: set[str]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: without(item, names) for name, item in value.items() if name not in names}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_nested_configuration_is_the_recipe_that_it_was(name: str) -> None:
+    assert recipe_from_document(complete(WRITTEN[name]), name) == recipe(name)
+
+
+def test_what_was_set_is_found_where_it_belongs_now() -> None:
+    document = complete(WRITTEN["theatre_inter_shot"])
+    dmd = document["stage"]["dmd"]
+    document["loop"]["num_steps"] = 55  # of two lengths the loop's is the run's
+    dmd |= {"student_rate": 0.25, "fake_rate": 0.5, "student_max_norm": 3.0, "seed": 9}
+    dmd["teacher"]["shot_weights"], dmd["teacher"]["batch_size"] = [0.0, 1.0], 7
+    dmd["teacher"]["dit"]["phase_angle"] = 0.75
+    found = recipe_from_document(document, "here")
+    assert (found.train.num_steps, found.train.seed) == (55, 9)
+    assert (found.optimizer.learning_rate, found.optimizer.max_norm) == (0.25, 3.0)
+    assert found.stage.fake_learning_rate == 0.5
+    assert (found.data.shot_weights, found.data.batch_size) == ((0.0, 1.0), 7)
+    assert found.model.dit.phase_angle == 0.75
+    for name, decays, steps in (("wan_causal_init", False, 1), ("theatre_causal_init", True, WHOLE_RUN)):
+        assert WRITTEN[name]["stage"]["decays"] is decays
+        assert recipe_from_document(complete(WRITTEN[name]), "here").optimizer.decay_steps == steps
+
+
+@pytest.mark.parametrize(
+    ("name", "newer"),
+    [
+        ("theatre_teacher", {"matmul_dtype", "figure_share", "pair_share", "max_norm", "learns", "start"}),
+        ("theatre_causal_init", {"matmul_dtype", "decays", "max_bad_files"}),
+        ("theatre_inter_shot", {"context_guidance", "student_max_norm", "figure_share"}),
+        ("theatre_ode_pairs", {"flow", "context_guidance"}),
+    ],
+)
+def test_a_run_that_is_older_than_a_setting_has_the_default_of_its_time(name: str, newer: set[str]) -> None:
+    old = recipe_from_document(without(complete(WRITTEN[name]), newer), "here")
+    if name == "theatre_teacher":
+        assert old == recipe(name) and old.train.matmul_dtype == "auto"
+    elif name == "theatre_causal_init":
+        assert old.train.matmul_dtype == "float32" and old.optimizer.decay_steps == WHOLE_RUN
+    elif name == "theatre_inter_shot":
+        assert old.stage.context_guidance == 1.0 and old.optimizer.max_norm == 1.0
+    else:
+        assert (old.stage.flow, old.stage.context_guidance) == ("causal", 1.0)
+
+
+def test_settings_that_were_given_up_are_dropped() -> None:
+    document = complete(WRITTEN["theatre_ode_pairs"])
+    document["stage"]["batch_size"] = 99  # never had an effect
+    document["stage"]["teacher"]["text"]["bigrams"] = True
+    assert recipe_from_document(document, "here") == recipe("theatre_ode_pairs")
+
+
+def test_a_flat_document_is_left_as_it_is() -> None:
+    document = {"kind": "Recipe", "name": "x", "train": {}}
+    assert flattened(document) is document
