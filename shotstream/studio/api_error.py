@@ -1,10 +1,10 @@
-"""What cannot be done, with the code that the page is told."""
+"""The error that is reported to the client, over HTTP and WebSocket alike."""
 
-from shotstream.studio.events import ErrorCode
+from shotstream.studio.schemas.base import ErrorCode
 
 
 class ApiError(ValueError):
-    """A request that is not carried out; the message is one line for the person."""
+    """A request or control that cannot be carried out: an error code, and one line of text for the user."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from shotstream.story import bundled_stories, read_story
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.studio.events import BundledStory, Place, StorySummary, Suggestions, WordCard
+from shotstream.studio.schemas.rest import BundledStory, Suggestions, WordCard
+from shotstream.studio.schemas.state import Place, StorySummary
 from shotstream.studio.story_store import StoryStore
 from shotstream.theatre.captions import (
     ACTION_PHRASES,

@@ -6,16 +6,36 @@ from functools import singledispatch
 
 from shotstream.streaming.context_sampling import max_pins
 from shotstream.streaming.noise import derive_seed
-from shotstream.studio import events
 from shotstream.studio.api_error import ApiError
-from shotstream.studio.events import AnyControl, Effect, NewShot, Place
 from shotstream.studio.history import QueuedTake
+from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
 from shotstream.studio.media_store import CorruptTakeError
 from shotstream.studio.open_story import OpenStory
+from shotstream.studio.schemas.state import Effect, NewShot, Place
+from shotstream.studio.schemas.viewer_messages import (
+    AddShot,
+    AnyControl,
+    Branch,
+    ChooseTake,
+    Cut,
+    EditShot,
+    EditStory,
+    MakeShot,
+    MoveShot,
+    Pin,
+    Redo,
+    RemakeStale,
+    RemoveShot,
+    Retake,
+    SetAutoplay,
+    Stop,
+    SwitchBranch,
+    Undo,
+    Unpin,
+)
 from shotstream.studio.shot_list import PinnedFrame, ShotEntry, ShotList, first_difference, stale_reasons
 from shotstream.studio.shot_list import start_frames as starts_of
-from shotstream.studio.story_store import new_id
 from shotstream.studio.take_job import shorten_take
 from shotstream.studio.take_record import TakeRecord
 
@@ -60,7 +80,7 @@ def check_shot_length(num_chunks: int | None, limits: Limits) -> None:
 
 
 @apply_control.register
-def handle_add_shot(control: events.AddShot, story: OpenStory) -> Effect:
+def handle_add_shot(control: AddShot, story: OpenStory) -> Effect:
     shot = new_shot_entry(control.shot, story.app.limits)
     shot_list = _insert_shot(story, story.shot_list, shot, control.index)
     story.commit(shot_list, f"Add {_truncate(shot.caption)}")
@@ -68,7 +88,7 @@ def handle_add_shot(control: events.AddShot, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_edit_shot(control: events.EditShot, story: OpenStory) -> Effect:
+def handle_edit_shot(control: EditShot, story: OpenStory) -> Effect:
     index, shot = _find_shot(story, control.shot_id)
     if control.caption is not None:
         check_caption_length(control.caption, story.app.limits)
@@ -84,7 +104,7 @@ def handle_edit_shot(control: events.EditShot, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_remove_shot(control: events.RemoveShot, story: OpenStory) -> Effect:
+def handle_remove_shot(control: RemoveShot, story: OpenStory) -> Effect:
     index, shot = _find_shot(story, control.shot_id)
     shots = tuple(c for c in story.shot_list.shots if c.shot_id != shot.shot_id)
     story.commit(replace(story.shot_list, shots=shots), f"Remove shot {index + 1}")
@@ -93,7 +113,7 @@ def handle_remove_shot(control: events.RemoveShot, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_move_shot(control: events.MoveShot, story: OpenStory) -> Effect:
+def handle_move_shot(control: MoveShot, story: OpenStory) -> Effect:
     index, shot = _find_shot(story, control.shot_id)
     shots = [c for c in story.shot_list.shots if c.shot_id != shot.shot_id]
     shots.insert(control.index, shot)
@@ -102,7 +122,7 @@ def handle_move_shot(control: events.MoveShot, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_make_shot(control: events.MakeShot, story: OpenStory) -> Effect:
+def handle_make_shot(control: MakeShot, story: OpenStory) -> Effect:
     index, shot = _find_shot(story, control.shot_id)
     if shot.take_id is not None and not stale_reasons(story.shot_list, index, story.history.takes):
         raise ApiError("refused", f"shot {index + 1} is made; take it again for another take")
@@ -112,7 +132,7 @@ def handle_make_shot(control: events.MakeShot, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_retake(control: events.Retake, story: OpenStory) -> Effect:
+def handle_retake(control: Retake, story: OpenStory) -> Effect:
     index, shot = _find_shot(story, control.shot_id)
     if shot.take_id is None:
         raise ApiError("refused", f"shot {index + 1} has no take yet; make it first")
@@ -133,7 +153,7 @@ def handle_retake(control: events.Retake, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_remake_stale(control: events.RemakeStale, story: OpenStory) -> Effect:
+def handle_remake_stale(control: RemakeStale, story: OpenStory) -> Effect:
     del control
     shot_list, takes = story.shot_list, story.history.takes
     stale = [i for i in range(len(shot_list.shots)) if stale_reasons(shot_list, i, takes)]
@@ -146,7 +166,7 @@ def handle_remake_stale(control: events.RemakeStale, story: OpenStory) -> Effect
 
 
 @apply_control.register
-def handle_choose_take(control: events.ChooseTake, story: OpenStory) -> Effect:
+def handle_choose_take(control: ChooseTake, story: OpenStory) -> Effect:
     index, shot = _find_shot(story, control.shot_id)
     take = story.history.takes.get(control.take_id)
     if take is None or take.shot_id != shot.shot_id:
@@ -163,7 +183,7 @@ def handle_choose_take(control: events.ChooseTake, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_cut(control: events.Cut, story: OpenStory) -> Effect:
+def handle_cut(control: Cut, story: OpenStory) -> Effect:
     added = None if control.shot is None else new_shot_entry(control.shot, story.app.limits)
     if added is not None:
         _check_shot_count(story, story.shot_list)
@@ -208,7 +228,7 @@ def handle_cut(control: events.Cut, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_stop(control: events.Stop, story: OpenStory) -> Effect:
+def handle_stop(control: Stop, story: OpenStory) -> Effect:
     del control
     job = story.job
     if job is None or job.num_made == 0:
@@ -226,14 +246,14 @@ def handle_stop(control: events.Stop, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_set_autoplay(control: events.SetAutoplay, story: OpenStory) -> Effect:
+def handle_set_autoplay(control: SetAutoplay, story: OpenStory) -> Effect:
     story.history.set_queue(autoplay=control.on)
     story.mark_changed()
     return _effect_at_next(story)
 
 
 @apply_control.register
-def handle_edit_story(control: events.EditStory, story: OpenStory) -> Effect:
+def handle_edit_story(control: EditStory, story: OpenStory) -> Effect:
     old = story.shot_list
     shot_list = old
     if control.title is not None:
@@ -248,7 +268,7 @@ def handle_edit_story(control: events.EditStory, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_undo(control: events.Undo, story: OpenStory) -> Effect:
+def handle_undo(control: Undo, story: OpenStory) -> Effect:
     del control
     if story.job is not None:
         index = story.job.request.index
@@ -259,13 +279,13 @@ def handle_undo(control: events.Undo, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_redo(control: events.Redo, story: OpenStory) -> Effect:
+def handle_redo(control: Redo, story: OpenStory) -> Effect:
     del control
     return _switch_shot_list(story, story.history.redo)
 
 
 @apply_control.register
-def handle_branch(control: events.Branch, story: OpenStory) -> Effect:
+def handle_branch(control: Branch, story: OpenStory) -> Effect:
     shot_list = story.shot_list
     if control.shot_id is not None:
         index, _ = _find_shot(story, control.shot_id)
@@ -278,14 +298,14 @@ def handle_branch(control: events.Branch, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_switch_branch(control: events.SwitchBranch, story: OpenStory) -> Effect:
+def handle_switch_branch(control: SwitchBranch, story: OpenStory) -> Effect:
     if control.branch_id not in story.history.branches:
         raise ApiError("not_found", "this story has no such branch")
     return _switch_shot_list(story, lambda: story.history.switch(control.branch_id))
 
 
 @apply_control.register
-def handle_pin(control: events.Pin, story: OpenStory) -> Effect:
+def handle_pin(control: Pin, story: OpenStory) -> Effect:
     engine, shot_list, frame = story.app.pipeline.engine, story.shot_list, control.frame
     most = max_pins(engine.config.context_policy, engine.context_budget)
     if len(shot_list.pins) >= most:
@@ -302,7 +322,7 @@ def handle_pin(control: events.Pin, story: OpenStory) -> Effect:
 
 
 @apply_control.register
-def handle_unpin(control: events.Unpin, story: OpenStory) -> Effect:
+def handle_unpin(control: Unpin, story: OpenStory) -> Effect:
     pins = tuple(pin for pin in story.shot_list.pins if pin.pin_id != control.pin_id)
     if len(pins) == len(story.shot_list.pins):
         raise ApiError("not_found", "this story has no such pin")

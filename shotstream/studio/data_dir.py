@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from shotstream.files import lock_file, remove, write_atomically
+from shotstream.studio.database import StorageError
+from shotstream.studio.ids import new_id
 from shotstream.studio.media_store import MediaStore, make_private_dir
-from shotstream.studio.story_store import StorageError, StoryStore, new_id
+from shotstream.studio.story_store import StoryStore
 
 _log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from shotstream.studio.api_error import ApiError
+from shotstream.studio.app_context import AppContext
 from shotstream.studio.download import DownloadResponse
 from shotstream.studio.exports import Exporter
 from shotstream.studio.media_store import CorruptTakeError
 from shotstream.studio.storage_errors import explain_failure
-from shotstream.studio.take_job import AppContext
 from shotstream.studio.take_record import TakeRecord
 from shotstream.studio.worker import Worker
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from shotstream.studio.events import Problem
+from shotstream.studio.schemas.rest import Problem
 
 _REFUSED = (400, 416)
 

@@ -25,8 +25,8 @@ from shotstream.film.timeline import MAX_EDL_SHOTS, Timeline
 from shotstream.film.wrapping import one_line, shorten
 from shotstream.story import Shot, Story
 from shotstream.studio.api_error import ApiError
+from shotstream.studio.app_context import AppContext
 from shotstream.studio.shot_list import ShotList, stale_reasons
-from shotstream.studio.take_job import AppContext
 from shotstream.studio.take_record import TakeRecord
 
 _COMFORTABLE_HEIGHT_PX = 384

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from shotstream.studio.api_error import ApiError
+from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
 from shotstream.studio.shot_list import ShotList
-from shotstream.studio.story_store import HistoryLimit, Step, StoredBranch, StoredStory, StoryStore, new_id
+from shotstream.studio.story_store import HistoryLimit, Step, StoredBranch, StoredStory, StoryStore
 from shotstream.studio.take_record import TakeRecord
 
 

@@ -1,14 +1,14 @@
-"""The files of takes: the recording, the lossless frames and the memory, each take a directory of its own.
+"""The files of takes: the recording, the lossless frames and the memory, one directory for each take.
 
-    media/<story>/<take>/recording.mp4        header and fragments, exactly as they were sent
-                         frames.mkv           the engine's frames, lossless
-                         memory.safetensors   the latents that later shots look back at
+    media/<story>/<take>/recording.mp4        MP4 header and fragments, exactly as they were sent
+                         frames.mkv           the lossless frames
+                         memory.safetensors   the latents that later shots are conditioned on
 
-A directory is written beside its place and renamed, so that a take is there whole or not at all. What is read
-is compared with the sums that its record holds; a take whose files are not what was written is damaged, and
-never used. A story that is to be deleted is renamed first, so that an end meanwhile does not bring it back.
-Ids are the server's own, checked against their form before they become part of a path; what is named
-otherwise is not ours, and left alone. Files and folders are their owner's alone.
+A take's directory is written under another name and renamed, so it exists completely or not at all. Files are
+compared with the hashes in the take's record when they are read; a corrupt take is never used. The directory
+of a story that is to be deleted is renamed first, so that a crash cannot bring the story back. Ids are
+checked before they become part of a path. Files with other names are not touched. Directories and files are
+readable by their owner alone.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ Frames = UInt8[np.ndarray, "f h w 3"]
 
 
 class CorruptTakeError(ValueError):
-    """The files of a take are not what was written."""
+    """A take whose files are missing or differ from the hashes in its record."""
 
     def __init__(self, take_id: str, what: str) -> None:
         super().__init__(f"the files of a take are damaged: {what}")
@@ -48,35 +48,44 @@ class CorruptTakeError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recording:
-    """A take as it was sent."""
+    """The MP4 recording of a take, as viewers were sent it."""
 
     header: bytes
     fragments: tuple[bytes, ...]
-    """One for each chunk."""
+    """One fragment for each chunk."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TakeFiles:
+    """The contents of a take's files."""
+
+    recording: Recording
+    frames: Frames
+    memory: Take
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SavedFiles:
-    """The files of a take, as they are on disk."""
+    """The size and the hashes of a take's files on disk."""
 
     num_bytes: int
-    """Of all of them."""
+    """Size of all files."""
     file_sha256: dict[str, str]
-    """Of each, by name."""
+    """SHA-256 of each file, by file name."""
 
 
 def make_private_dir(path: Path) -> None:
-    """A folder of the studio's own, which nobody but its owner may look into; made if it is not there."""
+    """Creates a directory, if it does not exist, and makes it accessible to its owner alone."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.chmod(0o700)
 
 
 class MediaStore:
-    """Where takes are kept.
+    """Reads and writes the files of takes.
 
     Args:
-        root: a directory of this server alone; made if it is not there.
-        pipeline: what takes are made with.
+        root: a directory that no other server uses; created if it does not exist.
+        pipeline: the pipeline that generates the takes.
     """
 
     def __init__(self, root: Path, pipeline: StreamingPipeline) -> None:
@@ -87,20 +96,18 @@ class MediaStore:
         self._pipeline = pipeline
         self._verified: dict[Path, tuple[int, int, str]] = {}
 
-    def save_take(
-        self, story_id: str, take_id: str, recording: Recording, frames: Frames, memory: Take
-    ) -> SavedFiles:
-        """Writes a take.
+    def save_take(self, story_id: str, take_id: str, files: TakeFiles) -> SavedFiles:
+        """Writes the files of a take.
 
         Raises:
-            OSError: a full disk, for example; nothing is left then.
+            OSError: A file cannot be written, on a full disk for example; no file is left.
         """
         target = self._take_dir(story_id, take_id)
         make_private_dir(target.parent)
 
         def make(part: Path) -> None:
             part.mkdir(mode=0o700)
-            for name, write in self._writers(recording, frames, memory).items():
+            for name, write in self._writers(files).items():
                 write(part / name)
                 (part / name).chmod(0o600)
 
@@ -111,13 +118,11 @@ class MediaStore:
             raise
         return self._saved_files(target)
 
-    def rewrite_corrupt_files(
-        self, story_id: str, record: TakeRecord, recording: Recording, frames: Frames, memory: Take
-    ) -> TakeRecord:
-        """Writes those files of a take that are damaged again, each whole or not at all; its new record."""
+    def rewrite_corrupt_files(self, story_id: str, record: TakeRecord, files: TakeFiles) -> TakeRecord:
+        """Writes the corrupt files of a take again, each atomically, and returns its new record."""
         target = self._take_dir(story_id, record.take_id)
         make_private_dir(target)
-        writers = self._writers(recording, frames, memory)
+        writers = self._writers(files)
         for name in self._corrupt_files(record, target):
 
             def write(part: Path, name: str = name) -> None:
@@ -126,13 +131,14 @@ class MediaStore:
 
             make_atomically(target / name, write)
             if name == _RECORDING:
+                recording = files.recording
                 lengths = tuple(map(len, recording.fragments))
                 record = replace(record, header_bytes=len(recording.header), chunk_bytes=lengths)
         kept = self._saved_files(target)
         return replace(record, num_bytes=kept.num_bytes, file_sha256=kept.file_sha256)
 
     def read_memory(self, story_id: str, record: TakeRecord) -> Take:
-        """What later shots may look at; TakeDamaged when it is not what was written."""
+        """Returns the memory of a take; raises CorruptTakeError."""
         path = self._take_dir(story_id, record.take_id) / _MEMORY
         self._verify_file(path, record)
         try:
@@ -144,21 +150,21 @@ class MediaStore:
         return take
 
     def read_frames(self, story_id: str, record: TakeRecord) -> Frames:
-        """The engine's frames; TakeDamaged when one of them is another."""
+        """Returns the lossless frames of a take; raises CorruptTakeError."""
         return self._frames(story_id, record, 0, record.num_frames)
 
     def read_frame(self, story_id: str, record: TakeRecord, frame_index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """One of the engine's frames, which the take has; TakeDamaged when it is another."""
+        """Returns one lossless frame, which must exist; raises CorruptTakeError."""
         return self._frames(story_id, record, frame_index, frame_index + 1)[0]
 
     def recording_path(self, story_id: str, record: TakeRecord) -> Path:
-        """The recording; TakeDamaged when it is not what was written."""
+        """Returns the path of a recording that was verified; raises CorruptTakeError."""
         path = self._take_dir(story_id, record.take_id) / _RECORDING
         self._verify_file(path, record)
         return path
 
     def read_recording(self, story_id: str, record: TakeRecord) -> Recording:
-        """The recording, in its parts; TakeDamaged when it is not what was written."""
+        """Returns a recording, split into header and fragments; raises CorruptTakeError."""
         data = self.recording_path(story_id, record).read_bytes()
         ends = np.cumsum([record.header_bytes, *record.chunk_bytes]).tolist()
         return Recording(
@@ -167,53 +173,53 @@ class MediaStore:
         )
 
     def delete_take(self, story_id: str, take_id: str) -> None:
-        """Deletes the files of a take that was not finished."""
+        """Deletes the files of a take that was not committed."""
         remove(self._take_dir(story_id, take_id))
 
     def mark_deleted(self, story_id: str) -> None:
-        """Marks the files of a story as to be deleted, whatever happens from here on."""
+        """Marks the files of a story for deletion. The next start completes it if the server stops here."""
         if self._story_dir(story_id).exists():
             self._story_dir(story_id).replace(self._root / f"{_DELETED}{story_id}")
             flush(self._root)
 
     def unmark_deleted(self, story_id: str) -> None:
-        """Takes that back."""
+        """Removes the mark again."""
         if (self._root / f"{_DELETED}{story_id}").exists():
             (self._root / f"{_DELETED}{story_id}").replace(self._story_dir(story_id))
             flush(self._root)
 
     def delete_marked_takes(self, story_id: str) -> None:
-        """Deletes the takes of a story that is to be deleted, and leaves the mark."""
+        """Deletes the takes of a story that is marked for deletion, and keeps the mark."""
         condemned = self._root / f"{_DELETED}{story_id}"
         for take in condemned.iterdir() if condemned.is_dir() else ():
             remove(take)
 
     def delete_marked_story(self, story_id: str) -> None:
-        """Deletes the files of a story that was to be deleted."""
+        """Deletes all that is left of a story that is marked for deletion."""
         remove(self._root / f"{_DELETED}{story_id}")
 
     def stories_marked_deleted(self) -> list[str]:
-        """Stories whose deletion has begun."""
+        """Returns the ids of stories that are marked for deletion."""
         names = (path.name.removeprefix(_DELETED) for path in self._root.glob(f"{_DELETED}*"))
         return [name for name in names if _ID.fullmatch(name)]
 
     def take_ids(self) -> set[tuple[str, str]]:
-        """(story id, take id) of every take that is here."""
+        """Returns (story id, take id) of every take on disk."""
         return {(take.parent.name, take.name) for take in self._take_dirs() if _ID.fullmatch(take.name)}
 
-    def quarantine_unknown_takes(self, known: set[tuple[str, str]], aside: Path) -> int:
-        """Moves takes that the database does not know into another folder, unfinished ones are deleted; how
-        many were moved.
+    def quarantine_unknown_takes(self, known: set[tuple[str, str]], quarantine: Path) -> int:
+        """Moves takes that are not in the database to `quarantine`, and returns how many.
 
-        An end between a take's files and its commit leaves one; so does a database of an earlier day.
+        A crash between writing a take and its commit leaves one, and so does a database from a backup.
+        Directories of takes that were not written completely are deleted.
         """
         num_moved = 0
         for take in list(self._take_dirs()):
             if take.name.startswith(".part."):
                 remove(take)
             elif (take.parent.name, take.name) not in known:
-                target = aside / take.parent.name
-                make_private_dir(aside.parent)
+                target = quarantine / take.parent.name
+                make_private_dir(quarantine.parent)
                 make_private_dir(target)
                 remove(target / take.name)
                 take.replace(target / take.name)
@@ -226,11 +232,11 @@ class MediaStore:
                 story.rmdir()
         return num_moved
 
-    def restore_quarantined_takes(self, known: set[tuple[str, str]], asides: Path) -> int:
-        """Moves takes that were set aside, and that the database knows again, into their places; how many."""
+    def restore_quarantined_takes(self, known: set[tuple[str, str]], quarantines: Path) -> int:
+        """Moves takes that are in the database again back from quarantine, and returns how many."""
         num_moved = 0
         for story_id, take_id in sorted(known - self.take_ids()):
-            for found in sorted(asides.glob(f"*/{story_id}/{take_id}")):
+            for found in sorted(quarantines.glob(f"*/{story_id}/{take_id}")):
                 make_private_dir(self._story_dir(story_id))
                 found.replace(self._take_dir(story_id, take_id))
                 num_moved += 1
@@ -238,28 +244,26 @@ class MediaStore:
         return num_moved
 
     def check_writable(self) -> None:
-        """Raises OSError when the disk takes nothing more; from any thread."""
+        """Raises OSError if the disk cannot be written. May be called from any thread."""
         with tempfile.NamedTemporaryFile(dir=self._root, prefix=_PROBE) as file:
             file.write(bytes(_PROBE_BYTES))
             file.flush()
             os.fsync(file.fileno())
 
-    def _writers(
-        self, recording: Recording, frames: Frames, memory: Take
-    ) -> dict[str, Callable[[Path], object]]:
-        engine = self._pipeline.engine
+    def _writers(self, files: TakeFiles) -> dict[str, Callable[[Path], object]]:
+        engine, recording = self._pipeline.engine, files.recording
         session = SavedSession(
             model_id=engine.config.model_id,
             weights_sha256=engine.weights_sha256,
             context_policy=engine.config.context_policy,
             global_caption="",
             seed=0,
-            takes=(memory,),
+            takes=(files.memory,),
             pins=(),
         )
         return {
             _RECORDING: lambda path: path.write_bytes(recording.header + b"".join(recording.fragments)),
-            _FRAMES: lambda path: write_lossless(path, frames, self._pipeline.fps),
+            _FRAMES: lambda path: write_lossless(path, files.frames, self._pipeline.fps),
             _MEMORY: lambda path: write_session(path, session),
         }
 
@@ -273,7 +277,7 @@ class MediaStore:
         return frames
 
     def _corrupt_files(self, record: TakeRecord, target: Path) -> list[str]:
-        """The files of a take that are to be written again."""
+        """Returns the names of the files of a take that are corrupt."""
         checks: dict[str, Callable[[str, TakeRecord], object]] = {
             _RECORDING: self.recording_path,
             _FRAMES: self.read_frames,
@@ -288,7 +292,7 @@ class MediaStore:
         return found
 
     def _verify_file(self, path: Path, record: TakeRecord) -> None:
-        """Reads a file again only when it has changed since it was right."""
+        """Compares a file with its recorded hash, unless it is unchanged since the last comparison."""
         try:
             stat = path.stat()
             seen = (stat.st_mtime_ns, stat.st_size, record.file_sha256.get(path.name, ""))
@@ -339,22 +343,22 @@ def _sha256(path: Path) -> str:
 def encode_recording(
     pipeline: StreamingPipeline, scale: int, frames: Frames, ends: Sequence[int]
 ) -> Recording:
-    """The recording of frames that are there, in chunks that end at `ends`."""
+    """Returns the recording of frames, in chunks that end at the frames `ends`."""
     writer = fragment_writer(pipeline, scale)
     made = [writer.write(frames[start:end]) for start, end in pairwise([0, *ends])]
     return Recording(header=made[0][0], fragments=tuple(fragment for _, fragment in made))
 
 
 def fragment_writer(pipeline: StreamingPipeline, scale: int) -> FragmentWriter:
-    """What makes a take's fragments."""
+    """Returns the encoder of a take's fragments."""
     return FragmentWriter(pipeline.fps, H264Settings(scale=scale, crf=16, preset="ultrafast"))
 
 
 def mime_type(pipeline: StreamingPipeline, scale: int) -> str:
-    """What the pictures are, for `addSourceBuffer`; read from a header that the encoder makes."""
+    """Returns the MIME type of recordings, with codecs as RFC 6381 has them, from a header of the encoder."""
     size = pipeline.pixel_size
     black = np.zeros((1, size.height, size.width, 3), np.uint8)
     header, _ = fragment_writer(pipeline, scale).write(black)
-    # avcC: version, then the three bytes that RFC 6381 wants.
+    # avcC: a version byte, then the three bytes that RFC 6381 asks for.
     start = header.index(b"avcC") + 5
     return f'video/mp4; codecs="avc1.{header[start : start + 3].hex()}"'

@@ -17,32 +17,20 @@ from typing import Literal
 from sqlalchemy.exc import SQLAlchemyError
 
 from shotstream.streaming.noise import shot_seed
-from shotstream.studio.events import (
-    Media,
-    Message,
-    Notice,
-    Place,
-    Playhead,
-    Story,
-    TakeEnded,
-    TakeStarted,
-    Telemetry,
-)
+from shotstream.studio.app_context import AppContext
+from shotstream.studio.context_cache import ContextCache, plan_context
 from shotstream.studio.history import History, QueuedTake
 from shotstream.studio.media_store import CorruptTakeError
 from shotstream.studio.repair import UnrecoverableTakeError, repair_take
+from shotstream.studio.schemas.base import Message
+from shotstream.studio.schemas.server_messages import Media, Notice, Story, TakeEnded, TakeStarted, Telemetry
+from shotstream.studio.schemas.state import Place
+from shotstream.studio.schemas.viewer_messages import Playhead
 from shotstream.studio.shot_list import ShotList, start_frames
 from shotstream.studio.storage_errors import explain_failure, is_storage_failure, one_line_reason
 from shotstream.studio.story_state import job_state, story_state
 from shotstream.studio.story_store import StoredStory
-from shotstream.studio.take_job import (
-    AppContext,
-    ContextCache,
-    EncodedChunk,
-    TakeJob,
-    TakeRequest,
-    plan_context,
-)
+from shotstream.studio.take_job import EncodedChunk, TakeJob, TakeRequest
 from shotstream.studio.take_record import TakeRecord
 from shotstream.studio.viewer import Viewer
 

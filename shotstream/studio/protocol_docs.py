@@ -7,18 +7,18 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from shotstream.studio import events
+from shotstream.studio.schemas import rest, server_messages, state, viewer_messages
 
 MARK = "<!-- Below this line: written by python -m shotstream.studio.protocol_docs -->"
 
 _PARTS = (
-    events.NewShot, events.Place, events.Effect, events.ContextFrame, events.TakeState, events.ShotState,
-    events.PinState, events.BranchState, events.Making, events.StoryState, events.StorySummary,
-    events.LimitsState, events.ModelState,
+    state.NewShot, state.Place, state.Effect, state.ContextFrame, state.TakeState, state.ShotState,
+    state.PinState, state.BranchState, state.Making, state.StoryState, state.StorySummary,
+    state.LimitsState, state.ModelState,
 )  # fmt: skip
 _BODIES = (
-    events.CreateStory, events.ImportedStory, events.BundledStory, events.Suggestions, events.CaptionCheck,
-    events.CaptionAdvice, events.Problem,
+    rest.CreateStory, rest.ImportedStory, rest.BundledStory, rest.Suggestions, rest.CaptionCheck,
+    rest.CaptionAdvice, rest.Problem,
 )  # fmt: skip
 
 _KINDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}
@@ -26,8 +26,8 @@ _KINDS = {"string": "text", "integer": "whole number", "boolean": "true or false
 
 def message_tables() -> str:
     """Every message with its fields, as Markdown."""
-    from_viewer = get_args(get_args(events.FromViewer)[0])
-    from_server = get_args(get_args(events.FromServer)[0])
+    from_viewer = get_args(get_args(viewer_messages.FromViewer)[0])
+    from_server = get_args(get_args(server_messages.FromServer)[0])
     sections = (
         ("From the viewer", from_viewer),
         ("From the server", from_server),

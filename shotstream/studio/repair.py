@@ -1,6 +1,6 @@
-"""Damaged takes made anew: from their frames, or from what they were made from, every frame as it was.
+"""Repair of corrupt takes: files are written again from the lossless frames, or the frames generated again.
 
-What comes out is compared with the hashes in the take's record; if it is not the same the take stays damaged.
+Regenerated frames are compared with the hashes in the take's record. If they differ, the take stays corrupt.
 """
 
 from collections.abc import Generator, Mapping
@@ -10,13 +10,15 @@ import numpy as np
 from shotstream.film.replay import hash_frames
 from shotstream.streaming.shot import make_shot
 from shotstream.streaming.shot_request import ShotRequest
-from shotstream.studio.media_store import CorruptTakeError, Frames, encode_recording
-from shotstream.studio.take_job import AppContext, ContextCache, encode_take_memory
+from shotstream.studio.app_context import AppContext
+from shotstream.studio.context_cache import ContextCache
+from shotstream.studio.media_store import CorruptTakeError, Frames, TakeFiles, encode_recording
+from shotstream.studio.take_job import encode_take_memory
 from shotstream.studio.take_record import TakeRecord
 
 
 class UnrecoverableTakeError(ValueError):
-    """A damaged take that cannot be made anew; one line."""
+    """A corrupt take that cannot be repaired; the message is one line for the user."""
 
 
 def repair_take(
@@ -26,14 +28,15 @@ def repair_take(
     cache: ContextCache,
     takes: Mapping[str, TakeRecord],
 ) -> Generator[None, None, dict[str, TakeRecord]]:
-    """The takes that were made anew, with their new records; pauses after every chunk.
+    """Repairs a take, and takes that it needs; yields after each chunk and returns the new records.
 
     Raises:
-        TakeLost: It cannot be made anew.
-        OSError, SQLAlchemyError: It could not be kept.
+        UnrecoverableTakeError: The take cannot be repaired.
+        OSError: A file cannot be written.
+        SQLAlchemyError: A record cannot be written.
     """
     record = takes[take_id]
-    mended: dict[str, TakeRecord] = {}
+    repaired: dict[str, TakeRecord] = {}
     try:
         frames = app.media.read_frames(story_id, record)
     except CorruptTakeError as error:
@@ -43,12 +46,12 @@ def repair_take(
                 "its frames are damaged, and the model that made them is not loaded"
             ) from error
     if frames is None:
-        # What it looked at may be damaged as well.
+        # The takes that conditioned it may be corrupt as well.
         while isinstance(needed := _shot_request(record, cache, takes), str):
-            if needed in mended:
-                raise UnrecoverableTakeError("its frames are damaged, and so are those that it looked at")
-            mended |= yield from repair_take(app, story_id, needed, cache, takes)
-            takes = {**takes, **mended}
+            if needed in repaired:
+                raise UnrecoverableTakeError("its frames are damaged, and so are frames that conditioned it")
+            repaired |= yield from repair_take(app, story_id, needed, cache, takes)
+            takes = {**takes, **repaired}
             cache.drop(needed)
         frames = yield from _regenerate_frames(app, needed)
         if hash_frames(frames) != record.frame_sha256:
@@ -56,23 +59,22 @@ def repair_take(
                 "its frames are damaged, and do not come out the same on this machine"
             )
     ends = [app.num_frames(count) for count in range(1, record.num_chunks + 1)]
-    record = app.media.rewrite_corrupt_files(
-        story_id,
-        record,
-        encode_recording(app.pipeline, app.scale, frames, ends),
-        frames,
-        encode_take_memory(app, record, frames),
+    files = TakeFiles(
+        recording=encode_recording(app.pipeline, app.scale, frames, ends),
+        frames=frames,
+        memory=encode_take_memory(app, record, frames),
     )
+    record = app.media.rewrite_corrupt_files(story_id, record, files)
     app.store.replace_take(record)
     app.add_stored_bytes(record.num_bytes - takes[take_id].num_bytes)
     cache.drop(take_id)
-    return {**mended, take_id: record}
+    return {**repaired, take_id: record}
 
 
 def _shot_request(
     record: TakeRecord, cache: ContextCache, takes: Mapping[str, TakeRecord]
 ) -> ShotRequest | str:
-    """What a take was made from; or the take of it that is damaged."""
+    """Returns the inputs that a take was generated from, or the id of a take among them that is corrupt."""
     try:
         return ShotRequest(
             global_caption=record.global_caption,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from shotstream.studio.events import StaleReason
+from shotstream.studio.schemas.state import StaleReason
 from shotstream.studio.take_record import TakeRecord
 
 

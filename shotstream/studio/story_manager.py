@@ -12,21 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shotstream.studio import control_handlers
 from shotstream.studio.api_error import ApiError
-from shotstream.studio.events import (
-    AnyControl,
-    CutShown,
-    Done,
-    Error,
-    Hello,
-    LimitsState,
-    ModelState,
-    NewShot,
-    Notice,
-    Playhead,
-    StoryState,
-)
+from shotstream.studio.app_context import AppContext
 from shotstream.studio.exports import FilmSnapshot
+from shotstream.studio.ids import new_id
 from shotstream.studio.open_story import OpenStory
+from shotstream.studio.schemas.server_messages import Done, Error, Hello, Notice
+from shotstream.studio.schemas.state import LimitsState, ModelState, NewShot, StoryState
+from shotstream.studio.schemas.viewer_messages import AnyControl, CutShown, Playhead
 from shotstream.studio.shot_list import ShotList, start_frames
 from shotstream.studio.storage_errors import (
     explain_failure,
@@ -35,8 +27,6 @@ from shotstream.studio.storage_errors import (
     storage_api_error,
 )
 from shotstream.studio.story_state import story_state
-from shotstream.studio.story_store import new_id
-from shotstream.studio.take_job import AppContext
 from shotstream.studio.viewer import CLOSE_GOING_AWAY, CLOSE_NOT_FOUND, Outbox, Viewer
 
 _TELEMETRY_S = 1.0

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from shotstream.streaming.context_sampling import max_pins
-from shotstream.studio.events import (
+from shotstream.studio.context_cache import plan_context
+from shotstream.studio.schemas.state import (
     BranchState,
     ContextFrame,
     Making,
@@ -14,7 +15,7 @@ from shotstream.studio.events import (
     TakeState,
 )
 from shotstream.studio.shot_list import stale_reasons, start_frames
-from shotstream.studio.take_job import TakeJob, plan_context
+from shotstream.studio.take_job import TakeJob
 from shotstream.studio.take_record import ContextFrameRecord, TakeRecord
 
 if TYPE_CHECKING:

@@ -1,65 +1,41 @@
-"""Stories in a database: SQLite beside the media, or PostgreSQL by URL; the schema is Alembic's.
+"""Stories in the database: their branches, history and takes.
 
-A story's history is a line of steps for each branch, each a whole script; a branch points to its present step
-(head) and to the furthest one that can be done again (tip). Steps and takes are written once and not changed,
-so that a server killed at any moment leaves the last committed step, and those before it, as they were; the
-oldest steps are forgotten beyond a bound, and those that can never be done again at once. One transaction per
-change. What comes before what is told by numbers: a clock may go back. Only the worker writes; any thread may
-read.
+The history of a branch is a chain of steps, and each step holds a complete shot list. A branch points to its
+current step (head) and to the last step that redo can reach (tip). Steps and takes are written once and not
+changed, so a server that is killed at any moment leaves all committed steps intact. Steps that redo can no
+longer reach are deleted at once, and the oldest steps beyond a limit. Each change is one transaction. Rows
+are ordered by numbers, because a clock may go back. Only the worker's thread writes; any thread may read.
 """
 
 import json
-import logging
-import os
-import sqlite3
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import create_engine, delete, event, func, select, text, update
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from shotstream.files import lock_file
+from shotstream.studio.database import Database
+from shotstream.studio.ids import new_id, utc_now
 from shotstream.studio.shot_list import ShotList
 from shotstream.studio.tables import BranchRow, FolderRow, StepRow, StoryRow, TakeRow
 from shotstream.studio.take_record import TakeRecord
 
-_log = logging.getLogger(__name__)
-_MIGRATIONS = Path(__file__).parent / "migrations"
-_INCREMENTAL = 2  # auto_vacuum: free pages are given back when asked
-_LOCK_WAIT_MS = 2000
-_LOG_BYTES = 2**22
-_LOCKED_BY_OTHER = "another server works with this database; give each its own"
-_MOVED = "the file was moved"
-_ADVISORY_LOCK = 0x53686F74  # of all advisory locks of a database: this program's
-
-
-class StorageError(ValueError):
-    """A database that cannot be used; one line."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """A moment of a story's history."""
+    """One step of a story's history: a shot list, and the change that led to it."""
 
     step_id: str
     parent_id: str | None
     label: str
-    """What was done, for the person."""
+    """The change, for the user."""
     shot_list: ShotList
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredBranch:
-    """A branch, as it is in the database."""
+    """A branch as stored."""
 
     branch_id: str
     name: str
@@ -69,7 +45,7 @@ class StoredBranch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredStory:
-    """A story, as it is in the database."""
+    """A story as stored, with its branches and takes."""
 
     story_id: str
     created_at: str
@@ -80,142 +56,52 @@ class StoredStory:
     wanted: tuple[dict[str, Any], ...]
     branches: tuple[StoredBranch, ...]
     takes: tuple[TakeRecord, ...]
-    """In the order in which they were finished."""
+    """In the order they were finished."""
     history_bytes: int
-    """Of the scripts of all its steps."""
+    """Size of the shot lists of all steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SaveResult:
-    """What a change has made of a story's history."""
+    """The result of saving a change."""
 
     num_bytes: int
-    """So much more it takes than before; less than 0 where more was forgotten than written."""
+    """Growth of the history; negative if more was deleted than written."""
     parent_id: str | None
-    """The step before the branch's present one, if it is still there."""
+    """The step before the branch's current one; None if there is none any more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryLimit:
-    """How much of a story's history is kept; the present step of each branch always is."""
+    """The maximum size of a story's history. The current step of each branch is always kept."""
 
     steps: int
     num_bytes: int
 
 
-def new_id() -> str:
-    """A new id."""
-    return token_hex(8)
-
-
-def utc_now() -> str:
-    """This moment, to be shown: ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-class StoryStore:
-    """The database.
-
-    Args:
-        url: SQLAlchemy's; sqlite:///file or postgresql+psycopg://...
-
-    Raises:
-        StorageError: The URL or its driver is unknown.
-    """
-
-    def __init__(self, url: str) -> None:
-        try:
-            # Captions are private: no error and no log repeats what was written.
-            self._engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-            raise StorageError(
-                f"the database {url.partition(':')[0]!r} cannot be used: {error}; give sqlite:///FILE or "
-                "postgresql+psycopg://..."
-            ) from error
-        self._lock_connection: Connection | None = None
-        self._lock_file: int | None = None
-        self._file_id: tuple[int, int] | None = None
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _tune_sqlite)
-        if self._engine.dialect.name == "postgresql":
-            event.listen(self._engine, "connect", _tune_postgresql)
-
-    def upgrade(self) -> None:
-        """Brings the schema to this program's version; the file of SQLite is its owner's alone."""
-        self._restrict_file_modes()
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-        with self._engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-        self._enable_incremental_vacuum()
-        self._restrict_file_modes()
-        self._file_id = self._current_file_id()
-
-    def close(self) -> None:
-        """Lets go of every connection."""
-        if self._lock_connection is not None:
-            # Said, for the server notices a closed connection a moment later.
-            with suppress(SQLAlchemyError):
-                self._lock_connection.execute(text(f"select pg_advisory_unlock({_ADVISORY_LOCK})"))
-            self._lock_connection.invalidate()
-            self._lock_connection.close()
-            self._lock_connection = None
-        self._engine.dispose()
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
-
-    @property
-    def engine(self) -> Engine:
-        """For tests and tools."""
-        return self._engine
-
-    def ping(self) -> None:
-        """Raises SQLAlchemyError when the database does not answer."""
-        with self._engine.connect() as connection:
-            connection.execute(text("select 1"))
+class StoryStore(Database):
+    """The database of stories, branches, steps and takes."""
 
     def check_writable(self) -> None:
-        """Raises SQLAlchemyError when the database keeps nothing; from any thread."""
+        """Raises SQLAlchemyError if the database cannot be written. May be called from any thread."""
         with self.transaction() as session:
             found = session.scalar(select(FolderRow.folder_id))
-            # Written as it is: it needs the lock, and room on the disk.
+            # Writing the same value still needs the lock, and space on the disk.
             session.execute(update(FolderRow).values(folder_id=found))
 
-    def acquire_lock(self) -> None:
-        """Keeps other servers out of the database until `close`, whatever folder they keep their takes in.
-
-        Raises:
-            StorageError: Another one works with it.
-        """
-        for path in self._sqlite_files()[:1]:
-            if self._lock_file is None:
-                self._lock_file = lock_file(path.with_name(f"{path.name}-lock"))
-                if self._lock_file is None:
-                    raise StorageError(_LOCKED_BY_OTHER)
-        if self._engine.dialect.name != "postgresql" or self._lock_connection is not None:
-            return
-        claim = self._engine.connect()
-        if not claim.scalar(text(f"select pg_try_advisory_lock({_ADVISORY_LOCK})")):
-            claim.close()
-            raise StorageError(_LOCKED_BY_OTHER)
-        claim.commit()
-        self._lock_connection = claim
-
     def folder_id(self) -> str | None:
-        """The folder that holds the files; None: not known yet."""
+        """Returns the id of the data directory that holds the files; None: not known yet."""
         with Session(self._engine) as session:
             return session.scalar(select(FolderRow.folder_id))
 
     def set_folder_id(self, folder_id: str) -> None:
-        """The files are in this folder from now on."""
+        """Stores the id of the data directory that holds the files."""
         with self.transaction() as session:
             session.execute(delete(FolderRow))
             session.add(FolderRow(folder_id=folder_id))
 
     def create_story(self, story_id: str, shot_list: ShotList, *, seed: int, autoplay: bool) -> int:
-        """A new story with one branch and one step; the bytes that it takes."""
+        """Creates a story with one branch and one step, and returns its size in bytes."""
         time, branch_id, step_id = utc_now(), new_id(), new_id()
         with self.transaction() as session:
             session.add(
@@ -249,19 +135,19 @@ class StoryStore:
             return step.num_bytes
 
     def load_story(self, story_id: str) -> StoredStory | None:
-        """A story; None: there is none of that id."""
+        """Returns a story; None if there is none with that id."""
         with Session(self._engine) as session:
             row = session.get(StoryRow, story_id)
             return None if row is None else _stored_story(session, row)
 
     def all_stories(self) -> list[StoredStory]:
-        """Every story, the latest change first."""
+        """Returns all stories, the most recently changed first."""
         with Session(self._engine) as session:
             rows = session.scalars(select(StoryRow).order_by(StoryRow.number.desc())).all()
             return [_stored_story(session, row) for row in rows]
 
     def get_step(self, step_id: str) -> Step:
-        """A step that is there."""
+        """Returns a step, which must exist."""
         with Session(self._engine) as session:
             row = session.get_one(StepRow, step_id)
             return Step(
@@ -282,16 +168,16 @@ class StoryStore:
         takes: Sequence[TakeRecord] = (),
         history_limit: HistoryLimit | None = None,
     ) -> SaveResult:
-        """One change of a story: all of it, or nothing.
+        """Saves a change of a story in one transaction.
 
         Args:
             story_id: the story.
-            branch: the branch that is shown from now on, as it is from now on.
-            autoplay: see `events.StoryState`.
-            wanted: shots that were asked for.
+            branch: the branch that is shown after the change, with its new head and tip.
+            autoplay: as in `StoryState`.
+            wanted: the queued takes.
             step: a new step.
-            takes: new takes; their files are on disk.
-            history_limit: how much of the history is kept; None: all of it.
+            takes: new takes, whose files are on disk.
+            history_limit: the maximum size of the history; None: unlimited.
         """
         with self.transaction() as session:
             row = session.get_one(StoryRow, story_id)
@@ -337,149 +223,52 @@ class StoryStore:
             return SaveResult(num_bytes=grown, parent_id=session.scalar(head))
 
     def replace_take(self, record: TakeRecord) -> None:
-        """A take whose files were made anew: other lengths and sums, the same frames."""
+        """Replaces the record of a repaired take: the lengths and hashes of its files have changed."""
         with self.transaction() as session:
             row = session.get_one(TakeRow, record.take_id)
             row.num_bytes, row.record = record.num_bytes, record.to_document()
 
     def delete_story(self, story_id: str) -> None:
-        """Forgets a story, if it is there."""
+        """Deletes a story, if it exists."""
         with self.transaction() as session:
             for table in (TakeRow, StepRow, BranchRow, StoryRow):
                 session.execute(delete(table).where(table.story_id == story_id))
 
-    def shrink(self, most_bytes: int = 2**22) -> None:
-        """Gives room that nothing needs any more back to the disk, so much at most; SQLite's alone.
-
-        PostgreSQL's own autovacuum makes such room good for new rows.
-        """
-        if self._engine.dialect.name != "sqlite":
-            return
-        with self._engine.connect() as connection:
-            free, pages = (
-                int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
-                for name in ("freelist_count", "page_count")
-            )
-            if free * 8 > pages:
-                size = int(connection.exec_driver_sql("PRAGMA page_size").scalar_one())
-                connection.commit()
-                raw = connection.connection.driver_connection
-                assert raw is not None
-                # A page is given back with each step of this statement: a script runs it to its end.
-                raw.execute("PRAGMA busy_timeout=0")
-                try:
-                    raw.executescript(f"PRAGMA incremental_vacuum({most_bytes // size})")
-                except sqlite3.OperationalError as error:
-                    _log.debug("the database does not shrink now: %s", error)
-                finally:
-                    raw.execute(f"PRAGMA busy_timeout={_LOCK_WAIT_MS}")
-
     def get_take(self, story_id: str, take_id: str) -> TakeRecord | None:
-        """A take of a story; None: it has none of that id."""
+        """Returns a take of a story; None if the story has none with that id."""
         with Session(self._engine) as session:
             row = session.get(TakeRow, take_id)
             return TakeRecord.from_document(row.record) if row and row.story_id == story_id else None
 
     def take_ids(self) -> set[tuple[str, str]]:
-        """(story id, take id) of every take."""
+        """Returns (story id, take id) of every take."""
         with Session(self._engine) as session:
             return {(row[0], row[1]) for row in session.execute(select(TakeRow.story_id, TakeRow.take_id))}
 
     def num_stories(self) -> int:
-        """How many there are."""
+        """Returns the number of stories."""
         with Session(self._engine) as session:
             return session.scalar(select(func.count()).select_from(StoryRow)) or 0
 
     def num_bytes(self) -> int:
-        """Of the files of all takes, and of all history."""
+        """Returns the size of the files of all takes and of the history of all stories."""
         with Session(self._engine) as session:
             sums = (select(func.sum(table.num_bytes)) for table in (TakeRow, StepRow))
             return sum(int(session.scalar(each) or 0) for each in sums)
-
-    @contextmanager
-    def transaction(self) -> Generator[Session]:
-        """A transaction; it is not committed into a file that nobody would find again.
-
-        SQLite goes on with a file that was deleted, moved or replaced by a copy, and all would look well.
-        """
-        with Session(self._engine) as session, session.begin():
-            yield session
-            session.flush()
-            if self._file_id is not None and self._current_file_id() != self._file_id:
-                raise OperationalError("", {}, sqlite3.OperationalError(_MOVED), hide_parameters=True)
-
-    def _current_file_id(self) -> tuple[int, int] | None:
-        """What is at the place of SQLite's file; None: nothing, or it is no file."""
-        for path in self._sqlite_files()[:1]:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                stat = path.stat()
-                return stat.st_dev, stat.st_ino
-        return None
-
-    def _restrict_file_modes(self) -> None:
-        """SQLite gives the files that it makes beside its own the same mode."""
-        for path in self._sqlite_files():
-            if not path.exists() and path.parent.is_dir():
-                os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-            path.chmod(0o600)
-
-    def _sqlite_files(self) -> list[Path]:
-        name = self._engine.url.database
-        if self._engine.dialect.name != "sqlite" or not name or name.startswith((":", "file:")):
-            return []
-        beside = [Path(f"{name}{ending}") for ending in ("-wal", "-shm")]
-        return [Path(name), *(path for path in beside if path.exists())]
-
-    def _enable_incremental_vacuum(self) -> None:
-        """Once for a file of an earlier version, or a new one: lets it give room back."""
-        if self._engine.dialect.name != "sqlite":
-            return
-        with self._engine.connect() as connection:
-            if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar() == _INCREMENTAL:
-                return
-            connection.commit()
-            raw = connection.connection.driver_connection
-            assert raw is not None
-            raw.execute(f"PRAGMA auto_vacuum={_INCREMENTAL}")
-            try:
-                raw.execute("VACUUM")
-            except sqlite3.OperationalError as error:
-                # It needs as much room again; the next start tries anew.
-                _log.warning("the database's file cannot be made to shrink now: %s", error)
-
-
-def _tune_sqlite(connection: Any, _record: Any) -> None:
-    # FULL: a commit is on the disk when it returns, also in the case of a power cut. The log beside the file
-    # is kept at a bounded size. Whoever is locked out is told so soon: others wait behind it.
-    for pragma in (
-        f"auto_vacuum={_INCREMENTAL}",
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        f"busy_timeout={_LOCK_WAIT_MS}",
-        f"journal_size_limit={_LOG_BYTES}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _tune_postgresql(connection: Any, _record: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET lock_timeout = {_LOCK_WAIT_MS}")
-    connection.commit()
 
 
 def _next_number(
     session: Session, table: type[BranchRow | StepRow | TakeRow] | None = None, story_id: str = ""
 ) -> int:
-    """One more than any so far: of a story's rows, or of all stories."""
+    """Returns the next number of a story's rows in `table`, or of all stories."""
     highest = select(func.max((table or StoryRow).number))
     if table is not None:
         highest = highest.where(table.story_id == story_id)
     return int(session.scalar(highest) or 0) + 1
 
 
-def _prune_history(session: Session, story_id: str, bound: HistoryLimit) -> int:
-    """Deletes steps that can never be done again, and the oldest beyond the bound; their bytes."""
+def _prune_history(session: Session, story_id: str, limit: HistoryLimit) -> int:
+    """Deletes steps that redo cannot reach, and the oldest beyond the limit; returns their size."""
     rows = session.execute(
         select(StepRow.step_id, StepRow.parent_id, StepRow.num_bytes)
         .where(StepRow.story_id == story_id)
@@ -493,9 +282,9 @@ def _prune_history(session: Session, story_id: str, bound: HistoryLimit) -> int:
     before_heads = {step for branch in branches for step in _ancestors(parents, branch.head_id)[1:]}
     kept = {row.step_id: row.num_bytes for row in rows if row.step_id in reached}
     for row in rows:
-        if len(kept) <= bound.steps and sum(kept.values()) <= bound.num_bytes:
+        if len(kept) <= limit.steps and sum(kept.values()) <= limit.num_bytes:
             break
-        # A step was made after the one before it, so that those that stay are still lines.
+        # Steps are deleted oldest first, so the remaining ones still form chains.
         if row.step_id in before_heads and row.step_id in kept:
             del kept[row.step_id]
     gone = [row for row in rows if row.step_id not in kept]
@@ -508,7 +297,7 @@ def _prune_history(session: Session, story_id: str, bound: HistoryLimit) -> int:
 
 
 def _ancestors(parents: Mapping[str, str | None], step_id: str | None) -> list[str]:
-    """A step and those before it, the latest first."""
+    """Returns a step and all steps before it, the latest first."""
     line: list[str] = []
     while step_id is not None:
         line.append(step_id)

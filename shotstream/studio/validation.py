@@ -1,15 +1,17 @@
-"""Bodies of requests: read as every other document is, and what is wrong with one in words of JSON."""
+"""Parsing of request bodies, and descriptions of validation errors in terms of JSON."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import ValidationError
 
 from shotstream.documents import DocumentError, parse_json, to_text
 from shotstream.studio.api_error import ApiError
 
-_WORDS = {
+_MAX_MESSAGE_CHARS = 300
+_DESCRIPTIONS = {
     "missing": "it is missing",
     "extra_forbidden": "there is no such field",
     "string_type": "write text, in quotes",
@@ -24,28 +26,40 @@ _WORDS = {
     "model_attributes_type": "write an object",
     "string_pattern_mismatch": "it is no id of this server",
 }
-"""What pydantic says in the words of Python."""
+"""Descriptions of pydantic's error types that pydantic itself describes in terms of Python."""
 
 
 def describe_validation_error(error: Mapping[str, Any]) -> str:
-    """What pydantic says of a value, for a person who writes JSON."""
-    return _WORDS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+    """Returns a description of one of pydantic's errors for someone who writes JSON."""
+    return _DESCRIPTIONS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+
+
+def validation_api_error(error: ValidationError) -> ApiError:
+    """Returns the API error of a message that a schema refused, in one line."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if first["type"] == "union_tag_invalid":
+        return ApiError("unknown_event", "no such type of event")
+    if first["type"] == "union_tag_not_found":
+        return ApiError("invalid", "type: it is missing")
+    # The location begins with the message's type, which the sender knows.
+    field = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
+    return ApiError("invalid", f"{field}: {describe_validation_error(first)}"[:_MAX_MESSAGE_CHARS])
 
 
 class JsonRoute(APIRoute):
-    """A route whose bodies `documents.parse_json` reads.
+    """A route that parses request bodies with `documents.parse_json`.
 
-    FastAPI answers what that raises with an HTTPException of which it is the cause.
+    FastAPI turns the error that a bad body raises into an HTTPException with that error as its cause.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, for such requests."""
+        """Returns FastAPI's handler, with requests that parse their bodies strictly."""
         handle = super().get_route_handler()
 
-        async def read(request: Request) -> Response:
+        async def handle_strictly(request: Request) -> Response:
             return await handle(_JsonRequest(request.scope, request.receive))
 
-        return read
+        return handle_strictly
 
 
 class _JsonRequest(Request):

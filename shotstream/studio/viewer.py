@@ -9,8 +9,10 @@ from collections import deque
 from dataclasses import dataclass
 from threading import Lock
 
-from shotstream.studio.events import Media, MediaDropped, Message, Place
 from shotstream.studio.limits import Limits
+from shotstream.studio.schemas.base import Message
+from shotstream.studio.schemas.server_messages import Media, MediaDropped
+from shotstream.studio.schemas.state import Place
 
 CLOSE_NOT_READING, CLOSE_GOING_AWAY, CLOSE_BUSY, CLOSE_TOO_FAST, CLOSE_FORBIDDEN, CLOSE_NOT_FOUND = (
     4408,

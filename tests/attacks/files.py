@@ -31,7 +31,7 @@ from shotstream.manifest import Clip, ManifestError, read_manifest, write_manife
 from shotstream.story import Shot, Story, StoryError, read_story
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import SessionError, Take, read_session
-from shotstream.studio.media_store import CorruptTakeError, MediaStore, encode_recording
+from shotstream.studio.media_store import CorruptTakeError, MediaStore, TakeFiles, encode_recording
 from shotstream.studio.take_record import TakeRecord
 from shotstream.training.checkpoint import load_checkpoint, save_atomically
 from shotstream.verify import verify_directory
@@ -310,7 +310,9 @@ def _take(home: Path) -> Path:
     """A take's folder, and what the database knows of it in a file beside."""
     pipeline, frames, memory = _filmed()
     recording = encode_recording(pipeline, 2, frames, (9, len(frames)))
-    kept = MediaStore(home / "media", pipeline).save_take(STORY_ID, TAKE_ID, recording, frames, memory)
+    kept = MediaStore(home / "media", pipeline).save_take(
+        STORY_ID, TAKE_ID, TakeFiles(recording=recording, frames=frames, memory=memory)
+    )
     record = TakeRecord(
         take_id=TAKE_ID,
         shot_id="2" * 16,

@@ -5,14 +5,17 @@ from typing import Any
 
 from shotstream.codec.codec import StreamDecoder
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.studio.events import FROM_SERVER, FROM_VIEWER, Done, Error, Media, StoryState
+from shotstream.studio.app_context import AppContext
+from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
 from shotstream.studio.media_store import MediaStore
 from shotstream.studio.metrics import Metrics
 from shotstream.studio.open_story import OpenStory
+from shotstream.studio.schemas.server_messages import FROM_SERVER, Done, Error, Media
+from shotstream.studio.schemas.state import StoryState
+from shotstream.studio.schemas.viewer_messages import FROM_VIEWER
 from shotstream.studio.story_manager import StoryManager
-from shotstream.studio.story_store import StoryStore, new_id
-from shotstream.studio.take_job import AppContext
+from shotstream.studio.story_store import StoryStore
 from shotstream.studio.viewer import Outbox, Viewer
 from tests.streaming.tiny import tiny_engine
 from tests.studio.database import write_empty_database
@@ -95,7 +98,7 @@ class Stage:
     @property
     def story(self) -> StoryState:
         """As the viewer was last told it."""
-        from shotstream.studio.events import Story
+        from shotstream.studio.schemas.server_messages import Story
 
         return self.inbox.of(Story)[-1].story
 

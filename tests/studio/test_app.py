@@ -23,9 +23,10 @@ from shotstream.film import FilmFiles, FilmSettings, count_differences, make_fil
 from shotstream.film.replay import hash_frames, read_replay
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.app import StudioSettings, create_app
-from shotstream.studio.events import FROM_SERVER, StoryState
+from shotstream.studio.database import StorageError
 from shotstream.studio.limits import Limits
-from shotstream.studio.story_store import StorageError
+from shotstream.studio.schemas.server_messages import FROM_SERVER
+from shotstream.studio.schemas.state import StoryState
 from tests.streaming.tiny import tiny_engine
 from tests.studio.database import write_empty_database
 

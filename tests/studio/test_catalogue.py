@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shotstream.studio.catalogue import list_stories
-from shotstream.studio.events import Place
+from shotstream.studio.schemas.state import Place
 from tests.studio.stage import Stage
 
 

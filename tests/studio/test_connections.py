@@ -21,8 +21,8 @@ from websockets.sync.client import connect
 from shotstream.studio.connections import RepeatedLogFilter
 from shotstream.studio.limits import Limits
 from shotstream.studio.rate_limit import TokenBucket, TokenBuckets
+from shotstream.studio.routers.viewer_socket import _RateLimit
 from shotstream.studio.server import _tell_fault
-from shotstream.studio.viewer_socket import _RateLimit
 from tests.studio.served import served, until
 
 QUICK = Limits(request_s=0.6, body_s=0.8, unread_s=0.6, look_ahead_s=100.0, messages_per_s=0.1)
@@ -215,17 +215,17 @@ def test_a_lack_of_files_is_told_in_lines_and_not_as_a_fault(
 
 
 def test_what_was_too_fast_is_forgotten_after_a_rest() -> None:
-    pace = _RateLimit(50.0)
-    while pace.takes():
+    rate_limit = _RateLimit(50.0)
+    while rate_limit.try_take():
         pass
-    assert pace.num_too_fast == 1
+    assert rate_limit.num_excess == 1
     time.sleep(0.05)
-    assert pace.takes(), "one may pass"
-    while pace.takes():
+    assert rate_limit.try_take(), "one may pass"
+    while rate_limit.try_take():
         pass
-    assert pace.num_too_fast == 2, "that was no rest"
-    pace._bucket._time_s -= 2.0
-    assert pace.takes() and pace.num_too_fast == 0
+    assert rate_limit.num_excess == 2, "that was no rest"
+    rate_limit._bucket._time_s -= 2.0
+    assert rate_limit.try_take() and rate_limit.num_excess == 0
 
 
 def test_a_bucket_lets_through_at_its_rate() -> None:

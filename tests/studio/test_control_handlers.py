@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shotstream.studio.events import TakeEnded
 from shotstream.studio.limits import Limits
+from shotstream.studio.schemas.server_messages import TakeEnded
 from tests.studio.stage import CAPTIONS, Stage
 
 

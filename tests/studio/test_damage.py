@@ -12,9 +12,10 @@ from shotstream.film.replay import hash_frames
 from shotstream.streaming.shot import make_shot
 from shotstream.streaming.shot_request import ShotRequest
 from shotstream.studio.api_error import ApiError
-from shotstream.studio.events import Notice
+from shotstream.studio.context_cache import ContextCache
 from shotstream.studio.media_store import CorruptTakeError
-from shotstream.studio.take_job import ContextCache, encode_take_memory
+from shotstream.studio.schemas.server_messages import Notice
+from shotstream.studio.take_job import encode_take_memory
 from shotstream.studio.take_record import TakeRecord
 from tests.studio.stage import Stage
 

@@ -13,8 +13,9 @@ import shotstream.files
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.app import StudioSettings, check_data_dir, create_app
 from shotstream.studio.data_dir import DataDir
+from shotstream.studio.database import StorageError
 from shotstream.studio.media_store import MediaStore
-from shotstream.studio.story_store import StorageError, StoryStore
+from shotstream.studio.story_store import StoryStore
 from tests.params import first
 from tests.streaming.tiny import tiny_engine
 from tests.studio.stage import Stage

@@ -7,8 +7,8 @@ import pytest
 
 from shotstream.streaming.noise import shot_seed
 from shotstream.studio.api_error import ApiError
-from shotstream.studio.events import MediaDropped, Notice, TakeEnded
 from shotstream.studio.limits import Limits
+from shotstream.studio.schemas.server_messages import MediaDropped, Notice, TakeEnded
 from tests.studio.stage import CAPTIONS, GLOBAL_CAPTION, Inbox, Stage
 
 NOBODY = "f" * 16

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from shotstream.studio.api_error import ApiError
-from shotstream.studio.events import Error, Notice, TakeEnded, Telemetry
 from shotstream.studio.limits import Limits
+from shotstream.studio.schemas.server_messages import Error, Notice, TakeEnded, Telemetry
 from shotstream.studio.storage_errors import explain_failure, is_storage_failure
 from tests.params import first
 from tests.studio.stage import Inbox, Stage

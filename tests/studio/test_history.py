@@ -12,9 +12,10 @@ from sqlalchemy.exc import IntegrityError
 
 from shotstream.studio import story_store as store_module
 from shotstream.studio.history import History, QueuedTake
+from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
 from shotstream.studio.shot_list import ShotEntry, ShotList
-from shotstream.studio.story_store import StoryStore, new_id
+from shotstream.studio.story_store import StoryStore
 from tests.studio.stage import Stage
 
 SHOT_LIST = ShotList(

@@ -18,7 +18,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from shotstream.studio.events import FROM_SERVER, StoryState
+from shotstream.studio.schemas.server_messages import FROM_SERVER
+from shotstream.studio.schemas.state import StoryState
 from tests.streaming.test_pipeline import write_tiny
 from tests.streaming.tiny import tiny_engine
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from shotstream.studio.events import FROM_VIEWER, Telemetry
 from shotstream.studio.limits import Limits
+from shotstream.studio.schemas.server_messages import Telemetry
+from shotstream.studio.schemas.viewer_messages import FROM_VIEWER
 from shotstream.studio.shot_list import ShotEntry, ShotList, first_difference
 from tests.studio.stage import Inbox, Stage
 

@@ -10,16 +10,19 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from shotstream.studio import events, viewer_socket
+import shotstream.studio
+from shotstream.studio import validation
 from shotstream.studio.api_error import ApiError
-from shotstream.studio.events import FROM_VIEWER, Hello, Media, Notice, Story, TakeEnded, TakeStarted
 from shotstream.studio.exports import Exporter
 from shotstream.studio.limits import Limits
+from shotstream.studio.routers import viewer_socket
+from shotstream.studio.schemas.server_messages import Hello, Media, Notice, Story, TakeEnded, TakeStarted
+from shotstream.studio.schemas.viewer_messages import FROM_VIEWER
 from shotstream.studio.storage_errors import one_line_reason
 from tests.studio.stage import CAPTIONS, Inbox, Stage
 
-STUDIO = Path(inspect.getfile(events)).parent
-SOURCES = "".join(path.read_text(encoding="utf-8") for path in STUDIO.glob("*.py") if path.stem != "events")
+STUDIO = Path(inspect.getfile(shotstream.studio)).parent
+SOURCES = "".join(path.read_text(encoding="utf-8") for path in STUDIO.glob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def test_what_is_no_id_does_not_come_back(given: object) -> None:
 def test_a_message_without_a_type_is_told_so() -> None:
     with pytest.raises(ValidationError) as found:
         FROM_VIEWER.validate_python({"id": "1"})
-    assert str(viewer_socket.validation_api_error(found.value)) == "type: it is missing"
+    assert str(validation.validation_api_error(found.value)) == "type: it is missing"
 
 
 def test_every_notice_and_outcome_of_the_protocol_is_told_by_something() -> None:

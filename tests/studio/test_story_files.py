@@ -91,7 +91,11 @@ def test_a_bad_story_file_is_refused_in_one_line(client: TestClient, data: bytes
         (b'{"global_caption": "a", "global_caption": "b"}', "malformed", "'global_caption' is given twice"),
         (b'{"global_caption": "a", "shots": ' + b"[" * 20_000 + b"}", "malformed", "nested too deeply"),
         (b"global_caption=a", "malformed", "line 1: no valid JSON"),
-        (b'{"global_caption": "a", "seed": ' + b"9" * 5000 + b"}", "invalid", "seed: allowed are the whole"),
+        (
+            b'{"global_caption": "a", "seed": ' + b"9" * 5000 + b"}",
+            "invalid",
+            "seed: a seed is a whole number",
+        ),
         (b'{"global_caption": "a", "title": NaN}', "invalid", "title: write text, in quotes"),
         (b'{"global_caption": "a", "shots": [null]}', "invalid", "shots.0: write an object"),
         (b'{"global_caption": "a", "shots": {"a": 1}}', "invalid", "shots: write a list"),
@@ -103,7 +107,7 @@ def test_a_bad_story_file_is_refused_in_one_line(client: TestClient, data: bytes
         (
             b'{"global_caption": "a", "shots": [{"caption": " "}]}',
             "invalid",
-            "shots.0.caption: empty; say what",
+            "shots.0.caption: the text is empty",
         ),
         (b'{"global_caption": "a", "titel": "b"}', "invalid", "titel: there is no such field"),
         (b"[]", "invalid", "body: write an object"),

@@ -14,11 +14,13 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
-from shotstream.studio import story_store as store_module
+from shotstream.studio import database
+from shotstream.studio.database import StorageError
 from shotstream.studio.history import History, QueuedTake
+from shotstream.studio.ids import new_id
 from shotstream.studio.shot_list import ShotEntry, ShotList
 from shotstream.studio.storage_errors import explain_failure
-from shotstream.studio.story_store import StorageError, StoryStore, new_id
+from shotstream.studio.story_store import StoryStore
 from shotstream.studio.tables import Base
 from shotstream.studio.take_record import ContextFrameRecord, TakeRecord
 from tests.studio.postgres import find_binaries, running
@@ -233,7 +235,7 @@ def test_rows_of_the_first_version_are_numbered_in_the_order_of_their_times(stor
 
 def migrate(connection: Connection, function: Any, revision: str) -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(store_module.__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     function(config, revision)
 

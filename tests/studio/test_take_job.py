@@ -8,10 +8,12 @@ import pytest
 from shotstream.film.replay import hash_frames
 from shotstream.streaming.noise import shot_seed
 from shotstream.studio.api_error import ApiError
-from shotstream.studio.events import NewShot, TakeEnded
+from shotstream.studio.context_cache import ContextCache
+from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
-from shotstream.studio.story_store import new_id
-from shotstream.studio.take_job import ContextCache, encode_take_memory
+from shotstream.studio.schemas.server_messages import TakeEnded
+from shotstream.studio.schemas.state import NewShot
+from shotstream.studio.take_job import encode_take_memory
 from tests.studio.stage import CAPTIONS, Inbox, Stage
 
 

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from shotstream.studio.events import FROM_SERVER, FROM_VIEWER, Error
 from shotstream.studio.protocol_docs import MARK, message_tables
+from shotstream.studio.schemas.server_messages import FROM_SERVER, Error
+from shotstream.studio.schemas.viewer_messages import FROM_VIEWER
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "studio_protocol.md"
 ID = "0" * 16
 
 
-def test_the_document_shows_the_events_as_they_are() -> None:
+def test_the_document_shows_the_schemas_as_they_are() -> None:
     _, _, written = DOCUMENT.read_text(encoding="utf-8").partition(MARK + "\n")
     assert written == message_tables(), "run python -m shotstream.studio.protocol_docs"
 

@@ -1,0 +1,1 @@
+"""The HTTP and WebSocket routes of the studio, one FastAPI router for each resource."""

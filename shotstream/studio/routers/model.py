@@ -1,0 +1,59 @@
+"""Routes of the model and of the API: vocabulary, bundled stories, caption checks, the OpenAPI schema."""
+
+from typing import Any
+
+from fastapi import Request
+
+from shotstream.film.prepare import caption_warnings
+from shotstream.story import Shot, Story, compose_caption
+from shotstream.studio.catalogue import caption_suggestions, list_bundled_stories
+from shotstream.studio.dependencies import BackendDep
+from shotstream.studio.routers.common import add_head_routes, api_router
+from shotstream.studio.schemas.rest import BundledStory, CaptionAdvice, CaptionCheck, ModelAnswer, Suggestions
+from shotstream.studio.story_manager import StoryManager
+
+router = api_router()
+
+
+@router.get("/model")
+async def get_model(backend: BackendDep) -> ModelAnswer:
+    """The loaded model and the server's limits."""
+    return await backend.worker.call(lambda manager: ModelAnswer(model=manager.model, limits=manager.limits))
+
+
+@router.get("/suggestions")
+def get_suggestions(backend: BackendDep) -> Suggestions:
+    """The vocabulary of the model, with example captions."""
+    return caption_suggestions(backend.app.pipeline)
+
+
+@router.get("/bundled")
+def get_bundled_stories() -> list[BundledStory]:
+    """The stories that come with the program."""
+    return list_bundled_stories()
+
+
+@router.post("/captions/check")
+async def check_caption(backend: BackendDep, body: CaptionCheck) -> CaptionAdvice:
+    """The words of a caption that the model does not know, and warnings."""
+
+    def check(_: StoryManager) -> CaptionAdvice:
+        story = Story(global_caption=body.global_caption, shots=(Shot(caption=body.caption),))
+        prompt = compose_caption(body.global_caption, body.caption, 0)
+        return CaptionAdvice(
+            unknown_words=tuple(backend.app.pipeline.text_encoder.unknown_words(prompt)),
+            warnings=tuple(caption_warnings(story, backend.app.pipeline)),
+        )
+
+    return await backend.worker.call(check)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def get_openapi_schema(request: Request) -> dict[str, Any]:
+    """The OpenAPI schema, with the path prefix of a proxy as its server."""
+    root_path = request.scope["root_path"]
+    servers = {"servers": [{"url": root_path}]} if root_path else {}
+    return {**request.app.openapi(), **servers}
+
+
+add_head_routes(router)

@@ -1,0 +1,101 @@
+"""Schemas of the bodies of REST requests and answers."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shotstream.story import MAX_SHOTS
+from shotstream.studio.schemas.base import Caption, ErrorCode, Message, Seed, Title
+from shotstream.studio.schemas.state import LimitsState, ModelState, NewShot, StoryState
+
+
+class CreateStory(Message):
+    """A story to create: a bundled story by its name, or a new story, with or without shots."""
+
+    bundled: Annotated[str, Field(max_length=100)] | None = None
+    """Name of a bundled story. Title, global caption and shots then come from it and must not be given."""
+    title: Title = "Untitled"
+    global_caption: Caption | None = None
+    """Required unless `bundled` is given."""
+    shots: tuple[NewShot, ...] = Field(default=(), max_length=MAX_SHOTS, strict=False)
+    seed: Seed | None = None
+    """Seed of the story; null: 7, or the bundled story's own."""
+    autoplay: bool = True
+
+
+class ImportedStory(StoryState):
+    """A story that was created from a story file."""
+
+    warnings: tuple[str, ...]
+    """Parts of the file that were ignored, one line of text each, for the user."""
+
+
+class BundledStory(Message):
+    """A story that comes with the program."""
+
+    name: str
+    title: str
+    global_caption: str
+    captions: tuple[str, ...]
+
+
+class WordCard(Message):
+    """A phrase for captions, with a picture of its meaning."""
+
+    words: str
+    picture: str
+    """PNG as a data: URL, at the model's own resolution."""
+
+
+class Suggestions(Message):
+    """The vocabulary of the loaded model; empty lists for a model without a fixed vocabulary."""
+
+    species: tuple[str, ...]
+    colours: tuple[str, ...]
+    places: tuple[str, ...]
+    times: tuple[str, ...]
+    framings: tuple[str, ...]
+    actions: tuple[str, ...]
+    spots: tuple[str, ...]
+    cameras: tuple[str, ...]
+    held_out: tuple[tuple[str, str], ...]
+    """(species, colour) pairs that were never shown in training."""
+    words: tuple[str, ...]
+    """Every word of the vocabulary."""
+    examples: tuple[str, ...]
+    """Example captions of shots."""
+    cast: tuple[WordCard, ...]
+    """Every character of the training data, such as "purple fox"."""
+    sets: tuple[WordCard, ...]
+    """Every place, by day."""
+    skies: tuple[WordCard, ...]
+    """Every time of day."""
+
+
+class CaptionCheck(Message):
+    """A caption to check."""
+
+    global_caption: Caption
+    caption: Caption
+
+
+class CaptionAdvice(Message):
+    """The result of a caption check."""
+
+    unknown_words: tuple[str, ...]
+    """Words that are not in the model's vocabulary."""
+    warnings: tuple[str, ...]
+
+
+class ModelAnswer(Message):
+    """The loaded model and the server's limits."""
+
+    model: ModelState
+    limits: LimitsState
+
+
+class Problem(Message):
+    """The body of every REST answer with status 400 or above."""
+
+    code: ErrorCode
+    message: str

@@ -1,0 +1,219 @@
+"""Schemas of a story's state: shots, takes, pins, branches, the model and the limits."""
+
+from typing import Literal
+
+from shotstream.studio.schemas.base import Caption, FrameIndex, Id, Message, NumChunks, Seed
+
+
+class NewShot(Message):
+    """A shot to add."""
+
+    caption: Caption
+    """The caption of the shot."""
+    num_chunks: NumChunks | None = None
+    """Length in chunks; null: the model's default length."""
+    seed: Seed | None = None
+    """Seed of the noise; null: derived from the story's seed and the shot's index."""
+
+
+class Place(Message):
+    """A frame of a take, by its address."""
+
+    take_id: Id
+    """The take."""
+    frame_index: FrameIndex
+    """Index of the frame in that take, from 0."""
+
+
+class Effect(Message):
+    """The chunk at which a control takes effect. Earlier chunks of the film do not change."""
+
+    shot_id: Id | None
+    """The shot; null: the film does not change."""
+    shot_index: int
+    """Index of the shot in the film, from 0."""
+    chunk_index: int
+    """The first chunk of that shot that is new, removed, or may come out differently."""
+    film_frame: int
+    """Film frame at which that chunk begins. After a `cut`: remove everything from this frame on from the
+    playback buffer."""
+
+
+class ContextFrame(Message):
+    """A frame that conditions a shot."""
+
+    take_id: Id
+    """The take that holds the frame. The picture is `GET .../takes/{take_id}/frames/{frame_index}.png`."""
+    shot_id: Id
+    """The shot of that take."""
+    frame_index: int
+    """Index of the frame in that take, from 0."""
+    pin_id: Id | None
+    """The pin that selected it; null: the context policy selected it."""
+    shot_phase: int
+    """RoPE phase of its shot: the number of shots in the context before it."""
+
+
+class TakeState(Message):
+    """A finished take: one rendering of a shot. It is on disk, and its frames never change."""
+
+    take_id: Id
+    caption: str
+    """The caption it was generated from."""
+    seed: Seed
+    """The seed it was generated from."""
+    num_chunks: int
+    num_frames: int
+    was_cut: bool
+    """Whether it ended before the requested length."""
+    weights_match: bool
+    """Whether it was generated with the weights that are loaded now."""
+    created_at: str
+    """ISO 8601, UTC."""
+    context: tuple[ContextFrame, ...]
+    """The frames that conditioned it."""
+
+
+ShotStatus = Literal["waiting", "queued", "generating", "done", "stale", "failed"]
+StaleReason = Literal["context", "caption", "global_caption", "seed"]
+
+
+class ShotState(Message):
+    """A shot of the shown branch."""
+
+    shot_id: Id
+    caption: str
+    num_chunks: int | None
+    seed: Seed | None
+    status: ShotStatus
+    """waiting: not requested yet; queued: will be generated; stale: an input has changed since it was
+    generated, see `stale_reasons`; failed: see `failure`. A stale shot that will be generated again is
+    `queued`."""
+    stale_reasons: tuple[StaleReason, ...]
+    """The inputs that have changed: an earlier shot (`context`), a caption, or the seed."""
+    failure: str | None
+    """Why the last attempt failed; null: it did not fail."""
+    take_id: Id | None
+    """The chosen take, which is part of the film; null: no take yet."""
+    film_frame: int | None
+    """Film frame at which it begins; null: it is not in the film."""
+    takes: tuple[TakeState, ...]
+    """All finished takes, oldest first."""
+
+
+class PinState(Message):
+    """A pinned frame: it conditions every later shot."""
+
+    pin_id: Id
+    take_id: Id
+    frame_index: int
+    is_used: bool
+    """Whether its take is in the film. A pin of another take is inactive until that take is chosen again."""
+
+
+class BranchState(Message):
+    """A branch of the story's history."""
+
+    branch_id: Id
+    name: str
+    num_shots: int
+
+
+class Making(Message):
+    """The take that is being generated."""
+
+    take_id: Id
+    shot_id: Id
+    shot_index: int
+    num_chunks: int
+    """Requested length in chunks."""
+    num_made: int
+    """Chunks generated so far."""
+    film_frame: int
+    """Film frame at which it begins."""
+    context: tuple[ContextFrame, ...]
+    """The frames that condition it."""
+
+
+class StoryState(Message):
+    """The complete state of a story. It is sent after every change; a client needs nothing else."""
+
+    story_id: Id
+    revision: int
+    """Grows by at least 1 with every change, as long as the story is open on the server."""
+    title: str
+    global_caption: str
+    seed: Seed
+    autoplay: bool
+    """Whether shots without a take are generated without a request."""
+    branch_id: Id
+    """The branch that is shown."""
+    branches: tuple[BranchState, ...]
+    shots: tuple[ShotState, ...]
+    pins: tuple[PinState, ...]
+    max_pins: int
+    """Maximum number of pins; 0: the model's context policy does not support pins."""
+    making: Making | None
+    """The take that is being generated; null: none."""
+    memory: tuple[ContextFrame, ...]
+    """The frames that condition the shot that is being generated or, if there is none, the next one."""
+    undo: str | None
+    """Label of the change that `undo` would revert; null: nothing."""
+    redo: str | None
+    """Label of the change that `redo` would apply again; null: nothing."""
+    num_frames: int
+    """Length of the film."""
+    num_bytes: int
+    """Size of its files."""
+
+
+class StorySummary(Message):
+    """One story in the list of stories."""
+
+    story_id: Id
+    title: str
+    created_at: str
+    updated_at: str
+    num_shots: int
+    num_frames: int
+    num_bytes: int
+    cover: Place | None
+    """A frame to show as its picture; null: no take yet."""
+
+
+class LimitsState(Message):
+    """The server's limits, as far as clients need them."""
+
+    caption_chars: int
+    shots: int
+    chunks_per_shot: int
+    open_stories: int
+    viewers_per_story: int
+    messages_per_s: float
+    upload_bytes: int
+    look_ahead_s: float
+    quota_bytes: int
+
+
+class ModelState(Message):
+    """The loaded model and the format of its video."""
+
+    model_id: str
+    family: str
+    weights_sha256: str
+    fps: int
+    width_px: int
+    """Width of the model's frames."""
+    height_px: int
+    scale: int
+    """Enlargement of the frames in the MP4 (nearest neighbour)."""
+    mime: str
+    """MIME type for `addSourceBuffer`."""
+    num_chunks: int
+    """Default length of a shot."""
+    first_chunk_frames: int
+    """Frames of a shot's first chunk."""
+    chunk_frames: int
+    """Frames of every later chunk."""
+    context_frames: int
+    """Number of frames that condition a shot."""
