@@ -42,4 +42,16 @@ def test_the_api_has_a_page_for_each_package_and_names_modules_that_are_there() 
     packages = {path.parent.name for path in (ROOT / "shotstream").glob("*/__init__.py")}
     assert pages.keys() == {"shotstream"} | packages - hook.NO_API
     modules = [name for page in pages.values() for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)]
-    assert "shotstream.story" in modules and len(modules) == len(set(modules)) > 150
+    assert "shotstream.story" in modules and len(modules) == len(set(modules)) > 100
+
+
+def test_the_guide_for_contributors_names_files_and_code_that_are_there() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = [ROOT / name for name in re.findall(r"`((?:shotstream|tests)/[\w/]+\.py)`", guide)]
+    assert [path for path in paths if not path.is_file()] == []
+    code = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    for name in ("CASES", "Recipe", "Stage", "DataSource", "RECIPES", "_KINDS", "_BUILDERS", "Axis"):
+        assert f"`{name}`" in guide or f"`{name}(" in guide, name
+        assert re.search(rf"^(class )?{name}\b", code, re.MULTILINE), name
+    for name in ("check", "judge_film", "chance_levels"):
+        assert f"`{name}`" in guide and f"def {name}(" in code, name

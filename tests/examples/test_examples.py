@@ -76,6 +76,14 @@ def test_encode_clips(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_train_tiny(tmp_path: Path) -> None:
+    losses = _example("train_tiny").main(tmp_path)
+    assert len(losses) == 4 and losses == sorted(losses, reverse=True)
+    names = {path.name for path in (tmp_path / "theatre_codec").iterdir()}
+    assert names >= {"config.json", "step_0000020.pt", "step_0000040.pt"}
+
+
+@pytest.mark.slow
 def test_evaluate(tmp_path: Path) -> None:
     report = _example("evaluate").main(tmp_path / "sheet.png", 2)
     assert (tmp_path / "sheet.png").stat().st_size > 0
