@@ -58,6 +58,7 @@ def _wan(run: Recording) -> dict[str, Any]:
     return {
         **{f"dit.{name}": sizes[name] for name in names},
         "pool.directory|data.directory?": run.work / "shards-wan",
+        "model.text.directory?": run.work / "shards-wan",
         "pool.num_workers|data.num_workers?": 0,
         "pool.max_latent_frames|data.max_latent_frames?": 6,
         "start": run.work / "wan",
