@@ -1,4 +1,4 @@
-"""What can be chosen from: stored stories, bundled ones, and the words of the theatre's world."""
+"""Lists for the start page: stored stories, bundled stories, and the vocabulary for captions."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ _EXAMPLES = (
 
 
 def list_stories(store: StoryStore) -> list[StorySummary]:
-    """Every story, the latest change first."""
+    """Returns a summary of each story, the most recently changed first."""
     found: list[StorySummary] = []
     for story in store.all_stories():
         branch = next(branch for branch in story.branches if branch.branch_id == story.branch_id)
@@ -60,7 +60,7 @@ def list_stories(store: StoryStore) -> list[StorySummary]:
 
 
 def list_bundled_stories() -> list[BundledStory]:
-    """The stories that come with the program."""
+    """Returns the stories that come with the program."""
     stories = [(name, read_story(path)) for name, path in bundled_stories().items()]
     return [
         BundledStory(
@@ -74,7 +74,7 @@ def list_bundled_stories() -> list[BundledStory]:
 
 
 def caption_suggestions(pipeline: StreamingPipeline) -> Suggestions:
-    """What the model's world understands, each meaning by its first phrase; empty for an open vocabulary."""
+    """Returns the vocabulary, each meaning by its first phrase; empty for a model with an open vocabulary."""
     if pipeline.family != "theatre":
         return Suggestions(
             species=(), colours=(), places=(), times=(), framings=(), actions=(), spots=(), cameras=(),
@@ -106,7 +106,7 @@ def caption_suggestions(pipeline: StreamingPipeline) -> Suggestions:
 
 @cache
 def _cast() -> tuple[WordCard, ...]:
-    """Everyone whom training showed. Captions never tell the scarf's colour, so that any will do here."""
+    """Returns all characters of the training data. Captions never name the scarf's colour: any will do."""
     cards: list[WordCard] = []
     for species in SPECIES:
         for colour in COLOURS:

@@ -1,9 +1,9 @@
-"""What one connection may take of the server: time, memory and a descriptor, for HTTP and for WebSockets.
+"""Connections with timeouts and a maximum number, for HTTP and WebSocket.
 
-uvicorn's protocols wait for ever for a request that does not come, for one that comes a byte at a time, and
-for a peer that does not read. Here each of these ends, and the number of connections stays below what the
-system has descriptors for: the one whose request has been waited for longest makes room for a new one, or
-else the one that has not read for longest.
+uvicorn's protocols wait without limit for a request that does not come or comes a byte at a time, and for a
+peer that does not read. Here each of these waits has a timeout. The number of connections stays below the
+number of file descriptors: a new connection replaces the one that has waited longest for its request, or else
+the one that has not read for longest.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ if os.name == "posix":
 
 _WANTED_DESCRIPTORS = 4096
 _OWN_DESCRIPTORS = 16
-"""For the database, takes that are kept, and connections that are accepted before they can be counted."""
-_EACH = 2
-"""A connection, and the file that it is sent."""
-_FEWEST = 4
-_QUIET_S = 60.0
+"""File descriptors for the database, for writing takes, and for connections accepted but not yet counted."""
+_PER_CONNECTION = 2
+"""Descriptors of one connection: its socket, and the file that it is sent."""
+_MIN_CONNECTIONS = 4
+_REPEAT_S = 60.0
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""What the system says when it has no more connections or files to give."""
+"""Values of `errno` that mean: no more connections or files can be opened."""
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n"
     b"connection: close\r\ncontent-length: 66\r\n\r\n"
@@ -39,32 +39,32 @@ _FULL = (
 
 
 class ServerConfig(uvicorn.Config):
-    """uvicorn's, with the bounds of a connection."""
+    """uvicorn's configuration, with limits of connections."""
 
     limits: Limits
     max_connections: int
 
 
 class _WriteTimeout:
-    """A connection whose peer has to take what it is sent."""
+    """Mixin of a uvicorn protocol: closes the connection if the peer does not read."""
 
     _is_paused = False
     stuck_since_s: float | None = None
-    """When it was first seen to take nothing; None: it takes what it is sent."""
+    """Time at which the peer was first seen not to read; None: it reads."""
 
     def pause_writing(self) -> None:
-        """The peer does not keep up."""
+        """Called when the write buffer is full."""
         self._is_paused = True
         super().pause_writing()  # pyright: ignore
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """Called when the write buffer has space again."""
         self._is_paused = False
         self.stuck_since_s = None
         super().resume_writing()  # pyright: ignore
 
     def close_if_timed_out(self, now_s: float) -> None:
-        """Ends the connection when its peer has taken longer than it may; called now and then."""
+        """Aborts the connection if the peer has not read for too long. Called about twice a second."""
         transport, limits = self.transport, self.config.limits  # pyright: ignore
         if not (self._is_paused or transport.is_closing()):
             self.stuck_since_s = None
@@ -75,13 +75,13 @@ class _WriteTimeout:
 
 
 class HttpConnection(_WriteTimeout, H11Protocol):
-    """One that has to bring its requests in time."""
+    """An HTTP connection: its requests must arrive in time."""
 
     config: ServerConfig
     waiting_since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """A connection came; one that waits makes room when there are too many, or else it is refused."""
+        """Accepts the connection; beyond the maximum, closes another one or answers 503."""
         super().connection_made(transport)
         self.waiting_since_s = time.monotonic()
         others = [
@@ -103,60 +103,58 @@ class HttpConnection(_WriteTimeout, H11Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no request has begun: at most a part of its head is here."""
-        # uvicorn's types do not say that there is none at the beginning.
+        """Whether it waits for a request: nothing, or only part of the headers, has arrived."""
+        # uvicorn's types do not say that `cycle` is None before the first request.
         return self.cycle is None or self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
 
     @property
     def is_answering(self) -> bool:
-        """Whether a request is here, whole, and is being answered."""
+        """Whether a complete request has arrived and is being answered."""
         return not (self.is_waiting or self.cycle.more_body)
 
     def on_response_complete(self) -> None:
-        """The next request is waited for from now on."""
+        """Starts the timeout of the next request."""
         self.waiting_since_s = time.monotonic()
         super().on_response_complete()
 
     def close_if_timed_out(self, now_s: float) -> None:
-        """Also when its request does not come."""
+        """Aborts the connection also if its request does not arrive in time."""
         if self.is_waiting and now_s - self.waiting_since_s > self.config.limits.request_s:
             self.transport.abort()
         super().close_if_timed_out(now_s)
 
 
 class WebSocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
-    """A viewer's; whether it is there at all is found out by uvicorn's pings."""
+    """The WebSocket connection of a viewer. uvicorn's pings detect a dead peer."""
 
 
 class RepeatedLogFilter(logging.Filter):
-    """Lets a line through once a minute, with the number of those that were left out; tracebacks always."""
+    """A log filter: passes each message once a minute with a count of repeats, and all tracebacks."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: dict[str, tuple[float, int]] = {}
+        self._logged: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is written."""
+        """Returns whether a record is logged."""
         if record.exc_info:
             return True
         now_s = time.monotonic()
-        since_s, num_left_out = self._told.get(str(record.msg), (-_QUIET_S, 0))
-        if now_s - since_s < _QUIET_S:
-            self._told[str(record.msg)] = (since_s, num_left_out + 1)
+        since_s, num_suppressed = self._logged.get(str(record.msg), (-_REPEAT_S, 0))
+        if now_s - since_s < _REPEAT_S:
+            self._logged[str(record.msg)] = (since_s, num_suppressed + 1)
             return False
-        self._told[str(record.msg)] = (now_s, 0)
-        if num_left_out:
-            record.msg = (
-                f"{record.getMessage()} (and {num_left_out} times more since the last of these lines)"
-            )
+        self._logged[str(record.msg)] = (now_s, 0)
+        if num_suppressed:
+            record.msg = f"{record.getMessage()} ({num_suppressed} more times since the last such line)"
             record.args = ()
         return True
 
 
 def usable_connections(wanted: int) -> int:
-    """How many connections there may be at the same time with the descriptors that the system gives.
+    """Returns how many of `wanted` connections the process has file descriptors for.
 
-    Asks for more descriptors first, as far as that is allowed.
+    Raises the soft limit of descriptors first, as far as the hard limit allows.
     """
     if os.name != "posix":
         return wanted
@@ -170,4 +168,4 @@ def usable_connections(wanted: int) -> int:
         return wanted
     folder = Path("/dev/fd")
     num_open = sum(1 for _ in folder.iterdir()) if folder.is_dir() else _OWN_DESCRIPTORS
-    return max(_FEWEST, min(wanted, (soft - num_open - _OWN_DESCRIPTORS) // _EACH))
+    return max(_MIN_CONNECTIONS, min(wanted, (soft - num_open - _OWN_DESCRIPTORS) // _PER_CONNECTION))

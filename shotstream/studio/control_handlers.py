@@ -1,4 +1,8 @@
-"""What people ask for: each control applied to an open story, and the chunk at which it takes effect."""
+"""Handlers of controls: one function for each control message. `apply_control` calls the right one.
+
+A handler changes the story in one database transaction, and only then in memory. It returns the chunk at
+which the change takes effect.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,20 +47,19 @@ _LABEL_CHARS = 40
 
 
 @singledispatch
-def apply_control(control: AnyControl, story: OpenStory) -> Effect:  # noqa: ARG001 (each control has its own)
-    """Carries out a control; says where it takes effect.
-
-    What is kept of it is one transaction; what follows from it in memory comes after.
+def apply_control(control: AnyControl, story: OpenStory) -> Effect:  # noqa: ARG001 (each control has its own handler)
+    """Carries out a control on a story, and returns where it takes effect.
 
     Raises:
-        ApiError: It cannot be carried out; the story is as it was.
-        OSError, SQLAlchemyError: It could not be kept; the story is as it was.
+        ApiError: The control cannot be carried out. The story did not change.
+        OSError: A file cannot be written. The story did not change.
+        SQLAlchemyError: The database cannot be written. The story did not change.
     """
     raise AssertionError(f"no such control: {control}")
 
 
 def new_shot_entry(shot: NewShot, limits: Limits) -> ShotEntry:
-    """The card of a shot that was asked for; ApiError beyond a limit."""
+    """Returns the entry of a new shot; raises ApiError beyond a limit."""
     check_caption_length(shot.caption, limits)
     check_shot_length(shot.num_chunks, limits)
     return ShotEntry(
@@ -68,13 +71,13 @@ def new_shot_entry(shot: NewShot, limits: Limits) -> ShotEntry:
 
 
 def check_caption_length(text: str, limits: Limits) -> None:
-    """ApiError when a caption is too long."""
+    """Raises ApiError if a caption is too long."""
     if len(text) > limits.caption_chars:
         raise ApiError("limit", f"{len(text)} characters; a caption has at most {limits.caption_chars} here")
 
 
 def check_shot_length(num_chunks: int | None, limits: Limits) -> None:
-    """ApiError when a shot is too long."""
+    """Raises ApiError if a shot is too long."""
     if num_chunks is not None and num_chunks > limits.chunks_per_shot:
         raise ApiError("limit", f"{num_chunks} chunks; a shot has at most {limits.chunks_per_shot} here")
 
@@ -125,7 +128,7 @@ def handle_move_shot(control: MoveShot, story: OpenStory) -> Effect:
 def handle_make_shot(control: MakeShot, story: OpenStory) -> Effect:
     index, shot = _find_shot(story, control.shot_id)
     if shot.take_id is not None and not stale_reasons(story.shot_list, index, story.history.takes):
-        raise ApiError("refused", f"shot {index + 1} is made; take it again for another take")
+        raise ApiError("refused", f"shot {index + 1} is finished; use retake for another take")
     before = [c for c in story.shot_list.shots[:index] if c.take_id is None]
     _queue_takes(story, *(QueuedTake(shot_id=c.shot_id) for c in (*before, shot)))
     return _effect_at_shot(story, shot.shot_id)
@@ -159,7 +162,7 @@ def handle_remake_stale(control: RemakeStale, story: OpenStory) -> Effect:
     stale = [i for i in range(len(shot_list.shots)) if stale_reasons(shot_list, i, takes)]
     if not stale:
         raise ApiError("refused", "no shot is stale")
-    # Making one changes what comes after it, which is then stale in its turn and has to be made as well.
+    # A new take makes every later shot stale, so those are generated again as well.
     later = [shot for shot in shot_list.shots[stale[0] :] if shot.take_id is not None]
     _queue_takes(story, *(QueuedTake(shot_id=shot.shot_id) for shot in later))
     return _effect_at(story, stale[0])
@@ -309,7 +312,7 @@ def handle_pin(control: Pin, story: OpenStory) -> Effect:
     engine, shot_list, frame = story.app.pipeline.engine, story.shot_list, control.frame
     most = max_pins(engine.config.context_policy, engine.context_budget)
     if len(shot_list.pins) >= most:
-        raise ApiError("limit", f"the memory takes {most} pinned frames; unpin one first")
+        raise ApiError("limit", f"at most {most} frames can be pinned; unpin one first")
     if frame.take_id not in shot_list.film():
         raise ApiError("not_found", "the film has no such take")
     if frame.frame_index >= story.history.takes[frame.take_id].num_frames:
@@ -330,10 +333,10 @@ def handle_unpin(control: Unpin, story: OpenStory) -> Effect:
     return _effect_at_next(story)
 
 
-def _switch_shot_list(story: OpenStory, travel: Callable[[], None]) -> Effect:
-    """Another script is shown: where it first differs from the one before."""
+def _switch_shot_list(story: OpenStory, switch: Callable[[], None]) -> Effect:
+    """Shows another shot list, by undo, redo or a branch; the effect is at the first shot that differs."""
     before, num_bytes = story.shot_list, story.history.num_bytes
-    travel()
+    switch()
     story.discard_job()
     story.app.add_stored_bytes(story.history.num_bytes - num_bytes)
     story.failures.clear()
@@ -342,7 +345,7 @@ def _switch_shot_list(story: OpenStory, travel: Callable[[], None]) -> Effect:
 
 
 def _playing_shot(story: OpenStory, place: Place | None) -> tuple[int, int]:
-    """(The shot that is playing, its chunks up to and with the one that is playing)."""
+    """Returns the index of the shot that is playing, and its number of chunks up to the playing one."""
     job, shots = story.job, story.shot_list.shots
     take_id = None if place is None else story.current_take_id(place.take_id)
     if place is not None and job is not None and take_id == job.take_id and job.num_made:
@@ -356,7 +359,7 @@ def _playing_shot(story: OpenStory, place: Place | None) -> tuple[int, int]:
                 return index, min(story.app.chunk_index_of(place.frame_index) + 1, most)
         if take_id in story.history.takes:
             raise ApiError(
-                "refused", "what was playing is not in the film any more; look at it anew, and cut"
+                "refused", "the frame that was playing is no longer in the film; play the film again, and cut"
             )
         if job is None or take_id != job.take_id:
             raise ApiError("not_found", "this story has no such take")
@@ -364,7 +367,7 @@ def _playing_shot(story: OpenStory, place: Place | None) -> tuple[int, int]:
         return job.request.index, job.num_made
     made = [i for i, shot in enumerate(shots[: job.request.index if job else None]) if shot.take_id]
     if not made:
-        raise ApiError("refused", "nothing is made yet that could be cut")
+        raise ApiError("refused", "there is no finished chunk to cut")
     last = shots[made[-1]].take_id
     assert last is not None
     return made[-1], story.history.takes[last].num_chunks
@@ -377,17 +380,17 @@ def _shorten_take(story: OpenStory, old: TakeRecord, num_chunks: int) -> TakeRec
     except CorruptTakeError as error:
         story.repair_take(old.take_id)
         raise ApiError(
-            "busy", "that shot's files are damaged and are made anew now; try again soon"
+            "busy", "the files of this shot are damaged and are being repaired; try again soon"
         ) from error
 
 
 def _check_quota(story: OpenStory) -> None:
     if story.app.is_quota_reached():
-        raise ApiError("quota", "all stories together take as much room as they may here; delete one first")
+        raise ApiError("quota", "the storage quota is used up; delete a story first")
 
 
 def _clear_failure(story: OpenStory, shot_id: str) -> None:
-    """What had failed may be made again."""
+    """Forgets that a shot failed, so that it can be generated again."""
     story.failures.pop(shot_id, None)
 
 
@@ -429,7 +432,7 @@ def _effect_at_next(story: OpenStory) -> Effect:
 
 
 def _effect_at(story: OpenStory, index: int, chunk_index: int = 0) -> Effect:
-    """The effect at a chunk of the shot at `index`, which may be one past the last."""
+    """Returns the effect at a chunk of the shot at `index`, which may be one past the last shot."""
     shots, job = story.shot_list.shots, story.job
     index = min(index, len(shots))
     film_frame = starts_of(story.shot_list, story.history.takes)[index] + story.app.num_frames(chunk_index)

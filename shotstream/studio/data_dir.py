@@ -1,8 +1,8 @@
-"""The data folder: one server's at a time, its owner's alone, and bound to one database.
+"""The data directory: used by one server at a time, readable by its owner alone, and tied to one database.
 
-The database and the folder hold the same id. Where they do not, nothing is opened and nothing is deleted:
-takes that a database does not know may be another's. What is in doubt is set aside, in a folder named by
-date. Files that are not the studio's are left alone.
+The database and the directory hold the same id. If the ids differ, the server does not start and nothing is
+deleted, because takes that one database does not know may belong to another. Takes without a record are moved
+to set-aside/DATE. Files that the studio did not name are not touched.
 """
 
 import logging
@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 
 
 class DataDir:
-    """An open data folder, from its making to `close`.
+    """A data directory, locked until `close`.
 
     Args:
-        root: made if it is not there.
+        root: the directory; created if it does not exist.
 
     Raises:
-        StorageError: another server works in it.
-        OSError: it cannot be written.
+        StorageError: Another server uses it.
+        OSError: It cannot be written.
     """
 
     def __init__(self, root: Path) -> None:
@@ -35,25 +35,28 @@ class DataDir:
         self._root = root
         self._lock = lock_data_dir(root)
         self.exports = root / "exports"
-        """For files on their way out; those of an earlier run are deleted."""
+        """Directory of export files. Those of an earlier run are deleted."""
         make_private_dir(self.exports)
         for left in self.exports.glob("tmp*"):
             remove(left)
 
     @property
     def media(self) -> Path:
-        """Where takes are kept."""
+        """Directory of the takes' files."""
         return self._root / "media"
 
     def close(self) -> None:
-        """Lets other servers in."""
+        """Releases the lock."""
         os.close(self._lock)
 
     def reconcile(self, store: StoryStore, media: MediaStore) -> None:
-        """Makes sure that database and folder belong together, and makes both agree with what is finished.
+        """Checks that database and directory belong together, and completes what a crash has interrupted.
+
+        Interrupted deletions are completed, takes without a record go to quarantine, and takes whose record
+        is back return from it.
 
         Raises:
-            StorageError: They do not, which a person has to settle.
+            StorageError: Database and directory do not belong together.
         """
         store.acquire_lock()
         ours, theirs = self._read_id(), store.folder_id()
@@ -61,7 +64,7 @@ class DataDir:
         if ours is None or ours != theirs:
             if (known or present) and not known & present:
                 raise StorageError(self._disagreement(theirs, len(known), len(present)))
-            # Two that have nothing to lose begin anew: no other folder or database is left with the same id.
+            # With nothing to lose both get a new id, so that no other database or directory has the same one.
             ours = (theirs or ours or new_id()) if known else new_id()
             store.set_folder_id(ours)
             write_atomically(f"{ours}\n".encode(), self._id_file)
@@ -69,26 +72,28 @@ class DataDir:
         for story_id in media.stories_marked_deleted():
             store.delete_story(story_id)
             media.delete_marked_story(story_id)
-        # Asked again: a deletion that was interrupted has just been finished.
+        # Read again, because interrupted deletions have just been completed.
         known = store.take_ids()
-        asides = self._root / "set-aside"
-        aside = asides / datetime.now(UTC).strftime("%Y-%m-%d")
-        num_aside = media.quarantine_unknown_takes(known, aside)
-        if num_aside:
+        quarantines = self._root / "set-aside"
+        quarantine = quarantines / datetime.now(UTC).strftime("%Y-%m-%d")
+        num_moved = media.quarantine_unknown_takes(known, quarantine)
+        if num_moved:
             _log.warning(
-                "%d takes that the database does not know were set aside in %s; nothing looks at them there, "
-                "delete them if you miss nothing",
-                num_aside,
-                aside,
+                "%d takes that are not in the database were moved to %s; "
+                "delete them there if nothing is missing",
+                num_moved,
+                quarantine,
             )
-        num_back = media.restore_quarantined_takes(known, asides)
+        num_back = media.restore_quarantined_takes(known, quarantines)
         if num_back:
-            _log.warning("%d takes that the database knows again were taken back from %s", num_back, asides)
+            _log.warning(
+                "%d takes that are in the database again were moved back from %s", num_back, quarantines
+            )
         num_missing = len(known - media.take_ids())
         if num_missing:
             _log.warning(
-                "%d of the %d takes that the database knows are not in %s: is that the folder, and its disk "
-                "there? What is asked for of them is made anew",
+                "%d of the %d takes in the database are missing in %s: is it the right directory, and "
+                "is its disk mounted? Missing takes are generated again when they are needed",
                 num_missing,
                 len(known),
                 self.media,
@@ -105,28 +110,30 @@ class DataDir:
 
     def _disagreement(self, theirs: str | None, num_known: int, num_present: int) -> str:
         root = self._root
-        parts = [f"this database does not belong to the data folder {root}; nothing was opened or deleted"]
+        parts = [
+            f"this database does not belong to the data directory {root}; nothing was changed or deleted"
+        ]
         if num_present:
             parts.append(
-                f"the folder holds {num_present} takes that it does not know: start with their database "
-                f"(--database; or put it back at {root / 'stories.sqlite'}, its own place), or move "
-                f"{root / 'media'} elsewhere to begin anew"
+                f"the directory holds {num_present} takes that are not in the database: use their database "
+                f"(--database, or put it back at {root / 'stories.sqlite'}), or move "
+                f"{root / 'media'} away to start empty"
             )
         if num_known:
             lost = f" (if they are lost, write {theirs} into {self._id_file})" if theirs else ""
             parts.append(
-                f"it knows {num_known} takes that are not here: give the --data that holds them{lost}"
+                f"the database has {num_known} takes that are not here: give the --data that holds them{lost}"
             )
         return "; ".join(parts)
 
 
 def lock_data_dir(root: Path) -> int:
-    """A descriptor that keeps other servers out; the system lets go of it when this process dies.
+    """Locks a data directory, and returns the lock's descriptor; the lock ends with the process.
 
     Raises:
-        StorageError: Another one works in the folder.
+        StorageError: Another server uses the directory.
     """
     descriptor = lock_file(root / "lock")
     if descriptor is None:
-        raise StorageError(f"another server keeps its stories in {root}; give another --data")
+        raise StorageError(f"another server uses {root}; give another --data")
     return descriptor

@@ -1,4 +1,4 @@
-"""What a studio's routes work with: the worker, the tools, and files on their way out."""
+"""FastAPI dependencies: the `Backend` that route functions are given."""
 
 import os
 import tempfile
@@ -20,16 +20,16 @@ from shotstream.studio.take_record import TakeRecord
 from shotstream.studio.worker import Worker
 
 ExportWriter = Callable[[Exporter, Path], object]
-"""Writes a file; what it returns, if it is text, is the name that the file is saved as."""
+"""Writes an export to a path. If it returns text, that is the download's file name."""
 
 
 class Backend:
-    """What the routes of one application share.
+    """The backend of the routes: the application context, the worker, and exports.
 
     Args:
-        app: what stories are made with.
-        worker: who makes them.
-        exports_dir: where files on their way out are made.
+        app: the application context.
+        worker: the worker thread.
+        exports_dir: the directory of export files that are not downloaded yet.
     """
 
     def __init__(self, app: AppContext, worker: Worker, exports_dir: Path) -> None:
@@ -39,37 +39,44 @@ class Backend:
         self._num_exporting = self._num_files = 0
 
     async def repair_take(self, story_id: str, damage: CorruptTakeError) -> ApiError:
-        """What to tell whoever asked for a damaged take, which is made anew."""
+        """Starts the repair of a corrupt take, and returns the error for whoever requested it."""
         await self.worker.call(lambda manager: manager.repair_take(story_id, damage.take_id))
-        return ApiError("busy", "the take's files are damaged and are made anew now; try again soon")
+        return ApiError("busy", "the files of this take are damaged and are being repaired; try again soon")
 
     async def get_take(self, story_id: str, take_id: str) -> TakeRecord:
-        """A take that is asked for; ApiError when the story has none of that id."""
+        """Returns the record of a take; raises ApiError if the story has no such take."""
         record = await run_in_threadpool(self.app.store.get_take, story_id, take_id)
         if record is None:
             raise ApiError("not_found", "this story has no such take")
         return record
 
     async def check_film_exists(self, story_id: str, shot_id: str | None = None) -> None:
-        """ApiError when there is no such film or shot."""
+        """Raises ApiError if there is nothing to export of a story, or of one of its shots."""
         exporter = Exporter(self.app, await self.worker.call(lambda manager: manager.film_snapshot(story_id)))
         if shot_id is not None:
             exporter.for_shot(shot_id)
 
     async def export(
-        self, story_id: str, name: str, kind: str, job: ExportWriter, shot_id: str | None = None
+        self, story_id: str, name: str, media_type: str, write: ExportWriter, shot_id: str | None = None
     ) -> Response:
-        """A film, or one shot of it, as a file of the media type `kind`, made by `job`.
+        """Writes an export of a film, or of one shot, and returns it as a download.
+
+        Args:
+            story_id: the story.
+            name: the file name of the download.
+            media_type: its media type.
+            write: writes the file.
+            shot_id: export this shot alone.
 
         Raises:
-            ApiError: There is nothing to export, too much is exported already, a take is damaged, or the disk
-                does not take the file.
+            ApiError: There is nothing to export, too many exports run already, a take is corrupt, or the disk
+                cannot be written.
         """
         view = await self.worker.call(lambda manager: manager.film_snapshot(story_id))
         if self._num_exporting >= self.app.limits.exports:
-            raise ApiError("busy", f"{self._num_exporting} exports are being made; try again")
+            raise ApiError("busy", f"{self._num_exporting} exports are being written; try again later")
         if self._num_files >= self.app.limits.export_files:
-            raise ApiError("busy", f"{self._num_files} exports are being fetched; try again")
+            raise ApiError("busy", f"{self._num_files} exports are being downloaded; try again later")
         try:
             descriptor, made = tempfile.mkstemp(dir=self._exports_dir, suffix=Path(name).suffix)
         except OSError as error:
@@ -79,7 +86,7 @@ class Backend:
 
         def run() -> object:
             exporter = Exporter(self.app, view)
-            return job(exporter if shot_id is None else exporter.for_shot(shot_id), path)
+            return write(exporter if shot_id is None else exporter.for_shot(shot_id), path)
 
         def ended() -> None:
             self._num_files -= 1
@@ -101,7 +108,7 @@ class Backend:
         finally:
             self._num_exporting -= 1
         name = given if isinstance(given, str) else name
-        return DownloadResponse(path, kind, filename=name, on_finished=ended)
+        return DownloadResponse(path, media_type, filename=name, on_finished=ended)
 
 
 async def _get_backend(request: Request) -> Backend:
@@ -109,4 +116,4 @@ async def _get_backend(request: Request) -> Backend:
 
 
 BackendDep = Annotated[Backend, Depends(_get_backend)]
-"""The services of the application that a request came to."""
+"""The backend of the app that received the request."""

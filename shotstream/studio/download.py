@@ -1,4 +1,4 @@
-"""A file on its way out: whatever the client does, what has to be done at the end is done."""
+"""A file response that always calls back when it ends, whatever the client does."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,14 +12,14 @@ _REFUSED = (400, 416)
 
 
 class DownloadResponse(FileResponse):
-    """A file; a range that it does not have is answered with 416 and a `Problem`.
+    """A file download. A range outside the file is answered with 416 and a `Problem`.
 
     Args:
         path: the file.
-        media_type: what it is.
-        filename: as what it is saved; None: it is shown.
-        headers: more of them.
-        ended: called once, when it was sent, refused, or given up by the client.
+        media_type: its media type.
+        filename: the name to save it as; None: it is shown in the browser.
+        headers: additional headers.
+        on_finished: called once, when the file was sent, refused, or the client disconnected.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class DownloadResponse(FileResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_refused = False
 
-        async def pass_on(message: Message) -> None:
+        async def send_unless_refused(message: Message) -> None:
             nonlocal is_refused
             is_refused = is_refused or message.get("status") in _REFUSED
             if not is_refused:
                 await send(message)
 
         try:
-            await super().__call__(scope, receive, pass_on)
+            await super().__call__(scope, receive, send_unless_refused)
             if is_refused:
                 num_bytes = Path(self.path).stat().st_size
                 problem = Problem(

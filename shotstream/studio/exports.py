@@ -1,7 +1,7 @@
-"""A film to take home: MP4, GIF, subtitles, timelines, storyboard, script, and the replay file.
+"""Exports of a film: MP4, GIF, subtitles, timelines, storyboard, story file, and replay file.
 
-Made from lossless frames on disk, outside the worker: takes never change. The replay file is given only for
-a film that `shotstream generate` makes again frame by frame; see `replay`.
+Exports are made from the lossless frames on disk, in threads beside the worker, because takes never change. A
+replay file is only given for a film that `shotstream generate` reproduces frame by frame; see `replay`.
 """
 
 import io
@@ -36,7 +36,7 @@ _CAPTION_CHARS = 70
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmSnapshot:
-    """A story's film at one moment."""
+    """The film of a story at one moment."""
 
     story_id: str
     seed: int
@@ -45,12 +45,16 @@ class FilmSnapshot:
 
     @property
     def film(self) -> list[TakeRecord]:
-        """The chosen takes, in order."""
+        """The records of the chosen takes, in order."""
         return [self.takes[take_id] for take_id in self.shot_list.film()]
 
 
 class Exporter:
-    """Makes files of a film."""
+    """Writes a film, or one shot of it, in every export format.
+
+    Raises:
+        ApiError: The film has no take yet.
+    """
 
     def __init__(self, app: AppContext, snapshot: FilmSnapshot) -> None:
         self._app = app
@@ -61,7 +65,7 @@ class Exporter:
             raise ApiError("refused", "nothing is made yet")
 
     def for_shot(self, shot_id: str) -> "Exporter":
-        """The same of one shot; ApiError when it has no take."""
+        """Returns the exporter of one shot alone; raises ApiError if it has no take."""
         one = Exporter(self._app, self._snapshot)
         one._takes = [take for take in self._takes if take.shot_id == shot_id]
         if not one._takes:
@@ -73,7 +77,7 @@ class Exporter:
         return max(1, _COMFORTABLE_HEIGHT_PX // self._app.pipeline.pixel_size.height)
 
     def mp4(self, path: Path) -> None:
-        """The film, a chapter for each shot."""
+        """Writes the film as MP4, with a chapter for each shot."""
         chapters: list[Chapter] = []
         start = 0
         for number, take in enumerate(self._takes, start=1):
@@ -87,10 +91,10 @@ class Exporter:
                 writer.write(self._frames(take))
 
     def clip(self, path: Path, shot_id: str) -> str:
-        """One shot, as the timelines expect it; returns the name that they call it by.
+        """Writes one shot as MP4 for the timelines, and returns the file name that they refer to.
 
         Raises:
-            ApiError: It has no take.
+            ApiError: The shot has no take.
         """
         for index, take in enumerate(self._takes):
             if take.shot_id == shot_id:
@@ -99,7 +103,7 @@ class Exporter:
         raise ApiError("not_found", "the film has no such shot")
 
     def gif(self, path: Path) -> None:
-        """The film as a GIF, repeated for ever; ApiError when it is too long for one."""
+        """Writes the film as an endless GIF; raises ApiError if it is too long."""
         num_frames = sum(take.num_frames for take in self._takes)
         most = self._app.limits.gif_frames
         if num_frames > most:
@@ -116,7 +120,7 @@ class Exporter:
             picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
             for picture in pictures
         ]
-        # GIF counts hundredths of a second: each frame ends at the one nearest to its time.
+        # GIF has a resolution of 10 ms: each frame ends at the nearest multiple.
         ends = [round(100 * (index + 1) / self._fps) * 10 for index in range(len(pictures))]
         lengths_ms = [end - start for start, end in zip([0, *ends], ends, strict=False)]
         pictures[0].save(
@@ -124,35 +128,35 @@ class Exporter:
         )
 
     def srt(self) -> str:
-        """Subtitles: SubRip."""
+        """Returns the captions as SubRip subtitles."""
         return subtitles(self._timeline.captions, self._timeline.shot_num_frames, self._fps)
 
     def vtt(self) -> str:
-        """Subtitles: WebVTT."""
+        """Returns the captions as WebVTT subtitles."""
         return web_subtitles(self._timeline.captions, self._timeline.shot_num_frames, self._fps)
 
     def edl(self) -> str:
-        """The cuts as CMX 3600 EDL; ApiError for more shots than it can number."""
+        """Returns the cuts as a CMX 3600 EDL; raises ApiError for more shots than it can number."""
         try:
             return self._timeline.edl()
         except ValueError as error:
             raise ApiError("limit", f"{error}; take film.fcpxml or film.otio") from error
 
     def fcpxml(self) -> str:
-        """The cuts as FCPXML."""
+        """Returns the cuts as FCPXML."""
         size = self._app.pipeline.pixel_size
-        # H.264 has even sizes only.
+        # Sizes of H.264 with 4:2:0 chroma are even.
         height, width = (
             length * self._scale + length * self._scale % 2 for length in (size.height, size.width)
         )
         return self._timeline.fcpxml((height, width))
 
     def otio(self) -> str:
-        """The cuts as OpenTimelineIO's JSON."""
+        """Returns the cuts as OpenTimelineIO's JSON."""
         return self._timeline.otio()
 
     def editing_zip(self, path: Path) -> None:
-        """What an editing program takes, in one ZIP: a clip for each shot, and the timelines over them."""
+        """Writes a ZIP for an editing program: one clip for each shot, and the timelines."""
         with zipfile.ZipFile(path, "w") as archive:
             for name, make in (
                 ("film.fcpxml", self.fcpxml),
@@ -169,7 +173,7 @@ class Exporter:
                     archive.write(clip, name)
 
     def storyboard(self) -> bytes:
-        """A page with a picture of each shot: PNG."""
+        """Returns the storyboard as PNG: a page with a picture of each shot."""
         panels = [
             Panel(
                 picture=self._app.media.read_frame(self._snapshot.story_id, take, take.num_frames // 2),
@@ -184,15 +188,16 @@ class Exporter:
         return data.getvalue()
 
     def story_yaml(self) -> str:
-        """The script as a story file, with the lengths and seeds of what was made: YAML."""
+        """Returns the film as a story file (YAML), with the lengths and seeds of its takes."""
         return yaml.safe_dump(self._story().to_document(), allow_unicode=True, sort_keys=False)
 
     def replay(self) -> str:
-        """The replay file.
+        """Returns the replay file (JSON).
 
         Raises:
-            ApiError: The film cannot be made again from it: a shot is stale or missing, or was made by
-                another model or on another machine than the rest.
+            ApiError: The film would not be reproduced: a shot is stale or missing, or was generated by
+            another
+                model or on another machine than the others.
         """
         shot_list, takes = self._snapshot.shot_list, self._snapshot.takes
         for number, shot in enumerate(shot_list.shots, start=1):
@@ -233,7 +238,7 @@ class Exporter:
         ).to_json()
 
     def _pins(self) -> tuple[Pins, ...]:
-        """For each shot the pinned frames that it looked at, if any shot did."""
+        """Returns the pinned frames that conditioned each shot; empty if none did."""
         film = [take.take_id for take in self._takes]
         pins = tuple(
             tuple(
@@ -268,5 +273,5 @@ class Exporter:
 
 
 def _made_with(take: TakeRecord) -> tuple[object, ...]:
-    """What all shots of a replay share."""
+    """Returns the properties that all takes of a replay must share."""
     return take.weights_sha256, take.num_steps, take.environment

@@ -1,7 +1,8 @@
-"""A story's state and its way through history: every change is one step in the database, then in memory.
+"""The history of a story: its current shot list, undo and redo, branches, and the queue of takes.
 
-The worker's alone. A change that the database refuses leaves everything as it was. As much is kept as the
-limits allow; when all stories together have reached their quota, a story's history grows no more.
+Used by the worker's thread alone. Each change is committed to the database, then applied in memory; if the
+commit fails, nothing changes. The size of the history is limited; once all stories reach the quota, it grows
+no more.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from shotstream.studio.take_record import TakeRecord
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueuedTake:
-    """A take that was asked for; None: as the card says."""
+    """A take that the user requested. None: as in the shot's entry."""
 
     shot_id: str
     caption: str | None = None
@@ -26,13 +27,13 @@ class QueuedTake:
 
 
 class History:
-    """A story, as far as it is in the database."""
+    """The part of an open story that the database holds."""
 
     def __init__(self, store: StoryStore, stored: StoredStory, limits: Limits | None = None) -> None:
         self._store = store
         self._limits = limits or Limits()
         self.num_bytes = stored.history_bytes
-        """Of all its steps."""
+        """Size of all its steps."""
         self.story_id = stored.story_id
         self.seed = stored.seed
         self.autoplay = stored.autoplay
@@ -43,21 +44,21 @@ class History:
 
     @property
     def shot_list(self) -> ShotList:
-        """The story now."""
+        """The current shot list."""
         return self._step.shot_list
 
     @property
     def undo_label(self) -> str | None:
-        """What `undo` would take back."""
+        """The label of the change that `undo` would revert; None if there is none."""
         return self._step.label if self._step.parent_id is not None else None
 
     @property
     def redo_label(self) -> str | None:
-        """What `redo` would do again."""
+        """The label of the change that `redo` would apply again; None if there is none."""
         return self._redo_stack[-1].label if self._redo_stack else None
 
     def branch_shot_lists(self) -> dict[str, ShotList]:
-        """The present script of every branch."""
+        """Returns the current shot list of each branch, by branch id."""
         return {
             branch_id: self.shot_list
             if branch_id == self.branch.branch_id
@@ -75,15 +76,15 @@ class History:
         queue: dict[str, QueuedTake] | None = None,
         may_grow: bool = True,
     ) -> None:
-        """One change: what was undone can no longer be done again.
+        """Commits a change as a new step, and clears the redo stack.
 
         Args:
-            shot_list: The story from now on.
-            label: What was done, for the person.
-            takes: What was finished with it.
-            autoplay: As from now on; None: as it is.
-            queue: The shots that are asked for from now on; None: as they are.
-            may_grow: Whether there is room for more history; if not, the oldest makes room.
+            shot_list: The new shot list.
+            label: The change, for the user.
+            takes: New takes.
+            autoplay: The new value; None: unchanged.
+            queue: The new queue, by shot id; None: unchanged.
+            may_grow: Whether the history may grow; if not, its oldest steps are deleted.
         """
         queue = self.queue if queue is None else queue
         queue = {
@@ -91,43 +92,43 @@ class History:
         }
         step = Step(step_id=new_id(), parent_id=self._step.step_id, label=label, shot_list=shot_list)
         branch = replace(self.branch, head_id=step.step_id, tip_id=step.step_id)
-        going = self.autoplay if autoplay is None else autoplay
-        parent_id = self._save(branch, queue, going, step, takes, may_grow)
+        plays = self.autoplay if autoplay is None else autoplay
+        parent_id = self._save(branch, queue, plays, step, takes, may_grow)
         self.takes |= {take.take_id: take for take in takes}
         self._step, self._redo_stack = replace(step, parent_id=parent_id), []
 
     def set_queue(self, *, autoplay: bool | None = None, queue: dict[str, QueuedTake] | None = None) -> None:
-        """Changes what is to be made; no step, since nothing of the story changes."""
+        """Sets autoplay and the queue. This is no step of the history: the shot list does not change."""
         queue = self.queue if queue is None else queue
         self._save(self.branch, queue, self.autoplay if autoplay is None else autoplay)
 
     def undo(self) -> None:
-        """One step back, and nothing is asked for any more."""
+        """Goes one step back, empties the queue and turns autoplay off."""
         if self._step.parent_id is None:
-            raise ApiError("refused", "there is nothing to take back")
+            raise ApiError("refused", "there is nothing to undo")
         step = self._store.get_step(self._step.parent_id)
         self._save(replace(self.branch, head_id=step.step_id), {}, autoplay=False)
         self._redo_stack.append(self._step)
         self._step = step
 
     def redo(self) -> None:
-        """One step forth, and nothing is asked for any more."""
+        """Goes one step forward, empties the queue and turns autoplay off."""
         if not self._redo_stack:
-            raise ApiError("refused", "there is nothing to do again")
+            raise ApiError("refused", "there is nothing to redo")
         step = self._redo_stack[-1]
         self._save(replace(self.branch, head_id=step.step_id), {}, autoplay=False)
         self._redo_stack.pop()
         self._step = step
 
     def start_branch(self, shot_list: ShotList, name: str) -> None:
-        """A branch that begins with a script, shown from now on."""
+        """Creates a branch whose first step is a shot list, and shows it."""
         step = Step(step_id=new_id(), parent_id=None, label="", shot_list=shot_list)
         branch = StoredBranch(branch_id=new_id(), name=name, head_id=step.step_id, tip_id=step.step_id)
         self._save(branch, {}, autoplay=False, step=step)
         self._step, self._redo_stack = step, []
 
     def switch(self, branch_id: str) -> None:
-        """Shows another branch."""
+        """Shows another branch, empties the queue and turns autoplay off."""
         branch = self.branches.get(branch_id)
         if branch is None:
             raise ApiError("not_found", "this story has no such branch")
@@ -154,7 +155,7 @@ class History:
         takes: Sequence[TakeRecord] = (),
         may_grow: bool = True,
     ) -> str | None:
-        """The step before the present one."""
+        """Saves a change, and returns the id of the step before the current one."""
         most = self._limits.history_bytes
         saved = self._store.save_change(
             self.story_id,

@@ -1,4 +1,4 @@
-"""What the studio allows, in one place; every limit is told to the page or answered with a typed error."""
+"""The limits of a server. Exceeding one is answered with a typed error."""
 
 from dataclasses import dataclass, fields
 
@@ -7,64 +7,64 @@ from shotstream.story import MAX_CAPTION_CHARS, MAX_CHUNKS_PER_SHOT, MAX_SHOTS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Bounds on what people, pages and stories may ask for.
+    """Limits of stories, viewers, connections, storage and exports.
 
     Raises:
-        ValueError: A bound is not positive, or above what a story file may hold.
+        ValueError: A limit is not positive, or higher than a story file allows.
     """
 
     caption_chars: int = 2000
-    """Of a caption."""
+    """Characters of a caption."""
     shots: int = 200
-    """Of a story."""
+    """Shots of a story."""
     chunks_per_shot: int = 30
-    """Length of a shot."""
+    """Chunks of a shot."""
     branches: int = 50
-    """Of a story."""
+    """Branches of a story."""
     stories: int = 500
-    """Kept on disk."""
+    """Stories on the server."""
     open_stories: int = 16
-    """With viewers, at the same time: they share the model."""
+    """Stories with viewers at the same time; they share the model."""
     viewers_per_story: int = 8
-    """At the same time."""
+    """Viewers of one story at the same time."""
     messages_per_s: float = 40.0
-    """From one viewer, on average; bursts of two seconds' worth are let through."""
+    """Average rate of a viewer's messages; a burst may hold those of two seconds."""
     upload_bytes: int = 64 * 2**10
-    """Of one message, or of one request's body."""
+    """Bytes of one message, or of the body of one request."""
     wrong_tokens: int = 60
-    """From one address in a minute; who tries more is told to wait."""
+    """Wrong tokens per minute from one address; more are answered with 429."""
     connections: int = 512
-    """At the same time; fewer where the system gives fewer descriptors."""
+    """Connections at the same time; fewer if the system has fewer file descriptors."""
     request_s: float = 10.0
-    """In which a request's head has to be here, from the connection's start or the last answer's end."""
+    """Seconds for the headers of a request, from the connection's start or the last answer's end."""
     body_s: float = 20.0
-    """In which a request's body has to be here."""
+    """Seconds for the body of a request."""
     unread_s: float = 30.0
-    """A connection that does not take what is sent for so long is closed."""
+    """Seconds after which a connection is closed if the peer does not read."""
     look_ahead_s: float = 6.0
-    """How far a film is made in front of its slowest viewer."""
+    """Seconds of film that are generated beyond the slowest viewer's playback position."""
     quota_bytes: int = 4 * 2**30
-    """Of all stories' files and history."""
+    """Bytes of the files and the history of all stories."""
     undo_steps: int = 1000
-    """Of a story's history that are kept; beyond them the oldest are forgotten."""
+    """Steps of a story's history; beyond them the oldest are deleted."""
     history_bytes: int = 16 * 2**20
-    """Of a story's history that are kept."""
+    """Bytes of a story's history; beyond them the oldest steps are deleted."""
     outbox_bytes: int = 8 * 2**20
-    """Pictures waiting for one viewer."""
+    """Bytes of video queued for one viewer."""
     outbox_messages: int = 400
-    """Messages waiting for one viewer."""
+    """Messages queued for one viewer."""
     commands: int = 1000
-    """Waiting for the worker."""
+    """Calls queued for the worker."""
     silent_s: float = 15.0
-    """A viewer who has not reported for so long is not waited for."""
+    """Seconds without a report after which a viewer's position is ignored."""
     linger_s: float = 20.0
-    """How long a story without viewers stays open, so that a page can be reloaded."""
+    """Seconds that a story without viewers stays open, for example while a page is reloaded."""
     exports: int = 2
-    """Made at the same time."""
+    """Exports written at the same time."""
     export_files: int = 16
-    """Made, and not yet fetched to their end."""
+    """Exports written and not yet downloaded completely."""
     gif_frames: int = 1500
-    """Of one GIF."""
+    """Frames of one GIF."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -76,4 +76,4 @@ class Limits:
             ("chunks_per_shot", MAX_CHUNKS_PER_SHOT),
         ):
             if getattr(self, name) > most:
-                raise ValueError(f"{name} is {getattr(self, name)}; at most {most} fit in a story file")
+                raise ValueError(f"{name} is {getattr(self, name)}; a story file allows at most {most}")

@@ -1,9 +1,10 @@
-"""An open story: its viewers, the take that is being made, and how far it may be made.
+"""An open story: its viewers, the take that is being generated, and the rules of what is generated next.
 
-Used by the worker's thread alone. Controls are carried out in control_handlers.py; what viewers are shown
-is in story_state.py. A take in the making that no longer fits the story is dropped and, where it is still
-wanted, made anew. A take is told finished when it is committed, not before; while disk or database take
-nothing it is held, and tried again. A take whose files are damaged is made anew before it is looked at.
+Used by the worker's thread alone. control_handlers.py carries out controls; story_state.py builds the state
+that viewers are sent. A job whose inputs have changed is discarded and, if its shot is still wanted, started
+again. Viewers are told that a take is finished only after it is committed. While disk or database cannot be
+written, a complete take waits, and storing it is tried again. A corrupt take is repaired before it conditions
+a shot.
 """
 
 import logging
@@ -42,7 +43,7 @@ GenerationState = Literal["generating", "ahead", "idle", "paused", "full"]
 
 
 class OpenStory:
-    """An open story."""
+    """A story that is loaded: it has viewers, generates takes, or was used a moment ago."""
 
     def __init__(self, app: AppContext, stored: StoredStory) -> None:
         self.app = app
@@ -52,9 +53,9 @@ class OpenStory:
         self.job: TakeJob | None = None
         self.failures: dict[str, str] = {}
         self.replaced_takes: dict[str, str] = {}
-        """Takes that a cut has shortened, and what they became: a page may still name the old one."""
+        """By id of a take that a cut shortened: id of the new take. Viewers may still name the old one."""
         self.seen = set(self.history.takes)
-        """Takes that a viewer has looked at; of an earlier run of the server, all."""
+        """Ids of takes that a viewer has watched, and of all takes of earlier runs of the server."""
         self.revision = 0
         self.empty_since_s: float | None = time.monotonic()
         self._has_changed = True
@@ -67,18 +68,18 @@ class OpenStory:
 
     @property
     def story_id(self) -> str:
-        """Its story."""
+        """The id of the story."""
         return self.history.story_id
 
     @property
     def shot_list(self) -> ShotList:
-        """The story now."""
+        """The current shot list."""
         return self.history.shot_list
 
     # Viewers.
 
     def add_viewer(self, viewer: Viewer) -> None:
-        """A viewer comes: it is told the story, and what has been made of the open take."""
+        """Adds a viewer, and sends it the story and the chunks of the running job."""
         self.viewers[viewer.viewer_id] = viewer
         self.empty_since_s = None
         viewer.send(Story(story=story_state(self)))
@@ -88,14 +89,14 @@ class OpenStory:
                 self._send_chunk(self.job, chunk, [viewer])
 
     def remove_viewer(self, viewer_id: str) -> None:
-        """A viewer goes."""
+        """Removes a viewer."""
         self.viewers.pop(viewer_id, None)
         self._last_telemetry.pop(viewer_id, None)
         if not self.viewers:
             self.empty_since_s = time.monotonic()
 
     def update_playhead(self, viewer: Viewer, playhead: Playhead) -> None:
-        """A viewer tells where it is."""
+        """Stores the playback position that a viewer reported."""
         viewer.reported_s = time.monotonic()
         viewer.is_playing = playhead.playing
         self.app.metrics.stalls.inc(max(0, playhead.stalls - viewer.num_stalls))
@@ -109,7 +110,7 @@ class OpenStory:
             viewer.playhead_frame = film_frame
 
     def film_frame(self, place: Place) -> int | None:
-        """A place of the film; None: that take is not in it."""
+        """Returns the film frame of a frame of a take; None if the take is not in the film."""
         starts = start_frames(self.shot_list, self.history.takes)
         job = self.job
         take_id = self.current_take_id(place.take_id)
@@ -121,33 +122,33 @@ class OpenStory:
         return None
 
     def current_take_id(self, take_id: str) -> str:
-        """What a take has become in the film, where a page may still name it as it was before it was cut."""
+        """Returns the id of the take that replaced a take after cuts; `take_id` itself if none did."""
         film = self.shot_list.film()
         while take_id not in film and take_id in self.replaced_takes:
             take_id = self.replaced_takes[take_id]
         return take_id
 
     def send(self, message: Message) -> None:
-        """A message for every viewer."""
+        """Sends a message to all viewers."""
         text = message.model_dump_json()
         for viewer in self.viewers.values():
             viewer.outbox.put(text)
 
     def send_changes(self) -> None:
-        """Tells every viewer the story, if it has changed."""
+        """Sends the story to all viewers if it has changed."""
         if self._has_changed:
             self._has_changed = False
             self.revision += 1
             self.send(Story(story=story_state(self)))
 
     def mark_changed(self) -> None:
-        """The story has changed; `flush` will tell."""
+        """Marks the story as changed, for the next `send_changes`."""
         self._has_changed = True
 
-    # Making.
+    # Generation.
 
     def state(self, now_s: float) -> GenerationState:
-        """What goes on, and why nothing does."""
+        """Returns whether the story generates, or why it does not; see `Telemetry.state`."""
         if self.app.storage_problems.get(self.story_id) and now_s < self._retry_storage_s:
             return "full"
         if self._repair_queue or self.is_waiting_for_storage:
@@ -162,13 +163,13 @@ class OpenStory:
         return "generating" if self._counted_look_ahead(index, now_s) < self._max_look_ahead() else "ahead"
 
     def next_index(self) -> int | None:
-        """The place of the shot that is made now, or next; None: nothing is asked for."""
+        """Returns the index of the shot that is generated now, or next; None if there is none."""
         return self.index_after_job() if self.job is None else self.job.request.index
 
     def index_after_job(self) -> int | None:
-        """The place of the shot that is made when the take in the making has ended; None: none is.
+        """Returns the index of the shot that is generated after the running job; None if there is none.
 
-        Where one has failed, what comes after it is made only when it was asked for by name.
+        Autoplay stops at a shot that has failed. Queued shots after it are generated all the same.
         """
         own = None if self.job is None else self.job.request.shot_id
         plays_on = self.history.autoplay
@@ -184,7 +185,7 @@ class OpenStory:
         return None
 
     def look_ahead(self, now_s: float) -> int:
-        """Frames that are made in front of the slowest viewer."""
+        """Returns the number of frames generated beyond the slowest viewer's playback position."""
         starts = start_frames(self.shot_list, self.history.takes)
         made = starts[-1]
         if self.job is not None:
@@ -192,14 +193,14 @@ class OpenStory:
         return max(0, made - self._slowest_playhead(now_s)) if self.viewers else 0
 
     def make_chunk(self) -> None:
-        """Makes one chunk; the take's first one begins it, its last one ends it."""
+        """Generates one chunk; starts a job if none is running, and finishes it with its last chunk."""
         if self._repair_queue:
             self._continue_repair()
             return
         job = self.job or self._start_job()
         if job is None:
             return
-        if job.is_complete:  # It could not be kept before.
+        if job.is_complete:  # Storing it failed before.
             self.finish_take(job, job.num_made)
             return
         began_s = time.monotonic()
@@ -221,7 +222,7 @@ class OpenStory:
             self.finish_take(job, job.num_made)
 
     def finish_take(self, job: TakeJob, num_chunks: int) -> None:
-        """Keeps the take in the making, as its shot's chosen one: a step of the story."""
+        """Stores the take of a job and chooses it for its shot, as one step of the history."""
         again = any(take.shot_id == job.request.shot_id for take in self.history.takes.values())
         label = f"{'Another take' if again else 'Take'} of shot {job.request.index + 1}"
         try:
@@ -236,11 +237,11 @@ class OpenStory:
             self.app.storage_problems.pop(self.story_id, None)
 
     def save_take(self, job: TakeJob, num_chunks: int) -> TakeRecord:
-        """The record of the take in the making, whose files are then on disk; the caller commits it.
+        """Writes the files of a job's take, and returns its record, which the caller commits.
 
         Raises:
-            OSError: They cannot be written. A take that is not complete is dropped then: its stream has
-                ended, and it comes out the same when it is made again.
+            OSError: A file cannot be written. An incomplete job is discarded then, because its generation has
+                ended; the same seed gives the same frames again.
         """
         try:
             return job.save(self.story_id, self.cache, num_chunks)
@@ -250,7 +251,7 @@ class OpenStory:
             raise
 
     def with_take(self, shot_list: ShotList, record: TakeRecord) -> ShotList:
-        """The script with a take chosen, its card as the take was ordered."""
+        """Returns the shot list with a take chosen, and its shot's entry as the take was requested."""
         index = shot_list.index_of(record.shot_id)
         assert index is not None
         queued = self.history.queue.get(record.shot_id)
@@ -264,7 +265,7 @@ class OpenStory:
         return shot_list.with_shot(card)
 
     def repair_take(self, take_id: str) -> None:
-        """Makes a take anew whose files are damaged, before anything else."""
+        """Queues a repair of a corrupt take. Repairs come before generation."""
         is_known = take_id in self.history.takes and take_id not in self.app.unrecoverable_takes
         if is_known and take_id not in self._repair_queue:
             self._repair_queue.append(take_id)
@@ -272,26 +273,28 @@ class OpenStory:
 
     @property
     def is_repairing(self) -> bool:
-        """Whether damaged takes are being made anew."""
+        """Whether corrupt takes are being repaired."""
         return bool(self._repair_queue)
 
     @property
     def is_waiting_for_storage(self) -> bool:
-        """Whether a take is made, and waits until it can be kept."""
+        """Whether a complete take waits to be stored."""
         return self.job is not None and self.job.is_complete
 
     def wait_for_storage(self, error: BaseException) -> None:
-        """Waits until disk and database take something again; nothing is lost meanwhile."""
+        """Pauses the story until storing is tried again; nothing is lost meanwhile."""
         reason = explain_failure(error)
         self._retry_storage_s = time.monotonic() + _RETRY_S
         if self.app.storage_problems.get(self.story_id) != reason:
             _log.error("story %s waits: %s", self.story_id, reason)
             self.app.storage_problems[self.story_id] = reason
-            self.send(Notice(code="storage", message=f"{reason}; what was made waits until it can be kept"))
+            self.send(
+                Notice(code="storage", message=f"{reason}; the finished take waits until it can be stored")
+            )
         self.mark_changed()
 
     def discard_job(self, outcome: Literal["discarded", "failed"] = "discarded") -> None:
-        """Drops the take in the making."""
+        """Discards the running job, if there is one."""
         if self.job is not None:
             job, self.job = self.job, None
             self.app.storage_problems.pop(self.story_id, None)
@@ -300,7 +303,7 @@ class OpenStory:
             self.mark_changed()
 
     def fail_job(self, job: TakeJob, error: Exception) -> None:
-        """Drops a take that could not be made; its shot says why, and waits."""
+        """Discards a job that failed, and shows the reason at its shot."""
         _log.error("shot %s of story %s failed", job.request.shot_id, self.story_id, exc_info=error)
         self.job = job
         self.discard_job("failed")
@@ -316,16 +319,15 @@ class OpenStory:
         autoplay: bool | None = None,
         queue: dict[str, QueuedTake] | None = None,
     ) -> None:
-        """A step of the story; a take in the making that no longer fits is dropped.
+        """Commits a change as a step of the history, and discards a job whose inputs have changed.
 
         Args:
-            shot_list: The story from now on.
-            label: What was done, for the person.
-            takes: What was finished with it; their files are on disk.
-            ended_job: The take in the making, if it is one of them: its request is fulfilled, and it is told
-                ended when it is committed.
-            autoplay: As from now on; None: as it is.
-            queue: The shots that are asked for from now on; None: as they are.
+            shot_list: The new shot list.
+            label: The change, for the user.
+            takes: New takes, whose files are on disk.
+            ended_job: The running job, if its take is among `takes`. Viewers are told that it has ended.
+            autoplay: The new value; None: unchanged.
+            queue: The new queue; None: unchanged, without the shot of `ended_job`.
         """
         if ended_job is not None and queue is None:
             queue = self._queue_without(ended_job.request.shot_id)
@@ -342,7 +344,7 @@ class OpenStory:
         except SQLAlchemyError:
             self._delete_uncommitted(takes)
             if ended_job is not None and not ended_job.is_complete:
-                self.discard_job()  # See `finish`.
+                self.discard_job()  # Its generation has ended; see `save_take`.
             raise
         self.app.add_stored_bytes(self.history.num_bytes - before + sum(take.num_bytes for take in takes))
         if ended_job is not None:
@@ -352,7 +354,7 @@ class OpenStory:
         self.discard_outdated_job()
 
     def discard_outdated_job(self) -> None:
-        """After a change of the story: drops a take in the making that no longer fits."""
+        """Marks the story as changed, and discards the running job if its inputs have changed."""
         self.mark_changed()
         if self.job is None:
             return
@@ -365,14 +367,14 @@ class OpenStory:
             self.discard_job()
 
     def close(self) -> None:
-        """Lets go of the take in the making; it comes out the same when it is made again."""
+        """Discards the running job and ends a running repair."""
         self.discard_job()
         self.app.storage_problems.pop(self.story_id, None)
         if self._repair is not None:
             self._repair.close()
 
     def send_telemetry(self, now_s: float, num_generating: int, queue_position: int) -> None:
-        """Tells the viewers how it goes, where that has changed."""
+        """Sends each viewer the telemetry, if it has changed."""
         while self._recent_chunks and self._recent_chunks[0][0] < now_s - _FPS_WINDOW_S:
             self._recent_chunks.popleft()
         fps = self.app.pipeline.fps
@@ -391,9 +393,9 @@ class OpenStory:
                 viewer.send(message)
 
     def _start_job(self) -> TakeJob | None:
-        """The next take; None: what it looks at is damaged, and is made anew first."""
+        """Starts the next job; None if it cannot start now, for example while a take needs a repair."""
         index = self.next_index()
-        assert index is not None, "advanced only while there is something to make"
+        assert index is not None, "called only while there is something to generate"
         request = self._take_request(index)
         self.failures.pop(request.shot_id, None)
         try:
@@ -430,7 +432,7 @@ class OpenStory:
             self.send(
                 Notice(
                     code="storage",
-                    message=f"the files of {name} were damaged; they were made anew, as before",
+                    message=f"the files of {name} were damaged; they are repaired, every frame as before",
                 )
             )
         except UnrecoverableTakeError as error:
@@ -455,7 +457,7 @@ class OpenStory:
         return "a take of a shot that was removed" if index is None else f"a take of shot {index + 1}"
 
     def _fail_shot(self, shot_id: str, message: str) -> None:
-        """A shot waits for the person, and says why."""
+        """Marks a shot as failed, and removes it from the queue."""
         self.failures[shot_id] = message[:300]
         try:
             self.history.set_queue(queue=self._queue_without(shot_id))
@@ -464,7 +466,7 @@ class OpenStory:
         self.mark_changed()
 
     def _delete_uncommitted(self, takes: Sequence[TakeRecord]) -> None:
-        """Deletes the files of takes that were not committed; where that is in doubt they stay."""
+        """Deletes the files of takes that are not in the database; keeps them if it does not answer."""
         with suppress(SQLAlchemyError, OSError):
             for take in takes:
                 if self.app.store.get_take(self.story_id, take.take_id) is None:
@@ -502,7 +504,7 @@ class OpenStory:
         return round(self.app.limits.look_ahead_s * self.app.pipeline.fps)
 
     def _counted_look_ahead(self, index: int, now_s: float) -> int:
-        """What counts against the limit: of a shot that was asked for by name, at most its own frames."""
+        """Returns the look-ahead that counts against the limit: of a queued shot at most its own frames."""
         ahead = self.look_ahead(now_s)
         card = self.shot_list.shots[index]
         if card.shot_id in self.history.queue:

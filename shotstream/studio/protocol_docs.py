@@ -25,13 +25,13 @@ _KINDS = {"string": "text", "integer": "whole number", "boolean": "true or false
 
 
 def message_tables() -> str:
-    """Every message with its fields, as Markdown."""
+    """Returns a table of the fields of every schema, as Markdown."""
     from_viewer = get_args(get_args(viewer_messages.FromViewer)[0])
     from_server = get_args(get_args(server_messages.FromServer)[0])
     sections = (
         ("From the viewer", from_viewer),
         ("From the server", from_server),
-        ("What messages are made of", _PARTS),
+        ("Parts of messages", _PARTS),
         ("Bodies of REST routes", _BODIES),
     )
     lines: list[str] = []
@@ -43,7 +43,7 @@ def message_tables() -> str:
 
 
 def write_tables(path: Path) -> None:
-    """Puts the tables below the mark of a document."""
+    """Replaces everything below the marker line of a document by the tables."""
     before, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
     if not mark:
         raise ValueError(f"{path} has no line {MARK!r}")

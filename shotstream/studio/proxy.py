@@ -1,9 +1,9 @@
-"""What a reverse proxy tells of a request: under which path, name and scheme the browser sees the studio.
+"""Middleware for reverse proxies: the path prefix, host and scheme under which the browser sees the studio.
 
-The page's own links are relative, so that they follow any path; this is for the server, which has to know
-where its paths begin when a proxy passes them on whole, and which origin is its own. X-Forwarded-Proto and
-X-Forwarded-For are read by uvicorn's middleware; X-Forwarded-Host and X-Forwarded-Prefix here, from the same
-proxies alone (uvicorn's `forwarded_allow_ips`).
+The web client's links are relative and work under any prefix. The server needs the prefix to match its routes
+if the proxy does not remove it, and the host to recognise its own origin. uvicorn's middleware reads
+X-Forwarded-Proto and X-Forwarded-For; this one reads X-Forwarded-Host and X-Forwarded-Prefix, from the same
+trusted proxies (uvicorn's `forwarded_allow_ips`).
 """
 
 import re
@@ -13,18 +13,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 FORWARDED_HOST = "studio_forwarded_host"
-"""Where in a scope the name is that a trusted proxy was asked by."""
+"""Scope key of the host that a trusted proxy forwarded."""
 _PREFIX = re.compile(r"(/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)+")
 
 
 class ForwardedHeadersMiddleware:
-    """ASGI middleware.
+    """ASGI middleware that applies X-Forwarded-... headers of trusted proxies.
 
     Args:
-        app: what is served.
-        root_path: the path that the studio is reached under, "" for none; whether the proxy passes it on or
-            takes it away makes no difference.
-        trusted: addresses of proxies that are believed, as uvicorn's `forwarded_allow_ips`.
+        app: the ASGI app. root_path: the path prefix under which a proxy serves the studio, "" for none. It
+        does not matter whether
+            the proxy removes it.
+        trusted: addresses of trusted proxies, as uvicorn's `forwarded_allow_ips`.
     """
 
     def __init__(self, app: ASGIApp, *, root_path: str, trusted: str) -> None:
@@ -32,13 +32,13 @@ class ForwardedHeadersMiddleware:
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on as the browser meant it."""
+        """Sets root path, path and host of the scope, then calls the app."""
         if scope["type"] in ("http", "websocket"):
             client = scope.get("client")
             is_trusted = bool(client) and client[0] in self._app.trusted_hosts
             headers = Headers(scope=scope)
-            told = headers.get("x-forwarded-prefix", "").rstrip("/") if is_trusted else ""
-            root = self._root_path or (told if _PREFIX.fullmatch(told) else "")
+            forwarded = headers.get("x-forwarded-prefix", "").rstrip("/") if is_trusted else ""
+            root = self._root_path or (forwarded if _PREFIX.fullmatch(forwarded) else "")
             scope = dict(scope)
             scope["root_path"] = root
             if root and scope["path"] == root and scope["type"] == "http":
@@ -52,15 +52,15 @@ class ForwardedHeadersMiddleware:
 
 
 def path_in_app(scope: Scope) -> str:
-    """A request's path within the studio."""
+    """Returns a request's path without the prefix."""
     return scope["path"][len(scope["root_path"]) :]
 
 
 def validate_root_path(given: str) -> str:
-    """A path to be served under, as `ForwardedHeadersMiddleware` takes it.
+    """Returns a path prefix without its trailing slash.
 
     Raises:
-        ValueError: It is no path.
+        ValueError: It is not a path.
     """
     path = given.rstrip("/")
     if path and not _PREFIX.fullmatch(path):

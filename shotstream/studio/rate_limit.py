@@ -1,4 +1,4 @@
-"""How often somebody may do something: a bucket of tokens that come at a rate, each good for one time."""
+"""Rate limits: token buckets, one alone or one for each key."""
 
 import math
 import time
@@ -6,21 +6,21 @@ from collections import OrderedDict
 
 
 class TokenBucket:
-    """Lets through at a rate, and so many at once after a rest.
+    """A token bucket: each event takes a token, and tokens are refilled at a constant rate.
 
     Args:
-        per_s: tokens that come in a second.
-        capacity: tokens that it holds; it begins full.
+        per_s: tokens refilled per second.
+        capacity: maximum number of tokens, with which it starts: the largest burst.
     """
 
     def __init__(self, per_s: float, capacity: float) -> None:
         self._per_s = per_s
-        self._most = capacity
+        self._capacity = capacity
         self._tokens = capacity
         self._time_s = time.monotonic()
 
     def try_take(self) -> bool:
-        """Whether one may pass now; it has passed then."""
+        """Takes a token if there is one; returns whether it did."""
         self._fill()
         if self._tokens < 1:
             return False
@@ -29,39 +29,39 @@ class TokenBucket:
 
     @property
     def is_full(self) -> bool:
-        """Whether nobody has come for a while."""
+        """Whether all tokens are there."""
         self._fill()
-        return self._tokens >= self._most
+        return self._tokens >= self._capacity
 
     @property
     def wait_s(self) -> int:
-        """After how many whole seconds one may pass again."""
+        """Whole seconds until the next token."""
         self._fill()
         return max(1, math.ceil((1 - self._tokens) / self._per_s))
 
     def _fill(self) -> None:
         now_s = time.monotonic()
-        self._tokens = min(self._most, self._tokens + (now_s - self._time_s) * self._per_s)
+        self._tokens = min(self._capacity, self._tokens + (now_s - self._time_s) * self._per_s)
         self._time_s = now_s
 
 
 class TokenBuckets:
-    """A bucket for each of those who come, by name; of too many the one that came least lately is forgotten.
+    """One token bucket for each key; beyond `max_keys` the least recently used is removed.
 
     Args:
         per_s: as in `TokenBucket`.
         capacity: as in `TokenBucket`.
-        names: how many are remembered.
+        max_keys: maximum number of buckets.
     """
 
-    def __init__(self, per_s: float, capacity: float, names: int = 4096) -> None:
-        self._per_s, self._most, self._names = per_s, capacity, names
+    def __init__(self, per_s: float, capacity: float, max_keys: int = 4096) -> None:
+        self._per_s, self._capacity, self._max_keys = per_s, capacity, max_keys
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
-    def for_key(self, name: str) -> TokenBucket:
-        """The bucket of that name."""
-        bucket = self._buckets.setdefault(name, TokenBucket(self._per_s, self._most))
-        self._buckets.move_to_end(name)
-        if len(self._buckets) > self._names:
+    def for_key(self, key: str) -> TokenBucket:
+        """Returns the bucket of a key; a new key gets a full bucket."""
+        bucket = self._buckets.setdefault(key, TokenBucket(self._per_s, self._capacity))
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > self._max_keys:
             self._buckets.popitem(last=False)
         return bucket

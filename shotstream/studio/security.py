@@ -1,8 +1,8 @@
-"""Who may come in, and what a page may do: hosts, origins, the token, bodies, and every answer's headers.
+"""Access control: hosts, origins, the token, the size of bodies, and security headers.
 
-On loopback no token is needed, and only requests that name a loopback host are served, so that a foreign
-page cannot reach the studio through a name of its own, nor anybody through a proxy. Anywhere else a token is.
-It is given once, in the address, or by a program with every request; a browser keeps a cookie made from it.
+On loopback no token is needed, but only requests that name a loopback host are served: this stops DNS
+rebinding and access through a proxy. On any other address a token is required. A browser sends it once, in
+the URL, and then keeps a cookie derived from it; a program sends it as a bearer token with each request.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from shotstream.studio.proxy import FORWARDED_HOST, path_in_app
 from shotstream.studio.rate_limit import TokenBuckets
 
 SOCKET_REFUSAL = "studio_allowed"
-"""Where in a WebSocket's scope stands why it may not be served; "": it may."""
+"""Scope key of the reason why a WebSocket is refused; "": it is not."""
 _log = logging.getLogger("uvicorn.error")
 OPEN_PATHS = ("/healthz",)
 MIN_TOKEN_CHARS = 16
@@ -65,12 +65,12 @@ _OTHER_SITE = (
 
 
 class SecurityMiddleware:
-    """ASGI middleware, inside `ForwardedHeadersMiddleware`.
+    """ASGI middleware that refuses requests without access. It must run after `ForwardedHeadersMiddleware`.
 
     Args:
-        app: what it guards.
-        token: who knows it may come in; None: everybody, who names a loopback host.
-        limits: of bodies, and of wrong tokens.
+        app: the ASGI app.
+        token: the access token; None: every request that names a loopback host has access.
+        limits: limits of bodies and of wrong tokens.
     """
 
     def __init__(self, app: ASGIApp, *, token: str | None, limits: Limits) -> None:
@@ -80,7 +80,7 @@ class SecurityMiddleware:
         self._wrong = TokenBuckets(limits.wrong_tokens / 60, float(limits.wrong_tokens))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets a request through, or answers it."""
+        """Calls the app, or answers a request that has no access."""
         if scope["type"] == "websocket":
             scope[SOCKET_REFUSAL] = self._why_no_socket(scope, Headers(scope=scope))
             await self._app(scope, receive, send)
@@ -93,12 +93,12 @@ class SecurityMiddleware:
             body = await _read_body(receive, self._limits)
             if isinstance(body, bytes):
                 try:
-                    await self._app(scope, _again(body, receive), _with_headers(send))
+                    await self._app(scope, _replay_body(body, receive), _with_headers(send))
                 except RuntimeError as error:
-                    # An answer that has begun cannot become another one: it is broken off.
+                    # The status was sent already, so the answer can only be broken off.
                     if getattr(error.__cause__, "errno", None) not in OUT_OF_DESCRIPTORS:
                         raise
-                    _log.warning("an answer was broken off: no more descriptors; raise `ulimit -n`")
+                    _log.warning("an answer was broken off: no file descriptors left; raise `ulimit -n`")
                 return
             refusal = body
         await refusal(scope, receive, send)
@@ -129,11 +129,11 @@ class SecurityMiddleware:
         if not (length.isascii() and length.isdigit()):
             return _refused(400, "malformed", "Content-Length is no number", headers)
         if int(length) > self._limits.upload_bytes:
-            return _too_large(self._limits)
+            return _drain_and_refuse(self._limits)
         return None
 
     def _without_token(self, scope: Scope, headers: Headers, path: str) -> "ASGIApp | None":
-        """What leads in, or keeps out; None: the request brings what it needs."""
+        """Returns the redirect after a login, or the refusal; None: the request has token or cookie."""
         assert self._token is not None
         given: dict[str, list[str]] = {}
         if path == "/" and scope["method"] in ("GET", "HEAD"):
@@ -142,7 +142,7 @@ class SecurityMiddleware:
         knows = self._has_token(headers)
         if shown and (knows or any(self._is_token(token.encode()) for token in shown)):
             rest = urlencode([(key, value) for key, values in given.items() for value in values])
-            # Relative, and without a Path in the cookie: both follow the path that the browser asked for.
+            # A relative location and a cookie without Path work under any prefix.
             is_https = _scheme(scope) == "https"
             cookie = f"{self._cookie_name()}={self._cookie_value()}; HttpOnly; SameSite=Strict"
             return _answer(
@@ -164,7 +164,7 @@ class SecurityMiddleware:
         return _refused(401, "refused", _WRONG_TOKEN, headers)
 
     def _is_known_host(self, headers: Headers) -> bool:
-        """With a token every name is good; without one all that is said of the way here must be loopback."""
+        """Returns whether all hosts that a request names are loopback; with a token any host is allowed."""
         if self._token is not None:
             return True
         hosts = [headers.get("host", ""), *headers.getlist("x-forwarded-host")]
@@ -189,11 +189,11 @@ class SecurityMiddleware:
         return hmac.compare_digest(given, self._token.encode())
 
     def _cookie_name(self) -> str:
-        """A name of this token's own: browsers share cookies between the ports of a host."""
+        """Returns a name that depends on the token: browsers share cookies between ports of a host."""
         return f"shotstream_{self._digest('name')[:8]}"
 
     def _cookie_value(self) -> str:
-        """Made from the token, which may hold what a cookie may not; who reads it does not know the token."""
+        """Returns a digest of the token, in characters that cookies allow; it does not reveal the token."""
         return self._digest("value")
 
     def _digest(self, purpose: str) -> str:
@@ -202,7 +202,7 @@ class SecurityMiddleware:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host's name or address means, on every machine, that machine itself."""
+    """Returns whether a host name or address is a loopback one."""
     if name.lower() == "localhost":
         return True
     try:
@@ -214,20 +214,20 @@ def is_loopback(name: str) -> bool:
 
 
 def validate_token(token: str) -> str:
-    """A token that can be sent in an address, a header and by a shell.
+    """Returns a token that is safe in a URL, a header and a shell.
 
     Raises:
-        ValueError: It is short, or holds what cannot be sent.
+        ValueError: It is too short, or holds a character that is not allowed.
     """
     if not all("!" <= character <= "~" for character in token):
-        raise ValueError("the token holds a space, a line break or a letter beyond ASCII; leave them out")
+        raise ValueError("the token may hold ASCII characters without spaces only; remove the others")
     if len(token) < MIN_TOKEN_CHARS:
-        raise ValueError(f"the token is short; give at least {MIN_TOKEN_CHARS} characters")
+        raise ValueError(f"the token is too short; give at least {MIN_TOKEN_CHARS} characters")
     return token
 
 
 def _is_own_origin(scope: Scope, headers: Headers) -> bool:
-    # Browsers always name the origin; programs, which no foreign page can steer, need not.
+    # Browsers always send Origin. A program need not: no foreign page can control it.
     scheme = _scheme(scope)
     hosts = (headers.get("host", ""), scope.get(FORWARDED_HOST, ""))
     own = {_origin(f"{scheme}://{host}") for host in hosts} - {None}
@@ -240,7 +240,7 @@ def _scheme(scope: Scope) -> str:
 
 
 def _origin(text: str) -> tuple[str, str, int] | None:
-    """Scheme, name and port of an origin; None: it is none, as "null" is."""
+    """Returns scheme, host and port of an origin; None if it is not one, such as "null"."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -253,15 +253,15 @@ def _origin(text: str) -> tuple[str, str, int] | None:
 
 
 def _is_foreign_fetch(headers: Headers) -> bool:
-    """Whether a page of another site asks for a part of itself; following a link to us is no such thing."""
+    """Returns whether another site's page loads this as a resource; following a link is allowed."""
     is_foreign = headers.get("sec-fetch-site", "none") in ("cross-site", "same-site")
     return is_foreign and headers.get("sec-fetch-mode") != "navigate"
 
 
 def _host_name(host: str) -> str:
-    """Name or address of a Host, or of an X-Forwarded-For, without its port."""
+    """Returns the host of a Host or X-Forwarded-For value, without its port."""
     if host.count(":") > 1 and not host.startswith("["):
-        return host  # An IPv6 address, as X-Forwarded-For has it.
+        return host  # An IPv6 address without brackets, as in X-Forwarded-For.
     if any(character in host for character in "@/?#\\"):
         return ""
     try:
@@ -271,7 +271,7 @@ def _host_name(host: str) -> str:
 
 
 async def _read_body(receive: Receive, limits: Limits) -> "bytes | ASGIApp":
-    """A request's whole body, or what is answered to one that is too large, too slow or broken off."""
+    """Returns the complete body of a request, or the answer to one that is too large, slow or broken off."""
     body = bytearray()
     end_s = time.monotonic() + limits.body_s
     while True:
@@ -285,13 +285,13 @@ async def _read_body(receive: Receive, limits: Limits) -> "bytes | ASGIApp":
             return _plain(400, "malformed", "the body was broken off")
         body += message.get("body", b"")
         if len(body) > limits.upload_bytes:
-            return _too_large(limits) if message.get("more_body", False) else _told_too_large(limits)
+            return _drain_and_refuse(limits) if message.get("more_body", False) else _too_large_answer(limits)
         if not message.get("more_body", False):
             return bytes(body)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that has been read already, then what comes after it."""
+def _replay_body(body: bytes, receive: Receive) -> Receive:
+    """Returns a `receive` that gives a body that was read already, then later messages."""
     parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def received() -> Message:
@@ -312,14 +312,14 @@ def _with_headers(send: Send) -> Send:
     return sent
 
 
-def _told_too_large(limits: Limits) -> ASGIApp:
+def _too_large_answer(limits: Limits) -> ASGIApp:
     return _plain(413, "too_large", f"at most {limits.upload_bytes} bytes are taken")
 
 
-def _too_large(limits: Limits) -> ASGIApp:
-    """The same while the body comes; where little is left, that is taken first.
+def _drain_and_refuse(limits: Limits) -> ASGIApp:
+    """Returns the answer to a body that is too large and still arriving: reads up to 1 MiB of it first.
 
-    A connection that is closed on bytes which nobody has read takes the answer back from who sent them.
+    If a connection is closed while bytes are unread, the client gets a reset and loses the answer.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -330,7 +330,7 @@ def _too_large(limits: Limits) -> ASGIApp:
                 left -= len(message.get("body", b""))
                 if not message.get("more_body", False):
                     break
-        await _told_too_large(limits)(scope, receive, send)
+        await _too_large_answer(limits)(scope, receive, send)
 
     return answer
 
@@ -338,7 +338,7 @@ def _too_large(limits: Limits) -> ASGIApp:
 def _refused(
     status: int, code: str, message: str, headers: Headers, more: Mapping[str, str] | None = None
 ) -> ASGIApp:
-    """One line of JSON for a program, a page for a browser that was sent here by a person."""
+    """Returns the refusal of a request: a page for a browser, one line of JSON for a program."""
     more = dict(more or {}) | ({"www-authenticate": "Bearer"} if status == 401 else {})
     if "text/html" not in headers.get("accept", ""):
         return _plain(status, code, message, more)

@@ -1,4 +1,4 @@
-"""The HTTP server around the app: bounds on connections and buffers, and a farewell to viewers."""
+"""The uvicorn server of the app: limits of connections, and an orderly shutdown."""
 
 import asyncio
 import logging
@@ -27,24 +27,24 @@ from shotstream.studio.story_manager import StoryManager
 
 _MAX_MESSAGE_BYTES = 2 * 2**20
 _ACCEPTED_AT_ONCE = 2
-"""asyncio accepts so many before it looks at the first; the system's own queue is longer."""
+"""Connections that asyncio accepts before it serves the first of them; the system's queue is longer."""
 _QUEUE = 128
 _TICKS_PER_LOOK = 5
 _log = logging.getLogger("uvicorn.error")
 
 
 class StudioServer(uvicorn.Server):
-    """Serves a studio until it is interrupted or told to end; either is a good end.
+    """A uvicorn server for the studio. An interrupt or SIGTERM shuts it down without an error.
 
     Args:
-        app: the studio.
-        limits: of its connections.
+        app: the app, from `create_app`.
+        limits: limits of connections.
     """
 
     def __init__(self, app: FastAPI, limits: Limits) -> None:
         self._app = app
         self.shutdown_report: list[str] = []
-        """What was safe when it ended, if that is known."""
+        """What was stored at shutdown, for the user; empty if the worker had stopped before."""
         config = ServerConfig(
             app,
             log_level="warning",
@@ -54,7 +54,7 @@ class StudioServer(uvicorn.Server):
             ws=WebSocketConnection,
             ws_max_size=_MAX_MESSAGE_BYTES,
             ws_max_queue=8,
-            proxy_headers=False,  # The app reads them itself: proxy.py.
+            proxy_headers=False,  # proxy.py reads them.
             backlog=_ACCEPTED_AT_ONCE,
             timeout_graceful_shutdown=5,
         )
@@ -63,7 +63,7 @@ class StudioServer(uvicorn.Server):
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begins to listen; what is wrong with connections is told in one line, and not too often."""
+        """Starts to listen, and limits repeated log messages about connections."""
         asyncio.get_running_loop().set_exception_handler(_tell_fault)
         _log.addFilter(RepeatedLogFilter())
         await super().startup(sockets)
@@ -71,7 +71,7 @@ class StudioServer(uvicorn.Server):
             listening.listen(_QUEUE)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ends the connections that take too long; whether the server is to end."""
+        """Closes connections that have timed out; returns whether the server shuts down."""
         if counter % _TICKS_PER_LOOK == 0:
             now_s = time.monotonic()
             for connection in list(self.server_state.connections):
@@ -80,27 +80,31 @@ class StudioServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Viewers are told before their connections end; requests that are not whole are not waited for."""
+        """Notifies viewers, then closes connections; incomplete requests are aborted."""
         for connection in list(self.server_state.connections):
             if isinstance(connection, HttpConnection) and not connection.is_answering:
                 connection.transport.abort()
         backend: Backend = self._app.state.backend
-        with suppress(ApiError):  # It has ended already.
+        with suppress(ApiError):  # The worker has stopped already.
             self.shutdown_report.append(await backend.worker.call(StoryManager.shutdown_summary))
         await notify_shutdown(self._app)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends the server; uvicorn's own would raise the signal again when all is tidied."""
+        """Starts the shutdown. Unlike uvicorn's, it does not raise the signal again afterwards."""
         del sig, frame
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """A socket that has an address and does not listen yet; OSError says why it cannot have it.
+    """Returns a socket that is bound to an address and does not listen yet.
 
-    Of a name with several addresses it has the first of version 4, as a browser finds it, or else of 6.
+    Of a host name with several addresses the first IPv4 address is used, as browsers do, else the first IPv6
+    one.
+
+    Raises:
+        OSError: The address cannot be used.
     """
     found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)
     family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
@@ -117,6 +121,6 @@ def bind_socket(host: str, port: int) -> socket.socket:
 def _tell_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS:
-        _log.warning("the system has no more descriptors for connections: raise `ulimit -n`")
+        _log.warning("no file descriptors left for connections: raise `ulimit -n`")
     else:
         loop.default_exception_handler(context)

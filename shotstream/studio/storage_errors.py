@@ -1,6 +1,6 @@
-"""What a disk or a database answers when it keeps nothing: one line for the person, whatever it was.
+"""Descriptions of disk and database errors: one line each, with a remedy.
 
-Nothing of the statement or its parameters is repeated: captions are private. PostgreSQL's codes:
+Statements and their parameters are never shown, because captions are private. PostgreSQL's codes:
 https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
@@ -10,78 +10,81 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingErr
 
 from shotstream.studio.api_error import ApiError
 
-_OF_ERRNO = {
-    errno.ENOSPC: "the disk is full; free some room, or delete a story",
-    errno.EDQUOT: "the disk's quota is used up; free some room, or delete a story",
+_BY_ERRNO = {
+    errno.ENOSPC: "the disk is full; free some space, or delete a story",
+    errno.EDQUOT: "the disk's quota is used up; free some space, or delete a story",
     errno.EROFS: "the disk is read-only; make it writable again",
-    errno.EACCES: "the data folder may not be written; give it back to the user whom the server runs as",
-    errno.EPERM: "the data folder may not be written; give it back to the user whom the server runs as",
-    errno.EIO: "the disk fails; look at the system's log",
-    errno.EMFILE: "the server may open no more files; raise the limit (ulimit -n)",
-    errno.ENFILE: "the system can open no more files; raise its limit",
-    errno.ENOENT: "a file or a folder is not there; was it moved?",
-    errno.ENOTDIR: "a part of its path is no folder",
-    errno.EEXIST: "where a folder is needed there is a file, or a link that leads nowhere",
-    errno.ELOOP: "a link leads back to itself",
+    errno.EACCES: "the data directory cannot be written; make it belong to the user that the server runs as",
+    errno.EPERM: "the data directory cannot be written; make it belong to the user that the server runs as",
+    errno.EIO: "the disk fails; see the system's log",
+    errno.EMFILE: "the server has too many files open; raise the limit (ulimit -n)",
+    errno.ENFILE: "the system has too many files open; raise its limit",
+    errno.ENOENT: "a file or directory is missing; was it moved?",
+    errno.ENOTDIR: "a part of the path is not a directory",
+    errno.EEXIST: "a directory is needed, but there is a file or a broken link",
+    errno.ELOOP: "a symbolic link leads back to itself",
 }
-_LOCKED = "another program keeps the database locked; end that program"
-_OF_WORDS = (
-    ("database or disk is full", _OF_ERRNO[errno.ENOSPC]),
+_LOCKED = "another program has locked the database; stop that program"
+_BY_TEXT = (
+    ("database or disk is full", _BY_ERRNO[errno.ENOSPC]),
     ("database is locked", _LOCKED),
     ("database table is locked", _LOCKED),
-    ("readonly database", _OF_ERRNO[errno.EROFS]),
-    ("unable to open database file", "the database's file cannot be opened; was it moved, or closed to us?"),
+    ("readonly database", _BY_ERRNO[errno.EROFS]),
+    (
+        "unable to open database file",
+        "the database file cannot be opened; was it moved, or its permissions changed?",
+    ),
     (
         "the file was moved",
-        "the database's file was moved, deleted or replaced while the server ran; put it back, or put a copy "
-        "there and start the server again",
+        "the database file was moved, deleted or replaced while the server ran; put it back, or put a copy "
+        "there and restart the server",
     ),
-    ("disk i/o error", _OF_ERRNO[errno.EIO]),
-    ("malformed", "the database's file is damaged; put a copy in its place"),
-    ("not a database", "the database's file is damaged; put a copy in its place"),
-    ("no such table", "the database's tables are missing; was its file replaced? start the server again"),
+    ("disk i/o error", _BY_ERRNO[errno.EIO]),
+    ("malformed", "the database file is damaged; replace it by a backup"),
+    ("not a database", "the database file is damaged; replace it by a backup"),
+    ("no such table", "the database's tables are missing; was the file replaced? restart the server"),
 )
-_OF_SQLSTATE = {
-    "53100": "the database's disk is full; free some room there",
+_BY_SQLSTATE = {
+    "53100": "the database's disk is full; free some space there",
     "55P03": _LOCKED,
     "57014": _LOCKED,
     "25006": "the database is read-only; make it writable again",
-    "53300": "the database takes no more connections",
+    "53300": "the database accepts no more connections",
 }
 
 
 def is_storage_failure(error: BaseException) -> bool:
-    """Whether an error is the disk's or the database's, and may pass."""
+    """Returns whether an error comes from disk or database and may be temporary."""
     final = isinstance(error, IntegrityError | ProgrammingError | DataError)
     return isinstance(error, OSError | DBAPIError | TimeoutError) and not final
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether there is no room."""
-    return explain_failure(error) in (_OF_ERRNO[errno.ENOSPC], _OF_ERRNO[errno.EDQUOT])
+    """Returns whether an error means that the disk or its quota is full."""
+    return explain_failure(error) in (_BY_ERRNO[errno.ENOSPC], _BY_ERRNO[errno.EDQUOT])
 
 
 def explain_failure(error: BaseException) -> str:
-    """What is wrong, and what to do, in one line."""
+    """Returns one line that says what failed, and what to do."""
     if isinstance(error, OSError):
-        known = _OF_ERRNO.get(error.errno or 0)
-        return known or f"the disk does not take it: {(error.strerror or 'unknown reason').lower()}"
+        known = _BY_ERRNO.get(error.errno or 0)
+        return known or f"the disk cannot be written: {(error.strerror or 'unknown reason').lower()}"
     original = getattr(error, "orig", None)
     state = getattr(original, "sqlstate", None)
-    if state in _OF_SQLSTATE:
-        return _OF_SQLSTATE[state]
+    if state in _BY_SQLSTATE:
+        return _BY_SQLSTATE[state]
     said = str(original or "").lower()
-    known = next((words for sign, words in _OF_WORDS if sign in said), None)
-    return known or "the database does not answer; look whether it runs"
+    known = next((words for sign, words in _BY_TEXT if sign in said), None)
+    return known or "the database does not answer; check that it runs"
 
 
 def one_line_reason(error: Exception) -> str:
-    """Why a shot could not be made, for the person who waits for it."""
+    """Returns one line for the user on why a shot could not be generated."""
     if isinstance(error, OSError):
         return explain_failure(error)
-    return " ".join(str(error).split()) or "a fault of the server; its log tells more"
+    return " ".join(str(error).split()) or "internal server error; see the server's log"
 
 
 def storage_api_error(error: BaseException) -> ApiError:
-    """The answer to whoever asked for what could not be kept."""
+    """Returns the API error of a change that could not be stored."""
     return ApiError("storage", f"nothing was changed: {explain_failure(error)}")

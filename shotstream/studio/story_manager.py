@@ -1,6 +1,6 @@
-"""All open stories, and whose turn it is: they share the model chunk by chunk, each in its turn.
+"""The manager of all stories: opens and closes them, and generates chunks for them in turn.
 
-The worker's alone; see worker.py for how others talk to it.
+Used by the worker's thread alone; see worker.py for calls from other threads.
 """
 
 import logging
@@ -34,14 +34,14 @@ _log = logging.getLogger(__name__)
 
 
 class StoryManager:
-    """The open stories."""
+    """Creates, opens, deletes and closes stories; the open ones share the model, chunk by chunk."""
 
     def __init__(self, app: AppContext) -> None:
         self.app = app
         self.model = _model_state(app)
         told = asdict(app.limits)
         self.limits = LimitsState(**{name: told[name] for name in LimitsState.model_fields})
-        # In the order of their turns.
+        # In the order in which they generate next.
         self._stories: dict[str, OpenStory] = {}
         self._telemetry_s = 0.0
 
@@ -50,14 +50,14 @@ class StoryManager:
     def create_story(
         self, title: str, global_caption: str, shots: Sequence[NewShot], *, seed: int, autoplay: bool
     ) -> StoryState:
-        """A new story; ApiError beyond a limit."""
+        """Creates a story and returns its state; raises ApiError beyond a limit."""
         limits = self.app.limits
         control_handlers.check_caption_length(global_caption, limits)
         if len(shots) > limits.shots:
             raise ApiError("limit", f"{len(shots)} shots; a story has at most {limits.shots} here")
         if self.app.store.num_stories() >= limits.stories:
             raise ApiError(
-                "limit", f"there are {limits.stories} stories; this server keeps no more: delete some"
+                "limit", f"there are {limits.stories} stories, as many as this server keeps; delete some"
             )
         entries = tuple(control_handlers.new_shot_entry(shot, limits) for shot in shots)
         story_id = new_id()
@@ -70,11 +70,11 @@ class StoryManager:
         return self.story_state(story_id)
 
     def story_state(self, story_id: str) -> StoryState:
-        """A story as it is; ApiError when there is none."""
+        """Returns the complete state of a story; raises ApiError if there is none."""
         return story_state(self._get(story_id))
 
     def film_snapshot(self, story_id: str) -> FilmSnapshot:
-        """What an export is made from; ApiError when there is no such story."""
+        """Returns the film of a story for an export; raises ApiError if there is none."""
         story = self._get(story_id)
         return FilmSnapshot(
             story_id=story_id,
@@ -84,10 +84,14 @@ class StoryManager:
         )
 
     def delete_story(self, story_id: str) -> None:
-        """Deletes a story and its files; ApiError when there is none, or when the disk keeps it.
+        """Deletes a story and its files.
 
-        The files are marked first: an end at any moment leaves the story whole, or lets the next start finish
-        its deletion. On a full disk they make the room that the database needs to forget the story.
+        The files are marked first: a crash at any moment leaves the story intact, or the next start completes
+        the deletion. On a full disk the files are deleted before the database is written, which needs free
+        space.
+
+        Raises:
+            ApiError: There is no such story, or disk or database cannot be written.
         """
         story = self._get(story_id)
         media, store = self.app.media, self.app.store
@@ -116,11 +120,13 @@ class StoryManager:
             media.delete_marked_story(story_id)
         except OSError as error:
             _log.error(
-                "files of story %s are deleted at the next start: %s", story_id, explain_failure(error)
+                "the files of story %s will be deleted at the next start: %s",
+                story_id,
+                explain_failure(error),
             )
 
     def repair_take(self, story_id: str, take_id: str) -> None:
-        """Makes a take anew whose files are damaged; ApiError when it was tried in vain."""
+        """Starts the repair of a corrupt take; raises ApiError if a repair has failed before."""
         if take_id in self.app.unrecoverable_takes:
             raise ApiError("failed", self.app.unrecoverable_takes[take_id])
         story = self._stories.get(story_id)
@@ -132,7 +138,7 @@ class StoryManager:
     # Viewers.
 
     def add_viewer(self, story_id: str, viewer_id: str, outbox: Outbox) -> Viewer:
-        """A viewer comes; ApiError when there is no such story, or too much is open."""
+        """Adds a viewer to a story; raises ApiError if there is no such story, or a limit is reached."""
         limits = self.app.limits
         story = self._stories.get(story_id)
         if story is None:
@@ -140,13 +146,14 @@ class StoryManager:
             busy = [key for key, other in self._stories.items() if other.viewers]
             if len(busy) >= limits.open_stories:
                 raise ApiError(
-                    "busy", f"{len(busy)} stories are open, as many as this server takes; try again"
+                    "busy", f"{len(busy)} stories are open, as many as this server allows; try again later"
                 )
             self._close_unwatched(limits.open_stories - 1)
             self._stories[story_id] = story
         if len(story.viewers) >= limits.viewers_per_story:
             raise ApiError(
-                "busy", f"{len(story.viewers)} viewers are here, as many as a story takes; try again"
+                "busy",
+                f"{len(story.viewers)} viewers watch this story, as many as it allows; try again later",
             )
         viewer = Viewer(
             viewer_id=viewer_id,
@@ -159,8 +166,8 @@ class StoryManager:
             viewer.send(
                 Notice(
                     code="weights_changed",
-                    message="the model has changed since some of these takes were made; new shots look back "
-                    "at their pictures, but will not come out as they would have",
+                    message="the model has changed since some of these takes were made; new shots are "
+                    "conditioned on their frames, but differ from what the old model would make",
                 )
             )
         story.send_changes()
@@ -169,7 +176,7 @@ class StoryManager:
         return viewer
 
     def remove_viewer(self, story_id: str, viewer_id: str) -> None:
-        """A viewer goes, if it was there."""
+        """Removes a viewer, if the story has it."""
         story = self._stories.get(story_id)
         if story is not None and viewer_id in story.viewers:
             story.remove_viewer(viewer_id)
@@ -177,10 +184,10 @@ class StoryManager:
         self._update_gauges()
 
     def handle_control(self, story_id: str, viewer: Viewer, control: AnyControl) -> None:
-        """Carries out what a viewer asks for, and answers."""
+        """Carries out a viewer's control, and sends it `done` or `error`."""
         story = self._stories.get(story_id)
         if story is None or viewer.viewer_id not in story.viewers:
-            return  # The story was deleted, or the viewer is gone: nobody waits for an answer.
+            return  # The story was deleted or the viewer has gone: nobody waits for an answer.
         try:
             effect = control_handlers.apply_control(control, story)
         except ApiError as refusal:
@@ -195,29 +202,29 @@ class StoryManager:
                 return
             _log.exception("control %s of story %s failed", control.type, story_id)
             self._reload(story_id)
-            message = "a fault of the server, which its log tells; the story is as it was before"
+            message = "internal server error; see the server's log; the story did not change"
             self._answer(viewer, Error(reply_to=control.id, code="failed", message=message))
         else:
             story.send_changes()
             self._answer(viewer, Done(reply_to=control.id, effect=effect))
 
     def handle_report(self, story_id: str, viewer: Viewer, report: Playhead | CutShown) -> None:
-        """A viewer tells how it fares."""
+        """Stores a viewer's report."""
         story = self._stories.get(story_id)
         if isinstance(report, CutShown):
             self.app.metrics.cut_s.observe(report.cut_s)
         elif story is not None and viewer.viewer_id in story.viewers:
             story.update_playhead(viewer, report)
 
-    # The worker's round.
+    # The worker's loop.
 
     def make_next_chunk(self) -> bool:
-        """Makes one chunk of the story whose turn it is; False: nothing may be made now."""
+        """Generates one chunk of the next story in turn; returns False if no story generates now."""
         now_s = time.monotonic()
         for story_id, story in list(self._stories.items()):
             if story.state(now_s) != "generating":
                 continue
-            # Last again in the order of turns.
+            # Its next turn comes after those of all others.
             self._stories[story_id] = self._stories.pop(story_id)
             try:
                 story.make_chunk()
@@ -232,7 +239,7 @@ class StoryManager:
         return False
 
     def do_housekeeping(self) -> None:
-        """Tells how it goes, and lets go of stories that nobody has watched for a while."""
+        """Sends telemetry, closes stories that nobody watches any more, and shrinks the database."""
         now_s = time.monotonic()
         if now_s - self._telemetry_s < _TELEMETRY_S:
             return
@@ -251,22 +258,24 @@ class StoryManager:
         try:
             self.app.store.shrink()
         except SQLAlchemyError as error:
-            _log.debug("the database does not shrink now: %s", explain_failure(error))
+            _log.debug("the database cannot be shrunk now: %s", explain_failure(error))
 
     def shutdown_summary(self) -> str:
-        """What is safe when the server ends, which is not all while disk or database keep nothing."""
+        """Returns one line for the user about what is stored at shutdown."""
         num_held = sum(story.is_waiting_for_storage for story in self._stories.values())
         reasons = self.app.storage_failures()
         if not reasons:
             return "every finished shot is safe"
-        held = f"{num_held} shots that waited to be kept have to be made again: " if num_held else ""
-        return f"{held}nothing could be kept at the end: {reasons[0]}"
+        held = (
+            f"{num_held} finished shots could not be stored and have to be made again: " if num_held else ""
+        )
+        return f"{held}storage failed at the end: {reasons[0]}"
 
     def close(self) -> None:
-        """The server ends."""
+        """Tells all viewers that the server shuts down, and closes all stories."""
         if not self._stories:
             return
-        message = f"the server ends; {self.shutdown_summary()}"
+        message = f"the server shuts down; {self.shutdown_summary()}"
         for story_id, story in list(self._stories.items()):
             for viewer in story.viewers.values():
                 viewer.send(Notice(code="closing", message=message))
@@ -291,7 +300,7 @@ class StoryManager:
         return OpenStory(self.app, stored)
 
     def _reload(self, story_id: str) -> None:
-        """After a fault: the story as the database has it, for the same viewers; nothing is asked for."""
+        """Loads a story again after an internal error, for the same viewers, with an empty queue."""
         story = self._stories[story_id]
         story.discard_job("failed")
         try:
@@ -309,7 +318,7 @@ class StoryManager:
         fresh.send_changes()
 
     def _close_unwatched(self, most: int) -> None:
-        """Lets go of stories without viewers, the longest empty first, until there are few enough."""
+        """Closes stories without viewers, the longest unwatched first, until at most `most` are open."""
         empty = [
             (story.empty_since_s or 0.0, story_id)
             for story_id, story in self._stories.items()

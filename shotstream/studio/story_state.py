@@ -1,4 +1,4 @@
-"""What a page is shown of an open story."""
+"""Builds the state of an open story that viewers are sent."""
 
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def story_state(story: "OpenStory") -> StoryState:
-    """The story, whole."""
+    """Returns the complete state of a story."""
     history, shot_list = story.history, story.shot_list
     engine = story.app.pipeline.engine
     film = shot_list.film()
@@ -66,7 +66,7 @@ def story_state(story: "OpenStory") -> StoryState:
 
 
 def shot_states(story: "OpenStory") -> tuple[ShotState, ...]:
-    """The strip."""
+    """Returns the state of each shot, in order."""
     shot_list, takes = story.shot_list, story.history.takes
     starts = start_frames(shot_list, takes)
     takes_of: dict[str, list[TakeRecord]] = {}
@@ -93,7 +93,7 @@ def shot_states(story: "OpenStory") -> tuple[ShotState, ...]:
 
 
 def take_state(story: "OpenStory", take: TakeRecord) -> TakeState:
-    """A finished take."""
+    """Returns the state of a finished take."""
     return TakeState(
         take_id=take.take_id,
         caption=take.caption,
@@ -108,7 +108,7 @@ def take_state(story: "OpenStory", take: TakeRecord) -> TakeState:
 
 
 def job_state(story: "OpenStory", job: TakeJob) -> Making:
-    """The take in the making."""
+    """Returns the state of the take that a job generates."""
     request = job.request
     return Making(
         take_id=job.take_id,

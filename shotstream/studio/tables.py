@@ -1,4 +1,4 @@
-"""The tables of the studio's database; `migrations/` makes and changes them."""
+"""The tables of the database, as SQLAlchemy models. Alembic's migrations are in `migrations/`."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """What the migrations make."""
+    """Base class of all tables."""
 
 
 class StoryRow(Base):
@@ -18,7 +18,7 @@ class StoryRow(Base):
     created_at: Mapped[str] = mapped_column(String(40))
     updated_at: Mapped[str] = mapped_column(String(40), index=True)
     number: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    """Grows with every change of any story."""
+    """Orders stories by their last change."""
     seed: Mapped[str] = mapped_column(String(20))
     autoplay: Mapped[bool] = mapped_column(Boolean)
     branch_id: Mapped[str] = mapped_column(String(16))
@@ -26,7 +26,7 @@ class StoryRow(Base):
 
 
 class BranchRow(Base):
-    """A line of a story's history."""
+    """A branch of a story's history."""
 
     __tablename__ = "branches"
     branch_id: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -39,7 +39,7 @@ class BranchRow(Base):
 
 
 class StepRow(Base):
-    """A script of a story's history; never changed."""
+    """A step of a story's history: a complete shot list. Rows are never changed."""
 
     __tablename__ = "steps"
     step_id: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -50,11 +50,11 @@ class StepRow(Base):
     label: Mapped[str] = mapped_column(String(200))
     script: Mapped[dict[str, Any]] = mapped_column(JSON)
     num_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    """Of the script."""
+    """Size of the shot list as JSON."""
 
 
 class TakeRow(Base):
-    """A finished take; changed only where its files had to be made anew."""
+    """A finished take. A row is changed only when the take is repaired."""
 
     __tablename__ = "takes"
     take_id: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -66,7 +66,7 @@ class TakeRow(Base):
 
 
 class FolderRow(Base):
-    """The one folder that holds the files of the takes."""
+    """The id of the data directory that holds the files of the takes; one row."""
 
     __tablename__ = "folders"
     folder_id: Mapped[str] = mapped_column(String(16), primary_key=True)

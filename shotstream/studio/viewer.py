@@ -1,7 +1,8 @@
-"""A viewer as the worker knows one: where it is in the film, and a bounded outbox towards it.
+"""A viewer of a story: its playback position, and its outbox, a bounded queue of messages to send.
 
-The worker puts, the event loop takes; neither waits for the other. Pictures that do not fit are left out,
-and the viewer is told; a viewer for whom even short messages do not fit is given up.
+The worker's thread puts items into the outbox and the event loop takes them; neither waits for the other. A
+chunk that does not fit is dropped, and the viewer is told. A viewer whose queue of messages is full is
+disconnected.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ CLOSE_NOT_READING, CLOSE_GOING_AWAY, CLOSE_BUSY, CLOSE_TOO_FAST, CLOSE_FORBIDDEN
 
 
 class Outbox:
-    """Messages on their way to one viewer; made in the event loop that will take them."""
+    """The queue of messages to one viewer. It must be created in the event loop that takes from it."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -37,17 +38,17 @@ class Outbox:
         self._num_bytes = 0
         self._close_code: int | None = None
 
-    def put(self, text: str, picture: bytes | None = None) -> bool:
-        """Hands over a message, with a picture or not; False: the picture did not fit, nothing was taken."""
+    def put(self, text: str, data: bytes | None = None) -> bool:
+        """Queues a message and its binary data, if any; returns False if the data do not fit."""
         with self._lock:
             if self._close_code is not None:
                 return True
-            if picture is not None and self._num_bytes + len(picture) > self._limits.outbox_bytes:
+            if data is not None and self._num_bytes + len(data) > self._limits.outbox_bytes:
                 return False
             self._items.append(text)
-            if picture is not None:
-                self._items.append(picture)
-                self._num_bytes += len(picture)
+            if data is not None:
+                self._items.append(data)
+                self._num_bytes += len(data)
             is_full = len(self._items) > self._limits.outbox_messages
             if is_full:
                 self._close_code = CLOSE_NOT_READING
@@ -56,7 +57,7 @@ class Outbox:
         return True
 
     def close(self, code: int) -> None:
-        """Nothing more will come; what is waiting is still sent."""
+        """Closes the queue. Items that are in it are still sent."""
         with self._lock:
             if self._close_code is None:
                 self._close_code = code
@@ -64,11 +65,11 @@ class Outbox:
 
     @property
     def close_code(self) -> int | None:
-        """What the connection is to be closed with; None: it stays open."""
+        """The code to close the connection with; None: it stays open."""
         return self._close_code
 
     async def next_item(self) -> str | bytes | None:
-        """The next message; None: there will be no more."""
+        """Waits for the next item; returns None when the queue is closed and empty."""
         while True:
             with self._lock:
                 if self._items:
@@ -82,34 +83,34 @@ class Outbox:
             await self._ready.wait()
 
     async def wait_until_full(self) -> None:
-        """Returns when the viewer has not read for too long."""
+        """Waits until the queue overflows because the viewer does not read."""
         await self._full.wait()
 
     def _wake(self, event: asyncio.Event) -> None:
-        # The loop has ended when the server has: nobody is there to be woken.
+        # After shutdown the loop is closed, and nobody waits any more.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(event.set)
 
 
 @dataclass(kw_only=True, slots=True)
 class Viewer:
-    """A viewer of a story; the worker's alone."""
+    """A viewer of a story. Used by the worker's thread alone."""
 
     viewer_id: str
     outbox: Outbox
     playhead_frame: int
-    """The last place in the film that it is known to have been at."""
+    """Its last known position, as a frame of the film."""
     reported_s: float
-    """When it was last heard of, on the worker's clock."""
+    """Time of its last report, `time.monotonic`."""
     playhead: Place | None = None
-    """What it said last."""
+    """The frame that it reported last."""
     is_playing: bool = False
     num_stalls: int = 0
 
     def send(self, message: Message) -> None:
-        """A message for this viewer."""
+        """Queues a message for this viewer."""
         self.outbox.put(message.model_dump_json())
 
     def send_dropped(self, media: Media) -> None:
-        """Word that there was no room for a chunk."""
+        """Tells the viewer that a chunk was dropped."""
         self.send(MediaDropped(take_id=media.take_id, chunk_index=media.chunk_index))

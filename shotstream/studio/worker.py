@@ -1,6 +1,6 @@
-"""The one thread that owns the model and every open story; others hand it calls through a bounded queue.
+"""The worker thread: it alone uses the model and the open stories. Others queue calls to it.
 
-Between two chunks it carries out what is waiting, so that a control is answered within a chunk's time.
+Queued calls run between two chunks, so a control is answered within the time of one chunk.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Runs a studio in a thread of its own, from `start` to `stop`."""
+    """Runs a `StoryManager` in a thread of its own, from `start` to `stop`."""
 
     def __init__(self, manager: StoryManager) -> None:
         self._manager = manager
@@ -32,25 +32,26 @@ class Worker:
         self._is_stopping = threading.Event()
 
     def start(self) -> None:
-        """Begins to work."""
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends after the chunk that is being made; every finished shot is on disk already."""
+        """Stops the thread after the current chunk."""
         self._is_stopping.set()
-        self._calls.put(lambda: None)  # Wakes a worker that has nothing to do.
+        self._calls.put(lambda: None)  # Wakes an idle worker.
         self._thread.join()
 
     @property
     def is_alive(self) -> bool:
-        """Whether it works."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     async def call(self, function: Callable[[StoryManager], T]) -> T:
-        """What a function of the studio returns, called between two chunks.
+        """Calls a function with the manager in the worker's thread, and returns its result.
 
         Raises:
-            ApiError: Too much is waiting; or what the function raises.
+            ApiError: Too many calls are queued, or the worker stops.
+            Exception: Whatever the function raises.
         """
         answer: Future[T] = Future()
 
@@ -60,24 +61,24 @@ class Worker:
             try:
                 answer.set_result(function(self._manager))
             except Exception as error:
-                answer.set_exception(error)  # It is raised where it was asked for.
+                answer.set_exception(error)  # Raised at the caller's await.
 
         self._put(call)
         return await asyncio.wrap_future(answer)
 
     def post(self, function: Callable[[StoryManager], None]) -> None:
-        """As `ask`, without waiting for it; ApiError when too much is waiting."""
+        """Queues a call without waiting for it; raises ApiError if too many are queued."""
         self._put(lambda: function(self._manager))
 
     def post_always(self, function: Callable[[StoryManager], None]) -> None:
-        """As `tell`, whatever is waiting: for what undoes an earlier call."""
+        """Queues a call however many are queued: for calls that undo an earlier one."""
         self._calls.put(lambda: function(self._manager))
 
     def _put(self, call: Callable[[], None]) -> None:
         if self._is_stopping.is_set():
-            raise ApiError("busy", "the server ends")
+            raise ApiError("busy", "the server shuts down")
         if self._calls.qsize() >= self._max_calls:
-            raise ApiError("busy", "the server has too much to do; try again")
+            raise ApiError("busy", "the server is overloaded; try again")
         self._calls.put(call)
 
     def _run(self) -> None:
@@ -88,8 +89,8 @@ class Worker:
                 is_working = self._manager.make_next_chunk()
                 self._manager.do_housekeeping()
             except Exception:
-                # One story's fault, however odd, must not end the others: the log has it.
-                _log.exception("the worker goes on after a fault")
+                # An error in one story must not end the others; the log has the traceback.
+                _log.exception("the worker continues after an internal error")
         self._manager.close()
 
     def _serve(self, *, wait: bool) -> None:

@@ -50,7 +50,7 @@ def test_an_address_that_is_not_this_machines_is_told(
     ("arguments", "words"),
     [
         (("--token", "short"), "at least 16 characters"),
-        (("--token", "sixteen or more characters"), "leave them out"),
+        (("--token", "sixteen or more characters"), "remove the others"),
         (("--root-path", "studio"), "such as /studio"),
         (("--root-path", "//evil.example"), "such as /studio"),
     ],

@@ -406,7 +406,7 @@ def test_a_disk_that_does_not_give_a_file_is_no_fault_of_the_program(
     monkeypatch.setattr(media, "recording_path", unreadable)
     answer = shared.get(f"/api/stories/{story_id}/takes/{story.shots[0].take_id}/media.mp4")
     assert (answer.status_code, answer.json()["code"]) == (507, "storage")
-    assert answer.json()["message"] == "the disk fails; look at the system's log"
+    assert answer.json()["message"] == "the disk fails; see the system's log"
 
 
 def test_pages_of_other_sites_are_kept_out(shared: TestClient) -> None:

@@ -241,7 +241,7 @@ def test_a_bucket_lets_through_at_its_rate() -> None:
 
 
 def test_of_too_many_names_the_one_that_came_least_lately_is_forgotten() -> None:
-    buckets = TokenBuckets(0.001, 1.0, names=2)
+    buckets = TokenBuckets(0.001, 1.0, max_keys=2)
     assert buckets.for_key("a").try_take() and buckets.for_key("b").try_take()
     assert not buckets.for_key("a").try_take()
     assert buckets.for_key("c").try_take()
@@ -260,9 +260,9 @@ def test_the_same_warning_is_written_once_a_minute_with_how_often_it_came() -> N
     assert [written(logging.WARNING, "no %s", "room") for _ in range(3)] == [None] * 3
     assert written(logging.WARNING, "something else") == "something else"
     assert [written(logging.ERROR, "a fault", is_fault=True) for _ in range(2)] == ["a fault"] * 2
-    seldom._told = {key: (since_s - 61, number) for key, (since_s, number) in seldom._told.items()}
+    seldom._logged = {key: (since_s - 61, number) for key, (since_s, number) in seldom._logged.items()}
     again = written(logging.WARNING, "no %s", "room")
-    assert again is not None and again.startswith("no room") and "3 times" in again
+    assert again is not None and again.startswith("no room") and "3 more times" in again
     assert written(logging.WARNING, "no %s", "room") is None
 
 

@@ -77,7 +77,7 @@ def test_an_empty_database_does_not_open_a_folder_with_takes_and_deletes_nothing
     assert len(before) == 3
     with pytest.raises(StorageError) as error:
         create_app(StudioSettings(data_dir=made), PIPELINE)
-    assert "nothing was opened or deleted" in str(error.value) and "--database" in str(error.value)
+    assert "nothing was changed or deleted" in str(error.value) and "--database" in str(error.value)
     assert "\n" not in str(error.value)
     assert files(made / "media") == before
     (made / "stories.sqlite").unlink()
@@ -91,7 +91,7 @@ def test_a_folder_is_looked_at_before_anything_large_is_loaded(tmp_path: Path) -
     check_data_dir(tmp_path / "new")
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match=r"a part of its path is no folder; give another --data"):
+    with pytest.raises(StorageError, match=r"a part of the path is not a directory; give another --data"):
         check_data_dir(tmp_path / "file" / "data")
     open_one = DataDir(tmp_path / "new")
     with pytest.raises(StorageError, match="another server"):
@@ -356,11 +356,11 @@ def test_takes_are_taken_back_when_the_database_that_knows_them_comes_back(
 
     right, before = (made / "stories.sqlite").read_bytes(), files(made / "media")
     start(forget=True)
-    assert "1 takes that the database does not know were set aside" in caplog.text
+    assert "1 takes that are not in the database were moved" in caplog.text
     assert files(made / "media") == {} and len(files(made / "set-aside")) == len(before) == 3
     (made / "stories.sqlite").write_bytes(right)
     start()
-    assert "1 takes that the database knows again were taken back from" in caplog.text
+    assert "1 takes that are in the database again were moved back from" in caplog.text
     assert files(made / "media") == before and files(made / "set-aside") == {}
 
 
@@ -368,7 +368,7 @@ def test_takes_that_are_not_there_are_told_at_the_start(made: Path, caplog: pyte
     """A disk that is not mounted looks like an empty folder."""
     (made / "media").rename(made / "elsewhere")
     Opened(made).close()
-    assert f"1 of the 1 takes that the database knows are not in {made / 'media'}" in caplog.text
+    assert f"1 of the 1 takes in the database are missing in {made / 'media'}" in caplog.text
     (made / "media").rmdir()
     (made / "elsewhere").rename(made / "media")
     caplog.clear()
@@ -397,5 +397,5 @@ def test_one_server_works_with_a_file_of_stories_whatever_its_folder(tmp_path: P
 
 def test_a_place_for_takes_that_is_none_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "media").symlink_to(tmp_path / "gone")
-    with pytest.raises(StorageError, match="there is a file, or a link that leads nowhere"):
+    with pytest.raises(StorageError, match="there is a file or a broken link"):
         create_app(StudioSettings(data_dir=tmp_path), PIPELINE)

@@ -52,7 +52,7 @@ def try_again(stage: Stage) -> None:
         [
             ("media.save_take", is_full, "the disk is full"),
             ("store.save_change", says(FULL), "the disk is full"),
-            ("store.save_change", says(LOCKED), "another program keeps the database locked"),
+            ("store.save_change", says(LOCKED), "another program has locked the database"),
             ("store.save_change", says("attempt to write a readonly database"), "the disk is read-only"),
         ],
     ),
@@ -145,7 +145,7 @@ def test_a_control_that_cannot_be_kept_is_refused_and_changes_nothing(
             broken.setattr(stage.store, "save_change", says(LOCKED))
             answer = stage.send(control, **fields(stage))
             assert isinstance(answer, Error) and answer.code == "storage", control
-            assert "keeps the database locked" in answer.message and "insert" not in answer.message
+            assert "has locked the database" in answer.message and "insert" not in answer.message
         assert stage.open_story.history is history
         after = (history.shot_list, history.autoplay, history.queue, history.undo_label, history.redo_label)
         assert before == after, control
@@ -265,8 +265,7 @@ def test_nothing_is_kept_in_a_database_that_nobody_would_find_again(stage: Stage
             place.write_bytes(b"")
         [reason] = stage.app.storage_failures()
         assert (
-            reason.startswith("the database's file was moved, deleted or replaced")
-            and "put it back" in reason
+            reason.startswith("the database file was moved, deleted or replaced") and "put it back" in reason
         )
         answer = stage.send("add_shot", shot={"caption": "a owl walks"})
         assert isinstance(answer, Error) and answer.code == "storage" and reason in answer.message
@@ -292,7 +291,7 @@ def test_who_watches_is_told_at_the_end_of_a_shot_that_could_not_be_kept(
         stage.manager.close()
     told = stage.inbox.of(Notice)[-1]
     assert told.code == "closing" and "safe" not in told.message
-    assert "1 shots that waited to be kept have to be made again" in told.message
+    assert "1 finished shots could not be stored and have to be made again" in told.message
     assert "the disk is full" in told.message
 
 

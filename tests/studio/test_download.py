@@ -149,7 +149,7 @@ def test_readiness_says_that_the_disk_is_full_and_that_it_is_not(
             answer = client.get("/readyz")
             assert (answer.status_code, answer.text) == (
                 503,
-                "the disk is full; free some room, or delete a story\n",
+                "the disk is full; free some space, or delete a story\n",
             )
         assert client.get("/readyz").status_code == 200
         assert not list((tmp_path / "media").iterdir())

@@ -205,9 +205,9 @@ def test_a_film_of_several_numbers_of_steps_has_no_replay(filmed: Stage) -> None
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(28, "No space left on device"), "the disk is full; free some room, or delete a story"),
+        (OSError(28, "No space left on device"), "the disk is full; free some space, or delete a story"),
         (ValueError("a caption\n  of no words"), "a caption of no words"),
-        (RuntimeError(), "a fault of the server; its log tells more"),
+        (RuntimeError(), "internal server error; see the server's log"),
     ],
 )
 def test_why_a_shot_failed_is_told_in_a_persons_words(error: Exception, told: str) -> None:

@@ -41,37 +41,37 @@ def answered(sqlstate: str | None, words: str = "") -> OperationalError:
     return OperationalError(f"insert {SECRET}", {}, Answer(sqlstate, words))
 
 
-FULL = "the disk is full; free some room, or delete a story"
-LOCKED = "another program keeps the database locked; end that program"
-DAMAGED = "the database's file is damaged; put a copy in its place"
+FULL = "the disk is full; free some space, or delete a story"
+LOCKED = "another program has locked the database; stop that program"
+DAMAGED = "the database file is damaged; replace it by a backup"
 ANSWERS = [
     (OSError(errno.ENOSPC, "No space left on device"), FULL, True),
-    (OSError(errno.EDQUOT, ""), "the disk's quota is used up; free some room, or delete a story", True),
+    (OSError(errno.EDQUOT, ""), "the disk's quota is used up; free some space, or delete a story", True),
     (OSError(errno.EROFS, ""), "the disk is read-only; make it writable again", False),
-    (OSError(errno.EACCES, ""), "the data folder may not be written", False),
-    (OSError(errno.EPERM, ""), "the data folder may not be written", False),
-    (OSError(errno.EIO, ""), "the disk fails; look at the system's log", False),
-    (OSError(errno.EMFILE, ""), "the server may open no more files; raise the limit (ulimit -n)", False),
-    (OSError(errno.ENFILE, ""), "the system can open no more files", False),
-    (OSError(errno.ENOENT, ""), "a file or a folder is not there", False),
-    (OSError(errno.ENOTDIR, ""), "a part of its path is no folder", False),
-    (OSError(errno.EFBIG, "File too large"), "the disk does not take it: file too large", False),
-    (OSError(SECRET), "the disk does not take it: unknown reason", False),
+    (OSError(errno.EACCES, ""), "the data directory cannot be written", False),
+    (OSError(errno.EPERM, ""), "the data directory cannot be written", False),
+    (OSError(errno.EIO, ""), "the disk fails; see the system's log", False),
+    (OSError(errno.EMFILE, ""), "the server has too many files open; raise the limit (ulimit -n)", False),
+    (OSError(errno.ENFILE, ""), "the system has too many files open", False),
+    (OSError(errno.ENOENT, ""), "a file or directory is missing", False),
+    (OSError(errno.ENOTDIR, ""), "a part of the path is not a directory", False),
+    (OSError(errno.EFBIG, "File too large"), "the disk cannot be written: file too large", False),
+    (OSError(SECRET), "the disk cannot be written: unknown reason", False),
     (said("database or disk is full"), FULL, True),
     (said("database is locked"), LOCKED, False),
     (said("database table is locked: steps"), LOCKED, False),
     (said("attempt to write a readonly database"), "the disk is read-only", False),
-    (said("unable to open database file"), "the database's file cannot be opened", False),
+    (said("unable to open database file"), "the database file cannot be opened", False),
     (said("disk I/O error"), "the disk fails", False),
     (said("database disk image is malformed"), DAMAGED, False),
     (said("file is not a database"), DAMAGED, False),
     (said("no such table: steps"), "the database's tables are missing", False),
-    (said("something new"), "the database does not answer; look whether it runs", False),
-    (answered("53100"), "the database's disk is full; free some room there", False),
+    (said("something new"), "the database does not answer; check that it runs", False),
+    (answered("53100"), "the database's disk is full; free some space there", False),
     (answered("55P03"), LOCKED, False),
     (answered("57014"), LOCKED, False),
     (answered("25006"), "the database is read-only; make it writable again", False),
-    (answered("53300"), "the database takes no more connections", False),
+    (answered("53300"), "the database accepts no more connections", False),
     (answered("08006", "server closed the connection"), "the database does not answer", False),
     (answered(None, "database is locked"), LOCKED, False),
     (InterfaceError(SECRET, {}, Answer(None)), "the database does not answer", False),

@@ -128,8 +128,8 @@ def test_after_its_end_nothing_is_taken_and_the_stories_are_closed_once(
     worker.start()
     worker.stop()
     assert not worker.is_alive and studio.num_closed == 1
-    with pytest.raises(ApiError, match="ends"):
+    with pytest.raises(ApiError, match="shuts down"):
         worker.post(studio.does("late"))
-    with pytest.raises(ApiError, match="ends"):
+    with pytest.raises(ApiError, match="shuts down"):
         call(worker, studio.does("late"))
     assert "late" not in studio.done
