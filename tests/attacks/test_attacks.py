@@ -59,6 +59,7 @@ def test_words_that_no_person_should_read_are_found(message: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.goldens
 def test_every_kind_of_file_holds_against_a_few_damages(tmp_path: Path) -> None:
     rows = list(attack_files(8, tmp_path, random.Random(0)))
     assert len(rows) >= 15 and all(row.tried == 8 for row in rows)
