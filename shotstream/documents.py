@@ -173,7 +173,7 @@ def whole_number(value: object) -> int | None:
 
 
 def kind_of(value: object) -> str:
-    """What a value is, in a person's words."""
+    """The kind of a value, in a person's words."""
     if value is None:
         return "empty"
     if isinstance(value, bool):
@@ -182,7 +182,7 @@ def kind_of(value: object) -> str:
 
 
 def json_kind(value: object) -> str:
-    """What a JSON value is, in words."""
+    """The kind of a JSON value, in words."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where it is what people have in place of what they mean.
+"""Kinds of files by their first bytes: those that people often give in place of what they mean.
 
 It knows no format of ours: those who read a file say what it should be, and what to do.
 """
@@ -32,7 +32,7 @@ _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
 
 
 def kind_by_beginning(begin: bytes) -> Kind | None:
-    """What begins with these bytes; None: none of these kinds."""
+    """The kind of a file that begins with these bytes; None: none of these kinds."""
     for mark, kind in _BINARY:
         if begin.startswith(mark):
             return kind

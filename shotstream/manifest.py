@@ -1,4 +1,4 @@
-"""What a directory of multi-shot clips holds: which video, which captions, where each shot begins and ends.
+"""Manifests of multi-shot clips: the videos, their captions, and where each shot begins and ends.
 
 Two forms. The published one, which other trainers read, is a CSV with the columns `json_path`, `video_path`,
 `frame_number` (a Python list of half-open frame ranges, one per shot) and `shot_num_from_caption`, plus one
@@ -41,7 +41,7 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
-    """One multi-shot video and what is said of it.
+    """A multi-shot video with its captions and the frames of its shots.
 
     Raises:
         ValueError: when the ranges are empty, overlap, run backwards or outnumber the captions.
@@ -178,7 +178,7 @@ def _line_clips(path: Path, told: dict[str, None]) -> Iterator[Clip]:
 
 @contextmanager
 def _line_of(path: Path, line: int) -> Generator[None]:
-    """What is wrong with a line is told with its place."""
+    """A context that adds the line's number to an error."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a film is about: a global caption and the shots, each with its own caption.
+"""Stories: a global caption and the shots, each with its own caption.
 
 Reads our YAML (or the same keys as JSON) and the published JSON (`global_caption`, `shot1` .. `shotN`, and
 `frames_per_shot`), and refuses what it does not understand with one line that says how to mend it; keys that
@@ -65,7 +65,7 @@ class StoryError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shot:
-    """One continuous shot.
+    """A continuous shot of a story: its caption, length and seed.
 
     Raises:
         StoryError: on an empty or overlong caption, or a length or seed out of range.

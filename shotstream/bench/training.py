@@ -50,16 +50,16 @@ from shotstream.model.config import DiTConfig
 from shotstream.streaming.conditioning import stack_conditioning
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.shot_memory import ShotMemory
+from shotstream.training.dist_context import SINGLE_PROCESS
+from shotstream.training.metrics_logger import peak_memory_bytes
 from shotstream.training.recipe import ModelConfig
 from shotstream.training.recipes import AnyRecipe, recipe
-from shotstream.training.run import execution_of, open_shots
+from shotstream.training.run import open_shots, parallel_config_of
 from shotstream.training.stages.dmd import DmdStage
 from shotstream.training.stages.inter_shot import inter_shot_stage
 from shotstream.training.stages.intra_shot import intra_shot_stage
 from shotstream.training.stages.teacher import TeacherConfig, TeacherStage
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
-from shotstream.training.watch import peak_memory_bytes
-from shotstream.training.world import ALONE
 from shotstream.weights.hub import WAN
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ def ask_intra_shot(setting: Setting) -> dict[str, Any]:
         student=_drawn_model(setting, made.model),
         teacher=_drawn_model(setting, made.model),
         source=DrawnShots(made.model, setting.latent_size, made.data.max_latent_frames),
-        execution=execution_of(made.train, ALONE),
+        parallel=parallel_config_of(made.train, SINGLE_PROCESS),
     )
     return _matching(setting, stage)
 
@@ -202,7 +202,7 @@ def ask_inter_shot(setting: Setting) -> dict[str, Any]:
         codec=codec,
         latent_size=setting.latent_size,
         captions=DrawnStories(_num_chunks(made)),
-        execution=execution_of(made.train, ALONE),
+        parallel=parallel_config_of(made.train, SINGLE_PROCESS),
     )
     return _matching(setting, stage)
 
@@ -219,7 +219,9 @@ def ask_theatre(setting: Setting, *, causal: bool, seconds: float = 25.0) -> dic
     pool = open_shots(made, PatchCodec(recipe("theatre_codec").model).eval())
     assert isinstance(pool, StoryPool)
     reader = WordEncoder(made.model.text)
-    stage = TeacherStage(made, pool, setting.device, execution_of(made.train, ALONE), text_encoder=reader)
+    stage = TeacherStage(
+        made, pool, setting.device, parallel_config_of(made.train, SINGLE_PROCESS), text_encoder=reader
+    )
     pool.stories(0)
     began, batch, ended = time.perf_counter(), made.data.batch_size, "time"
     rates: dict[str, float] = {}
@@ -375,7 +377,7 @@ def _utilisation(
 def _teacher_stage(setting: Setting, made: AnyRecipe) -> TeacherStage:
     source = DrawnShots(made.model, setting.latent_size, made.data.max_latent_frames)
     with setting.device:  # weights are drawn where they are used
-        stage = TeacherStage(made, source, setting.device, execution_of(made.train, ALONE))
+        stage = TeacherStage(made, source, setting.device, parallel_config_of(made.train, SINGLE_PROCESS))
     _furnished(stage.model, made.model)
     return stage
 

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _with_successor(error: typer.TyperException) -> str:
-    """What is wrong; of an option that is gone also what took its place."""
+    """The message of a usage error; for an option that is gone, with what took its place."""
     successor = REPLACED.get(getattr(error, "option_name", ""))
     return f"{error.format_message()}" + (f" Give {successor}." if successor else "")
 

@@ -60,7 +60,7 @@ def bench_generate(
     *,
     options: "Options",
 ) -> None:
-    """How fast is a film made, end to end?"""
+    """Frames per second of a whole film, end to end."""
 
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench import generate
@@ -95,7 +95,7 @@ def bench_denoise(
     *,
     options: "Options",
 ) -> None:
-    """How long does the transformer take for a chunk, and how near is that to the machine's ceilings?"""
+    """Time of the transformer for a chunk, and how near it is to the machine's limits."""
 
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench.denoise import bench_denoise
@@ -117,7 +117,7 @@ def bench_decode(
     *,
     options: "Options",
 ) -> None:
-    """How fast do latents become frames?"""
+    """Time of the codec to decode latents into frames."""
 
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench.codec import bench_decode
@@ -139,7 +139,7 @@ def bench_encode(
     *,
     options: "Options",
 ) -> None:
-    """How long does it take to encode what later shots look at?"""
+    """Time of the codec to encode the frames that later shots are conditioned on."""
 
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench.codec import bench_encode
@@ -163,7 +163,7 @@ def bench_cut(
     *,
     options: "Options",
 ) -> None:
-    """How long from a prompt to its first pixels, with the engine idle and with it busy?"""
+    """Latency of a cut: from a prompt to its first pixels, with the engine idle and busy."""
 
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench.cut import bench_cut
@@ -210,7 +210,7 @@ def bench_baseline(
     *,
     options: "Options",
 ) -> None:
-    """How many times faster than the published loop, with the same weights and the same results?"""
+    """Speed against the published loop, with the same weights and the same results."""
 
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench.baseline import bench_baseline
@@ -237,7 +237,7 @@ def bench_overlap(
     *,
     options: "Options",
 ) -> None:
-    """What do H.264 beside the engine, and chunks made ahead, bring?"""
+    """Gain of encoding H.264 beside the engine, and of prefetching chunks."""
 
     def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
         from shotstream.bench.generate import BenchConfig
@@ -291,7 +291,7 @@ def bench_memory(
     model: ModelOption = "wan-1.3b",
     size: SizeOption = None,
 ) -> None:
-    """What fits in how much memory of a GPU? Computed from sizes, not measured."""
+    """GPU memory that each setting needs. Computed from sizes, not measured."""
     with bad_input(), make_console().status("computing"):
         from shotstream.bench.memory import bench_memory
         from shotstream.bench.models import parse_size
@@ -383,7 +383,7 @@ def _run(
 
 
 def _lines() -> Callable[[str], None]:
-    """What is told where there is no terminal to redraw: lines with the seconds since the command began."""
+    """Progress as plain lines, for output that is no terminal, with the seconds since the command began."""
     begun = time.monotonic()
     return lambda text: print(f"{time.monotonic() - begun:6.1f} s  {text}", file=sys.stderr, flush=True)
 

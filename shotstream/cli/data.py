@@ -130,7 +130,7 @@ def _kept(directory: Path) -> str:
 
 
 def _share(shard_of: str | None) -> tuple[int, int]:
-    """Which of how many processes this is."""
+    """The rank of this process and the number of processes."""
     if shard_of is None:
         return number_from_torchrun("RANK", 0), number_from_torchrun("WORLD_SIZE", 1)
     first, _, second = shard_of.partition("/")

@@ -153,7 +153,7 @@ def _film_live(
 
 
 def _kept(settings: "FilmSettings") -> str:
-    """What an unfinished film has on the disk, as it is now, and what goes on from there."""
+    """A message about an unfinished film: what of it is on the disk, and how to continue it."""
     from shotstream.film import num_finished_shots
 
     partial = settings.files.partial

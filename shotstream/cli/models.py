@@ -130,7 +130,7 @@ def weights_show(
 
 
 def _made_of(provenance: "Mapping[str, Any]") -> list[str]:
-    """What an imported model's transformer was made of, a line each."""
+    """The files that an imported model's transformer was made from, a line each."""
     lines = [f"base: {provenance['base']}"] if "base" in provenance else []
     if "checkpoint" in provenance:
         which = "average over training" if provenance.get("averaged") else "weights as trained"

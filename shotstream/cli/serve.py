@@ -128,7 +128,7 @@ def _bound(bind: "Callable[[str, int], socket.socket]", host: str, port: int) ->
 
 
 def _welcome(host: str, port: int, token: str | None, root_path: str, data: Path) -> Iterator[str]:
-    """What a person is told when the studio is open."""
+    """The message when the studio has started."""
     secret = f"?token={quote(token, safe='')}" if token else ""
     everywhere = host in ("", "0.0.0.0", "::")
     own = "127.0.0.1" if everywhere else _shown(host)

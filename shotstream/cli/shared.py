@@ -1,4 +1,4 @@
-"""What all commands share: options, the console, and how each kind of failure becomes one line and a code."""
+"""Options, console and error handling of all commands: a failure becomes one line and an exit code."""
 
 import errno
 import json
@@ -40,7 +40,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 
 
 class BadInput(Exception):
-    """What the user gave cannot be used; the message is one line."""
+    """An error of the user's input; the message is one line."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -59,7 +59,7 @@ class Group(TyperGroup):
     """The commands; typer itself would end one that is interrupted with code 130 and without a word."""
 
     def invoke(self, ctx: Any) -> Any:
-        """What the command returns."""
+        """Runs the command; returns its exit code."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -79,7 +79,7 @@ def make_console(*, stderr: bool = True) -> "Console":
 
 @contextmanager
 def bad_input(comfort: str | Callable[[], str] = "nothing was made") -> Generator[None]:
-    """What is wrong with what a person gave becomes a message and code 2; `comfort` as in `interruptible`."""
+    """Turns errors of the user's input into a message and exit code 2; `comfort` as in `interruptible`."""
     with interruptible(comfort):
         try:
             yield
@@ -139,7 +139,7 @@ def complain(message: str, code: int) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, in a person's words and one line."""
+    """The message of an error, in one line."""
     if isinstance(error, OSError) and error.strerror:
         # Of two names the second is the one that could not be made.
         name = error.filename2 or error.filename

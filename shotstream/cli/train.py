@@ -37,28 +37,30 @@ def train(
             raise ValueError(f"{start_from}: no such file")
         from shotstream.configs import config_to_document
         from shotstream.training import recipes
+        from shotstream.training.dist_context import init_dist_context, local_device
         from shotstream.training.run import default_device, prepare_run
-        from shotstream.training.world import joined_world, local_device
 
         chosen = recipes.recipe(recipe, set_ or ())
         if dry_run:
             make_console(stderr=False).print_json(json.dumps(config_to_document(chosen)))
             return
         device = local_device(default_device() if device == "auto" else device)
-    with joined_world(device) as world:
+    with init_dist_context(device) as dist_context:
         # One process speaks for all; warnings come from each.
-        level = logging.INFO if world.leads else logging.WARNING
+        level = logging.INFO if dist_context.is_main_process else logging.WARNING
         logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
         def kept() -> str:
             told = _kept(runs / recipe, chosen.train.num_steps)
-            return told if world.leads else "the first process says what is kept"
+            return told if dist_context.is_main_process else "the first process says what is kept"
 
         with bad_input(kept):
-            prepared = prepare_run(chosen, runs, device=device, start_from=start_from, world=world)
+            prepared = prepare_run(
+                chosen, runs, device=device, start_from=start_from, dist_context=dist_context
+            )
         with interruptible(kept):
             done = prepared.train()
-    if world.leads:
+    if dist_context.is_main_process:
         console.print(f"{recipe}: {_end(prepared, done)}", markup=False, soft_wrap=True)
 
 
@@ -73,7 +75,7 @@ def _end(prepared: "PreparedRun", done: int) -> str:
 
 
 def _kept(directory: Path, num_steps: int) -> str:
-    """What of a run that was stopped is on the disk, and how to go on."""
+    """A message about a run that was stopped: which step is on the disk, and how to resume."""
     from shotstream.training.checkpoint import checkpoints, steps_of
 
     found = checkpoints(directory)

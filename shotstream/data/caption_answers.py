@@ -30,7 +30,7 @@ _EMPTY_WORDS: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionAnswersConfig:
-    """How captions are drawn and made poorer."""
+    """Configuration of the captions: how many, and how they are made poorer."""
 
     batch_size: int = 96
     """Captions per step, over all processes."""

@@ -29,7 +29,7 @@ class StoredTextConfig:
 
 
 class StoredText(nn.Module):
-    """In the place of a text encoder; has no parameters."""
+    """Stored caption embeddings in the place of a text encoder; has no parameters."""
 
     def __init__(self, config: StoredTextConfig) -> None:
         """The shards are opened when the first caption is asked for."""

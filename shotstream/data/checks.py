@@ -34,7 +34,7 @@ def require_decay(config: Any, names: Iterable[str]) -> None:
 
 
 def bad_allowed(max_bad: str, num_clips: int) -> int:
-    """How many of `num_clips` may be bad; ValueError unless `max_bad` is a count or a share such as 1%."""
+    """The number of clips that may be bad; ValueError unless `max_bad` is a count or a share such as 1%."""
     number, is_share = max_bad.removesuffix("%"), max_bad.endswith("%")
     try:
         value = float(number) if is_share else int(number)

@@ -25,7 +25,7 @@ from shotstream.manifest import Clip
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipForm:
-    """What clips are brought to."""
+    """The format that clips are converted to."""
 
     size: PixelSize
     """Of a frame."""
@@ -46,7 +46,7 @@ class ClipForm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotFrames:
-    """One shot, ready to be encoded."""
+    """Frames of one shot, ready to be encoded."""
 
     shot_index: int
     """In the clip."""

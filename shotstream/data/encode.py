@@ -67,7 +67,7 @@ class TooManyBadClips(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeConfig:
-    """How a manifest is encoded.
+    """Configuration of the encoding of a manifest.
 
     Raises:
         ValueError: a value is out of range.
@@ -102,7 +102,7 @@ class EncodeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeReport:
-    """What a call did."""
+    """Counts of a call to `encode`: clips and shots encoded, skipped and bad."""
 
     num_encoded: int
     """Shards made by this call."""
@@ -186,7 +186,7 @@ def encode_manifest(
 def make_form(
     manifest: Path, encoders: Encoders, config: EncodeConfig, warn: Callable[[str], None] | None = None
 ) -> ShardForm:
-    """What the shards of a manifest are made with; reads the manifest to its end, and no video.
+    """The form of a manifest's shards; reads the manifest to its end, and no video.
 
     Raises:
         ValueError: a line of the manifest is wrong, or it is empty.

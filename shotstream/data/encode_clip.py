@@ -1,4 +1,4 @@
-"""One clip, encoded with a frozen codec and text encoder: the files that a shard holds of it.
+"""Encodes one clip with a frozen codec and text encoder into the files that a shard holds of it.
 
 Every shot is encoded as one video; the frames of it that later shots may look back at are encoded alone, as
 the model sees them when it streams; captions are embedded as the text encoder is given them.

@@ -92,7 +92,7 @@ class OdePairs:
         )
 
     def part(self, samples: range) -> "OdePairs":
-        """Some of the samples."""
+        """A part of the samples."""
         rows = slice(samples.start, samples.stop)
         given, positions = self.conditioning, self.conditioning.positions
         return OdePairs(
@@ -141,7 +141,7 @@ class PairFiles:
         self._last: tuple[int, OdePairs] | None = None
 
     def batch(self, step: int, samples: range) -> OdePairs:
-        """Some samples of a step's file, or of the next good one after it.
+        """Samples of a step's file, or of the next good one after it.
 
         Raises:
             ValueError: more files are bad than `max_bad_files`, or all are.
@@ -149,7 +149,7 @@ class PairFiles:
         return self.read(step).part(samples)
 
     def read(self, step: int) -> OdePairs:
-        """All samples of a step; see `batch`."""
+        """The whole batch of a step; see `batch`."""
         if self._last is None or self._last[0] != step:
             self._last = step, self._read(step)
         return self._last[1]

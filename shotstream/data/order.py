@@ -1,4 +1,4 @@
-"""Which shots make the batch of a step: a new order every epoch, and a function of (seed, step) alone.
+"""The batch sampler of stored shots: a new order every epoch, a function of (seed, step) alone.
 
 A batch has one length, because its shots are stacked. An epoch shuffles all shots, fills batches from the
 longest length down, hands what is left over to the next shorter length, where it is cut, and shuffles the
@@ -22,7 +22,7 @@ class ShotOrder:
     """The order of shots that are told by their number and their length."""
 
     def __init__(self, lengths: Int[np.ndarray, " n"], batch_size: int, seed: int) -> None:
-        """Nothing is shuffled yet.
+        """Shuffles nothing yet.
 
         Args:
             lengths: of every shot, in latent frames.

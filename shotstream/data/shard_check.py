@@ -35,7 +35,7 @@ _ADVICE = "the same `shotstream data encode` writes it anew"
 
 
 class ShardFinding(NamedTuple):
-    """What `check_shards` says of a file."""
+    """A finding of `check_shards` about a file."""
 
     name: str
     num_samples: int

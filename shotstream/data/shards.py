@@ -49,7 +49,7 @@ class ShardError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardForm:
-    """What shards are made with; all shards of a directory share it."""
+    """The form of shards: sizes and models that all shards of a directory share."""
 
     model_id: str
     """Of the bundle whose codec and text encoder were used."""
@@ -81,12 +81,12 @@ class ShardForm:
 
     @property
     def num_shards(self) -> int:
-        """All of them, empty ones included."""
+        """The number of shards, empty ones included."""
         return -(-self.num_clips // self.clips_per_shard)
 
 
 class Member(NamedTuple):
-    """Where a file lies in its shard."""
+    """The place of a file in its shard: offset and size in bytes."""
 
     offset: int
     num_bytes: int
@@ -95,7 +95,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredSample:
-    """One clip in a shard."""
+    """A clip in a shard: its key, its files and the lengths of its shots."""
 
     key: str
     """Its position in the manifest, eight digits."""
@@ -107,7 +107,7 @@ class StoredSample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardRecord:
-    """What is known of a shard."""
+    """The record of a shard: its samples and its checksum."""
 
     name: str
     num_bytes: int
@@ -121,7 +121,7 @@ class ShardRecord:
     samples: tuple[StoredSample, ...] = field(default=(), repr=False)
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the samples, as plain JSON."""
+        """The record without its samples, as plain JSON."""
         return {name: value for name, value in asdict(self).items() if name != "samples"}
 
 
@@ -183,7 +183,7 @@ def write_record(directory: Path, record: ShardRecord) -> None:
 
 
 def read_record(directory: Path, name: str) -> ShardRecord:
-    """What `write_record` wrote; ShardError when it is missing or damaged."""
+    """Reads the record that `write_record` wrote; ShardError when it is missing or damaged."""
     path = _record_path(directory, name)
     document = read_document(path, "encode the shard again: delete it and run the same command")
     try:

@@ -117,6 +117,6 @@ class ShardCaptions:
 
 
 def _draw_place(rng: np.random.Generator, shot_weights: Sequence[float]) -> int:
-    """How many shots a step's stories have."""
+    """Draws the number of shots of a step's stories."""
     weights = np.array(shot_weights)
     return 1 + int(rng.choice(len(weights), p=weights / weights.sum()))

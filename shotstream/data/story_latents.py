@@ -26,7 +26,7 @@ from shotstream.theatre.world import TheatreStory
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotLatents:
-    """One shot as the codec sees it; half precision to save memory."""
+    """Latents of one shot, in half precision to save memory."""
 
     target: Float[Tensor, "z f h w"]
     """The shot encoded as one video."""
@@ -66,7 +66,7 @@ def encode_shot(codec: Codec, shot: Shot, caption: str, num_frames: int, budget:
 
 
 def _cells(seen: NDArray[np.bool_], codec: Codec) -> Bool[Tensor, "f h w"]:
-    """Which latent cells hold a pixel `[f, h, w]` that is True."""
+    """The latent cells that hold a pixel `[f, h, w]` that is True."""
     stride, frames = codec.geometry.spatial_stride, codec.geometry.temporal_stride
     padded = torch.from_numpy(np.concatenate([seen[:1].repeat(frames - 1, axis=0), seen]))
     cells = rearrange(padded, "(f t) (h i) (w j) -> f h w (t i j)", t=frames, i=stride, j=stride)

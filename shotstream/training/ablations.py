@@ -46,7 +46,7 @@ _NEW_PARAMETER: Final = "dit.shot_embedding.weight"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One ablation."""
+    """A row of the ablation table: its settings that differ from the full method's."""
 
     changes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Settings of all stages that differ from the full method's."""
@@ -71,7 +71,7 @@ ROWS: Final[Mapping[str, Row]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowConfig:
-    """How a row is trained and judged."""
+    """Configuration of a row: how it is trained and scored."""
 
     seed: int = 0
     """Of the row: of what its runs draw and of the stories that are filmed."""
@@ -88,7 +88,7 @@ class RowConfig:
         self.judged()  # found wrong before anything is trained
 
     def judged(self) -> EvaluationConfig:
-        """How the row is scored."""
+        """The evaluation that scores the row."""
         return EvaluationConfig(
             num_stories=self.num_stories, num_shots=self.num_shots, seed=self.seed, judge_truth=False
         )
@@ -229,7 +229,7 @@ def write_fork(base: Path, changed: AnyRecipe, path: Path) -> None:
 
 
 def table_header(axes: Sequence[str]) -> str:
-    """What stands above the rows of the table, in Markdown."""
+    """The header of the table, in Markdown."""
     return f"| row | of the paper | {' | '.join(axes)} |\n|{'---|' * (len(axes) + 2)}"
 
 

@@ -22,8 +22,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from shotstream.files import flush, remove, replacing
+from shotstream.training.dist_context import SINGLE_PROCESS, DistContext
 from shotstream.training.parallelize import like
-from shotstream.training.world import ALONE, World
 from shotstream.weights.distributed_files import read_distributed
 from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.pytorch_files import read_pytorch
@@ -90,9 +90,9 @@ def steps_of(checkpoint: Path) -> int:
 class Saver:
     """Writes the checkpoints of a run."""
 
-    def __init__(self, directory: Path, keep: int, world: World = ALONE) -> None:
+    def __init__(self, directory: Path, keep: int, dist_context: DistContext = SINGLE_PROCESS) -> None:
         """Keeps the newest `keep` in `directory`."""
-        self._directory, self._keep, self._world = directory, keep, world
+        self._directory, self._keep, self._dist_context = directory, keep, dist_context
         self._pending: tuple[Future[Any], Path, Path] | None = None
 
     def save(self, state: dict[str, Any], step: int) -> None:
@@ -105,7 +105,7 @@ class Saver:
         """
         self.finish()
         path = self._directory / f"step_{step:07d}"
-        if self._world.size == 1:
+        if self._dist_context.world_size == 1:
             path = path.with_suffix(".pt")
             try:
                 save_atomically({"step": step, "stage": state}, path)
@@ -117,15 +117,15 @@ class Saver:
         values = _flat({"step": step, "stage": state})
         # A tensor on the CPU is written as it is when the writer comes to it: the next step changes it.
         tensors = {_name(at): _copied(value) for at, value in values.items() if isinstance(value, Tensor)}
-        if self._world.leads:
+        if self._dist_context.is_main_process:
             remove(part)
             part.mkdir()
             rest = {at: value for at, value in values.items() if not isinstance(value, Tensor)}
             places = {_name(at): at for at in values if _name(at) in tensors}
             save_atomically({"rest": rest, "places": places}, part / _REST)
-        self._world.wait()
+        self._dist_context.barrier()
         writer = FileSystemWriter(part)
-        future = async_save(tensors, storage_writer=writer, process_group=self._world.saving)
+        future = async_save(tensors, storage_writer=writer, process_group=self._dist_context.saving_group)
         assert isinstance(future, Future)
         self._pending = future, part, path
 
@@ -146,10 +146,12 @@ class Saver:
         try:
             future.result()
         except (CheckpointException, RuntimeError, OSError) as error:
-            if self._world.leads:
+            if self._dist_context.is_main_process:
                 remove(part)
             raise _unsaved(path, error) from error
-        if self._world.leads:  # its part of the writing ends when all others have ended theirs
+        if (
+            self._dist_context.is_main_process
+        ):  # its part of the writing ends when all others have ended theirs
             flush(part)
             remove(path)
             part.rename(path)
@@ -203,18 +205,18 @@ def _check_values(state: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{_name(at)} holds what is no finite number")
 
 
-def restore(stage: Stateful, path: Path, world: World = ALONE) -> int:
+def restore(stage: Stateful, path: Path, dist_context: DistContext = SINGLE_PROCESS) -> int:
     """Loads a checkpoint into a stage's state, however many processes wrote it; returns the steps done.
 
     Raises:
         ValueError: it is no checkpoint, or one of another recipe.
     """
-    if world.size == 1 or not path.is_dir():
+    if dist_context.world_size == 1 or not path.is_dir():
         step, state = load_checkpoint(path)
     else:
         step, state = -1, {}
     try:
-        if world.size > 1:
+        if dist_context.world_size > 1:
             step, state = _sharded(stage, path, step, state)
         stage.load_state_dict(state)
     except CheckpointError as error:
@@ -245,7 +247,7 @@ def _read_file(path: Path) -> dict[Any, Any]:
 
 
 def _read_directory(path: Path, into: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a directory holds, in the tensors `into`, by name, or in new whole ones."""
+    """Reads a distributed checkpoint into the tensors `into`, by name, or into new whole ones."""
     rest = read_pytorch(path / _REST, mapped=False)
     places: dict[str, _Path] = rest["places"]
     wanted = None if into is None else {name: into[name] for name in places if name in into}
@@ -278,7 +280,7 @@ def _halved(value: Any) -> Any:
 
 
 def _unsaved(path: Path, error: BaseException) -> OSError:
-    """What to tell of a checkpoint that could not be written.
+    """The error of a checkpoint that could not be written.
 
     Torch hides a full disk behind an error of its own; from another process not even the cause comes with it.
     """

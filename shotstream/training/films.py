@@ -33,7 +33,7 @@ from shotstream.training.velocity import guided_velocity, shot_velocity
 def theatre_engine_config(
     model: ModelConfig, student_steps: Sequence[int], *, num_chunks: int = 3
 ) -> EngineConfig:
-    """How a theatre model films.
+    """The engine configuration of a theatre model.
 
     Args:
         model: its configuration.

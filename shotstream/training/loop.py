@@ -9,26 +9,32 @@ import signal
 from pathlib import Path
 
 from shotstream.training.checkpoint import Saver, restore, save_atomically
+from shotstream.training.dist_context import SINGLE_PROCESS, DistContext
+from shotstream.training.metrics_logger import MetricsLogger
 from shotstream.training.recipe import TrainConfig
 from shotstream.training.stage import Stage
-from shotstream.training.watch import Watch
-from shotstream.training.world import ALONE, World
 
 log = logging.getLogger(__name__)
 
 
-def resume(stage: Stage, checkpoint: Path, world: World = ALONE) -> int:
+def resume(stage: Stage, checkpoint: Path, dist_context: DistContext = SINGLE_PROCESS) -> int:
     """Loads a checkpoint into the stage; returns the steps done.
 
     Raises:
         ValueError: it is no checkpoint, or one of another recipe.
     """
-    step = restore(stage.state, checkpoint, world)
+    step = restore(stage.state, checkpoint, dist_context)
     log.info("resuming at step %d from %s", step, checkpoint)
     return step
 
 
-def train(stage: Stage, config: TrainConfig, directory: Path, first: int = 0, world: World = ALONE) -> int:
+def train(
+    stage: Stage,
+    config: TrainConfig,
+    directory: Path,
+    first: int = 0,
+    dist_context: DistContext = SINGLE_PROCESS,
+) -> int:
     """Trains until `num_steps` or `stop_at` are done, or SIGTERM or SIGINT comes; saves in each case.
 
     Args:
@@ -36,7 +42,7 @@ def train(stage: Stage, config: TrainConfig, directory: Path, first: int = 0, wo
         config: when to stop and what to leave behind.
         directory: where the run is kept.
         first: steps done before.
-        world: the processes that train it; a signal to one of them stops all.
+        dist_context: the processes that train it; a signal to one of them stops all.
 
     Returns:
         The number of steps done in all; fewer than `num_steps` after SIGTERM or at `stop_at`.
@@ -53,39 +59,39 @@ def train(stage: Stage, config: TrainConfig, directory: Path, first: int = 0, wo
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    saver = Saver(directory, config.keep, world)
-    watch = Watch(
+    saver = Saver(directory, config.keep, dist_context)
+    metrics = MetricsLogger(
         directory,
         first=first,
         num_steps=config.num_steps,
         log_every=config.log_every,
         batch_size=stage.batch_size,
         tensorboard=config.tensorboard,
-        speaks=world.leads,
+        speaks=dist_context.is_main_process,
     )
     try:
-        with watch:
+        with metrics:
             step = first
-            while step < config.last_step and not world.any(bool(stopped_by)):
+            while step < config.last_step and not dist_context.any(bool(stopped_by)):
                 try:
                     scalars = stage.step(step)
                 except FloatingPointError as error:
-                    _keep_inputs(stage, step, directory, world, error)
+                    _keep_inputs(stage, step, directory, dist_context, error)
                     saver.finish()
                     raise
                 step += 1
-                watch.stepped(step, scalars)
+                metrics.stepped(step, scalars)
                 saver.poll()
                 if step % config.save_every == 0:
                     saver.save(stage.state.state_dict(), step)
                 if step % config.preview_every == 0:
                     scalars = stage.preview(step, directory)
                     if scalars:
-                        watch.previewed(step, scalars)
+                        metrics.previewed(step, scalars)
             if step > first and step % config.save_every:
                 saver.save(stage.state.state_dict(), step)
             saver.finish()
-        world.wait()
+        dist_context.barrier()
         if signal.SIGINT in stopped_by and step < config.num_steps:
             raise KeyboardInterrupt
         return step
@@ -94,8 +100,10 @@ def train(stage: Stage, config: TrainConfig, directory: Path, first: int = 0, wo
             signal.signal(number, handler)
 
 
-def _keep_inputs(stage: Stage, step: int, directory: Path, world: World, error: FloatingPointError) -> None:
+def _keep_inputs(
+    stage: Stage, step: int, directory: Path, dist_context: DistContext, error: FloatingPointError
+) -> None:
     """Writes what a step that was refused would have learnt from, each process its own."""
-    path = directory / f"refused_step_{step:07d}_rank{world.rank}.pt"
+    path = directory / f"refused_step_{step:07d}_rank{dist_context.rank}.pt"
     save_atomically({"step": step, "error": str(error), "inputs": stage.inputs(step)}, path)
     log.error("step %d was not applied: %s; what it learnt from is in %s", step, error, path)

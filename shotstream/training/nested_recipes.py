@@ -222,5 +222,5 @@ def _complete(value: Any) -> Any:
 
 
 def _some(document: _Document, names: tuple[str, ...]) -> _Document:
-    """Those of some settings that a document has; the others have their defaults."""
+    """A part of a document's settings, as far as it has them; the others have their defaults."""
     return {name: document[name] for name in names if name in document}

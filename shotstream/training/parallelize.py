@@ -1,4 +1,4 @@
-"""How a step is computed, and nothing of what it computes: shares of a batch, and sharded parameters.
+"""Parallel training: shares of a batch, and parameters sharded by FSDP2. Changes nothing of what is computed.
 
 A process takes a contiguous share of the effective batch, in one part or several; the gradient is the mean
 over parts and processes, which is the mean over the batch. Parameters, gradients, averages and optimiser
@@ -19,14 +19,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
-from shotstream.training.world import ALONE, World
+from shotstream.training.dist_context import SINGLE_PROCESS, DistContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Execution:
-    """How steps are computed."""
+class ParallelConfig:
+    """Configuration of a step's computation: processes, parts of a batch, checkpointing, compilation."""
 
-    world: World = ALONE
+    dist_context: DistContext = SINGLE_PROCESS
     """The processes that compute them."""
     accumulation: int = 1
     """Parts that a process computes its share of a batch in, one after the other."""
@@ -43,36 +43,37 @@ class Execution:
         Raises:
             ValueError: the batch cannot be divided evenly.
         """
+        num_processes = self.dist_context.world_size
         if self.samples_at_once:
-            if batch_size % (self.world.size * self.samples_at_once):
+            if batch_size % (num_processes * self.samples_at_once):
                 raise ValueError(
-                    f"a batch of {batch_size} cannot be divided among {self.world.size} processes, "
+                    f"a batch of {batch_size} cannot be divided among {num_processes} processes, "
                     f"{self.samples_at_once} samples at once; their product must divide it"
                 )
-            parts = batch_size // (self.world.size * self.samples_at_once)
+            parts = batch_size // (num_processes * self.samples_at_once)
         else:
             parts = self.accumulation
-            if batch_size % (self.world.size * parts):
+            if batch_size % (num_processes * parts):
                 raise ValueError(
-                    f"a batch of {batch_size} cannot be divided among {self.world.size} processes in "
+                    f"a batch of {batch_size} cannot be divided among {num_processes} processes in "
                     f"{parts} parts each; their product must divide it"
                 )
-        size = batch_size // (self.world.size * parts)
-        first = self.world.rank * parts
+        size = batch_size // (num_processes * parts)
+        first = self.dist_context.rank * parts
         return [range(size * part, size * (part + 1)) for part in range(first, first + parts)]
 
     def division(self, batch_size: int) -> str:
-        """How a batch is computed, in words."""
+        """A description of how a batch is divided."""
         shares = self.shares(batch_size)
         return (
-            f"a batch of {batch_size} samples: {self.world.size} processes x {len(shares)} parts x "
-            f"{len(shares[0])} samples"
+            f"a batch of {batch_size} samples: {self.dist_context.world_size} processes x "
+            f"{len(shares)} parts x {len(shares[0])} samples"
         )
 
     def refuse(self, names: Iterable[str], reason: str) -> None:
         """ValueError when one of these settings is in use; they could not take effect."""
         for name in names:
-            if getattr(self, name) != getattr(Execution(), name):
+            if getattr(self, name) != getattr(ParallelConfig(), name):
                 raise ValueError(f"train.{name}={getattr(self, name)} cannot take effect: {reason}")
 
     def backward(self, batch_size: int, loss_of: Callable[[range], Tensor], name: str, step: int) -> float:
@@ -100,7 +101,7 @@ class Execution:
             # Where the loss is: asking for it after every part would let a GPU run dry.
             total = total + loss.detach().double() / len(losses)
         assert isinstance(total, Tensor)
-        mean = self.world.mean(total)
+        mean = self.dist_context.mean(total)
         if not torch.isfinite(mean):
             raise FloatingPointError(f"the {name} loss is {mean.item()} at step {step}")
         return mean.item()
@@ -110,7 +111,7 @@ class Execution:
         dit.activation_checkpointing = self.activation_checkpointing
         if self.compile:
             dit.compile_blocks()
-        if self.world.mesh is not None:
+        if self.dist_context.mesh is not None:
             self.shard(dit, dit.blocks)
             dit.text_cache = _gathering_text_cache(dit)  # pyright: ignore[reportAttributeAccessIssue]
         return dit
@@ -123,14 +124,14 @@ class Execution:
             parts: modules that are gathered one at a time.
             methods: methods of the root, besides `forward`, that use its parameters.
         """
-        if self.world.mesh is None:
+        if self.dist_context.mesh is None:
             return
         # Said of outputs that are views, in case somebody changes them in place: nobody does.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         for part in (*parts, module):
             # The root too is sharded again after a pass: a pass without gradients would otherwise keep
             # gathered parameters that the next optimiser step makes stale.
-            fully_shard(part, mesh=self.world.mesh, reshard_after_forward=True)
+            fully_shard(part, mesh=self.dist_context.mesh, reshard_after_forward=True)
         for method in methods:
             register_fsdp_forward_method(module, method)
 

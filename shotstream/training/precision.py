@@ -1,4 +1,4 @@
-"""What matrices are multiplied in while a network learns or is asked: float32, or bfloat16 by autocast.
+"""Precision of matrix products in training: float32, or bfloat16 by autocast.
 
 Parameters, levels, RoPE, normalisations, losses and what optimisers keep stay in float32 either way.
 """
@@ -27,7 +27,7 @@ def multiplies_bfloat16(wanted: MatmulDtype, device: torch.device) -> bool:
 
 
 def matmul_dtype(wanted: MatmulDtype, device: torch.device) -> torch.dtype:
-    """What it means on a device."""
+    """The dtype that a setting means on a device."""
     return torch.bfloat16 if multiplies_bfloat16(wanted, device) else torch.float32
 
 

@@ -23,10 +23,11 @@ from shotstream.diffusion.schedule import STUDENT_STEPS
 from shotstream.files import require_directory, write_atomically
 from shotstream.theatre.sets import STAGE_SIZE
 from shotstream.training.checkpoint import checkpoints
+from shotstream.training.dist_context import SINGLE_PROCESS, DistContext
 from shotstream.training.films import theatre_pipeline
 from shotstream.training.loop import resume, train
 from shotstream.training.lora import merge_adapters
-from shotstream.training.parallelize import Execution
+from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.recipe import LEARNT_FROM_TRAIN, ModelConfig, Recipe, TrainConfig
 from shotstream.training.recipes import AnyRecipe, recipe_from_document
 from shotstream.training.stage import Film, Stage
@@ -50,7 +51,6 @@ from shotstream.training.stages.text_encoder import (
 from shotstream.training.start import codec_of
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.train_state import load_averaged
-from shotstream.training.world import ALONE, World
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +65,11 @@ class PreparedRun:
     """Steps done."""
     config: TrainConfig
     directory: Path
-    world: World
+    dist_context: DistContext
 
     def train(self) -> int:
         """Trains to the end; see `loop.train`."""
-        return train(self.stage, self.config, self.directory, self.first, self.world)
+        return train(self.stage, self.config, self.directory, self.first, self.dist_context)
 
 
 def run_recipe(
@@ -78,10 +78,10 @@ def run_recipe(
     *,
     device: torch.device | str = "cpu",
     start_from: Path | None = None,
-    world: World = ALONE,
+    dist_context: DistContext = SINGLE_PROCESS,
 ) -> int:
     """Prepares a run and trains it; returns the number of steps done in all."""
-    return prepare_run(recipe, runs, device=device, start_from=start_from, world=world).train()
+    return prepare_run(recipe, runs, device=device, start_from=start_from, dist_context=dist_context).train()
 
 
 def prepare_run(
@@ -90,7 +90,7 @@ def prepare_run(
     *,
     device: torch.device | str = "cpu",
     start_from: Path | None = None,
-    world: World = ALONE,
+    dist_context: DistContext = SINGLE_PROCESS,
 ) -> PreparedRun:
     """Checks everything that a run of a recipe in `runs/NAME` needs; the same call resumes.
 
@@ -101,7 +101,7 @@ def prepare_run(
         runs: folder of all runs; the recipe's inputs are found there.
         device: where to train.
         start_from: a portable checkpoint that a run without checkpoints of its own begins at.
-        world: the processes that share the run; all of them see the same files.
+        dist_context: the processes that share the run; all of them see the same files.
 
     Raises:
         ValueError: an input has not been trained, the directory holds a run of another configuration, the
@@ -119,19 +119,21 @@ def prepare_run(
     if found:
         _check_config(recipe, directory)
     _require_inputs(recipe, runs)
-    stage = build_stage(recipe, runs, device, world)
+    stage = build_stage(recipe, runs, device, dist_context)
     beginning = found[-1] if found else start_from
-    first = resume(stage, beginning, world) if beginning is not None else 0
-    log.info(execution_of(recipe.train, world).division(stage.batch_size))
-    world.wait()  # nobody looks for what there was while somebody writes
-    if world.leads:
+    first = resume(stage, beginning, dist_context) if beginning is not None else 0
+    log.info(parallel_config_of(recipe.train, dist_context).division(stage.batch_size))
+    dist_context.barrier()  # nobody looks for what there was while somebody writes
+    if dist_context.is_main_process:
         directory.mkdir(parents=True, exist_ok=True)
         document = json.dumps(config_to_document(recipe), indent=1) + "\n"
         write_atomically(document.encode(), directory / "config.json")
         if start_from is not None:
             write_atomically(start_from.read_bytes(), directory / "step_0000000.pt")
-    world.wait()
-    return PreparedRun(stage=stage, first=first, config=recipe.train, directory=directory, world=world)
+    dist_context.barrier()
+    return PreparedRun(
+        stage=stage, first=first, config=recipe.train, directory=directory, dist_context=dist_context
+    )
 
 
 def _require_inputs(recipe: AnyRecipe, runs: Path) -> None:
@@ -146,7 +148,10 @@ def _require_inputs(recipe: AnyRecipe, runs: Path) -> None:
 
 
 def build_stage(
-    recipe: AnyRecipe, runs: Path, device: torch.device | str = "cpu", world: World = ALONE
+    recipe: AnyRecipe,
+    runs: Path,
+    device: torch.device | str = "cpu",
+    dist_context: DistContext = SINGLE_PROCESS,
 ) -> Stage:
     """The recipe's stage, at its beginning.
 
@@ -155,14 +160,14 @@ def build_stage(
     """
     _check_device(device)
     return _BUILDERS[type(recipe.stage)](
-        recipe, runs, torch.device(device), execution_of(recipe.train, world)
+        recipe, runs, torch.device(device), parallel_config_of(recipe.train, dist_context)
     )
 
 
-def execution_of(config: TrainConfig, world: World) -> Execution:
-    """How a run's steps are computed."""
-    return Execution(
-        world=world,
+def parallel_config_of(config: TrainConfig, dist_context: DistContext) -> ParallelConfig:
+    """The parallel configuration of a run."""
+    return ParallelConfig(
+        dist_context=dist_context,
         accumulation=config.accumulation,
         samples_at_once=config.samples_at_once,
         activation_checkpointing=config.activation_checkpointing,
@@ -170,38 +175,44 @@ def execution_of(config: TrainConfig, world: World) -> Execution:
     )
 
 
-def _codec_stage(recipe: CodecRecipe, runs: Path, device: torch.device, execution: Execution) -> Stage:
+def _codec_stage(recipe: CodecRecipe, runs: Path, device: torch.device, parallel: ParallelConfig) -> Stage:
     del runs
     source = RenderedClips(recipe.data, seed=recipe.train.seed)
-    return CodecStage(recipe, source, device, execution)
+    return CodecStage(recipe, source, device, parallel)
 
 
-def _decoder_stage(recipe: DecoderRecipe, runs: Path, device: torch.device, execution: Execution) -> Stage:
+def _decoder_stage(
+    recipe: DecoderRecipe, runs: Path, device: torch.device, parallel: ParallelConfig
+) -> Stage:
     source = ActorClips(recipe.data, recipe.model.num_pictures, seed=recipe.train.seed)
-    return DecoderStage(recipe, source, codec_from_run(runs, recipe.inputs.codec), device, execution)
+    return DecoderStage(recipe, source, codec_from_run(runs, recipe.inputs.codec), device, parallel)
 
 
 def _text_encoder_stage(
-    recipe: TextEncoderRecipe, runs: Path, device: torch.device, execution: Execution
+    recipe: TextEncoderRecipe, runs: Path, device: torch.device, parallel: ParallelConfig
 ) -> Stage:
     del runs
     source = CaptionAnswers(recipe.data, seed=recipe.train.seed)
-    return TextEncoderStage(recipe, source, device, execution)
+    return TextEncoderStage(recipe, source, device, parallel)
 
 
-def _teacher_stage(recipe: TeacherRecipe, runs: Path, device: torch.device, execution: Execution) -> Stage:
+def _teacher_stage(
+    recipe: TeacherRecipe, runs: Path, device: torch.device, parallel: ParallelConfig
+) -> Stage:
     source = open_shots(recipe, _pool_codec(recipe, runs))
-    return TeacherStage(recipe, source, device, execution, text_encoder=_input_text_encoder(recipe, runs))
+    return TeacherStage(recipe, source, device, parallel, text_encoder=_input_text_encoder(recipe, runs))
 
 
-def _ode_pairs_stage(recipe: OdePairsRecipe, runs: Path, device: torch.device, execution: Execution) -> Stage:
+def _ode_pairs_stage(
+    recipe: OdePairsRecipe, runs: Path, device: torch.device, parallel: ParallelConfig
+) -> Stage:
     source = open_shots(recipe, _pool_codec(recipe, runs))
     teacher = input_teacher(runs, recipe).to(device)
-    return OdePairsStage(recipe, source, teacher, runs / recipe.name, execution)
+    return OdePairsStage(recipe, source, teacher, runs / recipe.name, parallel)
 
 
 def _causal_init_stage(
-    recipe: CausalInitRecipe, runs: Path, device: torch.device, execution: Execution
+    recipe: CausalInitRecipe, runs: Path, device: torch.device, parallel: ParallelConfig
 ) -> Stage:
     teacher = input_teacher(runs, recipe)
     source = PairFiles(recipe.data, input_pairs(runs, recipe, teacher), seed=recipe.train.seed)
@@ -211,12 +222,12 @@ def _causal_init_stage(
         teacher.to(device),
         batch_size=recipe_of_run(runs, recipe.inputs.pairs).data.batch_size,
         film=_student_film(recipe, runs),
-        execution=execution,
+        parallel=parallel,
     )
 
 
 def _intra_shot_stage(
-    recipe: IntraShotRecipe, runs: Path, device: torch.device, execution: Execution
+    recipe: IntraShotRecipe, runs: Path, device: torch.device, parallel: ParallelConfig
 ) -> Stage:
     return intra_shot_stage(
         recipe,
@@ -224,12 +235,12 @@ def _intra_shot_stage(
         teacher=input_teacher(runs, recipe).to(device),
         source=open_shots(recipe, _pool_codec(recipe, runs)),
         film=_student_film(recipe, runs),
-        execution=execution,
+        parallel=parallel,
     )
 
 
 def _inter_shot_stage(
-    recipe: InterShotRecipe, runs: Path, device: torch.device, execution: Execution
+    recipe: InterShotRecipe, runs: Path, device: torch.device, parallel: ParallelConfig
 ) -> Stage:
     student, teacher = input_student(runs, recipe).to(device), input_teacher(runs, recipe).to(device)
     if isinstance(recipe.data, StoryCaptionsConfig):
@@ -247,11 +258,11 @@ def _inter_shot_stage(
         latent_size=size,
         captions=captions,
         film=_student_film(recipe, runs),
-        execution=execution,
+        parallel=parallel,
     )
 
 
-_BUILDERS: Final[Mapping[type, Callable[[Any, Path, torch.device, Execution], Stage]]] = {
+_BUILDERS: Final[Mapping[type, Callable[[Any, Path, torch.device, ParallelConfig], Stage]]] = {
     CodecConfig: _codec_stage,
     DecoderConfig: _decoder_stage,
     TextEncoderConfig: _text_encoder_stage,
@@ -280,7 +291,7 @@ def open_shots(
 
 
 def _student_film(recipe: AnyRecipe, runs: Path) -> Film | None:
-    """What films held-out stories with a student and scores them; None: these are the theatre's alone."""
+    """A function that films held-out stories of the theatre with a student and scores them, or None."""
     if not recipe.inputs.codec:
         return None
     codec = input_codec(runs)
@@ -295,7 +306,7 @@ def _student_film(recipe: AnyRecipe, runs: Path) -> Film | None:
 
 
 def default_device() -> str:
-    """Where a recipe trains when nobody says: a GPU if there is one."""
+    """The device that a recipe trains on by default: a GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -386,7 +397,7 @@ def _reads(model: ModelConfig) -> bool:
 
 
 def _pool_codec(recipe: AnyRecipe, runs: Path) -> PatchCodec | None:
-    """What encodes the stories that batches are drawn from; None: they are encoded already."""
+    """The codec that encodes a recipe's stories; None: they are encoded already."""
     return input_codec(runs) if isinstance(recipe.data, StoryPoolConfig) else None
 
 

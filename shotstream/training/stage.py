@@ -1,4 +1,4 @@
-"""What a training stage supplies to the loop. Stages are composed, never subclassed."""
+"""The protocol of training stages. Stages are composed, never subclassed."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ class Stage(Protocol):
 
     @property
     def state(self) -> Stateful:
-        """What checkpoints save and restore."""
+        """The state that checkpoints save and restore."""
         ...
 
     def step(self, step: int) -> Mapping[str, float]:
@@ -39,7 +39,7 @@ class Stage(Protocol):
         ...
 
     def inputs(self, step: int) -> dict[str, Any]:
-        """What this process would learn from in a step, to look at when it went wrong; may be empty."""
+        """This process's training data of a step, to look at when it went wrong; may be empty."""
         ...
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:

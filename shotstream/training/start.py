@@ -1,4 +1,4 @@
-"""What a run takes from a bundle of weights: the transformer that it begins at, and the codec of its family.
+"""Parts of a bundle that a run starts from: the transformer, and the codec of its family.
 
 Only the parts asked for are read. Neither is needed to show a recipe, nor to refuse one.
 """

@@ -1,4 +1,4 @@
-"""What a bidirectional model says of whole noisy shots; guidance of it, and of a causal model's chunk."""
+"""Velocity of whole noisy shots by a bidirectional model; guidance of it, and of a causal model's chunk."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def shot_velocity(
     noisy: Float[Tensor, "b z f h w"],
     sigma: Float[Tensor, "b f"],
 ) -> Float[Tensor, "b z f h w"]:
-    """What a bidirectional model says of whole noisy shots; nothing is asked of the context frames."""
+    """The velocity that a bidirectional model predicts for whole noisy shots, without the context frames."""
     inputs = full_pass(conditioning, noisy, sigma, dit.config)
     return target_part(dit(inputs.x, inputs.sigma, text, inputs.positions), dit.config)
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from shotstream.training import muon
+from shotstream.training.dist_context import init_dist_context
 from shotstream.training.recipes import recipe
 from shotstream.training.run import prepare_run
-from shotstream.training.world import joined_world
 
 ROOT = Path(__file__).parents[2]
 # A machine may be busy with other things; nothing of a test takes this long by itself.
@@ -57,10 +57,10 @@ def main() -> None:
     """Trains the orders of the command line."""
     muon.has_fast_bfloat16 = lambda _: False
     torch.set_num_threads(1)
-    with joined_world() as world:
+    with init_dist_context() as dist_context:
         for order in sys.argv[1:]:
             runs, name, *overrides = json.loads(order)
-            prepare_run(recipe(name, overrides), Path(runs), world=world).train()
+            prepare_run(recipe(name, overrides), Path(runs), dist_context=dist_context).train()
 
 
 if __name__ == "__main__":

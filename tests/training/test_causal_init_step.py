@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from shotstream.data.ode_pairs import OdePairs, PairFiles
 from shotstream.geometry import LatentSize
 from shotstream.streaming.conditioning import first_shot, stack_conditioning
-from shotstream.training.parallelize import Execution
+from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.stages.causal_init import CausalInitStage
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from tests.training.test_student import student
@@ -100,7 +100,7 @@ def test_a_steps_loss_is_the_mean_over_its_noised_frames_however_it_is_parted(
     at_once: int, tmp_path: Path
 ) -> None:
     stage = stage_of(tmp_path, 10)
-    stage.execution = Execution(samples_at_once=at_once)
+    stage.parallel = ParallelConfig(samples_at_once=at_once)
     some_are_clean = False
     for step in range(6):
         pairs, chosen = stage._draw(step)  # pyright: ignore[reportPrivateUsage]

@@ -27,8 +27,8 @@ from shotstream.training.checkpoint import (
     save_atomically,
     write_portable,
 )
+from shotstream.training.dist_context import SINGLE_PROCESS, DistContext
 from shotstream.training.run import run_recipe
-from shotstream.training.world import ALONE, World
 from tests.training.test_run import TEACHER, codec, teacher
 
 _STATE = {
@@ -298,7 +298,7 @@ def test_a_kill_at_any_step_of_saving_leaves_a_whole_checkpoint_as_the_newest(
         directory.mkdir()
         for step in (3, 6):
             _write(directory / f"step_{step:07d}", step, _STATE, form)
-        saver = Saver(directory, 2, ALONE if form == "file" else World(rank=0, size=2))
+        saver = Saver(directory, 2, SINGLE_PROCESS if form == "file" else DistContext(rank=0, world_size=2))
         if form == "directory":
             part = write_directory(directory / ".part.step_0000009", 9, _STATE)
             written: Future[Any] = Future()

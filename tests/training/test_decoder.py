@@ -10,7 +10,7 @@ from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.data.rendered_clips import ActorClips, ActorClipsConfig
 from shotstream.theatre.palette import NAMES, RGB
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
-from shotstream.training.parallelize import Execution
+from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.recipes import AnyRecipe, recipe
 from shotstream.training.run import input_codec, run_recipe
 from shotstream.training.stages.decoder import DecoderStage, finished
@@ -56,9 +56,9 @@ def _plain() -> PatchCodec:
     return PatchCodec(_PLAIN, torch.from_numpy(RGB)).eval()
 
 
-def built(made: AnyRecipe, execution: Execution | None = None) -> DecoderStage:
+def built(made: AnyRecipe, parallel: ParallelConfig | None = None) -> DecoderStage:
     source = ActorClips(made.data, made.model.num_pictures, seed=made.train.seed)
-    return DecoderStage(made, source, _plain(), execution=execution)
+    return DecoderStage(made, source, _plain(), parallel=parallel)
 
 
 def test_a_finish_begins_by_changing_nothing() -> None:
@@ -152,4 +152,4 @@ def test_recipes_that_make_no_sense_are_refused(wrong: str) -> None:
 
 def test_ways_of_computing_that_it_does_not_have_are_refused() -> None:
     with pytest.raises(ValueError, match="the finish is small"):
-        built(decoder(1), Execution(compile=True))
+        built(decoder(1), ParallelConfig(compile=True))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from shotstream.geometry import LatentSize
 from shotstream.model.dit import DiT
 from shotstream.streaming.conditioning import first_shot
-from shotstream.training.parallelize import Execution
+from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.stages.dmd import DmdRecipe, DmdStage, Microbatch, RolloutBatch, fake_of
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from tests.training.test_dmd import matching
@@ -50,7 +50,7 @@ class FirstShots:
         return RolloutBatch(first_shot(self._dit, SIZE, batch=len(samples)), captions, 2, samples)
 
 
-def stage_of(*overrides: str, execution: Execution | None = None) -> DmdStage:
+def stage_of(*overrides: str, parallel: ParallelConfig | None = None) -> DmdStage:
     """A tiny stage on two first shots of two chunks; nothing is loaded."""
     made = recipe_of(*overrides)
     teacher = model(made, 1)
@@ -60,7 +60,7 @@ def stage_of(*overrides: str, execution: Execution | None = None) -> DmdStage:
         teacher=teacher,
         fake=fake_of(teacher),
         source=FirstShots(made),
-        execution=execution,
+        parallel=parallel,
     )
 
 
@@ -345,9 +345,9 @@ def test_the_students_gradient_is_where_the_scores_disagree() -> None:
 
 def test_parts_of_a_batch_draw_what_the_whole_batch_would_and_average_to_it() -> None:
     """Whatever computes a sample, it is the sample of its place: the second part is not the first again."""
-    shares = [Execution().shares(BATCH), Execution(samples_at_once=1).shares(BATCH)]
+    shares = [ParallelConfig().shares(BATCH), ParallelConfig(samples_at_once=1).shares(BATCH)]
     assert [[list(one) for one in share] for share in shares] == [[[0, 1]], [[0], [1]]]
-    whole, parts = stage_of(), stage_of(execution=Execution(samples_at_once=1))
+    whole, parts = stage_of(), stage_of(parallel=ParallelConfig(samples_at_once=1))
     found: list[dict[str, Tensor]] = []
     for stage in (whole, parts):
         given: list[Microbatch] = stage.microbatches(0)
@@ -355,7 +355,7 @@ def test_parts_of_a_batch_draw_what_the_whole_batch_would_and_average_to_it() ->
             lambda part=part, stage=stage: stage.student_loss(part.batch, part.text, part.uncond, (0, 1))[0]
             for part in given
         ]
-        stage.execution.backward_parts(losses, "student's", 0)
+        stage.parallel.backward_parts(losses, "student's", 0)
         named = stage.student.dit.named_parameters()
         found.append({name: value.grad.clone() for name, value in named if value.grad is not None})
     assert found[0].keys() == found[1].keys() and len(found[0]) > 20

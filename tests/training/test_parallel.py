@@ -11,8 +11,8 @@ from torch import Tensor
 
 from shotstream.data.ode_pairs import OdePairs
 from shotstream.training.checkpoint import checkpoints, load_checkpoint
-from shotstream.training.parallelize import Execution
-from shotstream.training.world import World
+from shotstream.training.dist_context import DistContext
+from shotstream.training.parallelize import ParallelConfig
 from tests.training.processes import train
 from tests.training.test_run import CODEC, MODEL, TEACHER
 
@@ -171,9 +171,10 @@ def test_a_run_goes_on_with_any_number_of_processes_and_in_any_parts(alone: Path
 @pytest.mark.parametrize(("size", "accumulation"), [(1, 1), (2, 1), (1, 4), (3, 2), (6, 2)])
 def test_shares_are_all_of_the_batch_once(size: int, accumulation: int) -> None:
     executions = [
-        Execution(world=World(rank=rank, size=size), accumulation=accumulation) for rank in range(size)
+        ParallelConfig(dist_context=DistContext(rank=rank, world_size=size), accumulation=accumulation)
+        for rank in range(size)
     ]
-    shares = [execution.shares(12) for execution in executions]
+    shares = [parallel.shares(12) for parallel in executions]
     assert all(len(own) == accumulation for own in shares)
     assert list(chain.from_iterable(chain.from_iterable(shares))) == list(range(12))
 
@@ -181,25 +182,26 @@ def test_shares_are_all_of_the_batch_once(size: int, accumulation: int) -> None:
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_samples_at_once_give_the_same_batch_on_any_number_of_processes(size: int) -> None:
     shares = [
-        Execution(world=World(rank=rank, size=size), samples_at_once=2).shares(8) for rank in range(size)
+        ParallelConfig(dist_context=DistContext(rank=rank, world_size=size), samples_at_once=2).shares(8)
+        for rank in range(size)
     ]
     assert all(len(part) == 2 for own in shares for part in own)
     assert list(chain.from_iterable(chain.from_iterable(shares))) == list(range(8))
-    told = Execution(world=World(size=size), samples_at_once=2).division(8)
+    told = ParallelConfig(dist_context=DistContext(world_size=size), samples_at_once=2).division(8)
     assert told == f"a batch of 8 samples: {size} processes x {4 // size} parts x 2 samples"
     with pytest.raises(ValueError, match="3 samples at once"):
-        Execution(samples_at_once=3).shares(8)
+        ParallelConfig(samples_at_once=3).shares(8)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(ValueError, match="a batch of 10 cannot be divided among 2 processes in 2 parts"):
-        Execution(world=World(size=2), accumulation=2).shares(10)
+        ParallelConfig(dist_context=DistContext(world_size=2), accumulation=2).shares(10)
 
 
 def test_a_gradient_is_the_mean_over_parts_and_the_loss_too() -> None:
     """In numbers: parts 2 w and 6 w give a gradient of 4 and a loss of 4 w, not their sum, nor the last."""
     weight = torch.tensor(3.0, requires_grad=True)
-    parts = Execution(samples_at_once=1)
+    parts = ParallelConfig(samples_at_once=1)
     seen: list[list[int]] = []
 
     def loss_of(samples: range) -> Tensor:
@@ -215,5 +217,5 @@ def test_a_gradient_is_the_mean_over_parts_and_the_loss_too() -> None:
 
 @pytest.mark.parametrize(("size", "rank", "expected"), [(2, 0, [0, 1, 2]), (2, 1, [3, 4, 5]), (3, 2, [4, 5])])
 def test_a_process_takes_the_samples_of_its_rank(size: int, rank: int, expected: list[int]) -> None:
-    (own,) = Execution(world=World(rank=rank, size=size)).shares(6)
+    (own,) = ParallelConfig(dist_context=DistContext(rank=rank, world_size=size)).shares(6)
     assert list(own) == expected

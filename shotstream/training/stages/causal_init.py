@@ -24,7 +24,7 @@ from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.losses.ode_regression import ode_regression_loss
 from shotstream.streaming.conditioning import full_pass
 from shotstream.training.causal_masks import shot_mask
-from shotstream.training.parallelize import Execution
+from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.precision import multiplying
 from shotstream.training.recipe import ModelConfig, Recipe
 from shotstream.training.stage import Film
@@ -58,7 +58,7 @@ class CausalInitStage:
         *,
         batch_size: int,
         film: Film | None = None,
-        execution: Execution | None = None,
+        parallel: ParallelConfig | None = None,
     ) -> None:
         """The student starts as a copy of `teacher`, which is changed in place.
 
@@ -68,16 +68,16 @@ class CausalInitStage:
             teacher: where the student begins, on the device that trains it.
             batch_size: samples of a file of pairs, as the recipe that made them says.
             film: draws and scores what the averaged student films; see `Stage.preview`.
-            execution: how steps are computed.
+            parallel: how steps are computed.
         """
-        self.recipe, self.source, self.execution = recipe, source, execution or Execution()
+        self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
         self.batch_size = batch_size
         self.model = teacher
         self.model.text.eval().requires_grad_(False)
         self._blank = copy.deepcopy(teacher)
         self._blank.dit.to("meta")
-        self.execution.shares(self.batch_size)
-        self.execution.parallelize(self.model.dit)
+        self.parallel.shares(self.batch_size)
+        self.parallel.parallelize(self.model.dit)
         self._film = film
         schedule = FlowSchedule(shift=recipe.model.shift)
         self.sigmas = torch.cat([schedule.student_sigmas(recipe.stage.student_steps), torch.zeros(1)])
@@ -97,7 +97,7 @@ class CausalInitStage:
         def loss_of(samples: range) -> Tensor:
             return self.loss(self.source.batch(step, samples), chosen[list(samples)], num_noised=num_noised)
 
-        loss = self.execution.backward(len(chosen), loss_of, "student's", step)
+        loss = self.parallel.backward(len(chosen), loss_of, "student's", step)
         return {"loss": loss, "norm": self.state.step(step).item()}
 
     def inputs(self, step: int) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class CausalInitStage:
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         """Held-out stories filmed with the averaged weights; their loss at each level, on the first file."""
         averaged = self.averaged()
-        if not self.execution.world.leads:
+        if not self.parallel.dist_context.is_main_process:
             return {}
         pairs = self.source.read(0)
         own, self.model = self.model, averaged

@@ -27,7 +27,7 @@ from shotstream.data.rendered_clips import ClipBatch, ClipsConfig
 from shotstream.data.rng import numpy_rng, sample_noise, torch_rng
 from shotstream.geometry import WAN_GEOMETRY as _GEOMETRY
 from shotstream.theatre.palette import RGB, to_rgb
-from shotstream.training.parallelize import Execution
+from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.recipe import Recipe
 from shotstream.training.train_state import TrainState
 
@@ -65,21 +65,21 @@ class CodecStage:
         recipe: CodecRecipe,
         source: DataSource[ClipBatch],
         device: torch.device | str = "cpu",
-        execution: Execution | None = None,
+        parallel: ParallelConfig | None = None,
     ) -> None:
         """ValueError for a way of computing that a codec does not have."""
         torch.manual_seed(recipe.train.seed)  # the initial weights
-        self.recipe, self.source, self.execution = recipe, source, execution or Execution()
-        self.execution.refuse(
+        self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
+        self.parallel.refuse(
             ("accumulation", "samples_at_once"), "the codec normalises latents over its whole batch at once"
         )
-        self.execution.refuse(("activation_checkpointing", "compile"), "the codec is no transformer")
-        self.execution.shares(self.batch_size)
+        self.parallel.refuse(("activation_checkpointing", "compile"), "the codec is no transformer")
+        self.parallel.shares(self.batch_size)
         self.device = torch.device(device)
         self.codec = PatchCodec(recipe.model, torch.from_numpy(RGB)).to(self.device)
-        if self.execution.world.size > 1:
+        if self.parallel.dist_context.world_size > 1:
             self.codec.normalise = _SharedNorm(self.codec.normalise)
-            self.execution.shard(self.codec, methods=("encode", "decode_cell_logits"))
+            self.parallel.shard(self.codec, methods=("encode", "decode_cell_logits"))
         self.state = TrainState(
             self.codec,
             recipe.optimizer,
@@ -102,9 +102,9 @@ class CodecStage:
             right.append(share)
             return loss
 
-        loss = self.execution.backward(self.batch_size, loss_of, "codec's", step)
+        loss = self.parallel.backward(self.batch_size, loss_of, "codec's", step)
         self.state.step(step)
-        share = self.execution.world.mean(torch.stack(right).mean())
+        share = self.parallel.dist_context.mean(torch.stack(right).mean())
         return {"loss": loss, "pixels_right": share.item()}
 
     def _loss(self, step: int, samples: range) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -125,7 +125,7 @@ class CodecStage:
 
     def inputs(self, step: int) -> dict[str, Any]:
         """This process's clips of a step, as colour indices."""
-        shares = self.execution.shares(self.batch_size)
+        shares = self.parallel.shares(self.batch_size)
         return {"clips": [self.source.batch(step, samples).indices for samples in shares]}
 
     def averaged(self) -> PatchCodec:
@@ -136,7 +136,7 @@ class CodecStage:
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         """Truth beside reconstruction; returns the share of right pixels, without and with noise 0.4."""
         codec = self.averaged()
-        if not self.execution.world.leads:
+        if not self.parallel.dist_context.is_main_process:
             return {}
         indices, pixels = self.source.batch(_PREVIEW_STEP, range(self.batch_size))
         latents = codec.encode(pixels)

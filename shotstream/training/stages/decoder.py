@@ -25,7 +25,7 @@ from shotstream.data.rendered_clips import ActorClips, ActorClipsConfig
 from shotstream.data.rng import numpy_rng, sample_noise, torch_rng
 from shotstream.geometry import WAN_GEOMETRY as _GEOMETRY
 from shotstream.theatre.palette import RGB
-from shotstream.training.parallelize import Execution
+from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.recipe import Recipe
 from shotstream.training.train_state import TrainState
 
@@ -72,14 +72,14 @@ class DecoderStage:
         source: ActorClips,
         plain: PatchCodec,
         device: torch.device | str = "cpu",
-        execution: Execution | None = None,
+        parallel: ParallelConfig | None = None,
     ) -> None:
         """ValueError for a way of computing that it does not have, or another codec than the recipe's."""
         torch.manual_seed(recipe.train.seed)  # the initial weights
-        self.recipe, self.source, self.execution = recipe, source, execution or Execution()
-        if self.execution.world.size > 1:
+        self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
+        if self.parallel.dist_context.world_size > 1:
             raise ValueError("a decoder is finished by one process")
-        self.execution.refuse(
+        self.parallel.refuse(
             ("accumulation", "samples_at_once", "activation_checkpointing", "compile"), "the finish is small"
         )
         self.device = torch.device(device)
@@ -118,7 +118,7 @@ class DecoderStage:
             right.append(share)
             return loss
 
-        loss = self.execution.backward(self.batch_size, loss_of, "decoder's", step)
+        loss = self.parallel.backward(self.batch_size, loss_of, "decoder's", step)
         self.state.step(step)
         return {"loss": loss, "figures_right": right[0]}
 

@@ -44,7 +44,7 @@ from shotstream.streaming.rollout import Rollout
 from shotstream.training.causal_masks import token_grid
 from shotstream.training.lora import merge_adapters
 from shotstream.training.optimizers import ClippedOptimizer, make_optimizer
-from shotstream.training.parallelize import Execution, to_device
+from shotstream.training.parallelize import ParallelConfig, to_device
 from shotstream.training.precision import hold_as_multiplied, matmul_dtype, multiplying
 from shotstream.training.recipe import ModelConfig, Recipe
 from shotstream.training.stage import Film
@@ -102,7 +102,7 @@ DmdRecipe = Recipe[ModelConfig, Any, DmdConfig]
 
 
 class RolloutBatch(NamedTuple):
-    """What a batch of shots is made from."""
+    """A batch of shots to roll out: their conditioning, captions and length."""
 
     conditioning: Conditioning
     captions: list[list[str]]
@@ -114,7 +114,7 @@ class RolloutBatch(NamedTuple):
 
 
 class Microbatch(NamedTuple):
-    """What a process learns from at once in a step: its share of the batch, or a part of that."""
+    """The samples that a process computes at once: its share of a batch or a part of it, with embeddings."""
 
     batch: RolloutBatch
     text: Float[Tensor, "b s n d"]
@@ -135,7 +135,7 @@ class DmdStage:
         fake: DiT,
         source: DataSource[RolloutBatch],
         film: Film | None = None,
-        execution: Execution | None = None,
+        parallel: ParallelConfig | None = None,
     ) -> None:
         """The three networks, on one device, are changed in place; what needs no gradient stays as it is.
 
@@ -146,21 +146,21 @@ class DmdStage:
             fake: what the fake score starts from.
             source: what a step's shots are conditioned on, on any device; it may depend on the student.
             film: draws and scores what the averaged student films; see `Stage.preview`.
-            execution: how steps are computed.
+            parallel: how steps are computed.
         """
-        self.recipe, self.source, self.execution = recipe, source, execution or Execution()
-        self.execution.shares(self.batch_size)
+        self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
+        self.parallel.shares(self.batch_size)
         self.student, self.fake = student, fake
         self.student.text.eval().requires_grad_(False)
         self.teacher = teacher.eval().requires_grad_(False)
         self._film = film
         self.schedule = FlowSchedule(shift=recipe.model.shift)
-        if self.execution.world.mesh is None:  # what is gathered together must be of one dtype
+        if self.parallel.dist_context.mesh is None:  # what is gathered together must be of one dtype
             hold_as_multiplied(self.teacher.dit, recipe.train.matmul_dtype)
         self._blank = copy.deepcopy(student)
         self._blank.dit.to("meta")
         for dit in (student.dit, fake, self.teacher.dit):
-            self.execution.parallelize(dit)
+            self.parallel.parallelize(dit)
         fake_optim = replace(
             recipe.optimizer,
             learning_rate=recipe.stage.fake_learning_rate,
@@ -197,9 +197,9 @@ class DmdStage:
 
     @torch.no_grad()
     def microbatches(self, step: int) -> list[Microbatch]:
-        """What this process learns from in a step."""
+        """This process's microbatches of a step."""
         parts: list[Microbatch] = []
-        for samples in self.execution.shares(self.batch_size):
+        for samples in self.parallel.shares(self.batch_size):
             drawn = self.source.batch(step, samples)
             batch = drawn._replace(conditioning=drawn.conditioning.to(self.student.device))
             text = self.student.embed(batch.captions)
@@ -225,7 +225,7 @@ class DmdStage:
             return self.fake_loss(part.batch, part.text, x0, key)
 
         losses = [partial(loss_of, part) for part in parts]
-        loss = self.execution.backward_parts(losses, "fake score's", key[0])
+        loss = self.parallel.backward_parts(losses, "fake score's", key[0])
         rate = self.recipe.optimizer.rate(key[0], self.recipe.train.num_steps)
         return loss, self.state.fake_optimizer.step(rate).item()
 
@@ -239,9 +239,9 @@ class DmdStage:
             return loss
 
         losses = [partial(loss_of, part) for part in parts]
-        loss = self.execution.backward_parts(losses, "student's", key[0])
+        loss = self.parallel.backward_parts(losses, "student's", key[0])
         norm = self.state.student.step(key[0])
-        gradient = self.execution.world.mean(torch.stack(gradients).mean())
+        gradient = self.parallel.dist_context.mean(torch.stack(gradients).mean())
         return {"student_loss": loss, "gradient": gradient.item(), "norm": norm.item()}
 
     def student_loss(
@@ -304,7 +304,7 @@ class DmdStage:
         x0: Float[Tensor, "b c f h w"],
         key: tuple[int, int],
     ) -> Float[Tensor, "b c f h w"]:
-        """Where the fake score and the teacher disagree about samples of the student, see `dmd_gradient`."""
+        """The gradient of distribution matching at samples of the student, see `dmd_gradient`."""
         config = self.recipe.stage
         low, high = config.least_sigma, config.most_sigma
         noise, sigma = self._noise(x0, "score", key, batch.samples, low=low, high=high)
@@ -333,7 +333,7 @@ class DmdStage:
         noisy: Float[Tensor, "b c f h w"],
         sigma: Float[Tensor, "b f"],
     ) -> Float[Tensor, "b c f h w"]:
-        """What a score says of noisy shots; see `shot_velocity`."""
+        """The velocity that a score predicts for noisy shots; see `shot_velocity`."""
         with multiplying(self.recipe.train.matmul_dtype, self.student.device):
             return shot_velocity(dit, batch.conditioning, text, noisy, sigma)
 
@@ -361,12 +361,12 @@ class DmdStage:
         if self._film is None:
             return {}
         averaged = self.averaged()
-        return self._film(averaged, step, directory) if self.execution.world.leads else {}
+        return self._film(averaged, step, directory) if self.parallel.dist_context.is_main_process else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DmdState:
-    """What a checkpoint of distribution matching holds: the student's state, and the fake score's."""
+    """The state of distribution matching: the student's and the fake score's."""
 
     student: TrainState
     fake: DiT
@@ -394,7 +394,7 @@ class DmdState:
 
 
 def fake_of(teacher: TextConditionedDiT) -> DiT:
-    """What the fake score starts from: a copy of the teacher that learns."""
+    """A copy of the teacher that learns: the initial fake score."""
     return copy.deepcopy(teacher.dit).requires_grad_(True)
 
 

@@ -30,7 +30,7 @@ from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.noise import derive_seed
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.training.lora import attach_adapters
-from shotstream.training.parallelize import Execution
+from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.precision import matmul_dtype, multiplying
 from shotstream.training.recipe import ModelConfig, Recipe
 from shotstream.training.stage import Film
@@ -125,7 +125,7 @@ def inter_shot_stage(
     latent_size: LatentSize,
     captions: DataSource[StoryCaptionsBatch],
     film: Film | None = None,
-    execution: Execution | None = None,
+    parallel: ParallelConfig | None = None,
 ) -> DmdStage:
     """The inter-shot stage: adapters of student and fake score learn.
 
@@ -137,7 +137,7 @@ def inter_shot_stage(
         latent_size: of the stories' frames.
         captions: of the stories that are filmed.
         film: see `DmdStage`.
-        execution: how steps are computed.
+        parallel: how steps are computed.
     """
     fake = fake_of(teacher)
     adapt(student.dit, recipe, "student")
@@ -149,7 +149,7 @@ def inter_shot_stage(
         fake=fake,
         source=OwnHistory(recipe, captions, student, codec, latent_size),
         film=film,
-        execution=execution,
+        parallel=parallel,
     )
 
 
@@ -189,7 +189,7 @@ def look_back_at(
     shot_index: int,
     budget: int,
 ) -> list[ShotMemory]:
-    """What a session keeps of each shot of a batch: frames as a viewer gets them, each encoded alone."""
+    """The memories of a batch of shots, as a session keeps them: frames as a viewer gets them."""
     pixels = from_levels(to_levels(codec.decode(latents)))
     num_frames = pixels.shape[2]
     chosen = kept_frames(num_frames, shot_index, budget)

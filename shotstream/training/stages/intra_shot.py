@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from shotstream.data.batches import DataSource, ShotBatch
 from shotstream.data.shard_source import ShardsConfig
 from shotstream.data.story_pool import StoryPoolConfig
-from shotstream.training.parallelize import Execution
+from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.recipe import ModelConfig, Recipe
 from shotstream.training.stage import Film
 from shotstream.training.stages.dmd import DmdConfig, DmdStage, RolloutBatch, fake_of
@@ -47,7 +47,7 @@ def intra_shot_stage(
     teacher: TextConditionedDiT,
     source: DataSource[ShotBatch],
     film: Film | None = None,
-    execution: Execution | None = None,
+    parallel: ParallelConfig | None = None,
 ) -> DmdStage:
     """The intra-shot stage: student and fake score learn whole.
 
@@ -57,7 +57,7 @@ def intra_shot_stage(
         teacher: frozen in place; the fake score starts as a copy of it.
         source: the stories whose true shots are the history.
         film: see `DmdStage`.
-        execution: how steps are computed.
+        parallel: how steps are computed.
     """
     return DmdStage(
         recipe,
@@ -66,5 +66,5 @@ def intra_shot_stage(
         fake=fake_of(teacher),
         source=TrueHistory(shots=source, chunk_latent_frames=recipe.model.dit.chunk_latent_frames),
         film=film,
-        execution=execution,
+        parallel=parallel,
     )

@@ -33,7 +33,7 @@ from shotstream.model.dual_cache import DualCache
 from shotstream.model.rope import rope_table
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.training.causal_masks import token_grid
-from shotstream.training.parallelize import Execution
+from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.precision import multiplying
 from shotstream.training.recipe import ModelConfig, Recipe
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
@@ -82,7 +82,7 @@ class OdePairsStage:
         source: DataSource[ShotBatch],
         model: TextConditionedDiT,
         directory: Path,
-        execution: Execution | None = None,
+        parallel: ParallelConfig | None = None,
     ) -> None:
         """ValueError for what only a stage that learns can do.
 
@@ -91,11 +91,11 @@ class OdePairsStage:
             source: the shots whose conditioning and history the trajectories have.
             model: the teacher, frozen in place.
             directory: where the files are written.
-            execution: how steps are computed.
+            parallel: how steps are computed.
         """
-        self.recipe, self.source, self.execution = recipe, source, execution or Execution()
-        self.execution.refuse(("activation_checkpointing", "compile"), "making ODE pairs learns nothing")
-        self.execution.shares(self.batch_size)
+        self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
+        self.parallel.refuse(("activation_checkpointing", "compile"), "making ODE pairs learns nothing")
+        self.parallel.shares(self.batch_size)
         self.model = model.eval().requires_grad_(False)
         self._made_by = digest_of(self.model.dit.state_dict())
         self.directory = directory
@@ -110,8 +110,8 @@ class OdePairsStage:
     @torch.no_grad()
     def step(self, step: int) -> Mapping[str, float]:
         """Writes pairs number `step`."""
-        own = [self.make(step, samples) for samples in self.execution.shares(self.batch_size)]
-        found = self.execution.world.gather(own)
+        own = [self.make(step, samples) for samples in self.parallel.shares(self.batch_size)]
+        found = self.parallel.dist_context.gather(own)
         if found is None:
             return {}
         pairs = OdePairs.joined([part for parts in found for part in parts])
@@ -164,7 +164,7 @@ class OdePairsStage:
         )
 
     def inputs(self, step: int) -> dict[str, Any]:
-        """Nothing: a step learns nothing and refuses nothing."""
+        """An empty mapping: a step learns nothing and refuses nothing."""
         del step
         return {}
 
@@ -178,7 +178,7 @@ class OdePairsStage:
         return torch.tensor([*levels, 0.0])
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Nothing to draw: the pairs are the product."""
+        """Draws nothing: the pairs are the product."""
         del step, directory
         return {}
 
@@ -194,7 +194,7 @@ class NoState:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load; ValueError when there is something, which is another recipe's."""
+        """Loads nothing; ValueError when there is something, which is another recipe's."""
         if state:
             raise ValueError(f"ODE pairs have no state, but the checkpoint holds {', '.join(state)}")
 

@@ -27,7 +27,7 @@ from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.losses.flow_matching import flow_matching_loss
 from shotstream.streaming.conditioning import full_pass, target_part
 from shotstream.training.causal_masks import shot_mask
-from shotstream.training.parallelize import Execution, to_device
+from shotstream.training.parallelize import ParallelConfig, to_device
 from shotstream.training.precision import multiplying
 from shotstream.training.recipe import ModelConfig, Recipe
 from shotstream.training.start import begin_at
@@ -75,7 +75,7 @@ class TeacherStage:
         recipe: TeacherRecipe,
         source: DataSource[ShotBatch],
         device: torch.device | str = "cpu",
-        execution: Execution | None = None,
+        parallel: ParallelConfig | None = None,
         text_encoder: WordEncoder | None = None,
     ) -> None:
         """The model lives on `device`, what the source gives on the CPU.
@@ -84,12 +84,12 @@ class TeacherStage:
             recipe: of the run.
             source: the shots to learn from.
             device: where to train.
-            execution: how steps are computed.
+            parallel: how steps are computed.
             text_encoder: the trained one of a model whose captions are read for questions; stays as it is.
         """
         torch.manual_seed(recipe.train.seed)  # the initial weights
-        self.recipe, self.source, self.execution = recipe, source, execution or Execution()
-        self.execution.shares(self.batch_size)
+        self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
+        self.parallel.shares(self.batch_size)
         self.device = torch.device(device)
         self.schedule = FlowSchedule(shift=recipe.model.shift)
         self.model = TextConditionedDiT(recipe.model.dit, recipe.model.text).to(self.device)
@@ -100,9 +100,9 @@ class TeacherStage:
         if text_encoder is not None:
             self.model.text.load_state_dict(text_encoder.state_dict())
             self.model.text.requires_grad_(False)
-        self.execution.parallelize(self.model.dit)
+        self.parallel.parallelize(self.model.dit)
         if isinstance(self.model.text, WordEncoder):
-            self.execution.shard(self.model.text)
+            self.parallel.shard(self.model.text)
         self.state = TrainState(
             self.model, recipe.optimizer, recipe.train.num_steps, adamw_names=_ADAMW_NAMES
         )
@@ -119,14 +119,14 @@ class TeacherStage:
         def loss_of(samples: range) -> Tensor:
             return self.loss(self.model, self.source.batch(step, samples), step, causal=causal)
 
-        loss = self.execution.backward(self.batch_size, loss_of, "teacher's", step)
+        loss = self.parallel.backward(self.batch_size, loss_of, "teacher's", step)
         norm = self.state.step(step)
         return {"loss": loss, "causal_loss" if causal else "full_loss": loss, "norm": norm.item()}
 
     def inputs(self, step: int) -> dict[str, Any]:
         """This process's batches of a step, as latents, captions and levels."""
         found: list[dict[str, Any]] = []
-        for samples in self.execution.shares(self.batch_size):
+        for samples in self.parallel.shares(self.batch_size):
             batch = self.source.batch(step, samples)
             sigma, _ = self._levels(step, batch.x0.shape[2], self._causal(step))
             found.append(
@@ -214,4 +214,8 @@ class TeacherStage:
         if not isinstance(self.source, StoryPool):
             return {}  # held-out stories are the theatre's
         model = self.averaged()
-        return preview_teacher(self, model, step, directory) if self.execution.world.leads else {}
+        return (
+            preview_teacher(self, model, step, directory)
+            if self.parallel.dist_context.is_main_process
+            else {}
+        )

@@ -18,7 +18,7 @@ from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.data.batches import DataSource
 from shotstream.data.caption_answers import AnsweredCaptions, CaptionAnswersConfig, held_out_captions
 from shotstream.theatre.questions import QUESTIONS
-from shotstream.training.parallelize import Execution
+from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.recipe import Recipe
 from shotstream.training.train_state import TrainState
 
@@ -47,15 +47,15 @@ class TextEncoderStage:
         recipe: TextEncoderRecipe,
         source: DataSource[AnsweredCaptions],
         device: torch.device | str = "cpu",
-        execution: Execution | None = None,
+        parallel: ParallelConfig | None = None,
     ) -> None:
         """ValueError for a way of computing that it does not have."""
         torch.manual_seed(recipe.train.seed)  # the initial weights
-        self.recipe, self.source, self.execution = recipe, source, execution or Execution()
-        self.execution.refuse(("activation_checkpointing", "compile"), "the text encoder is small")
-        self.execution.shares(self.batch_size)
+        self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
+        self.parallel.refuse(("activation_checkpointing", "compile"), "the text encoder is small")
+        self.parallel.shares(self.batch_size)
         self.text_encoder = WordEncoder(recipe.model).to(device)
-        self.execution.shard(self.text_encoder, methods=("answers",))
+        self.parallel.shard(self.text_encoder, methods=("answers",))
         self.state = TrainState(
             self.text_encoder,
             recipe.optimizer,
@@ -74,12 +74,12 @@ class TextEncoderStage:
         def loss_of(samples: range) -> Tensor:
             return answer_loss(self.text_encoder, *self.source.batch(step, samples))
 
-        loss = self.execution.backward(self.batch_size, loss_of, "text encoder's", step)
+        loss = self.parallel.backward(self.batch_size, loss_of, "text encoder's", step)
         return {"loss": loss, "norm": self.state.step(step).item()}
 
     def inputs(self, step: int) -> dict[str, Any]:
         """This process's captions of a step."""
-        shares = self.execution.shares(self.batch_size)
+        shares = self.parallel.shares(self.batch_size)
         return {"captions": [self.source.batch(step, samples).captions for samples in shares]}
 
     def averaged(self) -> WordEncoder:
@@ -91,7 +91,7 @@ class TextEncoderStage:
         """Shares of right answers to held-out captions: each of them, and all of a caption's."""
         del step, directory
         encoder = self.averaged()
-        if not self.execution.world.leads:
+        if not self.parallel.dist_context.is_main_process:
             return {}
         texts, right = held_out_captions(_NUM_HELD_OUT)
         correct = encoder.answers(encoder.tokenize(texts)).argmax(-1) == right

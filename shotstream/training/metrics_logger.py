@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live line in a terminal, plain lines elsewhere, a log, and TensorBoard."""
+"""The metrics logger of a training run: lines for a person, log.jsonl, and TensorBoard."""
 
 import json
 import logging
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Watch:
-    """Tells how a run goes; a context that ends with it. Every process may have one, only one speaks."""
+class MetricsLogger:
+    """Logs the scalars of a run; a context manager. Every process may have one, only the main one writes."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Watch:
         tensorboard: bool,
         speaks: bool = True,
     ) -> None:
-        """Nothing is written before the first step.
+        """Writes nothing before the first step.
 
         Args:
             directory: of the run.
@@ -57,7 +57,7 @@ class Watch:
             self._progress = _progress()
             self._task = self._progress.add_task("", total=num_steps, completed=first, scalars="")
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "MetricsLogger":
         if self._progress is not None:
             self._progress.start()
         return self

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from shotstream.training.watch import Watch, peak_memory_bytes
+from shotstream.training.metrics_logger import MetricsLogger, peak_memory_bytes
 
 
 def watched(directory: Path, *, tensorboard: bool = False, speaks: bool = True) -> None:
-    with Watch(
+    with MetricsLogger(
         directory,
         first=2,
         num_steps=8,
@@ -23,10 +23,10 @@ def watched(directory: Path, *, tensorboard: bool = False, speaks: bool = True) 
         batch_size=5,
         tensorboard=tensorboard,
         speaks=speaks,
-    ) as watch:
+    ) as metrics:
         for step in range(3, 7):
-            watch.stepped(step, {"loss": step / 4, **({"causal_loss": 1.0} if step == 3 else {})})
-        watch.previewed(6, {"memory": 0.5})
+            metrics.stepped(step, {"loss": step / 4, **({"causal_loss": 1.0} if step == 3 else {})})
+        metrics.previewed(6, {"memory": 0.5})
 
 
 def lines(directory: Path) -> list[dict[str, float]]:

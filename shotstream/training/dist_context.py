@@ -1,4 +1,4 @@
-"""The processes that train one model together: who this one is, and the little that they tell each other.
+"""The distributed context of a run: its processes, this one's rank, and small collectives between them.
 
 torchrun starts them, on one machine or many, and says who is who in the environment; alone, nothing of
 torch.distributed is touched. Parameters and gradients travel elsewhere (`parallelize.py`); what goes through
@@ -26,56 +26,56 @@ _PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class World:
-    """All processes of a run, seen from one of them; the default is a process alone."""
+class DistContext:
+    """The processes of a run, seen from one of them; the default is a single process."""
 
     rank: int = 0
     """Number of this process, from 0."""
-    size: int = 1
+    world_size: int = 1
     """Number of processes."""
     mesh: DeviceMesh | None = None
     """How they are laid out: parameters are sharded in a machine and replicated across; None when alone."""
-    small: dist.ProcessGroup | None = None
+    gloo_group: dist.ProcessGroup | None = None
     """The gloo group for all that is not parameters."""
-    saving: dist.ProcessGroup | None = None
+    saving_group: dist.ProcessGroup | None = None
     """The gloo group of the thread that writes checkpoints."""
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes what is written once."""
+    def is_main_process(self) -> bool:
+        """Whether this is the process that writes what is written once."""
         return self.rank == 0
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a scalar over the processes."""
-        if self.size == 1:
+        if self.world_size == 1:
             return value
         total = value.detach().double().cpu()
-        dist.all_reduce(total, group=self.small)
-        return (total / self.size).to(value)
+        dist.all_reduce(total, group=self.gloo_group)
+        return (total / self.world_size).to(value)
 
     def any(self, flag: bool) -> bool:
         """Whether it is true for any process."""
-        if self.size == 1:
+        if self.world_size == 1:
             return flag
         flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.small)
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.gloo_group)
         return bool(flags)
 
     def gather(self, value: T) -> list[T] | None:
         """Every process's value, in order, on the leading one; None on the others."""
-        if self.size == 1:
+        if self.world_size == 1:
             return [value]
-        values: list[Any] | None = [None] * self.size if self.leads else None
-        dist.gather_object(value, values, dst=0, group=self.small)
+        values: list[Any] | None = [None] * self.world_size if self.is_main_process else None
+        dist.gather_object(value, values, dst=0, group=self.gloo_group)
         return values
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Returns when every process has come here."""
-        if self.size > 1:
-            dist.barrier(group=self.small)
+        if self.world_size > 1:
+            dist.barrier(group=self.gloo_group)
 
 
-ALONE = World()
+SINGLE_PROCESS = DistContext()
 
 
 def started_by_torchrun() -> bool:
@@ -91,8 +91,8 @@ def local_device(kind: str) -> str:
 
 
 @contextmanager
-def joined_world(device: torch.device | str = "cpu") -> Generator[World]:
-    """The world that torchrun has started this process in; left again at the end.
+def init_dist_context(device: torch.device | str = "cpu") -> Generator[DistContext]:
+    """The processes that torchrun has started this process in; left again at the end.
 
     Args:
         device: where this process computes; decides whether parameters travel by NCCL or by gloo.
@@ -101,7 +101,7 @@ def joined_world(device: torch.device | str = "cpu") -> Generator[World]:
         ValueError: machines run different numbers of processes.
     """
     if not started_by_torchrun():
-        yield World()
+        yield DistContext()
         return
     kind = torch.device(device).type
     if kind == "cuda":
@@ -116,6 +116,6 @@ def joined_world(device: torch.device | str = "cpu") -> Generator[World]:
         mesh = init_device_mesh(kind, (size // local, local), mesh_dim_names=("replicate", "shard"))
     small, saving = (dist.new_group(backend="gloo", timeout=_PATIENCE) for _ in range(2))
     assert isinstance(small, dist.ProcessGroup) and isinstance(saving, dist.ProcessGroup)
-    yield World(rank=dist.get_rank(), size=size, mesh=mesh, small=small, saving=saving)
+    yield DistContext(rank=dist.get_rank(), world_size=size, mesh=mesh, gloo_group=small, saving_group=saving)
     # Only after a good end: a process that failed must not wait for the others to leave with it.
     dist.destroy_process_group()
