@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shotstream.data.encode import EncodeConfig, EncodeReport, encode_manifest
 from shotstream.data.shard_check import check_shards
-from shotstream.streaming.pipeline import load_encoders
+from shotstream.streaming.loading import load_encoders
 from shotstream.theatre.dataset import DatasetConfig, write_dataset
 
 

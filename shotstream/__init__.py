@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from shotstream.story import Shot, Story, read_story
 
 if TYPE_CHECKING:
-    from shotstream.streaming.pipeline import StreamingPipeline, load
+    from shotstream.streaming.loading import load
+    from shotstream.streaming.pipeline import StreamingPipeline
     from shotstream.streaming.session import StorySession
     from shotstream.streaming.shot import Chunk
 
@@ -22,7 +23,7 @@ _LAZY = {
     "Chunk": "shotstream.streaming.shot",
     "StorySession": "shotstream.streaming.session",
     "StreamingPipeline": "shotstream.streaming.pipeline",
-    "load": "shotstream.streaming.pipeline",
+    "load": "shotstream.streaming.loading",
 }
 """The module of each name that needs torch."""
 

@@ -11,7 +11,7 @@ from shotstream.codec.wan_vae import WanVAEConfig
 from shotstream.codec.word_encoder import WordEncoderConfig
 from shotstream.geometry import PixelSize
 from shotstream.model.config import DiTConfig
-from shotstream.streaming.engine import EngineConfig
+from shotstream.streaming.pipeline_config import PipelineConfig
 
 
 def _dit(**changes: Any) -> DiTConfig:
@@ -22,12 +22,12 @@ def _dit(**changes: Any) -> DiTConfig:
     return DiTConfig(**{**sizes, **changes})
 
 
-def _engine(**changes: Any) -> EngineConfig:
+def _pipeline(**changes: Any) -> PipelineConfig:
     values = {
         "family": "wan", "model_id": "m", "fps": 16, "pixel_size": PixelSize(480, 832), "num_chunks": 7,
         "context_policy": "published",
     }  # fmt: skip
-    return EngineConfig(**{**values, **changes})
+    return PipelineConfig(**{**values, **changes})
 
 
 def _words(**changes: Any) -> WordEncoderConfig:
@@ -63,12 +63,12 @@ def _patches(**changes: Any) -> PatchCodecConfig:
         (_patches, "num_past", 10**9),
         (_words, "num_layers", 10**9),
         (_words, "text_length", 10**10),
-        (_engine, "fps", 10**9),
-        (_engine, "fps", 0),
-        (_engine, "num_chunks", 10**9),
-        (_engine, "pixel_size", PixelSize(10**6, 832)),
-        (_engine, "student_steps", (10**18, 500)),
-        (_engine, "student_steps", (-5,)),
+        (_pipeline, "fps", 10**9),
+        (_pipeline, "fps", 0),
+        (_pipeline, "num_chunks", 10**9),
+        (_pipeline, "pixel_size", PixelSize(10**6, 832)),
+        (_pipeline, "student_steps", (10**18, 500)),
+        (_pipeline, "student_steps", (-5,)),
     ],
 )
 def test_a_size_that_no_network_has_is_refused_by_its_name(

@@ -58,11 +58,11 @@ def _generate(models: Models, question: Question, budget: Budget) -> Values:
     compiling = Budget()
     switches = models.switches(question)
     if switches.needs_warm_up:
-        warm_up(pipeline.engine, models.asked.num_chunks)
+        warm_up(pipeline, models.asked.num_chunks)
     yield {"switches": asdict(switches), "compile_s": compiling.spent_s}
     config = _film_config(models, question)
     warming = Budget()
-    light = random_light_decoder(pipeline.engine) if question.is_light else None
+    light = random_light_decoder(pipeline) if question.is_light else None
     FilmRun(pipeline, replace(config, num_chunks=2), light=light).film(bench_story(2, 900_001))
     yield {"warm_up_s": compiling.spent_s, "first_film_s": warming.spent_s}
     run = FilmRun(pipeline, config, budget, light)
@@ -128,7 +128,7 @@ def _latency(models: Models, question: Question, budget: Budget) -> Values:
     del budget
     pipeline = models.pipeline(question)
     part = PartConfig(num_shots=models.asked.num_cuts, num_chunks=models.asked.num_chunks)
-    light = random_light_decoder(pipeline.engine) if question.is_light else None
+    light = random_light_decoder(pipeline) if question.is_light else None
     cuts = Cuts(pipeline, part, scale=models.scale if _is_there("av") else None, light=light)
     for _ in cuts.make():
         told: dict[str, Any] = {"num_cuts": len(cuts.to_frames_s["idle"])}
@@ -139,7 +139,7 @@ def _latency(models: Models, question: Question, budget: Budget) -> Values:
         yield told
     intervals_s: list[float] = []
     words = "a fox in the forest"
-    session = pipeline.session(words) if light is None else LightSession(pipeline.engine, light, words)
+    session = pipeline.session(words) if light is None else LightSession(pipeline, light, words)
     while len(intervals_s) < models.asked.num_cuts:
         chunk = Budget()
         for made in session.shot(f"it walks on {len(intervals_s)}", num_chunks=models.asked.num_chunks):
@@ -196,19 +196,19 @@ def _parts(models: Models, question: Question, budget: Budget) -> Values:
 def _denoise(models: Models, question: Question, budget: Budget) -> Values:
     """One shot after three others: a pass by its chunk, against the arithmetic of the whole."""
     del budget
-    engine = models.pipeline(question, waits=True).engine
-    num_chunks = models.asked.num_chunks or engine.config.num_chunks
-    num_steps = question.num_steps or len(engine.config.student_steps)
-    conditioning, text = later_shot(engine)
+    pipeline = models.pipeline(question, waits=True)
+    num_chunks = models.asked.num_chunks or pipeline.config.num_chunks
+    num_steps = question.num_steps or len(pipeline.config.student_steps)
+    conditioning, text = later_shot(pipeline)
     warming = Budget()
-    timed_shot(engine, conditioning, text, num_chunks, num_steps)
+    timed_shot(pipeline, conditioning, text, num_chunks, num_steps)
     yield {"warm_up_s": warming.spent_s}
-    grid = engine.codec.geometry.token_grid(engine.latent_size)
-    cost = shot_cost(engine.dit.config, grid, num_chunks, num_steps, engine.dtype.itemsize)
-    ceilings = measure_ceilings(engine.device, engine.dtype, size=256 if models.asked.is_tiny else None)
+    grid = pipeline.codec.geometry.token_grid(pipeline.latent_size)
+    cost = shot_cost(pipeline.dit.config, grid, num_chunks, num_steps, pipeline.dtype.itemsize)
+    ceilings = measure_ceilings(pipeline.device, pipeline.dtype, size=256 if models.asked.is_tiny else None)
     shots: list[list[dict[str, float]]] = []
     for _ in range(2):
-        parts, latents = timed_shot(engine, conditioning, text, num_chunks, num_steps)
+        parts, latents = timed_shot(pipeline, conditioning, text, num_chunks, num_steps)
         shots.append(parts)
         passes_ms = [
             1e3 * min(shot[chunk]["denoise"] for shot in shots) / num_steps for chunk in range(num_chunks)
@@ -220,7 +220,7 @@ def _denoise(models: Models, question: Question, budget: Budget) -> Values:
             "context_ms": 1e3 * min(shot[0]["context"] for shot in shots),
             "commit_ms": 1e3 * median([part["commit"] for shot in shots for part in shot[1:]] or [0.0]),
             "shot_s": shot_s,
-            "fps_alone": engine.codec.geometry.shot_num_frames(num_chunks) / shot_s,
+            "fps_alone": pipeline.codec.geometry.shot_num_frames(num_chunks) / shot_s,
             "tflops": cost.flops / shot_s / 1e12,
             "of_matmul": cost.flops / shot_s / ceilings.flops_per_s,
             "of_roofline": ceilings.least_s(cost) / shot_s,
@@ -233,16 +233,15 @@ def _denoise(models: Models, question: Question, budget: Budget) -> Values:
 def _decode(models: Models, question: Question, budget: Budget) -> Values:
     del budget
     pipeline = models.pipeline(question, waits=True)
-    engine = pipeline.engine
     part = PartConfig(num_shots=2, num_chunks=min(4, models.asked.num_chunks or 4))
     report = bench_decode(pipeline, part)
     yield {
         **{key: report.value(key) for key in ("chunk_ms", "first_chunk_ms", "decode_fps", "warm_up_s")},
         "num_chunks": part.num_shots * ((part.num_chunks or 1) - 1),
     }
-    latents = torch.randn(2, 1, *engine.chunk_shape, generator=torch.Generator().manual_seed(1))
-    first, state = engine.decode(latents[0].to(engine.device), None)
-    second, _ = engine.decode(latents[1].to(engine.device), state)
+    latents = torch.randn(2, 1, *pipeline.chunk_shape, generator=torch.Generator().manual_seed(1))
+    first, state = pipeline.decode(latents[0].to(pipeline.device), None)
+    second, _ = pipeline.decode(latents[1].to(pipeline.device), state)
     made = np.concatenate([first, second]).astype(np.int16)
     plain = models.references.setdefault("decode", made)
     yield {"levels_off": float(np.abs(made - plain).mean())}
@@ -295,8 +294,8 @@ def _ceilings(models: Models, question: Question, budget: Budget) -> Values:
 def _attention(models: Models, question: Question, budget: Budget) -> Values:
     """Every kernel there is, over the keys of a shot's first, middle and last chunk."""
     del budget
-    engine = models.pipeline(question).engine
-    config, grid = engine.dit.config, engine.codec.geometry.token_grid(engine.latent_size)
+    pipeline = models.pipeline(question)
+    config, grid = pipeline.dit.config, pipeline.codec.geometry.token_grid(pipeline.latent_size)
     tokens = grid.num_tokens * config.chunk_latent_frames
     heads = config.num_heads
     names = (*get_args(AttentionName), "flash")

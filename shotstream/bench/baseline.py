@@ -53,7 +53,7 @@ def bench_baseline(
     Raises:
         ValueError: More chunks than the published loop can make.
     """
-    loop = PublishedLoop(pipeline.engine)
+    loop = PublishedLoop(pipeline)
     turns: list[tuple[_Turn, _Turn]] = []
     for index in range(-1, config.num_stories):
         seed = config.seed + (index if index >= 0 else _WARM_UP_SEED_OFFSET)

@@ -15,22 +15,20 @@ from shotstream.bench.denoise import PartConfig, Tell, silent
 from shotstream.bench.report import Report, Row, Spread, milliseconds, peak_rows, pipeline_facts, synchronize
 from shotstream.codec.codec import DecodeState
 from shotstream.streaming.context_sampling import kept_frames
-from shotstream.streaming.engine import Engine
 from shotstream.streaming.pipeline import StreamingPipeline
 
 
 def bench_decode(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = silent) -> Report:
     """Measures decoding."""
-    engine = pipeline.engine
     num_chunks = config.num_chunks or pipeline.num_chunks
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(num_chunks, 1, *engine.chunk_shape, generator=generator).to(engine.codec_device)
+    latents = torch.randn(num_chunks, 1, *pipeline.chunk_shape, generator=generator).to(pipeline.codec_device)
     tell("warming up")
     start_s = time.perf_counter()
-    _decode_shot(engine, latents)
+    _decode_shot(pipeline, latents)
     warm_up_s = time.perf_counter() - start_s
-    shots = [_decode_shot(engine, latents) for _ in config.repeats(tell)]
-    num_frames = engine.codec.geometry.shot_num_frames(num_chunks)
+    shots = [_decode_shot(pipeline, latents) for _ in config.repeats(tell)]
+    num_frames = pipeline.codec.geometry.shot_num_frames(num_chunks)
     shot_s = Spread(tuple(map(sum, shots)))
     later = milliseconds([chunk_s for shot in shots for chunk_s in shot[1:]])
     rows = (
@@ -40,45 +38,44 @@ def bench_decode(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = s
         Row("warm_up_s", "first shot, compilation included, s", warm_up_s),
     )
     facts = {**pipeline_facts(pipeline), "num_chunks": num_chunks}
-    return Report(bench="decode", facts=facts, rows=(*rows, *peak_rows(engine.codec_device)))
+    return Report(bench="decode", facts=facts, rows=(*rows, *peak_rows(pipeline.codec_device)))
 
 
 def bench_encode(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = silent) -> Report:
     """Measures the encoding of context frames."""
-    engine = pipeline.engine
-    num_frames = engine.codec.geometry.shot_num_frames(config.num_chunks or pipeline.num_chunks)
+    num_frames = pipeline.codec.geometry.shot_num_frames(config.num_chunks or pipeline.num_chunks)
     size = pipeline.pixel_size
     shape = (num_frames, size.height, size.width, 3)
     frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     rows: list[Row] = []
     warm_up_s = 0.0
     # The first shot of a film keeps the most, a shot past the budget the fewest.
-    for shot_index, name in ((0, "first"), (engine.context_budget, "late")):
-        kept = frames[list(kept_frames(num_frames, shot_index, engine.context_budget))]
-        warm_up_s += _encode_s(engine, kept)
-        samples = milliseconds([_encode_s(engine, kept) for _ in config.repeats(tell)])
+    for shot_index, name in ((0, "first"), (pipeline.context_budget, "late")):
+        kept = frames[list(kept_frames(num_frames, shot_index, pipeline.context_budget))]
+        warm_up_s += _encode_s(pipeline, kept)
+        samples = milliseconds([_encode_s(pipeline, kept) for _ in config.repeats(tell)])
         rows.append(Row(f"{name}_shot_ms", f"{len(kept)} frames of a film's {name} shot, ms", samples))
         per_frame = samples.p50 / len(kept)
         rows.append(Row(f"{name}_shot_ms_per_frame", "of that, ms per frame", per_frame))
     rows.append(Row("warm_up_s", "first calls, compilation included, s", warm_up_s))
     return Report(
-        bench="encode", facts=pipeline_facts(pipeline), rows=(*rows, *peak_rows(engine.codec_device))
+        bench="encode", facts=pipeline_facts(pipeline), rows=(*rows, *peak_rows(pipeline.codec_device))
     )
 
 
-def _decode_shot(engine: Engine, latents: torch.Tensor) -> list[float]:
+def _decode_shot(pipeline: StreamingPipeline, latents: torch.Tensor) -> list[float]:
     state: DecodeState | None = None
     chunks_s: list[float] = []
     for chunk in latents:
-        synchronize(engine.codec_device)
+        synchronize(pipeline.codec_device)
         start_s = time.perf_counter()
-        _, state = engine.decode(chunk, state)
+        _, state = pipeline.decode(chunk, state)
         chunks_s.append(time.perf_counter() - start_s)
     return chunks_s
 
 
-def _encode_s(engine: Engine, frames: np.ndarray) -> float:
-    synchronize(engine.codec_device)
+def _encode_s(pipeline: StreamingPipeline, frames: np.ndarray) -> float:
+    synchronize(pipeline.codec_device)
     start_s = time.perf_counter()
-    engine.encode_frames(frames)
+    pipeline.encode_frames(frames)
     return time.perf_counter() - start_s

@@ -51,9 +51,7 @@ def bench_cut(
         Row("first_chunk_s", "very first chunk, compilation included, s", cuts.first_chunk_s),
     )
     facts = {**pipeline_facts(pipeline), "num_steps": config.num_steps or pipeline.num_steps, "scale": scale}
-    return Report(
-        bench="cut", facts=facts, rows=(*rows, *peak_rows(pipeline.device, pipeline.engine.codec_device))
-    )
+    return Report(bench="cut", facts=facts, rows=(*rows, *peak_rows(pipeline.device, pipeline.codec_device)))
 
 
 class Cuts:
@@ -90,7 +88,7 @@ class Cuts:
         session = (
             pipeline.session(story.global_caption)
             if self._light is None
-            else LightSession(pipeline.engine, self._light, story.global_caption)
+            else LightSession(pipeline, self._light, story.global_caption)
         )
         # A caption is met once: words of its own make each new to the memo of embeddings.
         captions = iter(f"{caption} {number}" for number, caption in enumerate(story.captions))

@@ -25,7 +25,6 @@ from shotstream.bench.report import (
 from shotstream.bench.roofline import measure_ceilings, roofline_rows, shot_cost
 from shotstream.streaming.conditioning import Conditioning, condition_next_shot
 from shotstream.streaming.context_sampling import kept_frames
-from shotstream.streaming.engine import Engine
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.rollout import Rollout
@@ -70,23 +69,22 @@ def silent(_text: str) -> None:
 
 def bench_denoise(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = silent) -> Report:
     """Measures the transformer of a pipeline that was loaded with `synchronize=True`."""
-    engine = pipeline.engine
     num_chunks = config.num_chunks or pipeline.num_chunks
     num_steps = config.num_steps or pipeline.num_steps
-    conditioning, text = later_shot(engine)
+    conditioning, text = later_shot(pipeline)
     tell("warming up")
     start_s = time.perf_counter()
-    time_shot(engine, conditioning, text, num_chunks, num_steps)
+    time_shot(pipeline, conditioning, text, num_chunks, num_steps)
     first_shot_s = time.perf_counter() - start_s
     shots = [
-        time_shot(engine, conditioning, text, num_chunks, num_steps, seed) for seed in config.repeats(tell)
+        time_shot(pipeline, conditioning, text, num_chunks, num_steps, seed) for seed in config.repeats(tell)
     ]
     tell("measuring the machine's ceilings")
     # A chunk's pass is complete once it is committed; the last of a shot is not.
     denoise = [milliseconds([shot[chunk]["denoise"] for shot in shots]) for chunk in range(num_chunks)]
     commit = milliseconds([part["commit"] for shot in shots for part in shot[1:]])
     shot_s = Spread(tuple(sum(sum(part.values()) for part in shot) for shot in shots))
-    num_frames = engine.codec.geometry.shot_num_frames(num_chunks)
+    num_frames = pipeline.codec.geometry.shot_num_frames(num_chunks)
     rows = [
         Row("context_ms", "context, once per shot, ms", milliseconds([shot[0]["context"] for shot in shots])),
         *(Row(f"chunk_{i}_ms", f"chunk {i + 1}, {num_steps} steps, ms", x) for i, x in enumerate(denoise)),
@@ -95,27 +93,27 @@ def bench_denoise(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = 
         Row("denoise_fps", "frames per second of the transformer alone", num_frames / shot_s.p50),
         Row("first_shot_s", "first shot, compilation included, s", first_shot_s),
     ]
-    peaks = peak_rows(engine.device)  # before the ceilings, whose matrices are none of a film's
-    grid = engine.codec.geometry.token_grid(engine.latent_size)
-    cost = shot_cost(engine.dit.config, grid, num_chunks, num_steps, engine.dtype.itemsize)
+    peaks = peak_rows(pipeline.device)  # before the ceilings, whose matrices are none of a film's
+    grid = pipeline.codec.geometry.token_grid(pipeline.latent_size)
+    cost = shot_cost(pipeline.dit.config, grid, num_chunks, num_steps, pipeline.dtype.itemsize)
     rows += [
         Row("shot_tflop", "shot, Tflop", cost.flops / 1e12),
         Row("shot_gbyte", "shot, Gbyte at the least", cost.num_bytes / 1e9),
-        *roofline_rows(cost, shot_s.p50, measure_ceilings(engine.device, engine.dtype)),
+        *roofline_rows(cost, shot_s.p50, measure_ceilings(pipeline.device, pipeline.dtype)),
     ]
     facts = {**pipeline_facts(pipeline), "num_steps": num_steps, "num_chunks": num_chunks}
     return Report(bench="denoise", facts=facts, rows=(*rows, *peaks))
 
 
-def later_shot(engine: Engine) -> tuple[Conditioning, Tensor]:
+def later_shot(pipeline: StreamingPipeline) -> tuple[Conditioning, Tensor]:
     """Conditioning and caption embeddings, both drawn, of a shot that follows three others."""
     generator = torch.Generator().manual_seed(0)
-    config = engine.dit.config
-    channels, _, height, width = engine.chunk_shape
-    num_frames = engine.codec.geometry.shot_num_frames(engine.config.num_chunks)
+    config = pipeline.dit.config
+    channels, _, height, width = pipeline.chunk_shape
+    num_frames = pipeline.codec.geometry.shot_num_frames(pipeline.config.num_chunks)
     memories: list[ShotMemory] = []
     for shot in range(_NUM_EARLIER_SHOTS):
-        kept = kept_frames(num_frames, shot, engine.context_budget)
+        kept = kept_frames(num_frames, shot, pipeline.context_budget)
         latents = torch.randn(len(kept), channels, height, width, generator=generator)
         memories.append(
             ShotMemory(caption=str(shot), num_frames=num_frames, candidate_frames=kept, latents=latents)
@@ -124,34 +122,44 @@ def later_shot(engine: Engine) -> tuple[Conditioning, Tensor]:
         memories,
         "",
         config,
-        engine.latent_size,
-        engine.config.context_policy,
-        device=engine.device,
+        pipeline.latent_size,
+        pipeline.config.context_policy,
+        device=pipeline.device,
     )
     text = torch.randn(1, len(captions), config.text_length, config.text_dim, generator=generator)
-    return conditioning, text.to(engine.device)
+    return conditioning, text.to(pipeline.device)
 
 
 def time_shot(
-    engine: Engine, conditioning: Conditioning, text: Tensor, num_chunks: int, num_steps: int, seed: int = 0
+    pipeline: StreamingPipeline,
+    conditioning: Conditioning,
+    text: Tensor,
+    num_chunks: int,
+    num_steps: int,
+    seed: int = 0,
 ) -> list[dict[str, float]]:
     """Seconds of each part of each chunk: context (in the first), denoise, commit (of the one before)."""
-    return timed_shot(engine, conditioning, text, num_chunks, num_steps, seed)[0]
+    return timed_shot(pipeline, conditioning, text, num_chunks, num_steps, seed)[0]
 
 
 @torch.no_grad()
 def timed_shot(
-    engine: Engine, conditioning: Conditioning, text: Tensor, num_chunks: int, num_steps: int, seed: int = 0
+    pipeline: StreamingPipeline,
+    conditioning: Conditioning,
+    text: Tensor,
+    num_chunks: int,
+    num_steps: int,
+    seed: int = 0,
 ) -> tuple[list[dict[str, float]], Tensor]:
     """The same, and the latents of the last chunk."""
-    stopwatch: Stopwatch = engine.stopwatch()
-    cache = engine.borrow_cache()
+    stopwatch: Stopwatch = pipeline.stopwatch()
+    cache = pipeline.borrow_cache()
     try:
-        noise = KeyedNoise(seeds=(seed,), shape=engine.chunk_shape, device=engine.device)
+        noise = KeyedNoise(seeds=(seed,), shape=pipeline.chunk_shape, device=pipeline.device)
         rollout = Rollout(
-            engine.dit, conditioning, text, cache, noise, engine.sigmas(num_steps), stopwatch=stopwatch
+            pipeline.dit, conditioning, text, cache, noise, pipeline.sigmas(num_steps), stopwatch=stopwatch
         )
         chunks = [(stopwatch.take(), latents) for latents in rollout.chunks(num_chunks)]
         return [parts_s for parts_s, _ in chunks], chunks[-1][1]
     finally:
-        engine.return_cache(cache)
+        pipeline.return_cache(cache)

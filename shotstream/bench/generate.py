@@ -92,7 +92,7 @@ def bench_generate(
     FilmRun(pipeline, config).film(bench_story(config.num_shots, config.seed + _WARM_UP_SEED_OFFSET))
     warm_up_s = time.perf_counter() - start_s
     run = FilmRun(pipeline, config)
-    devices = pipeline.device, pipeline.engine.codec_device
+    devices = pipeline.device, pipeline.codec_device
     with PowerMeter(*devices) as meter:
         start_s = time.perf_counter()
         for index in range(config.num_stories):
@@ -174,7 +174,7 @@ class FilmRun:
         session = (
             self._pipeline.session(story.global_caption, seed=config.seed)
             if self._light is None
-            else LightSession(self._pipeline.engine, self._light, story.global_caption)
+            else LightSession(self._pipeline, self._light, story.global_caption)
         )
         if not config.with_h264:
             self._film(session, story, story_s, lambda _: None)
@@ -247,16 +247,16 @@ class FilmRun:
 
         Without `synchronize`, on a GPU, the parts do not hold their own work.
         """
-        engine, config = self._pipeline.engine, self._config
+        pipeline, config = self._pipeline, self._config
         shot = shot_cost(
-            engine.dit.config,
-            self._pipeline.geometry.token_grid(engine.latent_size),
+            pipeline.dit.config,
+            self._pipeline.geometry.token_grid(pipeline.latent_size),
             config.num_chunks or self._pipeline.num_chunks,
             config.num_steps or self._pipeline.num_steps,
-            engine.dtype.itemsize,
+            pipeline.dtype.itemsize,
         )
         passes_s = sum(self._parts_s[part] for part in ("context", "denoise", "commit"))
-        ceilings = measure_ceilings(engine.device, engine.dtype)
+        ceilings = measure_ceilings(pipeline.device, pipeline.dtype)
         return roofline_rows(shot * self._num_shots, passes_s, ceilings)
 
     def rows(self, wall_s: float) -> tuple[Row, ...]:

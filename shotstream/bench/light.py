@@ -10,27 +10,27 @@ from contextlib import closing
 import torch
 
 from shotstream.codec.tiny_decoder import TinyDecoder
-from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.noise import shot_seed
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot import Chunk, make_shot
 from shotstream.streaming.shot_request import ShotRequest
 
 
-def random_light_decoder(engine: Engine) -> TinyDecoder:
+def random_light_decoder(pipeline: StreamingPipeline) -> TinyDecoder:
     """TAEHV's decoder in its published sizes, where the engine's codec is."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        decoder = TinyDecoder(engine.codec.latent_channels)
-    return decoder.to(engine.codec_device, engine.dtype).eval().requires_grad_(False)
+        decoder = TinyDecoder(pipeline.codec.latent_channels)
+    return decoder.to(pipeline.codec_device, pipeline.dtype).eval().requires_grad_(False)
 
 
 class LightSession:
     """As much of a `StorySession` as a measurement needs, with pictures of a light decoder."""
 
-    def __init__(self, engine: Engine, decoder: TinyDecoder, global_caption: str) -> None:
-        self._engine, self._decoder, self._global_caption = engine, decoder, global_caption
+    def __init__(self, pipeline: StreamingPipeline, decoder: TinyDecoder, global_caption: str) -> None:
+        self._pipeline, self._decoder, self._global_caption = pipeline, decoder, global_caption
         self._open: Generator[Chunk] | None = None
         self.shots: list[Take] = []
 
@@ -40,7 +40,7 @@ class LightSession:
         """The next shot, chunk by chunk. A shot still open is cut at its last chunk."""
         if self._open is not None:
             self._open.close()
-        config = self._engine.config
+        config = self._pipeline.config
         request = ShotRequest(
             global_caption=self._global_caption,
             caption=caption,
@@ -54,9 +54,9 @@ class LightSession:
         return self._open
 
     def _film(self, request: ShotRequest) -> Generator[Chunk]:
-        keeping = Keeping(self._engine, request, is_seen_lightly=True)
+        keeping = Keeping(self._pipeline, request, is_seen_lightly=True)
         try:
-            with closing(make_shot(self._engine, request, self._decoder, keeping)) as chunks:
+            with closing(make_shot(self._pipeline, request, self._decoder, keeping)) as chunks:
                 yield from chunks
         finally:
             if keeping.num_chunks:

@@ -24,8 +24,9 @@ from shotstream.geometry import PixelSize
 from shotstream.model.config import DiTConfig, wan_1_3b
 from shotstream.model.dit import DiT
 from shotstream.streaming.choice import DEFAULT_OPTIONS, Options
+from shotstream.streaming.loading import assemble_pipeline, choose_for
 from shotstream.streaming.parts import choose_device
-from shotstream.streaming.pipeline import StreamingPipeline, build_engine, choose_for
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.weights.bundle import Bundle, read_bundle
 from shotstream.weights.hub import WAN, WeightsNotFoundError, bundle_config, resolve
 from shotstream.weights.official import PublishedWeights
@@ -78,8 +79,7 @@ def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingP
             codec_device = choice.switches.codec_device
             apart = None if codec_device is None else choose_device(codec_device)
             bundle = random_bundle(settings, Path(directory), device, choice.dtype, codec_device=apart)
-        engine = build_engine(bundle, device, choice.dtype, switches=choice.switches, synchronize=True)
-    return StreamingPipeline(engine, choice)
+        return assemble_pipeline(bundle, device, choice, synchronize=True)
 
 
 def parse_size(text: str) -> PixelSize:
@@ -101,9 +101,9 @@ def random_config(name: str, *, with_text: bool) -> dict[str, Any]:
         if name != WAN:
             raise
         config = _wan_config(WAN)
-    engine = {**config["engine"], "model_id": f"{config['engine']['model_id']} (random weights)"}
-    config = {**config, "engine": engine}
-    if not with_text and engine["family"] == "wan":
+    films = {**config["engine"], "model_id": f"{config['engine']['model_id']} (random weights)"}
+    config = {**config, "engine": films}
+    if not with_text and films["family"] == "wan":
         config["text_encoder"] = {**config["text_encoder"], **_SHORT_TEXT}
     return config
 

@@ -25,9 +25,8 @@ def bench_overlap(
     pipeline: StreamingPipeline, config: BenchConfig, on_story: Callable[[int], None] | None = None
 ) -> Report:
     """Measures the three ways; `overlap` of the config is not used, and one more story warms up."""
-    engine = pipeline.engine
-    was_ahead = engine.prefetcher
-    thread = was_ahead or ChunkPrefetcher(engine.device, engine.codec_device)
+    was_ahead = pipeline.prefetcher
+    thread = was_ahead or ChunkPrefetcher(pipeline.device, pipeline.codec_device)
     turns: list[dict[str, float]] = []
     cuts_s: dict[str, list[float]] = {way: [] for way in _WAYS}
     num_frames = 0
@@ -37,7 +36,7 @@ def bench_overlap(
             turn: dict[str, float] = {}
             for way in (*_WAYS[index % 3 :], *_WAYS[: index % 3]):
                 forget_captions(pipeline.text_encoder)
-                engine.prefetcher = thread if way == "ahead" else None
+                pipeline.prefetcher = thread if way == "ahead" else None
                 run = FilmRun(pipeline, replace(config, overlap=way == "beside"))
                 start_s = time.perf_counter()
                 run.film(story)
@@ -50,7 +49,7 @@ def bench_overlap(
                 if on_story is not None:
                     on_story(index + 1)
     finally:
-        engine.prefetcher = was_ahead
+        pipeline.prefetcher = was_ahead
     return Report(
         bench="overlap",
         facts={**pipeline_facts(pipeline), "config": asdict(config)},

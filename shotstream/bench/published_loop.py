@@ -41,8 +41,8 @@ from shotstream.streaming.context_sampling import (
     frame_candidates,
     kept_frames,
 )
-from shotstream.streaming.engine import Engine
 from shotstream.streaming.noise import KeyedNoise, shot_seed
+from shotstream.streaming.pipeline import StreamingPipeline
 
 _ROPE_BASE = 10000.0
 _ROPE_TABLE_LENGTH = 1024
@@ -77,11 +77,11 @@ class _ShotCaches:
 class PublishedLoop:
     """Films whole stories the published way with an engine's parts."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._dit = engine.dit
-        self._grid = engine.codec.geometry.token_grid(engine.latent_size)
-        self._rope_powers = _rope_powers(engine.dit.config.rotary_split)
+    def __init__(self, pipeline: StreamingPipeline) -> None:
+        self._pipeline = pipeline
+        self._dit = pipeline.dit
+        self._grid = pipeline.codec.geometry.token_grid(pipeline.latent_size)
+        self._rope_powers = _rope_powers(pipeline.dit.config.rotary_split)
 
     @torch.no_grad()
     def film(
@@ -98,37 +98,39 @@ class PublishedLoop:
             )
         shots: list[PublishedShot] = []
         for index in range(len(captions)):
-            forget_captions(self._engine.text_encoder)
+            forget_captions(self._pipeline.text_encoder)
             composed = [
-                self._engine.compose(global_caption, caption, shot_index)
+                self._pipeline.compose(global_caption, caption, shot_index)
                 for shot_index, caption in enumerate(captions[: index + 1])
             ]
-            text = self._engine.text_encoder.encode(composed).to(self._engine.device).unsqueeze(0)
+            text = self._pipeline.text_encoder.encode(composed).to(self._pipeline.device).unsqueeze(0)
             conditioning = self._condition(shots)
             noise = KeyedNoise(
-                seeds=(shot_seed(seed, index),), shape=self._engine.chunk_shape, device=self._engine.device
+                seeds=(shot_seed(seed, index),),
+                shape=self._pipeline.chunk_shape,
+                device=self._pipeline.device,
             )
             latents = self._shot(text, conditioning, noise, num_chunks, num_steps)
-            shots.append(PublishedShot(latents=latents, frames=self._engine.decode(latents, None)[0]))
+            shots.append(PublishedShot(latents=latents, frames=self._pipeline.decode(latents, None)[0]))
             yield shots[-1]
 
     def _condition(self, shots: Sequence[PublishedShot]) -> Conditioning:
-        engine = self._engine
+        pipeline = self._pipeline
         if not shots:
-            return first_shot(self._dit.config, engine.latent_size, device=engine.device)
+            return first_shot(self._dit.config, pipeline.latent_size, device=pipeline.device)
         candidates: list[ContextCandidate] = []
         for index, shot in enumerate(shots):
-            kept = kept_frames(len(shot.frames), index, engine.context_budget)
+            kept = kept_frames(len(shot.frames), index, pipeline.context_budget)
             candidates += frame_candidates(index, len(shot.frames), kept, partial(self._encoded, shot))
         plan = choose_context(
             candidates,
             NextShot(index=len(shots), caption=""),
-            engine.context_budget,
-            engine.config.context_policy,
+            pipeline.context_budget,
+            pipeline.config.context_policy,
         )
-        conditioning = next_shot(plan, device=engine.device)
+        conditioning = next_shot(plan, device=pipeline.device)
         # All captions are given here, so that a caption's row is its shot.
-        rows = torch.tensor([*caption_shots(plan), len(shots)], device=engine.device)
+        rows = torch.tensor([*caption_shots(plan), len(shots)], device=pipeline.device)
         positions = conditioning.positions
         return Conditioning(
             context=conditioning.context,
@@ -140,7 +142,7 @@ class PublishedLoop:
         )
 
     def _encoded(self, shot: PublishedShot, frame_index: int) -> Float[Tensor, "z h w"]:
-        return self._engine.encode_frames(shot.frames[frame_index][None])[0]
+        return self._pipeline.encode_frames(shot.frames[frame_index][None])[0]
 
     def _shot(
         self, text: Tensor, conditioning: Conditioning, noise: KeyedNoise, num_chunks: int, num_steps: int
@@ -153,7 +155,7 @@ class PublishedLoop:
             x0 = few_step(
                 lambda noisy, sigma, at=positions: self._forward(noisy, sigma, at, caches),
                 noise(chunk, 0),
-                self._engine.sigmas(num_steps),
+                self._pipeline.sigmas(num_steps),
                 lambda step, at=chunk: noise(at, step + 1),
             )
             self._forward(x0, _clean(x0), positions, caches)
@@ -166,19 +168,19 @@ class PublishedLoop:
         local_tokens = config.window_chunks * config.chunk_latent_frames * tokens
         context = [self._layer_cache(context_tokens) for _ in range(config.num_layers)]
         local = [self._layer_cache(local_tokens) for _ in range(config.num_layers)]
-        embedded = self._dit.text_embedding(text.to(self._engine.dtype))
+        embedded = self._dit.text_embedding(text.to(self._pipeline.dtype))
         return _ShotCaches(context, local, [block.caption_keys(embedded) for block in self._blocks()])
 
     def _layer_cache(self, num_tokens: int) -> _LayerCache:
-        config, device = self._dit.config, self._engine.device
+        config, device = self._dit.config, self._pipeline.device
         shape = (1, num_tokens, config.num_heads, config.head_dim)
-        keys, values = (torch.zeros(shape, dtype=self._engine.dtype, device=device) for _ in range(2))
+        keys, values = (torch.zeros(shape, dtype=self._pipeline.dtype, device=device) for _ in range(2))
         return _LayerCache(keys, values, torch.zeros(1, dtype=torch.long, device=device))
 
     def _forward(
         self, x: Float[Tensor, "1 c f h w"], sigma: Tensor, positions: FramePositions, caches: _ShotCaches
     ) -> Float[Tensor, "1 c f h w"]:
-        dit, dtype, patch = self._dit, self._engine.dtype, self._dit.config.patch_size
+        dit, dtype, patch = self._dit, self._pipeline.dtype, self._dit.config.patch_size
         time = dit.time_embedding(sigma_embedding(sigma, dit.config.freq_dim).to(dtype))
         modulation = dit.time_projection(time).unflatten(-1, (6, -1))
         rope = self._rope(positions)
@@ -261,7 +263,7 @@ class PublishedLoop:
             ],
             dim=-1,
         )
-        return table.flatten(0, 2).unsqueeze(1).to(self._engine.device)
+        return table.flatten(0, 2).unsqueeze(1).to(self._pipeline.device)
 
     def _blocks(self) -> list[Block]:
         return [block for block in self._dit.blocks if isinstance(block, Block)]

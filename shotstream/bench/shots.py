@@ -59,7 +59,7 @@ def bench_shots(
         if is_over():
             break
     if with_long_shot:
-        rows += _probe_length(session, config.num_steps, pipeline.engine.dit.config.window_chunks)
+        rows += _probe_length(session, config.num_steps, pipeline.dit.config.window_chunks)
     facts = {
         **pipeline_facts(pipeline),
         "num_chunks": num_chunks,

@@ -42,12 +42,11 @@ def bench_threads(
     Raises:
         ValueError: It is not on a CPU.
     """
-    engine = pipeline.engine
-    if engine.device.type != "cpu":
+    if pipeline.device.type != "cpu":
         raise ValueError("threads are a CPU's; give --device cpu")
     cores = num_cores()
-    ahead = engine.prefetcher or ChunkPrefetcher(engine.device, engine.codec_device)
-    before = torch.get_num_threads(), engine.prefetcher
+    ahead = pipeline.prefetcher or ChunkPrefetcher(pipeline.device, pipeline.codec_device)
+    before = torch.get_num_threads(), pipeline.prefetcher
     ways = {
         f"{threads} {'thread' if threads == 1 else 'threads'}, {name}": (threads, thread)
         for threads in dict.fromkeys((1, cores))
@@ -61,7 +60,7 @@ def bench_threads(
                 for index in range(-1, config.num_stories):
                     for way, (threads, thread) in ways.items():
                         torch.set_num_threads(threads)
-                        engine.prefetcher = thread
+                        pipeline.prefetcher = thread
                         rate = _film(pipeline, config, index)
                         if index >= 0:
                             fps[way].append(rate)
@@ -75,7 +74,7 @@ def bench_threads(
             ]
     finally:
         torch.set_num_threads(before[0])
-        engine.prefetcher = before[1]
+        pipeline.prefetcher = before[1]
     return Report(
         bench="threads",
         facts={**pipeline_facts(pipeline), "cores": cores, "config": asdict(config)},

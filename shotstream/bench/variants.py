@@ -21,8 +21,9 @@ from shotstream.bench.questions import QUESTIONS, Asked, Question
 from shotstream.bench.report import synchronize
 from shotstream.streaming.choice import Choice, Options
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
+from shotstream.streaming.loading import assemble_pipeline, choose_for
 from shotstream.streaming.parts import choose_device
-from shotstream.streaming.pipeline import StreamingPipeline, build_engine, choose_for
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import Bundle, read_bundle
 from shotstream.weights.hub import resolve
@@ -116,15 +117,15 @@ class Models:
         in_turn = replace(switches, overlap_chunks=False)
         if self._pipeline is None or in_turn != self._switches:
             self.forget()
-            engine = build_engine(self._bundle, self.device, self.dtype, switches=in_turn)
-            self._pipeline, self._switches = StreamingPipeline(engine), in_turn
-        engine = self._pipeline.engine
-        engine.synchronize = waits
+            choice = Choice(dtype=self.dtype, switches=in_turn)
+            self._pipeline, self._switches = assemble_pipeline(self._bundle, self.device, choice), in_turn
+        pipeline = self._pipeline
+        pipeline.synchronize = waits
         # The order of an engine's work can be changed, and nothing need be compiled again for it.
         if waits or not switches.overlap_chunks:
-            engine.prefetcher = None
-        elif engine.prefetcher is None:
-            engine.prefetcher = ChunkPrefetcher(engine.device, engine.codec_device)
+            pipeline.prefetcher = None
+        elif pipeline.prefetcher is None:
+            pipeline.prefetcher = ChunkPrefetcher(pipeline.device, pipeline.codec_device)
         return self._pipeline
 
     def forget(self) -> None:

@@ -412,7 +412,7 @@ def _load(
     choice = pipeline.choice
     facts: dict[str, object] = {"switches": asdict(choice.switches), "chosen": choice.told}
     if choice.switches.needs_warm_up:
-        facts["compile_s"] = round(warm_up(pipeline.engine), 1)
+        facts["compile_s"] = round(warm_up(pipeline), 1)
     return pipeline, facts
 
 

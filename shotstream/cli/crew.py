@@ -132,7 +132,7 @@ def load_warm(
     console: "Console", model: str, device: str, options: "Options", crew: "Crew | None" = None
 ) -> "StreamingPipeline":
     """The model, all that a first film would wait for done; the person is told what is done and chosen."""
-    from shotstream.streaming.pipeline import load
+    from shotstream.streaming.loading import load
     from shotstream.streaming.warm_up import warm_up
 
     def tell(line: str) -> None:
@@ -149,7 +149,7 @@ def load_warm(
     for line in pipeline.choice.told:
         tell(line)
     if pipeline.choice.switches.needs_warm_up:
-        warm_up(pipeline.engine, tell=tell)
+        warm_up(pipeline, tell=tell)
     return pipeline
 
 
@@ -165,7 +165,7 @@ def crew_of(device: str) -> "Generator[Crew | None]":
         yield None
         return
     with bad_input():
-        from shotstream.streaming.pipeline import choose_device
+        from shotstream.streaming.parts import choose_device
 
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"no device {device!r} for several processes; give auto, cpu or cuda")

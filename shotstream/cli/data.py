@@ -45,7 +45,7 @@ def data_encode(
     with bad_input(kept), console.status("reading the manifest"):
         from shotstream.data.encode import EncodeConfig, TooManyBadClips, encode_manifest
         from shotstream.film.live import warn
-        from shotstream.streaming.pipeline import load_encoders
+        from shotstream.streaming.loading import load_encoders
 
         process, num_processes = _share(shard_of)
         config = EncodeConfig(

@@ -75,7 +75,7 @@ def generate(
                 overwrite,
             )
             return
-        from shotstream.streaming.pipeline import follow
+        from shotstream.streaming.loading import follow
 
         follow(model, crew, options)
 

@@ -95,7 +95,7 @@ def serve(
             from shotstream.streaming.preview import read_preview
 
             pipeline = load_warm(console, model, device, options)
-            preview = None if preview_decoder is None else read_preview(preview_decoder, pipeline.engine)
+            preview = None if preview_decoder is None else read_preview(preview_decoder, pipeline)
             settings = StudioSettings(
                 data_dir=data,
                 database_url=database,

@@ -45,7 +45,7 @@ from shotstream.data.shards import (
 )
 from shotstream.files import replacing, write_atomically
 from shotstream.manifest import Clip, read_manifest
-from shotstream.streaming.pipeline import Encoders
+from shotstream.streaming.loading import Encoders
 from shotstream.weights.tensor_files import sha256_of_file
 
 _log = logging.getLogger(__name__)
@@ -203,19 +203,19 @@ def make_form(
     sha256 = sha256_of_documents(described())
     if not num_clips:
         raise ValueError(f"{manifest}: lists no clip")
-    engine, codec = encoders.engine, encoders.codec
-    latent = codec.geometry.latent_size(engine.pixel_size)
-    usual = codec.geometry.shot_num_latent_frames(engine.num_chunks)
+    films, codec = encoders.config, encoders.codec
+    latent = codec.geometry.latent_size(films.pixel_size)
+    usual = codec.geometry.shot_num_latent_frames(films.num_chunks)
     return ShardForm(
-        model_id=engine.model_id,
-        family=engine.family,
+        model_id=films.model_id,
+        family=films.family,
         weights_sha256=encoders.weights_sha256,
         manifest_sha256=sha256,
         num_clips=num_clips,
         clips_per_shard=config.clips_per_shard,
-        fps=engine.fps,
-        height=engine.pixel_size.height,
-        width=engine.pixel_size.width,
+        fps=films.fps,
+        height=films.pixel_size.height,
+        width=films.pixel_size.width,
         latent_channels=codec.latent_channels,
         latent_height=latent.height,
         latent_width=latent.width,
@@ -229,7 +229,7 @@ def make_form(
 
 def _clip_form(form: ShardForm, encoders: Encoders) -> ClipForm:
     return ClipForm(
-        size=encoders.engine.pixel_size,
+        size=encoders.config.pixel_size,
         fps=form.fps,
         geometry=encoders.codec.geometry,
         max_latent_frames=form.max_latent_frames,

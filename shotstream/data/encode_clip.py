@@ -19,7 +19,7 @@ from shotstream.data.clips import ShotFrames
 from shotstream.data.shards import CONTEXT, DTYPES, TEXT, ShardForm
 from shotstream.manifest import Clip
 from shotstream.streaming.context_sampling import kept_frames
-from shotstream.streaming.pipeline import Encoders
+from shotstream.streaming.loading import Encoders
 
 
 class EncodedClip(NamedTuple):

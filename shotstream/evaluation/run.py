@@ -21,7 +21,8 @@ from shotstream.evaluation.report import Report, make_report
 from shotstream.evaluation.sheet import Panel, SheetStory, draw_sheet
 from shotstream.files import require_directory, write_atomically
 from shotstream.streaming.choice import DEFAULT_OPTIONS, Options
-from shotstream.streaming.pipeline import StreamingPipeline, load
+from shotstream.streaming.loading import load
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.theatre.oracle import Scores, Verdict, judge_film
 
 _CHANCE_SEED_OFFSET = 500_009

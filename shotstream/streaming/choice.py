@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from shotstream.model.attention import AttentionName
-from shotstream.streaming.engine import Family
+from shotstream.streaming.pipeline_config import Family
 from shotstream.streaming.switches import Switches
 
 Precision = Literal["auto", "float32", "bfloat16", "float8"]

@@ -4,8 +4,8 @@ The caller's thread gets each chunk's latents as soon as they are there, decodes
 whatever the caller does with those (H.264, hashes) runs beside the next chunk's commit and denoising too. On
 each GPU, the transformer's and the codec's, decoding has a stream of its own, whose work goes first. One
 chunk at most is made that nobody has asked for; when a shot ends early, the pass in hand is its last. All
-sessions of an engine share the one thread, so passes never run side by side, and their order within a shot is
-what it is without it.
+sessions of a pipeline share the one thread, so passes never run side by side, and their order within a shot
+is what it is without it.
 
 Run on a CPU, by test. The streams are meant for CUDA and have not been run.
 """
@@ -54,7 +54,7 @@ class CancelToken:
 
 
 class ChunkPrefetcher:
-    """The thread in which an engine's shots are denoised, and the streams on which they are decoded."""
+    """The thread in which a pipeline's shots are denoised, and the streams on which they are decoded."""
 
     def __init__(self, device: torch.device, codec_device: torch.device) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="denoise")

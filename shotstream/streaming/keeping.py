@@ -5,7 +5,7 @@ encoded as they are decoded, beside the next chunk, so that a shot that runs to 
 ones to be encoded when the next shot is asked for. When it is cut, what its real end asks for is encoded
 then, and what was encoded for an end that never came is thrown away: at most the frames of a full-length
 shot, 11 of a film's first shot at a budget of 6 and 1 to 3 of later ones. A latent does not depend on when it
-is made (`Engine.encode_levels`), so that neither does a film.
+is made (`StreamingPipeline.encode_levels`), so that neither does a film.
 
 Frames in main memory are copied one by one and dropped as soon as no end can ask for them.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from shotstream.codec.codec import DecodeState
 from shotstream.codec.transfer import fetch
 from shotstream.streaming.context_sampling import kept_frames
-from shotstream.streaming.engine import Engine, to_frames
+from shotstream.streaming.pipeline import StreamingPipeline, to_frames
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot_request import ShotRequest
 
@@ -49,23 +49,28 @@ class Keeping:
     """Of one shot in the making; `make_shot` feeds it."""
 
     def __init__(
-        self, engine: Engine, request: ShotRequest, *, is_seen_lightly: bool = False, whole: bool = False
+        self,
+        pipeline: StreamingPipeline,
+        request: ShotRequest,
+        *,
+        is_seen_lightly: bool = False,
+        whole: bool = False,
     ) -> None:
         """Nothing is computed yet.
 
         Args:
-            engine: What the shot is made with.
+            pipeline: What the shot is made with.
             request: What it is made from.
             is_seen_lightly: The frames handed out are a light decoder's: the codec decodes its own here, a
                 chunk behind what is seen.
             whole: Hold all frames, for `frames`, and for a cut at an earlier chunk than the last one made.
         """
-        self._engine = engine
+        self._pipeline = pipeline
         self._request = request
         self._is_seen_lightly = is_seen_lightly
         self._whole = whole
         self._planned = frozenset(self._candidates(request.num_chunks))
-        self._stopwatch = engine.stopwatch()
+        self._stopwatch = pipeline.stopwatch()
         self._undecoded: list[Tensor] = []
         self._state: DecodeState | None = None
         self._unencoded: dict[int, Tensor] = {}
@@ -115,7 +120,7 @@ class Keeping:
         # Of the last chunk, what the full length would have asked for, only where this end does too.
         self._unencoded = {index: level for index, level in self._unencoded.items() if index in candidates}
         self._encode()
-        with self._stopwatch.part("keep"), self._engine.beside():
+        with self._stopwatch.part("keep"), self._pipeline.beside():
             early = [index for index in candidates if index in self._latents]
             late = [index for index in candidates if index not in self._latents]
             found: dict[int, Tensor] = {}
@@ -123,7 +128,7 @@ class Keeping:
                 latents = fetch(torch.stack([self._latents[index] for index in early]))
                 found |= zip(early, latents, strict=True)
             if late:
-                latents = self._engine.encode_frames(np.stack([self._frame(index) for index in late]))
+                latents = self._pipeline.encode_frames(np.stack([self._frame(index) for index in late]))
                 found |= zip(late, latents, strict=True)
         return self._request.take(
             num_chunks=num_chunks,
@@ -137,15 +142,15 @@ class Keeping:
     def _decode(self, num_chunks: int) -> None:
         """The codec's own frames of the first chunks, where another decoder's were handed out."""
         while self._undecoded and self._num_kept < num_chunks:
-            with self._stopwatch.part("keep"), self._engine.beside():
-                levels, self._state = self._engine.decode_levels(self._undecoded.pop(0), self._state)
+            with self._stopwatch.part("keep"), self._pipeline.beside():
+                levels, self._state = self._pipeline.decode_levels(self._undecoded.pop(0), self._state)
                 self._see(levels, to_frames(levels))
 
     @torch.no_grad()
     def _encode(self) -> None:
-        with self._stopwatch.part("keep"), self._engine.beside():
+        with self._stopwatch.part("keep"), self._pipeline.beside():
             for index, level in self._unencoded.items():
-                self._latents[index] = self._engine.encode_levels(level[None])[0]
+                self._latents[index] = self._pipeline.encode_levels(level[None])[0]
                 self._spare.pop(index, None)
             self._unencoded = {}
 
@@ -177,8 +182,8 @@ class Keeping:
 
     def _candidates(self, num_chunks: int) -> tuple[int, ...]:
         return kept_frames(
-            self._num_frames(num_chunks), len(self._request.takes), self._engine.context_budget
+            self._num_frames(num_chunks), len(self._request.takes), self._pipeline.context_budget
         )
 
     def _num_frames(self, num_chunks: int) -> int:
-        return self._engine.codec.geometry.shot_num_frames(num_chunks) if num_chunks else 0
+        return self._pipeline.codec.geometry.shot_num_frames(num_chunks) if num_chunks else 0

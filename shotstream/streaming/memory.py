@@ -25,7 +25,7 @@ from shotstream.geometry import PixelSize
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import CacheSnapshot, DualCache, KeysValues
 from shotstream.streaming.conditioning import first_shot
-from shotstream.streaming.parts import dit_config, engine_config, load_codec, load_dit
+from shotstream.streaming.parts import dit_config, load_codec, load_dit, pipeline_config
 from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import Bundle
 
@@ -62,7 +62,7 @@ class Memory:
 def film_memory(bundle: Bundle, dtype: torch.dtype, switches: Switches) -> Memory:
     """What one film at a time needs with the model of a bundle; its tensors are only looked at for shapes."""
     bundle = replace(bundle, tensors=_emptied(bundle.tensors))
-    size, config = engine_config(bundle).pixel_size, dit_config(bundle)
+    size, config = pipeline_config(bundle).pixel_size, dit_config(bundle)
     apart = switches.codec_device is not None
     # What computes attention, and what is compiled, needs no more.
     plain = replace(

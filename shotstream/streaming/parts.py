@@ -1,6 +1,6 @@
 """From a bundle's tensors to networks on a device: each family's transformer, codec and text encoder.
 
-A bundle's config has four sections: `engine` (an `EngineConfig`), and the sizes of its parts `dit`, `codec`
+A bundle's config has four sections: `engine` (a `PipelineConfig`), and the sizes of its parts `dit`, `codec`
 and `text_encoder`. The family named in the first decides the classes of the last two: the theatre's patch
 codec and word encoder, or Wan's autoencoder and UMT5.
 """
@@ -24,7 +24,7 @@ from shotstream.model.dit import DiT
 from shotstream.model.quantized import check_format, quantize_linears
 from shotstream.process import keep_compiled
 from shotstream.story import CaptionStyle, fit_caption
-from shotstream.streaming.engine import Compose, EngineConfig, Family
+from shotstream.streaming.pipeline_config import Compose, Family, PipelineConfig
 from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import Bundle, BundleError
 from shotstream.weights.file_kinds import CheckpointError
@@ -36,7 +36,7 @@ CAPTION_STYLES: dict[Family, CaptionStyle] = {"theatre": "plain", "wan": "publis
 
 
 def theatre_bundle_config(
-    config: EngineConfig, dit: DiTConfig, codec: PatchCodecConfig, text_encoder: WordEncoderConfig
+    config: PipelineConfig, dit: DiTConfig, codec: PatchCodecConfig, text_encoder: WordEncoderConfig
 ) -> dict[str, Any]:
     """The config to write a theatre bundle with; its parts are dit, codec and text_encoder."""
     return {
@@ -111,7 +111,7 @@ def load_dit(bundle: Bundle, device: torch.device, dtype: torch.dtype, switches:
 def load_codec(bundle: Bundle, device: torch.device, dtype: torch.dtype, switches: Switches) -> Codec:
     """The codec; the theatre's stays in float32: it is small, and names colours."""
     where = f"{bundle.directory}: codec"
-    if engine_config(bundle).family == "theatre":
+    if pipeline_config(bundle).family == "theatre":
         if switches.of_wan_decoder:
             raise ValueError("only Wan's decoder can be compiled or given whole chunks")
         patches = config_from_document(PatchCodecConfig, _section(bundle, "codec"), where)
@@ -136,7 +136,7 @@ def load_text_encoder(
 ) -> TextEncoder:
     """The text encoder; the theatre's stays in float32."""
     where = f"{bundle.directory}: text_encoder"
-    if engine_config(bundle).family == "theatre":
+    if pipeline_config(bundle).family == "theatre":
         if switches.offload_text:
             raise ValueError("only Wan's text encoder can be kept off the device; the theatre's is tiny")
         config = config_from_document(WordEncoderConfig, _section(bundle, "text_encoder"), where)
@@ -158,7 +158,7 @@ def load_text_encoder(
     )
 
 
-def engine_config(bundle: Bundle) -> EngineConfig:
+def pipeline_config(bundle: Bundle) -> PipelineConfig:
     """How the bundle's films are made."""
     where = f"{bundle.directory}: engine"
     document = bundle.config.get("engine")
@@ -170,7 +170,7 @@ def engine_config(bundle: Bundle) -> EngineConfig:
         raise BundleError(
             f"{where}: of the family {family!r}; this program knows {', '.join(CAPTION_STYLES)}"
         )
-    return config_from_document(EngineConfig, settings, where)
+    return config_from_document(PipelineConfig, settings, where)
 
 
 def dit_config(bundle: Bundle) -> DiTConfig:

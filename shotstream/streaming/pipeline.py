@@ -1,81 +1,122 @@
-"""Loads a model from its bundle and opens sessions on it: the front door of the package."""
+"""A loaded model: makes every shot of every session, and opens sessions. The front door of the package.
 
-import hashlib
+Nothing in it belongs to a film. It turns captions into text caches, frames into context latents and
+latents into frames, and lends out dual caches: a shot in the making borrows one, so that interleaved
+sessions never share one, and gives it back, so that a long film allocates nothing.
+"""
+
 import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
-from shotstream.codec.codec import Codec
+from shotstream.codec.codec import Codec, DecodeState, StreamDecoder
+from shotstream.codec.pixels import from_levels, to_levels
 from shotstream.codec.text import TextEncoder
-from shotstream.geometry import PixelSize, VideoGeometry
-from shotstream.model.config import DiTConfig
-from shotstream.process import num_cores
+from shotstream.codec.transfer import fetch, send
+from shotstream.diffusion.schedule import FlowSchedule
+from shotstream.geometry import LatentSize, PixelSize, VideoGeometry
+from shotstream.model.cross_attention import TextCache
+from shotstream.model.dit import DiT
+from shotstream.model.dual_cache import DualCache
 from shotstream.story import CaptionStyle
-from shotstream.streaming.choice import (
-    DEFAULT_OPTIONS,
-    NO_EXPERT,
-    Choice,
-    Expert,
-    Machine,
-    MemoryLevel,
-    Options,
-    Precision,
-    check_words,
-    choose,
-)
-from shotstream.streaming.crew import Crew
-from shotstream.streaming.engine import Compose, Engine, EngineConfig, Family
-from shotstream.streaming.memory import film_memory
-from shotstream.streaming.parts import (
-    CAPTION_STYLES,
-    choose_device,
-    dit_config,
-    engine_config,
-    fitted_captions,
-    load_codec,
-    load_dit,
-    load_text_encoder,
-)
-from shotstream.streaming.session import StorySession
-from shotstream.streaming.switches import DEFAULT_SWITCHES, Switches
-from shotstream.weights.bundle import Bundle, read_bundle
-from shotstream.weights.hub import resolve
+from shotstream.streaming.choice import Choice
+from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
+from shotstream.streaming.crew import Crew, shared_cache
+from shotstream.streaming.parts import CAPTION_STYLES
+from shotstream.streaming.pipeline_config import Compose, Family, PipelineConfig
+from shotstream.streaming.sequence_parallel import HeadParallel
+from shotstream.streaming.switches import DEFAULT_SWITCHES
+from shotstream.streaming.timing import Stopwatch
+
+if TYPE_CHECKING:
+    from shotstream.streaming.session import StorySession
 
 
 class StreamingPipeline:
     """A loaded model. Opens any number of sessions; one thread at a time."""
 
-    def __init__(self, engine: Engine, choice: Choice | None = None) -> None:
-        """`choice` is how the engine was chosen to be run, for people; None where nobody chose."""
-        self._engine = engine
-        self._choice = choice or Choice(dtype=engine.dtype, switches=DEFAULT_SWITCHES)
+    def __init__(
+        self,
+        config: PipelineConfig,
+        dit: DiT,
+        codec: Codec,
+        text_encoder: TextEncoder,
+        compose: Compose,
+        *,
+        weights_sha256: str = "",
+        choice: Choice | None = None,
+        crew: Crew | None = None,
+        synchronize: bool = False,
+    ) -> None:
+        """The networks are used as they are: put them where they belong and in evaluation mode first.
 
-    @property
-    def engine(self) -> Engine:
-        """What its films are made with."""
-        return self._engine
+        Args:
+            config: How films are made.
+            dit: The student.
+            codec: Between frames and latents.
+            text_encoder: Of whole captions.
+            compose: From global and shot caption to what the text encoder is given.
+            weights_sha256: Identifies the weights; sessions are saved with it.
+            choice: How it is run; of its switches, those of the networks are already applied to them. None:
+                the default switches.
+            crew: The processes that make each chunk together, led by this one; None: this one alone.
+            synchronize: Wait for the device after each part of a chunk, so that timings hold their own work;
+                without effect where chunks overlap.
 
-    @property
-    def choice(self) -> Choice:
-        """How it is run, and what a person should know of that."""
-        return self._choice
+        Raises:
+            ValueError: The parts do not fit each other, or there are more processes than can share a pass.
+        """
+        if codec.latent_channels != dit.config.latent_channels:
+            raise ValueError(
+                f"the codec has {codec.latent_channels} latent channels, the transformer "
+                f"{dit.config.latent_channels}; they belong to different models"
+            )
+        self.config = config
+        self.dit = dit
+        self.codec = codec
+        self.text_encoder = text_encoder
+        self.compose = compose
+        self.weights_sha256 = weights_sha256
+        self.choice = choice or Choice(dtype=self.dtype, switches=DEFAULT_SWITCHES)
+        self.synchronize = synchronize
+        self.latent_size: LatentSize = codec.geometry.latent_size(config.pixel_size)
+        self._token_grid = codec.geometry.token_grid(self.latent_size)
+        self.crew = crew
+        switches = self.choice.switches
+        self.cache_dtype = switches.cache_dtype or self.dtype
+        if switches.overlap_chunks and crew is not None:
+            raise ValueError(
+                "several processes make each chunk together, when it is asked for; do not overlap"
+            )
+        self.codec_device = self.device
+        if switches.codec_device is not None:
+            self.codec_device = torch.device(switches.codec_device)
+        if self.codec_device == torch.device("cuda"):
+            self.codec_device = torch.device("cuda", torch.cuda.current_device())
+        self.prefetcher: ChunkPrefetcher | None = None
+        if switches.overlap_chunks:
+            self.prefetcher = ChunkPrefetcher(self.device, self.codec_device)
+        if crew is not None:
+            dit.token_share = HeadParallel(dit.config, self._token_grid)
+        self._sigmas: dict[int, Tensor] = {}
+        self._spare_caches: list[DualCache] = []
 
     @property
     def model_id(self) -> str:
         """Name of the model."""
-        return self._engine.config.model_id
-
-    @property
-    def weights_sha256(self) -> str:
-        """Identifies weights and configs together."""
-        return self._engine.weights_sha256
+        return self.config.model_id
 
     @property
     def family(self) -> Family:
         """Which family of models it is of."""
-        return self._engine.config.family
+        return self.config.family
 
     @property
     def caption_style(self) -> CaptionStyle:
@@ -85,229 +126,165 @@ class StreamingPipeline:
     @property
     def fps(self) -> int:
         """Frames per second of its films."""
-        return self._engine.config.fps
+        return self.config.fps
 
     @property
     def pixel_size(self) -> PixelSize:
         """Size of its frames."""
-        return self._engine.config.pixel_size
+        return self.config.pixel_size
 
     @property
     def geometry(self) -> VideoGeometry:
         """Strides between pixels, latents and tokens."""
-        return self._engine.codec.geometry
+        return self.codec.geometry
 
     @property
     def num_chunks(self) -> int:
         """Usual length of a shot."""
-        return self._engine.config.num_chunks
+        return self.config.num_chunks
 
     @property
     def num_steps(self) -> int:
         """Denoising steps per chunk that it was trained for."""
-        return len(self._engine.config.student_steps)
+        return len(self.config.student_steps)
 
     @property
     def context_policy(self) -> str:
         """How context frames are chosen."""
-        return self._engine.config.context_policy
-
-    @property
-    def text_encoder(self) -> TextEncoder:
-        """Tells what it does not understand of a caption, and how much of it it takes."""
-        return self._engine.text_encoder
-
-    @property
-    def codec(self) -> Codec:
-        """Between frames and latents."""
-        return self._engine.codec
+        return self.config.context_policy
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
-        return self._engine.device
+        """Where the transformer is."""
+        return self.dit.patch_embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What its transformer computes in."""
-        return self._engine.dtype
+        """What the transformer computes in."""
+        return self.dit.patch_embedding.weight.dtype
 
-    def session(self, global_caption: str, *, seed: int = 0) -> StorySession:
+    @property
+    def context_budget(self) -> int:
+        """Context frames of a shot."""
+        return self.dit.config.num_context_frames
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int, int]:
+        """Channels, latent frames, height and width of a chunk."""
+        config = self.dit.config
+        size = self.latent_size
+        return config.latent_channels, config.chunk_latent_frames, size.height, size.width
+
+    def sigmas(self, num_steps: int) -> Float[Tensor, " k"]:
+        """Levels of `num_steps` denoising steps, on the device.
+
+        The trained number of steps gives the trained ones; any other number spreads them evenly before the
+        schedule warps them.
+        """
+        if num_steps not in self._sigmas:
+            schedule = FlowSchedule(shift=self.config.shift)
+            steps = self.config.student_steps
+            if num_steps != len(steps):
+                total = schedule.num_train_steps
+                steps = tuple(round(total * (1 - step / num_steps)) for step in range(num_steps))
+            self._sigmas[num_steps] = send(schedule.student_sigmas(steps), self.device)
+        return self._sigmas[num_steps]
+
+    def stopwatch(self) -> Stopwatch:
+        """A stopwatch for one shot."""
+        return Stopwatch(self.device, synchronize=self.synchronize and self.prefetcher is None)
+
+    @torch.no_grad()
+    def text_cache(self, captions: Sequence[str]) -> TextCache:
+        """The captions' keys and values in every layer; each caption is encoded once while it is in use."""
+        return self.dit.text_cache(self.embeddings(captions), tuple(captions))
+
+    def embeddings(self, captions: Sequence[str]) -> Float[Tensor, "1 s n d"]:
+        """What the text encoder makes of captions, on the device."""
+        return send(self.text_encoder.encode(captions), self.device).unsqueeze(0)
+
+    @torch.no_grad()
+    def encode_frames(self, frames: UInt8[np.ndarray, "f h w 3"]) -> Float[Tensor, "f z latent_h latent_w"]:
+        """Latents of frames, see `encode_levels`; float32, on the CPU."""
+        expected = self.config.pixel_size
+        if frames.shape[1:3] != (expected.height, expected.width):
+            raise ValueError(
+                f"frames of {frames.shape[1]}x{frames.shape[2]} pixels; this model's are "
+                f"{expected.height}x{expected.width}: resize them"
+            )
+        # Copied, because frames handed out are read-only and torch has no such tensors.
+        levels = send(torch.from_numpy(frames.copy()), self.codec_device)
+        return fetch(self.encode_levels(levels))
+
+    @torch.no_grad()
+    def encode_levels(self, levels: UInt8[Tensor, "f h w 3"]) -> Float[Tensor, "f z latent_h latent_w"]:
+        """Latents of frames on the codec's device; float32, there.
+
+        Each is encoded alone, as a video of one frame and in a batch of one, so that its latent is the same
+        to the bit whatever else is encoded, and when.
+        """
+        pixels = rearrange(levels, "f h w c -> f 1 c 1 h w")
+        return torch.cat([self.codec.encode(from_levels(frame))[:, :, 0].float() for frame in pixels])
+
+    def decode(
+        self,
+        latents: Float[Tensor, "1 z f h w"],
+        state: DecodeState | None,
+        decoder: StreamDecoder | None = None,
+    ) -> tuple[UInt8[np.ndarray, "frames pixel_h pixel_w 3"], DecodeState]:
+        """The next frames of a shot, read-only, and the state that follows. Waits for the current stream.
+
+        `decoder` takes the codec's place; the state is its own.
+        """
+        levels, state = self.decode_levels(latents, state, decoder)
+        return to_frames(levels), state
+
+    @torch.no_grad()
+    def decode_levels(
+        self,
+        latents: Float[Tensor, "1 z f h w"],
+        state: DecodeState | None,
+        decoder: StreamDecoder | None = None,
+    ) -> tuple[UInt8[Tensor, "frames pixel_h pixel_w 3"], DecodeState]:
+        """The same frames on the codec's device; waits for nothing."""
+        given = latents if self.codec_device.type != "cpu" else fetch(latents)
+        pixels, state = (decoder or self.codec).decode_stream(given.to(self.codec_device), state)
+        return rearrange(to_levels(pixels[0]), "c f h w -> f h w c"), state
+
+    def beside(
+        self, latents: Tensor | None = None, ready: torch.cuda.Event | None = None
+    ) -> AbstractContextManager[object]:
+        """Within it work runs beside the denoising of the next chunk, where the pipeline prefetches chunks.
+
+        It begins when `latents` are `ready`.
+        """
+        return nullcontext() if self.prefetcher is None else self.prefetcher.decoding(latents, ready)
+
+    def borrow_cache(self) -> DualCache:
+        """A dual cache that nobody else uses; give it back with `return_cache`."""
+        if self._spare_caches:
+            return self._spare_caches.pop()
+        return shared_cache(self.dit, self._token_grid, self.cache_dtype)
+
+    def return_cache(self, cache: DualCache) -> None:
+        """Take back a borrowed cache for the next shot."""
+        self._spare_caches.append(cache)
+
+    def session(self, global_caption: str, *, seed: int = 0) -> "StorySession":
         """A new film; see `StorySession`."""
-        return StorySession(self._engine, global_caption, seed=seed)
+        from shotstream.streaming.session import StorySession
 
-    def load_session(self, path: str | os.PathLike[str]) -> StorySession:
+        return StorySession(self, global_caption, seed=seed)
+
+    def load_session(self, path: str | os.PathLike[str]) -> "StorySession":
         """The session that `StorySession.save` wrote; SessionError when it is of another model or damaged."""
-        return StorySession.load(path, self._engine)
+        from shotstream.streaming.session import StorySession
+
+        return StorySession.load(path, self)
 
 
-def load(
-    name: str | Path = "theatre",
-    device: torch.device | str = "auto",
-    *,
-    precision: Precision = "auto",
-    memory: MemoryLevel = "auto",
-    expert: Expert = NO_EXPERT,
-    crew: Crew | None = None,
-    synchronize: bool = False,
-) -> StreamingPipeline:
-    """A model, ready to film.
-
-    On a CPU the theatre computes with one thread, a setting of the whole process, unless `OMP_NUM_THREADS` is
-    set.
-
-    Args:
-        name: A name that `weights.hub.resolve` knows, or a bundle's directory.
-        device: "auto" takes a GPU when there is one, else the CPU.
-        precision: "auto" is float32, and bfloat16 for the Wan family on a GPU. Films made with "float8" are
-            those of another model.
-        memory: "auto" keeps everything on the device where it fits; "low" gives up time, "lowest" a little of
-            the pictures too: its films are those of another model.
-        expert: Answers that take the place of the table's in `choice`.
-        crew: The processes that make films together, led by this one, on the crew's device.
-        synchronize: Wait for the device after each part of a chunk, so that its timings hold its own work.
-
-    Raises:
-        ValueError: No such model or device, a damaged or foreign bundle, or an option that cannot be.
-    """
-    check_words(precision, memory, expert.attention)
-    options = Options(precision=precision, memory=memory, expert=expert)
-    chosen = choose_device(device) if crew is None else crew.device
-    return build_pipeline(read_bundle(resolve(name)), chosen, options, crew=crew, synchronize=synchronize)
-
-
-def follow(name: str | Path, crew: Crew, options: Options = DEFAULT_OPTIONS) -> None:
-    """Help the crew's leader to make films until it dismisses this process; the leader's name and options.
-
-    Reads the transformer and nothing else.
-    """
-    bundle = read_bundle(resolve(name), parts=("dit",))
-    choice = choose_for(bundle, crew.device, options, crew=crew)
-    _check_crew(choice.switches)
-    crew.follow(load_dit(bundle, crew.device, choice.dtype, choice.switches))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Encoders:
-    """What turns clips into training data: a model without its transformer."""
-
-    engine: EngineConfig
-    """How the model's films are made."""
-    dit: DiTConfig
-    """Sizes of its transformer."""
-    codec: Codec
-    text_encoder: TextEncoder
-    compose: Compose
-    """From global and shot caption to what the text encoder is given."""
-    weights_sha256: str
-    """Identifies the bundle."""
-
-
-def load_encoders(
-    name: str | Path, device: torch.device | str = "auto", dtype: torch.dtype | None = None
-) -> Encoders:
-    """The codec and the text encoder of a model; None as dtype is what films are made in."""
-    chosen = choose_device(device)
-    bundle = read_bundle(resolve(name), parts=("codec", "text_encoder"))
-    config = engine_config(bundle)
-    if dtype is None:
-        is_half = config.family == "wan" and chosen.type == "cuda"
-        dtype = torch.bfloat16 if is_half else torch.float32
-    text_encoder = load_text_encoder(bundle, chosen, dtype, DEFAULT_SWITCHES)
-    return Encoders(
-        engine=config,
-        dit=dit_config(bundle),
-        codec=load_codec(bundle, chosen, dtype, DEFAULT_SWITCHES),
-        text_encoder=text_encoder,
-        compose=fitted_captions(text_encoder, CAPTION_STYLES[config.family]),
-        weights_sha256=bundle.sha256,
-    )
-
-
-def build_pipeline(
-    bundle: Bundle,
-    device: torch.device,
-    options: Options = DEFAULT_OPTIONS,
-    *,
-    crew: Crew | None = None,
-    synchronize: bool = False,
-) -> StreamingPipeline:
-    """The pipeline of a bundle that was read, run as the table in `choice` says; errors as of `load`."""
-    choice = choose_for(bundle, device, options, crew=crew)
-    engine = build_engine(
-        bundle, device, choice.dtype, switches=choice.switches, crew=crew, synchronize=synchronize
-    )
-    return StreamingPipeline(engine, choice)
-
-
-def choose_for(bundle: Bundle, device: torch.device, options: Options, *, crew: Crew | None = None) -> Choice:
-    """How to run a bundle's model on a device as it is now. ValueError for what cannot be."""
-    machine = Machine(
-        device_type=device.type,
-        num_processes=1 if crew is None else crew.size,
-        num_cores=num_cores(),
-        num_threads=torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else None,
-    )
-    if device.type == "cuda":
-        machine = replace(
-            machine,
-            capability=torch.cuda.get_device_capability(device),
-            # A crew's processes must choose alike, and each sees another GPU.
-            free_bytes=torch.cuda.mem_get_info(device)[0] if crew is None else None,
-            num_gpus=torch.cuda.device_count(),
-        )
-    return choose(
-        options,
-        engine_config(bundle).family,
-        machine,
-        lambda dtype, switches: film_memory(bundle, dtype, switches).total,
-    )
-
-
-def build_engine(
-    bundle: Bundle,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    switches: Switches = DEFAULT_SWITCHES,
-    crew: Crew | None = None,
-    synchronize: bool = False,
-) -> Engine:
-    """The engine of a bundle that was read, run just so; BundleError when its parts do not make one."""
-    config = engine_config(bundle)
-    if crew is not None:
-        _check_crew(switches)
-    dit = load_dit(bundle, device, dtype, switches)
-    codec_device = None if switches.codec_device is None else choose_device(switches.codec_device)
-    codec = load_codec(bundle, codec_device or device, dtype, switches)
-    text_encoder = load_text_encoder(bundle, codec_device or device, dtype, switches)
-    if switches.cudnn_benchmark:
-        torch.backends.cudnn.benchmark = True
-    if switches.num_threads is not None:
-        torch.set_num_threads(switches.num_threads)
-    sha256 = bundle.sha256
-    if switches.suffix:
-        # A film, a session or a replay made with other numbers belongs to them alone.
-        config = replace(config, model_id=config.model_id + switches.suffix)
-        # Weights that were drawn have no hash.
-        sha256 = sha256 and hashlib.sha256((sha256 + switches.suffix).encode()).hexdigest()
-    return Engine(
-        config,
-        dit,
-        codec,
-        text_encoder,
-        fitted_captions(text_encoder, CAPTION_STYLES[config.family]),
-        weights_sha256=sha256,
-        synchronize=synchronize,
-        crew=crew,
-        cache_dtype=switches.cache_dtype,
-        overlap=switches.overlap_chunks,
-        codec_device=codec_device,
-    )
-
-
-def _check_crew(switches: Switches) -> None:
-    if switches.overlap_chunks:
-        raise ValueError("several processes make each chunk together, when it is asked for; do not overlap")
-    if switches.compile:
-        raise ValueError("several processes exchange tensors within each block, which cannot be compiled")
+def to_frames(levels: UInt8[Tensor, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
+    """Frames in main memory, read-only; waits for the current stream."""
+    frames = fetch(levels).numpy()
+    frames.flags.writeable = False
+    return frames

@@ -9,30 +9,30 @@ decoding of the last chunk: the first pictures come sooner, and the film as a wh
 from pathlib import Path
 
 from shotstream.codec.tiny_decoder import TinyDecoder
-from shotstream.streaming.engine import Engine
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.weights.tensor_files import lazy_tensors, read_pytorch, read_safetensors
 
 
-def read_preview(path: Path, engine: Engine) -> TinyDecoder:
-    """TAEHV's decoder from its published file (.pth, or .safetensors with the same names), for an engine.
+def read_preview(path: Path, pipeline: StreamingPipeline) -> TinyDecoder:
+    """TAEHV's decoder from its published file (.pth, or .safetensors with the same names), for a pipeline.
 
     Raises:
-        ValueError: The engine is not of the Wan family, or the file does not hold what it should.
+        ValueError: The pipeline is not of the Wan family, or the file does not hold what it should.
     """
-    if engine.config.family != "wan":
+    if pipeline.config.family != "wan":
         raise ValueError(
-            f"{path}: a light decoder is of Wan's latents; {engine.config.model_id} has others: leave it out"
+            f"{path}: a light decoder is of Wan's latents; {pipeline.model_id} has others: leave it out"
         )
     is_safe = path.suffix == ".safetensors"
     tensors = read_safetensors(path) if is_safe else lazy_tensors(read_pytorch(path), str(path))
     try:
         loaded = {name: tensor.load() for name, tensor in tensors.items()}
-        decoder = TinyDecoder.from_tensors(loaded, device=engine.codec_device, dtype=engine.dtype)
+        decoder = TinyDecoder.from_tensors(loaded, device=pipeline.codec_device, dtype=pipeline.dtype)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if decoder.latent_channels != engine.codec.latent_channels:
+    if decoder.latent_channels != pipeline.codec.latent_channels:
         raise ValueError(
             f"{path}: decodes {decoder.latent_channels} latent channels; the model has "
-            f"{engine.codec.latent_channels}"
+            f"{pipeline.codec.latent_channels}"
         )
     return decoder

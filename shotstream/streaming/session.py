@@ -9,7 +9,7 @@ A cut is just the next call of `shot`. Closing the iterator of a shot early, or 
 at that chunk: the session keeps what was handed out. An error in the middle of a shot keeps nothing of
 it.
 
-Not for several threads at once; sessions of one engine may be interleaved freely between chunks.
+Not for several threads at once; sessions of one pipeline may be interleaved freely between chunks.
 """
 
 import os
@@ -23,9 +23,9 @@ import numpy as np
 
 from shotstream.story import MAX_SEED
 from shotstream.streaming.context_sampling import max_pins
-from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping, as_picture
 from shotstream.streaming.noise import derive_seed, shot_seed
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import (
     Pin,
     SavedSession,
@@ -41,11 +41,11 @@ from shotstream.streaming.shot_request import ShotRequest
 class StorySession:
     """A film under one global caption. Made by `StreamingPipeline.session`."""
 
-    def __init__(self, engine: Engine, global_caption: str, *, seed: int = 0) -> None:
+    def __init__(self, pipeline: StreamingPipeline, global_caption: str, *, seed: int = 0) -> None:
         """An empty film.
 
         Args:
-            engine: What it is made with; shared with other sessions.
+            pipeline: What it is made with; shared with other sessions.
             global_caption: What all shots share.
             seed: Shots without a seed of their own derive one from it and their index.
 
@@ -56,7 +56,7 @@ class StorySession:
             raise ValueError("the global caption is empty; say what all shots share")
         if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed {seed}; allowed are 0 to {MAX_SEED}")
-        self._engine = engine
+        self._pipeline = pipeline
         self._global_caption = global_caption
         self._seed = seed
         self._takes: tuple[Take, ...] = ()
@@ -65,15 +65,15 @@ class StorySession:
         self._open_shot_index = 0
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], engine: Engine) -> "StorySession":
+    def load(cls, path: str | os.PathLike[str], pipeline: StreamingPipeline) -> "StorySession":
         """The session saved at `path`; it goes on as if it had never ended.
 
         Raises:
             SessionError: The file is no saved session, is damaged, or belongs to another model.
         """
         saved = read_session(Path(path))
-        _check_origin(saved, engine, Path(path))
-        session = cls(engine, saved.global_caption, seed=saved.seed)
+        _check_origin(saved, pipeline, Path(path))
+        session = cls(pipeline, saved.global_caption, seed=saved.seed)
         session._takes, session._pins = saved.takes, saved.pins
         return session
 
@@ -186,7 +186,7 @@ class StorySession:
 
     def fork(self) -> "StorySession":
         """Another session with the same finished shots and pins; neither sees what becomes of the other."""
-        other = StorySession(self._engine, self._global_caption, seed=self._seed)
+        other = StorySession(self._pipeline, self._global_caption, seed=self._seed)
         other._takes, other._pins = self._takes, self._pins
         return other
 
@@ -204,13 +204,13 @@ class StorySession:
                 or a model whose context policy knows no pins.
         """
         shot_index = self._existing(shot_index)
-        policy, budget = self._engine.config.context_policy, self._engine.context_budget
+        policy, budget = self._pipeline.config.context_policy, self._pipeline.context_budget
         if len(self._pins) >= max_pins(policy, budget):
             raise ValueError(
                 f"the context policy {policy!r} allows {max_pins(policy, budget)} pinned of {budget} context "
                 "frames; unpin one first"
             )
-        latent = self._engine.encode_frames(as_picture(image)[None])[0]
+        latent = self._pipeline.encode_frames(as_picture(image)[None])[0]
         self._pins = (*self._pins, Pin(shot_index=shot_index, latent=latent))
 
     def unpin(self, shot_index: int | None = None) -> None:
@@ -223,9 +223,9 @@ class StorySession:
         write_session(
             Path(path),
             SavedSession(
-                model_id=self._engine.config.model_id,
-                weights_sha256=self._engine.weights_sha256,
-                context_policy=self._engine.config.context_policy,
+                model_id=self._pipeline.config.model_id,
+                weights_sha256=self._pipeline.weights_sha256,
+                context_policy=self._pipeline.config.context_policy,
                 global_caption=self._global_caption,
                 seed=self._seed,
                 takes=self._takes,
@@ -236,7 +236,7 @@ class StorySession:
     def _request(
         self, caption: str, num_chunks: int | None, seed: int, steps: int | None, shot_index: int
     ) -> ShotRequest:
-        config = self._engine.config
+        config = self._pipeline.config
         return ShotRequest(
             global_caption=self._global_caption,
             caption=caption,
@@ -255,8 +255,8 @@ class StorySession:
 
     @closed_at_exit
     def _film(self, request: ShotRequest) -> Generator[Chunk, None, None]:
-        keeping = Keeping(self._engine, request)
-        with closing(make_shot(self._engine, request, keeping=keeping)) as chunks:
+        keeping = Keeping(self._pipeline, request)
+        with closing(make_shot(self._pipeline, request, keeping=keeping)) as chunks:
             try:
                 yield from chunks
             except GeneratorExit:
@@ -298,17 +298,17 @@ class StorySession:
         return shot_index % num_shots
 
 
-def _check_origin(saved: SavedSession, engine: Engine, path: Path) -> None:
+def _check_origin(saved: SavedSession, pipeline: StreamingPipeline, path: Path) -> None:
     for name, theirs, mine in (
-        ("weights", saved.weights_sha256, engine.weights_sha256),
-        ("context policy", saved.context_policy, engine.config.context_policy),
+        ("weights", saved.weights_sha256, pipeline.weights_sha256),
+        ("context policy", saved.context_policy, pipeline.config.context_policy),
     ):
         if theirs != mine:
             raise SessionError(
                 f"{path}: made with {saved.model_id} and {name} {theirs[:12]!r}; this model is "
-                f"{engine.config.model_id} with {mine[:12]!r}: load the model that it was made with"
+                f"{pipeline.config.model_id} with {mine[:12]!r}: load the model that it was made with"
             )
-    shape = (engine.dit.config.latent_channels, engine.latent_size.height, engine.latent_size.width)
+    shape = (pipeline.dit.config.latent_channels, pipeline.latent_size.height, pipeline.latent_size.width)
     latents = [
         *(latent for take in saved.takes for latent in take.latents),
         *(pin.latent for pin in saved.pins),

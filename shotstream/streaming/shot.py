@@ -1,7 +1,7 @@
 """One shot, chunk by chunk: from a request to decoded frames, as a function that changes no session.
 
 A chunk is handed out as soon as it is decoded; its commit pass runs when the next one is asked for, or
-before, in an engine that overlaps.
+before, in a pipeline that overlaps.
 """
 
 import atexit
@@ -25,9 +25,9 @@ from shotstream.streaming.chunk_prefetcher import CancelToken
 from shotstream.streaming.conditioning import ConditionedShot, condition_next_shot
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.crew import ShotInputs
-from shotstream.streaming.engine import Engine, to_frames
 from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.noise import KeyedNoise
+from shotstream.streaming.pipeline import StreamingPipeline, to_frames
 from shotstream.streaming.rollout import Rollout
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot_request import ShotRequest
@@ -39,7 +39,7 @@ P = ParamSpec("P")
 class ChunkTimings:
     """Seconds on the way to a chunk; see `timing` for what they mean on a GPU.
 
-    In an engine that overlaps, decoding ran beside the rest of the next chunk's.
+    In a pipeline that overlaps, decoding ran beside the rest of the next chunk's.
     """
 
     text_s: float
@@ -61,7 +61,7 @@ class Chunk:
     frames: UInt8[np.ndarray, "f h w 3"] = field(repr=False)
     """RGB, read-only: later shots look back at this very memory."""
     latents: Float[Tensor, "1 z latent_f latent_h latent_w"] = field(repr=False)
-    """What they were decoded from, on the engine's device."""
+    """What they were decoded from, on the pipeline's device."""
     shot_index: int
     """0-based, in the film."""
     chunk_index: int
@@ -105,7 +105,7 @@ def _close_shots() -> None:
 
 @closed_at_exit
 def make_shot(
-    engine: Engine,
+    pipeline: StreamingPipeline,
     request: ShotRequest,
     preview: StreamDecoder | None = None,
     keeping: Keeping | None = None,
@@ -113,20 +113,20 @@ def make_shot(
     """The chunks of one shot, each computed when it is asked for.
 
     Args:
-        engine: What it is made with.
+        pipeline: What it is made with.
         request: What it is made from.
         preview: Makes frames to look at in the codec's place; a shot's own are then those that `keeping`
             decodes behind them.
         keeping: Is given each chunk, and works on it once it was handed out, beside the next.
     """
-    with _denoising(engine, request) as next_chunk:
-        decoding, state = engine.stopwatch(), None
+    with _denoising(pipeline, request) as next_chunk:
+        decoding, state = pipeline.stopwatch(), None
         for chunk_index in range(request.num_chunks):
             denoised = next_chunk()
             if denoised is None:
                 return  # the process ends
-            with decoding.part("decode"), engine.beside(denoised.latents, denoised.ready):
-                levels, state = engine.decode_levels(denoised.latents, state, preview)
+            with decoding.part("decode"), pipeline.beside(denoised.latents, denoised.ready):
+                levels, state = pipeline.decode_levels(denoised.latents, state, preview)
                 frames = to_frames(levels)
             if keeping is not None:
                 keeping.add(denoised.latents, levels, frames)
@@ -152,35 +152,37 @@ class _Denoised:
 
 
 @contextmanager
-def _denoising(engine: Engine, request: ShotRequest) -> Generator[Callable[[], _Denoised | None]]:
+def _denoising(
+    pipeline: StreamingPipeline, request: ShotRequest
+) -> Generator[Callable[[], _Denoised | None]]:
     """Gives a function that denoises the next chunk of a shot; it commits the one before first.
 
     With a crew all processes do so together; with a prefetcher a thread does, one chunk ahead.
     """
-    stopwatch = engine.stopwatch()
+    stopwatch = pipeline.stopwatch()
     with ExitStack() as ended:
-        cache = engine.borrow_cache()
-        ended.callback(engine.return_cache, cache)
+        cache = pipeline.borrow_cache()
+        ended.callback(pipeline.return_cache, cache)
         with stopwatch.part("context"):
-            conditioning, captions = condition_shot(engine, request)
+            conditioning, captions = condition_shot(pipeline, request)
         with stopwatch.part("text"):
-            text = engine.text_cache(captions)
-        noise = KeyedNoise(seeds=(request.seed,), shape=engine.chunk_shape, device=engine.device)
-        sigmas = engine.sigmas(request.num_steps)
-        token = None if engine.prefetcher is None else CancelToken()
-        rollout = Rollout(engine.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch)
+            text = pipeline.text_cache(captions)
+        noise = KeyedNoise(seeds=(request.seed,), shape=pipeline.chunk_shape, device=pipeline.device)
+        sigmas = pipeline.sigmas(request.num_steps)
+        token = None if pipeline.prefetcher is None else CancelToken()
+        rollout = Rollout(pipeline.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch)
         chunks = ended.enter_context(closing(rollout.chunks(request.num_chunks, cancel_token=token)))
         next_latents = partial(next, chunks, None)
-        if engine.crew is not None:
+        if pipeline.crew is not None:
             inputs = ShotInputs(
                 conditioning=conditioning.to("cpu"),
-                embeddings=engine.embeddings(captions).cpu(),
+                embeddings=pipeline.embeddings(captions).cpu(),
                 sigmas=sigmas.cpu(),
                 seed=request.seed,
                 num_chunks=request.num_chunks,
-                cache_dtype=engine.cache_dtype,
+                cache_dtype=pipeline.cache_dtype,
             )
-            next_latents = ended.enter_context(engine.crew.leading(inputs, next_latents))
+            next_latents = ended.enter_context(pipeline.crew.leading(inputs, next_latents))
 
         def next_chunk() -> _Denoised | None:
             latents = next_latents()
@@ -191,40 +193,40 @@ def _denoising(engine: Engine, request: ShotRequest) -> Generator[Callable[[], _
                 ready.record()
             return _Denoised(latents, stopwatch.take(), ready)
 
-        if engine.prefetcher is None or token is None:
+        if pipeline.prefetcher is None or token is None:
             yield next_chunk
         else:
-            yield ended.enter_context(engine.prefetcher.prefetching(next_chunk, token))
+            yield ended.enter_context(pipeline.prefetcher.prefetching(next_chunk, token))
 
 
-def condition_shot(engine: Engine, request: ShotRequest) -> ConditionedShot:
-    """The conditioning of a shot, a batch of one on the engine's device, and its caption rows."""
+def condition_shot(pipeline: StreamingPipeline, request: ShotRequest) -> ConditionedShot:
+    """The conditioning of a shot, a batch of one on the pipeline's device, and its caption rows."""
     return condition_next_shot(
         request.memories,
         request.caption,
-        engine.dit.config,
-        engine.latent_size,
-        engine.config.context_policy,
-        compose=partial(engine.compose, request.global_caption),
-        device=engine.device,
+        pipeline.dit.config,
+        pipeline.latent_size,
+        pipeline.config.context_policy,
+        compose=partial(pipeline.compose, request.global_caption),
+        device=pipeline.device,
     )
 
 
 def finish_shot(
-    engine: Engine, request: ShotRequest, frames: UInt8[np.ndarray, "f h w 3"], num_chunks: int
+    pipeline: StreamingPipeline, request: ShotRequest, frames: UInt8[np.ndarray, "f h w 3"], num_chunks: int
 ) -> Take:
     """The take of a shot whose frames are there: what later shots may look at of them is encoded now.
 
     Args:
-        engine: What it was made with.
+        pipeline: What it was made with.
         request: What it was made from.
         frames: All of them.
         num_chunks: Those that were made, which may be fewer than were ordered.
     """
-    stopwatch = engine.stopwatch()
+    stopwatch = pipeline.stopwatch()
     with stopwatch.part("keep"):
-        candidates = kept_frames(len(frames), len(request.takes), engine.context_budget)
-        latents = engine.encode_frames(frames[list(candidates)])
+        candidates = kept_frames(len(frames), len(request.takes), pipeline.context_budget)
+        latents = pipeline.encode_frames(frames[list(candidates)])
     return request.take(
         num_chunks=num_chunks,
         num_frames=len(frames),

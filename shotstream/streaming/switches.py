@@ -37,7 +37,7 @@ class Switches:
     """Whether a chunk's latent frames go through Wan's decoder together, instead of one after the other."""
     cudnn_benchmark: bool = False
     """Whether cuDNN tries its algorithms for each new shape of a convolution and keeps the fastest. It is a
-    setting of the process, and stays on when the engine is gone."""
+    setting of the process, and stays on when the pipeline is gone."""
     num_threads: int | None = None
     """Threads that a CPU computes with, also a setting of the process; None: as many as it has now."""
     overlap_chunks: bool = False

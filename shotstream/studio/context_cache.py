@@ -58,12 +58,12 @@ class ContextCache:
         where its memory lacks a frame. The latter happens to a take that has moved towards the film's start
         because an earlier shot was removed: more of its frames are then candidates than when it was stored.
         """
-        media, engine = self._app.media, self._app.pipeline.engine
+        media, pipeline = self._app.media, self._app.pipeline
         if record.take_id not in self._takes:
             take = media.read_memory(self._story_id, record)
-            if record.weights_sha256 != engine.weights_sha256:
+            if record.weights_sha256 != pipeline.weights_sha256:
                 frames = media.read_frames(self._story_id, record)
-                take = replace(take, latents=engine.encode_frames(frames[list(take.candidate_frames)]))
+                take = replace(take, latents=pipeline.encode_frames(frames[list(take.candidate_frames)]))
             self._takes[record.take_id] = take
         take = self._takes[record.take_id]
         more = sorted(set(frame_indices) - set(take.candidate_frames))
@@ -72,7 +72,7 @@ class ContextCache:
             take = replace(
                 take,
                 candidate_frames=(*take.candidate_frames, *more),
-                latents=torch.cat([take.latents, engine.encode_frames(frames[more])]),
+                latents=torch.cat([take.latents, pipeline.encode_frames(frames[more])]),
             )
             self._takes[record.take_id] = take
         return take
@@ -86,7 +86,7 @@ class ContextCache:
         key = (record.take_id, frame_index)
         if key not in self._pins:
             frame = self._app.media.read_frame(self._story_id, record, frame_index)
-            self._pins[key] = self._app.pipeline.engine.encode_frames(frame[None])[0]
+            self._pins[key] = self._app.pipeline.encode_frames(frame[None])[0]
         return Pin(shot_index=shot_index, latent=self._pins[key])
 
 
@@ -102,7 +102,7 @@ def plan_context(
     film = shot_list.film(index)
     if not film:
         return ()
-    engine = app.pipeline.engine
+    pipeline = app.pipeline
     pins = shot_list.pins_before(index)
     pins_of = [[pin for pin in pins if pin.take_id == take_id] for take_id in film]
     plan = choose_context(
@@ -112,8 +112,8 @@ def plan_context(
             for candidate in _candidates(app, cache, takes[take_id], shot_index, pins_of[shot_index])
         ],
         NextShot(index=len(film), caption=caption),
-        engine.context_budget,
-        engine.config.context_policy,
+        pipeline.context_budget,
+        pipeline.config.context_policy,
     )
     frames: list[ContextFrameRecord] = []
     for slot in plan.slots:
@@ -158,5 +158,5 @@ def _candidates(
         )
         for pin_index, pin in enumerate(pins)
     ]
-    kept = kept_frames(record.num_frames, shot_index, app.pipeline.engine.context_budget)
+    kept = kept_frames(record.num_frames, shot_index, app.pipeline.context_budget)
     return pinned + frame_candidates(shot_index, record.num_frames, kept, latent_of, caption=record.caption)

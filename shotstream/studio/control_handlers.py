@@ -309,8 +309,8 @@ def handle_switch_branch(control: SwitchBranch, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_pin(control: Pin, story: OpenStory) -> Effect:
-    engine, shot_list, frame = story.app.pipeline.engine, story.shot_list, control.frame
-    most = max_pins(engine.config.context_policy, engine.context_budget)
+    pipeline, shot_list, frame = story.app.pipeline, story.shot_list, control.frame
+    most = max_pins(pipeline.config.context_policy, pipeline.context_budget)
     if len(shot_list.pins) >= most:
         raise ApiError("limit", f"at most {most} frames can be pinned; unpin one first")
     if frame.take_id not in shot_list.film():

@@ -251,11 +251,11 @@ class MediaStore:
             os.fsync(file.fileno())
 
     def _writers(self, files: TakeFiles) -> dict[str, Callable[[Path], object]]:
-        engine, recording = self._pipeline.engine, files.recording
+        pipeline, recording = self._pipeline, files.recording
         session = SavedSession(
-            model_id=engine.config.model_id,
-            weights_sha256=engine.weights_sha256,
-            context_policy=engine.config.context_policy,
+            model_id=pipeline.config.model_id,
+            weights_sha256=pipeline.weights_sha256,
+            context_policy=pipeline.config.context_policy,
             global_caption="",
             seed=0,
             takes=(files.memory,),

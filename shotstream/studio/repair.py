@@ -95,7 +95,7 @@ def _shot_request(
 
 def _regenerate_frames(app: AppContext, request: ShotRequest) -> Generator[None, None, Frames]:
     chunks: list[Frames] = []
-    stream = make_shot(app.pipeline.engine, request)
+    stream = make_shot(app.pipeline, request)
     try:
         for chunk in stream:
             chunks.append(chunk.frames)

@@ -350,5 +350,5 @@ def _model_state(app: AppContext) -> ModelState:
         num_chunks=pipeline.num_chunks,
         first_chunk_frames=pipeline.geometry.chunk_num_frames(0),
         chunk_frames=pipeline.geometry.chunk_num_frames(1),
-        context_frames=pipeline.engine.context_budget,
+        context_frames=pipeline.context_budget,
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def story_state(story: "OpenStory") -> StoryState:
     """Returns the complete state of a story."""
     history, shot_list = story.history, story.shot_list
-    engine = story.app.pipeline.engine
+    pipeline = story.app.pipeline
     film = shot_list.film()
     return StoryState(
         story_id=story.story_id,
@@ -53,7 +53,7 @@ def story_state(story: "OpenStory") -> StoryState:
             )
             for pin in shot_list.pins
         ),
-        max_pins=max_pins(engine.config.context_policy, engine.context_budget),
+        max_pins=max_pins(pipeline.config.context_policy, pipeline.context_budget),
         making=None if story.job is None else job_state(story, story.job),
         memory=_memory(story),
         undo=f"Take of shot {story.job.request.index + 1} in the making"

@@ -77,9 +77,9 @@ class TakeJob:
                 for pin in request.pins
             ),
         )
-        engine, preview = app.pipeline.engine, app.preview
-        self._keeping = Keeping(engine, self._shot, is_seen_lightly=preview is not None, whole=True)
-        self._stream = make_shot(engine, self._shot, preview, self._keeping)
+        pipeline, preview = app.pipeline, app.preview
+        self._keeping = Keeping(pipeline, self._shot, is_seen_lightly=preview is not None, whole=True)
+        self._stream = make_shot(pipeline, self._shot, preview, self._keeping)
         self._writer = fragment_writer(app.pipeline, app.scale)
         self._header = b""
         self._fragments: list[bytes] = []
@@ -145,7 +145,7 @@ class TakeJob:
             was_cut=num_chunks < request.num_chunks,
             before=request.before,
             context=request.context,
-            weights_sha256=app.pipeline.engine.weights_sha256,
+            weights_sha256=app.pipeline.weights_sha256,
             environment=app.environment,
             header_bytes=len(files.recording.header),
             chunk_bytes=tuple(map(len, files.recording.fragments)),
@@ -187,8 +187,8 @@ def shorten_take(
 
 def encode_take_memory(app: AppContext, record: TakeRecord, frames: Frames) -> Take:
     """Returns the memory of a take: the latents of the frames that later shots may be conditioned on."""
-    engine = app.pipeline.engine
-    chosen = kept_frames(len(frames), len(record.before), engine.context_budget)
+    pipeline = app.pipeline
+    chosen = kept_frames(len(frames), len(record.before), pipeline.context_budget)
     return Take(
         caption=record.caption,
         seed=record.seed,
@@ -196,7 +196,7 @@ def encode_take_memory(app: AppContext, record: TakeRecord, frames: Frames) -> T
         num_chunks=record.num_chunks,
         num_frames=len(frames),
         candidate_frames=chosen,
-        latents=engine.encode_frames(frames[list(chosen)]),
+        latents=pipeline.encode_frames(frames[list(chosen)]),
     )
 
 

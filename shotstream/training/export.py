@@ -14,7 +14,7 @@ from shotstream.codec.patch_codec import PatchCodec
 from shotstream.codec.word_encoder import WordEncoder
 from shotstream.data.captions import StoredTextConfig
 from shotstream.streaming.parts import theatre_bundle_config
-from shotstream.training.films import theatre_engine_config
+from shotstream.training.films import theatre_pipeline_config
 from shotstream.training.recipe import ModelConfig
 from shotstream.training.run import (
     codec_from_run,
@@ -52,7 +52,7 @@ def export_run(name: str, runs: Path, directory: Path) -> str:
         return _write_successor(config, student_steps, model, directory)
     assert isinstance(model.text, WordEncoder)
     codec = input_codec(runs)
-    engine = theatre_engine_config(config, student_steps)
+    engine = theatre_pipeline_config(config, student_steps)
     parts = {"dit": model.dit, "codec": codec, "text_encoder": model.text}
     return write_bundle(
         directory,

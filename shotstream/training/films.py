@@ -15,10 +15,10 @@ from shotstream.diffusion.samplers import VelocityFunction, euler
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.evaluation.films import FilmSource
 from shotstream.streaming.conditioning import Conditioning
-from shotstream.streaming.engine import Engine, EngineConfig
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.parts import CAPTION_STYLES, fitted_captions
 from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.pipeline_config import PipelineConfig
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot import condition_shot, finish_shot
 from shotstream.streaming.shot_request import ShotRequest
@@ -30,17 +30,17 @@ from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.velocity import guided_velocity, shot_velocity
 
 
-def theatre_engine_config(
+def theatre_pipeline_config(
     model: ModelConfig, student_steps: Sequence[int], *, num_chunks: int = 3
-) -> EngineConfig:
-    """The engine configuration of a theatre model.
+) -> PipelineConfig:
+    """The pipeline configuration of a theatre model.
 
     Args:
         model: its configuration.
         student_steps: steps that it was trained for.
         num_chunks: usual length of a shot.
     """
-    return EngineConfig(
+    return PipelineConfig(
         family="theatre",
         model_id="theatre",
         fps=FPS,
@@ -55,21 +55,20 @@ def theatre_engine_config(
 def theatre_pipeline(
     codec: PatchCodec, model: TextConditionedDiT, config: ModelConfig, student_steps: Sequence[int]
 ) -> StreamingPipeline:
-    """A model in memory as a pipeline, in full precision; see `theatre_engine_config`.
+    """A model in memory as a pipeline, in full precision; see `theatre_pipeline_config`.
 
     Raises:
         ValueError: the model has no text encoder of its own.
     """
     if isinstance(model.text, StoredText):
         raise ValueError("the model reads stored captions and can film no others; export it, then load it")
-    engine = Engine(
-        theatre_engine_config(config, student_steps),
+    return StreamingPipeline(
+        theatre_pipeline_config(config, student_steps),
         model.dit.eval(),
         codec.eval(),
         model.text.eval(),
         fitted_captions(model.text, CAPTION_STYLES["theatre"]),
     )
-    return StreamingPipeline(engine)
 
 
 def teacher_films(
@@ -93,9 +92,8 @@ def teacher_films(
         guidance: scale of the guidance by captions; 1 has none.
         context_guidance: scale of that by context, see `guided_velocity`.
     """
-    engine = pipeline.engine
-    schedule = FlowSchedule(shift=engine.config.shift)
-    sigmas = schedule.sampling_sigmas(num_steps).to(engine.device)
+    schedule = FlowSchedule(shift=pipeline.config.shift)
+    sigmas = schedule.sampling_sigmas(num_steps).to(pipeline.device)
 
     @torch.no_grad()
     def film(number: int, story: TheatreStory) -> list[np.ndarray]:
@@ -111,17 +109,24 @@ def teacher_films(
                 takes=tuple(takes) if context else (),
                 pins=(),
             )
-            conditioning, captions = condition_shot(engine, request)
-            noise = _noise(engine, request)
+            conditioning, captions = condition_shot(pipeline, request)
+            noise = _noise(pipeline, request)
             text, uncond = (
-                engine.text_encoder.encode(texts).to(engine.device)[None]
+                pipeline.text_encoder.encode(texts).to(pipeline.device)[None]
                 for texts in (captions, [""] * len(captions))
             )
             latents = _sample(
-                engine, conditioning, text, uncond, noise, sigmas, captions=guidance, context=context_guidance
+                pipeline,
+                conditioning,
+                text,
+                uncond,
+                noise,
+                sigmas,
+                captions=guidance,
+                context=context_guidance,
             )
-            frames, _ = engine.decode(latents, None)
-            takes.append(finish_shot(engine, request, frames, num_chunks))
+            frames, _ = pipeline.decode(latents, None)
+            takes.append(finish_shot(pipeline, request, frames, num_chunks))
             films.append(frames)
         return films
 
@@ -129,7 +134,7 @@ def teacher_films(
 
 
 def _sample(
-    engine: Engine,
+    pipeline: StreamingPipeline,
     conditioning: Conditioning,
     text: Float[Tensor, "1 s n d"],
     uncond: Float[Tensor, "1 s n d"],
@@ -140,17 +145,17 @@ def _sample(
     context: float,
 ) -> Float[Tensor, "1 c f h w"]:
     def velocity_of(cond: Conditioning, text: Tensor) -> VelocityFunction:
-        return partial(shot_velocity, engine.dit, cond, text)
+        return partial(shot_velocity, pipeline.dit, cond, text)
 
     velocity = guided_velocity(velocity_of, conditioning, text, uncond, captions=captions, context=context)
     return euler(velocity, noise, sigmas)
 
 
-def _noise(engine: Engine, request: ShotRequest) -> Float[Tensor, "1 c f h w"]:
+def _noise(pipeline: StreamingPipeline, request: ShotRequest) -> Float[Tensor, "1 c f h w"]:
     chunks = [
         torch.randn(
-            engine.chunk_shape, generator=torch.Generator().manual_seed(derive_seed(request.seed, index, 0))
+            pipeline.chunk_shape, generator=torch.Generator().manual_seed(derive_seed(request.seed, index, 0))
         )
         for index in range(request.num_chunks)
     ]
-    return rearrange(torch.stack(chunks), "n c f h w -> 1 c (n f) h w").to(engine.device)
+    return rearrange(torch.stack(chunks), "n c f h w -> 1 c (n f) h w").to(pipeline.device)

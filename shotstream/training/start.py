@@ -12,7 +12,7 @@ from shotstream.configs import config_from_document
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
-from shotstream.streaming.parts import engine_config, load_codec
+from shotstream.streaming.parts import load_codec, pipeline_config
 from shotstream.streaming.switches import DEFAULT_SWITCHES
 from shotstream.weights.bundle import read_bundle
 from shotstream.weights.hub import resolve
@@ -44,4 +44,4 @@ def codec_of(name: str | Path, device: torch.device | str = "cpu") -> tuple[Code
     """
     bundle = read_bundle(resolve(name), parts=("codec",))
     codec = load_codec(bundle, torch.device(device), torch.float32, DEFAULT_SWITCHES)
-    return codec, codec.geometry.latent_size(engine_config(bundle).pixel_size)
+    return codec, codec.geometry.latent_size(pipeline_config(bundle).pixel_size)

@@ -44,7 +44,7 @@ from tests.attacks.damage import draw
 from tests.attacks.tally import Tally, fault_of_message
 from tests.data.tiny import tiny_shards
 from tests.streaming.test_pipeline import write_tiny
-from tests.streaming.tiny import tiny_config, tiny_engine
+from tests.streaming.tiny import tiny_config, tiny_pipeline
 from tests.training.test_checkpoint import write_directory
 
 LONGEST_READ_S = 20
@@ -300,7 +300,7 @@ STORY_ID, TAKE_ID = "0" * 16, "1" * 16
 
 @functools.cache
 def _filmed() -> tuple[StreamingPipeline, np.ndarray[Any, Any], Take]:
-    pipeline = StreamingPipeline(tiny_engine())
+    pipeline = tiny_pipeline()
     session = pipeline.session("a forest night", seed=3)
     frames = np.concatenate([chunk.frames for chunk in session.shot("a fox walks")])
     return pipeline, frames, session.shots[0]
@@ -326,7 +326,7 @@ def _take(home: Path) -> Path:
         was_cut=False,
         before=(),
         context=(),
-        weights_sha256=pipeline.engine.weights_sha256,
+        weights_sha256=pipeline.weights_sha256,
         environment={},
         header_bytes=len(recording.header),
         chunk_bytes=tuple(map(len, recording.fragments)),
@@ -361,7 +361,7 @@ def _findings(path: Path) -> list[Any]:
 
 
 def _bundle(home: Path) -> Path:
-    write_tiny(home / "tiny", tiny_engine())
+    write_tiny(home / "tiny", tiny_pipeline())
     return home / "tiny"
 
 
@@ -417,7 +417,7 @@ def _sharded_run(home: Path) -> Path:
 
 
 def _session(home: Path) -> Path:
-    session = StreamingPipeline(tiny_engine()).session("a forest night", seed=3)
+    session = tiny_pipeline().session("a forest night", seed=3)
     chunks = list(session.shot("a fox walks"))
     session.pin(chunks[0].frames[0], 0)
     session.save(home / "story.session")

@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 
 from tests.attacks.tally import Tally, fault_of_message
 from tests.streaming.test_pipeline import write_tiny
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 TOKEN = "a-token-of-at-least-sixteen"
 MOST_MEMORY_MORE = 300 * 2**20
@@ -60,7 +60,7 @@ def serving(
 ) -> Generator[tuple[str, subprocess.Popen[bytes], Path]]:
     """(host:port, process, its log) of `shotstream serve` with a model of random weights, in `folder`."""
     if not (folder / "tiny").exists():
-        write_tiny(folder / "tiny", tiny_engine())
+        write_tiny(folder / "tiny", tiny_pipeline())
     log = folder / "serve.log"
     command = [
         *prefix,

@@ -11,24 +11,25 @@ from shotstream.bench.models import WAN_TINY, BenchModel, load_bench_model
 from shotstream.bench.published_loop import PublishedLoop
 from shotstream.geometry import PixelSize
 from shotstream.streaming.context_sampling import PolicyName
-from shotstream.streaming.engine import Engine
 from shotstream.streaming.pipeline import StreamingPipeline
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 CAPTIONS = ("a fox walks", "a fox sleeps", "an owl flies", "a fox and an owl", "night")
 
 
-def engine_latents(engine: Engine, num_chunks: int, num_steps: int, monkeypatch: pytest.MonkeyPatch):
+def pipeline_latents(
+    pipeline: StreamingPipeline, num_chunks: int, num_steps: int, monkeypatch: pytest.MonkeyPatch
+):
     """Latents and frames of every shot that a session of the engine makes."""
     seen: list[Tensor] = []
-    decode = engine.decode_levels
+    decode = pipeline.decode_levels
 
     def watched(latents: Tensor, *others):
         seen.append(latents)
         return decode(latents, *others)
 
-    monkeypatch.setattr(engine, "decode_levels", watched)
-    session = StreamingPipeline(engine).session("a forest", seed=3)
+    monkeypatch.setattr(pipeline, "decode_levels", watched)
+    session = pipeline.session("a forest", seed=3)
     frames = [
         np.concatenate([chunk.frames for chunk in session.shot(text, num_chunks=num_chunks, steps=num_steps)])
         for text in CAPTIONS
@@ -44,9 +45,9 @@ def test_the_published_loop_makes_the_engines_latents_and_frames(
     policy: PolicyName, num_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Float32 differs by rounding alone: double-precision rotations against float32 ones."""
-    engine = tiny_engine(policy)
-    ours, frames = engine_latents(engine, 4, num_steps, monkeypatch)
-    loop = PublishedLoop(engine)
+    pipeline = tiny_pipeline(policy)
+    ours, frames = pipeline_latents(pipeline, 4, num_steps, monkeypatch)
+    loop = PublishedLoop(pipeline)
     theirs = list(loop.film("a forest", CAPTIONS, seed=3, num_chunks=4, num_steps=num_steps))
     assert len(theirs) == len(ours) == len(CAPTIONS)
     for shot, latents, picture in zip(theirs, ours, frames, strict=True):
@@ -58,9 +59,9 @@ def test_the_published_loop_makes_the_engines_latents_and_frames(
 @pytest.mark.slow
 def test_it_also_does_so_with_wans_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = BenchModel(name=WAN_TINY, is_random=True, size=PixelSize(32, 48), device="cpu")
-    engine = load_bench_model(model).engine
-    ours, _ = engine_latents(engine, 2, 2, monkeypatch)
-    theirs = PublishedLoop(engine).film("a forest", CAPTIONS, seed=3, num_chunks=2, num_steps=2)
+    pipeline = load_bench_model(model)
+    ours, _ = pipeline_latents(pipeline, 2, 2, monkeypatch)
+    theirs = PublishedLoop(pipeline).film("a forest", CAPTIONS, seed=3, num_chunks=2, num_steps=2)
     for shot, latents in zip(theirs, ours, strict=True):
         # Random weights make noise of a size in the hundreds; the bound is relative to it.
         scale = latents.abs().max()
@@ -68,30 +69,30 @@ def test_it_also_does_so_with_wans_parts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_every_caption_is_encoded_again_at_every_cut() -> None:
-    engine = tiny_engine()
+    pipeline = tiny_pipeline()
     encoded: list[str] = []
-    encode = engine.text_encoder._encode_one  # pyright: ignore
+    encode = pipeline.text_encoder._encode_one  # pyright: ignore
 
     def watched(caption: str) -> Tensor:
         encoded.append(caption)
         return encode(caption)
 
-    engine.text_encoder._encode_one = watched  # pyright: ignore
-    list(PublishedLoop(engine).film("a forest", CAPTIONS[:3], seed=0, num_chunks=1, num_steps=1))
+    pipeline.text_encoder._encode_one = watched  # pyright: ignore
+    list(PublishedLoop(pipeline).film("a forest", CAPTIONS[:3], seed=0, num_chunks=1, num_steps=1))
     assert len(encoded) == 1 + 2 + 3
 
 
 def test_it_makes_no_shot_beyond_the_window() -> None:
-    engine = tiny_engine()
+    pipeline = tiny_pipeline()
     with pytest.raises(ValueError, match="at most 4"):
-        next(PublishedLoop(engine).film("a", ("b",), seed=0, num_chunks=5, num_steps=1))
+        next(PublishedLoop(pipeline).film("a", ("b",), seed=0, num_chunks=5, num_steps=1))
 
 
 @pytest.mark.slow
 def test_both_film_the_same_stories_and_the_ratio_is_of_their_times() -> None:
     told: list[int] = []
     config = BenchConfig(num_stories=2, num_shots=2, num_chunks=2)
-    report = bench_baseline(StreamingPipeline(tiny_engine()), config, told.append)
+    report = bench_baseline(tiny_pipeline(), config, told.append)
     document = json.loads(report.json_line())
     assert told == [1, 2]
     assert document["different_pixels"] < 1e-3

@@ -12,7 +12,7 @@ def test_a_film_seen_lightly_shows_other_pictures_and_remembers_the_same() -> No
     model = BenchModel(name=WAN_TINY, is_random=True, size=PixelSize(32, 48), device="cpu")
     pipeline = load_bench_model(model)
     session = pipeline.session("a fox")
-    light = LightSession(pipeline.engine, random_light_decoder(pipeline.engine), "a fox")
+    light = LightSession(pipeline, random_light_decoder(pipeline), "a fox")
     shown = [
         [next(film.shot(text, num_chunks=2, steps=1)).frames for film in (session, light)]
         for text in ("it walks", "it sleeps", "it runs")

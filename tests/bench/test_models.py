@@ -30,11 +30,11 @@ def test_random_latents_stay_finite_and_of_ordinary_size_in_bfloat16() -> None:
     model = BenchModel(
         name=WAN_TINY, is_random=True, size=SMALL, device="cpu", options=Options(precision="bfloat16")
     )
-    engine = load_bench_model(model, with_text=False).engine
-    assert engine.dtype == torch.bfloat16
-    conditioning, text = later_shot(engine)
-    noise = KeyedNoise(seeds=(0,), shape=engine.chunk_shape, device=engine.device)
-    rollout = Rollout(engine.dit, conditioning, text, engine.borrow_cache(), noise, engine.sigmas(4))
+    pipeline = load_bench_model(model, with_text=False)
+    assert pipeline.dtype == torch.bfloat16
+    conditioning, text = later_shot(pipeline)
+    noise = KeyedNoise(seeds=(0,), shape=pipeline.chunk_shape, device=pipeline.device)
+    rollout = Rollout(pipeline.dit, conditioning, text, pipeline.borrow_cache(), noise, pipeline.sigmas(4))
     for latents in rollout.chunks(2):
         assert 0.01 < latents.std() < 100
 

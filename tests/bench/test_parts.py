@@ -8,12 +8,12 @@ from shotstream.bench.denoise import PartConfig, bench_denoise
 from shotstream.bench.report import Report, Row, Spread
 from shotstream.bench.shots import bench_shots
 from shotstream.streaming.pipeline import StreamingPipeline
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 
 @pytest.fixture
 def pipeline() -> StreamingPipeline:
-    return StreamingPipeline(tiny_engine())
+    return tiny_pipeline()
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_probed_shots_are_those_asked_for(pipeline: StreamingPipeline) -> None:
     document = json.loads(report.json_line())
     assert told == [1, 2, 3, 4]
     assert document["shot_1_chunk_ms"]["count"] == document["shot_4_chunk_ms"]["count"] == 2
-    window = pipeline.engine.dit.config.window_chunks
+    window = pipeline.dit.config.window_chunks
     assert [document[f"long_shot_window_{part}_ms"]["count"] for part in (2, 3, 4)] == [window] * 3
     assert "shot_2_chunk_ms" not in document
 

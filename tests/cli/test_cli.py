@@ -16,7 +16,7 @@ from shotstream import cli
 from shotstream.film import Progress, read_replay
 from shotstream.film.live import LiveView
 from tests.streaming.test_pipeline import write_tiny
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 GOLDENS = Path(__file__).parents[1] / "assets" / "goldens"
 STORY = """
@@ -33,7 +33,7 @@ shots:
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a bundle of tiny random weights and a story of the words it knows."""
-    write_tiny(tmp_path / "tiny", tiny_engine())
+    write_tiny(tmp_path / "tiny", tiny_pipeline())
     (tmp_path / "story.yaml").write_text(STORY)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -14,7 +14,7 @@ from shotstream.data.encode import EncodeConfig, EncodeReport, TooManyBadClips, 
 from shotstream.data.shard_check import check_shards
 from shotstream.data.shards import CONTEXT, ShardDirectory, ShardError
 from shotstream.manifest import read_manifest
-from shotstream.streaming.pipeline import Encoders, load_encoders
+from shotstream.streaming.loading import Encoders, load_encoders
 from shotstream.theatre.dataset import CSV_NAME, DatasetConfig, write_dataset
 
 CONFIG = EncodeConfig(clips_per_shard=2, num_workers=0)

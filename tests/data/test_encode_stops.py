@@ -16,7 +16,7 @@ from shotstream.data.shard_check import check_shards
 from shotstream.data.shards import FORM_NAME, ShardDirectory
 from shotstream.manifest import Clip, read_manifest, write_manifest
 from shotstream.story import Shot, Story
-from shotstream.streaming import pipeline
+from shotstream.streaming import loading
 from tests.data.tiny import SIZE, tiny_encoders, tiny_shards
 from tests.params import first
 
@@ -91,7 +91,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
         del model, device
         return tiny_encoders()
 
-    monkeypatch.setattr(pipeline, "load_encoders", load)
+    monkeypatch.setattr(loading, "load_encoders", load)
     command = ["data", "encode", str(world / "clips.jsonl"), "-o", str(tmp_path / "out"), "--shard-size", "1"]
     with monkeypatch.context() as key, pytest.raises(SystemExit) as ended:
         key.setattr(encode, "encode_clip", pressed)
@@ -120,7 +120,7 @@ def test_each_bad_clip_is_named_once_with_its_reason(
         del model, device
         return tiny_encoders()
 
-    monkeypatch.setattr(pipeline, "load_encoders", load)
+    monkeypatch.setattr(loading, "load_encoders", load)
     command = ["data", "encode", str(tmp_path / "clips.jsonl"), "-o", str(tmp_path / "out"), "--max-bad"]
     reasons = {
         "no-video.mp4": "not a readable video: it is damaged, cut off, or in no known format",

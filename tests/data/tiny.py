@@ -11,9 +11,9 @@ from shotstream.data.encode import EncodeConfig, encode_manifest
 from shotstream.geometry import PixelSize
 from shotstream.manifest import Clip, write_manifest
 from shotstream.story import Shot, Story, compose_caption
-from shotstream.streaming.engine import EngineConfig
-from shotstream.streaming.pipeline import Encoders
-from tests.streaming.tiny import WORDS, tiny_engine
+from shotstream.streaming.loading import Encoders
+from shotstream.streaming.pipeline_config import PipelineConfig
+from tests.streaming.tiny import WORDS, tiny_pipeline
 
 SIZE = PixelSize(32, 48)
 CLIPS = ((9, 13, 30), (21, 21), (9, 9, 9, 45), (30,), (13, 30), (21, 9, 33), (45, 9))
@@ -22,14 +22,14 @@ CLIPS = ((9, 13, 30), (21, 21), (9, 9, 9, 45), (30,), (13, 30), (21, 9, 33), (45
 
 def tiny_encoders() -> Encoders:
     """Of the Wan family in all but their classes: its captions are published strings."""
-    engine = tiny_engine()
+    pipeline = tiny_pipeline()
     return Encoders(
-        engine=EngineConfig(
+        config=PipelineConfig(
             family="wan", model_id="tiny", fps=8, pixel_size=SIZE, num_chunks=3, context_policy="published"
         ),
-        dit=engine.dit.config,
-        codec=engine.codec,
-        text_encoder=engine.text_encoder,
+        dit=pipeline.dit.config,
+        codec=pipeline.codec,
+        text_encoder=pipeline.text_encoder,
         compose=lambda told, caption, index: compose_caption(told, caption, index, "published"),
         weights_sha256="0" * 64,
     )

@@ -9,7 +9,8 @@ from PIL import Image
 
 from shotstream.evaluation.films import held_out_stories, true_films
 from shotstream.evaluation.run import EvaluationConfig, evaluate, score_films
-from shotstream.streaming.pipeline import StreamingPipeline, load
+from shotstream.streaming.loading import load
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.theatre.oracle import AXES, CAPTION_AXES
 from shotstream.theatre.world import HELD_OUT
 from tests.evaluation.fake_pipeline import FakePipeline

@@ -10,7 +10,7 @@ import pytest
 
 from shotstream.codec.video_io import read_frames
 from shotstream.film import read_replay
-from shotstream.streaming.pipeline import load
+from shotstream.streaming.loading import load
 from tests.studio.served import served
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import save_file
 
 from shotstream.streaming.crew import Crew, joined_crew, started_as_crew
-from shotstream.streaming.engine import Engine
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 
-def film(engine: Engine, path: Path) -> None:
+def film(pipeline: StreamingPipeline, path: Path) -> None:
     """Writes the film."""
     frames: list[np.ndarray] = []
-    fox, owl = StorySession(engine, "a forest night"), StorySession(engine, "a night", seed=9)
+    fox, owl = StorySession(pipeline, "a forest night"), StorySession(pipeline, "a night", seed=9)
     for caption in ("a fox walks", "a fox sleeps"):
         cut = fox.shot(caption, num_chunks=6)
         other = owl.shot("a owl flies", num_chunks=3)
@@ -40,7 +40,7 @@ def main() -> None:
     torch.set_num_threads(1)
     path = Path(sys.argv[1])
     if not started_as_crew():
-        film(tiny_engine(num_heads=4), path)
+        film(tiny_pipeline(num_heads=4), path)
         return
     with joined_crew("cpu") as crew:
         work(crew, path)
@@ -49,9 +49,9 @@ def main() -> None:
 def work(crew: Crew, path: Path) -> None:
     """A process's part."""
     if crew.leads:
-        film(tiny_engine(num_heads=4, crew=crew), path)
+        film(tiny_pipeline(num_heads=4, crew=crew), path)
     else:
-        crew.follow(tiny_engine(num_heads=4).dit)
+        crew.follow(tiny_pipeline(num_heads=4).dit)
 
 
 if __name__ == "__main__":

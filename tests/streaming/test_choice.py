@@ -17,7 +17,7 @@ from shotstream.streaming.choice import (
     check_words,
     choose,
 )
-from shotstream.streaming.engine import Family
+from shotstream.streaming.pipeline_config import Family
 from shotstream.streaming.switches import Switches
 
 GB = 10**9

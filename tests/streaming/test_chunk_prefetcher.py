@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from shotstream.streaming.chunk_prefetcher import Cancelled, CancelToken, ChunkPrefetcher
-from shotstream.streaming.engine import Engine
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 
-def film(engine: Engine) -> list[np.ndarray]:
+def film(pipeline: StreamingPipeline) -> list[np.ndarray]:
     """Two whole shots, a cut in the second chunk of three, a retake of the second shot, another after it."""
-    session = StorySession(engine, "a forest night", seed=3)
+    session = StorySession(pipeline, "a forest night", seed=3)
     frames: list[np.ndarray] = []
     for caption in ("a fox walks", "a owl flies"):
         frames += [chunk.frames for chunk in session.shot(caption, num_chunks=3, steps=2)]
@@ -33,7 +33,7 @@ def film(engine: Engine) -> list[np.ndarray]:
 
 @pytest.mark.slow
 def test_a_film_with_cuts_retakes_and_forks_is_the_same_to_the_bit() -> None:
-    in_turn, ahead = film(tiny_engine()), film(tiny_engine(overlap=True))
+    in_turn, ahead = film(tiny_pipeline()), film(tiny_pipeline(overlap=True))
     assert len({chunk.tobytes() for chunk in in_turn}) > 12
     assert all(np.array_equal(a, b) for a, b in zip(in_turn, ahead, strict=True))
 
@@ -41,15 +41,15 @@ def test_a_film_with_cuts_retakes_and_forks_is_the_same_to_the_bit() -> None:
 def test_sessions_that_take_turns_are_the_same_to_the_bit() -> None:
     films: list[list[np.ndarray]] = []
     for overlap in (False, True):
-        engine = tiny_engine(overlap=overlap)
-        one, other = (StorySession(engine, "a forest night", seed=seed) for seed in (1, 2))
+        pipeline = tiny_pipeline(overlap=overlap)
+        one, other = (StorySession(pipeline, "a forest night", seed=seed) for seed in (1, 2))
         shots = one.shot("a fox walks", num_chunks=3), other.shot("a owl flies", num_chunks=3)
         films.append([chunk.frames for pair in zip(*shots, strict=True) for chunk in pair])
     assert all(np.array_equal(a, b) for a, b in zip(*films, strict=True))
 
 
 def test_the_next_chunk_is_made_while_the_caller_has_the_last_one_and_no_other() -> None:
-    engine = tiny_engine(overlap=True)
+    pipeline = tiny_pipeline(overlap=True)
     passes: list[str] = []
     second_is_denoised = Event()
 
@@ -59,8 +59,8 @@ def test_the_next_chunk_is_made_while_the_caller_has_the_last_one_and_no_other()
         if passes == ["global", "None", "None", "local", "None", "None"]:
             second_is_denoised.set()
 
-    engine.dit.register_forward_hook(watch, with_kwargs=True)
-    shot = StorySession(engine, "a forest night").shot("a fox walks", num_chunks=4, steps=2)
+    pipeline.dit.register_forward_hook(watch, with_kwargs=True)
+    shot = StorySession(pipeline, "a forest night").shot("a fox walks", num_chunks=4, steps=2)
     next(shot)
     # Nobody asks for the second chunk; made in turn, it would never come.
     assert second_is_denoised.wait(60)
@@ -71,7 +71,7 @@ def test_the_next_chunk_is_made_while_the_caller_has_the_last_one_and_no_other()
 
 
 def test_a_cut_ends_the_chunk_that_nobody_asked_for_after_the_pass_in_hand() -> None:
-    engine = tiny_engine(overlap=True)
+    pipeline = tiny_pipeline(overlap=True)
     in_pass, go_on = Event(), Event()
     num_passes = 0
 
@@ -82,8 +82,8 @@ def test_a_cut_ends_the_chunk_that_nobody_asked_for_after_the_pass_in_hand() -> 
             in_pass.set()
             assert go_on.wait(60)
 
-    handle = engine.dit.register_forward_pre_hook(hold, with_kwargs=True)
-    session = StorySession(engine, "a forest night")
+    handle = pipeline.dit.register_forward_pre_hook(hold, with_kwargs=True)
+    session = StorySession(pipeline, "a forest night")
     shot = session.shot("a fox walks", num_chunks=4, steps=50)
     next(shot)
     assert in_pass.wait(60)
@@ -94,18 +94,18 @@ def test_a_cut_ends_the_chunk_that_nobody_asked_for_after_the_pass_in_hand() -> 
     # The commit in hand and, if cancelled after it, the passes begun meanwhile; never the whole chunk.
     assert before <= num_passes < before + 50
     assert [take.num_chunks for take in session.shots] == [1]
-    assert len(engine._spare_caches) == 1
+    assert len(pipeline._spare_caches) == 1
 
 
 def test_an_error_is_raised_where_its_chunk_is_asked_for_and_forgotten_when_nobody_asks() -> None:
-    engine = tiny_engine(overlap=True)
+    pipeline = tiny_pipeline(overlap=True)
 
     def fail(_module: object, _args: object, kwargs: dict[str, object]) -> None:
         if kwargs["write"] == "local":
             raise KeyError("out of luck")
 
-    handle = engine.dit.register_forward_pre_hook(fail, with_kwargs=True)
-    session = StorySession(engine, "a forest night")
+    handle = pipeline.dit.register_forward_pre_hook(fail, with_kwargs=True)
+    session = StorySession(pipeline, "a forest night")
     shot = session.shot("a fox walks")
     next(shot)
     with pytest.raises(KeyError, match="out of luck"):
@@ -120,10 +120,10 @@ def test_an_error_is_raised_where_its_chunk_is_asked_for_and_forgotten_when_nobo
 
 
 def test_the_thread_computes_with_as_many_threads_as_the_caller() -> None:
-    engine = tiny_engine(overlap=True)
+    pipeline = tiny_pipeline(overlap=True)
     seen: list[int] = []
-    engine.dit.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
-    list(StorySession(engine, "a forest night").shot("a fox walks", num_chunks=1, steps=1))
+    pipeline.dit.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    list(StorySession(pipeline, "a forest night").shot("a fox walks", num_chunks=1, steps=1))
     assert set(seen) == {torch.get_num_threads()}
 
 

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from shotstream.codec.codec import Codec, DecodeState
 from shotstream.geometry import VideoGeometry
-from shotstream.streaming import pipeline as pipeline_module
-from shotstream.streaming.choice import Expert
-from shotstream.streaming.engine import Engine
-from shotstream.streaming.pipeline import load
+from shotstream.streaming import loading
+from shotstream.streaming.choice import Choice, Expert
+from shotstream.streaming.loading import load
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
-from tests.streaming.tiny import tiny_engine
+from shotstream.streaming.switches import Switches
+from tests.streaming.tiny import tiny_pipeline
 
 
 class Elsewhere:
@@ -44,18 +45,17 @@ class Elsewhere:
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_latents_and_context_frames_go_to_the_codecs_device(overlap: bool) -> None:
-    plain = tiny_engine()
+    plain = tiny_pipeline()
     codec = Elsewhere(plain.codec)
-    engine = Engine(
+    pipeline = StreamingPipeline(
         plain.config,
         plain.dit,
         codec,
         plain.text_encoder,
         plain.compose,
-        overlap=overlap,
-        codec_device=torch.device("meta"),
+        choice=Choice(dtype=torch.float32, switches=Switches(overlap_chunks=overlap, codec_device="meta")),
     )
-    session = StorySession(engine, "a forest night")
+    session = StorySession(pipeline, "a forest night")
     for caption in ("a fox walks", "a fox sleeps"):
         assert len(list(session.shot(caption, num_chunks=2, steps=1))) == 2
     assert [place for place in codec.devices if "decode" in place] == ["decode meta"] * 4
@@ -71,11 +71,11 @@ def test_a_models_codec_and_text_encoder_are_loaded_where_they_belong(
     """Only the transformer's device computes; the other holds tensors without contents."""
     meta = torch.device("meta")
     monkeypatch.setattr(
-        pipeline_module, "choose_device", lambda name: meta if name == "apart" else torch.device(name)
+        loading, "choose_device", lambda name: meta if name == "apart" else torch.device(name)
     )
-    engine = load("theatre", "cpu", expert=Expert(codec_device="apart")).engine
-    assert engine.device.type == "cpu" and engine.codec_device == meta
-    for part in (engine.codec, engine.text_encoder):
+    pipeline = load("theatre", "cpu", expert=Expert(codec_device="apart"))
+    assert pipeline.device.type == "cpu" and pipeline.codec_device == meta
+    for part in (pipeline.codec, pipeline.text_encoder):
         assert isinstance(part, torch.nn.Module)
         assert {value.device.type for value in part.state_dict().values()} == {"meta"}
 

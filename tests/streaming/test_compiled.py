@@ -9,7 +9,7 @@ import torch
 
 from shotstream.streaming import warm_up as warm_up_module
 from shotstream.streaming.warm_up import warm_up
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 # In a process of its own: the shape checks that the other tests run under would break the graph.
 PROGRAM = """
@@ -18,22 +18,22 @@ import torch
 from torch._dynamo.utils import counters
 from shotstream.streaming.session import StorySession
 from shotstream.streaming.warm_up import warm_up
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 LENGTH, CONTEXT = 5, 2  # the window holds 4
 torch.set_num_threads(1)
 
-def film(engine):
-    latents, decode = [], engine.decode_levels
-    engine.decode_levels = lambda x, state, *other: (latents.append(x), decode(x, state, *other))[1]
-    session = StorySession(engine, "a forest night")
+def film(pipeline):
+    latents, decode = [], pipeline.decode_levels
+    pipeline.decode_levels = lambda x, state, *other: (latents.append(x), decode(x, state, *other))[1]
+    session = StorySession(pipeline, "a forest night")
     for number in range(4):  # the fourth shot looks back at three, more than there are context frames
         shot = session.shot(f"a fox walks {number}", num_chunks=LENGTH, steps=2)
         for _ in range(LENGTH - number):
             next(shot)
     return latents
 
-eager, compiled = (tiny_engine(num_context_frames=CONTEXT) for _ in range(2))
+eager, compiled = (tiny_pipeline(num_context_frames=CONTEXT) for _ in range(2))
 expected = film(eager)
 compiled.dit.compile_blocks()
 warm_up(compiled, LENGTH)
@@ -62,10 +62,10 @@ def test_a_warm_up_leaves_no_trace_in_films() -> None:
 
     films: list[torch.Tensor] = []
     for is_warm in (False, True):
-        engine = tiny_engine()
+        pipeline = tiny_pipeline()
         if is_warm:
-            assert warm_up(engine, 2) > 0
-        shot = StorySession(engine, "a forest night").shot("a fox walks")
+            assert warm_up(pipeline, 2) > 0
+        shot = StorySession(pipeline, "a forest night").shot("a fox walks")
         films.append(torch.cat([torch.from_numpy(chunk.frames.copy()) for chunk in shot]))
     assert torch.equal(*films)
 
@@ -76,13 +76,13 @@ def test_a_warm_up_runs_what_first_shots_consist_of_and_gives_the_cache_back(
 ) -> None:
     """A context of one caption, the shot with a commit between its chunks, then a context of two captions;
     decoded are a first and a second chunk, and a frame of each is encoded."""
-    engine = tiny_engine()
+    pipeline = tiny_pipeline()
     passes: list[str] = []
     states: list[bool] = []
     encoded: list[tuple[int, ...]] = []
     told: list[str] = []
     clock = iter((100.0, 103.4))
-    decode, encode = engine.decode, engine.encode_frames
+    decode, encode = pipeline.decode, pipeline.encode_frames
 
     def watch(_module: object, _args: object, kwargs: dict[str, object]) -> None:
         passes.append(str(kwargs["write"]))
@@ -95,26 +95,26 @@ def test_a_warm_up_runs_what_first_shots_consist_of_and_gives_the_cache_back(
         encoded.append(frames.shape)
         return encode(frames)
 
-    engine.dit.register_forward_pre_hook(watch, with_kwargs=True)
-    monkeypatch.setattr(engine, "decode", decoding)
-    monkeypatch.setattr(engine, "encode_frames", encoding)
+    pipeline.dit.register_forward_pre_hook(watch, with_kwargs=True)
+    monkeypatch.setattr(pipeline, "decode", decoding)
+    monkeypatch.setattr(pipeline, "encode_frames", encoding)
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert warm_up(engine, num_chunks, tell=told.append) == pytest.approx(3.4)
+    assert warm_up(pipeline, num_chunks, tell=told.append) == pytest.approx(3.4)
     usual = 2
     later = (num_chunks or usual) - 1
     assert passes == ["global", "None", *["local", "None"] * later, "global"]
     assert states == [True, False] and encoded == [(1, 32, 48, 3)] * 2
     assert told[0].startswith("compiling for this CPU") and told[1:] == ["compiled in 3 s"]
-    assert len(engine._spare_caches) == 1  # pyright: ignore[reportPrivateUsage]
+    assert len(pipeline._spare_caches) == 1  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.slow
 def test_a_warm_ups_context_reads_as_many_captions_as_it_is_told_on_the_transformers_device() -> None:
-    engine = tiny_engine()
+    pipeline = tiny_pipeline()
     for num_captions, rows in ((1, [0, 0, 0]), (2, [0, 1, 0])):
-        made = warm_up_module._conditioning(engine, num_captions)  # pyright: ignore[reportPrivateUsage]
+        made = warm_up_module._conditioning(pipeline, num_captions)  # pyright: ignore[reportPrivateUsage]
         assert made.positions.caption_index.tolist() == [rows]
-    engine.dit.to("meta")
-    made = warm_up_module._conditioning(engine, 2)  # pyright: ignore[reportPrivateUsage]
+    pipeline.dit.to("meta")
+    made = warm_up_module._conditioning(pipeline, 2)  # pyright: ignore[reportPrivateUsage]
     for tensor in (made.context, made.positions.shot_phase, made.positions.caption_index, made.target_phase):
         assert tensor.is_meta

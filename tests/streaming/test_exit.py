@@ -16,7 +16,7 @@ import sys, threading
 from shotstream.streaming.shot_request import ShotRequest
 from shotstream.streaming.session import StorySession
 from shotstream.streaming.shot import make_shot
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 order = ShotRequest(
     global_caption="a forest", caption="a fox", seed=1, num_steps=2, num_chunks=9, takes=(), pins=()
@@ -24,25 +24,25 @@ order = ShotRequest(
 held = [sys]
 held.append(held)  # only the collector would find it
 
-def drive(engine, begun):
-    driven = StorySession(engine, "a forest night").shot("a fox", num_chunks=5000)
+def drive(pipeline, begun):
+    driven = StorySession(pipeline, "a forest night").shot("a fox", num_chunks=5000)
     held.append(driven)
     for _ in driven:
         begun.set()
 
 for overlap in (False, True):
-    engine = tiny_engine(overlap=overlap)
+    pipeline = tiny_pipeline(overlap=overlap)
     shots = [
-        StorySession(engine, "a forest night").shot("a fox walks", num_chunks=5),
-        StorySession(engine, "a forest night").shot("a fox walks", num_chunks=1),
-        make_shot(engine, order),
+        StorySession(pipeline, "a forest night").shot("a fox walks", num_chunks=5),
+        StorySession(pipeline, "a forest night").shot("a fox walks", num_chunks=1),
+        make_shot(pipeline, order),
     ]
     for shot in shots:
         next(shot)
     list(shots[1])
-    held += [*shots, StorySession(engine, "a forest night").shot("never begun")]
+    held += [*shots, StorySession(pipeline, "a forest night").shot("never begun")]
     begun = threading.Event()
-    threading.Thread(target=drive, args=(tiny_engine(overlap=overlap), begun), daemon=True).start()
+    threading.Thread(target=drive, args=(tiny_pipeline(overlap=overlap), begun), daemon=True).start()
     begun.wait()
 first = held[2]
 sys.exit(3)

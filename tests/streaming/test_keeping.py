@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from shotstream.streaming.context_sampling import kept_frames
-from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot import finish_shot, make_shot
 from shotstream.streaming.shot_request import ShotRequest
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 BUDGET = 6
 ORDER = ShotRequest(
@@ -27,16 +27,16 @@ ORDER = ShotRequest(
 
 
 @pytest.fixture(params=[pytest.param(False, marks=pytest.mark.slow), True], ids=["in turn", "overlapping"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    return tiny_engine(num_context_frames=BUDGET, overlap=request.param)
+def pipeline(request: pytest.FixtureRequest) -> StreamingPipeline:
+    return tiny_pipeline(num_context_frames=BUDGET, overlap=request.param)
 
 
 def film(
-    engine: Engine, order: ShotRequest, num_chunks: int, *, whole: bool = False
+    pipeline: StreamingPipeline, order: ShotRequest, num_chunks: int, *, whole: bool = False
 ) -> tuple[Keeping, np.ndarray]:
     """A shot that is cut after `num_chunks`, and its frames."""
-    keeping = Keeping(engine, order, whole=whole)
-    shot = make_shot(engine, order, keeping=keeping)
+    keeping = Keeping(pipeline, order, whole=whole)
+    shot = make_shot(pipeline, order, keeping=keeping)
     frames = [next(shot).frames for _ in range(num_chunks)]
     if num_chunks == order.num_chunks:
         assert next(shot, None) is None
@@ -53,40 +53,40 @@ def same(one: Take, other: Take) -> bool:
 
 @pytest.mark.parametrize("num_chunks", [1, 2, 3, 4])
 def test_encoded_while_it_is_made_a_shot_keeps_what_is_encoded_at_its_end(
-    engine: Engine, num_chunks: int
+    pipeline: StreamingPipeline, num_chunks: int
 ) -> None:
     earlier: tuple[Take, ...] = ()
     for _ in range(4):
         order = replace(ORDER, takes=earlier)
-        keeping, frames = film(engine, order, num_chunks)
+        keeping, frames = film(pipeline, order, num_chunks)
         take = keeping.take()
-        assert same(take, finish_shot(engine, order, frames, num_chunks))
+        assert same(take, finish_shot(pipeline, order, frames, num_chunks))
         assert take.num_chunks == num_chunks and take.num_frames == len(frames)
         earlier = (*earlier, take)
 
 
-def test_a_take_may_be_cut_at_an_earlier_chunk_when_all_frames_are_held(engine: Engine) -> None:
-    keeping, frames = film(engine, ORDER, 3, whole=True)
+def test_a_take_may_be_cut_at_an_earlier_chunk_when_all_frames_are_held(pipeline: StreamingPipeline) -> None:
+    keeping, frames = film(pipeline, ORDER, 3, whole=True)
     for num_chunks in (3, 2, 1):
-        part = frames[: engine.codec.geometry.shot_num_frames(num_chunks)]
+        part = frames[: pipeline.codec.geometry.shot_num_frames(num_chunks)]
         assert np.array_equal(keeping.frames(num_chunks), part)
-        assert same(keeping.take(num_chunks), finish_shot(engine, ORDER, part, num_chunks))
+        assert same(keeping.take(num_chunks), finish_shot(pipeline, ORDER, part, num_chunks))
 
 
 def test_a_cut_waits_for_the_last_chunks_frames_alone_and_an_early_one_wastes_few(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    pipeline: StreamingPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[int] = []
-    encode = engine.codec.encode
+    encode = pipeline.codec.encode
 
     def count(pixels: torch.Tensor) -> torch.Tensor:
         encoded.append(len(pixels))
         return encode(pixels)
 
-    monkeypatch.setattr(engine.codec, "encode", count)
-    geometry = engine.codec.geometry
-    keeping = Keeping(engine, ORDER)
-    for _ in make_shot(engine, ORDER, keeping=keeping):
+    monkeypatch.setattr(pipeline.codec, "encode", count)
+    geometry = pipeline.codec.geometry
+    keeping = Keeping(pipeline, ORDER)
+    for _ in make_shot(pipeline, ORDER, keeping=keeping):
         pass
     planned = kept_frames(geometry.shot_num_frames(4), 0, BUDGET)
     assert encoded == [1] * len(planned)
@@ -94,7 +94,7 @@ def test_a_cut_waits_for_the_last_chunks_frames_alone_and_an_early_one_wastes_fe
     assert len(encoded) == len(planned)
 
     encoded.clear()
-    keeping, _ = film(engine, ORDER, 3)
+    keeping, _ = film(pipeline, ORDER, 3)
     before = len(encoded)
     last = geometry.shot_num_frames(2)
     assert before == sum(index < last for index in planned)
@@ -105,21 +105,21 @@ def test_a_cut_waits_for_the_last_chunks_frames_alone_and_an_early_one_wastes_fe
     assert 0 <= wasted <= len(planned)
 
 
-def test_of_a_long_shot_no_more_frames_are_held_than_an_end_may_ask_for(engine: Engine) -> None:
+def test_of_a_long_shot_no_more_frames_are_held_than_an_end_may_ask_for(pipeline: StreamingPipeline) -> None:
     order = replace(ORDER, num_chunks=12)
-    keeping = Keeping(engine, order)
+    keeping = Keeping(pipeline, order)
     held: list[int] = []
-    lengths = [engine.codec.geometry.shot_num_frames(num_chunks) for num_chunks in range(1, 13)]
-    for chunk in make_shot(engine, order, keeping=keeping):
+    lengths = [pipeline.codec.geometry.shot_num_frames(num_chunks) for num_chunks in range(1, 13)]
+    for chunk in make_shot(pipeline, order, keeping=keeping):
         held.append(len(keeping._spare))
         assert not keeping._chunks
         ends = lengths[chunk.chunk_index :]
         assert keeping._spare.keys() <= {index for end in ends for index in kept_frames(end, 0, BUDGET)}
         assert not keeping._spare.keys() & keeping._latents.keys()
-    assert max(held) < 0.6 * engine.codec.geometry.shot_num_frames(12)
+    assert max(held) < 0.6 * pipeline.codec.geometry.shot_num_frames(12)
     assert held[-1] <= 11
     late = replace(order, takes=(keeping.take(),) * BUDGET)
-    keeping = Keeping(engine, late)
-    for _ in make_shot(engine, late, keeping=keeping):
+    keeping = Keeping(pipeline, late)
+    for _ in make_shot(pipeline, late, keeping=keeping):
         assert len(keeping._spare) <= 1
     assert keeping.take().candidate_frames == (0,)

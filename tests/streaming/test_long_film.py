@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shotstream.streaming.session import StorySession
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 PROBED = (10, 50, 100)
 
@@ -25,7 +25,7 @@ def tensor_bytes() -> int:
 
 @pytest.mark.slow
 def test_a_chunk_costs_the_same_at_every_shot_and_a_shot_leaves_one_latent_frame_behind() -> None:
-    engine = tiny_engine()
+    pipeline = tiny_pipeline()
     passes: list[tuple[object, ...]] = []
 
     def note(_module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, object]) -> None:
@@ -33,8 +33,8 @@ def test_a_chunk_costs_the_same_at_every_shot_and_a_shot_leaves_one_latent_frame
         rows = text.layers[0].keys.shape[1]  # pyright: ignore[reportAttributeAccessIssue]
         passes.append((tuple(args[0].shape), rows, kwargs["write"]))
 
-    engine.dit.register_forward_pre_hook(note, with_kwargs=True)
-    session = StorySession(engine, "a forest night")
+    pipeline.dit.register_forward_pre_hook(note, with_kwargs=True)
+    session = StorySession(pipeline, "a forest night")
     work: list[list[tuple[object, ...]]] = []
     held: list[int] = []
     for number in range(1, max(PROBED) + 1):
@@ -50,4 +50,4 @@ def test_a_chunk_costs_the_same_at_every_shot_and_a_shot_leaves_one_latent_frame
     growth = [later - earlier for earlier, later in itertools.pairwise(held)]
     expected = [(b - a) * latent_bytes for a, b in itertools.pairwise(PROBED)]
     assert growth == expected
-    assert len(engine._spare_caches) == 1  # pyright: ignore[reportPrivateUsage]
+    assert len(pipeline._spare_caches) == 1  # pyright: ignore[reportPrivateUsage]

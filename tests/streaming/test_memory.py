@@ -11,9 +11,10 @@ from shotstream.bench.models import WAN_TINY, random_bundle, random_config
 from shotstream.geometry import PixelSize
 from shotstream.model.dual_cache import DualCache
 from shotstream.streaming import memory
+from shotstream.streaming.choice import Choice
+from shotstream.streaming.loading import assemble_pipeline
 from shotstream.streaming.memory import Memory, decode_peak, encode_peak, film_memory, pass_peak, peak_of
 from shotstream.streaming.parts import load_codec, load_dit
-from shotstream.streaming.pipeline import build_engine
 from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import Bundle
 
@@ -66,11 +67,11 @@ def test_a_visiting_text_encoder_needs_its_largest_layer_in_the_films_dtype() ->
 def test_weights_and_caches_are_those_of_a_loaded_model(tmp_path: Path, switches: Switches) -> None:
     bundle = tiny_bundle(tmp_path)
     computed = film_memory(bundle, torch.float32, switches)
-    engine = build_engine(bundle, CPU, torch.float32, switches=switches)
-    tensors = [*engine.dit.parameters(), *engine.dit.buffers()]
+    pipeline = assemble_pipeline(bundle, CPU, Choice(dtype=torch.float32, switches=switches))
+    tensors = [*pipeline.dit.parameters(), *pipeline.dit.buffers()]
     assert computed.transformer == sum(tensor.nbytes for tensor in tensors)
-    cache = sum(stored.nbytes for layer in engine.borrow_cache().layers for stored in layer)
-    captions = engine.text_cache([f"caption {number}" for number in range(engine.context_budget + 2)])
+    cache = sum(stored.nbytes for layer in pipeline.borrow_cache().layers for stored in layer)
+    captions = pipeline.text_cache([f"caption {number}" for number in range(pipeline.context_budget + 2)])
     keys = sum(part.nbytes for layer in captions.layers for part in layer)
     assert computed.caches == cache + keys
     assert computed.total > 10**9

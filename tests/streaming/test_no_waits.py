@@ -14,13 +14,13 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shotstream.codec import transfer
-from shotstream.streaming import engine as engine_module
 from shotstream.streaming import keeping as keeping_module
+from shotstream.streaming import pipeline as pipeline_module
 from shotstream.streaming.choice import Expert
-from shotstream.streaming.engine import Engine
-from shotstream.streaming.pipeline import StreamingPipeline, load
+from shotstream.streaming.loading import load
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 STEPS = 4
 
@@ -133,19 +133,17 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
     monkeypatch.setattr(transfer, "pinned", pin)
-    for module in (engine_module, keeping_module):
+    for module in (pipeline_module, keeping_module):
         monkeypatch.setattr(module, "fetch", fetch)
     return seen
 
 
-def elsewhere(**changes: Any) -> Engine:
+def elsewhere(**changes: Any) -> StreamingPipeline:
     """The transformer and the codec on a device of their own, the text encoder in main memory."""
-    here = tiny_engine(**changes)
+    here = tiny_pipeline(**changes)
     assert isinstance(here.codec, torch.nn.Module)
     dit, codec = here.dit.to("meta"), here.codec.to("meta")
-    return Engine(
-        here.config, dit, codec, here.text_encoder, here.compose, overlap=changes.get("overlap", False)
-    )
+    return StreamingPipeline(here.config, dit, codec, here.text_encoder, here.compose, choice=here.choice)
 
 
 @pytest.mark.slow
@@ -153,9 +151,9 @@ def test_no_shot_waits_for_the_device_and_a_later_chunk_brings_it_nothing_but_no
     pinned: list[Tensor],
 ) -> None:
     """From captions and context to a chunk past the window, commits, noise, decoding and what is kept."""
-    engine = elsewhere()
-    num_chunks = engine.dit.config.window_chunks + 2
-    session = StorySession(engine, "a forest night")
+    pipeline = elsewhere()
+    num_chunks = pipeline.dit.config.window_chunks + 2
+    session = StorySession(pipeline, "a forest night")
     for caption in ("a fox walks", "a owl flies", "a fox sleeps"):
         shot = session.shot(caption, num_chunks=num_chunks, steps=STEPS)
         queued: list[int] = []
@@ -174,8 +172,8 @@ def test_no_shot_waits_for_the_device_and_a_later_chunk_brings_it_nothing_but_no
 
 @pytest.mark.slow
 def test_a_cut_waits_for_nothing_either(pinned: list[Tensor]) -> None:
-    engine = elsewhere(num_context_frames=6)
-    session = StorySession(engine, "a forest night")
+    pipeline = elsewhere(num_context_frames=6)
+    session = StorySession(pipeline, "a forest night")
     with Waits(pinned) as waits:
         shot = session.shot("a fox walks", num_chunks=4, steps=1)
         next(shot)
@@ -200,7 +198,7 @@ def wan() -> StreamingPipeline:
     pipeline = load_bench_model(
         BenchModel(name=WAN_TINY, is_random=True, size=size, device="cuda", options=options)
     )
-    pipeline.engine.synchronize = False
+    pipeline.synchronize = False
     return pipeline
 
 

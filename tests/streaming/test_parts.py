@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from shotstream.streaming.pipeline import load, load_encoders
+from shotstream.streaming.loading import load, load_encoders
 from shotstream.training.start import codec_of
 from shotstream.weights.bundle import BundleError, read_bundle, write_bundle
 from shotstream.weights.hub import resolve

@@ -13,28 +13,29 @@ from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.codec.text import UMT5Config, umt5_shapes
 from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.geometry import PixelSize
-from shotstream.streaming.choice import Expert
-from shotstream.streaming.engine import Engine, EngineConfig
+from shotstream.streaming.choice import Choice, Expert
+from shotstream.streaming.loading import assemble_pipeline, load
 from shotstream.streaming.parts import fitted_captions, theatre_bundle_config
-from shotstream.streaming.pipeline import StreamingPipeline, build_engine, load
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.pipeline_config import PipelineConfig
 from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import BundleError, read_bundle, write_bundle
 from shotstream.weights.hub import WeightsNotFoundError
-from tests.streaming.tiny import tiny_config, tiny_dit, tiny_engine
+from tests.streaming.tiny import tiny_config, tiny_dit, tiny_pipeline
 
 
-def write_tiny(directory: Path, engine: Engine, /, **changes: Any) -> str:
-    codec, words = engine.codec, engine.text_encoder
+def write_tiny(directory: Path, pipeline: StreamingPipeline, /, **changes: Any) -> str:
+    codec, words = pipeline.codec, pipeline.text_encoder
     config = theatre_bundle_config(
-        engine.config,
-        engine.dit.config,
+        pipeline.config,
+        pipeline.dit.config,
         codec.config,
         words.config,  # pyright: ignore
     )
     config["engine"] |= {key: value for key, value in changes.items() if key in config["engine"]}
     config |= {key: value for key, value in changes.items() if key not in config["engine"]}
     tensors = {
-        "dit": engine.dit.state_dict(),
+        "dit": pipeline.dit.state_dict(),
         "codec": codec.state_dict(),  # pyright: ignore
         "text_encoder": words.state_dict(),  # pyright: ignore
     }
@@ -49,17 +50,17 @@ def frames(pipeline: StreamingPipeline) -> np.ndarray:
 
 
 def test_a_loaded_model_films_like_the_one_that_was_written(tmp_path: Path) -> None:
-    engine = tiny_engine()
-    sha256 = write_tiny(tmp_path / "tiny", engine)
+    pipeline = tiny_pipeline()
+    sha256 = write_tiny(tmp_path / "tiny", pipeline)
     pipeline = load(tmp_path / "tiny", "cpu")
     assert pipeline.weights_sha256 == sha256
     assert (pipeline.model_id, pipeline.fps, pipeline.num_chunks, pipeline.num_steps) == ("tiny", 12, 2, 4)
     assert pipeline.dtype == torch.float32 and pipeline.device.type == "cpu"
-    assert np.array_equal(frames(pipeline), frames(StreamingPipeline(engine)))
+    assert np.array_equal(frames(pipeline), frames(pipeline))
 
 
 def test_a_session_goes_on_in_another_process_like_pipeline(tmp_path: Path) -> None:
-    write_tiny(tmp_path / "tiny", tiny_engine())
+    write_tiny(tmp_path / "tiny", tiny_pipeline())
     session = load(tmp_path / "tiny", "cpu").session("a forest night")
     list(session.shot("a fox walks"))
     session.save(tmp_path / "session")
@@ -71,7 +72,7 @@ def test_a_session_goes_on_in_another_process_like_pipeline(tmp_path: Path) -> N
 def test_the_theatre_computes_with_one_thread_unless_the_environment_has_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_tiny(tmp_path / "tiny", tiny_engine())
+    write_tiny(tmp_path / "tiny", tiny_pipeline())
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -86,7 +87,7 @@ def test_the_theatre_computes_with_one_thread_unless_the_environment_has_chosen(
 
 
 def test_the_theatre_in_bfloat16_keeps_codec_and_text_in_float32(tmp_path: Path) -> None:
-    write_tiny(tmp_path / "tiny", tiny_engine())
+    write_tiny(tmp_path / "tiny", tiny_pipeline())
     pipeline = load(tmp_path / "tiny", "cpu", precision="bfloat16")
     assert pipeline.dtype == torch.bfloat16
     assert frames(pipeline).shape == (21, 32, 48, 3)
@@ -105,20 +106,20 @@ def test_the_theatre_in_bfloat16_keeps_codec_and_text_in_float32(tmp_path: Path)
 def test_a_bundle_that_makes_no_model_is_refused(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    write_tiny(tmp_path / "tiny", tiny_engine(), **changes)
+    write_tiny(tmp_path / "tiny", tiny_pipeline(), **changes)
     with pytest.raises(ValueError, match=message):
         load(tmp_path / "tiny", "cpu")
 
 
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
-    engine = tiny_engine()
-    write_tiny(tmp_path / "tiny", engine, dit=asdict(engine.dit.config) | {"ffn_dim": 40})
+    pipeline = tiny_pipeline()
+    write_tiny(tmp_path / "tiny", pipeline, dit=asdict(pipeline.dit.config) | {"ffn_dim": 40})
     with pytest.raises(BundleError, match=r"dit: 6 wrong shapes .*; its config\.json is of other weights"):
         load(tmp_path / "tiny", "cpu")
 
 
 def test_devices_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_tiny(tmp_path / "tiny", tiny_engine())
+    write_tiny(tmp_path / "tiny", tiny_pipeline())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for device, message in (("cuda:3", "1 CUDA devices"), ("abacus", "give auto"), ("meta", "no support")):
         with pytest.raises(ValueError, match=message):
@@ -128,18 +129,18 @@ def test_devices_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_captions_are_cut_at_the_end_of_the_global_one() -> None:
-    engine = tiny_engine()
-    compose = fitted_captions(engine.text_encoder, "plain")
+    pipeline = tiny_pipeline()
+    compose = fitted_captions(pipeline.text_encoder, "plain")
     assert compose("a forest night", "a fox", 0) == "a forest night a fox"
     assert compose("a forest night a forest", "a fox walks", 0) == "a forest night a fox walks"
 
 
 def test_parts_of_different_models_do_not_make_an_engine() -> None:
-    engine = tiny_engine()
+    pipeline = tiny_pipeline()
 
     codec = PatchCodec(PatchCodecConfig(num_colours=16, latent_channels=16, dim=8))
     with pytest.raises(ValueError, match="16 latent channels"):
-        Engine(engine.config, engine.dit, codec, engine.text_encoder, engine.compose)
+        StreamingPipeline(pipeline.config, pipeline.dit, codec, pipeline.text_encoder, pipeline.compose)
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
@@ -153,7 +154,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     }
     for change in ({"fps": 0}, {"num_chunks": 0}, {"student_steps": (10, 20)}, {"shift": 0.0}):
         with pytest.raises(ValueError, match="must"):
-            EngineConfig(**values | change)  # pyright: ignore[reportArgumentType]
+            PipelineConfig(**values | change)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.slow
@@ -162,7 +163,7 @@ def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
     vae = WanVAEConfig(dim=4, latent_channels=4, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4)
     umt5 = UMT5Config(vocab_size=4, dim=8, dim_ffn=8, num_heads=2, num_layers=1, num_buckets=4, text_length=6)
     dit = tiny_dit(tiny_config(text_dim=8, text_length=6))
-    settings = EngineConfig(
+    settings = PipelineConfig(
         family="wan",
         model_id="tiny-wan",
         fps=16,
@@ -191,8 +192,8 @@ def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
 
     def run(**switches: Any) -> np.ndarray:
         bundle = read_bundle(tmp_path / "wan")
-        engine = build_engine(bundle, torch.device("cpu"), torch.float32, switches=Switches(**switches))
-        return frames(StreamingPipeline(engine))
+        choice = Choice(dtype=torch.float32, switches=Switches(**switches))
+        return frames(assemble_pipeline(bundle, torch.device("cpu"), choice))
 
     pipeline = load(tmp_path / "wan", "cpu", expert=Expert(overlap=False))
     assert (pipeline.family, pipeline.caption_style, pipeline.fps) == ("wan", "published", 16)
@@ -200,7 +201,7 @@ def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
     shot = frames(pipeline)
     assert shot.shape == (21, 32, 48, 3)
     overlapping = load(tmp_path / "wan", "cpu", expert=Expert(overlap=True))
-    assert overlapping.engine.prefetcher is not None
+    assert overlapping.prefetcher is not None
     assert np.array_equal(shot, frames(overlapping))
     assert np.array_equal(shot, run(chunk_decode=True))
     # Rounding may move a pixel by a level.
@@ -214,9 +215,10 @@ def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
 
 
 def test_switches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    write_tiny(tmp_path / "tiny", tiny_engine())
+    write_tiny(tmp_path / "tiny", tiny_pipeline())
     bundle = read_bundle(tmp_path / "tiny")
     with pytest.raises(ValueError, match="only Wan's decoder"):
-        build_engine(bundle, torch.device("cpu"), torch.float32, switches=Switches(chunk_decode=True))
+        choice = Choice(dtype=torch.float32, switches=Switches(chunk_decode=True))
+        assemble_pipeline(bundle, torch.device("cpu"), choice)
     with pytest.raises(ValueError, match="leave float8_cache out"):
         Switches(attention="eight-bit", float8_cache=True)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.preview import read_preview
 from shotstream.streaming.shot import make_shot
 from shotstream.streaming.shot_request import ShotRequest
 from tests.codec.test_tiny_decoder import published_tensors
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 ORDER = ShotRequest(
     global_caption="a forest night",
@@ -27,11 +27,11 @@ ORDER = ShotRequest(
 )
 
 
-def wan_engine() -> Engine:
+def wan_engine() -> StreamingPipeline:
     """A tiny engine that says it is of the Wan family; its latents have 4 channels."""
-    engine = tiny_engine()
-    engine.config = replace(engine.config, family="wan")
-    return engine
+    pipeline = tiny_pipeline()
+    pipeline.config = replace(pipeline.config, family="wan")
+    return pipeline
 
 
 def test_frames_decoded_behind_are_those_of_a_shot_without_preview(tmp_path: Path) -> None:
@@ -40,12 +40,12 @@ def test_frames_decoded_behind_are_those_of_a_shot_without_preview(tmp_path: Pat
     plain_engine = wan_engine()
     plain_keeping = Keeping(plain_engine, order)
     plain = [chunk.frames for chunk in make_shot(plain_engine, order, keeping=plain_keeping)]
-    engine = wan_engine()
-    preview = read_preview(tmp_path / "taew2_1.pth", engine)
-    keeping = Keeping(engine, order, is_seen_lightly=True, whole=True)
+    pipeline = wan_engine()
+    preview = read_preview(tmp_path / "taew2_1.pth", pipeline)
+    keeping = Keeping(pipeline, order, is_seen_lightly=True, whole=True)
     decoded: list[int] = []
     seen = []
-    for chunk in make_shot(engine, order, preview, keeping):
+    for chunk in make_shot(pipeline, order, preview, keeping):
         seen.append(chunk)
         decoded.append(len(keeping._chunks))
     # When a chunk is seen, those before it are decoded already.
@@ -59,10 +59,10 @@ def test_frames_decoded_behind_are_those_of_a_shot_without_preview(tmp_path: Pat
 
 def test_a_shot_seen_lightly_and_cut_decodes_no_more_than_it_keeps(tmp_path: Path) -> None:
     torch.save(published_tensors(4), tmp_path / "taew2_1.pth")
-    engine = wan_engine()
+    pipeline = wan_engine()
     order = replace(ORDER, num_chunks=5)
-    keeping = Keeping(engine, order, is_seen_lightly=True, whole=True)
-    shot = make_shot(engine, order, read_preview(tmp_path / "taew2_1.pth", engine), keeping)
+    keeping = Keeping(pipeline, order, is_seen_lightly=True, whole=True)
+    shot = make_shot(pipeline, order, read_preview(tmp_path / "taew2_1.pth", pipeline), keeping)
     for _ in range(3):
         next(shot)
     shot.close()
@@ -76,15 +76,15 @@ def test_a_shot_seen_lightly_and_cut_decodes_no_more_than_it_keeps(tmp_path: Pat
 
 def test_both_kinds_of_file_are_read_and_others_refused(tmp_path: Path) -> None:
     save_file(published_tensors(4), tmp_path / "tiny.safetensors")
-    engine = wan_engine()
-    assert read_preview(tmp_path / "tiny.safetensors", engine).latent_channels == 4
+    pipeline = wan_engine()
+    assert read_preview(tmp_path / "tiny.safetensors", pipeline).latent_channels == 4
     with pytest.raises(ValueError, match="has others"):
-        read_preview(tmp_path / "tiny.safetensors", tiny_engine())
+        read_preview(tmp_path / "tiny.safetensors", tiny_pipeline())
     torch.save(published_tensors(16), tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other.pth: decodes 16 latent channels; the model has 4"):
-        read_preview(tmp_path / "other.pth", engine)
+        read_preview(tmp_path / "other.pth", pipeline)
     torch.save({"decoder.1.weight": torch.zeros(2, 4, 3, 3)}, tmp_path / "part.pth")
     with pytest.raises(ValueError, match=r"part.pth: no TAEHV decoder"):
-        read_preview(tmp_path / "part.pth", engine)
+        read_preview(tmp_path / "part.pth", pipeline)
     with pytest.raises(ValueError, match="no such file"):
-        read_preview(tmp_path / "none.pth", engine)
+        read_preview(tmp_path / "none.pth", pipeline)

@@ -10,7 +10,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from shotstream.streaming.context_sampling import PolicyName
-from shotstream.streaming.engine import Engine
 from shotstream.streaming.keeping import Keeping, as_picture
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
@@ -19,19 +18,19 @@ from shotstream.streaming.session import StorySession
 from shotstream.streaming.shot import Chunk
 from shotstream.streaming.shot_request import ShotRequest
 from tests.params import first
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 PICTURE = np.full((32, 48, 3), 200, np.uint8)
 CAPTIONS = ("a fox walks", "a fox sleeps", "a owl flies", "a owl sleeps")
 
 
 @pytest.fixture(params=first(1, [False, True]), ids=["in turn", "overlapping"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    return tiny_engine(overlap=request.param)
+def pipeline(request: pytest.FixtureRequest) -> StreamingPipeline:
+    return tiny_pipeline(overlap=request.param)
 
 
-def start(engine: Engine, seed: int = 7) -> StorySession:
-    return StorySession(engine, "a forest night", seed=seed)
+def start(pipeline: StreamingPipeline, seed: int = 7) -> StorySession:
+    return StorySession(pipeline, "a forest night", seed=seed)
 
 
 def frames_of(chunks: Iterator[Chunk]) -> np.ndarray:
@@ -46,8 +45,8 @@ def equal(film_a: list[np.ndarray], film_b: list[np.ndarray]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(film_a, film_b, strict=True))
 
 
-def test_chunks_come_in_order_with_the_frames_of_their_place(engine: Engine) -> None:
-    session = start(engine)
+def test_chunks_come_in_order_with_the_frames_of_their_place(pipeline: StreamingPipeline) -> None:
+    session = start(pipeline)
     for shot_index in range(2):
         chunks = list(session.shot("a fox walks", num_chunks=3))
         assert [chunk.frames.shape for chunk in chunks] == [
@@ -62,56 +61,56 @@ def test_chunks_come_in_order_with_the_frames_of_their_place(engine: Engine) -> 
     assert [take.num_frames for take in session.shots] == [33, 33]
 
 
-def test_streamed_frames_are_those_of_the_whole_shot_decoded_at_once(engine: Engine) -> None:
+def test_streamed_frames_are_those_of_the_whole_shot_decoded_at_once(pipeline: StreamingPipeline) -> None:
     latents: list[torch.Tensor] = []
-    decode = engine.codec.decode_stream
+    decode = pipeline.codec.decode_stream
 
     def remember(chunk: torch.Tensor, state: object) -> object:
         latents.append(chunk)
         return decode(chunk, state)  # pyright: ignore[reportArgumentType]
 
-    engine.codec.decode_stream = remember  # pyright: ignore[reportAttributeAccessIssue]
-    streamed = frames_of(start(engine).shot("a fox walks", num_chunks=3))
-    del engine.codec.decode_stream
-    whole, _ = engine.decode(torch.cat(latents, dim=2), None)
+    pipeline.codec.decode_stream = remember  # pyright: ignore[reportAttributeAccessIssue]
+    streamed = frames_of(start(pipeline).shot("a fox walks", num_chunks=3))
+    del pipeline.codec.decode_stream
+    whole, _ = pipeline.decode(torch.cat(latents, dim=2), None)
     assert np.array_equal(streamed, whole)
 
 
 def test_a_chunk_is_handed_out_before_its_commit_and_the_last_one_is_never_committed() -> None:
-    engine = tiny_engine()
+    pipeline = tiny_pipeline()
     events: list[str] = []
 
     def watch(_module: object, _args: object, kwargs: dict[str, object]) -> None:
         events.append(str(kwargs["write"]))
 
-    engine.dit.register_forward_pre_hook(watch, with_kwargs=True)
-    for chunk in start(engine).shot("a fox walks", num_chunks=2, steps=2):
+    pipeline.dit.register_forward_pre_hook(watch, with_kwargs=True)
+    for chunk in start(pipeline).shot("a fox walks", num_chunks=2, steps=2):
         events.append(f"chunk {chunk.chunk_index}")
     assert events == ["global", "None", "None", "chunk 0", "local", "None", "None", "chunk 1"]
 
 
-def test_nothing_is_computed_before_the_first_chunk_is_asked_for(engine: Engine) -> None:
-    session = start(engine)
+def test_nothing_is_computed_before_the_first_chunk_is_asked_for(pipeline: StreamingPipeline) -> None:
+    session = start(pipeline)
     session.shot("a fox walks")
-    assert engine.text_encoder.memo.__len__() == 0  # pyright: ignore[reportAttributeAccessIssue]
+    assert pipeline.text_encoder.memo.__len__() == 0  # pyright: ignore[reportAttributeAccessIssue]
     assert session.shots == ()
 
 
-def test_replay_gives_identical_frames_and_every_seed_another_film(engine: Engine) -> None:
-    first = film(start(engine))
-    assert equal(film(start(engine)), first)
-    assert not any(np.array_equal(a, b) for a, b in zip(film(start(engine, seed=8)), first, strict=True))
+def test_replay_gives_identical_frames_and_every_seed_another_film(pipeline: StreamingPipeline) -> None:
+    first = film(start(pipeline))
+    assert equal(film(start(pipeline)), first)
+    assert not any(np.array_equal(a, b) for a, b in zip(film(start(pipeline, seed=8)), first, strict=True))
     assert len({shot.tobytes() for shot in first}) == 4
 
 
-def test_a_shot_depends_on_its_own_seed_not_on_the_sessions(engine: Engine) -> None:
-    by_default = frames_of(start(engine, seed=3).shot("a fox walks"))
-    named = frames_of(start(engine, seed=4).shot("a fox walks", seed=shot_seed(3, 0)))
+def test_a_shot_depends_on_its_own_seed_not_on_the_sessions(pipeline: StreamingPipeline) -> None:
+    by_default = frames_of(start(pipeline, seed=3).shot("a fox walks"))
+    named = frames_of(start(pipeline, seed=4).shot("a fox walks", seed=shot_seed(3, 0)))
     assert np.array_equal(by_default, named)
 
 
-def test_a_shot_depends_on_earlier_shots_and_on_captions(engine: Engine) -> None:
-    long, short = start(engine), start(engine)
+def test_a_shot_depends_on_earlier_shots_and_on_captions(pipeline: StreamingPipeline) -> None:
+    long, short = start(pipeline), start(pipeline)
     film(long, 2)
     film(short, 1)
     assert not np.array_equal(
@@ -122,12 +121,12 @@ def test_a_shot_depends_on_earlier_shots_and_on_captions(engine: Engine) -> None
 
 
 @pytest.mark.parametrize("how", ["close", "let go", "next shot"])
-def test_a_shot_ended_early_is_a_shot_of_that_length(engine: Engine, how: str) -> None:
-    planned = start(engine)
+def test_a_shot_ended_early_is_a_shot_of_that_length(pipeline: StreamingPipeline, how: str) -> None:
+    planned = start(pipeline)
     expected = frames_of(planned.shot("a fox walks", num_chunks=2))
     after = frames_of(planned.shot("a fox sleeps"))
 
-    session = start(engine)
+    session = start(pipeline)
     chunks = session.shot("a fox walks", num_chunks=1000)
     frames = [next(chunks).frames, next(chunks).frames]
     if how == "close":
@@ -142,17 +141,17 @@ def test_a_shot_ended_early_is_a_shot_of_that_length(engine: Engine, how: str) -
     assert [take.num_chunks for take in session.shots] == [2, 2]
 
 
-def test_a_shot_of_which_nothing_was_handed_out_is_no_shot(engine: Engine) -> None:
-    session = start(engine)
+def test_a_shot_of_which_nothing_was_handed_out_is_no_shot(pipeline: StreamingPipeline) -> None:
+    session = start(pipeline)
     unused = session.shot("a fox walks")
     frames_of(session.shot("a fox sleeps"))
     assert len(session.shots) == 1
     assert list(unused) == []
 
 
-def test_two_interleaved_sessions_equal_two_separate_ones(engine: Engine) -> None:
-    separate = [film(start(engine, seed), 3) for seed in (1, 2)]
-    sessions = [start(engine, seed) for seed in (1, 2)]
+def test_two_interleaved_sessions_equal_two_separate_ones(pipeline: StreamingPipeline) -> None:
+    separate = [film(start(pipeline, seed), 3) for seed in (1, 2)]
+    sessions = [start(pipeline, seed) for seed in (1, 2)]
     together: list[list[np.ndarray]] = [[], []]
     for shot_index in range(3):
         streams = [session.shot(CAPTIONS[shot_index]) for session in sessions]
@@ -166,8 +165,8 @@ def test_two_interleaved_sessions_equal_two_separate_ones(engine: Engine) -> Non
     assert equal(together[0], separate[0]) and equal(together[1], separate[1])
 
 
-def test_a_fork_that_films_and_undoes_equals_never_having_filmed(engine: Engine) -> None:
-    session = start(engine)
+def test_a_fork_that_films_and_undoes_equals_never_having_filmed(pipeline: StreamingPipeline) -> None:
+    session = start(pipeline)
     film(session, 2)
     fork = session.fork()
     frames_of(fork.shot("a owl flies"))
@@ -177,8 +176,8 @@ def test_a_fork_that_films_and_undoes_equals_never_having_filmed(engine: Engine)
     assert equal(film(fork), film(session))
 
 
-def test_undo_takes_back_a_shot_that_is_still_open(engine: Engine) -> None:
-    session = start(engine)
+def test_undo_takes_back_a_shot_that_is_still_open(pipeline: StreamingPipeline) -> None:
+    session = start(pipeline)
     film(session, 1)
     chunks = session.shot("a owl flies")
     next(chunks)
@@ -189,8 +188,8 @@ def test_undo_takes_back_a_shot_that_is_still_open(engine: Engine) -> None:
         session.undo()
 
 
-def test_retake_replaces_the_last_shot(engine: Engine) -> None:
-    session, expected = start(engine), start(engine)
+def test_retake_replaces_the_last_shot(pipeline: StreamingPipeline) -> None:
+    session, expected = start(pipeline), start(pipeline)
     film(session, 2)
     film(expected, 1)
     old = session.shots[1]
@@ -204,9 +203,9 @@ def test_retake_replaces_the_last_shot(engine: Engine) -> None:
 
 
 def test_retake_of_an_earlier_shot_drops_what_was_made_from_it_and_leaves_a_fork_alone(
-    engine: Engine,
+    pipeline: StreamingPipeline,
 ) -> None:
-    session = start(engine)
+    session = start(pipeline)
     film(session, 3)
     fork = session.fork()
     old = session.shots
@@ -220,27 +219,27 @@ def test_retake_of_an_earlier_shot_drops_what_was_made_from_it_and_leaves_a_fork
         session.retake(2)
 
 
-def test_an_error_in_a_shot_keeps_nothing_of_it_and_the_session_goes_on(engine: Engine) -> None:
-    expected = film(start(engine), 2)
-    session = start(engine)
+def test_an_error_in_a_shot_keeps_nothing_of_it_and_the_session_goes_on(pipeline: StreamingPipeline) -> None:
+    expected = film(start(pipeline), 2)
+    session = start(pipeline)
     first = film(session, 1)
-    kept = engine.codec.decode_stream
+    kept = pipeline.codec.decode_stream
     chunks = session.shot(CAPTIONS[1])
     next(chunks)
 
     def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    engine.codec.decode_stream = fail  # pyright: ignore[reportAttributeAccessIssue]
+    pipeline.codec.decode_stream = fail  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(RuntimeError, match="out of memory"):
         next(chunks)
-    engine.codec.decode_stream = kept  # pyright: ignore[reportAttributeAccessIssue]
+    pipeline.codec.decode_stream = kept  # pyright: ignore[reportAttributeAccessIssue]
     assert len(session.shots) == 1
     assert equal([*first, frames_of(session.shot(CAPTIONS[1]))], expected)
 
 
-def test_pins_hold_a_picture_in_the_context_until_they_are_taken_out(engine: Engine) -> None:
-    session = start(engine)
+def test_pins_hold_a_picture_in_the_context_until_they_are_taken_out(pipeline: StreamingPipeline) -> None:
+    session = start(pipeline)
     film(session, 2)
     plain, pinned, unpinned = session.fork(), session.fork(), session.fork()
     picture = next(session.shot("a owl")).frames[3]
@@ -277,7 +276,7 @@ def test_a_picture_pinned_to_a_shot_that_is_not_before_the_ordered_one_is_refuse
 
 
 def test_a_fork_has_the_pins_and_makes_the_same_film_with_them() -> None:
-    session = start(tiny_engine())
+    session = start(tiny_pipeline())
     film(session, 3)
     pinned, other = PICTURE, 255 - PICTURE
     session.pin(pinned, 1)
@@ -287,7 +286,7 @@ def test_a_fork_has_the_pins_and_makes_the_same_film_with_them() -> None:
     fork_without.unpin()
     session.pin(other, 2)
     assert (fork.pinned_shots, fork_without.pinned_shots, session.pinned_shots) == ((1,), (), (1, 2))
-    again = start(tiny_engine())
+    again = start(tiny_pipeline())
     film(again, 3)
     again.pin(pinned, 1)
     made = frames_of(fork.shot("a fox", seed=1))
@@ -298,12 +297,12 @@ def test_a_fork_has_the_pins_and_makes_the_same_film_with_them() -> None:
 
 @pytest.mark.slow
 def test_a_retake_looks_at_the_pins_of_earlier_shots_alone_and_keeps_no_others() -> None:
-    engine = tiny_engine()
-    session = start(engine)
+    pipeline = tiny_pipeline()
+    session = start(pipeline)
     film(session, 4)
     session.pin(PICTURE, 2)
     session.pin(255 - PICTURE, 0)
-    expected = start(engine)
+    expected = start(pipeline)
     film(expected, 2)
     expected.pin(255 - PICTURE, 0)
     chunks = session.retake(2, seed=5)
@@ -316,7 +315,7 @@ def test_a_retake_looks_at_the_pins_of_earlier_shots_alone_and_keeps_no_others()
 
 
 def test_undo_forgets_the_pins_of_the_dropped_shot_alone() -> None:
-    session = start(tiny_engine())
+    session = start(tiny_pipeline())
     film(session, 3)
     session.pin(PICTURE, 2)
     session.pin(PICTURE, 1)
@@ -325,7 +324,7 @@ def test_undo_forgets_the_pins_of_the_dropped_shot_alone() -> None:
 
 
 def test_a_retake_draws_new_noise_only_when_nothing_else_is_changed() -> None:
-    session = start(tiny_engine())
+    session = start(tiny_pipeline())
     film(session, 1)
     old = session.shots[0]
     for changes in ({"caption": "a owl"}, {"num_chunks": 1}, {"steps": 2}, {"caption": "a owl", "steps": 1}):
@@ -360,7 +359,7 @@ def test_a_picture_of_floats_is_the_same_picture(dtype: type[np.floating]) -> No
     ],
 )
 def test_what_is_no_picture_of_the_model_is_not_pinned(picture: np.ndarray, message: str) -> None:
-    session = start(tiny_engine())
+    session = start(tiny_pipeline())
     list(session.shot("a fox", num_chunks=1))
     with pytest.raises(ValueError, match=message):
         session.pin(picture, 0)
@@ -368,7 +367,7 @@ def test_what_is_no_picture_of_the_model_is_not_pinned(picture: np.ndarray, mess
 
 
 def test_objects_that_hold_latents_and_frames_are_shown_in_one_line() -> None:
-    session = start(tiny_engine())
+    session = start(tiny_pipeline())
     chunk = next(session.shot("a fox"))
     session.undo()
     film(session, 1)
@@ -377,15 +376,15 @@ def test_objects_that_hold_latents_and_frames_are_shown_in_one_line() -> None:
     assert "a fox walks" in repr(session.shots)
 
 
-def test_a_pin_that_makes_no_sense_is_refused(engine: Engine) -> None:
-    session = start(engine)
+def test_a_pin_that_makes_no_sense_is_refused(pipeline: StreamingPipeline) -> None:
+    session = start(pipeline)
     picture = np.zeros((32, 48, 3), np.uint8)
     with pytest.raises(ValueError, match="no finished shot 0"):
         session.pin(picture, 0)
     film(session, 1)
     with pytest.raises(ValueError, match="resize"):
         session.pin(picture[:16], 0)
-    published = start(tiny_engine("published"))
+    published = start(tiny_pipeline("published"))
     film(published, 1)
     with pytest.raises(ValueError, match="allows 0 pinned"):
         published.pin(picture, 0)
@@ -393,27 +392,27 @@ def test_a_pin_that_makes_no_sense_is_refused(engine: Engine) -> None:
 
 @pytest.mark.parametrize("policy", ["theatre", "published"])
 def test_more_shots_than_context_frames(policy: PolicyName) -> None:
-    session = start(tiny_engine(policy))
+    session = start(tiny_pipeline(policy))
     shots = film(session, 7)
     assert len({shot.tobytes() for shot in shots}) == 7
     assert [len(take.candidate_frames) for take in session.shots] == [3, 2, 1, 1, 1, 1, 1]
 
 
-def test_a_shot_longer_than_the_window_goes_on(engine: Engine) -> None:
-    frames = frames_of(start(engine).shot("a fox walks", num_chunks=7))
+def test_a_shot_longer_than_the_window_goes_on(pipeline: StreamingPipeline) -> None:
+    frames = frames_of(start(pipeline).shot("a fox walks", num_chunks=7))
     assert len(frames) == 9 + 6 * 12
 
 
 @pytest.mark.parametrize("num_before", [0, 1, 4])
 def test_a_saved_session_goes_on_as_if_it_had_never_ended(
-    engine: Engine, tmp_path: Path, num_before: int
+    pipeline: StreamingPipeline, tmp_path: Path, num_before: int
 ) -> None:
-    session = start(engine)
+    session = start(pipeline)
     film(session, num_before)
     if num_before:
         session.pin(np.full((32, 48, 3), 200, np.uint8), 0)
     session.save(tmp_path / "session")
-    loaded = StorySession.load(tmp_path / "session", tiny_engine())
+    loaded = StorySession.load(tmp_path / "session", tiny_pipeline())
     (tmp_path / "session").unlink()
     assert equal(film(loaded, 2), film(session, 2))
     assert loaded.pinned_shots == session.pinned_shots
@@ -425,7 +424,7 @@ def test_a_saved_session_goes_on_as_if_it_had_never_ended(
 @pytest.mark.slow
 def test_a_film_of_uneven_shots_and_pins_saved_after_every_shot_is_the_same_film(tmp_path: Path) -> None:
     """More shots than the context of two chunks has room for, other lengths, pins, a retake and an undo."""
-    engine = tiny_engine(num_context_frames=6)
+    pipeline = tiny_pipeline(num_context_frames=6)
 
     def step(session: StorySession, number: int) -> list[np.ndarray]:
         if number in (1, 4):
@@ -437,11 +436,11 @@ def test_a_film_of_uneven_shots_and_pins_saved_after_every_shot_is_the_same_film
         shot = session.shot(CAPTIONS[number % 4], num_chunks=1 + number % 2, steps=1 + number % 3)
         return [frames_of(shot)]
 
-    whole, resumed = start(engine), start(engine)
+    whole, resumed = start(pipeline), start(pipeline)
     for number in range(9):
         expected = step(whole, number)
         resumed.save(tmp_path / "session")
-        resumed = StorySession.load(tmp_path / "session", engine)
+        resumed = StorySession.load(tmp_path / "session", pipeline)
         assert equal(step(resumed, number), expected), number
         fork = whole.fork()
     assert [take.num_chunks for take in whole.shots] == [1, 2, 1, 2, 1, 1]
@@ -451,31 +450,31 @@ def test_a_film_of_uneven_shots_and_pins_saved_after_every_shot_is_the_same_film
         assert torch.equal(before.latents, after.latents)
 
 
-def test_what_is_no_session_of_this_model_is_refused(engine: Engine, tmp_path: Path) -> None:
-    session = start(engine)
+def test_what_is_no_session_of_this_model_is_refused(pipeline: StreamingPipeline, tmp_path: Path) -> None:
+    session = start(pipeline)
     film(session, 1)
     path = tmp_path / "session"
     session.save(path)
     content = path.read_bytes()
     with pytest.raises(SessionError, match="made with tiny"):
-        StorySession.load(path, tiny_engine(seed=1))
+        StorySession.load(path, tiny_pipeline(seed=1))
     with pytest.raises(SessionError, match="context policy"):
-        StorySession.load(path, tiny_engine("published"))
+        StorySession.load(path, tiny_pipeline("published"))
     path.write_bytes(content[:-10])
     with pytest.raises(SessionError, match="damaged"):
-        StorySession.load(path, engine)
+        StorySession.load(path, pipeline)
     path.write_bytes(content.replace(b"shotstream-session/1", b"shotstream-session/9"))
     with pytest.raises(SessionError, match="session/9"):
-        StorySession.load(path, engine)
+        StorySession.load(path, pipeline)
     save_file({"take.0": torch.zeros(1)}, path)
     with pytest.raises(SessionError, match="not a saved session"):
-        StorySession.load(path, engine)
+        StorySession.load(path, pipeline)
     with pytest.raises(SessionError, match="no such"):
-        StorySession.load(tmp_path / "none", engine)
+        StorySession.load(tmp_path / "none", pipeline)
 
 
 def test_a_session_in_which_one_bit_has_changed_is_refused(tmp_path: Path) -> None:
-    session = start(tiny_engine())
+    session = start(tiny_pipeline())
     for caption in CAPTIONS[:3]:
         list(session.shot(caption, num_chunks=1))
     session.pin(PICTURE, 1)
@@ -495,7 +494,7 @@ def test_a_session_in_which_one_bit_has_changed_is_refused(tmp_path: Path) -> No
 def test_latents_of_another_kind_or_shape_than_were_written_are_refused_though_their_bytes_are_the_same(
     tmp_path: Path,
 ) -> None:
-    session = start(tiny_engine())
+    session = start(tiny_pipeline())
     frames_of(session.shot("a fox", num_chunks=1, steps=1))
     path = tmp_path / "session"
     session.save(path)
@@ -511,14 +510,14 @@ def test_latents_of_another_kind_or_shape_than_were_written_are_refused_though_t
 
 
 def test_a_session_saved_without_a_sum_by_an_earlier_version_is_read(tmp_path: Path) -> None:
-    session = start(tiny_engine())
+    session = start(tiny_pipeline())
     film(session, 2)
     path = tmp_path / "session"
     session.save(path)
     with safe_open(path, "pt") as file:
         text = file.metadata()["session"]
     save_file(load_file(path), path, metadata={"session": text})
-    loaded = StorySession.load(path, tiny_engine())
+    loaded = StorySession.load(path, tiny_pipeline())
     assert equal(film(loaded, 1), film(session, 1))
     save_file(load_file(path), path, metadata={"session": text, "sha257": "0"})
     with pytest.raises(SessionError, match="damaged"):
@@ -526,7 +525,7 @@ def test_a_session_saved_without_a_sum_by_an_earlier_version_is_read(tmp_path: P
 
 
 def test_a_session_is_saved_and_loaded_by_a_path_in_words(tmp_path: Path) -> None:
-    pipeline = StreamingPipeline(tiny_engine())
+    pipeline = tiny_pipeline()
     session = pipeline.session("a forest night")
     film(session, 1)
     session.save(str(tmp_path / "session"))
@@ -536,8 +535,8 @@ def test_a_session_is_saved_and_loaded_by_a_path_in_words(tmp_path: Path) -> Non
         pipeline.load_session(str(tmp_path / "none"))
 
 
-def test_a_saved_session_holds_a_few_latents_and_no_shot(engine: Engine, tmp_path: Path) -> None:
-    session = start(engine)
+def test_a_saved_session_holds_a_few_latents_and_no_shot(pipeline: StreamingPipeline, tmp_path: Path) -> None:
+    session = start(pipeline)
     film(session, 4)
     session.save(tmp_path / "session")
     tensors = load_file(tmp_path / "session")
@@ -550,11 +549,11 @@ def test_a_saved_session_holds_a_few_latents_and_no_shot(engine: Engine, tmp_pat
 
 
 def test_captions_and_context_frames_are_encoded_once(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    pipeline: StreamingPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captions: list[str] = []
     batches: list[int] = []
-    embed, encode = engine.text_encoder._encode_one, engine.codec.encode  # pyright: ignore
+    embed, encode = pipeline.text_encoder._encode_one, pipeline.codec.encode  # pyright: ignore
 
     def count_caption(caption: str) -> torch.Tensor:
         captions.append(caption)
@@ -564,9 +563,9 @@ def test_captions_and_context_frames_are_encoded_once(
         batches.append(len(pixels))
         return encode(pixels)
 
-    monkeypatch.setattr(engine.text_encoder, "_encode_one", count_caption)
-    monkeypatch.setattr(engine.codec, "encode", count_frames)
-    session = start(engine)
+    monkeypatch.setattr(pipeline.text_encoder, "_encode_one", count_caption)
+    monkeypatch.setattr(pipeline.codec, "encode", count_frames)
+    session = start(pipeline)
     num_encoded: list[int] = []
     for index in range(6):
         batches.clear()
@@ -577,51 +576,51 @@ def test_captions_and_context_frames_are_encoded_once(
     assert num_encoded == [3, 2, 1, 1, 1, 1]
 
 
-def test_a_long_film_allocates_one_cache_and_interleaved_shots_one_each(engine: Engine) -> None:
-    film(start(engine))
-    assert len(engine._spare_caches) == 1  # pyright: ignore[reportPrivateUsage]
-    streams = [start(engine).shot("a fox") for _ in range(3)]
+def test_a_long_film_allocates_one_cache_and_interleaved_shots_one_each(pipeline: StreamingPipeline) -> None:
+    film(start(pipeline))
+    assert len(pipeline._spare_caches) == 1  # pyright: ignore[reportPrivateUsage]
+    streams = [start(pipeline).shot("a fox") for _ in range(3)]
     for stream in streams:
         next(stream)
-    assert len(engine._spare_caches) == 0  # pyright: ignore[reportPrivateUsage]
+    assert len(pipeline._spare_caches) == 0  # pyright: ignore[reportPrivateUsage]
     del stream, streams
-    assert len(engine._spare_caches) == 3  # pyright: ignore[reportPrivateUsage]
+    assert len(pipeline._spare_caches) == 3  # pyright: ignore[reportPrivateUsage]
 
 
-def test_timings_name_the_parts_of_each_chunk(engine: Engine) -> None:
-    first, second = (chunk.timings for chunk in start(engine).shot("a fox"))
+def test_timings_name_the_parts_of_each_chunk(pipeline: StreamingPipeline) -> None:
+    first, second = (chunk.timings for chunk in start(pipeline).shot("a fox"))
     assert first.text_s > 0 and first.context_s > 0 and first.denoise_s > 0 and first.decode_s > 0
     assert first.commit_s == 0 and second.commit_s > 0
     assert second.text_s == 0 and second.context_s == 0
 
 
-def test_frames_handed_out_cannot_be_changed_under_the_sessions_feet(engine: Engine) -> None:
-    chunk = next(start(engine).shot("a fox"))
+def test_frames_handed_out_cannot_be_changed_under_the_sessions_feet(pipeline: StreamingPipeline) -> None:
+    chunk = next(start(pipeline).shot("a fox"))
     with pytest.raises(ValueError, match="read-only"):
         chunk.frames[0] = 0
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 7])
-def test_any_number_of_steps(engine: Engine, steps: int) -> None:
-    session = start(engine)
+def test_any_number_of_steps(pipeline: StreamingPipeline, steps: int) -> None:
+    session = start(pipeline)
     frames_of(session.shot("a fox", steps=steps))
     assert session.shots[0].num_steps == steps
-    assert len(engine.sigmas(steps)) == steps and engine.sigmas(steps)[0] == 1
+    assert len(pipeline.sigmas(steps)) == steps and pipeline.sigmas(steps)[0] == 1
 
 
-def test_bad_orders_are_refused_at_once(engine: Engine) -> None:
-    session = start(engine)
+def test_bad_orders_are_refused_at_once(pipeline: StreamingPipeline) -> None:
+    session = start(pipeline)
     for arguments in ({"num_chunks": 0}, {"steps": 0}, {"seed": -1}, {"seed": 2**63}):
         with pytest.raises(ValueError, match=r"chunks of|allowed are"):
             session.shot("a fox", **arguments)
     with pytest.raises(ValueError, match="empty"):
         session.shot("  ")
     with pytest.raises(ValueError, match="empty"):
-        StorySession(engine, "")
+        StorySession(pipeline, "")
 
 
-def test_a_call_that_cannot_be_followed_cuts_nothing(engine: Engine) -> None:
-    session = StorySession(engine, "a wood")
+def test_a_call_that_cannot_be_followed_cuts_nothing(pipeline: StreamingPipeline) -> None:
+    session = StorySession(pipeline, "a wood")
     open_shot = session.shot("a fox", num_chunks=2)
     next(open_shot)
     for call in (
@@ -636,8 +635,8 @@ def test_a_call_that_cannot_be_followed_cuts_nothing(engine: Engine) -> None:
     assert len(list(open_shot)) == 1 and len(session.shots) == 1
 
 
-def test_a_shot_that_is_being_made_can_be_taken_again(engine: Engine) -> None:
-    session = StorySession(engine, "a wood")
+def test_a_shot_that_is_being_made_can_be_taken_again(pipeline: StreamingPipeline) -> None:
+    session = StorySession(pipeline, "a wood")
     first = session.shot("a fox", num_chunks=2)
     next(first)
     again = list(session.retake(-1, caption="an owl"))
@@ -651,11 +650,11 @@ def test_a_shot_that_is_being_made_can_be_taken_again(engine: Engine) -> None:
 
 
 def test_a_film_without_a_seed_is_the_film_of_seed_0() -> None:
-    engine = tiny_engine()
+    pipeline = tiny_pipeline()
     sessions = (
-        StorySession(engine, "a wood"),
-        StreamingPipeline(engine).session("a wood"),
-        StorySession(engine, "a wood", seed=0),
+        StorySession(pipeline, "a wood"),
+        pipeline.session("a wood"),
+        StorySession(pipeline, "a wood", seed=0),
     )
     films = [frames_of(session.shot("a fox", num_chunks=1, steps=1)) for session in sessions]
     assert np.array_equal(films[0], films[2]) and np.array_equal(films[1], films[2])
@@ -663,17 +662,17 @@ def test_a_film_without_a_seed_is_the_film_of_seed_0() -> None:
 
 
 def test_a_cut_shot_is_no_longer_made_while_what_stays_of_it_is_encoded(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    pipeline: StreamingPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spare: list[int] = []
     take = Keeping.take
 
     def watched(keeping: Keeping) -> Take:
-        spare.append(len(engine._spare_caches))  # pyright: ignore[reportPrivateUsage]
+        spare.append(len(pipeline._spare_caches))  # pyright: ignore[reportPrivateUsage]
         return take(keeping)
 
     monkeypatch.setattr(Keeping, "take", watched)
-    shot = start(engine).shot("a fox", num_chunks=3, steps=1)
+    shot = start(pipeline).shot("a fox", num_chunks=3, steps=1)
     next(shot)
     shot.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert spare == [1]  # the shot has given its cache back

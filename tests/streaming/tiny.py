@@ -14,6 +14,7 @@ from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.model.positions import context_positions
 from shotstream.story import compose_caption
+from shotstream.streaming.choice import Choice
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.context_sampling import (
     ContextPlan,
@@ -23,8 +24,10 @@ from shotstream.streaming.context_sampling import (
     kept_frames,
 )
 from shotstream.streaming.crew import Crew
-from shotstream.streaming.engine import Engine, EngineConfig
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.pipeline_config import PipelineConfig
 from shotstream.streaming.shot_memory import ShotMemory
+from shotstream.streaming.switches import Switches
 
 LATENT_SIZE = LatentSize(4, 6)
 
@@ -111,7 +114,7 @@ def tiny_text(config: DiTConfig, batch: int = 1, num_captions: int = 3, seed: in
 WORDS = ("a", "fox", "walks", "sleeps", "forest", "night", "owl", "flies")
 
 
-def tiny_engine(
+def tiny_pipeline(
     policy: PolicyName = "theatre",
     *,
     num_context_frames: int = 3,
@@ -119,7 +122,7 @@ def tiny_engine(
     seed: int = 0,
     crew: Crew | None = None,
     overlap: bool = False,
-) -> Engine:
+) -> StreamingPipeline:
     """Theatre classes with random weights at 32x48 pixels; heads are 12 wide."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -129,7 +132,7 @@ def tiny_engine(
         words = WordEncoder(WordEncoderConfig(words=WORDS, dim=8, num_layers=1, num_heads=2, text_length=6))
     sizes = {"num_heads": num_heads, "dim": 12 * num_heads, "num_context_frames": num_context_frames}
     dit = tiny_dit(tiny_config(text_dim=8, text_length=6, **sizes), seed)
-    config = EngineConfig(
+    config = PipelineConfig(
         family="theatre",
         model_id="tiny",
         fps=12,
@@ -137,13 +140,13 @@ def tiny_engine(
         num_chunks=2,
         context_policy=policy,
     )
-    return Engine(
+    return StreamingPipeline(
         config,
         dit.requires_grad_(False),
         codec,
         words.eval().requires_grad_(False),
         compose_caption,
         weights_sha256=f"{seed:064}",
+        choice=Choice(dtype=torch.float32, switches=Switches(overlap_chunks=overlap)),
         crew=crew,
-        overlap=overlap,
     )

@@ -11,7 +11,7 @@ from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.app import StudioSettings, create_app
 from shotstream.studio.limits import Limits
 from shotstream.studio.server import StudioServer, bind_socket
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def served(
     limits = limits or Limits(look_ahead_s=100.0)
     app = create_app(
         StudioSettings(data_dir=folder, scale=2, limits=limits, **settings),
-        pipeline or StreamingPipeline(tiny_engine()),
+        pipeline or tiny_pipeline(),
     )
     server = StudioServer(app, limits)
     if max_connections is not None:

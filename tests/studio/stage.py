@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from shotstream.codec.codec import StreamDecoder
-from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.app_context import AppContext
 from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
@@ -17,7 +16,7 @@ from shotstream.studio.schemas.viewer_messages import FROM_VIEWER
 from shotstream.studio.story_manager import StoryManager
 from shotstream.studio.story_store import StoryStore
 from shotstream.studio.viewer import Outbox, Viewer
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 from tests.studio.database import write_empty_database
 
 GLOBAL_CAPTION = "a forest night"
@@ -60,7 +59,7 @@ class Stage:
         num_shots: int = 3,
         preview: StreamDecoder | None = None,
     ) -> None:
-        self.pipeline = StreamingPipeline(tiny_engine(seed=seed))
+        self.pipeline = tiny_pipeline(seed=seed)
         write_empty_database(folder / "stories.sqlite")
         self.store = StoryStore(f"sqlite:///{folder / 'stories.sqlite'}")
         self.store.upgrade()

@@ -21,13 +21,12 @@ from starlette.websockets import WebSocketDisconnect
 from shotstream.codec.video_io import read_frames
 from shotstream.film import FilmFiles, FilmSettings, count_differences, make_film
 from shotstream.film.replay import hash_frames, read_replay
-from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.app import StudioSettings, create_app
 from shotstream.studio.database import StorageError
 from shotstream.studio.limits import Limits
 from shotstream.studio.schemas.server_messages import FROM_SERVER
 from shotstream.studio.schemas.state import StoryState
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 from tests.studio.database import write_empty_database
 
 HOST = "127.0.0.1:8720"
@@ -43,7 +42,7 @@ NOBODY = "f" * 16
 def serving(folder: Path, **changes: Any) -> Iterator[TestClient]:
     settings = replace(StudioSettings(data_dir=folder, scale=2, limits=Limits(look_ahead_s=100.0)), **changes)
     write_empty_database(folder / "stories.sqlite")
-    app = create_app(settings, StreamingPipeline(tiny_engine()))
+    app = create_app(settings, tiny_pipeline())
     with TestClient(app, base_url=f"http://{HOST}", raise_server_exceptions=False) as client:
         yield client
 
@@ -209,7 +208,7 @@ def test_a_film_with_a_pinned_frame_is_made_again_from_its_replay(client: TestCl
     replay = read_replay(path)
     assert replay.plan.pins == ((), (), ((0, 11),))
     settings = FilmSettings(files=FilmFiles(film=tmp_path / "again.mp4"))
-    pipeline = StreamingPipeline(tiny_engine())
+    pipeline = tiny_pipeline()
     again = make_film(pipeline, replay.plan, replay.environment, settings, lambda _: None)
     assert count_differences(again, replay) == (0, "")
     unpinned = replace(settings, files=FilmFiles(film=tmp_path / "without.mp4"))
@@ -545,7 +544,7 @@ def test_suggestions_are_words_that_are_understood(shared: TestClient) -> None:
 
 def test_two_servers_do_not_share_a_folder(client: TestClient, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="another server"):
-        create_app(StudioSettings(data_dir=tmp_path), StreamingPipeline(tiny_engine()))
+        create_app(StudioSettings(data_dir=tmp_path), tiny_pipeline())
     assert client.get("/readyz").status_code == 200
 
 

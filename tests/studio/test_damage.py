@@ -177,9 +177,9 @@ def test_what_comes_out_otherwise_is_not_put_in_a_takes_place(
     record = record_of(stage, 1)
     path = stage.media._take_dir(stage.story_id, record.take_id) / "frames.mkv"
     path.write_bytes(b"damaged")
-    made = stage.pipeline.engine.decode_levels
+    made = stage.pipeline.decode_levels
     monkeypatch.setattr(
-        type(stage.pipeline.engine), "decode_levels", lambda _, *given: _other(made(*given)), raising=True
+        type(stage.pipeline), "decode_levels", lambda _, *given: _other(made(*given)), raising=True
     )
     stage.manager.repair_take(stage.story_id, record.take_id)
     stage.run()
@@ -225,7 +225,7 @@ def test_a_shot_is_made_after_the_first_ones_are_removed(tmp_path: Path, num_rem
         global_caption=made.global_caption, caption=made.caption, seed=11,
         num_steps=made.num_steps, num_chunks=2, takes=tuple(whole), pins=(),
     )  # fmt: skip
-    chunks = make_shot(stage.pipeline.engine, order)
+    chunks = make_shot(stage.pipeline, order)
     assert made.frame_sha256 == tuple(h for chunk in chunks for h in hash_frames(chunk.frames))
     stage.close()
 

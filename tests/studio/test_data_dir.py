@@ -10,17 +10,16 @@ from typing import Any
 import pytest
 
 import shotstream.files
-from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.app import StudioSettings, check_data_dir, create_app
 from shotstream.studio.data_dir import DataDir
 from shotstream.studio.database import StorageError
 from shotstream.studio.media_store import MediaStore
 from shotstream.studio.story_store import StoryStore
 from tests.params import first
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 from tests.studio.stage import Stage
 
-PIPELINE = StreamingPipeline(tiny_engine())
+PIPELINE = tiny_pipeline()
 
 
 class Killed(BaseException):

@@ -21,7 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 from shotstream.studio.schemas.server_messages import FROM_SERVER
 from shotstream.studio.schemas.state import StoryState
 from tests.streaming.test_pipeline import write_tiny
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def shots(num: int) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_nothing_finished_is_lost_when_the_server_is_killed(tmp_path: Path) -> None:
-    write_tiny(tmp_path / "tiny", tiny_engine())
+    write_tiny(tmp_path / "tiny", tiny_pipeline())
     told: StoryState | None = None
     with serving(tmp_path) as (address, process):
         body = {"global_caption": "a forest", "shots": shots(12)}
@@ -103,9 +103,8 @@ def test_nothing_finished_is_lost_when_the_server_is_killed(tmp_path: Path) -> N
 
 def tiny_session(story: StoryState) -> list[list[str]]:
     from shotstream.film.replay import hash_frames
-    from shotstream.streaming.pipeline import StreamingPipeline
 
-    session = StreamingPipeline(tiny_engine()).session(story.global_caption, seed=int(story.seed))
+    session = tiny_pipeline().session(story.global_caption, seed=int(story.seed))
     return [
         [
             h
@@ -118,7 +117,7 @@ def tiny_session(story: StoryState) -> list[list[str]]:
 
 @pytest.mark.slow
 def test_interrupting_the_server_ends_it_well_and_tells_the_viewers(tmp_path: Path) -> None:
-    write_tiny(tmp_path / "tiny", tiny_engine())
+    write_tiny(tmp_path / "tiny", tiny_pipeline())
     with serving(tmp_path) as (address, process):
         story_id = request(address, "/api/stories", {"global_caption": "a forest", "shots": shots(1)})[
             "story_id"
@@ -140,7 +139,7 @@ def drained(socket: ClientConnection) -> Iterator[str | bytes]:
 
 @pytest.mark.slow
 def test_killed_twenty_times_at_random_moments_nothing_finished_is_lost(tmp_path: Path) -> None:
-    write_tiny(tmp_path / "tiny", tiny_engine())
+    write_tiny(tmp_path / "tiny", tiny_pipeline())
     rng = random.Random(7)
     finished: dict[str, set[str]] = {}
     """The takes that a viewer was told of, by story."""

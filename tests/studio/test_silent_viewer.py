@@ -7,10 +7,9 @@ from typing import Any
 import anyio
 import pytest
 
-from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.app import StudioSettings, create_app
 from shotstream.studio.limits import Limits
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 
 
 class SilentViewer:
@@ -44,7 +43,7 @@ class SilentViewer:
 @pytest.mark.slow
 def test_a_viewer_that_never_reads_is_given_up_and_the_story_goes_on(tmp_path: Path) -> None:
     limits = Limits(outbox_messages=30, messages_per_s=1e6)
-    app = create_app(StudioSettings(data_dir=tmp_path, limits=limits), StreamingPipeline(tiny_engine()))
+    app = create_app(StudioSettings(data_dir=tmp_path, limits=limits), tiny_pipeline())
 
     async def run() -> None:
         async with app.router.lifespan_context(app):
@@ -74,7 +73,7 @@ class HastyViewer(SilentViewer):
 
 def test_a_viewer_who_is_gone_before_its_refusal_is_told_is_no_fault(tmp_path: Path) -> None:
     """Once a hundred viewers who came and went at the same time filled the log with tracebacks."""
-    app = create_app(StudioSettings(data_dir=tmp_path), StreamingPipeline(tiny_engine()))
+    app = create_app(StudioSettings(data_dir=tmp_path), tiny_pipeline())
 
     async def run() -> None:
         async with app.router.lifespan_context(app):

@@ -107,8 +107,8 @@ def test_memories_of_other_weights_are_encoded_anew_from_the_frames(tmp_path: Pa
     record = stage.open_story.history.takes[stage.film()[1] or ""]
     take = ContextCache(stage.app, stage.story_id).take(record)
     frames = stage.media.read_frames(stage.story_id, record)[list(take.candidate_frames)]
-    assert take.latents.equal(stage.pipeline.engine.encode_frames(frames))
-    assert not take.latents.equal(first.pipeline.engine.encode_frames(frames))
+    assert take.latents.equal(stage.pipeline.encode_frames(frames))
+    assert not take.latents.equal(first.pipeline.encode_frames(frames))
     stage.close()
 
 

@@ -295,7 +295,7 @@ def test_history_is_what_a_session_would_look_back_at(runs: Path) -> None:
     drawn = StoryCaptions(made.data, made.model.dit, seed=seed).batch(0, range(1))
     session = pipeline.session(story.global_caption, seed=5)
     memories: list[list[ShotMemory]] = [[]]
-    size = pipeline.engine.latent_size
+    size = pipeline.latent_size
     for index, num_chunks in enumerate(drawn.num_chunks[:-1]):
         list(session.shot(story.captions[index], num_chunks=num_chunks))
         conditioning, captions = condition_on(memories, drawn.captions, made.model, size)
@@ -304,7 +304,7 @@ def test_history_is_what_a_session_would_look_back_at(runs: Path) -> None:
                 model.dit,
                 conditioning,
                 model.embed(captions),
-                pipeline.engine.sigmas(len(made.stage.student_steps)),
+                pipeline.sigmas(len(made.stage.student_steps)),
                 seeds=[shot_seed(5, index)],
             )
             latents = torch.cat(list(rollout.chunks(num_chunks)), dim=2)

@@ -7,7 +7,7 @@ import torch
 
 from shotstream.codec.patch_codec import PatchCodec
 from shotstream.configs import config_to_document
-from shotstream.streaming.pipeline import load
+from shotstream.streaming.loading import load
 from shotstream.training.checkpoint import checkpoints, load_checkpoint
 from shotstream.training.export import export_run
 from shotstream.training.recipes import RECIPES, recipe, recipe_from_document

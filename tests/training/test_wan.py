@@ -10,8 +10,8 @@ from torch import Tensor
 from shotstream.configs import config_to_document
 from shotstream.data.captions import StoredTextConfig, caption_store, open_shards
 from shotstream.model.config import wan_1_3b
+from shotstream.streaming.loading import load
 from shotstream.streaming.parts import theatre_bundle_config
-from shotstream.streaming.pipeline import load
 from shotstream.training.export import export_run
 from shotstream.training.recipes import AnyRecipe, recipe
 from shotstream.training.run import build_stage, run_recipe, trained_model
@@ -21,7 +21,7 @@ from shotstream.training.start import begin_at
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.weights.bundle import write_bundle
 from tests.data.tiny import tiny_encoders, tiny_shards
-from tests.streaming.tiny import tiny_engine
+from tests.streaming.tiny import tiny_pipeline
 from tests.training.test_run import same
 
 STAGES = ("wan_teacher", "wan_ode_pairs", "wan_causal_init", "wan_intra_shot", "wan_inter_shot")
@@ -38,10 +38,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """Settings that make a recipe tiny, with shards and a bundle to begin at."""
     directory = tmp_path_factory.mktemp("tiny")
     shards = tiny_shards(directory / "world")
-    engine, encoders = tiny_engine(), tiny_encoders()
-    parts = {"dit": engine.dit, "codec": engine.codec, "text_encoder": engine.text_encoder}
+    pipeline, encoders = tiny_pipeline(), tiny_encoders()
+    parts = {"dit": pipeline.dit, "codec": pipeline.codec, "text_encoder": pipeline.text_encoder}
     config = theatre_bundle_config(
-        engine.config, engine.dit.config, engine.codec.config, engine.text_encoder.config
+        pipeline.config, pipeline.dit.config, pipeline.codec.config, pipeline.text_encoder.config
     )
     write_bundle(directory / "bundle", config, {name: part.state_dict() for name, part in parts.items()})
     dit = {
@@ -81,7 +81,7 @@ def weights(runs: Path, name: str) -> dict[str, Tensor]:
 
 @pytest.mark.slow
 def test_every_stage_learns_from_stored_shots(runs: Path) -> None:
-    begun = tiny_engine().dit.state_dict()
+    begun = tiny_pipeline().dit.state_dict()
     found = {name: weights(runs, name) for name in STAGES if name != "wan_ode_pairs"}
     changed = {name for name, value in found["wan_teacher"].items() if not torch.equal(value, begun[name])}
     assert changed and all(".self_attn." in name for name in changed)
@@ -99,7 +99,7 @@ def test_every_stage_learns_from_stored_shots(runs: Path) -> None:
 def test_what_came_out_streams_with_the_codec_it_began_with(runs: Path, tmp_path: Path) -> None:
     export_run("wan_inter_shot", runs, tmp_path / "bundle")
     pipeline = load(tmp_path / "bundle", "cpu")
-    assert pipeline.context_policy == "published" and pipeline.engine.config.shift == 8.0
+    assert pipeline.context_policy == "published" and pipeline.config.shift == 8.0
     chunks = list(pipeline.session("a fox").shot("walks", num_chunks=1))
     assert chunks[0].frames.shape == (9, 32, 48, 3)
 
@@ -175,7 +175,7 @@ def test_the_transformer_that_is_trained_is_the_published_one_and_its_attention_
 
 def test_a_start_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no model"):
-        begin_at(tiny_engine().dit, tmp_path / "nothing")
+        begin_at(tiny_pipeline().dit, tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name != "wan_causal_init"])

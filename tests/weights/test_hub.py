@@ -152,9 +152,9 @@ def test_an_import_gives_a_bundle_that_builds_every_network(tiny: Any, tmp_path:
     assert resolve("wan-1.3b") == directory
     assert available() == ("theatre", "wan-1.3b")
     bundle = read_bundle(directory)
-    engine = bundle.config["engine"]
-    assert (engine["family"], engine["model_id"]) == ("wan", "wan-1.3b")
-    assert engine["pixel_size"] == {"height": 480, "width": 832}
+    pipeline = bundle.config["engine"]
+    assert (pipeline["family"], pipeline["model_id"]) == ("wan", "wan-1.3b")
+    assert pipeline["pixel_size"] == {"height": 480, "width": 832}
 
     dit = DiT(config_from_document(DiTConfig, bundle.config["dit"], "dit"))
     dit.load_state_dict(bundle.tensors["dit"], strict=True)

@@ -1,0 +1,53 @@
+"""How a model makes films, apart from the sizes of its networks: a section of a bundle's config."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
+from shotstream.geometry import PixelSize
+from shotstream.sizes import refuse_sizes
+from shotstream.streaming.context_sampling import PolicyName
+
+_MOST_FPS, _MOST_PIXELS = 240, 8192
+
+Family = Literal["theatre", "wan"]
+
+Compose = Callable[[str, str, int], str]
+"""(global caption, shot caption, shot index) -> the text given to the text encoder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineConfig:
+    """How a model makes films, apart from the sizes of its networks."""
+
+    family: Family
+    """Which classes of codec and text encoder, and how captions are composed."""
+    model_id: str
+    """Name of the model, for people and replay files."""
+    fps: int
+    """Frames per second of its films."""
+    pixel_size: PixelSize
+    """Size of its frames."""
+    num_chunks: int
+    """Usual length of a shot, in chunks."""
+    context_policy: PolicyName
+    """How context frames are chosen."""
+    student_steps: tuple[int, ...] = STUDENT_STEPS
+    """Denoising steps that the student was trained for, of 1000 and before the schedule warps them."""
+    shift: float = 8.0
+    """Shift of the schedule that it was trained with."""
+
+    def __post_init__(self) -> None:
+        if self.family not in ("theatre", "wan"):
+            raise ValueError(f"unknown model family {self.family!r}; known: theatre, wan")
+        if self.context_policy not in (known := get_args(PolicyName)):
+            raise ValueError(f"unknown context policy {self.context_policy!r}; known: {', '.join(known)}")
+        refuse_sizes(self, ("fps", "num_chunks"))
+        refuse_sizes(self.pixel_size, ("height", "width"))
+        if self.fps > _MOST_FPS or max(self.pixel_size.height, self.pixel_size.width) > _MOST_PIXELS:
+            raise ValueError(
+                f"{self.pixel_size.width} x {self.pixel_size.height} pixels, {self.fps} frames a second; no "
+                f"model makes more than {_MOST_PIXELS} pixels a side or {_MOST_FPS} frames a second"
+            )
+        FlowSchedule(shift=self.shift).student_sigmas(self.student_steps)
