@@ -1,16 +1,16 @@
-// What the server is asked over HTTP. A failure is an Error whose message is one line for the person.
+// REST requests. A failed one throws an Error whose message is one line for the user.
 
-/** Where the studio begins: this module lies in its js/, under whatever path a proxy shows it. */
+/** The root URL of the studio, under any path prefix of a proxy: the parent of js/. */
 const ROOT = new URL("..", import.meta.url);
 
-/** The address of a path in the studio, whichever page asks. */
+/** The URL of a path in the studio. */
 export function urlOf(path) {
   return new URL(path, ROOT).href;
 }
 
-/** The answer's JSON; null when it is empty. */
-export async function ask(path, method = "GET", body = undefined) {
-  const answer = await reach(path, {
+/** Sends a request; the JSON of the answer, null if it is empty. */
+export async function request(path, method = "GET", body = undefined) {
+  const answer = await fetchChecked(path, {
     method,
     headers: body === undefined ? {} : { "content-type": "application/json" },
     body: body === undefined ? undefined : JSON.stringify(body),
@@ -18,20 +18,20 @@ export async function ask(path, method = "GET", body = undefined) {
   return answer.status === 204 ? null : answer.json();
 }
 
-/** A new story from the text of a story file. */
+/** Creates a story from a story file. */
 export async function importStory(file) {
   const headers = { "content-type": "application/octet-stream" };
-  return (await reach("api/stories/import", { method: "POST", headers, body: file })).json();
+  return (await fetchChecked("api/stories/import", { method: "POST", headers, body: file })).json();
 }
 
-/** A file's bytes. */
+/** The bytes of a file. */
 export async function fetchBytes(path) {
-  return (await reach(path, {})).arrayBuffer();
+  return (await fetchChecked(path, {})).arrayBuffer();
 }
 
-/** Saves what a path gives under a name; nothing is saved when the server refuses. */
+/** Downloads a file under a name; nothing is saved if the server refuses. */
 export async function download(path, name) {
-  const url = URL.createObjectURL(await (await reach(path, {})).blob());
+  const url = URL.createObjectURL(await (await fetchChecked(path, {})).blob());
   const link = document.createElement("a");
   link.href = url;
   link.download = name;
@@ -39,12 +39,12 @@ export async function download(path, name) {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
-/** Where the lossless picture of a frame is. */
+/** The URL of a lossless frame. */
 export function frameUrl(storyId, place) {
   return urlOf(`api/stories/${storyId}/takes/${place.take_id}/frames/${place.frame_index}.png`);
 }
 
-async function reach(path, options) {
+async function fetchChecked(path, options) {
   let answer;
   try {
     answer = await fetch(urlOf(path), options);

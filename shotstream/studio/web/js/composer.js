@@ -1,6 +1,6 @@
-// What happens next: a caption in free words, or put together from what the model's world understands.
+// The composer: a caption for the next shot, as free text or composed from the model's vocabulary.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 import { cutOrAsk } from "./keys.js";
@@ -9,22 +9,22 @@ import { castOf, everyone, inventShot, readChoices, sayChoices } from "./words.j
 const ADVICE_MS = 250;
 let adviceTimer = 0;
 
-/** Puts the cursor where the next shot is written. */
+/** Focuses the caption field. */
 export function focusComposer() {
   document.getElementById("next-shot")?.focus();
 }
 
 export function composerView(app) {
-  const { director, suggestions } = app;
-  const { draft } = director;
+  const { client, suggestions } = app;
+  const { draft } = client;
   const queue = async () => {
     const caption = draft.caption.trim();
-    if (caption && (await director.addShot(caption))) write(app, "");
+    if (caption && (await client.addShot(caption))) write(app, "");
   };
   const onkeydown = (event) => {
     if (event.key !== "Enter" || event.isComposing) return;
     event.preventDefault();
-    if (event.shiftKey || event.ctrlKey || event.metaKey) cutOrAsk(director, app);
+    if (event.shiftKey || event.ctrlKey || event.metaKey) cutOrAsk(client, app);
     else queue();
   };
   const isEmpty = !draft.caption.trim();
@@ -53,8 +53,8 @@ export function composerView(app) {
             title: "Suggest a shot",
             "aria-label": "Suggest a shot",
             onclick: () => {
-              const before = readChoices(director.shot?.caption ?? "", suggestions);
-              write(app, inventShot(director.story.global_caption, suggestions, before));
+              const before = readChoices(client.shot?.caption ?? "", suggestions);
+              write(app, inventShot(client.story.global_caption, suggestions, before));
             },
           },
           icon("dice"),
@@ -68,7 +68,7 @@ export function composerView(app) {
       h("button", { class: "queue", disabled: isEmpty, onclick: queue, title: "Add it to the strip (Enter)" }, icon("plus"), "Queue"),
       h(
         "button",
-        { class: "primary cut", onclick: () => cutOrAsk(director, app), title: "The next shot begins at the next chunk (C)" },
+        { class: "primary cut", onclick: () => cutOrAsk(client, app), title: "The next shot begins at the next chunk (C)" },
         icon("cut"),
         "Cut",
       ),
@@ -78,14 +78,14 @@ export function composerView(app) {
 }
 
 function choicesView(app) {
-  const { suggestions, director } = app;
-  const chosen = readChoices(director.draft.caption, suggestions);
-  const cast = castOf(director.story.global_caption, suggestions);
+  const { suggestions, client } = app;
+  const chosen = readChoices(client.draft.caption, suggestions);
+  const cast = castOf(client.story.global_caption, suggestions);
   const both = cast.length > 1 ? [cast.slice(0, 2).join(" + ")] : [];
   const others = everyone(suggestions).filter((name) => !cast.includes(name));
   const who = [...cast, ...both, ...(chosen.who && ![...cast, ...both, ...others].includes(chosen.who) ? [chosen.who] : [])];
   const change = (name, value) => {
-    const story = readChoices(director.story.global_caption, suggestions);
+    const story = readChoices(client.story.global_caption, suggestions);
     const filled = {
       ...chosen,
       who: chosen.who || cast[0] || others[0],
@@ -118,22 +118,22 @@ function choicesView(app) {
   );
 }
 
-/** What the composer says from now on; the server is asked what the model would not take of it. */
+/** Sets the composer's caption, and lets the server check it. */
 export function write(app, caption) {
-  const { director } = app;
-  director.draft.caption = caption;
+  const { client } = app;
+  client.draft.caption = caption;
   clearTimeout(adviceTimer);
-  if (!caption.trim()) director.draft.advice = null;
+  if (!caption.trim()) client.draft.advice = null;
   else adviceTimer = setTimeout(() => advise(app, caption), ADVICE_MS);
   app.redraw();
 }
 
 async function advise(app, caption) {
-  const { director } = app;
+  const { client } = app;
   try {
-    const body = { global_caption: director.story.global_caption, caption };
-    const advice = await ask("api/captions/check", "POST", body);
-    if (director.draft.caption === caption) director.draft.advice = advice;
+    const body = { global_caption: client.story.global_caption, caption };
+    const advice = await request("api/captions/check", "POST", body);
+    if (client.draft.caption === caption) client.draft.advice = advice;
   } catch {
     return; // Advice is a courtesy; what is wrong will be said when the shot is queued.
   }

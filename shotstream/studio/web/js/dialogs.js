@@ -1,4 +1,4 @@
-// What lies over the page: taking the film home, and the list of keys.
+// Dialogs: exports and the list of keyboard shortcuts.
 
 import { download } from "./api.js";
 import { h } from "./dom.js";
@@ -54,8 +54,8 @@ function sheet(app, title, content) {
 }
 
 function exportView(app) {
-  const { director } = app;
-  const { story, storyId } = director;
+  const { client } = app;
+  const { story, storyId } = client;
   const name = story.title.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "") || "film";
   const shots = story.shots.filter((shot) => shot.take_id);
   const row = (path, file, label, about) =>

@@ -1,15 +1,15 @@
-// A description of elements, and what makes the document agree with it.
-// Elements are kept where tag and key agree, so that focus, scrolling and the video survive every update.
+// A small virtual DOM: descriptions of elements, and `render`, which updates the document to match.
+// Elements are kept where tag and key match, so that focus, scrolling and the video survive every update.
 
 const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "path", "rect", "circle"]);
 
-/** An element that is to be; children may be nested lists; null, undefined and false are left out. */
+/** Describes an element; children may be nested lists; null, undefined and false are left out. */
 export function h(tag, props, ...children) {
   return { tag, props: props ?? {}, key: props?.key, children };
 }
 
-/** Makes the children of `parent` those that are described. Real nodes are taken as they are. */
+/** Updates the children of `parent` to match a description. Real nodes are inserted as they are. */
 export function render(parent, described) {
   const wanted = described.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
   const left = new Set(parent.childNodes);

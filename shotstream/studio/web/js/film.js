@@ -1,18 +1,18 @@
-// Where every take lies in the film: pure functions of the story and of how much of the open take has come.
+// The layout of the film: the position of every take, as pure functions of the story and of the chunks received.
 
-/** Frames of a take of so many chunks. */
+/** The number of frames of a take of `numChunks` chunks. */
 export function framesOf(numChunks, model) {
   return numChunks ? model.first_chunk_frames + (numChunks - 1) * model.chunk_frames : 0;
 }
 
-/** Which chunk of its take a frame is in, from 0. */
+/** The index of the chunk that holds a frame of a take. */
 export function chunkOf(frameIndex, model) {
   return Math.max(0, Math.floor((frameIndex - model.first_chunk_frames) / model.chunk_frames) + 1);
 }
 
 /**
- * The film as a list of segments, in order. The take in the making stands where its shot is, at the length
- * that was ordered: `numFrames` of it are there, `length` are to be.
+ * The film as a list of segments, in order. The take that is being generated has its requested `length`;
+ * `numFrames` of it exist.
  */
 export function layOut(story, model, numMade) {
   const segments = [];
@@ -38,18 +38,18 @@ export function layOut(story, model, numMade) {
   return segments;
 }
 
-/** The segment that holds a frame of the film; null: none. */
+/** The segment that holds a film frame; null: none. */
 export function segmentAt(segments, frame) {
   return segments.find((segment) => frame >= segment.start && frame < segment.start + segment.length) ?? null;
 }
 
-/** The film's length in frames, what is still to be made included. */
+/** The film's length in frames, with what is still being generated. */
 export function lengthOf(segments) {
   const last = segments.at(-1);
   return last ? last.start + last.length : 0;
 }
 
-/** Minutes, seconds and frames. */
+/** Formats a frame as minutes, seconds and frames. */
 export function clock(frame, fps) {
   const seconds = Math.floor(frame / fps);
   const two = (number) => String(number).padStart(2, "0");

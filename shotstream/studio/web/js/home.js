@@ -1,6 +1,6 @@
-// The first page: begin a story, or go on with one.
+// The start page: create a story, or open one.
 
-import { ask, frameUrl, importStory } from "./api.js";
+import { request, frameUrl, importStory } from "./api.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 import { cardsView } from "./inspector.js";
@@ -9,10 +9,10 @@ import { firstShots, inserted, inventStory } from "./words.js";
 
 const POSTERS = new Set(["fox-and-owl", "frog-and-rabbit", "robot-by-the-sea"]);
 
-/** Asks the server for what can be begun and gone on with. */
+/** Loads the stored and the bundled stories. */
 export async function loadHome(app) {
   try {
-    const [stories, bundled] = await Promise.all([ask("api/stories"), ask("api/bundled")]);
+    const [stories, bundled] = await Promise.all([request("api/stories"), request("api/bundled")]);
     app.home = { stories, bundled, globalCaption: app.home?.globalCaption ?? "", isBusy: false };
   } catch (error) {
     app.say(error.message, "error");
@@ -45,7 +45,7 @@ async function begin(app, body) {
   app.redraw();
   try {
     const { story_id: storyId, warnings = [] } =
-      body instanceof Blob ? await importStory(body) : await ask("api/stories", "POST", body);
+      body instanceof Blob ? await importStory(body) : await request("api/stories", "POST", body);
     app.open(storyId);
     if (warnings.length) app.say(warnings.join("; "));
   } catch (error) {
@@ -128,7 +128,7 @@ function storyView(app, story) {
   const remove = async () => {
     if (!confirm(`Delete “${story.title}” for good?`)) return;
     try {
-      await ask(`api/stories/${story.story_id}`, "DELETE");
+      await request(`api/stories/${story.story_id}`, "DELETE");
     } catch (error) {
       app.say(error.message, "error");
     }

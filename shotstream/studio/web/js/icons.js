@@ -1,4 +1,4 @@
-// The page's pictograms, drawn on a grid of 20.
+// Icons, on a grid of 20.
 
 import { h } from "./dom.js";
 
@@ -23,7 +23,7 @@ const PATHS = {
   close: "M4.9 3.5 10 8.6l5.1-5.1 1.4 1.4L11.4 10l5.1 5.1-1.4 1.4L10 11.4l-5.1 5.1-1.4-1.4L8.6 10 3.5 4.9z",
 };
 
-/** A pictogram; what it means is said by the text or the label of what holds it. */
+/** An icon; its meaning is given by the text or label of the element around it. */
 export function icon(name) {
   return h("svg", { class: "icon", viewBox: "0 0 20 20", "aria-hidden": "true" }, h("path", { d: PATHS[name] }));
 }

@@ -1,4 +1,4 @@
-// The shot that is looked at, with its takes, and what all shots share.
+// The inspector: the selected shot with its takes, and the global caption.
 
 import { frameUrl } from "./api.js";
 import { framesOf } from "./film.js";
@@ -12,24 +12,24 @@ export function inspectorView(app) {
 }
 
 function shotView(app) {
-  const { director, model, limits } = app;
-  const { story, shot } = director;
+  const { client, model, limits } = app;
+  const { story, shot } = client;
   if (!shot) return null;
   const index = story.shots.indexOf(shot);
   const take = shot.takes.find((candidate) => candidate.take_id === shot.take_id);
-  const edit = (fields) => director.ask("edit_shot", { shot_id: shot.shot_id, ...fields });
+  const edit = (fields) => client.call("edit_shot", { shot_id: shot.shot_id, ...fields });
   const numChunks = shot.num_chunks ?? take?.num_chunks ?? model.num_chunks;
   return h(
     "section",
-    { key: shot.shot_id, class: "part", ref: (node) => holdWhileUsed(node, director, shot.shot_id) },
+    { key: shot.shot_id, class: "part", ref: (node) => holdWhileUsed(node, client, shot.shot_id) },
     h(
       "header",
       null,
       h("h2", null, `Shot ${index + 1}`),
       h("span", { class: "grow" }),
-      iconButton("left", "Move it to the left", index === 0, () => director.ask("move_shot", { shot_id: shot.shot_id, index: index - 1 })),
-      iconButton("right", "Move it to the right", index === story.shots.length - 1, () => director.ask("move_shot", { shot_id: shot.shot_id, index: index + 1 })),
-      iconButton("bin", "Remove the shot", false, () => director.ask("remove_shot", { shot_id: shot.shot_id })),
+      iconButton("left", "Move it to the left", index === 0, () => client.call("move_shot", { shot_id: shot.shot_id, index: index - 1 })),
+      iconButton("right", "Move it to the right", index === story.shots.length - 1, () => client.call("move_shot", { shot_id: shot.shot_id, index: index + 1 })),
+      iconButton("bin", "Remove the shot", false, () => client.call("remove_shot", { shot_id: shot.shot_id })),
     ),
     field("Caption", {
       tag: "textarea",
@@ -65,26 +65,26 @@ function shotView(app) {
     shot.failure && h("p", { class: "why" }, shot.failure),
     shot.status === "stale" && h("p", { class: "why" }, `Stale: ${staleText(shot)}.`),
     take && !take.weights_match && h("p", { class: "why" }, "Made with other weights than are loaded now."),
-    actionsView(director, shot, take),
-    shot.takes.length > 0 && takesView(director, shot),
+    actionsView(client, shot, take),
+    shot.takes.length > 0 && takesView(client, shot),
   );
 }
 
-/** While somebody works on a shot, the next one that plays does not take its place. */
-function holdWhileUsed(node, director, shotId) {
+/** Keeps a shot selected while the user edits it, even when another one plays. */
+function holdWhileUsed(node, client, shotId) {
   let isHeld = false;
   node.addEventListener("focusin", () => {
-    if (director.chosenShotId === null) isHeld = true;
-    director.chosenShotId ??= shotId;
+    if (client.chosenShotId === null) isHeld = true;
+    client.chosenShotId ??= shotId;
   });
   node.addEventListener("focusout", (event) => {
-    if (isHeld && !node.contains(event.relatedTarget) && director.chosenShotId === shotId) director.chosenShotId = null;
+    if (isHeld && !node.contains(event.relatedTarget) && client.chosenShotId === shotId) client.chosenShotId = null;
     isHeld &&= node.contains(event.relatedTarget);
   });
 }
 
-function actionsView(director, shot, take) {
-  const make = (label) => h("button", { key: "make", onclick: () => director.make(shot.shot_id) }, icon("play"), label);
+function actionsView(client, shot, take) {
+  const make = (label) => h("button", { key: "make", onclick: () => client.make(shot.shot_id) }, icon("play"), label);
   return h(
     "div",
     { class: "row" },
@@ -94,14 +94,14 @@ function actionsView(director, shot, take) {
     take &&
       h(
         "button",
-        { key: "retake", onclick: () => director.retake(shot.shot_id), title: "One more take, with a new seed (R)" },
+        { key: "retake", onclick: () => client.retake(shot.shot_id), title: "One more take, with a new seed (R)" },
         icon("again"),
         "Re-take",
       ),
   );
 }
 
-function takesView(director, shot) {
+function takesView(client, shot) {
   return h(
     "div",
     { class: "takes", role: "group", "aria-label": "Takes" },
@@ -114,9 +114,9 @@ function takesView(director, shot) {
           "aria-pressed": String(take.take_id === shot.take_id),
           "aria-label": `Take ${index + 1}, seed ${take.seed}`,
           title: `Take ${index + 1}, seed ${take.seed}: ${take.caption}`,
-          onclick: () => take.take_id !== shot.take_id && director.chooseTake(shot.shot_id, take.take_id),
+          onclick: () => take.take_id !== shot.take_id && client.chooseTake(shot.shot_id, take.take_id),
         },
-        h("img", { src: frameUrl(director.storyId, { take_id: take.take_id, frame_index: Math.floor(take.num_frames / 2) }), alt: "", width: 80, height: 48, loading: "lazy" }),
+        h("img", { src: frameUrl(client.storyId, { take_id: take.take_id, frame_index: Math.floor(take.num_frames / 2) }), alt: "", width: 80, height: 48, loading: "lazy" }),
         h("small", null, take.was_cut ? `${index + 1} cut` : `${index + 1}`),
       ),
     ),
@@ -124,9 +124,9 @@ function takesView(director, shot) {
 }
 
 function storyPart(app) {
-  const { director, suggestions, limits } = app;
-  const { story } = director;
-  const insert = (words) => director.ask("edit_story", { global_caption: inserted(story.global_caption, words, suggestions) });
+  const { client, suggestions, limits } = app;
+  const { story } = client;
+  const insert = (words) => client.call("edit_story", { global_caption: inserted(story.global_caption, words, suggestions) });
   return h(
     "section",
     { key: "story", class: "part" },
@@ -136,7 +136,7 @@ function storyPart(app) {
       rows: 3,
       maxlength: limits.caption_chars,
       text: story.global_caption,
-      save: (caption) => director.ask("edit_story", { global_caption: caption }),
+      save: (caption) => client.call("edit_story", { global_caption: caption }),
     }),
     suggestions.species.length > 0 &&
       h(
@@ -148,7 +148,7 @@ function storyPart(app) {
   );
 }
 
-/** What can be put into a story's caption: who, where and when. */
+/** Cards that add characters, places and times to a caption. */
 export function cardsView(suggestions, insert) {
   const group = (label, kind, cards, say) =>
     h(
@@ -170,7 +170,7 @@ export function cardsView(suggestions, insert) {
   ];
 }
 
-/** A field that is saved when it is left, or with Enter; Escape brings the old text back. */
+/** A field that is saved on blur or Enter; Escape restores the old text. */
 export function field(label, { tag, text, save, ...props }) {
   const onkeydown = (event) => {
     if (event.key === "Enter" && !event.shiftKey) {

@@ -1,4 +1,4 @@
-// Keyboard shortcuts, in one table: what is pressed, what it does, what it is called.
+// Keyboard shortcuts, in one table: key, label, action.
 
 import { focusComposer } from "./composer.js";
 
@@ -7,11 +7,11 @@ const isFree = ({ player }) => player.numFrames > 0;
 export const KEYS = [
   ["Space", "Play or pause", (d) => (d.player.isPlaying ? d.player.pause() : d.player.play())],
   ["C", "Cut: the next shot begins now", (d, app) => cutOrAsk(d, app)],
-  ["S", "Stop making", (d) => d.ask("stop")],
+  ["S", "Stop making", (d) => d.call("stop")],
   ["N", "Write the next shot", () => focusComposer()],
   ["R", "Take the shot again", (d) => d.shot?.take_id && d.retake(d.shot.shot_id)],
   ["P", "Pin this frame in the memory", (d) => d.pinHere()],
-  ["A", "Autoplay on or off", (d) => d.ask("set_autoplay", { on: !d.story.autoplay })],
+  ["A", "Autoplay on or off", (d) => d.call("set_autoplay", { on: !d.story.autoplay })],
   ["B", "Branch after this shot", (d) => d.shot && d.travel("branch", { shot_id: d.shot.shot_id })],
   ["Z", "Undo", (d) => d.travel("undo")],
   ["Shift+Z", "Redo", (d) => d.travel("redo")],
@@ -23,14 +23,14 @@ export const KEYS = [
   ["?", "This list", (_, app) => show(app, "help")],
 ];
 
-/** Cuts with what the composer says, or to the next shot; asks for one where there is none. */
-export async function cutOrAsk(director, app) {
-  const caption = director.draft.caption.trim();
-  if (caption) director.draft = { caption: "", advice: null };
+/** Cuts to the composer's shot or the next one; without either, focuses the composer. */
+export async function cutOrAsk(client, app) {
+  const caption = client.draft.caption.trim();
+  if (caption) client.draft = { caption: "", advice: null };
   app.redraw();
-  const isDone = await director.cut(caption || null);
+  const isDone = await client.cut(caption || null);
   if (isDone) return;
-  if (caption && !director.draft.caption) director.draft.caption = caption;
+  if (caption && !client.draft.caption) client.draft.caption = caption;
   app.redraw();
   focusComposer();
 }
@@ -40,10 +40,10 @@ function show(app, dialog) {
   app.redraw();
 }
 
-/** Does what a key stands for, unless it is being typed into a field. */
+/** Handles a key, unless it is typed into a field. */
 export function onKey(event, app) {
-  const { director } = app;
-  if (!director?.story) return;
+  const { client } = app;
+  if (!client?.story) return;
   if (app.dialog) {
     // Also before it is open, when the browser does not yet close it by itself.
     if (event.key === "Escape") show(app, null);
@@ -55,7 +55,7 @@ export function onKey(event, app) {
     return;
   }
   if (event.key === "Escape") {
-    director.chosenShotId = null;
+    client.chosenShotId = null;
     app.redraw();
     return;
   }
@@ -69,5 +69,5 @@ export function onKey(event, app) {
   const found = KEYS.find(([key]) => key === name);
   if (!found) return;
   event.preventDefault();
-  found[2](director, app);
+  found[2](client, app);
 }

@@ -1,7 +1,7 @@
-// The page: which view is shown, what it is told, and when it is drawn again.
+// The entry point: routing, the state of the page, and when it is redrawn.
 
-import { ask } from "./api.js";
-import { Director } from "./director.js";
+import { request } from "./api.js";
+import { StoryClient } from "./story_client.js";
 import { h, render } from "./dom.js";
 import { homeView, loadHome } from "./home.js";
 import { onKey } from "./keys.js";
@@ -15,7 +15,7 @@ const app = {
   limits: null,
   suggestions: null,
   home: null, // {stories, bundled, globalCaption}
-  director: null,
+  client: null,
   line: null, // {text, kind}: what the page says, one line
   dialog: null, // "export" | "help" | null
   redraw,
@@ -27,19 +27,19 @@ const app = {
 
 let isDrawing = false;
 
-/** Draws the page anew, once, when the browser is about to paint; in the background a little later. */
+/** Schedules one redraw before the next paint; in a background tab a little later. */
 function redraw() {
   if (isDrawing) return;
   isDrawing = true;
   const draw = () => {
     if (!isDrawing) return;
     isDrawing = false;
-    document.title = app.director?.story ? `${app.director.story.title} · ShotStream` : "ShotStream";
+    document.title = app.client?.story ? `${app.client.story.title} · ShotStream` : "ShotStream";
     render(document.getElementById("app"), [
-      app.director ? studioView(app) : homeView(app),
+      app.client ? studioView(app) : homeView(app),
       lineView(app.line),
     ]);
-    if (app.director?.story) keepInSight(app);
+    if (app.client?.story) keepInSight(app);
   };
   if (document.hidden) setTimeout(draw, 100);
   else requestAnimationFrame(draw);
@@ -47,7 +47,7 @@ function redraw() {
 
 let lineTimer = 0;
 
-/** Says something in one calm line; "lost" stays until something else is said. */
+/** Shows a message in one line; one of kind "lost" stays until the next message. */
 function say(text, kind = "notice") {
   clearTimeout(lineTimer);
   app.line = text ? { text, kind } : null;
@@ -62,13 +62,13 @@ function lineView(line) {
 
 async function route() {
   const [, storyId] = location.hash.match(/^#\/([0-9a-f]{16})$/) ?? [];
-  if (app.director?.storyId === storyId && storyId) return;
-  app.director?.close();
-  app.director = null;
+  if (app.client?.storyId === storyId && storyId) return;
+  app.client?.close();
+  app.client = null;
   app.dialog = null;
   if (app.line?.kind === "lost") say(null);
   if (storyId) {
-    app.director = new Director(storyId, app.model, {
+    app.client = new StoryClient(storyId, app.model, {
       redraw,
       frame: () => tick(app),
       say,
@@ -85,7 +85,7 @@ async function route() {
 
 async function begin() {
   try {
-    const [{ model, limits }, suggestions] = await Promise.all([ask("api/model"), ask("api/suggestions")]);
+    const [{ model, limits }, suggestions] = await Promise.all([request("api/model"), request("api/suggestions")]);
     Object.assign(app, { model, limits, suggestions });
   } catch (error) {
     say(`${error.message}; trying again`, "lost");
@@ -95,7 +95,7 @@ async function begin() {
   say(null);
   addEventListener("hashchange", route);
   addEventListener("keydown", (event) => onKey(event, app));
-  addEventListener("pagehide", () => app.director?.remember());
+  addEventListener("pagehide", () => app.client?.remember());
   await route();
 }
 

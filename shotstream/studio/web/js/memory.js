@@ -1,18 +1,18 @@
-// The memory: the frames of earlier shots that condition the shot that is made, or the next one.
+// The memory view: the frames of earlier shots that condition the current or the next shot.
 
 import { frameUrl } from "./api.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 
 export function memoryView(app) {
-  const { director } = app;
-  const { story, storyId } = director;
+  const { client } = app;
+  const { story, storyId } = client;
   const numbers = new Map(story.shots.map((shot, index) => [shot.shot_id, index + 1]));
   const next = story.shots.findIndex((shot) => !shot.take_id);
   const target = story.making
     ? `shot ${story.making.shot_index + 1} looks back at`
     : `shot ${(next < 0 ? story.shots.length : next) + 1} will look back at`;
-  const here = director.playingSegment?.takeId;
+  const here = client.playingSegment?.takeId;
   const frames = story.memory.map((frame, index) => {
     const number = numbers.get(frame.shot_id);
     const isPinned = frame.pin_id !== null;
@@ -32,8 +32,8 @@ export function memoryView(app) {
             "aria-pressed": String(isPinned),
             onclick: () =>
               isPinned
-                ? director.ask("unpin", { pin_id: frame.pin_id })
-                : director.ask("pin", { frame: { take_id: frame.take_id, frame_index: frame.frame_index } }),
+                ? client.call("unpin", { pin_id: frame.pin_id })
+                : client.call("pin", { frame: { take_id: frame.take_id, frame_index: frame.frame_index } }),
           },
           icon("pin"),
         ),

@@ -1,6 +1,6 @@
-// The list of routes, drawn from openapi.json: what each takes, what comes back, and what it says here and now.
+// The API reference, drawn from openapi.json: parameters, answers, and a live try of each GET route.
 
-import { ask, urlOf } from "./api.js";
+import { request, urlOf } from "./api.js";
 import { h, render } from "./dom.js";
 
 const ANSWERS = new Map(); // path: what it said
@@ -8,7 +8,7 @@ const ANSWERS = new Map(); // path: what it said
 async function begin() {
   const app = document.getElementById("app");
   try {
-    const schema = await ask("api/openapi.json");
+    const schema = await request("api/openapi.json");
     const draw = () => render(app, [pageView(schema, draw)]);
     draw();
   } catch (error) {
@@ -62,7 +62,7 @@ function routeView(schema, { path, method, operation }, draw) {
 
 async function tryIt(path, draw) {
   try {
-    ANSWERS.set(path, JSON.stringify(await ask(path.slice(1)), null, 2).slice(0, 20_000));
+    ANSWERS.set(path, JSON.stringify(await request(path.slice(1)), null, 2).slice(0, 20_000));
   } catch (error) {
     ANSWERS.set(path, error.message);
   }
@@ -73,7 +73,7 @@ function part(title, content) {
   return h("section", null, h("h3", null, title), content);
 }
 
-/** The fields of what a schema describes; of a list, those of its items. */
+/** The fields of a schema; of a list, those of its items. */
 function shapeView(schema, all) {
   const inner = resolve(schema.items ?? schema, all);
   if (!inner?.properties) return h("p", { class: "kind" }, kindOf(schema));

@@ -1,7 +1,7 @@
-// Plays the film out of Media Source Extensions: keeps the browser's buffer equal to the film's layout.
+// Plays the film with Media Source Extensions: keeps the browser's buffer equal to the film's layout.
 //
-// The layout says which take lies where. What is in the buffer and no longer fits is removed, what is missing
-// near the playhead is appended: from what the WebSocket brought, or else from the take's recording.
+// The layout has the position of each take. What no longer matches it is removed from the buffer; what is missing
+// near the playhead is appended, from the chunks of the WebSocket or else from the take's recording.
 
 import { lengthOf, segmentAt } from "./film.js";
 
@@ -12,13 +12,13 @@ const STALL_MS = 120;
 
 export class Player {
   /**
-   * `fetchTake(takeId)` gives a recording's bytes; `told` has `frame(frame, isShown)`, `change()`, `stalled()` and
+   * `fetchTake(takeId)` gives a recording's bytes; `handlers` has `frame(frame, isShown)`, `change()`, `stalled()` and
    * `failed(error)`.
    */
-  constructor(model, fetchTake, told) {
+  constructor(model, fetchTake, handlers) {
     this.model = model;
     this.fetchTake = fetchTake;
-    this.told = told;
+    this.handlers = handlers;
     this.segments = [];
     this.placed = []; // {takeId, start, numChunks}: what the buffer holds
     this.pictures = new Map(); // takeId: {chunks: [bytes], whole: bytes}
@@ -44,7 +44,7 @@ export class Player {
       // A picture that is on the screen already is not always told again.
       setTimeout(() => jump && jump === this.jump && this.shown(jump.frame), 200);
     });
-    video.addEventListener("error", () => this.told.failed(new Error("the browser cannot show these pictures")));
+    video.addEventListener("error", () => this.handlers.failed(new Error("the browser cannot show these pictures")));
     const shown = (_, { mediaTime }) => {
       this.shown(Math.round(mediaTime * this.model.fps));
       video.requestVideoFrameCallback(shown);
@@ -55,7 +55,7 @@ export class Player {
 
   open() {
     if (!window.MediaSource?.isTypeSupported(this.model.mime) && !window.ManagedMediaSource) {
-      this.told.failed(new Error("this browser does not play H.264 from a stream"));
+      this.handlers.failed(new Error("this browser does not play H.264 from a stream"));
       return;
     }
     this.buffer = this.source.addSourceBuffer(this.model.mime);
@@ -63,12 +63,12 @@ export class Player {
     this.work();
   }
 
-  /** Chunks of a take that have come without a gap. */
+  /** The number of chunks of a take received without a gap. */
   numReceived(takeId) {
     return this.pictures.get(takeId)?.chunks.length ?? 0;
   }
 
-  /** A chunk from the WebSocket. */
+  /** Stores a chunk from the WebSocket. */
   receive(media, bytes) {
     const kept = this.pictures.get(media.take_id) ?? { chunks: [], whole: null };
     this.pictures.delete(media.take_id);
@@ -77,7 +77,7 @@ export class Player {
     this.forget();
   }
 
-  /** The film has another shape. `same` names takes that hold the beginning of another one: {new: old}. */
+  /** Sets a new layout. `same` maps a take to the take whose beginning it holds: {new: old}. */
   show(segments, same = new Map()) {
     for (const [takeId, oldId] of same) {
       const old = this.pictures.get(oldId);
@@ -88,10 +88,10 @@ export class Player {
     this.segments = segments;
     if (before && !this.jump) this.follow(same, before);
     this.work();
-    this.told.change();
+    this.handlers.change();
   }
 
-  /** Stays at the same picture when its take has moved, and in the film when it is gone. */
+  /** Keeps the playhead at the same frame if its take has moved, and within the film if it is gone. */
   follow(same, before) {
     const now = this.segments.find((s) => s.takeId === before.takeId || same.get(s.takeId) === before.takeId);
     if (now && now.start === before.start && this.frame < now.start + now.length) return;
@@ -103,7 +103,7 @@ export class Player {
     return lengthOf(this.segments);
   }
 
-  /** Whether the film's end is on the screen and nothing more is being made. */
+  /** Whether the end of the film is shown and nothing is being generated. */
   get isAtEnd() {
     const last = this.segments.at(-1);
     return !last || (!last.isMaking && this.frame >= this.numFrames - 1);
@@ -113,7 +113,7 @@ export class Player {
     return this.wantsToPlay && !this.isAtEnd;
   }
 
-  /** What is on the screen, as a frame of a take. */
+  /** The frame on the screen, as a frame of a take. */
   get place() {
     const segment = segmentAt(this.segments, this.frame);
     if (!segment || segment.numFrames === 0) return null;
@@ -125,16 +125,16 @@ export class Player {
     this.wantsToPlay = true;
     if (this.isAtEnd && this.numFrames) this.seek(0);
     this.drive();
-    this.told.change();
+    this.handlers.change();
   }
 
   pause() {
     this.wantsToPlay = false;
     this.video.pause();
-    this.told.change();
+    this.handlers.change();
   }
 
-  /** Shows a frame of the film, or the nearest one that is made. */
+  /** Seeks to a film frame, or the nearest one that exists. */
   seek(frame) {
     const last = this.numFrames - 1;
     let target = Math.max(0, Math.min(frame, last));
@@ -143,19 +143,19 @@ export class Player {
     this.frame = target;
     this.jump = { frame: target, holds: true };
     this.work();
-    this.told.frame(target, false);
-    this.told.change();
+    this.handlers.frame(target, false);
+    this.handlers.change();
   }
 
   /**
-   * Goes on at a frame as soon as it can be shown, and plays; `shown()` is called when it is on the screen.
-   * `avoid` is a take that may lie there still, and is about to be replaced.
+   * Seeks to a frame as soon as it can be shown, and plays; `shown()` is called when it is on the screen.
+   * `avoid` is a take that may still be at that position, and is about to be replaced.
    */
   goOnAt(frame, { shown, avoid } = {}) {
     this.wantsToPlay = true;
     this.jump = { frame, shown, avoid };
     this.work();
-    this.told.change();
+    this.handlers.change();
   }
 
   close() {
@@ -167,7 +167,7 @@ export class Player {
 
   // The buffer.
 
-  /** Does the next thing that the buffer needs; called again when it is done. */
+  /** Starts the next change of the buffer; called again when that has finished. */
   work() {
     if (this.isClosed) return;
     this.land();
@@ -229,13 +229,13 @@ export class Player {
       this.forget();
       this.work();
     } catch (error) {
-      this.told.failed(error);
+      this.handlers.failed(error);
     } finally {
       this.fetching.delete(takeId);
     }
   }
 
-  /** Lets go of takes until what is kept is small enough; they can be fetched again. */
+  /** Drops takes until the cache is small enough; they can be fetched again. */
   forget() {
     const size = ({ chunks, whole }) => chunks.reduce((sum, chunk) => sum + chunk.byteLength, whole?.byteLength ?? 0);
     let total = [...this.pictures.values()].reduce((sum, kept) => sum + size(kept), 0);
@@ -259,7 +259,7 @@ export class Player {
 
   // The playhead.
 
-  /** Lets the video run or stand, as is wanted and possible. */
+  /** Plays or pauses the video element. */
   drive() {
     if (this.wantsToPlay && this.video.paused && this.placed.length) {
       // Refused only when the element goes away meanwhile; it is muted.
@@ -267,7 +267,7 @@ export class Player {
     }
   }
 
-  /** Carries out a jump when its frame is in the buffer. */
+  /** Carries out a pending jump once its frame is in the buffer. */
   land() {
     const { jump, buffer } = this;
     if (!jump || jump.isUnderWay || !buffer || buffer.updating) return;
@@ -299,21 +299,21 @@ export class Player {
     const before = segmentAt(this.segments, this.frame);
     const wasAtEnd = this.isAtEnd;
     this.frame = frame;
-    this.told.frame(frame, true);
+    this.handlers.frame(frame, true);
     if (before !== segmentAt(this.segments, frame) || wasAtEnd !== this.isAtEnd) {
-      this.told.change();
+      this.handlers.change();
       this.work();
     }
   }
 
-  /** Counts a stall when the picture stands still although more is to come, and nobody asked it to. */
+  /** Counts a stall: the picture stands still though it should play. */
   mindStall() {
     clearTimeout(this.stallTimer);
     const isFresh = performance.now() - (this.jumpedAt ?? 0) < 1000;
     if (!this.isPlaying || this.jump || isFresh || this.frame === 0) return;
     const { currentTime } = this.video;
     this.stallTimer = setTimeout(() => {
-      if (this.isPlaying && !this.jump && this.video.currentTime === currentTime) this.told.stalled();
+      if (this.isPlaying && !this.jump && this.video.currentTime === currentTime) this.handlers.stalled();
     }, STALL_MS);
   }
 }

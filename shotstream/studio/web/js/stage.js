@@ -1,12 +1,12 @@
-// The picture and what moves it: play, pause, scrub, stop, pin.
+// The video and its controls: play, pause, scrub, stop, pin.
 
 import { chunkOf, clock } from "./film.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 
 export function stageView(app) {
-  const { director, model } = app;
-  const { player } = director;
+  const { client, model } = app;
+  const { player } = client;
   return h(
     "section",
     { class: "stage", "aria-label": "Stage", ref: (stage) => fit(stage, model) },
@@ -14,7 +14,7 @@ export function stageView(app) {
   );
 }
 
-/** Scales the picture by a whole number of the screen's own pixels; a larger picture is made to fit. */
+/** Scales the video by a whole number of device pixels; a video that is too large is made to fit. */
 function fit(stage, model) {
   const place = () => {
     const ratio = window.devicePixelRatio;
@@ -28,34 +28,34 @@ function fit(stage, model) {
 }
 
 function overlayView(app) {
-  const { director } = app;
-  const { player, story } = director;
-  if (!director.isConnected && !player.numFrames) return h("p", { class: "overlay" }, "Opening the story");
+  const { client } = app;
+  const { player, story } = client;
+  if (!client.isConnected && !player.numFrames) return h("p", { class: "overlay" }, "Opening the story");
   if (story && player.numFrames === 0) {
     const next = story.shots[0];
     if (!next) return h("p", { class: "overlay" }, "Say what happens first, and the film begins");
     if (next.status === "failed") return h("p", { class: "overlay" }, next.failure);
-    if (next.status === "waiting") return makeButton(director, next, 1);
+    if (next.status === "waiting") return makeButton(client, next, 1);
     return h("p", { class: "overlay" }, "The first shot is being made");
   }
   if (story && player.isAtEnd) {
     const at = story.shots.findIndex((shot) => shot.status === "waiting");
-    if (at >= 0) return makeButton(director, story.shots[at], at + 1);
+    if (at >= 0) return makeButton(client, story.shots[at], at + 1);
   }
   return null;
 }
 
-function makeButton(director, shot, number) {
+function makeButton(client, shot, number) {
   return h(
     "p",
     { class: "overlay" },
-    h("button", { class: "primary", onclick: () => director.make(shot.shot_id) }, icon("play"), `Make shot ${number}`),
+    h("button", { class: "primary", onclick: () => client.make(shot.shot_id) }, icon("play"), `Make shot ${number}`),
   );
 }
 
 export function transportView(app) {
-  const { director, model } = app;
-  const { player, story } = director;
+  const { client, model } = app;
+  const { player, story } = client;
   const { isPlaying, isAtEnd } = player;
   const label = isPlaying ? "Pause" : isAtEnd && player.numFrames ? "Play again" : "Play";
   return h(
@@ -77,14 +77,14 @@ export function transportView(app) {
     h("span", { class: "time total" }, clock(player.numFrames, model.fps)),
     h(
       "button",
-      { class: "quiet", disabled: !story.making, onclick: () => director.ask("stop"), title: "End the shot that is being made, and make no more (S)" },
+      { class: "quiet", disabled: !story.making, onclick: () => client.call("stop"), title: "End the shot that is being made, and make no more (S)" },
       icon("stop"),
       h("span", null, "Stop"),
     ),
     story.max_pins > 0 &&
       h(
         "button",
-        { class: "quiet", disabled: !player.place, onclick: () => director.pinHere(), title: "Keep this frame in the memory of every later shot (P)" },
+        { class: "quiet", disabled: !player.place, onclick: () => client.pinHere(), title: "Keep this frame in the memory of every later shot (P)" },
         icon("pin"),
         h("span", null, "Pin"),
       ),
@@ -95,7 +95,7 @@ export function transportView(app) {
         type: "checkbox",
         role: "switch",
         checked: story.autoplay,
-        onchange: (event) => director.ask("set_autoplay", { on: event.target.checked }),
+        onchange: (event) => client.call("set_autoplay", { on: event.target.checked }),
       }),
       h("span", { class: "track" }),
       "Autoplay",
@@ -103,11 +103,11 @@ export function transportView(app) {
   );
 }
 
-/** Which shot and chunk is playing, and which is being made. */
+/** The shot and chunk that play, and those that are being generated. */
 function readoutView(app) {
-  const { director } = app;
-  const { making } = director.story;
-  const made = making ? director.player.numReceived(making.take_id) : 0;
+  const { client } = app;
+  const { making } = client.story;
+  const made = making ? client.player.numReceived(making.take_id) : 0;
   return h(
     "p",
     { class: "readout" },
@@ -121,16 +121,16 @@ function readoutView(app) {
   );
 }
 
-function whereText({ director, model }) {
-  const { player, playingSegment: segment } = director;
+function whereText({ client, model }) {
+  const { player, playingSegment: segment } = client;
   if (!segment) return "nothing is made yet";
   const chunk = chunkOf(player.frame - segment.start, model) + 1;
   return `shot ${segment.shotIndex + 1}, chunk ${chunk} of ${chunkOf(segment.length - 1, model) + 1}`;
 }
 
 function scrubberView(app) {
-  const { director, model } = app;
-  const { player } = director;
+  const { client, model } = app;
+  const { player } = client;
   const total = player.numFrames;
   const seekTo = (event) => {
     const { left, width } = event.currentTarget.getBoundingClientRect();
@@ -140,7 +140,7 @@ function scrubberView(app) {
     const steps = { ArrowLeft: -1, ArrowRight: 1, PageUp: -model.fps, PageDown: model.fps, Home: -total, End: total };
     if (!(event.key in steps) || event.shiftKey) return;
     event.preventDefault();
-    director.step(steps[event.key]);
+    client.step(steps[event.key]);
   };
   return h(
     "div",
@@ -169,7 +169,7 @@ function scrubberView(app) {
           key: segment.shotId,
           class: "part",
           "data-making": segment.isMaking,
-          "data-here": segment === director.playingSegment,
+          "data-here": segment === client.playingSegment,
           style: { "--length": String(segment.length), "--made": String(segment.numFrames / segment.length) },
         },
         h("span", { class: "made" }),
@@ -179,9 +179,9 @@ function scrubberView(app) {
   );
 }
 
-/** Moves the playhead, without drawing the page anew. */
+/** Moves the playhead without a redraw. */
 export function movePlayhead(app) {
-  const { player } = app.director;
+  const { player } = app.client;
   const { fps } = app.model;
   const scrubber = document.getElementById("scrubber");
   const time = document.getElementById("time");

@@ -1,4 +1,4 @@
-// The strip: a card for each shot, the branches, and what is stale.
+// The strip: a card for each shot, the branches, and stale shots.
 
 import { frameUrl } from "./api.js";
 import { framesOf } from "./film.js";
@@ -20,14 +20,14 @@ const WHY = {
   seed: "its seed has changed",
 };
 
-/** Why a shot is stale, in words. */
+/** The text on why a shot is stale. */
 export function staleText(shot) {
   return shot.stale_reasons.map((reason) => WHY[reason]).join(", ");
 }
 
 export function stripView(app) {
-  const { director } = app;
-  const { story } = director;
+  const { client } = app;
+  const { story } = client;
   const numStale = story.shots.filter((shot) => shot.status === "stale").length;
   const numForeign = story.shots.filter(({ takes, take_id: id }) => takes.some((t) => t.take_id === id && !t.weights_match)).length;
   return h(
@@ -36,7 +36,7 @@ export function stripView(app) {
     h(
       "div",
       { class: "strip-head" },
-      branchesView(director),
+      branchesView(client),
       h("span", { class: "grow" }),
       numForeign > 0 && h("p", { key: "foreign", class: "stale-note" }, `${numForeign} ${numForeign === 1 ? "shot" : "shots"} made with other weights than are loaded now`),
       numStale > 0 &&
@@ -44,7 +44,7 @@ export function stripView(app) {
           "p",
           { class: "stale-note" },
           `${numStale} ${numStale === 1 ? "shot" : "shots"} made from what has changed since`,
-          h("button", { class: "small", onclick: () => director.remakeStale() }, icon("again"), "Make again"),
+          h("button", { class: "small", onclick: () => client.remakeStale() }, icon("again"), "Make again"),
         ),
     ),
     h(
@@ -56,9 +56,9 @@ export function stripView(app) {
   );
 }
 
-function branchesView(director) {
-  const { story } = director;
-  const at = story.shots.indexOf(director.shot);
+function branchesView(client) {
+  const { story } = client;
+  const at = story.shots.indexOf(client.shot);
   return h(
     "div",
     { class: "branches", role: "group", "aria-label": "Branches" },
@@ -70,7 +70,7 @@ function branchesView(director) {
           class: "tab",
           "aria-pressed": String(branch.branch_id === story.branch_id),
           onclick: () =>
-            branch.branch_id !== story.branch_id && director.travel("switch_branch", { branch_id: branch.branch_id }),
+            branch.branch_id !== story.branch_id && client.travel("switch_branch", { branch_id: branch.branch_id }),
         },
         branch.name,
         h("small", null, branch.num_shots),
@@ -83,7 +83,7 @@ function branchesView(director) {
         class: "tab new",
         disabled: at < 0,
         title: `A branch with the film up to shot ${at + 1} (B)`,
-        onclick: () => director.travel("branch", { shot_id: director.shot.shot_id }),
+        onclick: () => client.travel("branch", { shot_id: client.shot.shot_id }),
       },
       icon("branch"),
       h("span", null, at < 0 ? "Branch" : `Branch after shot ${at + 1}`),
@@ -92,11 +92,11 @@ function branchesView(director) {
 }
 
 function cardView(app, shot, index) {
-  const { director, model } = app;
-  const { story } = director;
+  const { client, model } = app;
+  const { story } = client;
   const making = story.making?.shot_id === shot.shot_id ? story.making : null;
   const take = shot.takes.find((candidate) => candidate.take_id === shot.take_id);
-  const isHere = director.playingSegment?.shotId === shot.shot_id;
+  const isHere = client.playingSegment?.shotId === shot.shot_id;
   const numChunks = making?.num_chunks ?? take?.num_chunks ?? shot.num_chunks ?? model.num_chunks;
   const length = (framesOf(numChunks, model) / model.fps).toFixed(1);
   const status = STATUS[shot.status];
@@ -104,7 +104,7 @@ function cardView(app, shot, index) {
   const facts = [`${length} s`, shot.takes.length > 1 && `${shot.takes.length} takes`].filter(Boolean).join(" · ");
   return h(
     "li",
-    { key: shot.shot_id, class: "card", "data-status": shot.status, "data-here": isHere, "data-chosen": director.shot === shot },
+    { key: shot.shot_id, class: "card", "data-status": shot.status, "data-here": isHere, "data-chosen": client.shot === shot },
     h(
       "button",
       {
@@ -117,9 +117,9 @@ function cardView(app, shot, index) {
         "span",
         { class: "thumb" },
         take
-          ? h("img", { src: frameUrl(director.storyId, { take_id: take.take_id, frame_index: Math.floor(take.num_frames / 2) }), alt: "", width: 160, height: 96 })
+          ? h("img", { src: frameUrl(client.storyId, { take_id: take.take_id, frame_index: Math.floor(take.num_frames / 2) }), alt: "", width: 160, height: 96 })
           : h("span", { class: "blank" }, index + 1),
-        making && progressView(director, making),
+        making && progressView(client, making),
       ),
       h("span", { class: "caption" }, shot.caption),
       h(
@@ -135,25 +135,25 @@ function cardView(app, shot, index) {
   );
 }
 
-function progressView(director, making) {
-  const made = director.player.numReceived(making.take_id);
+function progressView(client, making) {
+  const made = client.player.numReceived(making.take_id);
   const chunks = Array.from({ length: making.num_chunks }, (_, index) => h("span", { "data-made": index < made }));
   return h("span", { class: "chunks", role: "progressbar", "aria-label": "Chunks made", "aria-valuemin": 0, "aria-valuemax": making.num_chunks, "aria-valuenow": made }, chunks);
 }
 
 function choose(app, shot) {
-  const { director } = app;
-  director.chosenShotId = shot.shot_id;
-  const segment = director.player.segments.find((candidate) => candidate.shotId === shot.shot_id);
-  if (segment) director.player.seek(segment.start);
+  const { client } = app;
+  client.chosenShotId = shot.shot_id;
+  const segment = client.player.segments.find((candidate) => candidate.shotId === shot.shot_id);
+  if (segment) client.player.seek(segment.start);
   app.redraw();
 }
 
 let shotInSight = null;
 
-/** Scrolls the strip to the shot that plays, when that has changed; never the page. */
+/** Scrolls the strip, never the page, to the playing shot when that changes. */
 export function keepInSight(app) {
-  const shotId = app.director.playingSegment?.shotId;
+  const shotId = app.client.playingSegment?.shotId;
   if (shotId === shotInSight) return;
   shotInSight = shotId;
   const card = document.querySelector(".card[data-here]");

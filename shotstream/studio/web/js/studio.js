@@ -1,4 +1,4 @@
-// The studio: one open story, its parts put together.
+// The view of an open story: all its parts.
 
 import { composerView } from "./composer.js";
 import { dialogView } from "./dialogs.js";
@@ -18,11 +18,11 @@ const STATES = {
 };
 
 export function studioView(app) {
-  const { director } = app;
-  const { story } = director;
+  const { client } = app;
+  const { story } = client;
   return h(
     "div",
-    { key: director.storyId, class: "studio", "data-connected": director.isConnected },
+    { key: client.storyId, class: "studio", "data-connected": client.isConnected },
     barView(app),
     h("main", { class: "centre" }, stageView(app), story && transportView(app), story && composerView(app)),
     story && memoryView(app),
@@ -32,14 +32,14 @@ export function studioView(app) {
   );
 }
 
-/** What changes with every frame. */
+/** Updates what changes with every frame. */
 export function tick(app) {
   movePlayhead(app);
 }
 
 function barView(app) {
-  const { director } = app;
-  const { story } = director;
+  const { client } = app;
+  const { story } = client;
   const button = (name, label, does, props = {}) =>
     h("button", { class: "quiet square", "aria-label": label, title: label, onclick: does, ...props }, icon(name));
   const open = (dialog) => () => {
@@ -63,13 +63,13 @@ function barView(app) {
         onchange: async (event) => {
           const { target } = event;
           const title = target.value.trim();
-          if (!title || !(await director.ask("edit_story", { title }))) target.value = story.title;
+          if (!title || !(await client.call("edit_story", { title }))) target.value = story.title;
         },
       }),
     h("span", { class: "grow" }),
     story && telemetryView(app),
-    story && button("undo", story.undo ? `Undo: ${story.undo} (Z)` : "Nothing to undo", () => director.travel("undo"), { disabled: !story.undo, "data-act": "undo" }),
-    story && button("redo", story.redo ? `Redo: ${story.redo} (Shift+Z)` : "Nothing to redo", () => director.travel("redo"), { disabled: !story.redo, "data-act": "redo" }),
+    story && button("undo", story.undo ? `Undo: ${story.undo} (Z)` : "Nothing to undo", () => client.travel("undo"), { disabled: !story.undo, "data-act": "undo" }),
+    story && button("redo", story.redo ? `Redo: ${story.redo} (Shift+Z)` : "Nothing to redo", () => client.travel("redo"), { disabled: !story.redo, "data-act": "redo" }),
     story && button("help", "Keys (?)", open("help"), { "data-act": "help" }),
     themeButton(app),
     story &&
@@ -82,7 +82,7 @@ function barView(app) {
   );
 }
 
-/** Light, dark, or as the system says. */
+/** The button of the theme: light, dark, or the system's. */
 export function themeButton(app) {
   const root = document.documentElement;
   const next = { auto: "light", light: "dark", dark: "auto" }[root.dataset.theme];
@@ -104,12 +104,12 @@ export function themeButton(app) {
 }
 
 function telemetryView(app) {
-  const { director } = app;
-  const { telemetry, story } = director;
+  const { client } = app;
+  const { telemetry, story } = client;
   const waiting = story.shots.filter((shot) => shot.status === "queued").length;
-  const seconds = director.cutS ?? director.pictureS;
+  const seconds = client.cutS ?? client.pictureS;
   const facts = [
-    ["state", director.isConnected ? STATES[telemetry?.state] ?? "open" : "offline"],
+    ["state", client.isConnected ? STATES[telemetry?.state] ?? "open" : "offline"],
     telemetry && ["frames made per second", `${Math.round(telemetry.fps)} fps`],
     seconds !== null && ["from prompt to picture", `${Math.round(seconds * 1000)} ms`],
     ["shots in the queue", `${waiting} queued`],

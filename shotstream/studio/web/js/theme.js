@@ -1,2 +1,2 @@
-// The chosen theme, set before the first paint; a classic script, because modules wait for the document.
+// Sets the theme before the first paint; a classic script, because modules are deferred.
 document.documentElement.dataset.theme = localStorage.getItem("theme") ?? "auto";

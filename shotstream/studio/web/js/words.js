@@ -1,8 +1,8 @@
-// Captions put together from what the theatre's world understands.
+// Captions composed from the model's vocabulary.
 
 const PLAIN = { framing: "", who: "", action: "", place: "", time: "", camera: "" };
 
-/** Every (colour, species) that a text names, in order, each once. */
+/** The characters that a text names, in order, each once. */
 export function castOf(text, suggestions) {
   const found = new Map();
   const words = new RegExp(`\\b(${suggestions.colours.join("|")}) (${suggestions.species.join("|")})\\b`, "gi");
@@ -12,12 +12,12 @@ export function castOf(text, suggestions) {
   return [...found.values()];
 }
 
-/** Everyone who may appear. */
+/** All characters. */
 export function everyone(suggestions) {
   return suggestions.cast.map((card) => card.words);
 }
 
-/** What is said, as the choices that say it; empty where nothing fits. */
+/** Parses a caption into the choices that compose it; empty where none fits. */
 export function readChoices(caption, suggestions) {
   const text = caption.toLowerCase();
   const first = (phrases) => phrases.find((phrase) => text.includes(phrase)) ?? "";
@@ -32,7 +32,7 @@ export function readChoices(caption, suggestions) {
   };
 }
 
-/** A caption that says what was chosen. */
+/** Composes a caption from choices. */
 export function sayChoices({ framing, who, action, place, time, camera }) {
   const does = action || "stands still";
   const names = who ? who.split(" + ").map((name) => `the ${name} ${does}`).join(" and ") : "";
@@ -41,32 +41,32 @@ export function sayChoices({ framing, who, action, place, time, camera }) {
   return where ? `${start}${where}${camera ? `, ${camera}` : ""}.` : "";
 }
 
-/** A story's caption with a card's words put where they belong: one place, one time, and two who play. */
+/** Inserts a card's words into a global caption: one place, one time, up to two characters. */
 export function inserted(caption, words, suggestions) {
   const text = caption.trim().replace(/\.$/, "");
-  const told = text.toLowerCase();
-  if (told.includes(words)) return caption;
+  const lower = text.toLowerCase();
+  if (lower.includes(words)) return caption;
   const end = (sentence) => `${sentence[0].toUpperCase()}${sentence.slice(1)}.`;
   if (!text) return end(words);
   const group = [suggestions.places, suggestions.times].find((phrases) => phrases.includes(words));
   if (group) {
-    const other = group.find((phrase) => told.includes(phrase));
+    const other = group.find((phrase) => lower.includes(phrase));
     if (!other) return end(`${text} ${words}`);
-    const at = told.indexOf(other);
+    const at = lower.indexOf(other);
     return end(text.slice(0, at) + words + text.slice(at + other.length));
   }
   const cast = castOf(text, suggestions);
   if (cast.length === 0) {
-    const isWhere = [...suggestions.places, ...suggestions.times].some((phrase) => told.startsWith(phrase));
+    const isWhere = [...suggestions.places, ...suggestions.times].some((phrase) => lower.startsWith(phrase));
     return end(isWhere ? `${words} ${text[0].toLowerCase()}${text.slice(1)}` : `${text} ${words}`);
   }
   const last = cast.at(-1);
-  const from = told.indexOf(last);
+  const from = lower.indexOf(last);
   if (cast.length > 1) return end(text.slice(0, from) + words.replace(/^a /, "") + text.slice(from + last.length));
   return end(`${text.slice(0, from + last.length)} and ${words}${text.slice(from + last.length)}`);
 }
 
-/** A shot that could come next. */
+/** Invents a caption for the next shot. */
 export function inventShot(globalCaption, suggestions, before) {
   const pick = (list) => list[Math.floor(Math.random() * list.length)] ?? "";
   const cast = castOf(globalCaption, suggestions);
@@ -78,7 +78,7 @@ export function inventShot(globalCaption, suggestions, before) {
   return sayChoices({ ...PLAIN, framing: pick(framings), who, action: pick(actions), place, time });
 }
 
-/** What a story could be about. */
+/** Invents a global caption. */
 export function inventStory(suggestions) {
   const pick = (list) => list[Math.floor(Math.random() * list.length)];
   const one = pick(everyone(suggestions));
@@ -86,7 +86,7 @@ export function inventStory(suggestions) {
   return `A story about a ${one} and a ${other} ${pick(suggestions.places)} ${pick(suggestions.times)}.`;
 }
 
-/** Three shots to begin with. */
+/** Invents the first three shots. */
 export function firstShots(globalCaption, suggestions) {
   const cast = castOf(globalCaption, suggestions);
   const [one, other] = [cast[0] ?? everyone(suggestions)[0], cast[1] ?? cast[0] ?? everyone(suggestions)[1]];

@@ -1,4 +1,4 @@
-// One story's WebSocket: controls out, answered in order; messages and pictures in. It reconnects by itself.
+// The WebSocket of a story: sends controls and resolves their answers, receives messages and chunks, reconnects.
 
 import { urlOf } from "./api.js";
 
@@ -10,11 +10,11 @@ const GONE_FOR_GOOD = new Map([
   [FORBIDDEN, "this page may not come in: open the address that the server printed, with ?token=... where it has one"],
 ]);
 
-export class Wire {
-  /** `told` has `message(message)`, `picture(media, bytes)`, `open()`, `lost(why)`, `gone(why)`. */
-  constructor(storyId, told) {
+export class StorySocket {
+  /** `handlers` has `message(message)`, `picture(media, bytes)`, `open()`, `lost(why)`, `gone(why)`. */
+  constructor(storyId, handlers) {
     this.url = urlOf(`api/stories/${storyId}/live`).replace(/^http/, "ws");
-    this.told = told;
+    this.handlers = handlers;
     this.waiting = new Map();
     this.number = 0;
     this.waitMs = FIRST_WAIT_MS;
@@ -42,14 +42,14 @@ export class Wire {
     } else {
       if (message.type === "hello") {
         this.waitMs = FIRST_WAIT_MS;
-        this.told.open();
+        this.handlers.open();
       }
-      this.told.message(message);
+      this.handlers.message(message);
     }
   }
 
   take(bytes) {
-    this.told.picture(this.media, bytes);
+    this.handlers.picture(this.media, bytes);
     this.media = null;
   }
 
@@ -66,16 +66,16 @@ export class Wire {
     if (GONE_FOR_GOOD.has(code)) {
       this.isClosed = true;
       const why = GONE_FOR_GOOD.get(code);
-      this.told.gone(code === FORBIDDEN && reason ? `${why} (${reason})` : why);
+      this.handlers.gone(code === FORBIDDEN && reason ? `${why} (${reason})` : why);
       return;
     }
-    this.told.lost(this.refusal ?? "the connection was lost; trying again");
+    this.handlers.lost(this.refusal ?? "the connection was lost; trying again");
     this.timer = setTimeout(() => this.connect(), this.waitMs * (0.75 + Math.random() / 2));
     this.waitMs = Math.min(LONGEST_WAIT_MS, this.waitMs * 2);
   }
 
-  /** Sends a control; its effect, or an Error that says why not. */
-  ask(type, fields = {}) {
+  /** Sends a control; resolves to its effect, or rejects with the server's error. */
+  call(type, fields = {}) {
     if (this.socket.readyState !== WebSocket.OPEN) return Promise.reject(new Error("not connected; trying again"));
     const id = String(++this.number);
     return new Promise((resolve, reject) => {
@@ -84,7 +84,7 @@ export class Wire {
     });
   }
 
-  /** Sends what is not answered. */
+  /** Sends a report, which has no answer. */
   report(type, fields) {
     if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ type, ...fields }));
   }

@@ -1,18 +1,18 @@
-// An open story: what the server says of it, what the person asks for, and the player that shows it.
+// The client of an open story: its state from the server, the user's controls, and the player.
 
 import { fetchBytes } from "./api.js";
 import { layOut, segmentAt } from "./film.js";
 import { Player } from "./player.js";
-import { Wire } from "./wire.js";
+import { StorySocket } from "./story_socket.js";
 
 const REPORT_MS = 250;
 
-export class Director {
-  /** `told` has `redraw()`, `frame()`, `say(text, kind)` and `gone(why)`. */
-  constructor(storyId, model, told) {
+export class StoryClient {
+  /** `handlers` has `redraw()`, `frame()`, `say(text, kind)` and `gone(why)`. */
+  constructor(storyId, model, handlers) {
     this.storyId = storyId;
     this.model = model;
-    this.told = told;
+    this.handlers = handlers;
     this.story = null;
     this.telemetry = null;
     this.isConnected = false;
@@ -29,17 +29,17 @@ export class Director {
       {
         frame: (_, isShown) => {
           if (isShown) this.pictureS ??= (performance.now() - this.askedAt) / 1000;
-          this.told.frame();
+          this.handlers.frame();
         },
-        change: () => this.told.redraw(),
+        change: () => this.handlers.redraw(),
         stalled: () => this.numStalls++,
-        failed: (error) => this.told.say(error.message, "error"),
+        failed: (error) => this.handlers.say(error.message, "error"),
       },
     );
-    this.wire = new Wire(storyId, {
+    this.storySocket = new StorySocket(storyId, {
       open: () => this.connected(true),
       lost: (why) => this.connected(false, why),
-      gone: (why) => this.told.gone(why),
+      gone: (why) => this.handlers.gone(why),
       message: (message) => this.read(message),
       picture: (media, bytes) => this.receive(media, bytes),
     });
@@ -49,7 +49,7 @@ export class Director {
   close() {
     this.remember();
     clearInterval(this.timer);
-    this.wire.close();
+    this.storySocket.close();
     this.player.close();
   }
 
@@ -58,23 +58,23 @@ export class Director {
   connected(isConnected, why) {
     const wasLost = !this.isConnected && this.story;
     this.isConnected = isConnected;
-    if (!isConnected) this.told.say(why, "lost");
-    else if (wasLost) this.told.say("connected again");
-    this.told.redraw();
+    if (!isConnected) this.handlers.say(why, "lost");
+    else if (wasLost) this.handlers.say("connected again");
+    this.handlers.redraw();
   }
 
   read(message) {
     if (message.type === "story") this.show(message.story);
     else if (message.type === "telemetry") this.telemetry = message;
-    else if (message.type === "notice") this.told.say(message.message, "notice");
+    else if (message.type === "notice") this.handlers.say(message.message, "notice");
     else if (message.type === "take_started") {
       if (this.story) this.story.making = message.making;
       this.lay();
     } else if (message.type === "take_ended") {
       if (message.outcome === "failed" || message.outcome === "discarded") this.player.jump = null;
-      if (message.outcome === "failed") this.told.say("a shot could not be made; its card says why", "error");
+      if (message.outcome === "failed") this.handlers.say("a shot could not be made; its card says why", "error");
     }
-    this.told.redraw();
+    this.handlers.redraw();
   }
 
   receive(media, bytes) {
@@ -116,7 +116,7 @@ export class Director {
     if (!isPlaying && now === this.reported && ++this.numQuiet % 20) return;
     this.numQuiet = 0;
     this.reported = now;
-    this.wire.report("playhead", { at: place, playing: isPlaying, stalls: this.numStalls });
+    this.storySocket.report("playhead", { at: place, playing: isPlaying, stalls: this.numStalls });
     this.remember();
   }
 
@@ -134,13 +134,13 @@ export class Director {
 
   // What a person may do. Each says in one line why not.
 
-  async ask(type, fields, after) {
+  async call(type, fields, after) {
     try {
-      const effect = await this.wire.ask(type, fields);
+      const effect = await this.storySocket.call(type, fields);
       after?.(effect);
       return effect;
     } catch (error) {
-      this.told.say(error.message, "error");
+      this.handlers.say(error.message, "error");
       return null;
     }
   }
@@ -150,10 +150,10 @@ export class Director {
     return this.story.shots[at + 1] ?? null;
   }
 
-  /** Ends the shot that plays, and goes on with a new one or the next; false: there is none. */
+  /** Cuts to a new shot or the next one; false: there is none. */
   async cut(caption) {
     if (!caption && !this.nextShot) {
-      this.told.say("say what comes next, then cut to it");
+      this.handlers.say("say what comes next, then cut to it");
       return false;
     }
     const began = performance.now();
@@ -161,21 +161,21 @@ export class Director {
     this.cutFrom = playing?.take_id ?? null;
     this.chosenShotId = null;
     const shot = caption ? { caption } : null;
-    const effect = await this.ask("cut", { playing, shot });
+    const effect = await this.call("cut", { playing, shot });
     this.cutFrom = null;
     if (!effect?.shot_id) return effect !== null;
     this.player.goOnAt(effect.film_frame, {
       shown: () => {
         this.cutS = (performance.now() - began) / 1000;
-        this.wire.report("cut_shown", { cut_s: this.cutS });
-        this.told.redraw();
+        this.storySocket.report("cut_shown", { cut_s: this.cutS });
+        this.handlers.redraw();
       },
     });
     return true;
   }
 
   addShot(caption) {
-    return this.ask("add_shot", { shot: { caption } }, ({ shot_id: shotId }) => {
+    return this.call("add_shot", { shot: { caption } }, ({ shot_id: shotId }) => {
       // What waits to be asked for is shown with the button that asks.
       if (!this.story.autoplay) this.chosenShotId = shotId;
     });
@@ -183,33 +183,33 @@ export class Director {
 
   retake(shotId) {
     const avoid = this.story.shots.find((shot) => shot.shot_id === shotId)?.take_id;
-    return this.ask("retake", { shot_id: shotId }, ({ film_frame: at }) => this.player.goOnAt(at, { avoid }));
+    return this.call("retake", { shot_id: shotId }, ({ film_frame: at }) => this.player.goOnAt(at, { avoid }));
   }
 
   make(shotId) {
     const avoid = this.story.shots.find((shot) => shot.shot_id === shotId)?.take_id;
-    return this.ask("make_shot", { shot_id: shotId }, ({ film_frame: at }) => this.player.goOnAt(at, { avoid }));
+    return this.call("make_shot", { shot_id: shotId }, ({ film_frame: at }) => this.player.goOnAt(at, { avoid }));
   }
 
   remakeStale() {
     const avoid = this.story.shots.find((shot) => shot.status === "stale")?.take_id;
-    return this.ask("remake_stale", {}, ({ film_frame: at }) => this.player.goOnAt(at, { avoid }));
+    return this.call("remake_stale", {}, ({ film_frame: at }) => this.player.goOnAt(at, { avoid }));
   }
 
   chooseTake(shotId, takeId) {
-    return this.ask("choose_take", { shot_id: shotId, take_id: takeId }, (effect) => this.player.goOnAt(effect.film_frame));
+    return this.call("choose_take", { shot_id: shotId, take_id: takeId }, (effect) => this.player.goOnAt(effect.film_frame));
   }
 
-  /** Undo, redo, or another branch: to where the film differs now, if what was shown is gone. */
+  /** Undo, redo or switch of branch: seeks to the first difference if the shown frame is gone. */
   travel(type, fields = {}) {
     this.chosenShotId = null;
-    return this.ask(type, fields);
+    return this.call(type, fields);
   }
 
   pinHere() {
     const { place } = this.player;
-    if (place) return this.ask("pin", { frame: place });
-    return this.told.say("nothing is on the screen yet that could be pinned");
+    if (place) return this.call("pin", { frame: place });
+    return this.handlers.say("nothing is on the screen yet that could be pinned");
   }
 
   step(numFrames) {
@@ -217,7 +217,7 @@ export class Director {
     this.player.seek(this.player.frame + numFrames);
   }
 
-  /** To the beginning of the shot so many further on. */
+  /** Seeks to the start of the shot `numShots` shots further on. */
   stepShot(numShots) {
     const { segments, frame } = this.player;
     const at = segments.findIndex((segment) => segment === this.playingSegment);
@@ -229,7 +229,7 @@ export class Director {
   }
 }
 
-/** The take that a cut made of one that was finished already: {new: old}. */
+/** The take that a cut shortened: {new: old}. */
 function shortened(old, now, takeId) {
   const shot = old?.shots.find((candidate) => candidate.take_id === takeId);
   const after = shot && now.shots.find((candidate) => candidate.shot_id === shot.shot_id);
