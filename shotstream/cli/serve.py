@@ -1,4 +1,4 @@
-"""`shotstream serve`: the studio, in the browser."""
+"""`shotstream serve`: the studio's web server."""
 
 import errno
 import secrets
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 8720
 _WHY_NOT = {
-    errno.EADDRINUSE: "it is taken; give another --port",
-    errno.EACCES: "this port is for root alone; give another --port, from 1024 on",
+    errno.EADDRINUSE: "it is in use; give another --port",
+    errno.EACCES: "only root may use this port; give another --port, from 1024 on",
 }
 DEFAULT_DATA = Path("~/.local/share/shotstream/studio")
 
@@ -29,46 +29,48 @@ DEFAULT_DATA = Path("~/.local/share/shotstream/studio")
 def serve(
     model: ModelOption = "theatre",
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but loopback needs a token.")
+        str, typer.Option(help="Address to listen on; all but loopback need a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = DEFAULT_PORT,
-    data: Annotated[Path, typer.Option(help="Where stories are kept.")] = DEFAULT_DATA,
-    database: Annotated[
-        str | None, typer.Option(help="SQLAlchemy URL; default: SQLite beside the stories.")
-    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = DEFAULT_PORT,
+    data: Annotated[Path, typer.Option(help="Directory of stories and media.")] = DEFAULT_DATA,
+    database: Annotated[str | None, typer.Option(help="SQLAlchemy URL; default: SQLite in --data.")] = None,
     token: Annotated[
         str | None,
-        typer.Option(envvar="SHOTSTREAM_TOKEN", help="Default: none on loopback, else a new one."),
+        typer.Option(
+            envvar="SHOTSTREAM_TOKEN", help="Access token; default: none on loopback, else a new one."
+        ),
     ] = None,
     stories: Annotated[int, typer.Option(min=1, help="Stories that may be open at the same time.")] = 16,
     look_ahead: Annotated[
-        float, typer.Option(min=1, help="Seconds that a film is made in front of its slowest viewer.")
+        float, typer.Option(min=1, help="Seconds of film generated beyond the slowest viewer.")
     ] = 6.0,
-    quota_gb: Annotated[float, typer.Option(min=0.01, help="Most that all stories may take on disk.")] = 4.0,
+    quota_gb: Annotated[float, typer.Option(min=0.01, help="Maximum size of all stories, GiB.")] = 4.0,
     scale: Annotated[
-        int | None, typer.Option(min=1, max=16, help="Enlargement of the pictures that are sent.")
+        int | None, typer.Option(min=1, max=16, help="Enlargement of the frames that viewers are sent.")
     ] = None,
     preview_decoder: Annotated[
         Path | None,
-        typer.Option(help="TAEHV's file (taew2_1.pth): its pictures are sent while a shot is made (Wan)."),
+        typer.Option(
+            help="TAEHV's file (taew2_1.pth): a fast decoder of the frames that viewers are sent (Wan)."
+        ),
     ] = None,
     root_path: Annotated[
-        str, typer.Option(help="Path under which a proxy shows the studio, such as /studio.")
+        str, typer.Option(help="Path prefix under which a proxy serves the studio, such as /studio.")
     ] = "",
     forwarded_allow_ips: Annotated[
         str,
         typer.Option(
             envvar="FORWARDED_ALLOW_IPS",
-            help="Proxies whose X-Forwarded-... headers are believed: addresses, networks, or *.",
+            help="Proxies whose X-Forwarded-... headers are trusted: addresses, networks, or *.",
         ),
     ] = "127.0.0.1,::1",
     device: DeviceOption = "auto",
     *,
     options: "Options",
 ) -> None:
-    """Direct a film in the browser while it is being made.
+    """Serve a web page in which a film is directed while it is generated.
 
-    Stories are safe on disk; stop the server at any time, and go on later with the same command.
+    Stories are stored on disk. Stop the server at any time, and continue later with the same command.
     """
     console = make_console()
     with bad_input():
@@ -88,7 +90,7 @@ def serve(
             token = secrets.token_urlsafe(24)
         limits = Limits(open_stories=stories, look_ahead_s=look_ahead, quota_bytes=int(quota_gb * 2**30))
         data = at_home(data, "give --data")
-        # What cannot work is told before a large model is loaded.
+        # Errors are reported before a large model is loaded.
         check_data_dir(data)
     with _bound(bind_socket, host, port) as bound:
         with bad_input(), console.status("loading"):
@@ -106,7 +108,7 @@ def serve(
                 limits=limits,
             )
             app = create_app(settings, pipeline, preview)
-        # Who follows the address at once waits for the server instead of being refused.
+        # Listening now: a browser that opens the address at once waits, instead of being refused.
         bound.listen()
         for line in _welcome(host, bound.getsockname()[1], token, root_path, data):
             console.print(line, soft_wrap=True)
@@ -128,7 +130,7 @@ def _bound(bind: "Callable[[str, int], socket.socket]", host: str, port: int) ->
 
 
 def _welcome(host: str, port: int, token: str | None, root_path: str, data: Path) -> Iterator[str]:
-    """The message when the studio has started."""
+    """Yields the lines that are printed when the server is ready."""
     secret = f"?token={quote(token, safe='')}" if token else ""
     everywhere = host in ("", "0.0.0.0", "::")
     own = "127.0.0.1" if everywhere else _shown(host)
@@ -145,7 +147,7 @@ def _shown(host: str) -> str:
 
 
 def _address() -> str:
-    """The address by which this machine is most likely reached; nothing is sent to find it."""
+    """Returns the address under which other machines most likely reach this one; sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))

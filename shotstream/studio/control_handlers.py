@@ -16,6 +16,7 @@ from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
 from shotstream.studio.media_store import CorruptTakeError
 from shotstream.studio.open_story import OpenStory
+from shotstream.studio.schedule import index_after_job, next_index
 from shotstream.studio.schemas.state import Effect, NewShot, Place
 from shotstream.studio.schemas.viewer_messages import (
     AddShot,
@@ -235,7 +236,7 @@ def handle_stop(control: Stop, story: OpenStory) -> Effect:
     del control
     job = story.job
     if job is None or job.num_made == 0:
-        index = story.next_index()
+        index = next_index(story)
         story.history.set_queue(autoplay=False, queue={})
         story.discard_job()
         story.mark_changed()
@@ -427,7 +428,7 @@ def _effect_at_shot(story: OpenStory, shot_id: str) -> Effect:
 
 
 def _effect_at_next(story: OpenStory) -> Effect:
-    index = story.index_after_job()
+    index = index_after_job(story)
     return _effect_at(story, len(story.shot_list.shots) if index is None else index)
 
 

@@ -1,10 +1,10 @@
-"""An open story: its viewers, the take that is being generated, and the rules of what is generated next.
+"""An open story: its viewers, the take that is being generated, its commits and repairs.
 
-Used by the worker's thread alone. control_handlers.py carries out controls; story_state.py builds the state
-that viewers are sent. A job whose inputs have changed is discarded and, if its shot is still wanted, started
-again. Viewers are told that a take is finished only after it is committed. While disk or database cannot be
-written, a complete take waits, and storing it is tried again. A corrupt take is repaired before it conditions
-a shot.
+Used by the worker's thread alone. control_handlers.py carries out controls, schedule.py chooses the next
+shot, and story_state.py builds the state that viewers are sent. A job whose inputs have changed is discarded
+and, if its shot is still wanted, started again. Viewers are told that a take is finished only after it is
+committed. While disk or database cannot be written, a complete take waits, and storing it is tried again. A
+corrupt take is repaired before it conditions a shot.
 """
 
 import logging
@@ -17,9 +17,9 @@ from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from shotstream.streaming.noise import shot_seed
+from shotstream.studio import schedule
 from shotstream.studio.app_context import AppContext
-from shotstream.studio.context_cache import ContextCache, plan_context
+from shotstream.studio.context_cache import ContextCache
 from shotstream.studio.history import History, QueuedTake
 from shotstream.studio.media_store import CorruptTakeError
 from shotstream.studio.repair import UnrecoverableTakeError, repair_take
@@ -31,7 +31,7 @@ from shotstream.studio.shot_list import ShotList, start_frames
 from shotstream.studio.storage_errors import explain_failure, is_storage_failure, one_line_reason
 from shotstream.studio.story_state import job_state, story_state
 from shotstream.studio.story_store import StoredStory
-from shotstream.studio.take_job import EncodedChunk, TakeJob, TakeRequest
+from shotstream.studio.take_job import EncodedChunk, TakeJob
 from shotstream.studio.take_record import TakeRecord
 from shotstream.studio.viewer import Viewer
 
@@ -116,8 +116,8 @@ class OpenStory:
         take_id = self.current_take_id(place.take_id)
         if job is not None and take_id == job.take_id:
             return starts[job.request.index] + min(place.frame_index, job.num_frames)
-        for index, card in enumerate(self.shot_list.shots):
-            if card.take_id == take_id:
+        for index, shot in enumerate(self.shot_list.shots):
+            if shot.take_id == take_id:
                 return min(starts[index] + place.frame_index, starts[index + 1])
         return None
 
@@ -155,42 +155,12 @@ class OpenStory:
             return "generating"
         if not self.viewers:
             return "paused"
-        index = self.next_index()
+        index = schedule.next_index(self)
         if index is None:
             return "idle"
         if self.job is None and self.app.is_quota_reached():
             return "full"
-        return "generating" if self._counted_look_ahead(index, now_s) < self._max_look_ahead() else "ahead"
-
-    def next_index(self) -> int | None:
-        """Returns the index of the shot that is generated now, or next; None if there is none."""
-        return self.index_after_job() if self.job is None else self.job.request.index
-
-    def index_after_job(self) -> int | None:
-        """Returns the index of the shot that is generated after the running job; None if there is none.
-
-        Autoplay stops at a shot that has failed. Queued shots after it are generated all the same.
-        """
-        own = None if self.job is None else self.job.request.shot_id
-        plays_on = self.history.autoplay
-        for index, card in enumerate(self.shot_list.shots):
-            if card.shot_id == own:
-                continue
-            if card.shot_id in self.history.queue:
-                return index
-            if plays_on and card.take_id is None:
-                if card.shot_id not in self.failures:
-                    return index
-                plays_on = False
-        return None
-
-    def look_ahead(self, now_s: float) -> int:
-        """Returns the number of frames generated beyond the slowest viewer's playback position."""
-        starts = start_frames(self.shot_list, self.history.takes)
-        made = starts[-1]
-        if self.job is not None:
-            made = starts[self.job.request.index] + self.job.num_frames
-        return max(0, made - self._slowest_playhead(now_s)) if self.viewers else 0
+        return "ahead" if schedule.is_far_ahead(self, index, now_s) else "generating"
 
     def make_chunk(self) -> None:
         """Generates one chunk; starts a job if none is running, and finishes it with its last chunk."""
@@ -255,14 +225,14 @@ class OpenStory:
         index = shot_list.index_of(record.shot_id)
         assert index is not None
         queued = self.history.queue.get(record.shot_id)
-        card = replace(shot_list.shots[index], take_id=record.take_id, caption=record.caption)
+        shot = replace(shot_list.shots[index], take_id=record.take_id, caption=record.caption)
         if queued is not None and queued.num_chunks is not None:
-            card = replace(card, num_chunks=queued.num_chunks)
+            shot = replace(shot, num_chunks=queued.num_chunks)
         if queued is not None and queued.seed is not None:
-            card = replace(card, seed=queued.seed)
+            shot = replace(shot, seed=queued.seed)
         if record.was_cut:
-            card = replace(card, num_chunks=record.num_chunks)
-        return shot_list.with_shot(card)
+            shot = replace(shot, num_chunks=record.num_chunks)
+        return shot_list.with_shot(shot)
 
     def repair_take(self, take_id: str) -> None:
         """Queues a repair of a corrupt take. Repairs come before generation."""
@@ -362,7 +332,8 @@ class OpenStory:
         request = self.job.request
         if (
             index is None
-            or replace(self._take_request(index), pins=request.pins, context=request.context) != request
+            or replace(schedule.take_request(self, index), pins=request.pins, context=request.context)
+            != request
         ):
             self.discard_job()
 
@@ -383,7 +354,7 @@ class OpenStory:
             fps=round(sum(frames for _, frames in self._recent_chunks) / _FPS_WINDOW_S, 1),
             num_generating=num_generating,
             queue_position=queue_position,
-            look_ahead_s=round(self.look_ahead(now_s) / fps, 1),
+            look_ahead_s=round(schedule.look_ahead(self, now_s) / fps, 1),
             first_chunk_s=None if self._first_chunk_s is None else round(self._first_chunk_s, 3),
             num_viewers=len(self.viewers),
         )
@@ -394,9 +365,9 @@ class OpenStory:
 
     def _start_job(self) -> TakeJob | None:
         """Starts the next job; None if it cannot start now, for example while a take needs a repair."""
-        index = self.next_index()
+        index = schedule.next_index(self)
         assert index is not None, "called only while there is something to generate"
-        request = self._take_request(index)
+        request = schedule.take_request(self, index)
         self.failures.pop(request.shot_id, None)
         try:
             job = TakeJob(self.app, request, self.cache, self.history.takes)
@@ -440,7 +411,7 @@ class OpenStory:
             _log.error("story %s, take %s: %s", self.story_id, take_id, error)
             self.app.unrecoverable_takes[take_id] = message
             self.send(Notice(code="storage", message=message))
-            index = self.next_index()
+            index = schedule.next_index(self)
             if index is not None and take_id in self.shot_list.film(index):
                 self._fail_shot(self.shot_list.shots[index].shot_id, message)
         except (OSError, SQLAlchemyError) as error:
@@ -472,50 +443,8 @@ class OpenStory:
                 if self.app.store.get_take(self.story_id, take.take_id) is None:
                     self.app.media.delete_take(self.story_id, take.take_id)
 
-    def _take_request(self, index: int) -> TakeRequest:
-        card = self.shot_list.shots[index]
-        queued = self.history.queue.get(card.shot_id) or QueuedTake(shot_id=card.shot_id)
-        seed = card.seed if queued.seed is None else queued.seed
-        if seed is None and card.take_id is not None:
-            seed = self.history.takes[card.take_id].seed
-        return TakeRequest(
-            shot_id=card.shot_id,
-            index=index,
-            caption=queued.caption or card.caption,
-            global_caption=self.shot_list.global_caption,
-            seed=shot_seed(self.history.seed, index) if seed is None else seed,
-            num_chunks=queued.num_chunks or card.num_chunks or self.app.pipeline.num_chunks,
-            before=self.shot_list.film(index),
-            pins=self.shot_list.pins_before(index),
-            context=plan_context(
-                self.app,
-                self.cache,
-                self.shot_list,
-                index,
-                self.history.takes,
-                queued.caption or card.caption,
-            ),
-        )
-
     def _queue_without(self, shot_id: str) -> dict[str, QueuedTake]:
         return {key: queued for key, queued in self.history.queue.items() if key != shot_id}
-
-    def _max_look_ahead(self) -> int:
-        return round(self.app.limits.look_ahead_s * self.app.pipeline.fps)
-
-    def _counted_look_ahead(self, index: int, now_s: float) -> int:
-        """Returns the look-ahead that counts against the limit: of a queued shot at most its own frames."""
-        ahead = self.look_ahead(now_s)
-        card = self.shot_list.shots[index]
-        if card.shot_id in self.history.queue:
-            return min(ahead, self.job.num_frames if self.job is not None else 0)
-        return ahead
-
-    def _slowest_playhead(self, now_s: float) -> int:
-        silent_s = self.app.limits.silent_s
-        viewers = [s for s in self.viewers.values() if s.reported_s > now_s - silent_s]
-        viewers = viewers or list(self.viewers.values())
-        return min(viewer.playhead_frame for viewer in [s for s in viewers if s.is_playing] or viewers)
 
     def _send_chunk(self, job: TakeJob, chunk: EncodedChunk, viewers: Sequence[Viewer]) -> None:
         media = Media(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from shotstream.streaming.context_sampling import max_pins
 from shotstream.studio.context_cache import plan_context
+from shotstream.studio.schedule import next_index
 from shotstream.studio.schemas.state import (
     BranchState,
     ContextFrame,
@@ -124,7 +125,7 @@ def job_state(story: "OpenStory", job: TakeJob) -> Making:
 def _memory(story: "OpenStory") -> tuple[ContextFrame, ...]:
     if story.job is not None:
         return _frames(story, story.job.request.context)
-    index = story.next_index()
+    index = next_index(story)
     index = len(story.shot_list.shots) if index is None else index
     caption = story.shot_list.shots[index].caption if index < len(story.shot_list.shots) else ""
     takes = story.history.takes

@@ -33,7 +33,7 @@ def test_an_address_that_is_taken_is_told_before_anything_is_loaded(
         code, said = told(capsys, "--port", str(port), "--data", str(tmp_path), "--model", "no-such-model")
     assert (code, said) == (
         1,
-        f"shotstream: cannot listen on 127.0.0.1:{port}: it is taken; give another --port\n",
+        f"shotstream: cannot listen on 127.0.0.1:{port}: it is in use; give another --port\n",
     )
 
 

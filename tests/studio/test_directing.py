@@ -308,10 +308,10 @@ def test_nothing_is_made_while_nobody_watches_and_the_take_comes_out_the_same(st
 def test_stories_take_turns_chunk_by_chunk(stage: Stage) -> None:
     other = stage.create_story(3)
     stage.manager.add_viewer(other, NOBODY, Inbox())
-    rooms = [stage.open_story, stage.manager._stories[other]]
+    open_stories = [stage.open_story, stage.manager._stories[other]]
     for turn in range(1, 9):
         assert stage.manager.make_next_chunk()
-        made = [room.app and len(room._recent_chunks) for room in rooms]
+        made = [open_story.app and len(open_story._recent_chunks) for open_story in open_stories]
         assert abs(made[0] - made[1]) <= 1 and sum(made) == turn
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shotstream.studio.limits import Limits
+from shotstream.studio.schedule import look_ahead, next_index
 from shotstream.studio.schemas.server_messages import Telemetry
 from shotstream.studio.schemas.viewer_messages import FROM_VIEWER
 from shotstream.studio.shot_list import ShotEntry, ShotList, first_difference
@@ -24,10 +25,10 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 def test_a_viewer_is_where_the_film_shows_what_it_sees(stage: Stage) -> None:
     """Never past the end of what it looks at; a take that the film has not leaves it where it was."""
     stage.run(3)
-    first, making = stage.film()[0], stage.story.making
-    assert making is not None and stage.viewer.playhead_frame == 0
+    first, job = stage.film()[0], stage.story.making
+    assert job is not None and stage.viewer.playhead_frame == 0
     places = [(first, 0, 0), (first, 20, 20), (first, 1000, 21)]
-    places += [(making.take_id, 0, 21), (making.take_id, 8, 29), (making.take_id, 1000, 21 + 9)]
+    places += [(job.take_id, 0, 21), (job.take_id, 8, 29), (job.take_id, 1000, 21 + 9)]
     for take_id, frame_index, film_frame in places:
         stage.report_playhead(take_id, frame_index)
         assert stage.viewer.playhead_frame == film_frame, (take_id, frame_index)
@@ -59,24 +60,24 @@ def test_the_slowest_of_those_who_play_and_report_is_waited_for(stage: Stage) ->
     stage.report_playhead(first, 12)
     stage.report_playhead(first, 5, viewer=paused, playing=False)
     stage.report_playhead(first, 2, viewer=silent)
-    assert stage.open_story.look_ahead(now_s) == length - 2
+    assert look_ahead(stage.open_story, now_s) == length - 2
     silent.reported_s -= stage.app.limits.silent_s + 1
-    assert stage.open_story.look_ahead(now_s) == length - 12
+    assert look_ahead(stage.open_story, now_s) == length - 12
     stage.viewer.is_playing = False
-    assert stage.open_story.look_ahead(now_s) == length - 5, "both pause"
+    assert look_ahead(stage.open_story, now_s) == length - 5, "both pause"
     stage.viewer.reported_s = paused.reported_s = silent.reported_s
-    assert stage.open_story.look_ahead(now_s) == length - 2, "all are silent, and one of them played"
+    assert look_ahead(stage.open_story, now_s) == length - 2, "all are silent, and one of them played"
     silent.is_playing = False
     silent.playhead_frame = length + 100
     stage.viewer.playhead_frame = paused.playhead_frame = length + 50
-    assert stage.open_story.look_ahead(now_s) == 0
+    assert look_ahead(stage.open_story, now_s) == 0
 
 
 def test_a_shot_that_was_asked_for_by_name_is_made_however_far_the_film_is(tmp_path: Path) -> None:
     """And is itself made no further ahead than any other."""
     stage = Stage(tmp_path, limits=Limits(look_ahead_s=2.0))
     stage.run()
-    ahead = stage.open_story.look_ahead(time.monotonic())
+    ahead = look_ahead(stage.open_story, time.monotonic())
     assert ahead >= 24 and stage.open_story.state(time.monotonic()) == "ahead"
     last = stage.story.shots[2].shot_id
     stage.control("edit_shot", shot_id=last, num_chunks=8)
@@ -85,23 +86,23 @@ def test_a_shot_that_was_asked_for_by_name_is_made_however_far_the_film_is(tmp_p
             stage.control("make_shot", shot_id=shot.shot_id)
     stage.control("make_shot", shot_id=last)
     stage.run()
-    making = stage.open_story.job
-    assert making is not None and making.request.shot_id == last
-    assert (making.num_made, making.num_frames) == (3, 33), "two seconds are 24 frames, and the next chunk"
+    job = stage.open_story.job
+    assert job is not None and job.request.shot_id == last
+    assert (job.num_made, job.num_frames) == (3, 33), "two seconds are 24 frames, and the next chunk"
     stage.close()
 
 
 def test_what_is_told_of_the_making_is_so_and_told_when_it_changes(stage: Stage) -> None:
-    room, now_s = stage.open_story, time.monotonic()
+    open_story, now_s = stage.open_story, time.monotonic()
     stage.report_playhead(None, 0)
     stage.run(2)
     stage.report_playhead(stage.film()[0], 9)
-    room._recent_chunks.clear()
-    room._recent_chunks.extend([(now_s - 5.5, 1000), (now_s - 4.5, 9), (now_s, 12)])
-    room._first_chunk_s = 0.12345
+    open_story._recent_chunks.clear()
+    open_story._recent_chunks.extend([(now_s - 5.5, 1000), (now_s - 4.5, 9), (now_s, 12)])
+    open_story._first_chunk_s = 0.12345
     told: list[Any] = []
     for count in (2, 2, 3):
-        room.send_telemetry(now_s, count, 1)
+        open_story.send_telemetry(now_s, count, 1)
         told.append(stage.inbox.of(Telemetry))
     assert [len(one) for one in told] == [1, 1, 2]
     assert told[0][0] == Telemetry(
@@ -110,7 +111,7 @@ def test_what_is_told_of_the_making_is_so_and_told_when_it_changes(stage: Stage)
     )  # fmt: skip
     late = Inbox()
     stage.add_viewer(late)
-    room.send_telemetry(now_s, 3, 1)
+    open_story.send_telemetry(now_s, 3, 1)
     assert [one.num_viewers for one in (late.of(Telemetry)[-1], stage.inbox.of(Telemetry)[-1])] == [2, 2]
 
 
@@ -127,9 +128,9 @@ def test_of_several_stories_each_is_told_its_place(stage: Stage) -> None:
 def test_a_shot_that_failed_holds_up_what_would_follow_by_itself_and_nothing_else(stage: Stage) -> None:
     shots = [shot.shot_id for shot in stage.story.shots]
     stage.open_story.failures[shots[0]] = "odd"
-    assert stage.open_story.next_index() is None and stage.run() == 0
+    assert next_index(stage.open_story) is None and stage.run() == 0
     stage.control("make_shot", shot_id=shots[1])
-    assert stage.open_story.next_index() == 0, "it was asked for, and what it looks at before it"
+    assert next_index(stage.open_story) == 0, "it was asked for, and what it looks at before it"
 
 
 CARDS = tuple(ShotEntry(shot_id=letter * 16, caption=letter) for letter in "abc")

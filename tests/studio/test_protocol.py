@@ -117,10 +117,10 @@ def test_who_comes_is_told_hello_then_notices_then_the_story_then_what_is_being_
     filmed.control("make_shot", shot_id=filmed.story.shots[3].shot_id)
     filmed.run(1)
     inbox = Inbox()
-    seat = filmed.add_viewer(inbox)
+    viewer = filmed.add_viewer(inbox)
     assert [type(message) for message in inbox.messages] == [Hello, Notice, Story, TakeStarted, Media]
     assert inbox.messages[1].code == "weights_changed"
-    filmed.manager.remove_viewer(filmed.story_id, seat.viewer_id)
+    filmed.manager.remove_viewer(filmed.story_id, viewer.viewer_id)
     takes[first] = own
     filmed.open_story.history.set_queue(queue={})
     filmed.open_story.discard_job()
@@ -178,17 +178,17 @@ def test_a_take_in_the_making_is_dropped_when_everybody_has_been_away_for_a_whil
     assert Limits().linger_s == 20
     stage = Stage(tmp_path)
     stage.run(1)
-    room, making = stage.open_story, stage.open_story.job
-    assert making is not None
+    open_story, job = stage.open_story, stage.open_story.job
+    assert job is not None
     stage.manager.remove_viewer(stage.story_id, stage.viewer.viewer_id)
     stage.manager._telemetry_s = -1e9
     stage.manager.do_housekeeping()
-    assert room.job is making, "a page can be reloaded"
-    assert room.empty_since_s is not None
-    room.empty_since_s -= 21
+    assert open_story.job is job, "a page can be reloaded"
+    assert open_story.empty_since_s is not None
+    open_story.empty_since_s -= 21
     stage.manager._telemetry_s = -1e9
     stage.manager.do_housekeeping()
-    assert room.job is None
+    assert open_story.job is None
     stage.close()
 
 
