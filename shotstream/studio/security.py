@@ -119,8 +119,8 @@ class SecurityMiddleware:
         is_safe = scope["method"] in _SAFE_METHODS
         if _is_foreign_fetch(headers) or not (is_safe or _is_own_origin(scope, headers)):
             own = f"{_scheme(scope)}://{headers.get('host', '')}"
-            told = _OTHER_SITE.format(origin=headers.get("origin", "another site")[:200], own=own[:200])
-            return _refused(403, "refused", told, headers)
+            message = _OTHER_SITE.format(origin=headers.get("origin", "another site")[:200], own=own[:200])
+            return _refused(403, "refused", message, headers)
         if self._token is not None and path not in OPEN_PATHS:
             refusal = self._without_token(scope, headers, path)
             if refusal is not None:
@@ -279,8 +279,8 @@ async def _read_body(receive: Receive, limits: Limits) -> "bytes | ASGIApp":
         with anyio.move_on_after(end_s - time.monotonic()):
             message = await receive()
         if message is None:
-            told = f"the body was not here within {limits.body_s:g} s"
-            return _plain(408, "refused", told, {"connection": "close"})
+            reason = f"the body did not arrive within {limits.body_s:g} s"
+            return _plain(408, "refused", reason, {"connection": "close"})
         if message["type"] == "http.disconnect":
             return _plain(400, "malformed", "the body was broken off")
         body += message.get("body", b"")

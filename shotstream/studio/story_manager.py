@@ -39,8 +39,8 @@ class StoryManager:
     def __init__(self, app: AppContext) -> None:
         self.app = app
         self.model = _model_state(app)
-        told = asdict(app.limits)
-        self.limits = LimitsState(**{name: told[name] for name in LimitsState.model_fields})
+        limits = asdict(app.limits)
+        self.limits = LimitsState(**{name: limits[name] for name in LimitsState.model_fields})
         # In the order in which they generate next.
         self._stories: dict[str, OpenStory] = {}
         self._telemetry_s = 0.0

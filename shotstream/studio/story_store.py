@@ -184,21 +184,7 @@ class StoryStore(Database):
             row.updated_at, row.autoplay, row.branch_id = utc_now(), autoplay, branch.branch_id
             row.number = _next_number(session)
             row.wanted = list(wanted)
-            known = session.get(BranchRow, branch.branch_id)
-            if known is None:
-                session.add(
-                    BranchRow(
-                        branch_id=branch.branch_id,
-                        story_id=story_id,
-                        created_at=utc_now(),
-                        number=_next_number(session, BranchRow, story_id),
-                        name=branch.name,
-                        head_id=branch.head_id,
-                        tip_id=branch.tip_id,
-                    )
-                )
-            else:
-                known.head_id, known.tip_id = branch.head_id, branch.tip_id
+            _save_branch(session, story_id, branch)
             grown = 0
             if step is not None:
                 added = _step_row(story_id, step, _next_number(session, StepRow, story_id))
@@ -265,6 +251,24 @@ def _next_number(
     if table is not None:
         highest = highest.where(table.story_id == story_id)
     return int(session.scalar(highest) or 0) + 1
+
+
+def _save_branch(session: Session, story_id: str, branch: StoredBranch) -> None:
+    known = session.get(BranchRow, branch.branch_id)
+    if known is not None:
+        known.head_id, known.tip_id = branch.head_id, branch.tip_id
+        return
+    session.add(
+        BranchRow(
+            branch_id=branch.branch_id,
+            story_id=story_id,
+            created_at=utc_now(),
+            number=_next_number(session, BranchRow, story_id),
+            name=branch.name,
+            head_id=branch.head_id,
+            tip_id=branch.tip_id,
+        )
+    )
 
 
 def _prune_history(session: Session, story_id: str, limit: HistoryLimit) -> int:

@@ -183,7 +183,7 @@ def test_what_is_refused_is_said_in_one_line(seen: Seen) -> None:
     seen.begin("fox-and-owl")
     seen.page.fill("input[inputmode=numeric]", "99999999999999999999")
     seen.page.keyboard.press("Enter")
-    seen.until(lambda: "seed: allowed are the whole numbers" in seen.line)
+    seen.until(lambda: "seed: a seed is a whole number" in seen.line)
     seen.page.fill("#next-shot", "A dragon reads.")
     seen.until(lambda: "dragon, reads" in seen.page.text_content("#advice"))
     seen.press("?")

@@ -27,7 +27,7 @@ def _check_text(text: str) -> str:
 
 def _check_seed(text: str) -> str:
     if not (text.isascii() and text.isdigit() and len(text) <= _SEED_DIGITS and int(text) <= MAX_SEED):
-        raise ValueError(f"a seed is a whole number from 0 to {MAX_SEED}, as text")
+        raise ValueError(f"a seed is a whole number from 0 to {MAX_SEED}")
     return text
 
 
