@@ -39,11 +39,11 @@ _EXAMPLES = (
 def list_stories(store: StoryStore) -> list[StorySummary]:
     """Returns a summary of each story, the most recently changed first."""
     found: list[StorySummary] = []
-    for story in store.all_stories():
+    for story in store.load_stories():
         branch = next(branch for branch in story.branches if branch.branch_id == story.branch_id)
         shot_list = store.get_step(branch.head_id).shot_list
         takes = {take.take_id: take for take in story.takes}
-        film = [takes[take_id] for take_id in shot_list.film()]
+        film = [takes[take_id] for take_id in shot_list.take_ids()]
         found.append(
             StorySummary(
                 story_id=story.story_id,
@@ -83,12 +83,12 @@ def caption_suggestions(pipeline: StreamingPipeline) -> Suggestions:
     return Suggestions(
         species=SPECIES,
         colours=COLOURS,
-        places=_firsts(PLACE_PHRASES.values()),
-        times=_firsts(TIME_PHRASES.values()),
-        framings=_firsts(FRAMING_PHRASES.values()),
-        actions=_firsts(ACTION_PHRASES.values()),
-        spots=_firsts(SPOT_PHRASES.values()),
-        cameras=_firsts(CAMERA_PHRASES.values()),
+        places=_first_phrases(PLACE_PHRASES.values()),
+        times=_first_phrases(TIME_PHRASES.values()),
+        framings=_first_phrases(FRAMING_PHRASES.values()),
+        actions=_first_phrases(ACTION_PHRASES.values()),
+        spots=_first_phrases(SPOT_PHRASES.values()),
+        cameras=_first_phrases(CAMERA_PHRASES.values()),
         held_out=tuple(sorted(HELD_OUT)),
         words=tuple(word for word in vocabulary() if word[0].isalpha()),
         examples=_EXAMPLES,
@@ -130,5 +130,5 @@ def _data_url(pixels: UInt8[np.ndarray, "h w channels"]) -> str:
     return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def _firsts(meanings: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+def _first_phrases(meanings: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(next(filter(None, phrases)) for phrases in meanings if any(phrases))

@@ -99,7 +99,7 @@ def plan_context(
     caption: str,
 ) -> tuple[ContextFrameRecord, ...]:
     """Returns the frames that condition a shot with `caption` at `index`, oldest shot first."""
-    film = shot_list.film(index)
+    film = shot_list.take_ids(index)
     if not film:
         return ()
     pipeline = app.pipeline

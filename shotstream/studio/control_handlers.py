@@ -305,7 +305,7 @@ def handle_branch(control: Branch, story: OpenStory) -> Effect:
 def handle_switch_branch(control: SwitchBranch, story: OpenStory) -> Effect:
     if control.branch_id not in story.history.branches:
         raise ApiError("not_found", "this story has no such branch")
-    return _switch_shot_list(story, lambda: story.history.switch(control.branch_id))
+    return _switch_shot_list(story, lambda: story.history.switch_branch(control.branch_id))
 
 
 @apply_control.register
@@ -314,7 +314,7 @@ def handle_pin(control: Pin, story: OpenStory) -> Effect:
     most = max_pins(pipeline.config.context_policy, pipeline.context_budget)
     if len(shot_list.pins) >= most:
         raise ApiError("limit", f"at most {most} frames can be pinned; unpin one first")
-    if frame.take_id not in shot_list.film():
+    if frame.take_id not in shot_list.take_ids():
         raise ApiError("not_found", "the film has no such take")
     if frame.frame_index >= story.history.takes[frame.take_id].num_frames:
         raise ApiError("not_found", "that take has no such frame")

@@ -63,7 +63,7 @@ class DataDir:
         known, present = store.take_ids(), media.take_ids()
         if ours is None or ours != theirs:
             if (known or present) and not known & present:
-                raise StorageError(self._disagreement(theirs, len(known), len(present)))
+                raise StorageError(self._mismatch_message(theirs, len(known), len(present)))
             # With nothing to lose both get a new id, so that no other database or directory has the same one.
             ours = (theirs or ours or new_id()) if known else new_id()
             store.set_folder_id(ours)
@@ -108,7 +108,7 @@ class DataDir:
             return None
         return self._id_file.read_text(encoding="ascii", errors="replace").strip() or None
 
-    def _disagreement(self, theirs: str | None, num_known: int, num_present: int) -> str:
+    def _mismatch_message(self, theirs: str | None, num_known: int, num_present: int) -> str:
         root = self._root
         parts = [
             f"this database does not belong to the data directory {root}; nothing was changed or deleted"

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.app_context import AppContext
 from shotstream.studio.download import DownloadResponse
-from shotstream.studio.exports import Exporter
+from shotstream.studio.exporter import Exporter
 from shotstream.studio.media_store import CorruptTakeError
 from shotstream.studio.storage_errors import explain_failure
 from shotstream.studio.take_record import TakeRecord
@@ -38,7 +38,7 @@ class Backend:
         self._exports_dir = exports_dir
         self._num_exporting = self._num_files = 0
 
-    async def repair_take(self, story_id: str, damage: CorruptTakeError) -> ApiError:
+    async def start_repair(self, story_id: str, damage: CorruptTakeError) -> ApiError:
         """Starts the repair of a corrupt take, and returns the error for whoever requested it."""
         await self.worker.call(lambda manager: manager.repair_take(story_id, damage.take_id))
         return ApiError("busy", "the files of this take are damaged and are being repaired; try again soon")
@@ -99,7 +99,7 @@ class Backend:
         except BaseException as error:
             ended()
             if isinstance(error, CorruptTakeError):
-                raise await self.repair_take(story_id, error) from error
+                raise await self.start_repair(story_id, error) from error
             if isinstance(error, OSError):
                 raise ApiError(
                     "storage", f"the export cannot be written: {explain_failure(error)}"

@@ -127,7 +127,7 @@ class History:
         self._save(branch, {}, autoplay=False, step=step)
         self._step, self._redo_stack = step, []
 
-    def switch(self, branch_id: str) -> None:
+    def switch_branch(self, branch_id: str) -> None:
         """Shows another branch, empties the queue and turns autoplay off."""
         branch = self.branches.get(branch_id)
         if branch is None:

@@ -123,7 +123,7 @@ class OpenStory:
 
     def current_take_id(self, take_id: str) -> str:
         """Returns the id of the take that replaced a take after cuts; `take_id` itself if none did."""
-        film = self.shot_list.film()
+        film = self.shot_list.take_ids()
         while take_id not in film and take_id in self.replaced_takes:
             take_id = self.replaced_takes[take_id]
         return take_id
@@ -412,7 +412,7 @@ class OpenStory:
             self.app.unrecoverable_takes[take_id] = message
             self.send(Notice(code="storage", message=message))
             index = schedule.next_index(self)
-            if index is not None and take_id in self.shot_list.film(index):
+            if index is not None and take_id in self.shot_list.take_ids(index):
                 self._fail_shot(self.shot_list.shots[index].shot_id, message)
         except (OSError, SQLAlchemyError) as error:
             self._repair = None

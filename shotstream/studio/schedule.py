@@ -78,7 +78,7 @@ def take_request(story: "OpenStory", index: int) -> TakeRequest:
         global_caption=story.shot_list.global_caption,
         seed=shot_seed(story.history.seed, index) if seed is None else seed,
         num_chunks=queued.num_chunks or shot.num_chunks or story.app.pipeline.num_chunks,
-        before=story.shot_list.film(index),
+        before=story.shot_list.take_ids(index),
         pins=story.shot_list.pins_before(index),
         context=plan_context(
             story.app,

@@ -82,13 +82,13 @@ class SecurityMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Calls the app, or answers a request that has no access."""
         if scope["type"] == "websocket":
-            scope[SOCKET_REFUSAL] = self._why_no_socket(scope, Headers(scope=scope))
+            scope[SOCKET_REFUSAL] = self._check_socket(scope, Headers(scope=scope))
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(scope, Headers(scope=scope))
+        refusal = self._check_request(scope, Headers(scope=scope))
         if refusal is None:
             body = await _read_body(receive, self._limits)
             if isinstance(body, bytes):
@@ -103,7 +103,7 @@ class SecurityMiddleware:
             refusal = body
         await refusal(scope, receive, send)
 
-    def _why_no_socket(self, scope: Scope, headers: Headers) -> str:
+    def _check_socket(self, scope: Scope, headers: Headers) -> str:
         if not self._is_known_host(headers):
             return "open the studio by the address that it printed, or start it with a token"
         if not _is_own_origin(scope, headers):
@@ -112,7 +112,7 @@ class SecurityMiddleware:
             return "no token"
         return ""
 
-    def _refusal(self, scope: Scope, headers: Headers) -> "ASGIApp | None":
+    def _check_request(self, scope: Scope, headers: Headers) -> "ASGIApp | None":
         path = path_in_app(scope)
         if not self._is_known_host(headers):
             return _refused(403, "refused", _LOOPBACK_ONLY, headers)
@@ -122,7 +122,7 @@ class SecurityMiddleware:
             message = _OTHER_SITE.format(origin=headers.get("origin", "another site")[:200], own=own[:200])
             return _refused(403, "refused", message, headers)
         if self._token is not None and path not in OPEN_PATHS:
-            refusal = self._without_token(scope, headers, path)
+            refusal = self._check_token(scope, headers, path)
             if refusal is not None:
                 return refusal
         length = headers.get("content-length", "0")
@@ -132,7 +132,7 @@ class SecurityMiddleware:
             return _drain_and_refuse(self._limits)
         return None
 
-    def _without_token(self, scope: Scope, headers: Headers, path: str) -> "ASGIApp | None":
+    def _check_token(self, scope: Scope, headers: Headers, path: str) -> "ASGIApp | None":
         """Returns the redirect after a login, or the refusal; None: the request has token or cookie."""
         assert self._token is not None
         given: dict[str, list[str]] = {}

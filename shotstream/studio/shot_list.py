@@ -74,13 +74,13 @@ class ShotList:
             self, shots=tuple(shot if other.shot_id == shot.shot_id else other for other in self.shots)
         )
 
-    def film(self, before: int | None = None) -> tuple[str, ...]:
+    def take_ids(self, before: int | None = None) -> tuple[str, ...]:
         """Returns the ids of the chosen takes, in order: of all shots, or of those before index `before`."""
         return tuple(shot.take_id for shot in self.shots[:before] if shot.take_id is not None)
 
     def pins_before(self, index: int) -> tuple[PinnedFrame, ...]:
         """Returns the pins that condition a shot at `index`, in the order of pinning."""
-        film = self.film(index)
+        film = self.take_ids(index)
         return tuple(pin for pin in self.pins if pin.take_id in film)
 
 
@@ -93,7 +93,7 @@ def stale_reasons(
         return ()
     take = takes[shot.take_id]
     reasons: list[StaleReason] = []
-    if take.before != shot_list.film(index):
+    if take.before != shot_list.take_ids(index):
         reasons.append("context")
     if take.caption != shot.caption:
         reasons.append("caption")

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from shotstream.studio import control_handlers
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.app_context import AppContext
-from shotstream.studio.exports import FilmSnapshot
+from shotstream.studio.exporter import FilmSnapshot
 from shotstream.studio.ids import new_id
 from shotstream.studio.open_story import OpenStory
 from shotstream.studio.schemas.server_messages import Done, Error, Hello, Notice

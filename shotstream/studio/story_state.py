@@ -27,7 +27,7 @@ def story_state(story: "OpenStory") -> StoryState:
     """Returns the complete state of a story."""
     history, shot_list = story.history, story.shot_list
     pipeline = story.app.pipeline
-    film = shot_list.film()
+    film = shot_list.take_ids()
     return StoryState(
         story_id=story.story_id,
         revision=story.revision,

@@ -140,7 +140,7 @@ class StoryStore(Database):
             row = session.get(StoryRow, story_id)
             return None if row is None else _stored_story(session, row)
 
-    def all_stories(self) -> list[StoredStory]:
+    def load_stories(self) -> list[StoredStory]:
         """Returns all stories, the most recently changed first."""
         with Session(self._engine) as session:
             rows = session.scalars(select(StoryRow).order_by(StoryRow.number.desc())).all()

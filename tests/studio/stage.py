@@ -74,7 +74,7 @@ class Stage:
             preview,
         )
         self.manager = StoryManager(self.app)
-        known = self.store.all_stories()
+        known = self.store.load_stories()
         self.story_id = known[-1].story_id if known else self.create_story(num_shots)
         self.inbox = Inbox()
         self.viewer = self.add_viewer(self.inbox)

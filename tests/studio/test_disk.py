@@ -183,7 +183,7 @@ def test_a_story_is_deleted_on_a_full_disk(stage: Stage, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(stage.store, "delete_story", needs_room)
     stage.manager.delete_story(stage.story_id)
-    assert stage.store.all_stories() == [] and list(stage.media._root.iterdir()) == []
+    assert stage.store.load_stories() == [] and list(stage.media._root.iterdir()) == []
     assert stage.app.stored_bytes() == stage.store.num_bytes() == 0
 
 
@@ -310,7 +310,7 @@ def test_a_take_that_waits_is_kept_when_it_can_be_though_nobody_watches_any_more
     while stage.manager.make_next_chunk():
         pass
     [take] = stage.store.load_story(stage.story_id).takes  # type: ignore[union-attr]
-    assert stage.open_story.shot_list.film() == (take.take_id,)
+    assert stage.open_story.shot_list.take_ids() == (take.take_id,)
     stage.manager._telemetry_s = 0.0
     stage.manager.do_housekeeping()
     assert stage.story_id not in stage.manager._stories, "it is let go when it is kept"

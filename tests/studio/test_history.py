@@ -112,7 +112,7 @@ def test_no_branch_loses_its_present_step_or_what_can_be_done_again(store: Story
     for number in range(51, 60):
         history.commit(titled(number), "")
     assert history.shot_list.title == "59"
-    history.switch(main)
+    history.switch_branch(main)
     assert (history.shot_list.title, history.redo_label is not None) == ("4", True)
     history.redo()
     assert history.shot_list.title == "5"
@@ -163,7 +163,7 @@ def test_after_a_step_through_history_nothing_is_asked_for_any_more(store: Story
         "undo": history.undo,
         "redo": history.redo,
         "branch": lambda: history.start_branch(titled(4), "Another"),
-        "switch": lambda: history.switch(main),
+        "switch": lambda: history.switch_branch(main),
     }[way]()
     for found in (history, opened(store, history.story_id)):
         assert not found.autoplay and found.queue == {}
@@ -296,9 +296,9 @@ def test_the_order_of_takes_branches_and_stories_does_not_depend_on_the_clock(
         stage.control("branch", name=name)
     told = stage.story
     other = stage.create_story(1)
-    assert [story.story_id for story in stage.store.all_stories()] == [other, stage.story_id]
+    assert [story.story_id for story in stage.store.load_stories()] == [other, stage.story_id]
     stage.control("edit_story", title="Changed last")
-    assert [story.story_id for story in stage.store.all_stories()] == [stage.story_id, other]
+    assert [story.story_id for story in stage.store.load_stories()] == [stage.story_id, other]
     stored = stage.store.load_story(stage.story_id)
     assert stored is not None
     assert [t.take_id for t in stored.takes] == list(stage.open_story.history.takes)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 import shotstream.studio
 from shotstream.studio import validation
 from shotstream.studio.api_error import ApiError
-from shotstream.studio.exports import Exporter
+from shotstream.studio.exporter import Exporter
 from shotstream.studio.limits import Limits
 from shotstream.studio.routers import viewer_socket
 from shotstream.studio.schemas.server_messages import Hello, Media, Notice, Story, TakeEnded, TakeStarted

@@ -100,7 +100,7 @@ def test_branches_and_wishes_are_kept(store: StoryStore) -> None:
     again = opened(store, story_id)
     assert again.shot_list.title == "other" and again.autoplay
     assert again.queue == {"1" * 16: QueuedTake(shot_id="1" * 16, seed=2**63 - 1)}
-    again.switch(main)
+    again.switch_branch(main)
     assert opened(store, story_id).shot_list == SHOT_LIST
     store.close()
 
@@ -171,7 +171,7 @@ def test_a_storys_rows_are_its_own(store: StoryStore) -> None:
     first.commit(replace(SHOT_LIST, title="1"), "One", [records["a"], records["b"]])
     second.commit(replace(SHOT_LIST, title="2"), "Two", [records["c"]])
     first.start_branch(replace(SHOT_LIST, title="3"), "Other")
-    stored = {story.story_id: story for story in store.all_stories()}
+    stored = {story.story_id: story for story in store.load_stories()}
     assert list(stored) == ids, "the latest change first"
     assert [take.take_id for take in stored[ids[0]].takes] == ["a" * 16, "b" * 16]
     assert [take.take_id for take in stored[ids[1]].takes] == ["c" * 16]

@@ -6,7 +6,7 @@ from typing import Literal
 from fastapi.responses import FileResponse, Response
 
 from shotstream.studio.dependencies import BackendDep, ExportWriter
-from shotstream.studio.exports import Exporter
+from shotstream.studio.exporter import Exporter
 from shotstream.studio.routers.common import ShotId, StoryId, add_head_routes, api_router
 
 router = api_router()

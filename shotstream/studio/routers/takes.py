@@ -29,7 +29,7 @@ async def get_recording(backend: BackendDep, story_id: StoryId, take_id: TakeId)
     try:
         path = await run_in_threadpool(backend.app.media.recording_path, story_id, record)
     except CorruptTakeError as error:
-        raise await backend.repair_take(story_id, error) from error
+        raise await backend.start_repair(story_id, error) from error
     return DownloadResponse(path, "video/mp4", headers=IMMUTABLE)
 
 
@@ -50,7 +50,7 @@ async def get_frame(
     try:
         png = await run_in_threadpool(encode)
     except CorruptTakeError as error:
-        raise await backend.repair_take(story_id, error) from error
+        raise await backend.start_repair(story_id, error) from error
     return Response(png, media_type="image/png", headers=IMMUTABLE)
 
 

@@ -10,7 +10,7 @@ import pytest
 from shotstream.codec.video_io import read_frames
 from shotstream.film.replay import read_replay
 from shotstream.studio.api_error import ApiError
-from shotstream.studio.exports import Exporter
+from shotstream.studio.exporter import Exporter
 from shotstream.studio.media_store import CorruptTakeError
 from tests.studio.stage import CAPTIONS, Stage
 

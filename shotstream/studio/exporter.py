@@ -29,7 +29,7 @@ from shotstream.studio.app_context import AppContext
 from shotstream.studio.shot_list import ShotList, stale_reasons
 from shotstream.studio.take_record import TakeRecord
 
-_COMFORTABLE_HEIGHT_PX = 384
+_MIN_HEIGHT_PX = 384
 _GIF_HEIGHT_PX = 192
 _CAPTION_CHARS = 70
 
@@ -44,9 +44,9 @@ class FilmSnapshot:
     takes: Mapping[str, TakeRecord]
 
     @property
-    def film(self) -> list[TakeRecord]:
+    def chosen_takes(self) -> list[TakeRecord]:
         """The records of the chosen takes, in order."""
-        return [self.takes[take_id] for take_id in self.shot_list.film()]
+        return [self.takes[take_id] for take_id in self.shot_list.take_ids()]
 
 
 class Exporter:
@@ -59,7 +59,7 @@ class Exporter:
     def __init__(self, app: AppContext, snapshot: FilmSnapshot) -> None:
         self._app = app
         self._snapshot = snapshot
-        self._takes = snapshot.film
+        self._takes = snapshot.chosen_takes
         self._fps = app.pipeline.fps
         if not self._takes:
             raise ApiError("refused", "nothing is made yet")
@@ -74,7 +74,7 @@ class Exporter:
 
     @property
     def _scale(self) -> int:
-        return max(1, _COMFORTABLE_HEIGHT_PX // self._app.pipeline.pixel_size.height)
+        return max(1, _MIN_HEIGHT_PX // self._app.pipeline.pixel_size.height)
 
     def mp4(self, path: Path) -> None:
         """Writes the film as MP4, with a chapter for each shot."""
@@ -213,7 +213,7 @@ class Exporter:
                 )
         first = self._takes[0]
         for number, take in enumerate(self._takes, start=1):
-            if _made_with(take) != _made_with(first):
+            if _origin(take) != _origin(first):
                 raise ApiError(
                     "refused",
                     f"shots 1 and {number} were made by different models or on different machines; make the "
@@ -272,6 +272,6 @@ class Exporter:
         )
 
 
-def _made_with(take: TakeRecord) -> tuple[object, ...]:
+def _origin(take: TakeRecord) -> tuple[object, ...]:
     """Returns the properties that all takes of a replay must share."""
     return take.weights_sha256, take.num_steps, take.environment
