@@ -56,10 +56,10 @@ def _generate(models: Models, question: Question, budget: Budget) -> Values:
     pipeline = models.pipeline(question)
     yield {"build_s": built.spent_s}
     compiling = Budget()
-    switches = models.switches(question)
-    if switches.needs_warm_up:
+    inference_options = models.inference_options(question)
+    if inference_options.needs_warm_up:
         warm_up(pipeline, models.asked.num_chunks)
-    yield {"switches": asdict(switches), "compile_s": compiling.spent_s}
+    yield {"switches": asdict(inference_options), "compile_s": compiling.spent_s}
     config = _film_config(models, question)
     warming = Budget()
     light = random_light_decoder(pipeline) if question.is_light else None

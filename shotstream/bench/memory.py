@@ -14,8 +14,8 @@ from shotstream.bench.models import random_bundle, random_config
 from shotstream.bench.report import Report, Row
 from shotstream.geometry import PixelSize
 from shotstream.streaming.choice import Machine, MemoryLevel, Options, Precision, choose
+from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.memory import RESERVE_BYTES, Memory, film_memory
-from shotstream.streaming.switches import Switches
 
 CARDS_GIB = (8, 12, 16, 24, 32, 48, 80)
 
@@ -33,7 +33,7 @@ def bench_memory(name: str, size: PixelSize | None) -> Report:
             # Without a limit "auto" is everything.
             options = Options(precision=precision, memory=level)
             choice = choose(options, config["engine"]["family"], machine, lambda _dtype, _switches: 0)
-            memory = engine_memory(name, size, choice.dtype, choice.switches)
+            memory = engine_memory(name, size, choice.dtype, choice.inference_options)
             key = f"{precision}_{level}"
             label = f"--precision {precision} --memory {level}"
             rows.append(Row(f"{key}_gb", f"{label}: GB", memory.total / 1e9))
@@ -46,14 +46,16 @@ def bench_memory(name: str, size: PixelSize | None) -> Report:
     return Report(bench="memory", facts=facts, rows=tuple(rows))
 
 
-def engine_memory(name: str, size: PixelSize | None, dtype: torch.dtype, switches: Switches) -> Memory:
+def engine_memory(
+    name: str, size: PixelSize | None, dtype: torch.dtype, inference_options: InferenceOptions
+) -> Memory:
     """What one film at a time needs, in a model's sizes."""
     config = random_config(name, with_text=True)
     if size is not None:
         config = {**config, "engine": {**config["engine"], "pixel_size": asdict(size)}}
     with tempfile.TemporaryDirectory() as directory:
         bundle = random_bundle(config, Path(directory), torch.device("meta"), dtype)
-        return film_memory(bundle, dtype, switches)
+        return film_memory(bundle, dtype, inference_options)
 
 
 def least_card_gib(memory: Memory) -> int | None:

@@ -76,7 +76,7 @@ def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingP
         # Before anything is on the device, whose free memory it depends on.
         choice = choose_for(bundle, device, model.options)
         if is_drawn:
-            codec_device = choice.switches.codec_device
+            codec_device = choice.inference_options.codec_device
             apart = None if codec_device is None else choose_device(codec_device)
             bundle = random_bundle(settings, Path(directory), device, choice.dtype, codec_device=apart)
         return assemble_pipeline(bundle, device, choice, synchronize=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Start = Literal["plain", "chosen"]
-"""What a variant's switches are changes of: none at all, or the engine's own choice."""
+"""What a variant's inference options are changes of: none at all, or the engine's own choice."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Question:
     budget_s: int = 60
     """After it the question is stopped where that is safe, and says what it has."""
     start: Start = "chosen"
-    switches: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    inference_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What is set otherwise than in `start`."""
     options: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the engine's choice is asked for: `precision`, `memory`; nothing: what suits it."""
@@ -87,22 +87,27 @@ def _film(variant: str, budget_s: int = 60, *, changes_films: bool = False, **mo
     return Question(name="generate", variant=variant, budget_s=budget_s, changes_films=changes_films, **more)
 
 
-def _denoise(variant: str, budget_s: int, start: Start = "plain", **switches: Any) -> Question:
-    fewer_bits = "weights" in switches or switches.get("attention") == "eight-bit"
+def _denoise(variant: str, budget_s: int, start: Start = "plain", **inference_options: Any) -> Question:
+    fewer_bits = "weights" in inference_options or inference_options.get("attention") == "eight-bit"
     return Question(
         name="denoise",
         variant=variant,
         budget_s=budget_s,
         start=start,
-        switches=switches,
+        inference_options=inference_options,
         changes_films=fewer_bits,
-        needs=("gpu",) if fewer_bits or "attention" in switches else (),
+        needs=("gpu",) if fewer_bits or "attention" in inference_options else (),
     )
 
 
-def _decode(variant: str, budget_s: int = 30, **switches: Any) -> Question:
+def _decode(variant: str, budget_s: int = 30, **inference_options: Any) -> Question:
     return Question(
-        name="decode", variant=variant, budget_s=budget_s, start="plain", switches=switches, needs=("wan",)
+        name="decode",
+        variant=variant,
+        budget_s=budget_s,
+        start="plain",
+        inference_options=inference_options,
+        needs=("wan",),
     )
 
 
@@ -122,7 +127,7 @@ QUESTIONS: Sequence[Question] = (
     _film("1 step", num_steps=1, changes_films=True),
     Question(name="denoise", variant="the engine's choice", budget_s=60),
     Question(name="parts", budget_s=45),
-    _film("chunks in turn", switches={"overlap_chunks": False}),
+    _film("chunks in turn", inference_options={"overlap_chunks": False}),
     Question(name="encode", budget_s=30),
     _film("float8", 240, options=_FLOAT8, changes_films=True, needs=("gpu",)),
     Question(

@@ -21,10 +21,10 @@ from shotstream.bench.questions import QUESTIONS, Asked, Question
 from shotstream.bench.report import synchronize
 from shotstream.streaming.choice import Choice, Options
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
+from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.loading import assemble_pipeline, choose_for
 from shotstream.streaming.parts import choose_device
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import Bundle, read_bundle
 from shotstream.weights.hub import resolve
 
@@ -66,7 +66,7 @@ class Models:
         if bundle is None:
             bundle = random_bundle(config, Path(self._directory.name), self.device, self.dtype)
         self._bundle = replace(bundle, config=config)
-        self._switches: Switches | None = None
+        self._switches: InferenceOptions | None = None
         self._pipeline: StreamingPipeline | None = None
         self.references: dict[str, Any] = {}
         """What the plain variants made, to compare the others with."""
@@ -94,10 +94,10 @@ class Models:
         here = {"gpu": self.device.type == "cuda", "wan": self.is_wan}
         return all(here[need] for need in question.needs)
 
-    def switches(self, question: Question) -> Switches:
+    def inference_options(self, question: Question) -> InferenceOptions:
         """How a question's engine is run."""
-        start = Switches() if question.start == "plain" else self.choice(question).switches
-        return replace(start, **question.switches)
+        start = InferenceOptions() if question.start == "plain" else self.choice(question).inference_options
+        return replace(start, **question.inference_options)
 
     def choice(self, question: Question) -> Choice:
         """What the engine chooses here. ValueError where it cannot do what is asked of it."""
@@ -113,16 +113,16 @@ class Models:
             question: What is asked.
             waits: Whether parts of a chunk are timed one by one, in turn and each waited for.
         """
-        switches = self.switches(question)
-        in_turn = replace(switches, overlap_chunks=False)
+        inference_options = self.inference_options(question)
+        in_turn = replace(inference_options, overlap_chunks=False)
         if self._pipeline is None or in_turn != self._switches:
             self.forget()
-            choice = Choice(dtype=self.dtype, switches=in_turn)
+            choice = Choice(dtype=self.dtype, inference_options=in_turn)
             self._pipeline, self._switches = assemble_pipeline(self._bundle, self.device, choice), in_turn
         pipeline = self._pipeline
         pipeline.synchronize = waits
         # The order of an engine's work can be changed, and nothing need be compiled again for it.
-        if waits or not switches.overlap_chunks:
+        if waits or not inference_options.overlap_chunks:
             pipeline.prefetcher = None
         elif pipeline.prefetcher is None:
             pipeline.prefetcher = ChunkPrefetcher(pipeline.device, pipeline.codec_device)

@@ -18,11 +18,10 @@ import typer
 
 from shotstream.cli.ablate import ablate
 from shotstream.cli.bench import bench_app
-from shotstream.cli.crew import REPLACED
 from shotstream.cli.data import data_app
+from shotstream.cli.evaluate import evaluate
 from shotstream.cli.generate import generate
-from shotstream.cli.measure import evaluate, verify
-from shotstream.cli.models import weights_app
+from shotstream.cli.inference_options import REPLACED
 from shotstream.cli.serve import serve
 from shotstream.cli.shared import (
     BAD_INPUT,
@@ -38,6 +37,8 @@ from shotstream.cli.shared import (
 )
 from shotstream.cli.theatre import theatre_app
 from shotstream.cli.train import train
+from shotstream.cli.verify import verify
+from shotstream.cli.weights import weights_app
 from shotstream.process import tune_cpu
 
 DEBUG_LOG = Path("shotstream-debug.log")

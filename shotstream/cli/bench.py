@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shotstream.cli.crew import takes_options
+from shotstream.cli.inference_options import takes_options
 from shotstream.cli.shared import (
     DeviceOption,
     ModelOption,
@@ -410,8 +410,8 @@ def _load(
     )
     pipeline = load_bench_model(chosen, with_text=with_text)
     choice = pipeline.choice
-    facts: dict[str, object] = {"switches": asdict(choice.switches), "chosen": choice.told}
-    if choice.switches.needs_warm_up:
+    facts: dict[str, object] = {"switches": asdict(choice.inference_options), "chosen": choice.told}
+    if choice.inference_options.needs_warm_up:
         facts["compile_s"] = round(warm_up(pipeline), 1)
     return pipeline, facts
 

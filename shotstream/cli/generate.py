@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shotstream.cli.crew import crew_of, load_warm, takes_options
+from shotstream.cli.inference_options import inference_group_of, load_warm, takes_options
 from shotstream.cli.shared import (
     BadInput,
     DeviceOption,
@@ -62,13 +62,13 @@ def generate(
     torchrun --nproc-per-node N -m shotstream.cli generate ...
     """
     console = make_console()
-    with crew_of(device) as crew:
-        if crew is None or crew.leads:
+    with inference_group_of(device) as group:
+        if group is None or group.is_leader:
             _generate(
                 console,
                 story,
                 output,
-                lambda: load_warm(console, model, device, options, crew),
+                lambda: load_warm(console, model, device, options, group),
                 seed,
                 steps,
                 scale,
@@ -77,7 +77,7 @@ def generate(
             return
         from shotstream.streaming.loading import follow
 
-        follow(model, crew, options)
+        follow(model, group, options)
 
 
 def _generate(

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import typer
 
-from shotstream.cli.crew import load_warm, takes_options
+from shotstream.cli.inference_options import load_warm, takes_options
 from shotstream.cli.shared import BadInput, DeviceOption, Fault, ModelOption, bad_input, make_console
 
 if TYPE_CHECKING:

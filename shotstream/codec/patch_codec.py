@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from shotstream.codec.codec import DecodeState
-from shotstream.codec.pixels import from_levels
+from shotstream.codec.pixels import from_uint8
 from shotstream.geometry import VideoGeometry
 from shotstream.sizes import refuse_sizes
 
@@ -137,7 +137,7 @@ class PatchCodec(nn.Module):
         before = self.before(latents) if state is None else state.features[0]
         indices = self.decode_logits(latents, before).argmax(dim=-1)
         held = self._geometry.temporal_stride // self.config.num_pictures
-        colours = from_levels(self.palette[indices])
+        colours = from_uint8(self.palette[indices])
         frames = repeat(colours, "b f t h w c -> b c (f t held) h w", held=held)
         if state is None:
             frames = frames[:, :, self._geometry.temporal_stride - 1 :]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
-from shotstream.codec.pixels import from_levels
+from shotstream.codec.pixels import from_uint8
 from shotstream.codec.video_io import Frames, VideoError
 from shotstream.data.clips import ShotFrames
 from shotstream.data.shards import CONTEXT, DTYPES, TEXT, ShardForm
@@ -91,7 +91,7 @@ def encode_clip(
 
 
 def _pixels(frames: Frames) -> Float[Tensor, "1 3 f h w"]:
-    return from_levels(torch.from_numpy(frames)).permute(3, 0, 1, 2)[None]
+    return from_uint8(torch.from_numpy(frames)).permute(3, 0, 1, 2)[None]
 
 
 def _stored(latents: Tensor, clip: Clip, form: ShardForm) -> Tensor:

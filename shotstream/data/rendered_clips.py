@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from shotstream.codec.pixels import from_levels
+from shotstream.codec.pixels import from_uint8
 from shotstream.data.checks import require_within
 from shotstream.data.rng import numpy_rng
 from shotstream.geometry import WAN_GEOMETRY as _GEOMETRY
@@ -59,7 +59,7 @@ class RenderedClips:
             start = _GEOMETRY.temporal_stride * int(rng.integers(_NUM_STARTS))
             clips.append(np.stack([frame_at(shot, start + frame) for frame in range(_CLIP_FRAMES)]))
         indices = torch.from_numpy(np.stack(clips))
-        pixels = from_levels(torch.from_numpy(to_rgb(np.stack(clips)))).permute(0, 4, 1, 2, 3)
+        pixels = from_uint8(torch.from_numpy(to_rgb(np.stack(clips)))).permute(0, 4, 1, 2, 3)
         return ClipBatch(indices, pixels)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shotstream.codec.codec import Codec
-from shotstream.codec.pixels import from_levels
+from shotstream.codec.pixels import from_uint8
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.theatre.palette import to_rgb
@@ -49,7 +49,7 @@ def encode_shot(codec: Codec, shot: Shot, caption: str, num_frames: int, budget:
     """Renders a shot and encodes it whole and as the single frames that may become context."""
     drawn = render(shot, num_frames)
     empty = render(shot, num_frames, empty=True)
-    pixels = from_levels(torch.from_numpy(to_rgb(drawn))).permute(3, 0, 1, 2)[None]
+    pixels = from_uint8(torch.from_numpy(to_rgb(drawn))).permute(3, 0, 1, 2)[None]
     # Of a first shot most may be asked for.
     chosen = kept_frames(num_frames, 0, budget)
     singles = pixels[0, :, list(chosen)].permute(1, 0, 2, 3)[:, :, None]

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
 from shotstream.codec.codec import Codec
-from shotstream.codec.pixels import from_levels, to_levels
+from shotstream.codec.pixels import from_uint8, to_uint8
 from shotstream.geometry import WAN_GEOMETRY
 from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
@@ -173,6 +173,6 @@ def _with_new_details(shot: Shot, rng: np.random.Generator) -> Shot:
 
 @torch.no_grad()
 def _coded(codec: Codec, take: np.ndarray) -> np.ndarray:
-    pixels = from_levels(torch.from_numpy(take)).permute(3, 0, 1, 2)[None]
+    pixels = from_uint8(torch.from_numpy(take)).permute(3, 0, 1, 2)[None]
     decoded = codec.decode(codec.encode(pixels))[0].permute(1, 2, 3, 0)
-    return to_levels(decoded).numpy()
+    return to_uint8(decoded).numpy()

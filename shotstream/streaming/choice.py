@@ -1,4 +1,4 @@
-"""What a person wants, and what the machine is, become `Switches`: one table, each row with its reason.
+"""The choice of `InferenceOptions` for a wish and a machine: one table, each row with its reason.
 
 A person says how precise (`--precision`) and how small (`--memory`); everything else follows from the family,
 the device and what runs beside. Some things are not in the table because they are never worse: Wan's
@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 import torch
 
 from shotstream.model.attention import AttentionName
+from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.pipeline_config import Family
-from shotstream.streaming.switches import Switches
 
 Precision = Literal["auto", "float32", "bfloat16", "float8"]
 """What the transformer computes in, and in the Wan family every network."""
@@ -106,7 +106,7 @@ class Choice:
 
     dtype: torch.dtype
     """What is computed in."""
-    switches: Switches
+    inference_options: InferenceOptions
     """Everything else."""
     told: tuple[str, ...] = ()
     """Lines for people; empty where there is nothing to know."""
@@ -204,7 +204,7 @@ _LEVELS: dict[MemoryLevel, Mapping[str, Any]] = {
     "lowest": {**_LOW, "weights": "float8", "float8_cache": True},
 }
 
-Needs = Callable[[torch.dtype, Switches], int]
+Needs = Callable[[torch.dtype, InferenceOptions], int]
 """Bytes on the device that a film needs, computed."""
 
 
@@ -232,12 +232,17 @@ def choose(options: Options, family: Family, machine: Machine, needs: Needs) -> 
                 "float8 on a CPU is slow: it shows what eight bits cost in quality, and saves no time"
             )
     set_ |= _expert(options.expert)
-    switches, line = _fit(options, case, dtype, set_, needs)
+    inference_options, line = _fit(options, case, dtype, set_, needs)
     if line:
         told.append(line)
-    if case.is_wan_on_gpu and case.is_alone and machine.num_gpus > 1 and switches.codec_device is None:
+    if (
+        case.is_wan_on_gpu
+        and case.is_alone
+        and machine.num_gpus > 1
+        and inference_options.codec_device is None
+    ):
         told.append("there is another GPU: --codec-device cuda:1 decodes there beside the next chunk")
-    return Choice(dtype=dtype, switches=switches, told=tuple(told))
+    return Choice(dtype=dtype, inference_options=inference_options, told=tuple(told))
 
 
 def _dtype(case: Case) -> torch.dtype:
@@ -265,11 +270,11 @@ def _expert(expert: Expert) -> dict[str, Any]:
 
 def _fit(
     options: Options, case: Case, dtype: torch.dtype, set_: dict[str, Any], needs: Needs
-) -> tuple[Switches, str]:
+) -> tuple[InferenceOptions, str]:
     """The first level of memory that fits, or the one asked for; and what there is to say of it."""
     machine = case.machine
 
-    def at(level: MemoryLevel) -> Switches:
+    def at(level: MemoryLevel) -> InferenceOptions:
         given = dict(_LEVELS[level])
         if level != "auto" and case.is_wan_on_gpu:
             given["offload_text"] = True
@@ -280,7 +285,7 @@ def _fit(
             given.pop("float8_cache", None)
         if options.expert.overlap is not None:
             given.pop("overlap_chunks", None)
-        return Switches(**{**set_, **given})
+        return InferenceOptions(**{**set_, **given})
 
     if options.memory != "auto":
         return at(options.memory), f"memory {options.memory}: {_COSTS[options.memory]}"
@@ -288,11 +293,11 @@ def _fit(
         return at("auto"), ""
     free_gb, needed_gb = machine.free_bytes / 1e9, 0.0
     for level in get_args(MemoryLevel):
-        switches = at(level)
-        needed_gb = needs(dtype, switches) / 1e9
+        inference_options = at(level)
+        needed_gb = needs(dtype, inference_options) / 1e9
         if needed_gb <= free_gb:
             used = f"{needed_gb:.1f} GB (computed) of the {free_gb:.1f} GB that are free"
-            return switches, f"memory {level}, {used}: {_COSTS[level]}"
+            return inference_options, f"memory {level}, {used}: {_COSTS[level]}"
     return at("lowest"), (
         f"memory lowest, and even that takes {needed_gb:.1f} GB (computed) where {free_gb:.1f} GB are free: "
         "it may end for lack of memory; close what else uses the GPU"

@@ -23,7 +23,8 @@ from shotstream.streaming.choice import (
     check_words,
     choose,
 )
-from shotstream.streaming.crew import Crew
+from shotstream.streaming.inference_group import InferenceGroup
+from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS, InferenceOptions
 from shotstream.streaming.memory import film_memory
 from shotstream.streaming.parts import (
     CAPTION_STYLES,
@@ -37,7 +38,6 @@ from shotstream.streaming.parts import (
 )
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import Compose, PipelineConfig
-from shotstream.streaming.switches import DEFAULT_SWITCHES, Switches
 from shotstream.weights.bundle import Bundle, read_bundle
 from shotstream.weights.hub import resolve
 
@@ -49,7 +49,7 @@ def load(
     precision: Precision = "auto",
     memory: MemoryLevel = "auto",
     expert: Expert = NO_EXPERT,
-    crew: Crew | None = None,
+    group: InferenceGroup | None = None,
     synchronize: bool = False,
 ) -> StreamingPipeline:
     """A model, ready to film.
@@ -65,7 +65,7 @@ def load(
         memory: "auto" keeps everything on the device where it fits; "low" gives up time, "lowest" a little of
             the pictures too: its films are those of another model.
         expert: Answers that take the place of the table's in `choice`.
-        crew: The processes that make films together, led by this one, on the crew's device.
+        group: The processes that make films together, led by this one, on the group's device.
         synchronize: Wait for the device after each part of a chunk, so that its timings hold its own work.
 
     Raises:
@@ -73,19 +73,19 @@ def load(
     """
     check_words(precision, memory, expert.attention)
     options = Options(precision=precision, memory=memory, expert=expert)
-    chosen = choose_device(device) if crew is None else crew.device
-    return build_pipeline(read_bundle(resolve(name)), chosen, options, crew=crew, synchronize=synchronize)
+    chosen = choose_device(device) if group is None else group.device
+    return build_pipeline(read_bundle(resolve(name)), chosen, options, group=group, synchronize=synchronize)
 
 
-def follow(name: str | Path, crew: Crew, options: Options = DEFAULT_OPTIONS) -> None:
-    """Help the crew's leader to make films until it dismisses this process; the leader's name and options.
+def follow(name: str | Path, group: InferenceGroup, options: Options = DEFAULT_OPTIONS) -> None:
+    """Help the group's leader to make films until it dismisses this process; the leader's name and options.
 
     Reads the transformer and nothing else.
     """
     bundle = read_bundle(resolve(name), parts=("dit",))
-    choice = choose_for(bundle, crew.device, options, crew=crew)
-    _check_crew(choice.switches)
-    crew.follow(load_dit(bundle, crew.device, choice.dtype, choice.switches))
+    choice = choose_for(bundle, group.device, options, group=group)
+    _check_crew(choice.inference_options)
+    group.follow(load_dit(bundle, group.device, choice.dtype, choice.inference_options))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,11 +114,11 @@ def load_encoders(
     if dtype is None:
         is_half = config.family == "wan" and chosen.type == "cuda"
         dtype = torch.bfloat16 if is_half else torch.float32
-    text_encoder = load_text_encoder(bundle, chosen, dtype, DEFAULT_SWITCHES)
+    text_encoder = load_text_encoder(bundle, chosen, dtype, DEFAULT_INFERENCE_OPTIONS)
     return Encoders(
         config=config,
         dit=dit_config(bundle),
-        codec=load_codec(bundle, chosen, dtype, DEFAULT_SWITCHES),
+        codec=load_codec(bundle, chosen, dtype, DEFAULT_INFERENCE_OPTIONS),
         text_encoder=text_encoder,
         compose=fitted_captions(text_encoder, CAPTION_STYLES[config.family]),
         weights_sha256=bundle.sha256,
@@ -130,19 +130,21 @@ def build_pipeline(
     device: torch.device,
     options: Options = DEFAULT_OPTIONS,
     *,
-    crew: Crew | None = None,
+    group: InferenceGroup | None = None,
     synchronize: bool = False,
 ) -> StreamingPipeline:
     """The pipeline of a bundle that was read, run as the table in `choice` says; errors as of `load`."""
-    choice = choose_for(bundle, device, options, crew=crew)
-    return assemble_pipeline(bundle, device, choice, crew=crew, synchronize=synchronize)
+    choice = choose_for(bundle, device, options, group=group)
+    return assemble_pipeline(bundle, device, choice, group=group, synchronize=synchronize)
 
 
-def choose_for(bundle: Bundle, device: torch.device, options: Options, *, crew: Crew | None = None) -> Choice:
+def choose_for(
+    bundle: Bundle, device: torch.device, options: Options, *, group: InferenceGroup | None = None
+) -> Choice:
     """How to run a bundle's model on a device as it is now. ValueError for what cannot be."""
     machine = Machine(
         device_type=device.type,
-        num_processes=1 if crew is None else crew.size,
+        num_processes=1 if group is None else group.size,
         num_cores=num_cores(),
         num_threads=torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else None,
     )
@@ -150,15 +152,15 @@ def choose_for(bundle: Bundle, device: torch.device, options: Options, *, crew: 
         machine = replace(
             machine,
             capability=torch.cuda.get_device_capability(device),
-            # A crew's processes must choose alike, and each sees another GPU.
-            free_bytes=torch.cuda.mem_get_info(device)[0] if crew is None else None,
+            # A group's processes must choose alike, and each sees another GPU.
+            free_bytes=torch.cuda.mem_get_info(device)[0] if group is None else None,
             num_gpus=torch.cuda.device_count(),
         )
     return choose(
         options,
         pipeline_config(bundle).family,
         machine,
-        lambda dtype, switches: film_memory(bundle, dtype, switches).total,
+        lambda dtype, inference_options: film_memory(bundle, dtype, inference_options).total,
     )
 
 
@@ -167,31 +169,31 @@ def assemble_pipeline(
     device: torch.device,
     choice: Choice,
     *,
-    crew: Crew | None = None,
+    group: InferenceGroup | None = None,
     synchronize: bool = False,
 ) -> StreamingPipeline:
     """The pipeline of a bundle that was read, run just so; BundleError when its parts do not make one."""
-    dtype, switches = choice.dtype, choice.switches
+    dtype, inference_options = choice.dtype, choice.inference_options
     config = pipeline_config(bundle)
-    if crew is not None:
-        _check_crew(switches)
-    dit = load_dit(bundle, device, dtype, switches)
+    if group is not None:
+        _check_crew(inference_options)
+    dit = load_dit(bundle, device, dtype, inference_options)
     codec_device = device
-    if switches.codec_device is not None:
-        codec_device = choose_device(switches.codec_device)
-        choice = replace(choice, switches=replace(switches, codec_device=str(codec_device)))
-    codec = load_codec(bundle, codec_device, dtype, switches)
-    text_encoder = load_text_encoder(bundle, codec_device, dtype, switches)
-    if switches.cudnn_benchmark:
+    if inference_options.codec_device is not None:
+        codec_device = choose_device(inference_options.codec_device)
+        choice = replace(choice, inference_options=replace(inference_options, codec_device=str(codec_device)))
+    codec = load_codec(bundle, codec_device, dtype, inference_options)
+    text_encoder = load_text_encoder(bundle, codec_device, dtype, inference_options)
+    if inference_options.cudnn_benchmark:
         torch.backends.cudnn.benchmark = True
-    if switches.num_threads is not None:
-        torch.set_num_threads(switches.num_threads)
+    if inference_options.num_threads is not None:
+        torch.set_num_threads(inference_options.num_threads)
     sha256 = bundle.sha256
-    if switches.suffix:
+    if inference_options.suffix:
         # A film, a session or a replay made with other numbers belongs to them alone.
-        config = replace(config, model_id=config.model_id + switches.suffix)
+        config = replace(config, model_id=config.model_id + inference_options.suffix)
         # Weights that were drawn have no hash.
-        sha256 = sha256 and hashlib.sha256((sha256 + switches.suffix).encode()).hexdigest()
+        sha256 = sha256 and hashlib.sha256((sha256 + inference_options.suffix).encode()).hexdigest()
     return StreamingPipeline(
         config,
         dit,
@@ -200,13 +202,13 @@ def assemble_pipeline(
         fitted_captions(text_encoder, CAPTION_STYLES[config.family]),
         weights_sha256=sha256,
         choice=choice,
-        crew=crew,
+        group=group,
         synchronize=synchronize,
     )
 
 
-def _check_crew(switches: Switches) -> None:
-    if switches.overlap_chunks:
+def _check_crew(inference_options: InferenceOptions) -> None:
+    if inference_options.overlap_chunks:
         raise ValueError("several processes make each chunk together, when it is asked for; do not overlap")
-    if switches.compile:
+    if inference_options.compile:
         raise ValueError("several processes exchange tensors within each block, which cannot be compiled")

@@ -25,8 +25,8 @@ from shotstream.geometry import PixelSize
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import CacheSnapshot, DualCache, KeysValues
 from shotstream.streaming.conditioning import first_shot
+from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.parts import dit_config, load_codec, load_dit, pipeline_config
-from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import Bundle
 
 RESERVE_BYTES = 10**9
@@ -59,21 +59,21 @@ class Memory:
         return parts + RESERVE_BYTES
 
 
-def film_memory(bundle: Bundle, dtype: torch.dtype, switches: Switches) -> Memory:
+def film_memory(bundle: Bundle, dtype: torch.dtype, inference_options: InferenceOptions) -> Memory:
     """What one film at a time needs with the model of a bundle; its tensors are only looked at for shapes."""
     bundle = replace(bundle, tensors=_emptied(bundle.tensors))
     size, config = pipeline_config(bundle).pixel_size, dit_config(bundle)
-    apart = switches.codec_device is not None
+    apart = inference_options.codec_device is not None
     # What computes attention, and what is compiled, needs no more.
     plain = replace(
-        switches,
-        weights="float8" if switches.weights == "float8-products" else switches.weights,
+        inference_options,
+        weights="float8" if inference_options.weights == "float8-products" else inference_options.weights,
         attention="sdpa",
         compile=False,
         compile_decoder=False,
     )
     codec = load_codec(bundle, _META, dtype, plain)
-    cache_dtype = switches.cache_dtype or dtype
+    cache_dtype = inference_options.cache_dtype or dtype
     grid = codec.geometry.token_grid(codec.geometry.latent_size(size))
     cache = DualCache(config, 1, grid, cache_dtype, _META)
     few = load_dit(_of_few_layers(bundle), _META, dtype, plain)
@@ -85,11 +85,11 @@ def film_memory(bundle: Bundle, dtype: torch.dtype, switches: Switches) -> Memor
     # Each context frame may read a caption, the shot another, which is then held apart for its passes.
     keys_of_a_caption = 2 * config.num_layers * config.text_length * config.dim * dtype.itemsize
     captions = (config.num_context_frames + 2) * keys_of_a_caption
-    beside = passes + coding if switches.overlap_chunks else max(passes, coding)
+    beside = passes + coding if inference_options.overlap_chunks else max(passes, coding)
     return Memory(
         transformer=_module_bytes(few) + (config.num_layers - len(few.blocks)) * _module_bytes(few.blocks[0]),
         caches=sum(stored.nbytes for layer in cache.layers for stored in layer) + captions,
-        text_encoder=0 if apart else _text_bytes(bundle.tensors["text_encoder"], dtype, switches),
+        text_encoder=0 if apart else _text_bytes(bundle.tensors["text_encoder"], dtype, inference_options),
         codec=0 if apart else _num_bytes(bundle.tensors["codec"], dtype) + decoding.kept,
         transient=passes if apart else beside,
     )
@@ -233,8 +233,10 @@ def _num_bytes(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> int:
     return sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
 
 
-def _text_bytes(tensors: Mapping[str, Tensor], dtype: torch.dtype, switches: Switches) -> int:
-    if not switches.offload_text:
+def _text_bytes(
+    tensors: Mapping[str, Tensor], dtype: torch.dtype, inference_options: InferenceOptions
+) -> int:
+    if not inference_options.offload_text:
         return _num_bytes(tensors, dtype)
     return max((_num_bytes(layer, dtype) for layer in _layers(tensors)), default=0)
 

@@ -24,8 +24,8 @@ from shotstream.model.dit import DiT
 from shotstream.model.quantized import check_format, quantize_linears
 from shotstream.process import keep_compiled
 from shotstream.story import CaptionStyle, fit_caption
+from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.pipeline_config import Compose, Family, PipelineConfig
-from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import Bundle, BundleError
 from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.hub import home
@@ -81,38 +81,42 @@ def choose_device(device: torch.device | str) -> torch.device:
     return chosen
 
 
-def load_dit(bundle: Bundle, device: torch.device, dtype: torch.dtype, switches: Switches) -> DiT:
+def load_dit(
+    bundle: Bundle, device: torch.device, dtype: torch.dtype, inference_options: InferenceOptions
+) -> DiT:
     """The transformer, in evaluation mode; on the device it is never whole in more bits than asked for.
 
     Raises:
         ValueError: A switch that this device, this dtype or this install does not know.
     """
-    attention = attention_kernel(switches.attention, device, dtype)
-    if switches.weights is not None:
-        check_format(switches.weights, device, dtype)
+    attention = attention_kernel(inference_options.attention, device, dtype)
+    if inference_options.weights is not None:
+        check_format(inference_options.weights, device, dtype)
     _section(bundle, "dit")
     config = dit_config(bundle)
     with torch.device("meta"):
         dit = DiT(config)
     _check_fits(dit, bundle, "dit")
-    if switches.weights is None:
+    if inference_options.weights is None:
         _fill(dit, bundle, "dit", device, dtype)
     else:
         _fill(dit, bundle, "dit", None, None)
-        quantize_linears(dit.blocks, switches.weights, device)
+        quantize_linears(dit.blocks, inference_options.weights, device)
         dit.to(device, dtype)
     dit.attention = attention
-    if switches.compile:
+    if inference_options.compile:
         keep_compiled(home() / "compiled")
         dit.compile_blocks()
     return dit
 
 
-def load_codec(bundle: Bundle, device: torch.device, dtype: torch.dtype, switches: Switches) -> Codec:
+def load_codec(
+    bundle: Bundle, device: torch.device, dtype: torch.dtype, inference_options: InferenceOptions
+) -> Codec:
     """The codec; the theatre's stays in float32: it is small, and names colours."""
     where = f"{bundle.directory}: codec"
     if pipeline_config(bundle).family == "theatre":
-        if switches.of_wan_decoder:
+        if inference_options.of_wan_decoder:
             raise ValueError("only Wan's decoder can be compiled or given whole chunks")
         patches = config_from_document(PatchCodecConfig, _section(bundle, "codec"), where)
         with torch.device("meta"):
@@ -122,22 +126,22 @@ def load_codec(bundle: Bundle, device: torch.device, dtype: torch.dtype, switche
         return codec
     config = config_from_document(WanVAEConfig, _section(bundle, "codec"), where)
     chunk = dit_config(bundle).chunk_latent_frames
-    if switches.compile_decoder:
+    if inference_options.compile_decoder:
         keep_compiled(home() / "compiled")
     decoding = WanDecoding(
-        latents_per_pass=chunk if switches.chunk_decode else 1,
-        compile=switches.compile_decoder,
+        latents_per_pass=chunk if inference_options.chunk_decode else 1,
+        compile=inference_options.compile_decoder,
     )
     return WanVAE.from_tensors(config, bundle.tensors["codec"], device=device, dtype=dtype, decoding=decoding)
 
 
 def load_text_encoder(
-    bundle: Bundle, device: torch.device, dtype: torch.dtype, switches: Switches
+    bundle: Bundle, device: torch.device, dtype: torch.dtype, inference_options: InferenceOptions
 ) -> TextEncoder:
     """The text encoder; the theatre's stays in float32."""
     where = f"{bundle.directory}: text_encoder"
     if pipeline_config(bundle).family == "theatre":
-        if switches.offload_text:
+        if inference_options.offload_text:
             raise ValueError("only Wan's text encoder can be kept off the device; the theatre's is tiny")
         config = config_from_document(WordEncoderConfig, _section(bundle, "text_encoder"), where)
         with torch.device("meta"):
@@ -154,7 +158,7 @@ def load_text_encoder(
         bundle.files["tokenizer.json"],
         device=device,
         dtype=dtype,
-        offload=switches.offload_text,
+        offload=inference_options.offload_text,
     )
 
 

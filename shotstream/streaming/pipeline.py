@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from shotstream.codec.codec import Codec, DecodeState, StreamDecoder
-from shotstream.codec.pixels import from_levels, to_levels
+from shotstream.codec.pixels import from_uint8, to_uint8
 from shotstream.codec.text import TextEncoder
 from shotstream.codec.transfer import fetch, send
 from shotstream.diffusion.schedule import FlowSchedule
@@ -28,11 +28,11 @@ from shotstream.model.dual_cache import DualCache
 from shotstream.story import CaptionStyle
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
-from shotstream.streaming.crew import Crew, shared_cache
+from shotstream.streaming.inference_group import InferenceGroup, shared_cache
+from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
 from shotstream.streaming.parts import CAPTION_STYLES
 from shotstream.streaming.pipeline_config import Compose, Family, PipelineConfig
 from shotstream.streaming.sequence_parallel import HeadParallel
-from shotstream.streaming.switches import DEFAULT_SWITCHES
 from shotstream.streaming.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class StreamingPipeline:
         *,
         weights_sha256: str = "",
         choice: Choice | None = None,
-        crew: Crew | None = None,
+        group: InferenceGroup | None = None,
         synchronize: bool = False,
     ) -> None:
         """The networks are used as they are: put them where they belong and in evaluation mode first.
@@ -64,9 +64,9 @@ class StreamingPipeline:
             text_encoder: Of whole captions.
             compose: From global and shot caption to what the text encoder is given.
             weights_sha256: Identifies the weights; sessions are saved with it.
-            choice: How it is run; of its switches, those of the networks are already applied to them. None:
-                the default switches.
-            crew: The processes that make each chunk together, led by this one; None: this one alone.
+            choice: How it is run; of its options, those of the networks are already applied to them. None:
+                the default options.
+            group: The processes that make each chunk together, led by this one; None: this one alone.
             synchronize: Wait for the device after each part of a chunk, so that timings hold their own work;
                 without effect where chunks overlap.
 
@@ -84,26 +84,26 @@ class StreamingPipeline:
         self.text_encoder = text_encoder
         self.compose = compose
         self.weights_sha256 = weights_sha256
-        self.choice = choice or Choice(dtype=self.dtype, switches=DEFAULT_SWITCHES)
+        self.choice = choice or Choice(dtype=self.dtype, inference_options=DEFAULT_INFERENCE_OPTIONS)
         self.synchronize = synchronize
         self.latent_size: LatentSize = codec.geometry.latent_size(config.pixel_size)
         self._token_grid = codec.geometry.token_grid(self.latent_size)
-        self.crew = crew
-        switches = self.choice.switches
-        self.cache_dtype = switches.cache_dtype or self.dtype
-        if switches.overlap_chunks and crew is not None:
+        self.group = group
+        inference_options = self.choice.inference_options
+        self.cache_dtype = inference_options.cache_dtype or self.dtype
+        if inference_options.overlap_chunks and group is not None:
             raise ValueError(
                 "several processes make each chunk together, when it is asked for; do not overlap"
             )
         self.codec_device = self.device
-        if switches.codec_device is not None:
-            self.codec_device = torch.device(switches.codec_device)
+        if inference_options.codec_device is not None:
+            self.codec_device = torch.device(inference_options.codec_device)
         if self.codec_device == torch.device("cuda"):
             self.codec_device = torch.device("cuda", torch.cuda.current_device())
         self.prefetcher: ChunkPrefetcher | None = None
-        if switches.overlap_chunks:
+        if inference_options.overlap_chunks:
             self.prefetcher = ChunkPrefetcher(self.device, self.codec_device)
-        if crew is not None:
+        if group is not None:
             dit.token_share = HeadParallel(dit.config, self._token_grid)
         self._sigmas: dict[int, Tensor] = {}
         self._spare_caches: list[DualCache] = []
@@ -224,7 +224,7 @@ class StreamingPipeline:
         to the bit whatever else is encoded, and when.
         """
         pixels = rearrange(levels, "f h w c -> f 1 c 1 h w")
-        return torch.cat([self.codec.encode(from_levels(frame))[:, :, 0].float() for frame in pixels])
+        return torch.cat([self.codec.encode(from_uint8(frame))[:, :, 0].float() for frame in pixels])
 
     def decode(
         self,
@@ -249,7 +249,7 @@ class StreamingPipeline:
         """The same frames on the codec's device; waits for nothing."""
         given = latents if self.codec_device.type != "cpu" else fetch(latents)
         pixels, state = (decoder or self.codec).decode_stream(given.to(self.codec_device), state)
-        return rearrange(to_levels(pixels[0]), "c f h w -> f h w c"), state
+        return rearrange(to_uint8(pixels[0]), "c f h w -> f h w c"), state
 
     def beside(
         self, latents: Tensor | None = None, ready: torch.cuda.Event | None = None

@@ -24,7 +24,7 @@ from shotstream.codec.codec import StreamDecoder
 from shotstream.streaming.chunk_prefetcher import CancelToken
 from shotstream.streaming.conditioning import ConditionedShot, condition_next_shot
 from shotstream.streaming.context_sampling import kept_frames
-from shotstream.streaming.crew import ShotInputs
+from shotstream.streaming.inference_group import ShotInputs
 from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.pipeline import StreamingPipeline, to_frames
@@ -157,7 +157,7 @@ def _denoising(
 ) -> Generator[Callable[[], _Denoised | None]]:
     """Gives a function that denoises the next chunk of a shot; it commits the one before first.
 
-    With a crew all processes do so together; with a prefetcher a thread does, one chunk ahead.
+    With an inference group all processes do so together; with a prefetcher a thread does, one chunk ahead.
     """
     stopwatch = pipeline.stopwatch()
     with ExitStack() as ended:
@@ -173,7 +173,7 @@ def _denoising(
         rollout = Rollout(pipeline.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch)
         chunks = ended.enter_context(closing(rollout.chunks(request.num_chunks, cancel_token=token)))
         next_latents = partial(next, chunks, None)
-        if pipeline.crew is not None:
+        if pipeline.group is not None:
             inputs = ShotInputs(
                 conditioning=conditioning.to("cpu"),
                 embeddings=pipeline.embeddings(captions).cpu(),
@@ -182,7 +182,7 @@ def _denoising(
                 num_chunks=request.num_chunks,
                 cache_dtype=pipeline.cache_dtype,
             )
-            next_latents = ended.enter_context(pipeline.crew.leading(inputs, next_latents))
+            next_latents = ended.enter_context(pipeline.group.leading(inputs, next_latents))
 
         def next_chunk() -> _Denoised | None:
             latents = next_latents()

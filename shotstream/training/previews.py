@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from shotstream.codec.codec import Codec
-from shotstream.codec.pixels import to_levels
+from shotstream.codec.pixels import to_uint8
 from shotstream.data.story_latents import StoryLatents, encode_story
 from shotstream.data.story_pool import StoryPool, condition, draw_shots
 from shotstream.diffusion.samplers import VelocityFunction, euler
@@ -59,7 +59,7 @@ def preview_teacher(
     stories = held_out_stories(codec, pool.dit.num_context_frames)
     samples = [(story, index) for story in stories for index in range(_NUM_SHOTS)]
     latents = sample_shots(stage, model, samples, num_steps=12, guidance=1.5)
-    decoded = to_levels(codec.decode(latents.cpu())).permute(0, 2, 3, 4, 1).numpy()
+    decoded = to_uint8(codec.decode(latents.cpu())).permute(0, 2, 3, 4, 1).numpy()
     truth = np.stack([to_rgb(render(story.story.shots[index], decoded.shape[1])) for story, index in samples])
     rows = []
     for start in range(0, len(samples), _NUM_SHOTS):

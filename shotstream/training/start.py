@@ -12,8 +12,8 @@ from shotstream.configs import config_from_document
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
+from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
 from shotstream.streaming.parts import load_codec, pipeline_config
-from shotstream.streaming.switches import DEFAULT_SWITCHES
 from shotstream.weights.bundle import read_bundle
 from shotstream.weights.hub import resolve
 
@@ -43,5 +43,5 @@ def codec_of(name: str | Path, device: torch.device | str = "cpu") -> tuple[Code
         ValueError: there is no such bundle.
     """
     bundle = read_bundle(resolve(name), parts=("codec",))
-    codec = load_codec(bundle, torch.device(device), torch.float32, DEFAULT_SWITCHES)
+    codec = load_codec(bundle, torch.device(device), torch.float32, DEFAULT_INFERENCE_OPTIONS)
     return codec, codec.geometry.latent_size(pipeline_config(bundle).pixel_size)

@@ -57,7 +57,11 @@ def test_an_answer_that_was_stopped_says_so_and_an_error_is_one_line() -> None:
 
 
 def test_the_first_question_is_a_film_and_no_two_are_alike() -> None:
-    assert QUESTIONS[0].name == "generate" and QUESTIONS[0].start == "plain" and not QUESTIONS[0].switches
+    assert (
+        QUESTIONS[0].name == "generate"
+        and QUESTIONS[0].start == "plain"
+        and not QUESTIONS[0].inference_options
+    )
     assert len({question.key for question in QUESTIONS}) == len(QUESTIONS)
     assert not any("," in question.variant for question in QUESTIONS), "commas stand between names"
 

@@ -17,8 +17,8 @@ from shotstream.streaming.choice import (
     check_words,
     choose,
 )
+from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.pipeline_config import Family
-from shotstream.streaming.switches import Switches
 
 GB = 10**9
 CPU = Machine(device_type="cpu")
@@ -42,9 +42,9 @@ LOW = {"chunk_decode": False, "overlap_chunks": False, "offload_text": True}
 LOWEST = {**LOW, "weights": "float8", "float8_cache": True}
 
 
-def needs(_dtype: torch.dtype, switches: Switches) -> int:
+def needs(_dtype: torch.dtype, inference_options: InferenceOptions) -> int:
     """About what the published model takes: 34, 21 and 15 GB."""
-    return (15 if switches.float8_cache else 21 if switches.offload_text else 34) * GB
+    return (15 if inference_options.float8_cache else 21 if inference_options.offload_text else 34) * GB
 
 
 def run(family: Family, machine: Machine, options: Options | None = None, needs: Needs = needs) -> Choice:
@@ -52,7 +52,7 @@ def run(family: Family, machine: Machine, options: Options | None = None, needs:
 
 
 @pytest.mark.parametrize(
-    ("family", "machine", "dtype", "switches"),
+    ("family", "machine", "dtype", "inference_options"),
     [
         ("theatre", CPU, torch.float32, {"num_threads": 1}),
         ("theatre", TWO_CORES, torch.float32, {"num_threads": 1, "overlap_chunks": True}),
@@ -71,18 +71,18 @@ def run(family: Family, machine: Machine, options: Options | None = None, needs:
     ],
 )
 def test_a_machine_is_given_what_stands_here(
-    family: Family, machine: Machine, dtype: torch.dtype, switches: dict[str, Any]
+    family: Family, machine: Machine, dtype: torch.dtype, inference_options: dict[str, Any]
 ) -> None:
     choice = run(family, machine)
     assert choice.dtype == dtype
-    assert choice.switches == Switches(**switches)
+    assert choice.inference_options == InferenceOptions(**inference_options)
 
 
 def test_only_little_memory_changes_pictures_of_itself() -> None:
     for family in ("theatre", "wan"):
         for machine in (CPU, TWO_CORES, H200, CARD_24, CREW):
-            assert run(family, machine).switches.suffix == ""
-    assert run("wan", CARD_12).switches.suffix == " (float8 weights, float8 cache)"
+            assert run(family, machine).inference_options.suffix == ""
+    assert run("wan", CARD_12).inference_options.suffix == " (float8 weights, float8 cache)"
 
 
 def test_one_line_tells_what_memory_was_chosen_and_why() -> None:
@@ -106,10 +106,10 @@ def test_one_line_tells_what_memory_was_chosen_and_why() -> None:
 def test_a_second_gpu_is_named_and_not_taken() -> None:
     two = Machine(device_type="cuda", capability=(9, 0), free_bytes=80 * GB, num_gpus=2)
     choice = run("wan", two)
-    assert choice.switches.codec_device is None
+    assert choice.inference_options.codec_device is None
     assert "--codec-device cuda:1" in choice.told[-1]
     given = run("wan", two, Options(expert=Expert(codec_device="cuda:1")))
-    assert given.switches == Switches(**WAN_ON_GPU, codec_device="cuda:1")
+    assert given.inference_options == InferenceOptions(**WAN_ON_GPU, codec_device="cuda:1")
     assert len(given.told) == 1
 
 
@@ -118,48 +118,48 @@ def test_memory_that_was_asked_for_is_not_computed() -> None:
         raise AssertionError
 
     options = Options(memory="lowest")
-    assert run("wan", H200, options, never).switches == Switches(**{**WAN_ON_GPU, **LOWEST})
+    assert run("wan", H200, options, never).inference_options == InferenceOptions(**{**WAN_ON_GPU, **LOWEST})
     # A CPU's main memory is where everything is anyway.
-    low = run("wan", CPU, Options(memory="low"), never).switches
-    assert low == Switches()
+    low = run("wan", CPU, Options(memory="low"), never).inference_options
+    assert low == InferenceOptions()
 
 
 def test_float8_multiplies_in_eight_bits_where_there_are_units_for_it() -> None:
     on_gpu = run("wan", H200, Options(precision="float8"))
     assert on_gpu.dtype == torch.bfloat16
-    assert on_gpu.switches.weights == "float8-products"
-    assert "8-bit attention" in on_gpu.switches.suffix and on_gpu.switches.compile
+    assert on_gpu.inference_options.weights == "float8-products"
+    assert "8-bit attention" in on_gpu.inference_options.suffix and on_gpu.inference_options.compile
     on_cpu = run("theatre", CPU, Options(precision="float8"))
-    assert on_cpu.dtype == torch.float32 and not on_cpu.switches.compile
-    assert on_cpu.switches.suffix == on_gpu.switches.suffix
+    assert on_cpu.dtype == torch.float32 and not on_cpu.inference_options.compile
+    assert on_cpu.inference_options.suffix == on_gpu.inference_options.suffix
     assert "slow" in on_cpu.told[0]
     # The kernel of attention needs a generation more.
-    on_ada = run("wan", CARD_24, Options(precision="float8")).switches
+    on_ada = run("wan", CARD_24, Options(precision="float8")).inference_options
     assert (on_ada.weights, on_ada.attention) == ("float8-products", "sdpa")
     with pytest.raises(ValueError, match=r"8\.9 or above \(this one: 8\.6\)"):
         run("wan", CARD_12, Options(precision="float8"))
     # A byte a number already.
-    saved = run("wan", H200, Options(precision="float8", memory="lowest")).switches
+    saved = run("wan", H200, Options(precision="float8", memory="lowest")).inference_options
     assert saved.weights == "float8-products" and not saved.float8_cache
     asked = Options(memory="lowest", expert=Expert(attention="eight-bit"))
-    assert run("wan", H200, asked).switches.cache_dtype == torch.int8
+    assert run("wan", H200, asked).inference_options.cache_dtype == torch.int8
 
 
 def test_an_experts_answer_takes_the_place_of_the_tables() -> None:
     for machine in (CPU, H200, CARD_24):
         refused = run("wan", machine, Options(expert=Expert(compile=False, overlap=False, attention="sdpa")))
-        switches = refused.switches
-        assert (switches.compile, switches.overlap_chunks) == (False, False)
-        assert switches.attention == "sdpa"
-    asked = run("theatre", CPU, Options(expert=Expert(compile=True, overlap=True))).switches
-    assert asked == Switches(compile=True, num_threads=1, overlap_chunks=True)
+        inference_options = refused.inference_options
+        assert (inference_options.compile, inference_options.overlap_chunks) == (False, False)
+        assert inference_options.attention == "sdpa"
+    asked = run("theatre", CPU, Options(expert=Expert(compile=True, overlap=True))).inference_options
+    assert asked == InferenceOptions(compile=True, num_threads=1, overlap_chunks=True)
     # Of float8, a GPU before Hopper has the products alone.
-    ada = run("wan", CARD_24, Options(precision="float8")).switches
+    ada = run("wan", CARD_24, Options(precision="float8")).inference_options
     assert (ada.weights, ada.attention) == ("float8-products", "sdpa")
     # In eight bits the cache has a byte a number of its own.
     for memory in get_args(MemoryLevel):
         options = Options(memory=memory, expert=Expert(attention="eight-bit"))
-        assert not run("theatre", CPU, options).switches.float8_cache
+        assert not run("theatre", CPU, options).inference_options.float8_cache
 
 
 @pytest.mark.parametrize(
@@ -177,4 +177,4 @@ def test_what_is_not_known_is_refused(words: tuple[str, str, str | None], messag
 
 def test_every_row_sets_a_switch_and_says_why() -> None:
     for row in TABLE:
-        assert row.switch in asdict(Switches()) and len(row.why) > 40
+        assert row.switch in asdict(InferenceOptions()) and len(row.why) > 40

@@ -9,10 +9,10 @@ from shotstream.codec.codec import Codec, DecodeState
 from shotstream.geometry import VideoGeometry
 from shotstream.streaming import loading
 from shotstream.streaming.choice import Choice, Expert
+from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.loading import load
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
-from shotstream.streaming.switches import Switches
 from tests.streaming.tiny import tiny_pipeline
 
 
@@ -53,7 +53,10 @@ def test_latents_and_context_frames_go_to_the_codecs_device(overlap: bool) -> No
         codec,
         plain.text_encoder,
         plain.compose,
-        choice=Choice(dtype=torch.float32, switches=Switches(overlap_chunks=overlap, codec_device="meta")),
+        choice=Choice(
+            dtype=torch.float32,
+            inference_options=InferenceOptions(overlap_chunks=overlap, codec_device="meta"),
+        ),
     )
     session = StorySession(pipeline, "a forest night")
     for caption in ("a fox walks", "a fox sleeps"):

@@ -12,10 +12,10 @@ from shotstream.geometry import PixelSize
 from shotstream.model.dual_cache import DualCache
 from shotstream.streaming import memory
 from shotstream.streaming.choice import Choice
+from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.loading import assemble_pipeline
 from shotstream.streaming.memory import Memory, decode_peak, encode_peak, film_memory, pass_peak, peak_of
 from shotstream.streaming.parts import load_codec, load_dit
-from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import Bundle
 
 SMALL = PixelSize(32, 48)
@@ -55,19 +55,28 @@ def test_a_visiting_text_encoder_needs_its_largest_layer_in_the_films_dtype() ->
         "encoder.block.10.a": torch.zeros(9),
         "encoder.block.1.a": torch.zeros(5),
     }
-    for switches, num_numbers in ((Switches(offload_text=True), 9), (Switches(), 121)):
+    for inference_options, num_numbers in (
+        (InferenceOptions(offload_text=True), 9),
+        (InferenceOptions(), 121),
+    ):
         for dtype in (torch.bfloat16, torch.float32):
-            needed = memory._text_bytes(tensors, dtype, switches)  # pyright: ignore[reportPrivateUsage]
+            needed = memory._text_bytes(tensors, dtype, inference_options)  # pyright: ignore[reportPrivateUsage]
             assert needed == num_numbers * dtype.itemsize
-    assert memory._text_bytes({}, torch.float32, Switches(offload_text=True)) == 0  # pyright: ignore
+    assert memory._text_bytes({}, torch.float32, InferenceOptions(offload_text=True)) == 0  # pyright: ignore
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("switches", [Switches(), Switches(weights="float8", float8_cache=True)])
-def test_weights_and_caches_are_those_of_a_loaded_model(tmp_path: Path, switches: Switches) -> None:
+@pytest.mark.parametrize(
+    "inference_options", [InferenceOptions(), InferenceOptions(weights="float8", float8_cache=True)]
+)
+def test_weights_and_caches_are_those_of_a_loaded_model(
+    tmp_path: Path, inference_options: InferenceOptions
+) -> None:
     bundle = tiny_bundle(tmp_path)
-    computed = film_memory(bundle, torch.float32, switches)
-    pipeline = assemble_pipeline(bundle, CPU, Choice(dtype=torch.float32, switches=switches))
+    computed = film_memory(bundle, torch.float32, inference_options)
+    pipeline = assemble_pipeline(
+        bundle, CPU, Choice(dtype=torch.float32, inference_options=inference_options)
+    )
     tensors = [*pipeline.dit.parameters(), *pipeline.dit.buffers()]
     assert computed.transformer == sum(tensor.nbytes for tensor in tensors)
     cache = sum(stored.nbytes for layer in pipeline.borrow_cache().layers for stored in layer)
@@ -86,8 +95,8 @@ def test_tensors_without_contents_need_what_real_ones_do(tmp_path: Path) -> None
     decodes: list[object] = []
     encodes: list[int] = []
     for device in (CPU, META):
-        dit = load_dit(bundle, device, torch.float32, Switches())
-        codec = load_codec(bundle, device, torch.float32, Switches())
+        dit = load_dit(bundle, device, torch.float32, InferenceOptions())
+        codec = load_codec(bundle, device, torch.float32, InferenceOptions())
         grid = codec.geometry.token_grid(codec.geometry.latent_size(SMALL))
         cache = DualCache(dit.config, 1, grid, torch.float32, device)
         passes.append(pass_peak(dit, cache, codec, SMALL))
@@ -102,28 +111,30 @@ def test_tensors_without_contents_need_what_real_ones_do(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_what_runs_beside_needs_its_memory_beside_and_what_is_elsewhere_needs_none(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path)
-    in_turn = film_memory(bundle, torch.float32, Switches())
-    beside = film_memory(bundle, torch.float32, Switches(overlap_chunks=True))
-    apart = film_memory(bundle, torch.float32, Switches(codec_device="cpu"))
+    in_turn = film_memory(bundle, torch.float32, InferenceOptions())
+    beside = film_memory(bundle, torch.float32, InferenceOptions(overlap_chunks=True))
+    apart = film_memory(bundle, torch.float32, InferenceOptions(codec_device="cpu"))
     assert beside.transient > in_turn.transient >= apart.transient
-    codec = load_codec(bundle, META, torch.float32, Switches())
+    codec = load_codec(bundle, META, torch.float32, InferenceOptions())
     frames = bundle.config["dit"]["chunk_latent_frames"]
     kept = decode_peak(codec, frames, SMALL).kept
     numbers = sum(tensor.numel() for tensor in bundle.tensors["codec"].values())
     assert kept > 0 and in_turn.codec == beside.codec == 4 * numbers + kept
     assert (apart.codec, apart.text_encoder) == (0, 0)
-    eight = film_memory(bundle, torch.float32, Switches(weights="float8-products", attention="eight-bit"))
+    eight = film_memory(
+        bundle, torch.float32, InferenceOptions(weights="float8-products", attention="eight-bit")
+    )
     assert eight.caches < in_turn.caches and eight.transformer < in_turn.transformer
-    visiting = film_memory(bundle, torch.float32, Switches(offload_text=True))
+    visiting = film_memory(bundle, torch.float32, InferenceOptions(offload_text=True))
     assert 0 < visiting.text_encoder < in_turn.text_encoder
 
 
 @pytest.mark.slow
 def test_the_published_model_needs_what_was_worked_out_by_hand() -> None:
     size, half = PixelSize(480, 832), torch.bfloat16
-    whole = engine_memory("wan-1.3b", size, half, Switches())
+    whole = engine_memory("wan-1.3b", size, half, InferenceOptions())
     saved = engine_memory(
-        "wan-1.3b", size, half, Switches(weights="float8", float8_cache=True, offload_text=True)
+        "wan-1.3b", size, half, InferenceOptions(weights="float8", float8_cache=True, offload_text=True)
     )
     assert whole.transformer == 2 * 1_418_996_800
     cache = 2 * 30 * (6 + 21) * 30 * 52 * 1536

@@ -14,11 +14,11 @@ from shotstream.codec.text import UMT5Config, umt5_shapes
 from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.geometry import PixelSize
 from shotstream.streaming.choice import Choice, Expert
+from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.loading import assemble_pipeline, load
 from shotstream.streaming.parts import fitted_captions, theatre_bundle_config
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import PipelineConfig
-from shotstream.streaming.switches import Switches
 from shotstream.weights.bundle import BundleError, read_bundle, write_bundle
 from shotstream.weights.hub import WeightsNotFoundError
 from tests.streaming.tiny import tiny_config, tiny_dit, tiny_pipeline
@@ -190,14 +190,14 @@ def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
         files={"tokenizer.json": tokenizer.to_str().encode()},
     )
 
-    def run(**switches: Any) -> np.ndarray:
+    def run(**inference_options: Any) -> np.ndarray:
         bundle = read_bundle(tmp_path / "wan")
-        choice = Choice(dtype=torch.float32, switches=Switches(**switches))
+        choice = Choice(dtype=torch.float32, inference_options=InferenceOptions(**inference_options))
         return frames(assemble_pipeline(bundle, torch.device("cpu"), choice))
 
     pipeline = load(tmp_path / "wan", "cpu", expert=Expert(overlap=False))
     assert (pipeline.family, pipeline.caption_style, pipeline.fps) == ("wan", "published", 16)
-    assert pipeline.choice.switches == Switches(chunk_decode=True)
+    assert pipeline.choice.inference_options == InferenceOptions(chunk_decode=True)
     shot = frames(pipeline)
     assert shot.shape == (21, 32, 48, 3)
     overlapping = load(tmp_path / "wan", "cpu", expert=Expert(overlap=True))
@@ -218,7 +218,7 @@ def test_switches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny", tiny_pipeline())
     bundle = read_bundle(tmp_path / "tiny")
     with pytest.raises(ValueError, match="only Wan's decoder"):
-        choice = Choice(dtype=torch.float32, switches=Switches(chunk_decode=True))
+        choice = Choice(dtype=torch.float32, inference_options=InferenceOptions(chunk_decode=True))
         assemble_pipeline(bundle, torch.device("cpu"), choice)
     with pytest.raises(ValueError, match="leave float8_cache out"):
-        Switches(attention="eight-bit", float8_cache=True)
+        InferenceOptions(attention="eight-bit", float8_cache=True)

@@ -36,7 +36,7 @@ def run(num_processes: int, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def film(num_processes: int, path: Path) -> dict[str, Tensor]:
-    done = run(num_processes, "tests.streaming.crew_member", str(path))
+    done = run(num_processes, "tests.streaming.inference_group_member", str(path))
     assert done.returncode == 0, done.stderr[-4000:]
     return load_file(path)
 

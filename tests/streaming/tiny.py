@@ -23,11 +23,11 @@ from shotstream.streaming.context_sampling import (
     choose_context,
     kept_frames,
 )
-from shotstream.streaming.crew import Crew
+from shotstream.streaming.inference_group import InferenceGroup
+from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import PipelineConfig
 from shotstream.streaming.shot_memory import ShotMemory
-from shotstream.streaming.switches import Switches
 
 LATENT_SIZE = LatentSize(4, 6)
 
@@ -120,7 +120,7 @@ def tiny_pipeline(
     num_context_frames: int = 3,
     num_heads: int = 2,
     seed: int = 0,
-    crew: Crew | None = None,
+    group: InferenceGroup | None = None,
     overlap: bool = False,
 ) -> StreamingPipeline:
     """Theatre classes with random weights at 32x48 pixels; heads are 12 wide."""
@@ -147,6 +147,6 @@ def tiny_pipeline(
         words.eval().requires_grad_(False),
         compose_caption,
         weights_sha256=f"{seed:064}",
-        choice=Choice(dtype=torch.float32, switches=Switches(overlap_chunks=overlap)),
-        crew=crew,
+        choice=Choice(dtype=torch.float32, inference_options=InferenceOptions(overlap_chunks=overlap)),
+        group=group,
     )

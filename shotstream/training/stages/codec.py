@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.codec.pixels import to_levels
+from shotstream.codec.pixels import to_uint8
 from shotstream.data.batches import DataSource
 from shotstream.data.checks import require_within
 from shotstream.data.rendered_clips import ClipBatch, ClipsConfig
@@ -146,7 +146,7 @@ class CodecStage:
         scores: dict[str, float] = {}
         rows = [truth[:, :: _GEOMETRY.temporal_stride]]
         for name, value in (("clean", latents), ("noisy", disturbed)):
-            decoded = to_levels(codec.decode(value)).permute(0, 2, 3, 4, 1)
+            decoded = to_uint8(codec.decode(value)).permute(0, 2, 3, 4, 1)
             scores[f"right_{name}"] = (decoded == truth).all(-1).float().mean().item()
             rows.append(decoded[:, :: _GEOMETRY.temporal_stride])
         sheet = np.concatenate(

@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.codec.pixels import from_levels
+from shotstream.codec.pixels import from_uint8
 from shotstream.data.checks import require_positive, require_within
 from shotstream.data.rendered_clips import ActorClips, ActorClipsConfig
 from shotstream.data.rng import numpy_rng, sample_noise, torch_rng
@@ -105,7 +105,7 @@ class DecoderStage:
         frames = torch.cat(
             [pictures[:, :1], pictures[:, num_pictures:].repeat_interleave(held, dim=1)], dim=1
         )
-        pixels = from_levels(torch.from_numpy(RGB)[frames.long()]).permute(0, 4, 1, 2, 3)
+        pixels = from_uint8(torch.from_numpy(RGB)[frames.long()]).permute(0, 4, 1, 2, 3)
         return self.codec.encode(pixels.to(self.device))
 
     def step(self, step: int) -> Mapping[str, float]:

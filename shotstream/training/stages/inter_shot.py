@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shotstream.codec.codec import Codec
-from shotstream.codec.pixels import from_levels, to_levels
+from shotstream.codec.pixels import from_uint8, to_uint8
 from shotstream.data.batches import DataSource
 from shotstream.data.checks import require_within
 from shotstream.data.story_captions import ShardCaptionsConfig, StoryCaptionsBatch, StoryCaptionsConfig
@@ -190,7 +190,7 @@ def look_back_at(
     budget: int,
 ) -> list[ShotMemory]:
     """The memories of a batch of shots, as a session keeps them: frames as a viewer gets them."""
-    pixels = from_levels(to_levels(codec.decode(latents)))
+    pixels = from_uint8(to_uint8(codec.decode(latents)))
     num_frames = pixels.shape[2]
     chosen = kept_frames(num_frames, shot_index, budget)
     singles = rearrange(pixels[:, :, list(chosen)], "b c k h w -> (b k) c 1 h w")

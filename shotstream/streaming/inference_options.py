@@ -1,4 +1,4 @@
-"""How a model is run, in full: what it gives up for memory, what it computes with, what is compiled.
+"""Options of inference, in full: what is given up for memory, what computes, what is compiled.
 
 Nobody is asked for these one by one: `choice` makes them of what a person wants and what the machine is.
 docs/performance.md says what each saves and costs.
@@ -13,11 +13,11 @@ from shotstream.model.quantized import WeightFormat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Switches:
-    """The default is every bit, torch's own attention, and nothing compiled.
+class InferenceOptions:
+    """Options of inference; the defaults keep every bit, with torch's own attention and nothing compiled.
 
     Raises:
-        ValueError: Switches that exclude each other.
+        ValueError: Options that exclude each other.
     """
 
     weights: WeightFormat | None = None
@@ -78,4 +78,4 @@ class Switches:
         return f" ({', '.join(changes)})" if changes else ""
 
 
-DEFAULT_SWITCHES = Switches()
+DEFAULT_INFERENCE_OPTIONS = InferenceOptions()

@@ -1,4 +1,4 @@
-"""Several processes make one film: one leads, the others follow it shot by shot and chunk by chunk.
+"""An inference group: several processes make one film; one leads, the others follow it chunk by chunk.
 
 The leader has everything a process alone has: sessions, text encoder, codec, files. Followers hold the
 transformer and no more. They hear of three things: a shot begins, with all that its latents are a function
@@ -68,8 +68,8 @@ class _End:
 
 
 @dataclass(slots=True)
-class Crew:
-    """The processes that make films together, seen from one of them. Made by `joined_crew`."""
+class InferenceGroup:
+    """The processes of an inference group, seen from one of them. Made by `init_inference_group`."""
 
     rank: int
     """Number of this process; 0 leads."""
@@ -85,7 +85,7 @@ class Crew:
         return dist.get_world_size()
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process directs the others."""
         return self.rank == 0
 
@@ -167,14 +167,14 @@ def _token_grid(dit: DiT, latents: Tensor) -> TokenGrid:
     return geometry.token_grid(LatentSize(latents.shape[-2], latents.shape[-1]))
 
 
-def started_as_crew() -> bool:
+def started_by_torchrun() -> bool:
     """Whether torchrun has started this process beside others."""
     return number_from_torchrun("WORLD_SIZE", 1) > 1
 
 
 @contextmanager
-def joined_crew(device: torch.device | str) -> Generator[Crew]:
-    """The crew that torchrun has started this process in; the others are dismissed when the leader leaves.
+def init_inference_group(device: torch.device | str) -> Generator[InferenceGroup]:
+    """The inference group that torchrun started this process in; followers end when the leader leaves.
 
     Args:
         device: "cpu", or "cuda": each process of a machine takes a GPU of its own.
@@ -186,11 +186,11 @@ def joined_crew(device: torch.device | str) -> Generator[Crew]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo")
     messages = dist.new_group(backend="gloo", timeout=_PATIENCE)
     assert isinstance(messages, dist.ProcessGroup)
-    crew = Crew(dist.get_rank(), own, _messages=messages)
+    group = InferenceGroup(dist.get_rank(), own, _messages=messages)
     try:
-        yield crew
+        yield group
     finally:
-        if crew.leads:
-            crew.dismiss()
+        if group.is_leader:
+            group.dismiss()
     # Only after a good end: a process that failed must not wait for the others to leave with it.
     dist.destroy_process_group()

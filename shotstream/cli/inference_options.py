@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shotstream.streaming.choice import Options
-    from shotstream.streaming.crew import Crew
+    from shotstream.streaming.inference_group import InferenceGroup
     from shotstream.streaming.pipeline import StreamingPipeline
 
 _EXPERT = "Expert: each takes the place of what is chosen"
@@ -129,7 +129,7 @@ def _read_options(precision: Any, memory: Any, **expert: Any) -> "Options":
 
 
 def load_warm(
-    console: "Console", model: str, device: str, options: "Options", crew: "Crew | None" = None
+    console: "Console", model: str, device: str, options: "Options", group: "InferenceGroup | None" = None
 ) -> "StreamingPipeline":
     """The model, all that a first film would wait for done; the person is told what is done and chosen."""
     from shotstream.streaming.loading import load
@@ -144,24 +144,24 @@ def load_warm(
         precision=options.precision,
         memory=options.memory,
         expert=options.expert,
-        crew=crew,
+        group=group,
     )
     for line in pipeline.choice.told:
         tell(line)
-    if pipeline.choice.switches.needs_warm_up:
+    if pipeline.choice.inference_options.needs_warm_up:
         warm_up(pipeline, tell=tell)
     return pipeline
 
 
 @contextmanager
-def crew_of(device: str) -> "Generator[Crew | None]":
+def inference_group_of(device: str) -> "Generator[InferenceGroup | None]":
     """The processes that torchrun has started this one with; None where it is alone.
 
     Leaving it dismisses the processes that follow.
     """
-    from shotstream.streaming.crew import joined_crew, started_as_crew
+    from shotstream.streaming.inference_group import init_inference_group, started_by_torchrun
 
-    if not started_as_crew():
+    if not started_by_torchrun():
         yield None
         return
     with bad_input():
@@ -170,5 +170,5 @@ def crew_of(device: str) -> "Generator[Crew | None]":
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"no device {device!r} for several processes; give auto, cpu or cuda")
         chosen = choose_device(device)
-    with joined_crew(chosen) as crew:
-        yield crew
+    with init_inference_group(chosen) as group:
+        yield group

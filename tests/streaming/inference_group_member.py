@@ -1,4 +1,4 @@
-"""What a process of a test runs: `python -m tests.streaming.crew_member FILE`, alone or under torchrun.
+"""The program of one process of a test: `python -m tests.streaming.inference_group_member FILE`.
 
 It films two stories that take turns, with cuts in mid-shot, a retake and shots past the window, and writes
 all latents that later shots would look at, and all frames, to FILE.
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from shotstream.streaming.crew import Crew, joined_crew, started_as_crew
+from shotstream.streaming.inference_group import InferenceGroup, init_inference_group, started_by_torchrun
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
 from tests.streaming.tiny import tiny_pipeline
@@ -39,19 +39,19 @@ def main() -> None:
     """Leads or follows, or films alone."""
     torch.set_num_threads(1)
     path = Path(sys.argv[1])
-    if not started_as_crew():
+    if not started_by_torchrun():
         film(tiny_pipeline(num_heads=4), path)
         return
-    with joined_crew("cpu") as crew:
-        work(crew, path)
+    with init_inference_group("cpu") as group:
+        work(group, path)
 
 
-def work(crew: Crew, path: Path) -> None:
+def work(group: InferenceGroup, path: Path) -> None:
     """A process's part."""
-    if crew.leads:
-        film(tiny_pipeline(num_heads=4, crew=crew), path)
+    if group.is_leader:
+        film(tiny_pipeline(num_heads=4, group=group), path)
     else:
-        crew.follow(tiny_pipeline(num_heads=4).dit)
+        group.follow(tiny_pipeline(num_heads=4).dit)
 
 
 if __name__ == "__main__":
