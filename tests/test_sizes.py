@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from shotstream.codec.patch_codec import PatchCodecConfig
-from shotstream.codec.text import UMT5Config
-from shotstream.codec.wan_vae import WanVAEConfig
-from shotstream.codec.word_encoder import WordEncoderConfig
 from shotstream.geometry import PixelSize
 from shotstream.model.config import DiTConfig
 from shotstream.streaming.pipeline_config import PipelineConfig
+from shotstream.text.text_encoder import UMT5Config
+from shotstream.text.word_encoder import WordEncoderConfig
+from shotstream.vae.patch_codec import PatchCodecConfig
+from shotstream.vae.wan_vae import WanVAEConfig
 
 
 def _dit(**changes: Any) -> DiTConfig:

@@ -33,11 +33,11 @@ from shotstream.bench.report import machine_facts
 from shotstream.bench.roofline import measure_ceilings, product_ceilings, shot_cost
 from shotstream.bench.shots import bench_shots
 from shotstream.bench.variants import Models, num_cores
-from shotstream.codec.video_io import FragmentWriter, H264Settings
 from shotstream.model.attention import AttentionName, attend_all, attention_kernel
 from shotstream.model.eight_bit_attention import EightBitKeysValues, check_eight_bits
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.warm_up import warm_up
+from shotstream.video.video_io import FragmentWriter, H264Settings
 
 Values = Generator[dict[str, Any]]
 

@@ -13,9 +13,9 @@ import torch
 
 from shotstream.bench.denoise import PartConfig, Tell, silent
 from shotstream.bench.report import Report, Row, Spread, milliseconds, peak_rows, pipeline_facts, synchronize
-from shotstream.codec.codec import DecodeState
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.vae.codec import DecodeState
 
 
 def bench_decode(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = silent) -> Report:

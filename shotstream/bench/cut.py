@@ -17,9 +17,9 @@ from shotstream.bench.denoise import PartConfig, Tell, silent
 from shotstream.bench.generate import bench_story
 from shotstream.bench.light import LightSession
 from shotstream.bench.report import Report, Row, Spread, peak_rows, pipeline_facts
-from shotstream.codec.tiny_decoder import TinyDecoder
-from shotstream.codec.video_io import FragmentWriter, H264Settings
 from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.vae.tiny_decoder import TinyDecoder
+from shotstream.video.video_io import FragmentWriter, H264Settings
 
 _PARTS = ("context", "text", "denoise", "decode")
 

@@ -26,13 +26,13 @@ from shotstream.bench.light import LightSession
 from shotstream.bench.power import PowerMeter
 from shotstream.bench.report import Report, Row, Spread, peak_rows, pipeline_facts
 from shotstream.bench.roofline import measure_ceilings, roofline_rows, shot_cost
-from shotstream.codec.fragment_thread import FragmentThread
-from shotstream.codec.tiny_decoder import TinyDecoder
-from shotstream.codec.video_io import FragmentWriter, Frames, H264Settings
 from shotstream.geometry import PixelSize
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
 from shotstream.theatre.world import TheatreStory, sample_story
+from shotstream.vae.tiny_decoder import TinyDecoder
+from shotstream.video.fragment_thread import FragmentThread
+from shotstream.video.video_io import FragmentWriter, Frames, H264Settings
 
 PARTS = ("text", "context", "denoise", "commit", "decode", "keep", "h264")
 """In the order in which a shot goes through them; `keep` encodes what later shots may look back at."""

@@ -9,13 +9,13 @@ from contextlib import closing
 
 import torch
 
-from shotstream.codec.tiny_decoder import TinyDecoder
 from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot import Chunk, make_shot
 from shotstream.streaming.shot_request import ShotRequest
+from shotstream.vae.tiny_decoder import TinyDecoder
 
 
 def random_light_decoder(pipeline: StreamingPipeline) -> TinyDecoder:

@@ -15,10 +15,6 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.codec.text import UMT5Config, umt5_shapes
-from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
-from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.configs import config_from_document
 from shotstream.geometry import PixelSize
 from shotstream.model.config import DiTConfig, wan_1_3b
@@ -27,6 +23,10 @@ from shotstream.streaming.choice import DEFAULT_OPTIONS, Options
 from shotstream.streaming.loading import assemble_pipeline, choose_for
 from shotstream.streaming.parts import choose_device
 from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.text.text_encoder import UMT5Config, umt5_shapes
+from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.vae.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.weights.bundle import Bundle, read_bundle
 from shotstream.weights.hub import WAN, WeightsNotFoundError, bundle_config, resolve
 from shotstream.weights.official import PublishedWeights

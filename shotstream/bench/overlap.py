@@ -1,7 +1,7 @@
 """What does it bring to let the parts of a film's making run beside each other?
 
 Measured: the same stories from captions to their last fragment, three ways in one process, turn by turn, who
-begins rotating: one part after the other; H.264 in a thread of its own (`codec/fragment_thread.py`); each
+begins rotating: one part after the other; H.264 in a thread of its own (`video/fragment_thread.py`); each
 chunk denoised while the one before is decoded and encoded (`streaming/chunk_prefetcher.py`). The frames are
 the engine's in all. Every story begins without memory of its captions. Told apart: how long a cut takes to
 its first pixels, since whoever works ahead could make a viewer wait. On a machine that does other work too a

@@ -26,8 +26,6 @@ from jaxtyping import Complex, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from shotstream.codec.text import TextEncoder, UMT5TextEncoder
-from shotstream.codec.word_encoder import WordEncoder
 from shotstream.diffusion.samplers import few_step
 from shotstream.model.attention import SelfAttention, attend_all
 from shotstream.model.cross_attention import CaptionKeys, CrossAttention
@@ -43,6 +41,8 @@ from shotstream.streaming.context_sampling import (
 )
 from shotstream.streaming.noise import KeyedNoise, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.text.text_encoder import TextEncoder, UMT5TextEncoder
+from shotstream.text.word_encoder import WordEncoder
 
 _ROPE_BASE = 10000.0
 _ROPE_TABLE_LENGTH = 1024

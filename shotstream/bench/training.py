@@ -34,10 +34,6 @@ from shotstream.bench.answers import AnswerFile, error_text
 from shotstream.bench.models import WAN_TINY, draw_weights, part_shapes, random_config
 from shotstream.bench.report import synchronize
 from shotstream.bench.training_step import Shot, matching_flops, teacher_step
-from shotstream.codec.codec import Codec
-from shotstream.codec.patch_codec import PatchCodec
-from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
-from shotstream.codec.word_encoder import WordEncoder
 from shotstream.configs import config_from_document
 from shotstream.data.batches import ShotBatch
 from shotstream.data.captions import StoredText, StoredTextConfig, stored_caption
@@ -50,6 +46,7 @@ from shotstream.model.config import DiTConfig
 from shotstream.streaming.conditioning import stack_conditioning
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.shot_memory import ShotMemory
+from shotstream.text.word_encoder import WordEncoder
 from shotstream.training.dist_context import SINGLE_PROCESS
 from shotstream.training.metrics_logger import peak_memory_bytes
 from shotstream.training.recipe import ModelConfig
@@ -60,6 +57,9 @@ from shotstream.training.stages.inter_shot import inter_shot_stage
 from shotstream.training.stages.intra_shot import intra_shot_stage
 from shotstream.training.stages.teacher import TeacherConfig, TeacherStage
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
+from shotstream.vae.codec import Codec
+from shotstream.vae.patch_codec import PatchCodec
+from shotstream.vae.wan_vae import WanVAE, WanVAEConfig
 from shotstream.weights.hub import WAN
 
 log = logging.getLogger(__name__)

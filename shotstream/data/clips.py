@@ -17,10 +17,10 @@ import torch
 from jaxtyping import UInt8
 from torch.nn.functional import avg_pool2d, interpolate
 
-from shotstream.codec.video_io import Frames
-from shotstream.codec.video_reader import Timeline, VideoError, iter_pictures, read_timeline
 from shotstream.geometry import PixelSize, VideoGeometry
 from shotstream.manifest import Clip
+from shotstream.video.video_io import Frames
+from shotstream.video.video_reader import Timeline, VideoError, iter_pictures, read_timeline
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

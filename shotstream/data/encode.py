@@ -20,7 +20,6 @@ from typing import Any
 
 from safetensors.torch import save
 
-from shotstream.codec.video_io import VideoError
 from shotstream.data.checks import bad_allowed
 from shotstream.data.clips import ClipForm, ShotFrames, iter_shots
 from shotstream.data.encode_clip import EncodedClip, embed_caption, encode_clip
@@ -46,6 +45,7 @@ from shotstream.data.shards import (
 from shotstream.files import replacing, write_atomically
 from shotstream.manifest import Clip, read_manifest
 from shotstream.streaming.loading import Encoders
+from shotstream.video.video_io import VideoError
 from shotstream.weights.tensor_files import sha256_of_file
 
 _log = logging.getLogger(__name__)

@@ -13,13 +13,13 @@ from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
-from shotstream.codec.pixels import from_uint8
-from shotstream.codec.video_io import Frames, VideoError
 from shotstream.data.clips import ShotFrames
 from shotstream.data.shards import CONTEXT, DTYPES, TEXT, ShardForm
 from shotstream.manifest import Clip
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.loading import Encoders
+from shotstream.vae.pixels import from_uint8
+from shotstream.video.video_io import Frames, VideoError
 
 
 class EncodedClip(NamedTuple):

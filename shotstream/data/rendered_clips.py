@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from shotstream.codec.pixels import from_uint8
 from shotstream.data.checks import require_within
 from shotstream.data.rng import numpy_rng
 from shotstream.geometry import WAN_GEOMETRY as _GEOMETRY
@@ -17,6 +16,7 @@ from shotstream.theatre.cast import Action
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import FRAMINGS, Shot, frame_at
 from shotstream.theatre.world import sample_story
+from shotstream.vae.pixels import from_uint8
 
 _CLIP_FRAMES: Final = _GEOMETRY.shot_num_frames(1)
 _MOVING: Final[frozenset[Action]] = frozenset(("walks", "jumps", "dances"))

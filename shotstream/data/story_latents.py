@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shotstream.codec.codec import Codec
-from shotstream.codec.pixels import from_uint8
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import Shot, render
 from shotstream.theatre.world import TheatreStory
+from shotstream.vae.codec import Codec
+from shotstream.vae.pixels import from_uint8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

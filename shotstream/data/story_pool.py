@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shotstream.codec.codec import Codec
 from shotstream.data.batches import ShotBatch, dropped
 from shotstream.data.checks import require_within
 from shotstream.data.rng import numpy_rng
@@ -30,6 +29,7 @@ from shotstream.streaming.conditioning import (
 )
 from shotstream.streaming.context_sampling import PolicyName
 from shotstream.theatre.world import sample_story
+from shotstream.vae.codec import Codec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

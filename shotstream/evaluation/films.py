@@ -13,8 +13,6 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
-from shotstream.codec.codec import Codec
-from shotstream.codec.pixels import from_uint8, to_uint8
 from shotstream.geometry import WAN_GEOMETRY
 from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
@@ -23,6 +21,8 @@ from shotstream.theatre.palette import RGB, to_rgb
 from shotstream.theatre.render import Shot, render
 from shotstream.theatre.sets import NUM_LAYOUTS
 from shotstream.theatre.world import TheatreStory, sample_story
+from shotstream.vae.codec import Codec
+from shotstream.vae.pixels import from_uint8, to_uint8
 
 Take = UInt8[np.ndarray, "f h w 3"]
 FilmSource = Callable[[int, TheatreStory], Sequence[np.ndarray]]

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shotstream import documents
-from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
 from shotstream.files import flush, make_atomically
 from shotstream.film.replay import (
     Environment,
@@ -40,6 +39,7 @@ from shotstream.film.workdir import (
     load_frames,
 )
 from shotstream.film.wrapping import one_line, shorten
+from shotstream.video.video_io import Chapter, H264Settings, Mp4Writer
 
 _CHAPTER_CHARS = 70
 _MAX_NAME_BYTES = 255

@@ -7,10 +7,10 @@ from typing import Protocol, runtime_checkable
 import torch
 
 import shotstream
-from shotstream.codec.text import TextEncoder
 from shotstream.film.replay import Environment, FilmPlan, Replay, ReplayError
 from shotstream.story import CaptionStyle, Story, compose_caption, fit_caption
 from shotstream.streaming.noise import shot_seed
+from shotstream.text.text_encoder import TextEncoder
 
 MAX_NAMED_WORDS = 5
 _NUM_CUT_WORDS_SHOWN = 6

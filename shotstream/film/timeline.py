@@ -25,8 +25,8 @@ from jaxtyping import Int, UInt8
 from opentimelineio import adapters, schema
 from opentimelineio.opentime import RationalTime, TimeRange
 
-from shotstream.codec.video_io import H264Settings, Mp4Writer
 from shotstream.film.wrapping import one_line, shorten
+from shotstream.video.video_io import H264Settings, Mp4Writer
 
 EDITING_RATES = (24, 25, 30, 50, 60)
 """What EDLs and FCPXML have in common, in whole frames per second."""

@@ -18,9 +18,9 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import UInt8
 
-from shotstream.codec.video_io import VideoError, read_frames, write_lossless
 from shotstream.files import make_atomically, remove
 from shotstream.film.replay import Environment, FilmPlan, Replay, hash_frames
+from shotstream.video.video_io import VideoError, read_frames, write_lossless
 
 if os.name == "posix":
     import fcntl

@@ -35,7 +35,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from shotstream.codec.transfer import send
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.model.positions import (
@@ -53,6 +52,7 @@ from shotstream.streaming.context_sampling import (
     choose_context,
 )
 from shotstream.streaming.shot_memory import ShotMemory
+from shotstream.transfer import send
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

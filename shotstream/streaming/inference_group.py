@@ -19,7 +19,6 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from shotstream.codec.transfer import send
 from shotstream.geometry import LatentSize, TokenGrid, VideoGeometry
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
@@ -28,6 +27,7 @@ from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.rollout import Rollout
 from shotstream.streaming.sequence_parallel import HeadParallel
+from shotstream.transfer import send
 
 # A follower waits as long as a person thinks about the next shot; a leader that has died is noticed at once.
 _PATIENCE = timedelta(days=7)

@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from shotstream.codec.codec import DecodeState
-from shotstream.codec.transfer import fetch
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.pipeline import StreamingPipeline, to_frames
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot_request import ShotRequest
+from shotstream.transfer import fetch
+from shotstream.vae.codec import DecodeState
 
 
 def as_picture(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

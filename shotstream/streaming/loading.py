@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 
-from shotstream.codec.codec import Codec
-from shotstream.codec.text import TextEncoder
 from shotstream.model.config import DiTConfig
 from shotstream.process import num_cores
 from shotstream.streaming.choice import (
@@ -38,6 +36,8 @@ from shotstream.streaming.parts import (
 )
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import Compose, PipelineConfig
+from shotstream.text.text_encoder import TextEncoder
+from shotstream.vae.codec import Codec
 from shotstream.weights.bundle import Bundle, read_bundle
 from shotstream.weights.hub import resolve
 

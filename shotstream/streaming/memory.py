@@ -20,13 +20,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shotstream.codec.codec import Codec
 from shotstream.geometry import PixelSize
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import CacheSnapshot, DualCache, KeysValues
 from shotstream.streaming.conditioning import first_shot
 from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.parts import dit_config, load_codec, load_dit, pipeline_config
+from shotstream.vae.codec import Codec
 from shotstream.weights.bundle import Bundle
 
 RESERVE_BYTES = 10**9

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shotstream.codec.transfer import send
+from shotstream.transfer import send
 
 NoiseSource = Callable[[int, int], Tensor]
 """(chunk index, step index) -> standard normal noise for one chunk, float32 "b c f h w"."""

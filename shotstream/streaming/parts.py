@@ -12,11 +12,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from shotstream.codec.codec import Codec
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.codec.text import TextEncoder, UMT5Config, UMT5TextEncoder
-from shotstream.codec.wan_vae import WanDecoding, WanVAE, WanVAEConfig
-from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.configs import config_from_document
 from shotstream.model.attention import attention_kernel
 from shotstream.model.config import DiTConfig
@@ -26,6 +21,11 @@ from shotstream.process import keep_compiled
 from shotstream.story import CaptionStyle, fit_caption
 from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.pipeline_config import Compose, Family, PipelineConfig
+from shotstream.text.text_encoder import TextEncoder, UMT5Config, UMT5TextEncoder
+from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.vae.codec import Codec
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.vae.wan_vae import WanDecoding, WanVAE, WanVAEConfig
 from shotstream.weights.bundle import Bundle, BundleError
 from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.hub import home

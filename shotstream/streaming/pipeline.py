@@ -16,10 +16,6 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from shotstream.codec.codec import Codec, DecodeState, StreamDecoder
-from shotstream.codec.pixels import from_uint8, to_uint8
-from shotstream.codec.text import TextEncoder
-from shotstream.codec.transfer import fetch, send
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.geometry import LatentSize, PixelSize, VideoGeometry
 from shotstream.model.cross_attention import TextCache
@@ -34,6 +30,10 @@ from shotstream.streaming.parts import CAPTION_STYLES
 from shotstream.streaming.pipeline_config import Compose, Family, PipelineConfig
 from shotstream.streaming.sequence_parallel import HeadParallel
 from shotstream.streaming.timing import Stopwatch
+from shotstream.text.text_encoder import TextEncoder
+from shotstream.transfer import fetch, send
+from shotstream.vae.codec import Codec, DecodeState, StreamDecoder
+from shotstream.vae.pixels import from_uint8, to_uint8
 
 if TYPE_CHECKING:
     from shotstream.streaming.session import StorySession

@@ -8,8 +8,8 @@ decoding of the last chunk: the first pictures come sooner, and the film as a wh
 
 from pathlib import Path
 
-from shotstream.codec.tiny_decoder import TinyDecoder
 from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.vae.tiny_decoder import TinyDecoder
 from shotstream.weights.tensor_files import lazy_tensors, read_pytorch, read_safetensors
 
 

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from shotstream.codec.codec import StreamDecoder
 from shotstream.streaming.chunk_prefetcher import CancelToken
 from shotstream.streaming.conditioning import ConditionedShot, condition_next_shot
 from shotstream.streaming.context_sampling import kept_frames
@@ -31,6 +30,7 @@ from shotstream.streaming.pipeline import StreamingPipeline, to_frames
 from shotstream.streaming.rollout import Rollout
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot_request import ShotRequest
+from shotstream.vae.codec import StreamDecoder
 
 P = ParamSpec("P")
 

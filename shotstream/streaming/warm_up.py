@@ -12,12 +12,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from shotstream.codec.codec import DecodeState
 from shotstream.model.positions import context_positions
 from shotstream.streaming.conditioning import Conditioning, first_shot
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.rollout import Rollout
+from shotstream.vae.codec import DecodeState
 
 
 @torch.no_grad()

@@ -20,7 +20,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 import shotstream
-from shotstream.codec.codec import StreamDecoder
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.app_context import AppContext
@@ -39,6 +38,7 @@ from shotstream.studio.story_manager import StoryManager
 from shotstream.studio.story_store import StoryStore
 from shotstream.studio.viewer import CLOSE_NOT_FOUND
 from shotstream.studio.worker import Worker
+from shotstream.vae.codec import StreamDecoder
 
 WEB_CLIENT_DIR = Path(__file__).parent / "web"
 _NO_WEB_CLIENT = "this server has no page (shotstream/studio/web is missing); the API is at /api/openapi.json"

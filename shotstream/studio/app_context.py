@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from shotstream.codec.codec import StreamDecoder
 from shotstream.film.prepare import running_environment
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.limits import Limits
@@ -14,6 +13,7 @@ from shotstream.studio.media_store import MediaStore, mime_type
 from shotstream.studio.metrics import Metrics
 from shotstream.studio.storage_errors import explain_failure
 from shotstream.studio.story_store import StoryStore
+from shotstream.vae.codec import StreamDecoder
 
 
 class AppContext:

@@ -17,7 +17,6 @@ import yaml
 from jaxtyping import UInt8
 from PIL import Image
 
-from shotstream.codec.video_io import Chapter, H264Settings, Mp4Writer
 from shotstream.film.replay import Environment, FilmPlan, Pins, Replay
 from shotstream.film.storyboard import Panel, draw_storyboard
 from shotstream.film.subtitles import subtitles, web_subtitles
@@ -28,6 +27,7 @@ from shotstream.studio.api_error import ApiError
 from shotstream.studio.app_context import AppContext
 from shotstream.studio.shot_list import ShotList, stale_reasons
 from shotstream.studio.take_record import TakeRecord
+from shotstream.video.video_io import Chapter, H264Settings, Mp4Writer
 
 _MIN_HEIGHT_PX = 384
 _GIF_HEIGHT_PX = 192

@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from shotstream.codec.video_io import FragmentWriter, H264Settings, VideoError, read_frames, write_lossless
 from shotstream.files import flush, make_atomically, remove
 from shotstream.film.replay import hash_frames
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import SavedSession, SessionError, Take, read_session, write_session
 from shotstream.studio.take_record import TakeRecord
+from shotstream.video.video_io import FragmentWriter, H264Settings, VideoError, read_frames, write_lossless
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _RECORDING, _FRAMES, _MEMORY = "recording.mp4", "frames.mkv", "memory.safetensors"

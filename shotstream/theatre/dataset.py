@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from shotstream.codec.video_io import H264Settings, write_mp4
 from shotstream.files import remove
 from shotstream.geometry import WAN_GEOMETRY
 from shotstream.manifest import Clip, write_manifest, write_published
@@ -20,6 +19,7 @@ from shotstream.story import Shot, Story
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import FPS, render
 from shotstream.theatre.world import TheatreStory, sample_story
+from shotstream.video.video_io import H264Settings, write_mp4
 
 CSV_NAME, MANIFEST_NAME, TRUTH_NAME = "clips.csv", "clips.jsonl", "truth.jsonl"
 

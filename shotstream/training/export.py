@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 
-from shotstream.codec.patch_codec import PatchCodec
-from shotstream.codec.word_encoder import WordEncoder
 from shotstream.data.captions import StoredTextConfig
 from shotstream.streaming.parts import theatre_bundle_config
+from shotstream.text.word_encoder import WordEncoder
 from shotstream.training.films import theatre_pipeline_config
 from shotstream.training.recipe import ModelConfig
 from shotstream.training.run import (
@@ -25,6 +24,7 @@ from shotstream.training.run import (
 )
 from shotstream.training.stages.decoder import DecoderConfig
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
+from shotstream.vae.patch_codec import PatchCodec
 from shotstream.weights.bundle import read_bundle, write_bundle
 from shotstream.weights.hub import resolve
 

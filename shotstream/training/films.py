@@ -9,7 +9,6 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from shotstream.codec.patch_codec import PatchCodec
 from shotstream.data.captions import StoredText
 from shotstream.diffusion.samplers import VelocityFunction, euler
 from shotstream.diffusion.schedule import FlowSchedule
@@ -28,6 +27,7 @@ from shotstream.theatre.world import TheatreStory
 from shotstream.training.recipe import ModelConfig
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.velocity import guided_velocity, shot_velocity
+from shotstream.vae.patch_codec import PatchCodec
 
 
 def theatre_pipeline_config(

@@ -10,8 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shotstream.codec.codec import Codec
-from shotstream.codec.pixels import to_uint8
 from shotstream.data.story_latents import StoryLatents, encode_story
 from shotstream.data.story_pool import StoryPool, condition, draw_shots
 from shotstream.diffusion.samplers import VelocityFunction, euler
@@ -25,6 +23,8 @@ from shotstream.theatre.world import sample_story
 from shotstream.training.stages.teacher import TeacherStage
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.velocity import guided_velocity, shot_velocity
+from shotstream.vae.codec import Codec
+from shotstream.vae.pixels import to_uint8
 
 _NUM_STORIES, _NUM_SHOTS, _NUM_LATENT_FRAMES = 4, 3, 6
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
-from shotstream.codec.word_encoder import WordEncoderConfig
 from shotstream.data.captions import StoredTextConfig
 from shotstream.data.checks import require_decay, require_positive, require_within
 from shotstream.data.story_captions import StoryCaptionsConfig
 from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.model.config import DiTConfig
 from shotstream.streaming.context_sampling import PolicyName
+from shotstream.text.word_encoder import WordEncoderConfig
 from shotstream.training.precision import MatmulDtype, require_matmul_dtype
 from shotstream.training.rates import rate_factor
 

@@ -7,8 +7,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from shotstream.codec.patch_codec import PatchCodecConfig
-from shotstream.codec.word_encoder import WordEncoderConfig
 from shotstream.configs import ConfigError, config_from_document, with_settings
 from shotstream.data.caption_answers import CaptionAnswersConfig
 from shotstream.data.captions import StoredTextConfig
@@ -19,6 +17,7 @@ from shotstream.data.story_captions import ShardCaptionsConfig, StoryCaptionsCon
 from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.documents import DocumentError, parse_setting, shorten
 from shotstream.model.config import DiTConfig
+from shotstream.text.word_encoder import WordEncoderConfig
 from shotstream.training import theatre, wan
 from shotstream.training.names import require_recipe
 from shotstream.training.nested_recipes import flattened
@@ -31,6 +30,7 @@ from shotstream.training.stages.intra_shot import IntraShotConfig
 from shotstream.training.stages.ode_pairs import OdePairsConfig
 from shotstream.training.stages.teacher import TeacherConfig
 from shotstream.training.stages.text_encoder import TextEncoderConfig
+from shotstream.vae.patch_codec import PatchCodecConfig
 
 AnyRecipe = Recipe[Any, Any, Any]
 

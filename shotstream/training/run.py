@@ -9,9 +9,6 @@ from typing import Any, Final
 
 import torch
 
-from shotstream.codec.codec import Codec
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.configs import config_to_document, differing_settings
 from shotstream.data.caption_answers import CaptionAnswers
 from shotstream.data.ode_pairs import OdePairs, PairFiles, digest_of
@@ -21,6 +18,7 @@ from shotstream.data.story_captions import ShardCaptions, StoryCaptions, StoryCa
 from shotstream.data.story_pool import StoryPool, StoryPoolConfig
 from shotstream.diffusion.schedule import STUDENT_STEPS
 from shotstream.files import require_directory, write_atomically
+from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.theatre.sets import STAGE_SIZE
 from shotstream.training.checkpoint import checkpoints
 from shotstream.training.dist_context import SINGLE_PROCESS, DistContext
@@ -51,6 +49,8 @@ from shotstream.training.stages.text_encoder import (
 from shotstream.training.start import codec_of
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.train_state import load_averaged
+from shotstream.vae.codec import Codec
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from shotstream.codec.codec import Codec
 from shotstream.configs import config_from_document
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
 from shotstream.streaming.parts import load_codec, pipeline_config
+from shotstream.vae.codec import Codec
 from shotstream.weights.bundle import read_bundle
 from shotstream.weights.hub import resolve
 

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.data.captions import StoredText, StoredTextConfig
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
+from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.training.parallelize import to_device
 
 

@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
-from shotstream.codec.patch_codec import PatchCodecConfig
-from shotstream.codec.word_encoder import WordEncoderConfig
 from shotstream.data.caption_answers import CaptionAnswersConfig
 from shotstream.data.ode_pairs import PairFilesConfig
 from shotstream.data.rendered_clips import ActorClipsConfig, ClipsConfig
 from shotstream.data.story_captions import StoryCaptionsConfig
 from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.model.config import DiTConfig
+from shotstream.text.word_encoder import WordEncoderConfig
 from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.palette import NAMES
 from shotstream.theatre.questions import QUESTIONS
@@ -22,6 +21,7 @@ from shotstream.training.stages.intra_shot import IntraShotConfig, IntraShotReci
 from shotstream.training.stages.ode_pairs import OdePairsConfig, OdePairsRecipe
 from shotstream.training.stages.teacher import TeacherConfig, TeacherRecipe
 from shotstream.training.stages.text_encoder import TextEncoderConfig, TextEncoderRecipe
+from shotstream.vae.patch_codec import PatchCodecConfig
 
 _DIM = 192
 

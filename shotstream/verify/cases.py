@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shotstream.codec.text import UMT5Config, build_umt5, embed_tokens
-from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
 from shotstream.diffusion.flow import add_noise, x0_from_velocity
 from shotstream.diffusion.guidance import guide
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
@@ -25,6 +23,8 @@ from shotstream.model.positions import FramePositions, context_positions
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.context_sampling import NextShot, choose_context, frame_candidates
 from shotstream.streaming.rollout import Rollout
+from shotstream.text.text_encoder import UMT5Config, build_umt5, embed_tokens
+from shotstream.vae.wan_vae import WanVAE, WanVAEConfig
 from shotstream.verify.golden import Golden
 from shotstream.weights.key_names import umt5_names, vae_names
 from shotstream.weights.tensor_files import LazyTensor, check_tensors, lazy_tensors, rename

@@ -9,8 +9,8 @@ Source: the published Wan2.1-T2V-1.3B files and the published ShotStream code an
 
 from collections.abc import Iterator
 
-from shotstream.codec.wan_vae import WanVAEConfig
 from shotstream.model.config import DiTConfig
+from shotstream.vae.wan_vae import WanVAEConfig
 
 _LINEAR = ("weight", "bias")
 

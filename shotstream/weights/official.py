@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shotstream.codec.text import UMT5Config, read_tokenizer, umt5_shapes
-from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.configs import ConfigError, ConfigT, config_from_document
 from shotstream.documents import json_kind
 from shotstream.model.config import DiTConfig
+from shotstream.text.text_encoder import UMT5Config, read_tokenizer, umt5_shapes
+from shotstream.vae.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.weights.checkpoints import read_transformer
 from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.key_names import dit_names_of_diffusers, dit_shapes, umt5_names, vae_names

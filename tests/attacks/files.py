@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shotstream.codec.video_io import VideoError, write_lossless, write_mp4
 from shotstream.data.clips import ClipForm, iter_shots
 from shotstream.data.shard_check import check_shards
 from shotstream.data.shards import ShardError
@@ -35,6 +34,7 @@ from shotstream.studio.media_store import CorruptTakeError, MediaStore, TakeFile
 from shotstream.studio.take_record import TakeRecord
 from shotstream.training.checkpoint import load_checkpoint, save_atomically
 from shotstream.verify import verify_directory
+from shotstream.video.video_io import VideoError, write_lossless, write_mp4
 from shotstream.weights.bundle import BundleError, read_bundle
 from shotstream.weights.checkpoints import read_transformer
 from shotstream.weights.key_names import dit_shapes

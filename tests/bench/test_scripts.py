@@ -42,7 +42,7 @@ for name in ("asking", "everything", "supervise", "codec", "denoise", "cut", "sh
     importlib.import_module(f"shotstream.bench.{name}")
 import shotstream.cli
 assert not {"av", "diffusers", "ftfy", "beartype"} & set(sys.modules)
-from shotstream.codec.video_io import FragmentWriter
+from shotstream.video.video_io import FragmentWriter
 import numpy as np
 try:
     FragmentWriter(12).write(np.zeros((1, 16, 16, 3), dtype=np.uint8))

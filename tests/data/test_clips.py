@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shotstream.codec.video_io import VideoError, write_lossless
 from shotstream.data.clips import ClipForm, fit, iter_shots
 from shotstream.geometry import WAN_GEOMETRY, PixelSize
 from shotstream.manifest import Clip
 from shotstream.story import Shot, Story
-from tests.codec.clip_files import number_of, packet_places, write_clip
-from tests.codec.clip_files import numbered as bright
+from shotstream.video.video_io import VideoError, write_lossless
+from tests.video.clip_files import number_of, packet_places, write_clip
+from tests.video.clip_files import numbered as bright
 
 SIZE = PixelSize(8, 16)
 

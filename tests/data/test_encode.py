@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from shotstream.codec.video_io import read_frames
 from shotstream.data.checks import bad_allowed
 from shotstream.data.encode import EncodeConfig, EncodeReport, TooManyBadClips, encode_manifest
 from shotstream.data.shard_check import check_shards
@@ -16,6 +15,7 @@ from shotstream.data.shards import CONTEXT, ShardDirectory, ShardError
 from shotstream.manifest import read_manifest
 from shotstream.streaming.loading import Encoders, load_encoders
 from shotstream.theatre.dataset import CSV_NAME, DatasetConfig, write_dataset
+from shotstream.video.video_io import read_frames
 
 CONFIG = EncodeConfig(clips_per_shard=2, num_workers=0)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from shotstream.cli import main
-from shotstream.codec.video_io import write_lossless
 from shotstream.data import encode
 from shotstream.data.encode import EncodeConfig, encode_manifest
 from shotstream.data.shard_check import check_shards
@@ -17,6 +16,7 @@ from shotstream.data.shards import FORM_NAME, ShardDirectory
 from shotstream.manifest import Clip, read_manifest, write_manifest
 from shotstream.story import Shot, Story
 from shotstream.streaming import loading
+from shotstream.video.video_io import write_lossless
 from tests.data.tiny import SIZE, tiny_encoders, tiny_shards
 from tests.params import first
 

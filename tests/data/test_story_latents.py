@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.data.story_latents import encode_shot
 from shotstream.theatre.palette import NAMES, RGB
 from shotstream.theatre.world import sample_story
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 
 
 def test_figures_are_the_cells_that_change_when_the_actors_leave() -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from shotstream.codec.video_io import write_lossless
 from shotstream.data.encode import EncodeConfig, encode_manifest
 from shotstream.geometry import PixelSize
 from shotstream.manifest import Clip, write_manifest
 from shotstream.story import Shot, Story, compose_caption
 from shotstream.streaming.loading import Encoders
 from shotstream.streaming.pipeline_config import PipelineConfig
+from shotstream.video.video_io import write_lossless
 from tests.streaming.tiny import WORDS, tiny_pipeline
 
 SIZE = PixelSize(32, 48)

@@ -8,9 +8,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from shotstream.codec.video_io import read_frames
 from shotstream.film import read_replay
 from shotstream.streaming.loading import load
+from shotstream.video.video_io import read_frames
 from tests.studio.served import served
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shotstream.codec.video_io import H264Settings, read_frames
 from shotstream.film import (
     Film,
     FilmExistsError,
@@ -28,6 +27,7 @@ from shotstream.film import (
 )
 from shotstream.film.replay import hash_frames
 from shotstream.film.storyboard import Panel
+from shotstream.video.video_io import H264Settings, read_frames
 from tests.film.fake_pipeline import ENVIRONMENT, FakePipeline, FakeSession, plan
 from tests.params import first
 

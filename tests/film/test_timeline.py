@@ -9,8 +9,8 @@ import numpy as np
 import opentimelineio as otio
 import pytest
 
-from shotstream.codec.video_io import frame_rate, read_frames
 from shotstream.film.timeline import EDITING_RATES, Timeline
+from shotstream.video.video_io import frame_rate, read_frames
 
 TITLE = "A/B\\C \"q\" 's' <b> & 狐 Łódź — " + "x" * 200
 CAPTIONS = (

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream.codec.codec import Codec, DecodeState
 from shotstream.geometry import VideoGeometry
 from shotstream.streaming import loading
 from shotstream.streaming.choice import Choice, Expert
@@ -13,6 +12,7 @@ from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.loading import load
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
+from shotstream.vae.codec import Codec, DecodeState
 from tests.streaming.tiny import tiny_pipeline
 
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shotstream.codec import transfer
+from shotstream import transfer
 from shotstream.streaming import keeping as keeping_module
 from shotstream.streaming import pipeline as pipeline_module
 from shotstream.streaming.choice import Expert

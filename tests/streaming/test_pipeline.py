@@ -9,9 +9,6 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.codec.text import UMT5Config, umt5_shapes
-from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.geometry import PixelSize
 from shotstream.streaming.choice import Choice, Expert
 from shotstream.streaming.inference_options import InferenceOptions
@@ -19,6 +16,9 @@ from shotstream.streaming.loading import assemble_pipeline, load
 from shotstream.streaming.parts import fitted_captions, theatre_bundle_config
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import PipelineConfig
+from shotstream.text.text_encoder import UMT5Config, umt5_shapes
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.vae.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.weights.bundle import BundleError, read_bundle, write_bundle
 from shotstream.weights.hub import WeightsNotFoundError
 from tests.streaming.tiny import tiny_config, tiny_dit, tiny_pipeline

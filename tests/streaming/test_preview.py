@@ -13,8 +13,8 @@ from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.preview import read_preview
 from shotstream.streaming.shot import make_shot
 from shotstream.streaming.shot_request import ShotRequest
-from tests.codec.test_tiny_decoder import published_tensors
 from tests.streaming.tiny import tiny_pipeline
+from tests.vae.test_tiny_decoder import published_tensors
 
 ORDER = ShotRequest(
     global_caption="a forest night",

@@ -69,7 +69,7 @@ def test_processes_stream_the_film_of_one_through_cuts_retakes_and_past_the_wind
 
 @pytest.mark.slow
 def test_the_command_makes_the_film_of_one_process_and_too_many_processes_are_refused(tmp_path: Path) -> None:
-    from shotstream.codec.video_io import read_frames
+    from shotstream.video.video_io import read_frames
 
     for number in (1, 2):
         film_path = tmp_path / f"{number}.mp4"

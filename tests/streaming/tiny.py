@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.configs import config_from_document
 from shotstream.geometry import LatentSize, PixelSize, TokenGrid
 from shotstream.model.config import DiTConfig
@@ -28,6 +26,8 @@ from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import PipelineConfig
 from shotstream.streaming.shot_memory import ShotMemory
+from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 
 LATENT_SIZE = LatentSize(4, 6)
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from shotstream.codec.codec import StreamDecoder
 from shotstream.studio.app_context import AppContext
 from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
@@ -16,6 +15,7 @@ from shotstream.studio.schemas.viewer_messages import FROM_VIEWER
 from shotstream.studio.story_manager import StoryManager
 from shotstream.studio.story_store import StoryStore
 from shotstream.studio.viewer import Outbox, Viewer
+from shotstream.vae.codec import StreamDecoder
 from tests.streaming.tiny import tiny_pipeline
 from tests.studio.database import write_empty_database
 

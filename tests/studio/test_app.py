@@ -18,7 +18,6 @@ from PIL import Image
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
-from shotstream.codec.video_io import read_frames
 from shotstream.film import FilmFiles, FilmSettings, count_differences, make_film
 from shotstream.film.replay import hash_frames, read_replay
 from shotstream.studio.app import StudioSettings, create_app
@@ -26,6 +25,7 @@ from shotstream.studio.database import StorageError
 from shotstream.studio.limits import Limits
 from shotstream.studio.schemas.server_messages import FROM_SERVER
 from shotstream.studio.schemas.state import StoryState
+from shotstream.video.video_io import read_frames
 from tests.streaming.tiny import tiny_pipeline
 from tests.studio.database import write_empty_database
 

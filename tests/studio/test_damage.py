@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from shotstream.codec.video_io import VideoError, read_frames
 from shotstream.film.replay import hash_frames
 from shotstream.streaming.shot import make_shot
 from shotstream.streaming.shot_request import ShotRequest
@@ -17,6 +16,7 @@ from shotstream.studio.media_store import CorruptTakeError
 from shotstream.studio.schemas.server_messages import Notice
 from shotstream.studio.take_job import encode_take_memory
 from shotstream.studio.take_record import TakeRecord
+from shotstream.video.video_io import VideoError, read_frames
 from tests.studio.stage import Stage
 
 FILES = ("recording.mp4", "frames.mkv", "memory.safetensors")

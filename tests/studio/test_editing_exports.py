@@ -12,7 +12,7 @@ import pytest
 import webvtt
 from starlette.testclient import TestClient
 
-from shotstream.codec.video_io import frame_rate, read_frames
+from shotstream.video.video_io import frame_rate, read_frames
 from tests.studio.test_app import STORY, serving, watching
 
 TITLE = 'Fox/Owl\\ "1" <b> & 狐 — é' + "x" * 150

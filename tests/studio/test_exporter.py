@@ -7,11 +7,11 @@ from pathlib import Path
 import av
 import pytest
 
-from shotstream.codec.video_io import read_frames
 from shotstream.film.replay import read_replay
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.exporter import Exporter
 from shotstream.studio.media_store import CorruptTakeError
+from shotstream.video.video_io import read_frames
 from tests.studio.stage import CAPTIONS, Stage
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from shotstream.codec.tiny_decoder import TinyDecoder
-from shotstream.codec.video_io import read_frames
+from shotstream.vae.tiny_decoder import TinyDecoder
+from shotstream.video.video_io import read_frames
 from tests.studio.stage import Stage
 
 

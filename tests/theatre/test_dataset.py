@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shotstream.codec.video_io import read_frames
 from shotstream.manifest import read_manifest
 from shotstream.theatre.dataset import CSV_NAME, MANIFEST_NAME, TRUTH_NAME, DatasetConfig, write_dataset
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import render
 from shotstream.theatre.world import sample_story
+from shotstream.video.video_io import read_frames
 
 _CONFIG = DatasetConfig(num_stories=2, num_shots=3, num_chunks=1, seed=5, scale=2)
 

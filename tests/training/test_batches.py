@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from shotstream.codec.codec import Codec
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.data.story_latents import encode_story
 from shotstream.data.story_pool import StoryPool, draw_shots
 from shotstream.theatre.palette import NAMES
 from shotstream.theatre.world import sample_story
 from shotstream.training.recipes import recipe
+from shotstream.vae.codec import Codec
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 
 
 @pytest.mark.slow

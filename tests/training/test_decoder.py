@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.data.rendered_clips import ActorClips, ActorClipsConfig
 from shotstream.theatre.palette import NAMES, RGB
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
@@ -14,6 +13,7 @@ from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.recipes import AnyRecipe, recipe
 from shotstream.training.run import input_codec, run_recipe
 from shotstream.training.stages.decoder import DecoderStage, finished
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 from tests.training.test_run import codec, same, weights
 
 _PLAIN = PatchCodecConfig(num_colours=len(NAMES), dim=16, num_decoder_layers=1)

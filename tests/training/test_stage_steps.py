@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shotstream.codec.codec import Codec
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.data.caption_answers import CaptionAnswers
 from shotstream.data.rendered_clips import RenderedClips
 from shotstream.data.story_captions import StoryCaptions, StoryCaptionsConfig
@@ -24,6 +22,8 @@ from shotstream.training.stages.inter_shot import InterShotRecipe, inter_shot_st
 from shotstream.training.stages.ode_pairs import OdePairsRecipe, OdePairsStage
 from shotstream.training.stages.text_encoder import TextEncoderStage
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
+from shotstream.vae.codec import Codec
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 from tests.training.test_decoder import built, decoder
 from tests.training.test_dmd import matching
 from tests.training.test_run import CODEC

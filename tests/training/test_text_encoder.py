@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.data.caption_answers import CaptionAnswers, CaptionAnswersConfig
 from shotstream.data.ode_pairs import PairFiles
+from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.questions import QUESTIONS
 from shotstream.theatre.world import HELD_OUT

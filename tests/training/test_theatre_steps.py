@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shotstream.codec.patch_codec import PatchCodec
 from shotstream.data.caption_answers import CaptionAnswers, CaptionAnswersConfig, held_out_captions
 from shotstream.data.rendered_clips import ActorClips, ActorClipsConfig
 from shotstream.theatre.questions import NOT_SAID, QUESTIONS
 from shotstream.theatre.render import FRAMINGS
 from shotstream.theatre.world import HELD_OUT
+from shotstream.vae.patch_codec import PatchCodec
 from tests.training.test_stage_steps import codec_stage, decoder_stage
 
 SIDE, STRIDE = 8, 4  # a latent stands for 4 frames of 8 x 8 pixels

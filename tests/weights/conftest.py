@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
-from shotstream.codec.text import UMT5Config, umt5_shapes
-from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.model.config import DiTConfig
+from shotstream.text.text_encoder import UMT5Config, umt5_shapes
+from shotstream.vae.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.weights.key_names import dit_names_of_diffusers, dit_shapes, umt5_names, vae_names
 from shotstream.weights.official import PublishedSource
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from shotstream.codec.codec import Codec
-from shotstream.codec.text import TextEncoder, UMT5Config, UMT5TextEncoder
-from shotstream.codec.wan_vae import WanVAE, WanVAEConfig
 from shotstream.configs import config_from_document
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
+from shotstream.text.text_encoder import TextEncoder, UMT5Config, UMT5TextEncoder
+from shotstream.vae.codec import Codec
+from shotstream.vae.wan_vae import WanVAE, WanVAEConfig
 from shotstream.weights import hub
 from shotstream.weights.bundle import BundleError, read_bundle
 from shotstream.weights.hub import (

@@ -2,10 +2,10 @@
 
 import torch
 
-from shotstream.codec.text import UMT5Config, umt5_shapes
-from shotstream.codec.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.model.config import DiTConfig, wan_1_3b
 from shotstream.model.dit import DiT
+from shotstream.text.text_encoder import UMT5Config, umt5_shapes
+from shotstream.vae.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.weights.key_names import dit_names_of_diffusers, dit_shapes, umt5_names, vae_names
 
 _TINY = DiTConfig(

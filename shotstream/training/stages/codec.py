@@ -19,8 +19,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.codec.pixels import to_uint8
 from shotstream.data.batches import DataSource
 from shotstream.data.checks import require_within
 from shotstream.data.rendered_clips import ClipBatch, ClipsConfig
@@ -30,6 +28,8 @@ from shotstream.theatre.palette import RGB, to_rgb
 from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.recipe import Recipe
 from shotstream.training.train_state import TrainState
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.vae.pixels import to_uint8
 
 _CELL_PIXELS = _GEOMETRY.temporal_stride * _GEOMETRY.spatial_stride**2
 # Keys the clips of every preview; no run is that long.

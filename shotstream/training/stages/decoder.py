@@ -18,8 +18,6 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from shotstream.codec.patch_codec import PatchCodec, PatchCodecConfig
-from shotstream.codec.pixels import from_uint8
 from shotstream.data.checks import require_positive, require_within
 from shotstream.data.rendered_clips import ActorClips, ActorClipsConfig
 from shotstream.data.rng import numpy_rng, sample_noise, torch_rng
@@ -28,6 +26,8 @@ from shotstream.theatre.palette import RGB
 from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.recipe import Recipe
 from shotstream.training.train_state import TrainState
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
+from shotstream.vae.pixels import from_uint8
 
 _LEARNT: Final = ("finish", "head.", "colours.")
 # Keys the clips of every preview; no run is that long.

@@ -17,8 +17,6 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from shotstream.codec.codec import Codec
-from shotstream.codec.pixels import from_uint8, to_uint8
 from shotstream.data.batches import DataSource
 from shotstream.data.checks import require_within
 from shotstream.data.story_captions import ShardCaptionsConfig, StoryCaptionsBatch, StoryCaptionsConfig
@@ -36,6 +34,8 @@ from shotstream.training.recipe import ModelConfig, Recipe
 from shotstream.training.stage import Film
 from shotstream.training.stages.dmd import DmdConfig, DmdStage, RolloutBatch, fake_of, student_rollout
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
+from shotstream.vae.codec import Codec
+from shotstream.vae.pixels import from_uint8, to_uint8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

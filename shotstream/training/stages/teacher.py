@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from shotstream.codec.word_encoder import WordEncoder
 from shotstream.data.batches import DataSource, ShotBatch
 from shotstream.data.checks import require_positive, require_within
 from shotstream.data.rng import numpy_rng, sample_noise, torch_rng
@@ -26,6 +25,7 @@ from shotstream.diffusion.flow import add_noise, velocity_target
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.losses.flow_matching import flow_matching_loss
 from shotstream.streaming.conditioning import full_pass, target_part
+from shotstream.text.word_encoder import WordEncoder
 from shotstream.training.causal_masks import shot_mask
 from shotstream.training.parallelize import ParallelConfig, to_device
 from shotstream.training.precision import multiplying

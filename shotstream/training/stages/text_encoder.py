@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shotstream.codec.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.data.batches import DataSource
 from shotstream.data.caption_answers import AnsweredCaptions, CaptionAnswersConfig, held_out_captions
+from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.theatre.questions import QUESTIONS
 from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.recipe import Recipe
