@@ -1,7 +1,7 @@
 """What fits in how much memory of a GPU? Computed from sizes, on any machine; nothing is measured.
 
-How it is computed, and what is not in it, is told in `streaming/memory.py`, which also chooses by it when a
-model is loaded.
+How it is computed, and what is not in it, is told in `streaming/memory_estimate.py`; loading a model chooses
+by the same numbers.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ from shotstream.bench.report import Report, Row
 from shotstream.geometry import PixelSize
 from shotstream.streaming.choice import Machine, MemoryLevel, Options, Precision, choose
 from shotstream.streaming.inference_options import InferenceOptions
-from shotstream.streaming.memory import RESERVE_BYTES, Memory, film_memory
+from shotstream.streaming.memory_estimate import RESERVE_BYTES, MemoryEstimate, estimate_film_memory
 
 CARDS_GIB = (8, 12, 16, 24, 32, 48, 80)
 
@@ -33,7 +33,7 @@ def bench_memory(name: str, size: PixelSize | None) -> Report:
             # Without a limit "auto" is everything.
             options = Options(precision=precision, memory=level)
             choice = choose(options, config["engine"]["family"], machine, lambda _dtype, _switches: 0)
-            memory = engine_memory(name, size, choice.dtype, choice.inference_options)
+            memory = pipeline_memory(name, size, choice.dtype, choice.inference_options)
             key = f"{precision}_{level}"
             label = f"--precision {precision} --memory {level}"
             rows.append(Row(f"{key}_gb", f"{label}: GB", memory.total / 1e9))
@@ -46,18 +46,18 @@ def bench_memory(name: str, size: PixelSize | None) -> Report:
     return Report(bench="memory", facts=facts, rows=tuple(rows))
 
 
-def engine_memory(
+def pipeline_memory(
     name: str, size: PixelSize | None, dtype: torch.dtype, inference_options: InferenceOptions
-) -> Memory:
+) -> MemoryEstimate:
     """What one film at a time needs, in a model's sizes."""
     config = random_config(name, with_text=True)
     if size is not None:
         config = {**config, "engine": {**config["engine"], "pixel_size": asdict(size)}}
     with tempfile.TemporaryDirectory() as directory:
         bundle = random_bundle(config, Path(directory), torch.device("meta"), dtype)
-        return film_memory(bundle, dtype, inference_options)
+        return estimate_film_memory(bundle, dtype, inference_options)
 
 
-def least_card_gib(memory: Memory) -> int | None:
+def least_card_gib(memory: MemoryEstimate) -> int | None:
     """The smallest of `CARDS_GIB` that it fits in; None: in none."""
     return next((card for card in CARDS_GIB if memory.total <= card * 2**30), None)

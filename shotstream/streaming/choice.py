@@ -51,7 +51,7 @@ NO_EXPERT = Expert()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """How a person wants a model to be run."""
+    """The options of a person who runs a model."""
 
     precision: Precision = "auto"
     """"auto" is float32, and bfloat16 for the Wan family on a GPU. "float8" multiplies in eight bits: its
@@ -77,7 +77,7 @@ def check_words(precision: str, memory: str, attention: str | None) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """Where a model is to run, as far as the choice depends on it."""
+    """The machine that a model is to run on, as far as the choice depends on it."""
 
     device_type: str
     """cpu or cuda."""
@@ -102,7 +102,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """How a model is run, and what a person should know of it."""
+    """The result: how a model is run, and what a person should know of it."""
 
     dtype: torch.dtype
     """What is computed in."""
@@ -114,7 +114,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What the rows of the table ask for."""
+    """The facts that the rows of the table ask for."""
 
     family: Family
     machine: Machine
@@ -209,7 +209,7 @@ Needs = Callable[[torch.dtype, InferenceOptions], int]
 
 
 def choose(options: Options, family: Family, machine: Machine, needs: Needs) -> Choice:
-    """How to run a model of `family` on `machine`.
+    """The choice for a model of `family` on `machine`.
 
     Raises:
         ValueError: Something that the machine cannot do was asked for.
@@ -258,7 +258,7 @@ def _multiplies_float8(case: Case) -> bool:
 
 
 def _expert(expert: Expert) -> dict[str, Any]:
-    """What an expert's answers set, and what follows from them."""
+    """The switches that an expert's answers set, and what follows from them."""
     answers = {
         "attention": expert.attention,
         "compile": expert.compile,

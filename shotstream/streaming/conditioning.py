@@ -1,4 +1,4 @@
-"""What a shot is generated from: context frames, their positions, and the captions that each frame reads.
+"""The conditioning of a shot: context frames, their positions, and the captions that each frame reads.
 
 Context frames stand before the frames to be generated. Their content is never noised; what differs
 between networks is the level that the network is told for them, `DiTConfig.context_sigma`:
@@ -62,7 +62,7 @@ class Conditioning:
     context: Float[Tensor, "b c f h w"] = field(repr=False)
     """Clean normalised latents of the context frames."""
     positions: FramePositions
-    """Of the context frames."""
+    """Positions of the context frames."""
     target_phase: Int[Tensor, " b"]
     """RoPE phase of the frames to be generated."""
     target_caption: Int[Tensor, " b"]
@@ -99,10 +99,10 @@ class Conditioning:
 
 
 class ConditionedShot(NamedTuple):
-    """What a network is given for the next shot, beside its noise."""
+    """All that a network is given for the next shot, beside its noise."""
 
     conditioning: Conditioning
-    """Of a batch of one."""
+    """Context and positions of a batch of one."""
     captions: list[str]
     """The texts that `conditioning` names as rows, for the text encoder."""
 

@@ -1,4 +1,4 @@
-"""Which frames of the earlier shots condition the next one: candidates are offered, a named policy chooses.
+"""Context policies: the choice of the frames of earlier shots that condition the next one.
 
 A `ContextCandidate` is a frame that was kept of an earlier shot, or a picture pinned to one. A
 `ContextPolicy` chooses `budget` of them; `choose_context` puts what it chose in order and gives each its RoPE
@@ -116,7 +116,7 @@ class ContextSlot:
     """One context frame and the phase it is given."""
 
     candidate: ContextCandidate
-    """Where it comes from."""
+    """The frame."""
     shot_phase: int
     """RoPE phase index of the frame."""
 
@@ -228,7 +228,7 @@ def frame_candidates(
 
 
 def max_pins(policy: PolicyName, budget: int) -> int:
-    """How many pictures may be pinned: one slot is always left to the shots; 0 where pins are undefined."""
+    """The most pictures that may be pinned: one slot is left to the shots; 0 where pins are undefined."""
     return budget - 1 if named_policy(policy).allows_pins else 0
 
 

@@ -40,11 +40,11 @@ class ShotInputs:
     conditioning: Conditioning
     """Context and positions of a batch of one."""
     embeddings: Float[Tensor, "1 s n d"]
-    """Of its captions."""
+    """Embeddings of its captions."""
     sigmas: Float[Tensor, " k"]
     """Levels of its steps."""
     seed: int
-    """Of its noise."""
+    """Seed of its noise."""
     num_chunks: int
     """Its length."""
     cache_dtype: torch.dtype

@@ -1,4 +1,4 @@
-"""What stays of a shot: the few frames that later shots may look back at, encoded while the shot is made.
+"""The recording of a shot's memory: frames that later shots may look back at, encoded while it is made.
 
 Which frames these are depends on where the shot ends. Those of its full length are known from the start and
 encoded as they are decoded, beside the next chunk, so that a shot that runs to its end leaves only its last
@@ -46,7 +46,7 @@ def as_picture(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
 
 
 class Keeping:
-    """Of one shot in the making; `make_shot` feeds it."""
+    """The recorder of one shot in the making; `make_shot` feeds it."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from shotstream.streaming.choice import (
 )
 from shotstream.streaming.inference_group import InferenceGroup
 from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS, InferenceOptions
-from shotstream.streaming.memory import film_memory
+from shotstream.streaming.memory_estimate import estimate_film_memory
 from shotstream.streaming.parts import (
     CAPTION_STYLES,
     choose_device,
@@ -90,7 +90,7 @@ def follow(name: str | Path, group: InferenceGroup, options: Options = DEFAULT_O
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoders:
-    """What turns clips into training data: a model without its transformer."""
+    """The encoders that turn clips into training data: a model without its transformer."""
 
     config: PipelineConfig
     """How the model's films are made."""
@@ -160,7 +160,7 @@ def choose_for(
         options,
         pipeline_config(bundle).family,
         machine,
-        lambda dtype, inference_options: film_memory(bundle, dtype, inference_options).total,
+        lambda dtype, inference_options: estimate_film_memory(bundle, dtype, inference_options).total,
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the noise of a rollout comes from: a seed, a generator, or given tensors.
+"""Noise sources of a rollout: a seed, a generator, or given tensors.
 
 A rollout asks for the noise of (chunk, step): step 0 is what the chunk starts from, step s > 0 what is
 mixed in before denoising step s. `KeyedNoise` answers as a pure function of (seed, chunk, step), so that

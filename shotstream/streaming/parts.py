@@ -163,7 +163,7 @@ def load_text_encoder(
 
 
 def pipeline_config(bundle: Bundle) -> PipelineConfig:
-    """How the bundle's films are made."""
+    """The pipeline configuration of a bundle."""
     where = f"{bundle.directory}: engine"
     document = bundle.config.get("engine")
     if not isinstance(document, dict):

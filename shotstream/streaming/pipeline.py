@@ -200,7 +200,7 @@ class StreamingPipeline:
         return self.dit.text_cache(self.embeddings(captions), tuple(captions))
 
     def embeddings(self, captions: Sequence[str]) -> Float[Tensor, "1 s n d"]:
-        """What the text encoder makes of captions, on the device."""
+        """Embeddings of captions, on the device."""
         return send(self.text_encoder.encode(captions), self.device).unsqueeze(0)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""How a model makes films, apart from the sizes of its networks: a section of a bundle's config."""
+"""The configuration of a pipeline, apart from the sizes of its networks: a section of a bundle's config."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Compose = Callable[[str, str, int], str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineConfig:
-    """How a model makes films, apart from the sizes of its networks."""
+    """The settings with which a model makes films, apart from the sizes of its networks."""
 
     family: Family
     """Which classes of codec and text encoder, and how captions are composed."""

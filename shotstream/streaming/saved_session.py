@@ -32,7 +32,7 @@ class Take(ShotMemory):
     """One rendering of a shot: what it was made from, and what later shots may see of it."""
 
     seed: int
-    """Of its noise."""
+    """Seed of its noise."""
     num_steps: int
     """Denoising steps per chunk."""
     num_chunks: int
@@ -64,7 +64,7 @@ class SavedSession:
     global_caption: str
     """What all shots share."""
     seed: int
-    """Of shots without one."""
+    """Seed of shots without one."""
     takes: tuple[Take, ...]
     """The finished shots."""
     pins: tuple[Pin, ...]
@@ -132,7 +132,7 @@ def _is_whole(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> boo
 
 
 def _sum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of everything that a session is read from."""
+    """SHA-256 of everything that a session is read from."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -279,7 +279,7 @@ class StorySession:
         self._pins = tuple(pin for pin in self._pins if pin.shot_index < replaced_from)
 
     def _num_shots_if_cut(self) -> int:
-        """How many there are once the open shot has ended; one that has handed out nothing leaves no take."""
+        """The number of shots once the open one has ended; one that has handed out nothing leaves no take."""
         shot = self._open_shot() if self._open_shot is not None else None
         if shot is None or getgeneratorstate(shot) != GEN_SUSPENDED:
             return len(self._takes)

@@ -90,7 +90,7 @@ def closed_at_exit(make: Callable[P, Generator[Chunk]]) -> Callable[P, Generator
 
 @atexit.register
 def _close_shots() -> None:
-    """What a generator does in the ruins of the interpreter, torch answers by aborting the process."""
+    """Closes open shots: torch aborts a process whose generators go on while the interpreter ends."""
     _process_ends.set()
     last_s = time.monotonic() + _LAST_CHUNK_S
     if threading.active_count() > 1:

@@ -16,7 +16,7 @@ from shotstream.streaming.context_sampling import ContextCandidate, frame_candid
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotMemory:
-    """What later shots may see of one finished shot."""
+    """The memory of one finished shot, for later shots."""
 
     caption: str
     """The shot's own caption, before it is composed with the global one."""
@@ -40,7 +40,7 @@ class ShotMemory:
         return self.latents[self.candidate_frames.index(frame_index)]
 
     def candidates(self, shot_index: int) -> list[ContextCandidate]:
-        """What it offers to the context of a later shot, as shot `shot_index` of the film."""
+        """Its candidates for the context of a later shot, as shot `shot_index` of the film."""
         pinned = [
             ContextCandidate(
                 shot_index=shot_index,

@@ -1,4 +1,4 @@
-"""What a shot is to be made from, and what becomes of it."""
+"""The request for one shot: everything it is made from, beside the model."""
 
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,7 @@ class ShotRequest:
     caption: str
     """What this one shows."""
     seed: int
-    """Of its noise."""
+    """Seed of its noise."""
     num_steps: int
     """Denoising steps per chunk."""
     num_chunks: int

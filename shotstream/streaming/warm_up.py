@@ -67,7 +67,7 @@ def _run(pipeline: StreamingPipeline, chunks: Iterable[Tensor]) -> None:
 
 
 def _conditioning(pipeline: StreamingPipeline, num_captions: int) -> Conditioning:
-    """Of a first shot, but for the number of captions that its context reads."""
+    """Conditioning of a first shot, but for the number of captions that its context reads."""
     conditioning = first_shot(pipeline.dit.config, pipeline.latent_size, device=pipeline.device)
     rows = torch.arange(pipeline.context_budget, device=pipeline.device)[None] % num_captions
     return replace(conditioning, positions=context_positions(rows, rows))

@@ -6,15 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from shotstream.bench.memory import engine_memory
+from shotstream.bench.memory import pipeline_memory
 from shotstream.bench.models import WAN_TINY, random_bundle, random_config
 from shotstream.geometry import PixelSize
 from shotstream.model.dual_cache import DualCache
-from shotstream.streaming import memory
+from shotstream.streaming import memory_estimate
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.loading import assemble_pipeline
-from shotstream.streaming.memory import Memory, decode_peak, encode_peak, film_memory, pass_peak, peak_of
+from shotstream.streaming.memory_estimate import (
+    MemoryEstimate,
+    decode_peak,
+    encode_peak,
+    estimate_film_memory,
+    pass_peak,
+    peak_of,
+)
 from shotstream.streaming.parts import load_codec, load_dit
 from shotstream.weights.bundle import Bundle
 
@@ -44,7 +51,7 @@ def test_what_is_alive_at_the_same_time_is_added_up_and_what_is_dropped_is_not()
 
 def test_a_film_needs_all_its_parts_and_a_gigabyte_for_what_is_not_counted() -> None:
     parts = {"transformer": 1, "caches": 20, "text_encoder": 300, "codec": 4000, "transient": 50_000}
-    assert Memory(**parts).total == 54_321 + 10**9
+    assert MemoryEstimate(**parts).total == 54_321 + 10**9
 
 
 def test_a_visiting_text_encoder_needs_its_largest_layer_in_the_films_dtype() -> None:
@@ -60,9 +67,9 @@ def test_a_visiting_text_encoder_needs_its_largest_layer_in_the_films_dtype() ->
         (InferenceOptions(), 121),
     ):
         for dtype in (torch.bfloat16, torch.float32):
-            needed = memory._text_bytes(tensors, dtype, inference_options)  # pyright: ignore[reportPrivateUsage]
+            needed = memory_estimate._text_bytes(tensors, dtype, inference_options)  # pyright: ignore[reportPrivateUsage]
             assert needed == num_numbers * dtype.itemsize
-    assert memory._text_bytes({}, torch.float32, InferenceOptions(offload_text=True)) == 0  # pyright: ignore
+    assert memory_estimate._text_bytes({}, torch.float32, InferenceOptions(offload_text=True)) == 0  # pyright: ignore
 
 
 @pytest.mark.slow
@@ -73,7 +80,7 @@ def test_weights_and_caches_are_those_of_a_loaded_model(
     tmp_path: Path, inference_options: InferenceOptions
 ) -> None:
     bundle = tiny_bundle(tmp_path)
-    computed = film_memory(bundle, torch.float32, inference_options)
+    computed = estimate_film_memory(bundle, torch.float32, inference_options)
     pipeline = assemble_pipeline(
         bundle, CPU, Choice(dtype=torch.float32, inference_options=inference_options)
     )
@@ -111,9 +118,9 @@ def test_tensors_without_contents_need_what_real_ones_do(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_what_runs_beside_needs_its_memory_beside_and_what_is_elsewhere_needs_none(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path)
-    in_turn = film_memory(bundle, torch.float32, InferenceOptions())
-    beside = film_memory(bundle, torch.float32, InferenceOptions(overlap_chunks=True))
-    apart = film_memory(bundle, torch.float32, InferenceOptions(codec_device="cpu"))
+    in_turn = estimate_film_memory(bundle, torch.float32, InferenceOptions())
+    beside = estimate_film_memory(bundle, torch.float32, InferenceOptions(overlap_chunks=True))
+    apart = estimate_film_memory(bundle, torch.float32, InferenceOptions(codec_device="cpu"))
     assert beside.transient > in_turn.transient >= apart.transient
     codec = load_codec(bundle, META, torch.float32, InferenceOptions())
     frames = bundle.config["dit"]["chunk_latent_frames"]
@@ -121,19 +128,19 @@ def test_what_runs_beside_needs_its_memory_beside_and_what_is_elsewhere_needs_no
     numbers = sum(tensor.numel() for tensor in bundle.tensors["codec"].values())
     assert kept > 0 and in_turn.codec == beside.codec == 4 * numbers + kept
     assert (apart.codec, apart.text_encoder) == (0, 0)
-    eight = film_memory(
+    eight = estimate_film_memory(
         bundle, torch.float32, InferenceOptions(weights="float8-products", attention="eight-bit")
     )
     assert eight.caches < in_turn.caches and eight.transformer < in_turn.transformer
-    visiting = film_memory(bundle, torch.float32, InferenceOptions(offload_text=True))
+    visiting = estimate_film_memory(bundle, torch.float32, InferenceOptions(offload_text=True))
     assert 0 < visiting.text_encoder < in_turn.text_encoder
 
 
 @pytest.mark.slow
 def test_the_published_model_needs_what_was_worked_out_by_hand() -> None:
     size, half = PixelSize(480, 832), torch.bfloat16
-    whole = engine_memory("wan-1.3b", size, half, InferenceOptions())
-    saved = engine_memory(
+    whole = pipeline_memory("wan-1.3b", size, half, InferenceOptions())
+    saved = pipeline_memory(
         "wan-1.3b", size, half, InferenceOptions(weights="float8", float8_cache=True, offload_text=True)
     )
     assert whole.transformer == 2 * 1_418_996_800

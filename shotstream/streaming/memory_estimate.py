@@ -1,4 +1,4 @@
-"""What a film needs of a device's memory: computed from sizes, on any machine, in a second.
+"""An estimate of the device memory that a film needs: computed from sizes, on any machine, in a second.
 
 Weights, caches and captions' keys are counted from their shapes. What passes and decoding need meanwhile is
 found by running the very code on tensors without contents (torch's "meta" device) and adding up those that
@@ -38,7 +38,7 @@ _ENOUGH_LAYERS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Memory:
+class MemoryEstimate:
     """Bytes on the transformer's device while a film is made; see the module for what is not in it."""
 
     transformer: int
@@ -59,8 +59,10 @@ class Memory:
         return parts + RESERVE_BYTES
 
 
-def film_memory(bundle: Bundle, dtype: torch.dtype, inference_options: InferenceOptions) -> Memory:
-    """What one film at a time needs with the model of a bundle; its tensors are only looked at for shapes."""
+def estimate_film_memory(
+    bundle: Bundle, dtype: torch.dtype, inference_options: InferenceOptions
+) -> MemoryEstimate:
+    """The memory that one film at a time needs with a bundle's model; only shapes of tensors are read."""
     bundle = replace(bundle, tensors=_emptied(bundle.tensors))
     size, config = pipeline_config(bundle).pixel_size, dit_config(bundle)
     apart = inference_options.codec_device is not None
@@ -86,7 +88,7 @@ def film_memory(bundle: Bundle, dtype: torch.dtype, inference_options: Inference
     keys_of_a_caption = 2 * config.num_layers * config.text_length * config.dim * dtype.itemsize
     captions = (config.num_context_frames + 2) * keys_of_a_caption
     beside = passes + coding if inference_options.overlap_chunks else max(passes, coding)
-    return Memory(
+    return MemoryEstimate(
         transformer=_module_bytes(few) + (config.num_layers - len(few.blocks)) * _module_bytes(few.blocks[0]),
         caches=sum(stored.nbytes for layer in cache.layers for stored in layer) + captions,
         text_encoder=0 if apart else _text_bytes(bundle.tensors["text_encoder"], dtype, inference_options),
@@ -106,7 +108,7 @@ class Peak:
 
 
 def peak_of(work: Callable[[], Any]) -> Peak:
-    """What `work` needs; what it returns is alive to the end. Attention is taken for fused on "meta"."""
+    """The peak of `work`; what it returns is alive to the end. Attention is taken for fused on "meta"."""
     live = _Live()
     with torch.no_grad(), live, _FusedAttention():
         result = work()
