@@ -48,17 +48,17 @@ def test_a_viewer_that_never_reads_is_given_up_and_the_story_goes_on(tmp_path: P
     async def run() -> None:
         async with app.router.lifespan_context(app):
             worker = app.state.backend.worker
-            story = await worker.ask(
-                lambda studio: studio.create("A fox", "a forest", (), seed=7, autoplay=True)
+            story = await worker.call(
+                lambda manager: manager.create_story("A fox", "a forest", (), seed=7, autoplay=True)
             )
             silent = SilentViewer(story.story_id)
             with anyio.fail_after(20):
                 await app(silent.scope, silent.receive, silent.send)
-                while await worker.ask(lambda studio: bool(studio._rooms[story.story_id].seats)):
+                while await worker.call(lambda manager: bool(manager._stories[story.story_id].viewers)):
                     await anyio.sleep(0.01)
             assert silent.code == 4408
             assert 10 < silent.num_asked < 100, "it was given up when its outbox was full"
-            assert (await worker.ask(lambda studio: studio.show(story.story_id))).autoplay
+            assert (await worker.call(lambda manager: manager.story_state(story.story_id))).autoplay
 
     anyio.run(run)
 
