@@ -42,7 +42,7 @@ class AnswerFile:
             os.close(file)
 
     def read(self) -> list[dict[str, Any]]:
-        """All answers; none where there is no file."""
+        """Reads all answers; none where there is no file."""
         if not self.path.is_file():
             return []
         return [json.loads(line) for line in self.path.read_text(encoding="ascii").splitlines()]
@@ -55,13 +55,13 @@ def error_text(error: BaseException) -> str:
 
 
 def title(answer: Answer) -> str:
-    """What was asked, in words."""
+    """The question in words."""
     variant = answer.get("variant")
     return f"{answer['question']}, {variant}" if variant else str(answer["question"])
 
 
 def gist(answer: Answer) -> str:
-    """What an answer says, in less than a line."""
+    """A summary of the answer, shorter than a line."""
     told = [
         f"{label} {_number(answer[key])}{unit}"
         for key, label, unit in _TOLD.get(str(answer["question"]), ())

@@ -1,4 +1,4 @@
-"""How each question of `shotstream bench all` is answered: values that become more as they are known.
+"""The measurements of `shotstream bench all`: each yields values as they become known.
 
 Every answer tells the number of repetitions. Timings end with the device's last work. Frames per second are
 of captions to encoded film, and hold all that a film needs; where something is left out the name of the
@@ -179,7 +179,7 @@ def _h264(models: Models, question: Question, budget: Budget) -> Values:
 
 
 def _parts(models: Models, question: Question, budget: Budget) -> Values:
-    """Where a frame's time goes, each part waited for; H.264 inline."""
+    """Time of each part of a frame, each waited for; H.264 inline."""
     pipeline = models.pipeline(question, waits=True)
     config = replace(_film_config(models, question), overlap=False)
     _film(pipeline, replace(config, num_shots=1, num_chunks=2))
@@ -194,7 +194,7 @@ def _parts(models: Models, question: Question, budget: Budget) -> Values:
 
 
 def _denoise(models: Models, question: Question, budget: Budget) -> Values:
-    """One shot after three others: a pass by its chunk, against the arithmetic of the whole."""
+    """Time of a pass in each chunk of a shot after three others, with the arithmetic of the whole."""
     del budget
     pipeline = models.pipeline(question, waits=True)
     num_chunks = models.asked.num_chunks or pipeline.config.num_chunks

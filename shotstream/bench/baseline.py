@@ -1,4 +1,4 @@
-"""How many times faster is the engine than the published loop?
+"""Benchmark: speed of the engine against the published loop.
 
 Measured: the same stories filmed by both in one process, turn by turn, who begins alternating, from the
 captions to decoded frames in memory; weights, dtype, threads, attention kernel, sampler and noise are the
@@ -26,7 +26,7 @@ _WARM_UP_SEED_OFFSET = 800_001
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One story, filmed."""
+    """The measured times of one story's film."""
 
     wall_s: float
     first_frame_s: float

@@ -1,4 +1,4 @@
-"""How long a question may take: it looks at the clock wherever it can stop and still say something."""
+"""Time budgets of measurements, which look at the clock wherever they can stop and still have a result."""
 
 import time
 

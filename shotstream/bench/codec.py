@@ -1,4 +1,4 @@
-"""How fast does the codec turn latents into frames, and frames into the latents that later shots look at?
+"""Benchmark: time of the codec to decode latents, and to encode the frames that become context.
 
 Decode: whole shots of random latents, chunk by chunk with the state between, up to frames in the machine's
 memory: what the engine does, conversion to levels and the copy from a GPU included. Encode: the frames that

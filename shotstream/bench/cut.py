@@ -1,4 +1,4 @@
-"""How long from a new prompt to its first pixels?
+"""Benchmark: latency of a cut, from a new prompt to its first pixels.
 
 Measured: a film under way, cut by a caption it has never seen. Queue empty: the engine has nothing to do
 when the prompt comes. Queue full: it comes just as the next chunk of the running shot has been begun, the

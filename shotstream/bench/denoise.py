@@ -1,4 +1,4 @@
-"""How long does the transformer take for a chunk, at each place in a shot?
+"""Benchmark: time of the transformer for a chunk, at each place in a shot.
 
 Measured: shots of noise after three earlier ones, each chunk denoised in all its steps and committed, with
 the context in the cache, so that later chunks attend to more. Counted in: the drawing of noise, rotary
@@ -39,7 +39,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartConfig:
-    """How a part of the engine is measured.
+    """Configuration of a measurement of one part of the engine.
 
     Raises:
         ValueError: a number is out of range.

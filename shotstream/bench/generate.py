@@ -1,4 +1,4 @@
-"""How fast is a film made, end to end?
+"""Benchmark: frames per second of a whole film, end to end.
 
 Measured: held-out stories of the theatre, each in a session of its own, one after the other, from the
 captions to encoded H.264 fragments at the scale that `shotstream generate` writes. Counted in: text, context,
@@ -46,7 +46,7 @@ _MOST_FRAMES = 24
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchConfig:
-    """What is filmed.
+    """Configuration of the films that are timed.
 
     Raises:
         ValueError: a number is out of range.
@@ -234,7 +234,7 @@ class FilmRun:
 
     @property
     def parts_s(self) -> Mapping[str, float]:
-        """Of each of `PARTS`, in all."""
+        """Total seconds of each of `PARTS`."""
         return self._parts_s
 
     @property
@@ -243,7 +243,7 @@ class FilmRun:
         return tuple(self._cut_s)
 
     def roofline(self) -> list[Row]:
-        """How far the transformer's parts are from what the device does at best, measured now.
+        """The transformer's parts against the device's limits, measured now.
 
         Without `synchronize`, on a GPU, the parts do not hold their own work.
         """
@@ -260,7 +260,7 @@ class FilmRun:
         return roofline_rows(shot * self._num_shots, passes_s, ceilings)
 
     def rows(self, wall_s: float) -> tuple[Row, ...]:
-        """What was added up, of stories that took `wall_s` in all."""
+        """The rows of the report, of stories that took `wall_s` in all."""
         fps = self.num_frames / wall_s
         return (
             Row("fps", "frames per second, end to end", fps),

@@ -1,4 +1,4 @@
-"""What fits in how much memory of a GPU? Computed from sizes, on any machine; nothing is measured.
+"""GPU memory that films need, computed from sizes on any machine; nothing is measured.
 
 How it is computed, and what is not in it, is told in `streaming/memory_estimate.py`; loading a model chooses
 by the same numbers.
@@ -24,7 +24,7 @@ _LEVELS: tuple[MemoryLevel, ...] = ("auto", "low", "lowest")
 
 
 def bench_memory(name: str, size: PixelSize | None) -> Report:
-    """What each precision needs at each level of memory. ValueError for a model or a size that is none."""
+    """A table of memory by precision and level. ValueError for an unknown model or size."""
     rows: list[Row] = []
     config = random_config(name, with_text=True)
     machine = Machine(device_type="cuda", capability=(9, 0))
@@ -49,7 +49,7 @@ def bench_memory(name: str, size: PixelSize | None) -> Report:
 def pipeline_memory(
     name: str, size: PixelSize | None, dtype: torch.dtype, inference_options: InferenceOptions
 ) -> MemoryEstimate:
-    """What one film at a time needs, in a model's sizes."""
+    """Device memory for one film at a time, by a model's sizes."""
     config = random_config(name, with_text=True)
     if size is not None:
         config = {**config, "engine": {**config["engine"], "pixel_size": asdict(size)}}

@@ -40,7 +40,7 @@ _SHORT_TEXT = {"num_layers": 1, "vocab_size": 512}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchModel:
-    """What to measure."""
+    """The model to measure: its name, device, precision and size."""
 
     name: str = "theatre"
     """A model's name or a bundle's directory."""

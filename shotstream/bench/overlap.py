@@ -1,4 +1,4 @@
-"""What does it bring to let the parts of a film's making run beside each other?
+"""Benchmark: gain of running the parts of generation beside each other.
 
 Measured: the same stories from captions to their last fragment, three ways in one process, turn by turn, who
 begins rotating: one part after the other; H.264 in a thread of its own (`video/fragment_thread.py`); each

@@ -1,4 +1,4 @@
-"""What does a device draw while something is measured? Told by the device itself, where it tells.
+"""Power of a device during a measurement, as the device itself reports it, where it does.
 
 An NVIDIA GPU is asked through `nvidia-smi`, five times a second, in a process of its own: what is measured
 waits for nothing. This was tried with a stand-in of that name, never beside a GPU. A processor that counts

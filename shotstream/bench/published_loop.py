@@ -50,7 +50,7 @@ _ROPE_TABLE_LENGTH = 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedShot:
-    """One shot, whole."""
+    """A whole shot of the published loop."""
 
     latents: Float[Tensor, "1 c f h w"]
     frames: UInt8[np.ndarray, "frames pixel_h pixel_w 3"]
@@ -58,7 +58,7 @@ class PublishedShot:
 
 @dataclass(slots=True)
 class _LayerCache:
-    """What a layer keeps of its shot; lengths are tensors on the device."""
+    """The cache of one layer; lengths are tensors on the device."""
 
     keys: Float[Tensor, "1 n heads k"]
     values: Float[Tensor, "1 n heads k"]
@@ -67,7 +67,7 @@ class _LayerCache:
 
 @dataclass(slots=True)
 class _ShotCaches:
-    """All caches of one shot."""
+    """The caches of all layers for one shot."""
 
     context: list[_LayerCache]
     local: list[_LayerCache]

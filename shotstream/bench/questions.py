@@ -15,7 +15,7 @@ Start = Literal["plain", "chosen"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """One question in one variant."""
+    """A measurement in one variant of the engine."""
 
     name: str
     """Of the function that answers it."""
@@ -45,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What is measured, and how much of it.
+    """The selection of measurements, and how much of each.
 
     Raises:
         ValueError: A number is out of range.
@@ -156,7 +156,7 @@ QUESTIONS: Sequence[Question] = (
 
 
 def chosen_questions(only: str | None = None, begin: str | None = None) -> list[Question]:
-    """All questions, or those with one of the names in `only` (commas between), or all from `begin` on.
+    """The questions with one of the names in `only` (commas between), or all from `begin` on, or all.
 
     A name is that of a question, or of one variant: "decode" or "decode: whole chunk".
 

@@ -1,4 +1,4 @@
-"""What every measurement hands back: rows for a person, one JSON line for programs, and where it was made.
+"""Reports of measurements: rows for a person, one JSON line for programs, and the environment.
 
 Numbers of a report are medians and 95th percentiles of repetitions, never the best of them.
 """
@@ -52,7 +52,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured quantity."""
+    """A row of a report: one measured quantity."""
 
     key: str
     """Its name in the JSON line, with its unit."""
@@ -76,7 +76,7 @@ class Report:
         return [(row.label, _shown(row.value)) for row in self.rows]
 
     def json_line(self) -> str:
-        """Everything in one line."""
+        """The report as one line of JSON."""
         values = {
             row.key: row.value.document() if isinstance(row.value, Spread) else _rounded(row.value)
             for row in self.rows

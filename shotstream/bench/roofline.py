@@ -1,4 +1,4 @@
-"""What must a chunk cost? Arithmetic and memory traffic counted from the sizes of the transformer.
+"""The roofline model of a chunk: arithmetic and memory traffic, counted from the transformer's sizes.
 
 Counted: every matrix product and both products of every attention, a multiplication and an addition as two
 operations. Not counted: normalisations, rotations, activations, softmax, less than a hundredth of the
@@ -27,7 +27,7 @@ _TOKENS_PER_CAPTION_KEY = 2
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of some passes."""
+    """Cost of some passes: operations and bytes."""
 
     flops: float
     """Floating-point operations."""
@@ -43,7 +43,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """What a device does at best."""
+    """The limits of a device: operations and bytes per second."""
 
     flops_per_s: float
     """In products of large matrices."""
@@ -65,7 +65,7 @@ def chunk_cost(
     num_context_frames: int | None = None,
     with_commit: bool = True,
 ) -> Cost:
-    """All denoise passes of a chunk, and its commit.
+    """The cost of a chunk: all its denoise passes and its commit pass.
 
     Args:
         config: Sizes of the transformer.
@@ -96,7 +96,7 @@ def context_cost(config: DiTConfig, grid: TokenGrid, itemsize: int) -> Cost:
 
 
 def pass_cost(config: DiTConfig, grid: TokenGrid, num_frames: int, num_seen: int, itemsize: int) -> Cost:
-    """One pass over `num_frames` latent frames that attend to `num_seen`, their own included.
+    """The cost of a pass over `num_frames` latent frames that attend to `num_seen`, their own included.
 
     Captions' keys are in a cache. One caption is read per frame.
     """
@@ -117,7 +117,7 @@ def pass_cost(config: DiTConfig, grid: TokenGrid, num_frames: int, num_seen: int
 
 
 def roofline_rows(cost: Cost, seconds: float, ceilings: Ceilings) -> list[Row]:
-    """What passes of a `cost` reached in `seconds`, against the device's ceilings."""
+    """Rows of a report: what passes of a `cost` reached in `seconds`, against the device's limits."""
     return [
         Row("reached_tflops", "transformer, Tflop/s", cost.flops / seconds / 1e12),
         Row("matmul_tflops", "matrix products alone, Tflop/s", ceilings.flops_per_s / 1e12),
@@ -137,7 +137,7 @@ def roofline_rows(cost: Cost, seconds: float, ceilings: Ceilings) -> list[Row]:
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype, *, size: int | None = None) -> Ceilings:
-    """What the device does in large products and large copies; the best of a few rounds.
+    """Measures the device's limits by large products and large copies; the best of a few rounds.
 
     Args:
         device: Where.

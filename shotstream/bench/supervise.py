@@ -48,7 +48,7 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """How an asking process came to its end."""
+    """The end of a measuring process, and why it came."""
 
     reason: str
     """What went wrong with the question under way, or with loading; empty where nothing did."""
@@ -126,7 +126,7 @@ class _Screen:
 
 
 class _Run:
-    """What is still to be asked, and by whom."""
+    """The state of a run: the questions left, and the processes that ask them."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class _Run:
         self.questions = [question for question in self.questions if question.key not in known]
 
     def _ask(self) -> _End:
-        """One process, until it ends."""
+        """Runs one process until it ends."""
         self._current = None
         reading, writing = os.pipe()
         message = {
@@ -254,7 +254,7 @@ class _Run:
 
 
 def _events(reading: int, until_s: Callable[[], float]) -> Generator[dict[str, Any]]:
-    """What comes through a pipe, line by line, until it is closed or a moment has come that may move."""
+    """Lines of a pipe until it is closed or a deadline, which may move, has passed."""
     buffer = b""
     with selectors.DefaultSelector() as selector:
         selector.register(reading, selectors.EVENT_READ)

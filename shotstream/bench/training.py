@@ -1,4 +1,4 @@
-"""What does a training step take on this device? The recipes' own stages, on random weights and random data.
+"""Benchmark: time and memory of a training step, of the recipes' own stages on random weights and data.
 
 Nothing is downloaded and no shards are read: latents and caption embeddings of the right shapes are drawn.
 Counted in a step's time is all that the stage does in it, the copies to the device included; not counted are
@@ -76,7 +76,7 @@ _LEARNT = "wan_teacher", "wan_intra_shot", "wan_inter_shot"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What is measured, and where."""
+    """The setting of a measurement: device and size."""
 
     device: torch.device
     is_tiny: bool = False
@@ -84,7 +84,7 @@ class Setting:
 
     @property
     def latent_size(self) -> LatentSize:
-        """Of the 1.3B recipes' latents; 832x480 pixels."""
+        """The size of the 1.3B recipes' latents; 832x480 pixels."""
         return _TINY_SIZE if self.is_tiny else _WAN_SIZE
 
     def wan(self, name: str, *more: str) -> AnyRecipe:
@@ -295,7 +295,7 @@ def ask_all(setting: Setting, answers: AnswerFile, *, limit_s: float, began: flo
 
 
 def count_flops(name: str, is_tiny: bool) -> dict[str, float]:
-    """What the parts of a recipe's step must cost, on no hardware; in a process of its own, it takes long."""
+    """Counts the operations of a recipe's step, on no hardware; in a process of its own: it takes long."""
     setting = Setting(device=torch.device("cpu"), is_tiny=is_tiny)
     made = setting.wan(name)
     shot = Shot(latent_size=setting.latent_size, num_chunks=_num_chunks(made))

@@ -1,4 +1,4 @@
-"""What must a training step cost? Counted, not measured: operations and bytes of the 1.3B stages.
+"""Operations and bytes of a training step of the 1.3B stages; counted, not measured.
 
 The networks are built on the device meta, which computes nothing, and the very functions that the stages
 call are run there under torch's counter of operations, and under hooks that see what the backward pass
@@ -36,7 +36,7 @@ _META = torch.device("meta")
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Of one step, for each sample of its batch; `state_bytes` whatever the batch."""
+    """Cost of one step, for each sample of its batch; `state_bytes` whatever the batch."""
 
     flops: float
     """Of the model, the backward passes included."""
@@ -55,13 +55,13 @@ class StepCost:
 
     @property
     def checkpointed_bytes(self) -> int:
-        """What a backward pass needs at once when blocks are recomputed: their inputs, and all of one."""
+        """Bytes that a backward pass needs when blocks are recomputed: their inputs, and all of one block."""
         return self.input_bytes + self.activation_bytes // self.num_layers
 
 
 @dataclass(frozen=True, slots=True)
 class MatchingFlops:
-    """Of the parts of distribution matching, for each sample; all is linear in the exit step."""
+    """Operations of the parts of distribution matching, per sample; all are linear in the exit step."""
 
     rolled: tuple[float, float]
     """A shot filmed without gradients, ended at the first step and at the last."""
@@ -100,7 +100,7 @@ class MatchingFlops:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shot:
-    """What is trained on."""
+    """The size of the shots that are trained on."""
 
     latent_size: LatentSize
     num_chunks: int
@@ -247,7 +247,7 @@ class _Sample:
         return shot_velocity(dit, self.conditioning, self.text, self.noisy, self.sigma)
 
     def count(self, dit: DiT, function: Callable[[], Tensor]) -> "_Count":
-        """What a function costs, its backward pass included if it has one."""
+        """The cost of a function, its backward pass included if it has one."""
         flops: list[float] = []
         for checkpointed in (False, True) if torch.is_grad_enabled() else (False,):
             dit.activation_checkpointing = checkpointed
@@ -287,5 +287,5 @@ class _Count(NamedTuple):
 
 
 def _identity(storage: torch.UntypedStorage) -> int:
-    """What tells storages apart where they have no address."""
+    """An identity of a storage that has no address."""
     return storage._cdata  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""One model's weights, and engines made of them in any variant: what `shotstream bench all` asks.
+"""Engines of `shotstream bench all`: one model's weights, run in any variant.
 
 Weights are drawn or read once; engines share them, except where a variant keeps them in other bits. One
 engine is alive at a time, so that each question's peak memory is its own.
@@ -80,7 +80,7 @@ class Models:
 
     @property
     def num_threads(self) -> int:
-        """That torch computes with on the CPU."""
+        """The number of threads that torch computes with on the CPU."""
         return torch.get_num_threads()
 
     @property
@@ -95,12 +95,12 @@ class Models:
         return all(here[need] for need in question.needs)
 
     def inference_options(self, question: Question) -> InferenceOptions:
-        """How a question's engine is run."""
+        """The inference options of a question's engine."""
         start = InferenceOptions() if question.start == "plain" else self.choice(question).inference_options
         return replace(start, **question.inference_options)
 
     def choice(self, question: Question) -> Choice:
-        """What the engine chooses here. ValueError where it cannot do what is asked of it."""
+        """The engine's choice on this machine. ValueError where it cannot do what is asked of it."""
         chosen = self._choices[tuple(question.options.items())]
         if isinstance(chosen, ValueError):
             raise chosen
@@ -129,7 +129,7 @@ class Models:
         return self._pipeline
 
     def forget(self) -> None:
-        """Nothing is left of the last engine, compiled code included."""
+        """Frees the last engine, compiled code included."""
         self._pipeline = self._switches = None
         torch.backends.cudnn.benchmark = False
         gc.collect()
@@ -162,7 +162,7 @@ class Models:
         synchronize(self.device)
 
     def seconds(self, work: Any, num_repeats: int, warm: int = 2) -> list[float]:
-        """Of each repeat, by the clock, between two waits."""
+        """Seconds of each repeat, between two synchronisations."""
         taken: list[float] = []
         for repeat in range(-warm, num_repeats):
             self.wait()
@@ -174,7 +174,7 @@ class Models:
         return taken
 
     def compare(self, name: str, made: Tensor) -> dict[str, float]:
-        """How far something is from what the first asked made: the length of the difference to its length."""
+        """The relative distance of a result from the first one's."""
         first = self.references.setdefault(name, made.float().cpu())
         return {"off_by": ((made.float().cpu() - first).norm() / first.norm()).item()}
 

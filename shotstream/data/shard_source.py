@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shotstream.data.batch_sampler import BatchSampler
 from shotstream.data.batches import ShotBatch, dropped
 from shotstream.data.captions import caption_store, open_shards, stored_caption
 from shotstream.data.checks import bad_allowed, require_within
-from shotstream.data.order import ShotOrder
 from shotstream.data.rng import numpy_rng
 from shotstream.data.shards import CONTEXT, ShardError, ShardForm
 from shotstream.geometry import LatentSize
@@ -121,7 +121,7 @@ class ShardSource:
         self._bad: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
         self._shots, lengths = self._table()
-        self.order = ShotOrder(lengths, config.batch_size, config.seed)
+        self.sampler = BatchSampler(lengths, config.batch_size, config.seed)
         self._pool = ThreadPoolExecutor(config.num_workers) if config.num_workers else None
         self._ahead: dict[tuple[int, int], Future[ShotSample]] = {}
 
@@ -196,7 +196,7 @@ class ShardSource:
         return np.concatenate(shots), np.concatenate(lengths)
 
     def _sample(self, step: int, row: int) -> ShotSample:
-        length, items = self.order.batch(step)
+        length, items = self.sampler.batch(step)
         item = int(items[row])
         for attempt in range(_MAX_SUBSTITUTES):
             shard, sample, place = (int(part) for part in self._shots[item])
@@ -204,7 +204,7 @@ class ShardSource:
                 return self._load(shard, sample, place, length)
             except ShardError as error:
                 self._found_bad(shard, sample, error)
-            item = self.order.substitute(step, row, attempt, length)
+            item = self.sampler.substitute(step, row, attempt, length)
         raise TooManyBadSamples(f"{self.shards.directory}: {_MAX_SUBSTITUTES} damaged clips in a row")
 
     def _load(self, shard: int, sample: int, place: int, length: int) -> ShotSample:

@@ -70,7 +70,7 @@ def few_step(
 
 
 def per_frame(sigma: Float[Tensor, ""], latents: Latents) -> Sigma:
-    """One level for every latent frame of `latents`, as a view on its device."""
+    """A level for every latent frame of `latents`, as a view on its device."""
     return sigma.to(latents.device).expand(latents.shape[0], latents.shape[2])
 
 

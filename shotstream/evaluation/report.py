@@ -33,7 +33,7 @@ _FRAMED: Final[tuple[Axis, ...]] = ("characters", "scarf", "layout", "sharpness"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AxisRow:
-    """One axis over all stories."""
+    """A row of the report: one axis over all stories."""
 
     axis: Axis
     count: int
@@ -53,7 +53,7 @@ class AxisRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What an evaluation found."""
+    """The report of an evaluation: scores with their intervals, by axis, shot and story."""
 
     facts: Mapping[str, Any]
     """What was judged: model, weights, seed, numbers of stories and shots, seconds."""
@@ -209,7 +209,7 @@ def interval(
 def chance_levels(
     stories: Sequence[TheatreStory], scores: Sequence[Scores], chance_stories: Sequence[TheatreStory]
 ) -> dict[Axis, float | None]:
-    """What a film scores on each axis that has nothing to do with its story.
+    """The chance level of each axis: the score of a film that has nothing to do with its story.
 
     On the caption axes another story's shot is taken for the answer. A detail is right by chance in one of
     as many cases as there are of it. A cut falls anywhere in the reach of the search. Sharpness,

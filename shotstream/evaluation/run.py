@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
-    """What is filmed.
+    """Configuration of an evaluation: the stories that are filmed, and how.
 
     Raises:
         ValueError: a number is out of range.

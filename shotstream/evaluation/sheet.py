@@ -18,7 +18,7 @@ _MAX_LINES: Final = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """One shot."""
+    """A panel of the sheet: one shot."""
 
     truth: UInt8[np.ndarray, "h w 3"]
     """A frame of the world's film."""
@@ -30,7 +30,7 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SheetStory:
-    """One story."""
+    """A story of the sheet: its panels and captions."""
 
     global_caption: str
     panels: tuple[Panel, ...]

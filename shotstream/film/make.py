@@ -59,7 +59,7 @@ class ChunkLike(Protocol):
 
 @runtime_checkable
 class SessionLike(Protocol):
-    """What a film needs of a session (streaming/session.py)."""
+    """The part of a session (streaming/session.py) that making a film uses."""
 
     def shot(
         self,
@@ -79,7 +79,7 @@ class SessionLike(Protocol):
 
 @runtime_checkable
 class PipelineLike(Protocol):
-    """What making a film needs of a pipeline (streaming/pipeline.py)."""
+    """The part of a pipeline (streaming/pipeline.py) that making a film uses."""
 
     @property
     def fps(self) -> int: ...
@@ -120,7 +120,7 @@ class FilmFiles:
 
     @property
     def replay(self) -> Path:
-        """What makes the film again."""
+        """The replay file, which makes the film again."""
         return self.film.with_suffix(".replay.json")
 
     @property
@@ -131,7 +131,7 @@ class FilmFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Where a film stands; told after each chunk, and before each shot with `chunk_index` None."""
+    """The progress of a film; reported after each chunk, and before each shot with `chunk_index` None."""
 
     shot_index: int
     """0-based."""
@@ -167,7 +167,7 @@ class Film:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmSettings:
-    """How a film is made and written."""
+    """Settings of a film: how it is generated and written."""
 
     files: FilmFiles
     """Where to."""

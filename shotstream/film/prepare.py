@@ -18,7 +18,7 @@ _NUM_CUT_WORDS_SHOWN = 6
 
 @runtime_checkable
 class PlanningPipeline(Protocol):
-    """What planning a film needs to know of a pipeline (streaming/pipeline.py)."""
+    """The part of a pipeline (streaming/pipeline.py) that planning a film uses."""
 
     @property
     def model_id(self) -> str: ...
@@ -87,7 +87,7 @@ def plan_film(
 
 
 def running_environment(pipeline: PlanningPipeline) -> Environment:
-    """Where the pipeline runs."""
+    """The environment that the pipeline runs in."""
     device = pipeline.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return Environment(
@@ -114,7 +114,7 @@ def check_replay(replay: Replay, pipeline: PlanningPipeline) -> None:
 
 
 def caption_warnings(story: Story, pipeline: PlanningPipeline) -> list[str]:
-    """What was not read of a story's document and what the model will not take, each kind told once."""
+    """Warnings about parts of a story that are not read, or that the model does not know; each kind once."""
     encoder = pipeline.text_encoder
     unknown: dict[str, None] = {}
     cut: list[str] = []

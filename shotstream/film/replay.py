@@ -1,4 +1,4 @@
-"""What makes a film again: the plan it was made from, where it was made, and the sha256 of every frame.
+"""Replay files: a film's plan, its environment, and the sha256 of every frame, to make it again.
 
 Identical frames means equal hashes of each uint8 RGB frame "h w 3" in memory order, on the same hardware,
 dtype, thread count and torch version. The file is JSON with a version; unknown versions and keys are refused.
@@ -35,7 +35,7 @@ class ReplayError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmPlan:
-    """All that a film's frames are a function of, on a given machine."""
+    """The plan of a film: all that its frames are a function of, on a given machine."""
 
     model_id: str
     """The model's name."""
@@ -86,7 +86,7 @@ class FilmPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
-    """Where frames were made: what identical frames depend on beside the plan."""
+    """The environment of a film: what identical frames depend on beside the plan."""
 
     shotstream: str
     """Version of this package."""
@@ -100,7 +100,7 @@ class Environment:
     """Threads torch computes with."""
 
     def differences(self, other: "Environment") -> list[str]:
-        """What differs, as "name: mine, theirs"; empty when the two can give identical frames."""
+        """The differences, as "name: mine, theirs"; empty when the two can give identical frames."""
         mine, theirs = asdict(self), asdict(other)
         return [f"{name}: {mine[name]}, {theirs[name]}" for name in mine if mine[name] != theirs[name]]
 

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """One shot on the page."""
+    """A panel of the storyboard: one shot."""
 
     picture: UInt8[np.ndarray, "h w 3"] = field(repr=False)
     """A frame of the shot."""

@@ -56,7 +56,7 @@ class Timeline:
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Where shots begin and, last, where the film ends, in frames of the timeline."""
+        """The first frame of each shot and, last, the end of the film, in frames of the timeline."""
         film_frames = np.cumsum([0, *self.shot_num_frames]).tolist()
         return tuple(round(Fraction(frame * self.rate, self.fps)) for frame in film_frames)
 

@@ -124,7 +124,7 @@ class WorkDir:
         return FinishedShot(shot_index=shot_index, frames_file=self._frames(shot_index), frame_sha256=hashes)
 
     def session_file(self, shot_index: int) -> Path:
-        """Where the session's state after a shot is; only the last finished shot's is kept."""
+        """The file of the session's state after a shot; only the last finished shot's is kept."""
         return self.path / f"session_{shot_index:04}"
 
     def remove(self) -> None:
@@ -144,7 +144,7 @@ class WorkDir:
 
 
 def num_finished_shots(path: Path) -> int:
-    """How many shots are safe in the directory, by whatever command and whether or not it is there."""
+    """The number of finished shots in a directory, whichever command made them; 0 if it is not there."""
     num_shots = 0
     while (path / _record_name(num_shots)).is_file():
         num_shots += 1

@@ -68,7 +68,7 @@ def wrap_text(text: str, measure: Callable[[str], float], room: int | float, max
 
 
 def clusters(text: str) -> Iterator[str]:
-    """What a reader takes for single characters."""
+    """The grapheme clusters of a text: what a reader takes for single characters."""
     cluster = ""
     for letter in text:
         is_second_flag_letter = (
@@ -85,7 +85,7 @@ def clusters(text: str) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:
-    """What is not parted where it fits on a line, each with whether a space goes before it."""
+    """The pieces of a text that are not parted, each with whether a space goes before it."""
     for word in text.split():
         piece, is_after_space = "", True
         for cluster in clusters(word):

@@ -75,7 +75,7 @@ class SelfAttention(nn.Module):
         return queries, keys, self._heads(self.v(x))
 
     def forward(self, gathered: Float[Tensor, "b n heads k"]) -> Float[Tensor, "b n d"]:
-        """What every token has gathered, mixed over the heads."""
+        """The output projection of what every token gathered."""
         return self.o(gathered.flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def attend_all(
 
 
 def attention_kernel(name: AttentionName, device: torch.device, dtype: torch.dtype) -> Attend:
-    """What computes attention of every query over all keys.
+    """The attention kernel of a name: every query over all keys.
 
     On a CUDA device all but "sdpa" are untested. "eight-bit" is slow on a CPU, to judge quality; this form of
     it rounds its keys in each call, a dual cache of int8 once, when they are written.

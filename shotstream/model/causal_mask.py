@@ -114,7 +114,7 @@ class CausalMask:
         )
 
     def blocks(self, device: torch.device | str = "cpu") -> tuple[Bool[Tensor, "n n"], Bool[Tensor, "n n"]]:
-        """Which blocks of [query, key] tokens the rule allows in part, and which whole.
+        """The blocks of [query, key] tokens that the rule allows in part, and those that it allows whole.
 
         A block that reaches past the last token is never whole.
         """

@@ -22,7 +22,7 @@ class RotarySplit(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiTConfig:
-    """One transformer: teacher, student and fake score of a family share it."""
+    """Sizes of a transformer, which teacher, student and fake score of a family share."""
 
     latent_channels: int
     """Channels of the codec's latents, in and out."""

@@ -24,7 +24,7 @@ class CaptionKeys(NamedTuple):
     values: Float[Tensor, "b s n heads k"]
 
     def of_frames(self, caption_index: Int[Tensor, "_ f"]) -> "CaptionKeys":
-        """Those of every frame's own caption, "b f n heads k"; one caption stays one, for all frames."""
+        """Keys and values of every frame's own caption, "b f n heads k"; one stays one for all frames."""
         if self.keys.shape[1] == 1:
             return self
         rows = torch.arange(self.keys.shape[0], device=self.keys.device)[:, None]
@@ -77,7 +77,7 @@ class CrossAttention(nn.Module):
         return CaptionKeys(keys, values)
 
     def forward(self, x: Float[Tensor, "b f p d"], captions: CaptionKeys) -> Float[Tensor, "b f p d"]:
-        """What every token gathers from the caption of its frame; `captions` are one, or one per frame."""
+        """Attention of every token to the caption of its frame; `captions` are one, or one per frame."""
         batch, num_frames = x.shape[:2]
         queries = self.norm_q(self.q(x)).unflatten(-1, (self.num_heads, -1))  # b f p heads k
         if captions.keys.shape[1] == 1:

@@ -166,7 +166,7 @@ class DiT(nn.Module):
     def _attends(
         self, device: torch.device, mask: CausalMask | None, cache_pass: CachePass | None
     ) -> list[Attend]:
-        """How each layer attends; only a cache tells layers apart."""
+        """The attention function of each layer; only a cache tells layers apart."""
         if cache_pass is not None:
             return [
                 partial(_attend_cached, cache_pass=cache_pass, layer=layer, attention=self.attention)
@@ -271,7 +271,7 @@ class Head(nn.Module):
     def forward(
         self, x: Float[Tensor, "b f p d"], time: Float[Tensor, "b f d"]
     ) -> Float[Tensor, "b f p patch"]:
-        """One value per latent of each patch, channels fastest."""
+        """Velocity of each patch: one value per latent, channels fastest."""
         shift, scale = (self.modulation + time.unsqueeze(2)).chunk(2, dim=2)  # each b f 1 d
         return self.head(modulated_norm(x, shift, scale, self.eps))
 

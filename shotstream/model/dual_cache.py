@@ -49,7 +49,7 @@ LayerCache = KeysValues | EightBitKeysValues
 
 @dataclass(frozen=True, slots=True)
 class CacheSnapshot:
-    """Everything a cache holds at one moment, detached from the cache."""
+    """A snapshot of a cache, detached from it."""
 
     num_context_frames: int
     num_chunks: int
@@ -75,7 +75,7 @@ class CachePass:
     def attend(
         self, layer: LayerCache, queries: Tensor, keys: Tensor, values: Tensor, attention: Attend
     ) -> Tensor:
-        """What queries gather from all that the pass attends to; `attention` is for keys kept as they are."""
+        """Attention of queries to all that the pass attends to; `attention` is for keys kept as they are."""
         if isinstance(layer, KeysValues):
             return attention(queries, *self.join(layer, keys, values))
         if self.own is not None:
@@ -86,7 +86,7 @@ class CachePass:
         return joined.attend(queries, slice(0, own.stop))
 
     def join(self, layer: KeysValues, keys: Tensor, values: Tensor) -> KeysValues:
-        """All keys and values that the pass attends to in a layer, its own included."""
+        """The keys and values that the pass attends to in a layer, its own included."""
         if self.own is None:
             return self._concatenate(layer, keys, values)
         for stored, new in zip(layer, (keys, values), strict=True):
@@ -121,7 +121,7 @@ class DualCache:
         *,
         num_heads: int | None = None,
     ) -> None:
-        """Nothing is committed yet.
+        """An empty cache: nothing is committed yet.
 
         Args:
             config: Of the network.

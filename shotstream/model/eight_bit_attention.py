@@ -82,7 +82,7 @@ class EightBitKeysValues(NamedTuple):
         _keep(keys, values, self.centre, self.keys, self.steps, self.values, tokens.start)
 
     def attend(self, queries: Float[Tensor, "b n heads k"], tokens: slice) -> Float[Tensor, "b n heads k"]:
-        """What every query gathers from a range of tokens, in its own dtype."""
+        """Attention of every query to a range of tokens, in its own dtype."""
         return _attend(queries, self.keys, self.steps, self.values, tokens.start, tokens.stop)
 
 
@@ -120,7 +120,7 @@ def keep_plainly(
 
 
 def attend_plainly(queries: Tensor, kept: tuple[Tensor, Tensor, Tensor], start: int, stop: int) -> Tensor:
-    """What queries, "b n heads k", gather from the tokens from `start` to `stop`, in plain operations."""
+    """Attention of queries, "b n heads k", to the tokens from `start` to `stop`, in plain operations."""
     keys, steps, values = kept
     keys = keys[:, :, start:stop].float().transpose(2, 3)  # b heads k n
     steps = steps[:, :, None, start:stop]

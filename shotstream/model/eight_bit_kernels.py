@@ -68,7 +68,7 @@ def keep(
 
 
 def attend(queries: Tensor, kept: tuple[Tensor, Tensor, Tensor], start: int, stop: int) -> Tensor:
-    """What queries, "b n heads k", gather from the tokens of a cache from `start` to `stop`."""
+    """Attention of queries, "b n heads k", to the tokens of a cache from `start` to `stop`."""
     batch, num_queries, heads, width = queries.shape
     out = torch.empty_like(queries, memory_format=torch.contiguous_format)
     full, full_stop = -(-start // _BLOCK), stop // _BLOCK

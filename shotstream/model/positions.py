@@ -1,4 +1,4 @@
-"""Where a latent frame stands: its place in time, the shot it belongs to, the caption it reads.
+"""Positions of latent frames: the place in time, the shot's RoPE phase, the caption that is read.
 
 Nobody adds offsets by hand: context frames hold positions 0..C-1, and frame f of a shot's own frames holds
 C + f, starting again at C in every shot. The shot phase and the caption index are separate: the first sets

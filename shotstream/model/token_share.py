@@ -1,4 +1,4 @@
-"""What a network asks of processes that compute one pass together; the network itself knows no process.
+"""The protocol of processes that compute one pass together; the network itself knows no process.
 
 Every process has all weights. It computes a share of each frame's tokens and, in self-attention, all tokens
 for a share of the heads. `streaming/sequence_parallel.py` does it with torch.distributed.
@@ -30,7 +30,7 @@ class TokenShare(Protocol):
         ...
 
     def gather(self, tokens: Float[Tensor, "b f q d"]) -> Float[Tensor, "b f p d"]:
-        """All processes' tokens, in the order of `scatter`'s; the same bits everywhere."""
+        """Gathers all processes' tokens, in the order of `scatter`'s; the same bits everywhere."""
         ...
 
     def over(self, attend: Attend) -> Attend:

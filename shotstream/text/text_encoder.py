@@ -44,7 +44,7 @@ class TextEncoder(Protocol):
         ...
 
     def encode(self, captions: Sequence[str]) -> Float[Tensor, "s n d"]:
-        """One embedding per caption, in order; captions may repeat. ValueError when there is none."""
+        """Embeddings of captions, in order; captions may repeat. ValueError when there is none."""
         ...
 
     def count_tokens(self, caption: str) -> int:
@@ -189,11 +189,11 @@ class UMT5TextEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the work is done and the embeddings come out."""
+        """The device that computes, and that the embeddings are on."""
         return self._device
 
     def encode(self, captions: Sequence[str]) -> Float[Tensor, "s n d"]:
-        """One embedding per caption, in order, in the weights' dtype; rows past a caption's end are zero."""
+        """Embeddings of captions, in order, in the weights' dtype; rows past a caption's end are zero."""
         return self._memo.encode(captions, self._encode_one)
 
     def count_tokens(self, caption: str) -> int:

@@ -108,7 +108,7 @@ class WordEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> Float[Tensor, "s n d"]:
-        """One embedding per caption, in order; memoised, so only for frozen weights."""
+        """Embeddings of captions, in order; memoised, so only for frozen weights."""
         return self.memo.encode(captions, self._encode_one)
 
     def count_tokens(self, caption: str) -> int:

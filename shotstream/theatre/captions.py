@@ -1,4 +1,4 @@
-"""What the theatre says about its stories, and so what it understands.
+"""Captions of the theatre's stories, and so the words that its model understands.
 
 Captions are natural, varied English. They name species, colour, place, time, framing, action, side and
 camera; a shot may leave out what the global caption already said. They never mention scarves or layouts.

@@ -123,7 +123,7 @@ _ARMS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How an actor looks in one frame."""
+    """The pose of an actor in one frame."""
 
     left_arm: str = "down"
     """Arm on the picture's left: down, out or up."""

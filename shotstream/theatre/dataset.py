@@ -26,7 +26,7 @@ CSV_NAME, MANIFEST_NAME, TRUTH_NAME = "clips.csv", "clips.jsonl", "truth.jsonl"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetConfig:
-    """What is written. Story i is a pure function of the seed and i.
+    """Configuration of a dataset. Story i is a pure function of the seed and i.
 
     Raises:
         ValueError: a number is out of range.

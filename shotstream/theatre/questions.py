@@ -1,4 +1,4 @@
-"""What a caption of the theatre can say of its shot: the questions that the text encoder reads it for.
+"""The questions that the text encoder answers about a caption of the theatre.
 
 The truth is known of every shot that is drawn; an answer is "not said" where its caption leaves it open, and
 for a second actor where there is none. Actors are asked for in the order in which captions name them, from

@@ -40,7 +40,7 @@ _Z: Final = ("zz.", ".z.", ".zz")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Performance:
-    """One actor in one shot."""
+    """The performance of one actor in one shot."""
 
     actor: Actor
     action: Action
@@ -52,7 +52,7 @@ class Performance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
-    """Everything that determines the frames of a shot."""
+    """A shot of the world: everything that determines its frames."""
 
     place: Place
     time: Time

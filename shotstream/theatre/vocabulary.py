@@ -1,4 +1,4 @@
-"""What the theatre understands, told to a person who wants to write a story for it."""
+"""A description of the words that the theatre understands, for a person who writes a story."""
 
 from collections.abc import Sequence
 from textwrap import fill
@@ -30,7 +30,7 @@ shots:
 
 
 def describe() -> str:
-    """Everything that a story can ask for, phrase by phrase, with an example; lines of 96 characters."""
+    """A description of all that a story can ask for, phrase by phrase, with an example; 96 columns."""
     tables: Sequence[tuple[str, Sequence[Sequence[str]]]] = (
         ("characters", [SPECIES]),
         ("colours", [COLOURS]),

@@ -1,4 +1,4 @@
-"""What the rest of the program knows of a video codec: strides, channels, encode, decode, streamed decode.
+"""The protocol of video codecs: strides, channels, encode, decode, streamed decode.
 
 A codec is causal in time: the first latent frame stands for one video frame, every later one for
 `geometry.temporal_stride` of them, and a latent frame never depends on a later one. It holds no state
@@ -17,7 +17,7 @@ from shotstream.geometry import VideoGeometry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeState:
-    """Where a streamed decode stands. Never mutated: each call returns a new one, the old one stays valid."""
+    """The state of a streamed decode. Never mutated: each call returns a new one, the old one stays valid."""
 
     num_latent_frames: int
     """Latent frames decoded so far; at least 1."""
@@ -34,7 +34,7 @@ class DecodeState:
 
 @runtime_checkable
 class StreamDecoder(Protocol):
-    """What makes pixels of latents as they come."""
+    """A decoder that turns latents into pixels as they come."""
 
     def decode_stream(
         self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], state: DecodeState | None

@@ -1,4 +1,4 @@
-"""What stands before each convolution of Wan's VAE, as one operation: norm over channels, SiLU, and the past.
+"""The fused operation before each convolution of Wan's VAE: norm over channels, SiLU, and the past.
 
 A tensor of pixels lies with its channels together: "b f h w c". Each pixel is divided by its root mean square
 (in float32), multiplied by a factor for each channel, and goes through SiLU. What a causal convolution needs
@@ -64,7 +64,7 @@ def laid_out(view: Float[Tensor, "*axes"], bias: Float[Tensor, "*fewer"]) -> Flo
 
 
 def plain_norm(x: Tensor, gamma: Tensor, bias: Tensor | None = None) -> Tensor:
-    """What SiLU is taken of, in float32."""
+    """The normalised input of SiLU, in float32."""
     wide = x.float() if bias is None else x.float() + bias.float()
     length = wide.square().sum(-1, keepdim=True).sqrt().clamp_min(SHORTEST)
     return wide / length * (gamma.flatten().float() * gamma.shape[0] ** 0.5)

@@ -148,7 +148,7 @@ class PatchCodec(nn.Module):
     def before(
         self, latents: Float[Tensor, "b z latent_f latent_h latent_w"]
     ) -> Float[Tensor, "b z past latent_h latent_w"]:
-        """What stands before a video's first latent frame: that frame itself."""
+        """The padding before a video's first latent frame: that frame itself."""
         return latents[:, :, :1].expand(-1, -1, self.config.num_past, -1, -1)
 
     def decode_logits(
@@ -194,7 +194,7 @@ class PatchCodec(nn.Module):
         latents: Float[Tensor, "b z latent_f latent_h latent_w"],
         before: Float[Tensor, "b z past latent_h latent_w"],
     ) -> Float[Tensor, "b latent_f latent_h latent_w d"]:
-        """All that a cell is decoded from: the latents around, then what the decoder's layers say of it."""
+        """The features that a cell is decoded from: the latents around it, then the decoder's layers."""
         past, num_frames = self.config.num_past, latents.shape[2]
         all_frames = rearrange(torch.cat([before.float(), latents.float()], dim=2), "b z f h w -> b f h w z")
         x = self.from_latent(all_frames[:, past:]) + self.previous(all_frames[:, past - 1 : -1])
@@ -214,7 +214,7 @@ class PatchCodec(nn.Module):
         return torch.cat([*around, x], dim=-1)
 
     def _finished(self, surroundings: Float[Tensor, "*cells d"]) -> Float[Tensor, "*cells e"]:
-        """What the head reads."""
+        """The features that the head reads."""
         if not self.config.num_finish_layers:
             return surroundings
         y = self.finish_in(surroundings)

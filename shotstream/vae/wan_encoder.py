@@ -71,7 +71,7 @@ def _downsample_space(block: Resample, x: Float[Tensor, "b f h w c"]) -> Float[T
 def _downsample_time(
     walk: FirstFrame | Following, block: Resample, x: Float[Tensor, "b f h w c"]
 ) -> Float[Tensor, "b g h w c"]:
-    """One frame of two, behind the last one before; a video's first passes."""
+    """Halves the frame rate, with the last frame before; a video's first frame passes."""
     convolution = block.time_conv
     if convolution is None:
         return x

@@ -35,7 +35,7 @@ frames, or its last one where time is halved. Dense, in the order of its axes.""
 
 @runtime_checkable
 class Walk(Protocol):
-    """One way through the causal convolutions."""
+    """A pass through the causal convolutions, with what they remember."""
 
     after: list[Tensor]
     """What each will remember, as far as it is kept."""
@@ -57,7 +57,7 @@ class Following:
         self.after: list[Tensor] = []
 
     def before(self) -> Tensor | None:
-        """What the next convolution remembers."""
+        """The frames that the next convolution remembers."""
         return None if self._before is None else next(self._before)
 
     def causal(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -81,7 +81,7 @@ class FirstFrame:
         self.after: list[Tensor] = []
 
     def keep(self, x: Tensor, num_frames: int = REMEMBERED) -> None:
-        """What a convolution with this input will remember: nothing came before."""
+        """The frames that a convolution with this input will remember, where nothing came before."""
         if self._remembers:
             self.after.append(F.pad(x, (0, 0) * 3 + (num_frames - 1, 0)))
 
@@ -163,7 +163,7 @@ def _convolve_frames(
 
 
 def _last_tap(weight: Float[Tensor, "d c taps kh kw"]) -> Float[Tensor, "d c kh kw"]:
-    """What a frame's own pixels are multiplied with; a small copy beside the picture."""
+    """The weights of a frame's own pixels; a small copy beside the picture."""
     return weight[:, :, -1].contiguous(memory_format=torch.channels_last)
 
 

@@ -82,7 +82,7 @@ class WanVAEConfig:
 
 
 class WanTensors(nn.Module):
-    """All of the VAE."""
+    """The tensors of the whole VAE."""
 
     def __init__(self, config: WanVAEConfig) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Up(nn.Module):
 
 
 class Middle(nn.Module):
-    """What both have between their levels and the latents."""
+    """The middle block, which encoder and decoder have between their levels and the latents."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

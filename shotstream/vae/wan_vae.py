@@ -25,7 +25,7 @@ __all__ = ["DEFAULT_DECODING", "WanDecoding", "WanVAE", "WanVAEConfig", "wan_vae
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WanDecoding:
-    """How the decoder is run; what comes out differs by rounding alone. docs/performance.md says what each
+    """Options of the decoder; what comes out differs by rounding alone. docs/performance.md says what each
     gives.
     """
 
@@ -103,7 +103,7 @@ class WanVAE:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are and the work is done."""
+        """The device of the weights, where the work is done."""
         return self._tensors.quant_conv.weight.device
 
     @property

@@ -54,7 +54,7 @@ def bundled_goldens() -> Path:
 def verify_directory(
     directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> list[Row]:
-    """One row per expected tensor of every golden in `directory`, and one per failure.
+    """Rows of the comparison: one per expected tensor of every golden in `directory`, and one per failure.
 
     All is well only if every row has passed. A bad file becomes a failed row and the others still run.
 

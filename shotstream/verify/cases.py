@@ -1,4 +1,4 @@
-"""One function per golden case: inputs from the file, our outputs under the file's names.
+"""The golden cases, a function each: inputs from the file, our outputs under the file's names.
 
 Adapters only: layouts, timesteps and flags of the published code become ours, and the rooms that own each
 computation compute it.
@@ -35,7 +35,7 @@ _MOST_STEPS, _MOST_FRAMES = 10_000, 100_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """Where and in which precision the networks run."""
+    """The device and precision that the networks run in."""
 
     device: torch.device
     dtype: torch.dtype

@@ -41,7 +41,7 @@ Cases not named here compute nothing in the networks' precision.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One comparison, or one reason why there was none."""
+    """A row of the comparison: one tensor, or one reason why there was none."""
 
     file: str
     """Name of the golden, or of the directory."""
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(kw_only=True, slots=True)
 class Golden:
-    """One file. Whatever `take` and `weights` never asked for is expected of us."""
+    """A golden file. Whatever `take` and `weights` never asked for is expected of us."""
 
     file: str
     case: str
@@ -83,7 +83,7 @@ class Golden:
         return {name.removeprefix(prefix): self.tensors[name] for name in names}
 
     def expected(self) -> dict[str, Tensor]:
-        """Everything that was not an input."""
+        """The expected outputs: everything that was not an input."""
         return {name: tensor for name, tensor in self.tensors.items() if name not in self.inputs}
 
 

@@ -40,7 +40,7 @@ class FragmentThread:
         self._thread.shutdown(wait=True, cancel_futures=kind is not None)
 
     def submit(self, frames: Frames) -> Future[tuple[bytes, bytes]]:
-        """What `FragmentWriter.write` will return for these frames, errors included; may wait for room.
+        """The future of `FragmentWriter.write` for these frames, errors included; may wait for room.
 
         The frames are not copied: leave them as they are.
         """

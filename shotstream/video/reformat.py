@@ -25,7 +25,7 @@ _kept = _Kept()
 
 
 def reformat(frame: "VideoFrame", **changes: Any) -> "VideoFrame":
-    """What `frame.reformat(**changes)` gives; a frame that is so already is given itself."""
+    """The result of `frame.reformat(**changes)`; a frame that is so already is given itself."""
     from av.video.reformatter import VideoReformatter
 
     way = (

@@ -44,7 +44,7 @@ class Chapter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class H264Settings:
-    """How a film is encoded.
+    """Settings of the H.264 encoder.
 
     Raises:
         ValueError: when a value is out of range.

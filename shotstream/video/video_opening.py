@@ -75,7 +75,7 @@ def _limit(codec: Any) -> None:
 
 
 def decoder_of(stream: "VideoStream") -> "VideoStream | VideoCodecContext":
-    """What decodes a stream with all that a player shows, its transparency too."""
+    """The decoder of a stream, with all that a player shows, its transparency too."""
     import av
 
     name = _TRANSPARENT.get(stream.codec_context.codec.canonical_name)
@@ -153,7 +153,7 @@ def _require_pixels(path: Path, width: int, height: int) -> None:
 
 
 def packets_of(container: "InputContainer", stream: "VideoStream | None") -> Iterator[Any]:
-    """What is in the file, of one stream or of all, up to where it is cut off."""
+    """Packets of the file, of one stream or of all, up to where it is cut off."""
     from av.error import InvalidDataError
 
     packets = container.demux(*(() if stream is None else (stream,)))
@@ -169,7 +169,7 @@ def packets_of(container: "InputContainer", stream: "VideoStream | None") -> Ite
 
 
 def frames_of(decoder: "VideoStream | VideoCodecContext", packet: Any) -> "list[VideoFrame] | None":
-    """What a packet completes; None: it is damaged."""
+    """The frames that a packet completes; None: it is damaged."""
     from av.error import EOFError as EndError
     from av.error import FFmpegError
 

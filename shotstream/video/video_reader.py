@@ -52,7 +52,7 @@ _LOOK_EVERY = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timeline:
-    """When the frames of a file appear."""
+    """The presentation times of a file's frames."""
 
     ticks: Int[np.ndarray, " ends"]
     """Of each frame, in presentation order, and at the end when the last one disappears."""
@@ -79,7 +79,7 @@ class Timeline:
 
 
 def read_timeline(path: Path, stop: int | None = None) -> Timeline:
-    """When frames appear; with `stop`, no more is read than tells that of frames 0 to `stop`.
+    """Reads the presentation times of frames; with `stop`, of frames 0 to `stop` alone.
 
     Raises:
         VideoError: the file is none, or holds no readable video.

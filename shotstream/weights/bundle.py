@@ -332,7 +332,7 @@ def _read_part(path: Path, device: torch.device | str, dtype: torch.dtype | None
 
 
 def _sha256_of_document(document: Mapping[str, Any]) -> str:
-    """Of what a film may depend on."""
+    """The sha256 of the parts of a document that a film may depend on."""
     return _sum_of({key: value for key, value in document.items() if key != "provenance"})
 
 

@@ -67,7 +67,7 @@ _BESIDE_WEIGHTS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transformer:
-    """What was taken from a checkpoint."""
+    """A transformer's tensors, taken from a checkpoint."""
 
     tensors: LazyTensors
     """Under our names."""
@@ -224,7 +224,7 @@ def _pytorch_files(directory: Path) -> list[Path]:
 
 
 def _prefixes(entries: LazyTensors, names: frozenset[str]) -> dict[str, int]:
-    """How many of a transformer's names stand behind each prefix."""
+    """Counts of a transformer's names behind each prefix."""
     counts: dict[str, int] = {}
     for entry in entries:
         parts = entry.split(".")
@@ -364,7 +364,7 @@ def _widened(name: str, lazy: LazyTensor, scale: LazyTensor | None, where: str) 
 
 
 def _why_not(tensors: LazyTensors, shapes: Mapping[str, tuple[int, ...]], num_layers: int) -> str:
-    """What a transformer is whose names or shapes are not those that are expected."""
+    """The reason why a transformer's names or shapes are not those that are expected."""
     extra, common = tensors.keys() - shapes.keys(), tensors.keys() & shapes.keys()
     if any(_QUANTISED.search(name) for name in extra):
         return (

@@ -96,7 +96,7 @@ class _Reader(FileSystemReader):
         return found
 
     def _slice_file(self, file: Any, sinfo: Any) -> io.BytesIO:
-        """One tensor as it was written, a file of torch.save within the file."""
+        """A tensor as it was written: a file of torch.save within the file."""
         content = io.BytesIO(super()._slice_file(file, sinfo).read())
         try:
             with zipfile.ZipFile(content) as archive:
@@ -116,7 +116,7 @@ class _Reader(FileSystemReader):
 
 
 def read_metadata(directory: Path) -> Metadata:
-    """What a distributed checkpoint says that it holds: tensors in files of its directory, and no more.
+    """Reads the metadata of a distributed checkpoint: tensors in files of its directory, and no more.
 
     Raises:
         CheckpointError: There is none, it is damaged, would run code, or names what is no tensor or

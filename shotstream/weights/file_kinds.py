@@ -1,4 +1,4 @@
-"""What a file given as weights is instead: what people have where weights should be, told by name."""
+"""Kinds of files that people give in the place of weights, told by name."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def _is_safetensors(begin: bytes) -> bool:
 
 
 def other_kind(path: Path) -> str | None:
-    """What the file is and what to do, if it is nothing that could hold weights."""
+    """The kind of a file and what to do, if it is nothing that could hold weights."""
     with path.open("rb") as file:
         begin = file.read(BEGINNING_BYTES)
     text = begin.lstrip(b"\xef\xbb\xbf \t\r\n")

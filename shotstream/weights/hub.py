@@ -1,4 +1,4 @@
-"""Where weights are: resolve a name, download published files, import them into a bundle.
+"""The hub of weights: resolves names, downloads published files, imports them into bundles.
 
 `resolve` answers with a directory for `theatre` (shipped in the package), for an imported model, or for a
 path. `download` fetches a repository and trusts it the first time only: its revision and the sha256 of each
@@ -67,7 +67,7 @@ Fetch = Callable[[str, str | None, Path], str]
 
 
 def home() -> Path:
-    """Where downloads, imported models and the lock are: SHOTSTREAM_HOME, else the user's cache directory.
+    """The directory of downloads and imported models: SHOTSTREAM_HOME, else the user's cache directory.
 
     Raises:
         ValueError: Nothing says where, and the user has no home folder.

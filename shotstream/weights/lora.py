@@ -70,7 +70,7 @@ _CONTAINERS = ("generator_lora", "lora", "lora_state_dict", "state_dict", "adapt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraSource:
-    """One LoRA to add."""
+    """A LoRA to add: its file and its strength."""
 
     path: Path
     """A safetensors or PyTorch file, or PEFT's or diffusers' directory of one."""
@@ -87,7 +87,7 @@ class LoraSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lora:
-    """What one LoRA adds to a transformer."""
+    """A LoRA's matrices, by the modules of a transformer."""
 
     name: str
     """The file's."""
@@ -295,7 +295,7 @@ def _module_names(weights: LazyTensors) -> dict[str, str]:
 
 
 def _find(stem: str, table: Mapping[str, str]) -> tuple[str, str, str] | None:
-    """What stands before a module's name, the name as the file has it, and ours."""
+    """The prefix before a module's name, the name as the file has it, and ours."""
     flat = _FLAT.fullmatch(stem)
     if flat is not None:
         ours = table.get(flat[1])

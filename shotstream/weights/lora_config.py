@@ -1,4 +1,4 @@
-"""What is said of a LoRA outside its tensors: PEFT's config beside a file, in its metadata or within it.
+"""Configurations of LoRAs: PEFT's beside a file, in its metadata or within it.
 
 Only what decides the weights is read: alpha, rank, patterns of both, rsLoRA. What makes a LoRA something else
 than W + strength * up @ down, or trained against base weights that are not the published ones, is refused.
@@ -40,7 +40,7 @@ _INSIDE = ("lora_config", "adapter_config", "peft_config", "config")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterConfig:
-    """What decides the strength of every module."""
+    """The configuration of an adapter: what decides the strength of every module."""
 
     origin: str
     """Where it was read, for messages."""
@@ -82,7 +82,7 @@ def _matching(patterns: Mapping[str, Any], name: str, otherwise: Any) -> Any:
 
 
 def config_beside(file: Path) -> AdapterConfig | None:
-    """What PEFT's `adapter_config.json` in the file's directory says; None without one.
+    """The configuration in PEFT's `adapter_config.json` beside a file; None without one.
 
     Raises:
         CheckpointError: It is damaged, or of an adapter that cannot be added as a LoRA is.
@@ -92,7 +92,7 @@ def config_beside(file: Path) -> AdapterConfig | None:
 
 
 def config_of_metadata(metadata: Mapping[str, str], where: str) -> AdapterConfig | None:
-    """What a safetensors file says of itself, as diffusers or kohya write it; None when it says nothing."""
+    """The configuration in a safetensors file's metadata, as diffusers or kohya write it, or None."""
     if "lora_adapter_metadata" in metadata:
         document = _parsed(metadata["lora_adapter_metadata"], where)
         own = {key.removeprefix("transformer."): value for key, value in document.items()}
@@ -110,7 +110,7 @@ def config_of_metadata(metadata: Mapping[str, str], where: str) -> AdapterConfig
 
 
 def config_inside(file: Path) -> AdapterConfig | None:
-    """What a PyTorch file holds beside its tensors: a config of PEFT's, or alpha and rank themselves."""
+    """The configuration in a PyTorch file beside its tensors: PEFT's, or alpha and rank themselves."""
     content = read_pytorch(file)
     for key in _INSIDE:
         inner = content.get(key)

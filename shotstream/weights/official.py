@@ -46,7 +46,7 @@ _NESTED_CHECKPOINT = "ckpts/shotstream_merged.pt"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedSource:
-    """Which published files make one model."""
+    """The published files that make one model."""
 
     directory: Path
     """A directory in either layout of Wan2.1, or the published ShotStream tree that holds one."""
@@ -70,7 +70,7 @@ class PublishedSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedWeights:
-    """One model under our names: checked, not yet loaded."""
+    """A published model under our names: checked, not yet loaded."""
 
     dit_config: DiTConfig
     dit: LazyTensors
@@ -89,7 +89,7 @@ class PublishedWeights:
 
 
 def read_published(source: PublishedSource) -> PublishedWeights:
-    """Everything a model needs, from published files.
+    """Reads all that a model needs from published files.
 
     Raises:
         CheckpointError: The layout is unknown, a file is missing or damaged, or keys or shapes differ.
@@ -153,7 +153,7 @@ def _with_checkpoint_and_loras(
 
 
 def _hash_of(path: Path) -> dict[str, str]:
-    """What a file can be compared with its publisher's by; most formats have no sums of their own."""
+    """The hash that compares a file with its publisher's; most formats have no sums of their own."""
     return {"sha256": sha256_of_file(path)} if path.is_file() else {}
 
 

@@ -126,7 +126,7 @@ def _load(path: Path, is_zip: bool, mapped: bool) -> Any:
 
 
 def _classes_in(path: Path, is_zip: bool, error: BaseException) -> list[str]:
-    """What the file would import and call beyond tensors, by reading its pickle without running it."""
+    """The classes that a file would import beyond tensors, by reading its pickle without running it."""
     if is_zip:
         try:
             return sorted(get_unsafe_globals_in_checkpoint(str(path)))

@@ -160,7 +160,7 @@ def refuse_odd_values(name: str, tensor: Tensor, where: str) -> None:
 
 
 def dtype_in_words(dtype: torch.dtype) -> str:
-    """What numbers of a dtype are, for a message."""
+    """The name of a dtype's kind of numbers, for a message."""
     if dtype == torch.bool:
         return "truth values"
     kind = "complex numbers" if dtype.is_complex else "numbers"

@@ -85,7 +85,7 @@ def test_a_sample_is_what_was_encoded(shards: Path) -> None:
     opened = ShardDirectory(shards)
     read = source(shards)
     seen: set[str] = set()
-    for step in range(read.order.steps_per_epoch):
+    for step in range(read.sampler.steps_per_epoch):
         samples = read.read(step)
         assert len({one.latents.shape for one in samples}) == 1
         for one in samples:

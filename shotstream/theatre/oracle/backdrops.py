@@ -84,7 +84,7 @@ def backdrop_of(
 
 
 def backdrop_pictures(backdrop: Backdrop, set_index: int) -> NDArray[np.uint8]:
-    """What that camera sees of a set: `[n, h, w]` stage pixels."""
+    """Pictures of a set by that camera: `[n, h, w]` stage pixels."""
     views = np.searchsorted(np.array(_lefts(backdrop.framing)), backdrop.lefts)
     return _pictures(backdrop.framing)[set_index, views]
 

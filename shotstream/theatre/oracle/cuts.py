@@ -1,4 +1,4 @@
-"""Where a film cuts, judged from its pixels.
+"""Detection of cuts in a film, from its pixels.
 
 Each frame around the planned cut is compared with frames safely before and safely after it, so that motion,
 which recurs or is slow, does not pass for a cut.
@@ -23,7 +23,7 @@ _VISIBLE_CHANGE: Final = 0.06
 
 
 def cut_offset(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> int | None:
-    """How many frames after the plan a film cuts, -6 to 6; negative is early. None: no cut is seen.
+    """The offset of a film's cut from the plan, -6 to 6 frames; negative is early. None: no cut is seen.
 
     Args:
         before: palette indices `[f, h, w]` of the film up to the planned cut.

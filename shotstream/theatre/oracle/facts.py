@@ -1,4 +1,4 @@
-"""What can be said of a shot, by whoever planned it or by whoever looked at it."""
+"""Facts about a shot, as they were planned or as they were seen."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class ShotFacts:
 
 
 def planned(shot: Shot) -> ShotFacts:
-    """What is true of a shot of the world."""
+    """The facts of a shot of the world, as planned."""
     actors = (
         ActorFacts(actor=one.actor, action=one.action, facing=one.facing, spot=one.spot)
         for one in shot.performances

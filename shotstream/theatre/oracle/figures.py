@@ -78,7 +78,7 @@ class Wardrobe:
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """How many pixels of each figure agree with frames, at each place: stage pixels, in parts of them.
+    """Agreement of each figure with frames, at each place: the share of its stage pixels.
 
     The first two axes are the frame and the column of the figure's left edge, which begins at
     `-FIGURE_WIDTH` of the picture.
@@ -156,7 +156,7 @@ def likeness_of(counts: Counts, clothes: Wardrobe, species: int, colour: int) ->
 
 
 def windows(band: Counts) -> Counts:
-    """What lies under a figure at every place: `[n, rows, w, k]` to `[n, columns, k, pixels]`.
+    """The pixels under a figure at every place: `[n, rows, w, k]` to `[n, columns, k, pixels]`.
 
     Beyond the picture there are zeros.
     """

@@ -47,7 +47,7 @@ Of `flicker` alone 0 is the best. `figure` has one for each actor of the plan, i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the oracle says of a film."""
+    """The oracle's scores of a film."""
 
     seen: tuple[ShotFacts, ...]
     """Each shot as it was read."""
@@ -56,7 +56,7 @@ class Verdict:
 
     @property
     def scores(self) -> Scores:
-        """Of the whole film."""
+        """The scores of the whole film."""
         return joined(self.by_shot)
 
 
@@ -95,7 +95,7 @@ def judge_film(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> Ver
 
 
 def judge_captions(plan: ShotFacts, seen: ShotFacts) -> Mapping[CaptionAxis, tuple[float, ...]]:
-    """How well one shot shows what its captions say; an axis on which they say nothing is empty.
+    """Scores of a shot against its captions; an axis on which they say nothing is empty.
 
     Actors are paired with the most similar of the plan; one too many or too few costs its share.
     """
@@ -148,7 +148,7 @@ def judge_memory(
 
 
 def _judge_staging(plan: ShotFacts, seen: ShotFacts) -> tuple[float, ...]:
-    """What captions say of side, direction and camera, as one share; nothing when they say nothing.
+    """The score of side, direction and camera, as one share; nothing when the captions say nothing.
 
     An actor that walks is on no side.
     """

@@ -1,4 +1,4 @@
-"""How whole actors are drawn, frame by frame, and how much of a shot changes that no drawing moves.
+"""Scores of actors' drawings, frame by frame, and of changes that no motion of a drawing explains.
 
 For every frame and every actor of the plan the legal drawing is found that explains most of the picture: any
 stance, at any place, at the scale that the shot was read at, in one scarf for the whole shot. What is asked
@@ -38,7 +38,7 @@ LEAST_SHOWN: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portrait:
-    """What is said of a shot."""
+    """The scores of a shot's figures and flicker."""
 
     figures: tuple[float, ...]
     """For each actor of the plan the share of its pixels that its best drawings explain, in [0, 1]."""

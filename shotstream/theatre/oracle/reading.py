@@ -83,7 +83,7 @@ class _Scene:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One actor's identity and where it best agrees in each frame."""
+    """A part: one actor's identity and the places where it agrees best."""
 
     species: int
     colour: int
@@ -113,7 +113,7 @@ def look_at(num_frames: int) -> NDArray[np.int64]:
 
 
 def read_shot(frames: NDArray[np.uint8]) -> ShotReading:
-    """What a shot shows.
+    """Reads a shot's facts from its frames.
 
     Args:
         frames: RGB `[f, 48, 80, 3]`; colours that are not the palette's are taken for the nearest of its.
@@ -169,7 +169,7 @@ def _hidden(matches: NDArray[np.float32], clothes: Wardrobe) -> NDArray[np.float
 
 
 def _parts(scene: _Scene) -> list[_Part]:
-    """One actor after another, as long as drawing one explains the frames better; from left to right."""
+    """The actors of a shot, from left to right, added as long as each explains the frames better."""
     parts: list[_Part] = []
     matches = scene.backdrop.matches
     max_actors = 1 if scene.backdrop.framing == "close-up" else 2
@@ -222,7 +222,7 @@ def _overlay(scene: _Scene, part: _Part) -> NDArray[np.uint8]:
 
 
 def _with(scene: _Scene, matches: NDArray[np.float32], part: _Part) -> NDArray[np.float32]:
-    """What agrees once an actor is drawn."""
+    """The agreement once an actor is drawn."""
     overlay = _overlay(scene, part)
     there = overlay != TRANSPARENT
     colours = np.where(there, overlay, 0)[..., None].astype(np.int64)
@@ -237,7 +237,7 @@ def _support(scene: _Scene, part: _Part, before: NDArray[np.float32], after: NDA
 
 
 def _actor(scene: _Scene, parts: list[_Part], index: int, looked_at: NDArray[np.int64]) -> ActorFacts:
-    """What one of the actors does, the others standing where they were seen."""
+    """The action of one of the actors, the others standing where they were seen."""
     part, clothes, framing = parts[index], scene.clothes, scene.backdrop.framing
     before = scene.backdrop.matches
     for other in parts[:index] + parts[index + 1 :]:

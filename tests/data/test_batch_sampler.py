@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from shotstream.data.order import ShotOrder
+from shotstream.data.batch_sampler import BatchSampler
 
 LENGTHS = np.random.default_rng(0).choice([3, 6, 9, 21], 101, p=[0.5, 0.2, 0.2, 0.1]).astype(np.int32)
 
 
-def epoch(order: ShotOrder, number: int) -> list[tuple[int, list[int]]]:
+def epoch(order: BatchSampler, number: int) -> list[tuple[int, list[int]]]:
     first = number * order.steps_per_epoch
     batches = [order.batch(step) for step in range(first, first + order.steps_per_epoch)]
     return [(length, items.tolist()) for length, items in batches]
 
 
 def test_every_shot_is_a_target_once_an_epoch_and_only_the_last_batch_is_filled_up() -> None:
-    order = ShotOrder(LENGTHS, 8, 0)
+    order = BatchSampler(LENGTHS, 8, 0)
     for number in range(3):
         items = [item for _, batch in epoch(order, number) for item in batch]
         assert order.steps_per_epoch == 13 and len(items) == 104
@@ -23,7 +23,7 @@ def test_every_shot_is_a_target_once_an_epoch_and_only_the_last_batch_is_filled_
 
 
 def test_a_batch_has_one_length_and_fewer_than_a_batch_of_shots_per_length_are_cut() -> None:
-    order = ShotOrder(LENGTHS, 8, 0)
+    order = BatchSampler(LENGTHS, 8, 0)
     cut = 0
     for length, batch in epoch(order, 0):
         assert all(LENGTHS[item] >= length for item in batch)
@@ -32,22 +32,22 @@ def test_a_batch_has_one_length_and_fewer_than_a_batch_of_shots_per_length_are_c
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
-    order, other = ShotOrder(LENGTHS, 8, 0), ShotOrder(LENGTHS, 8, 1)
+    order, other = BatchSampler(LENGTHS, 8, 0), BatchSampler(LENGTHS, 8, 1)
     assert epoch(order, 0) != epoch(order, 1)
     assert epoch(order, 0) != epoch(other, 0)
-    assert epoch(ShotOrder(LENGTHS, 8, 0), 1) == epoch(order, 1)
+    assert epoch(BatchSampler(LENGTHS, 8, 0), 1) == epoch(order, 1)
     lengths = [[length for length, _ in epoch(order, number)] for number in range(2)]
     assert lengths[0] != lengths[1], "lengths are mixed too"
 
 
 def test_fewer_shots_than_a_batch_repeat_in_it() -> None:
-    length, items = ShotOrder(np.array([6, 3]), 5, 0).batch(0)
+    length, items = BatchSampler(np.array([6, 3]), 5, 0).batch(0)
     assert length == 3
     assert sorted(np.bincount(items).tolist()) == [2, 3]
 
 
 def test_a_substitute_is_long_enough_and_a_function_of_its_place() -> None:
-    order = ShotOrder(LENGTHS, 8, 0)
+    order = BatchSampler(LENGTHS, 8, 0)
     drawn = [order.substitute(5, row, attempt, 9) for row in range(20) for attempt in range(20)]
     assert (LENGTHS[drawn] >= 9).all() and len(set(drawn)) == (LENGTHS >= 9).sum()
     assert drawn == [order.substitute(5, row, attempt, 9) for row in range(20) for attempt in range(20)]
@@ -56,4 +56,4 @@ def test_a_substitute_is_long_enough_and_a_function_of_its_place() -> None:
 def test_no_shots_and_no_batch_are_refused() -> None:
     for lengths, size in ((np.zeros(0, np.int32), 4), (LENGTHS, 0)):
         with pytest.raises(ValueError, match="at least 1"):
-            ShotOrder(lengths, size, 0)
+            BatchSampler(lengths, size, 0)

@@ -18,8 +18,8 @@ class _Epoch(NamedTuple):
     lengths: Int[np.ndarray, " n"]
 
 
-class ShotOrder:
-    """The order of shots that are told by their number and their length."""
+class BatchSampler:
+    """The batches of each step: shots by number, grouped by length."""
 
     def __init__(self, lengths: Int[np.ndarray, " n"], batch_size: int, seed: int) -> None:
         """Shuffles nothing yet.
