@@ -99,7 +99,7 @@ class Conditioning:
 
 
 class ConditionedShot(NamedTuple):
-    """All that a network is given for the next shot, beside its noise."""
+    """The inputs of a network for the next shot, beside its noise."""
 
     conditioning: Conditioning
     """Context and positions of a batch of one."""

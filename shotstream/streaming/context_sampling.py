@@ -113,7 +113,7 @@ class ContextPolicy(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContextSlot:
-    """One context frame and the phase it is given."""
+    """A context frame and the phase it is given."""
 
     candidate: ContextCandidate
     """The frame."""

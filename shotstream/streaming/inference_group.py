@@ -35,7 +35,7 @@ _PATIENCE = timedelta(days=7)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotInputs:
-    """All that the latents of a shot are a function of, beside the weights; its tensors are on the CPU."""
+    """The inputs of a shot: all that its latents are a function of, beside the weights; on the CPU."""
 
     conditioning: Conditioning
     """Context and positions of a batch of one."""

@@ -53,7 +53,7 @@ class InferenceOptions:
 
     @property
     def cache_dtype(self) -> torch.dtype | None:
-        """What keys and values are kept in between passes; None: what the transformer computes in."""
+        """The dtype of keys and values between passes; None: that of the transformer."""
         if self.attention == "eight-bit":
             return torch.int8
         return torch.float8_e4m3fn if self.float8_cache else None

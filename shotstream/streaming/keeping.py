@@ -56,7 +56,7 @@ class Keeping:
         is_seen_lightly: bool = False,
         whole: bool = False,
     ) -> None:
-        """Nothing is computed yet.
+        """Computes nothing yet.
 
         Args:
             pipeline: What the shot is made with.

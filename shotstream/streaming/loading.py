@@ -141,7 +141,7 @@ def build_pipeline(
 def choose_for(
     bundle: Bundle, device: torch.device, options: Options, *, group: InferenceGroup | None = None
 ) -> Choice:
-    """How to run a bundle's model on a device as it is now. ValueError for what cannot be."""
+    """The choice of how to run a bundle's model on a device as it is now. ValueError for what cannot be."""
     machine = Machine(
         device_type=device.type,
         num_processes=1 if group is None else group.size,

@@ -54,7 +54,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All of it and the reserve."""
+        """The sum of all parts and the reserve."""
         parts = self.transformer + self.caches + self.text_encoder + self.codec + self.transient
         return parts + RESERVE_BYTES
 

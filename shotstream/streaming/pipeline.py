@@ -115,12 +115,12 @@ class StreamingPipeline:
 
     @property
     def family(self) -> Family:
-        """Which family of models it is of."""
+        """The family of the model."""
         return self.config.family
 
     @property
     def caption_style(self) -> CaptionStyle:
-        """How a global caption and a shot's become one text."""
+        """The style in which a global caption and a shot's become one text."""
         return CAPTION_STYLES[self.family]
 
     @property
@@ -150,17 +150,17 @@ class StreamingPipeline:
 
     @property
     def context_policy(self) -> str:
-        """How context frames are chosen."""
+        """The policy that chooses context frames."""
         return self.config.context_policy
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer is."""
+        """The device of the transformer."""
         return self.dit.patch_embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the transformer computes in."""
+        """The dtype that the transformer computes in."""
         return self.dit.patch_embedding.weight.dtype
 
     @property

@@ -1,4 +1,4 @@
-"""One rollout of a shot, chunk by chunk: the same code makes films and trains a student on its own output.
+"""The rollout of a shot, chunk by chunk: the same code makes films and trains a student on its own output.
 
 A shot starts with a commit pass over its context, which fills the global cache. Every chunk is then
 denoised in a few steps that only read the caches, handed out, and committed clean to the local cache when
@@ -38,7 +38,7 @@ Observe = Callable[[int | None, int, Tensor], None]
 
 
 class Rollout:
-    """One shot in the making: its conditioning, its noise, and the cache that it alone uses meanwhile."""
+    """A shot in the making: its conditioning, its noise, and the cache that it alone uses meanwhile."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Rollout:
         stopwatch: Stopwatch | None = None,
         observe: Observe | None = None,
     ) -> None:
-        """Nothing is computed yet.
+        """Computes nothing yet.
 
         Args:
             dit: The student.

@@ -29,7 +29,7 @@ class SessionError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Take(ShotMemory):
-    """One rendering of a shot: what it was made from, and what later shots may see of it."""
+    """A take: one rendering of a shot, with what it was made from and the memory of it."""
 
     seed: int
     """Seed of its noise."""
@@ -53,7 +53,7 @@ class Pin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SavedSession:
-    """All that a session is."""
+    """The whole state of a session."""
 
     model_id: str
     """Name of the model, for messages."""

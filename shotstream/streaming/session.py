@@ -79,7 +79,7 @@ class StorySession:
 
     @property
     def global_caption(self) -> str:
-        """What all shots share."""
+        """The caption that all shots share."""
         return self._global_caption
 
     @property

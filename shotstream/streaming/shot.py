@@ -1,4 +1,4 @@
-"""One shot, chunk by chunk: from a request to decoded frames, as a function that changes no session.
+"""Generates a shot, chunk by chunk: from a request to decoded frames, without changing a session.
 
 A chunk is handed out as soon as it is decoded; its commit pass runs when the next one is asked for, or
 before, in a pipeline that overlaps.
