@@ -51,7 +51,7 @@ from shotstream.training.dist_context import SINGLE_PROCESS
 from shotstream.training.metrics_logger import peak_memory_bytes
 from shotstream.training.recipe import ModelConfig
 from shotstream.training.recipes import AnyRecipe, recipe
-from shotstream.training.run import open_shots, parallel_config_of
+from shotstream.training.stage_builders import open_shots, parallel_config_of
 from shotstream.training.stages.dmd import DmdStage
 from shotstream.training.stages.inter_shot import inter_shot_stage
 from shotstream.training.stages.intra_shot import intra_shot_stage

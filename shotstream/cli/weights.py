@@ -169,7 +169,7 @@ def weights_pack(
     """Make a small file that starts the run elsewhere: `train --start-from`. The optimiser is left out."""
     with bad_input():
         from shotstream.training.checkpoint import write_portable
-        from shotstream.training.run import newest_checkpoint
+        from shotstream.training.inputs import newest_checkpoint
 
         write_portable(newest_checkpoint(runs, run), output)
     make_console().print(f"{output}: {output.stat().st_size / 1e6:.1f} MB", highlight=False, markup=False)

@@ -23,9 +23,10 @@ from shotstream.evaluation.report import Report
 from shotstream.evaluation.run import EvaluationConfig
 from shotstream.files import remove, require_directory, write_atomically
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically
+from shotstream.training.inputs import newest_checkpoint, recipe_of_run
 from shotstream.training.names import ROW_NAMES, require_row
 from shotstream.training.recipes import AnyRecipe, recipe
-from shotstream.training.run import newest_checkpoint, recipe_of_run, run_recipe
+from shotstream.training.run import run_recipe
 
 log = logging.getLogger(__name__)
 

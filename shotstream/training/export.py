@@ -14,14 +14,8 @@ from shotstream.data.captions import StoredTextConfig
 from shotstream.streaming.parts import theatre_bundle_config
 from shotstream.text.word_encoder import WordEncoder
 from shotstream.training.films import theatre_pipeline_config
+from shotstream.training.inputs import codec_from_run, input_codec, model_of, recipe_of_run, trained_model
 from shotstream.training.recipe import ModelConfig
-from shotstream.training.run import (
-    codec_from_run,
-    input_codec,
-    model_of,
-    recipe_of_run,
-    trained_model,
-)
 from shotstream.training.stages.decoder import DecoderConfig
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.vae.patch_codec import PatchCodec

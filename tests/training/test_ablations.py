@@ -17,8 +17,9 @@ from shotstream.training.ablations import (
     table_line,
 )
 from shotstream.training.checkpoint import load_checkpoint
+from shotstream.training.inputs import trained_model
 from shotstream.training.recipes import recipe
-from shotstream.training.run import run_recipe, trained_model
+from shotstream.training.run import run_recipe
 from tests.training.test_run import CODEC, MODEL, STORIES, TEACHER
 
 SMALL = (

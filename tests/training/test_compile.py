@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 import torch
 from shotstream.training.recipes import recipe
-from shotstream.training.run import build_stage, run_recipe
+from shotstream.training.stage_builders import build_stage
+from shotstream.training.run import run_recipe
 from tests.training.test_dmd import matching
 from tests.training.test_run import TEACHER, codec, teacher
 from tests.training.test_student import pairs, student

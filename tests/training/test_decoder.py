@@ -9,9 +9,10 @@ import torch
 from shotstream.data.rendered_clips import ActorClips, ActorClipsConfig
 from shotstream.theatre.palette import NAMES, RGB
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
+from shotstream.training.inputs import input_codec
 from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.recipes import AnyRecipe, recipe
-from shotstream.training.run import input_codec, run_recipe
+from shotstream.training.run import run_recipe
 from shotstream.training.stages.decoder import DecoderStage, finished
 from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 from tests.training.test_run import codec, same, weights

@@ -13,7 +13,8 @@ from shotstream.data.caption_answers import CaptionAnswers
 from shotstream.data.ode_pairs import OdePairs
 from shotstream.data.rendered_clips import RenderedClips
 from shotstream.training.recipes import AnyRecipe
-from shotstream.training.run import build_stage, default_device, run_recipe
+from shotstream.training.run import default_device, run_recipe
+from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.causal_init import CausalInitStage
 from shotstream.training.stages.codec import CodecStage
 from shotstream.training.stages.dmd import DmdStage
@@ -44,7 +45,7 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     monkeypatch.setattr(
         Tensor, "cpu", lambda self: torch.zeros(self.shape, dtype=self.dtype) if self.is_meta else cpu(self)
     )
-    monkeypatch.setattr("shotstream.training.run._check_device", lambda _: None)
+    monkeypatch.setattr("shotstream.training.stage_builders._check_device", lambda _: None)
     return torch.device("meta")
 
 

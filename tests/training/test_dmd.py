@@ -18,9 +18,11 @@ from shotstream.streaming.rollout import Rollout
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.theatre.world import sample_story
 from shotstream.training.films import theatre_pipeline
+from shotstream.training.inputs import input_codec, trained_model
 from shotstream.training.lora import attach_adapters, merge_adapters
 from shotstream.training.recipes import AnyRecipe, recipe
-from shotstream.training.run import build_stage, input_codec, run_recipe, trained_model
+from shotstream.training.run import run_recipe
+from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages import dmd as dmd_module
 from shotstream.training.stages.dmd import DmdStage, RolloutBatch
 from shotstream.training.stages.inter_shot import condition_on, look_back_at

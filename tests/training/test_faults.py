@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from shotstream.training.checkpoint import checkpoints, load_checkpoint
 from shotstream.training.recipes import recipe
-from shotstream.training.run import build_stage, run_recipe
+from shotstream.training.run import run_recipe
+from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.causal_init import CausalInitStage
 from tests.training.processes import LIMIT_S, ROOT, environment, torchrun
 from tests.training.test_run import CODEC, codec, same, teacher, weights

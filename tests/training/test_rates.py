@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from shotstream.configs import config_to_document
+from shotstream.training.inputs import recipe_of_run
 from shotstream.training.rates import rate_factor
 from shotstream.training.recipes import RECIPES, AnyRecipe, recipe
-from shotstream.training.run import prepare_run, recipe_of_run, run_recipe
+from shotstream.training.run import prepare_run, run_recipe
 from tests.training.test_run import codec
 
 SCHEDULED = [name for name in RECIPES if name.endswith(("_codec", "_decoder", "_text", "_teacher", "_init"))]

@@ -13,8 +13,10 @@ from shotstream.data.rendered_clips import ClipsConfig, RenderedClips
 from shotstream.files import replacing, write_atomically
 from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically, write_portable
+from shotstream.training.inputs import input_codec, trained_model
 from shotstream.training.recipes import AnyRecipe, recipe
-from shotstream.training.run import build_stage, input_codec, run_recipe, trained_model
+from shotstream.training.run import run_recipe
+from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.teacher import TeacherStage
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 

@@ -12,10 +12,12 @@ from shotstream import cli
 from shotstream.evaluation.films import held_out_stories, true_films
 from shotstream.evaluation.run import EvaluationConfig, score_films
 from shotstream.training.films import teacher_films, theatre_pipeline
+from shotstream.training.inputs import input_codec, trained_model
 from shotstream.training.previews import held_out_stories as held_out_stories_of
 from shotstream.training.previews import sample_shots
-from shotstream.training.run import build_stage, input_codec, run_recipe, trained_model
+from shotstream.training.run import run_recipe
 from shotstream.training.scores import evaluate_run
+from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.teacher import TeacherStage
 from tests.training.test_run import codec, teacher
 from tests.training.test_student import pairs, student

@@ -12,8 +12,9 @@ from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.questions import QUESTIONS
 from shotstream.theatre.world import HELD_OUT
 from shotstream.training.checkpoint import checkpoints
+from shotstream.training.inputs import recipe_of_run
 from shotstream.training.recipes import AnyRecipe, recipe
-from shotstream.training.run import recipe_of_run, run_recipe
+from shotstream.training.run import run_recipe
 from shotstream.training.stages.causal_init import CausalInitStage
 from shotstream.training.stages.dmd import DmdStage, RolloutBatch, fake_of
 from shotstream.training.stages.text_encoder import TextEncoderStage, answer_loss

@@ -13,8 +13,10 @@ from shotstream.model.config import wan_1_3b
 from shotstream.streaming.loading import load
 from shotstream.streaming.parts import theatre_bundle_config
 from shotstream.training.export import export_run
+from shotstream.training.inputs import trained_model
 from shotstream.training.recipes import AnyRecipe, recipe
-from shotstream.training.run import build_stage, run_recipe, trained_model
+from shotstream.training.run import run_recipe
+from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.ode_pairs import OdePairsStage
 from shotstream.training.stages.teacher import TeacherStage
 from shotstream.training.start import begin_at

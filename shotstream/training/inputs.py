@@ -1,0 +1,202 @@
+"""The inputs of a training run: recipes, weights and trajectories of the runs that it starts from.
+
+An input that was trained for another model is refused: its weights would load and mean something else.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from shotstream.configs import differing_settings
+from shotstream.data.ode_pairs import OdePairs, digest_of
+from shotstream.data.story_pool import StoryPoolConfig
+from shotstream.diffusion.schedule import STUDENT_STEPS
+from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.training.checkpoint import checkpoints
+from shotstream.training.lora import merge_adapters
+from shotstream.training.recipe import ModelConfig
+from shotstream.training.recipes import AnyRecipe, recipe_from_document
+from shotstream.training.stages.causal_init import CausalInitRecipe
+from shotstream.training.stages.inter_shot import InterShotConfig, adapt
+from shotstream.training.stages.teacher import TeacherRecipe
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
+from shotstream.training.train_state import load_averaged
+from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
+
+
+def newest_checkpoint(runs: Path, name: str) -> Path:
+    """The newest checkpoint of a run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = checkpoints(runs / name)
+    if not found:
+        raise ValueError(f"{runs / name} holds no checkpoint; run `shotstream train {name}` first")
+    return found[-1]
+
+
+def recipe_of_run(runs: Path, name: str) -> AnyRecipe:
+    """The resolved recipe that a run was made with.
+
+    Raises:
+        ValueError: there is no such run, or another version wrote it.
+    """
+    path = runs / name / "config.json"
+    if not path.exists():
+        raise ValueError(f"{runs / name} holds no run; run `shotstream train {name}` first")
+    return _read_config(path)
+
+
+def _read_config(path: Path) -> AnyRecipe:
+    try:
+        document = json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: it is no JSON") from error
+    try:
+        return recipe_from_document(document, str(path))
+    except (KeyError, TypeError, AttributeError) as error:  # of an earlier, nested form
+        raise ValueError(f"{path} is no configuration of this version or an earlier one") from error
+
+
+def input_codec(runs: Path) -> PatchCodec:
+    """The averaged codec that a run of `theatre_decoder` finished; where there is none, the one to finish.
+
+    Both have the same latents.
+    """
+    return codec_from_run(
+        runs, "theatre_decoder" if checkpoints(runs / "theatre_decoder") else "theatre_codec"
+    )
+
+
+def codec_from_run(runs: Path, name: str) -> PatchCodec:
+    """The averaged codec of a run, frozen.
+
+    Raises:
+        ValueError: there is no such run, or it trained no codec.
+    """
+    config = recipe_of_run(runs, name).model
+    if not isinstance(config, PatchCodecConfig):
+        raise ValueError(f"{runs / name} trained no codec")
+    return load_averaged(PatchCodec(config), newest_checkpoint(runs, name)).requires_grad_(False)
+
+
+def input_text_encoder(recipe: TeacherRecipe, runs: Path) -> WordEncoder | None:
+    """The averaged text encoder of the recipe's input; None where it is learnt by the teacher.
+
+    Raises:
+        ValueError: there is no such run, or it trained another encoder than the teacher wants.
+    """
+    if not needs_trained_text_encoder(recipe.model):
+        return None
+    name = recipe.inputs.text_encoder
+    trained = recipe_of_run(runs, name).model
+    _require_same(trained, recipe.model.text, runs / name, prefix="text.")
+    return load_averaged(WordEncoder(trained), newest_checkpoint(runs, name)).requires_grad_(False)
+
+
+def needs_trained_text_encoder(model: ModelConfig) -> bool:
+    """Whether a model's captions are read for questions, by a text encoder that was trained before."""
+    return isinstance(model.text, WordEncoderConfig) and bool(model.text.questions)
+
+
+def pool_codec(recipe: AnyRecipe, runs: Path) -> PatchCodec | None:
+    """The codec that encodes a recipe's stories; None: they are encoded already."""
+    return input_codec(runs) if isinstance(recipe.data, StoryPoolConfig) else None
+
+
+def input_pairs(runs: Path, recipe: CausalInitRecipe, teacher: TextConditionedDiT) -> list[Path]:
+    """The files of ODE pairs that a causal initialisation learns from.
+
+    Raises:
+        ValueError: there are none, they were made for another model or other steps than the recipe says,
+            or by other weights than the run of the teacher has now.
+    """
+    name = recipe.inputs.pairs
+    files = pair_files(runs, name)
+    made = recipe_of_run(runs, name)
+    _require_same_model(made.model, recipe.model, runs / name)
+    _require_same_steps(made, recipe, runs / name)
+    by = OdePairs.made_by(files[0])
+    if by and by != digest_of(teacher.dit.state_dict()):
+        raise ValueError(
+            f"{runs / name} holds pairs of another teacher than its run has now; make them again, or bring "
+            "back the checkpoint of the teacher that made them"
+        )
+    return files
+
+
+def pair_files(runs: Path, name: str) -> list[Path]:
+    files = sorted((runs / name).glob("pairs_*.safetensors"))
+    if not files:
+        raise ValueError(f"there are no ODE pairs in {runs / name}; run `shotstream train {name}` first")
+    return files
+
+
+def input_teacher(runs: Path, recipe: AnyRecipe) -> TextConditionedDiT:
+    """The averaged weights of the recipe's teacher.
+
+    Raises:
+        ValueError: there is no such run, or the recipe would make another network of its weights.
+    """
+    name = recipe.inputs.teacher
+    _require_same_model(model_of(recipe_of_run(runs, name))[0], recipe.model, runs / name)
+    return trained_model(runs, name)
+
+
+def input_student(runs: Path, recipe: AnyRecipe) -> TextConditionedDiT:
+    """The averaged weights of the recipe's student.
+
+    Raises:
+        ValueError: there is no such run, or it was trained for other steps or with another model.
+    """
+    name = recipe.inputs.student
+    found = recipe_of_run(runs, name)
+    _require_same_model(model_of(found)[0], recipe.model, runs / name)
+    _require_same_steps(found, recipe, runs / name)
+    return trained_model(runs, name)
+
+
+def trained_model(runs: Path, name: str) -> TextConditionedDiT:
+    """The averaged weights of any run that trains a model, its adapters merged.
+
+    Raises:
+        ValueError: there is no such run, or it trains no model.
+    """
+    found = recipe_of_run(runs, name)
+    config, _ = model_of(found)
+    model = TextConditionedDiT(config.dit, config.text)
+    if isinstance(found.stage, InterShotConfig):
+        adapt(model.dit, found, "student")
+    return merge_adapters(load_averaged(model, newest_checkpoint(runs, name)))
+
+
+def model_of(found: AnyRecipe) -> tuple[ModelConfig, tuple[int, ...]]:
+    """The configuration of the model that a recipe trains, and the denoising steps that it takes.
+
+    Raises:
+        ValueError: the recipe trains no model.
+    """
+    if not isinstance(found.model, ModelConfig) or found.optim is None:
+        raise ValueError(f"{found.name} makes no model; name a teacher or a student")
+    return found.model, getattr(found.stage, "student_steps", STUDENT_STEPS)
+
+
+def _require_same_model(trained: ModelConfig, wanted: ModelConfig, directory: Path) -> None:
+    """ValueError when weights of one model would be another network in the other; where it began is free."""
+    _require_same(trained, replace(wanted, start=trained.start), directory)
+
+
+def _require_same(trained: Any, wanted: Any, directory: Path, prefix: str = "") -> None:
+    differing = differing_settings(trained, wanted, prefix)
+    if differing:
+        raise ValueError(
+            f"{directory} was trained with another value of {', '.join(differing)}; give this recipe the same"
+        )
+
+
+def _require_same_steps(made: AnyRecipe, wanted: AnyRecipe, directory: Path) -> None:
+    steps = getattr(made.stage, "student_steps", STUDENT_STEPS)
+    if steps != wanted.stage.student_steps:
+        raise ValueError(f"{directory} was made for the student steps {steps}; give this recipe the same")
