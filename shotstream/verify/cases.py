@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shotstream.diffusion.dmd import dmd_gradient, dmd_loss
 from shotstream.diffusion.flow import add_noise, x0_from_velocity
 from shotstream.diffusion.guidance import guide
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.geometry import LatentSize, VideoGeometry
-from shotstream.losses.dmd import dmd_gradient, dmd_loss
 from shotstream.model.causal_mask import CausalMask
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import TIMESTEPS_PER_SIGMA, DiT

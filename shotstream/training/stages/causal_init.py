@@ -20,8 +20,8 @@ from torch import Tensor
 from shotstream.data.ode_pairs import OdePairs, PairFiles, PairFilesConfig
 from shotstream.data.rng import numpy_rng
 from shotstream.diffusion.flow import x0_from_velocity
+from shotstream.diffusion.ode_regression import ode_regression_loss
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
-from shotstream.losses.ode_regression import ode_regression_loss
 from shotstream.streaming.conditioning import full_pass
 from shotstream.training.causal_masks import shot_mask
 from shotstream.training.parallelize import ParallelConfig

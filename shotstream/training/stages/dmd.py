@@ -31,11 +31,11 @@ from torch import Tensor
 from shotstream.data.batches import DataSource
 from shotstream.data.checks import require_positive, require_within
 from shotstream.data.rng import numpy_rng, torch_rng
+from shotstream.diffusion.dmd import dmd_gradient, dmd_loss
 from shotstream.diffusion.flow import add_noise, velocity_target, x0_from_velocity
+from shotstream.diffusion.flow_matching import flow_matching_loss
 from shotstream.diffusion.samplers import VelocityFunction
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
-from shotstream.losses.dmd import dmd_gradient, dmd_loss
-from shotstream.losses.flow_matching import flow_matching_loss
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.streaming.conditioning import Conditioning

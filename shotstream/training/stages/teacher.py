@@ -22,8 +22,8 @@ from shotstream.data.rng import numpy_rng, sample_noise, torch_rng
 from shotstream.data.shard_source import ShardsConfig
 from shotstream.data.story_pool import StoryPool, StoryPoolConfig
 from shotstream.diffusion.flow import add_noise, velocity_target
+from shotstream.diffusion.flow_matching import flow_matching_loss
 from shotstream.diffusion.schedule import FlowSchedule
-from shotstream.losses.flow_matching import flow_matching_loss
 from shotstream.streaming.conditioning import full_pass, target_part
 from shotstream.text.word_encoder import WordEncoder
 from shotstream.training.causal_masks import shot_mask

@@ -2,7 +2,7 @@
 
 import torch
 
-from shotstream.losses.flow_matching import flow_matching_loss
+from shotstream.diffusion.flow_matching import flow_matching_loss
 
 
 def _pair() -> tuple[torch.Tensor, torch.Tensor]:

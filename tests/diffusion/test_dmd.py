@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from shotstream.losses.dmd import dmd_gradient, dmd_loss
+from shotstream.diffusion.dmd import dmd_gradient, dmd_loss
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "goldens" / "dmd_gradient.safetensors"
 

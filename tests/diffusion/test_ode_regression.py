@@ -2,7 +2,7 @@
 
 import torch
 
-from shotstream.losses.ode_regression import ode_regression_loss
+from shotstream.diffusion.ode_regression import ode_regression_loss
 
 
 def test_clean_frames_count_for_nothing() -> None:

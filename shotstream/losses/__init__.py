@@ -1,1 +1,0 @@
-"""Training losses as pure functions: predictions come in as tensors, in float32 or better inside."""
