@@ -34,16 +34,6 @@ def x0_from_velocity(noisy: Latents, velocity: Latents, sigma: Sigma) -> Latents
     return (_precise(noisy) - _per_frame(sigma, noisy) * _precise(velocity)).to(noisy.dtype)
 
 
-def noise_from_velocity(noisy: Latents, velocity: Latents, sigma: Sigma) -> Latents:
-    """The noise end of the path through `noisy` along `velocity`."""
-    return (_precise(noisy) + (1 - _per_frame(sigma, noisy)) * _precise(velocity)).to(noisy.dtype)
-
-
-def velocity_from_x0(noisy: Latents, x0: Latents, sigma: Sigma) -> Latents:
-    """The velocity that leads from `x0` to `noisy`; undefined (not finite) at sigma 0."""
-    return ((_precise(noisy) - _precise(x0)) / _per_frame(sigma, noisy)).to(noisy.dtype)
-
-
 def _precise(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

@@ -1,4 +1,4 @@
-"""Noise sources of a rollout: a seed, a generator, or given tensors.
+"""The noise of a rollout, a pure function of (seed, chunk, step).
 
 A rollout asks for the noise of (chunk, step): step 0 is what the chunk starts from, step s > 0 what is
 mixed in before denoising step s. `KeyedNoise` answers as a pure function of (seed, chunk, step), so that
@@ -7,7 +7,7 @@ it.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -57,36 +57,3 @@ class KeyedNoise:
             for seed in self.seeds
         ]
         return send(torch.stack(drawn), self.device)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DrawnNoise:
-    """Noise drawn from a generator in the order of the calls: for training, where no draw is repeated."""
-
-    generator: torch.Generator
-    """Advanced by every call; the noise is made on its device."""
-    shape: tuple[int, int, int, int, int]
-    """Batch, channels, latent frames, height and width of one chunk."""
-
-    def __call__(self, chunk_index: int, step_index: int) -> Float[Tensor, "b c f h w"]:  # noqa: ARG002
-        """The next noise of the generator, whatever the indices."""
-        return torch.randn(
-            self.shape, generator=self.generator, device=self.generator.device, dtype=torch.float32
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GivenNoise:
-    """Noise laid down beforehand: golden cases, and the comparison of two rollouts."""
-
-    noise: Float[Tensor, "b c shot_f h w"]
-    """What the chunks of the shot start from."""
-    renoise: Sequence[Sequence[Float[Tensor, "b c f h w"]]]
-    """Indexed by chunk, then by step - 1."""
-
-    def __call__(self, chunk_index: int, step_index: int) -> Float[Tensor, "b c f h w"]:
-        """The noise recorded for (chunk, step)."""
-        if step_index:
-            return self.renoise[chunk_index][step_index - 1]
-        num_latent_frames = self.noise.shape[2] // len(self.renoise)
-        return self.noise.narrow(2, chunk_index * num_latent_frames, num_latent_frames)

@@ -92,11 +92,6 @@ class Database:
         """SQLAlchemy's engine, for tests and tools."""
         return self._engine
 
-    def ping(self) -> None:
-        """Raises SQLAlchemyError if the database does not answer."""
-        with self._engine.connect() as connection:
-            connection.execute(text("select 1"))
-
     def acquire_lock(self) -> None:
         """Locks the database against other servers until `close`, whatever data directory they use.
 

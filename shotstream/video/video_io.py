@@ -212,15 +212,6 @@ def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Frames:
     return np.stack(pictures)
 
 
-def frame_rate(path: Path) -> Fraction:
-    """Frames per second of a video, on average; VideoError as `read_frames`, or when it has no duration."""
-    timeline = read_timeline(path)
-    seconds = timeline.seconds(0, timeline.num_frames)
-    if not seconds:
-        raise VideoError(f"{path}: does not tell its frame rate")
-    return timeline.num_frames / seconds
-
-
 def write_mp4(path: Path, frames: Frames, fps: int | Fraction, settings: H264Settings | None = None) -> None:
     """Writes all frames as one H.264 MP4; see `Mp4Writer`."""
     with Mp4Writer(path, fps, settings) as writer:

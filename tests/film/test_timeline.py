@@ -10,7 +10,8 @@ import opentimelineio as otio
 import pytest
 
 from shotstream.film.timeline import EDITING_RATES, Timeline
-from shotstream.video.video_io import frame_rate, read_frames
+from shotstream.video.video_io import read_frames
+from tests.video.clip_files import frame_rate
 
 TITLE = "A/B\\C \"q\" 's' <b> & 狐 Łódź — " + "x" * 200
 CAPTIONS = (

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from shotstream.streaming.noise import GivenNoise, KeyedNoise, derive_seed, shot_seed
+from shotstream.streaming.noise import KeyedNoise, derive_seed, shot_seed
 
 
 def test_seeds_are_these_numbers_on_every_machine() -> None:
@@ -37,14 +37,3 @@ def test_no_two_places_of_a_film_share_noise() -> None:
     assert len({noise.numpy().tobytes() for noise in drawn}) == 27
     assert max(noise.abs().max().item() for noise in drawn) < 6
     assert torch.cat(drawn).std().item() == pytest.approx(1, abs=0.05)
-
-
-def test_given_noise_is_that_of_its_chunk_and_step() -> None:
-    whole = torch.arange(2 * 6.0).reshape(1, 1, 2 * 3, 1, 2)
-    later = [[torch.full((1, 1, 3, 1, 2), 10.0 * chunk + step) for step in (1, 2, 3)] for chunk in (0, 1)]
-    noise = GivenNoise(noise=whole, renoise=later)
-    assert noise(0, 0).flatten().tolist() == [0, 1, 2, 3, 4, 5]
-    assert noise(1, 0).flatten().tolist() == [6, 7, 8, 9, 10, 11]
-    assert [noise(chunk, step).mean().item() for chunk in (0, 1) for step in (1, 2, 3)] == [
-        1, 2, 3, 11, 12, 13,
-    ]  # fmt: skip

@@ -1,11 +1,14 @@
 """The rollout: goldens, one path for training and inference, what carries a gradient and what never does."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
@@ -17,7 +20,7 @@ from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.model.positions import context_positions
 from shotstream.streaming.conditioning import Conditioning, first_shot
-from shotstream.streaming.noise import DrawnNoise, GivenNoise, KeyedNoise, NoiseSource
+from shotstream.streaming.noise import KeyedNoise, NoiseSource
 from shotstream.streaming.rollout import Observe, Rollout
 from shotstream.streaming.timing import Stopwatch
 from tests.streaming.tiny import (
@@ -32,6 +35,23 @@ from tests.streaming.tiny import (
 GOLDENS = Path(__file__).parents[1] / "assets" / "goldens"
 SIGMAS = FlowSchedule().student_sigmas()
 SHAPE = (4, 3, LATENT_SIZE.height, LATENT_SIZE.width)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenNoise:
+    """Noise that was recorded, in the place of a keyed one."""
+
+    noise: Float[Tensor, "b c shot_f h w"]
+    """What the chunks of the shot start from."""
+    renoise: Sequence[Sequence[Float[Tensor, "b c f h w"]]]
+    """Indexed by chunk, then by step - 1."""
+
+    def __call__(self, chunk_index: int, step_index: int) -> Float[Tensor, "b c f h w"]:
+        """The noise recorded for (chunk, step)."""
+        if step_index:
+            return self.renoise[chunk_index][step_index - 1]
+        num_latent_frames = self.noise.shape[2] // len(self.renoise)
+        return self.noise.narrow(2, chunk_index * num_latent_frames, num_latent_frames)
 
 
 def keyed(*seeds: int) -> KeyedNoise:
@@ -248,11 +268,6 @@ def test_keyed_noise_is_a_function_of_seed_chunk_and_step() -> None:
     others = [noise(0, 1), noise(1, 0), keyed(6)(0, 0)]
     assert not any(torch.equal(first, other) for other in others)
     assert torch.equal(keyed(6, 5)(0, 0)[1:], first)
-
-
-def test_drawn_noise_never_repeats() -> None:
-    noise = DrawnNoise(generator=torch.Generator().manual_seed(0), shape=(2, *SHAPE))
-    assert not torch.equal(noise(0, 0), noise(0, 0))
 
 
 def test_a_first_shot_reads_its_one_caption() -> None:

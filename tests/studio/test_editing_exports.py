@@ -12,8 +12,9 @@ import pytest
 import webvtt
 from starlette.testclient import TestClient
 
-from shotstream.video.video_io import frame_rate, read_frames
+from shotstream.video.video_io import read_frames
 from tests.studio.test_app import STORY, serving, watching
+from tests.video.clip_files import frame_rate
 
 TITLE = 'Fox/Owl\\ "1" <b> & 狐 — é' + "x" * 150
 SHOTS = [

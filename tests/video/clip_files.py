@@ -70,3 +70,11 @@ def packet_places(path: Path) -> list[tuple[int, int]]:
     """Where in the file its packets are, in the order of decoding, and their sizes."""
     with av.open(str(path)) as container:
         return [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+
+
+def frame_rate(path: Path) -> Fraction:
+    """Frames per second of a video, on average, as its container tells."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        assert stream.duration is not None and stream.time_base is not None
+        return stream.frames / (stream.duration * stream.time_base)
