@@ -18,6 +18,8 @@ shot's first frame instead of spreading over it, `first_and_last_frames` its fir
 `target_caption` every context frame reads the caption of the shot to be made instead of its own shot's.
 
 Another policy is a class with the members of `ContextPolicy`, a name in `PolicyName`, a line in `POLICIES`.
+It can take candidates alone, and `kept_frames` decides which frames of a shot become candidates: those that
+the policies here may choose. A policy that wants others must extend it, and shards are encoded again.
 """
 
 import math

@@ -1,5 +1,5 @@
 """The theatre's text encoder: a word-level tokenizer and a small transformer, taught to read captions before
-the teacher is trained (`training/stages/reader.py`); without questions, trained with it. Then frozen.
+the teacher is trained (`training/stages/text_encoder.py`); without questions, trained with it. Then frozen.
 
 It knows the words it was built with and no others; `unknown_words` tells which words of a caption it does
 not.
