@@ -5,6 +5,8 @@ ARG PYTHON=3.12
 FROM python:${PYTHON}-slim-trixie
 
 ARG TARGET=cpu
+# PyTorch's index of CPU builds, as its own page of instructions gives it; empty: the default build, which is larger.
+ARG TORCH_INDEX=
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 
@@ -17,9 +19,9 @@ RUN if [ "$TARGET" = cuda ]; then \
 
 WORKDIR /opt/shotstream
 COPY constraints.txt ./
-# First what is large and seldom changes. PyPI's torch is the CUDA build.
+# First what is large and seldom changes. The default torch is the CUDA build.
 RUN case "$TARGET" in \
-      cpu) pip install --extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt torch ;; \
+      cpu) pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt torch ;; \
       cuda) pip install -c constraints.txt torch ;; \
       *) echo "TARGET is $TARGET; give cpu or cuda" >&2; exit 1 ;; \
     esac
