@@ -258,7 +258,7 @@ def _multiplies_float8(case: Case) -> bool:
 
 
 def _expert(expert: Expert) -> dict[str, Any]:
-    """The switches that an expert's answers set, and what follows from them."""
+    """The inference options that an expert's answers set, and what follows from them."""
     answers = {
         "attention": expert.attention,
         "compile": expert.compile,

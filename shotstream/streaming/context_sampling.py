@@ -163,7 +163,7 @@ def choose_context(
         raise ValueError("no earlier shot to sample; a first shot takes the empty context")
     if num_pins and not policy.allows_pins:
         raise ValueError(
-            "the published context policy has no pinned frames; unpin them or use the policy 'theatre'"
+            "this context policy has no pinned frames; unpin them or use one that has, such as 'theatre'"
         )
     if num_pins > budget - 1:
         raise ValueError(

@@ -51,6 +51,15 @@ class InferenceOptions:
                 "attention in eight bits keeps keys and values so itself; leave float8_cache out"
             )
 
+    def check_for_group(self) -> None:
+        """ValueError for options that several processes, which make each chunk together, cannot have."""
+        if self.overlap_chunks:
+            raise ValueError(
+                "several processes make each chunk together, when it is asked for; do not overlap"
+            )
+        if self.compile:
+            raise ValueError("several processes exchange tensors within each block, which cannot be compiled")
+
     @property
     def cache_dtype(self) -> torch.dtype | None:
         """The dtype of keys and values between passes; None: that of the transformer."""

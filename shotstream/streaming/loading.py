@@ -22,7 +22,7 @@ from shotstream.streaming.choice import (
     choose,
 )
 from shotstream.streaming.inference_group import InferenceGroup
-from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS, InferenceOptions
+from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
 from shotstream.streaming.memory_estimate import estimate_film_memory
 from shotstream.streaming.parts import (
     CAPTION_STYLES,
@@ -84,7 +84,7 @@ def follow(name: str | Path, group: InferenceGroup, options: Options = DEFAULT_O
     """
     bundle = read_bundle(resolve(name), parts=("dit",))
     choice = choose_for(bundle, group.device, options, group=group)
-    _check_crew(choice.inference_options)
+    choice.inference_options.check_for_group()
     group.follow(load_dit(bundle, group.device, choice.dtype, choice.inference_options))
 
 
@@ -176,7 +176,7 @@ def assemble_pipeline(
     dtype, inference_options = choice.dtype, choice.inference_options
     config = pipeline_config(bundle)
     if group is not None:
-        _check_crew(inference_options)
+        inference_options.check_for_group()
     dit = load_dit(bundle, device, dtype, inference_options)
     codec_device = device
     if inference_options.codec_device is not None:
@@ -205,10 +205,3 @@ def assemble_pipeline(
         group=group,
         synchronize=synchronize,
     )
-
-
-def _check_crew(inference_options: InferenceOptions) -> None:
-    if inference_options.overlap_chunks:
-        raise ValueError("several processes make each chunk together, when it is asked for; do not overlap")
-    if inference_options.compile:
-        raise ValueError("several processes exchange tensors within each block, which cannot be compiled")

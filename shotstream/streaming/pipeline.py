@@ -91,10 +91,8 @@ class StreamingPipeline:
         self.group = group
         inference_options = self.choice.inference_options
         self.cache_dtype = inference_options.cache_dtype or self.dtype
-        if inference_options.overlap_chunks and group is not None:
-            raise ValueError(
-                "several processes make each chunk together, when it is asked for; do not overlap"
-            )
+        if group is not None:
+            inference_options.check_for_group()
         self.codec_device = self.device
         if inference_options.codec_device is not None:
             self.codec_device = torch.device(inference_options.codec_device)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.geometry import PixelSize
 from shotstream.sizes import refuse_sizes
-from shotstream.streaming.context_sampling import PolicyName
+from shotstream.streaming.context_sampling import PolicyName, named_policy
 
 _MOST_FPS, _MOST_PIXELS = 240, 8192
 
@@ -41,8 +41,7 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         if self.family not in ("theatre", "wan"):
             raise ValueError(f"unknown model family {self.family!r}; known: theatre, wan")
-        if self.context_policy not in (known := get_args(PolicyName)):
-            raise ValueError(f"unknown context policy {self.context_policy!r}; known: {', '.join(known)}")
+        named_policy(self.context_policy)
         refuse_sizes(self, ("fps", "num_chunks"))
         refuse_sizes(self.pixel_size, ("height", "width"))
         if self.fps > _MOST_FPS or max(self.pixel_size.height, self.pixel_size.width) > _MOST_PIXELS:

@@ -46,10 +46,11 @@ def recipe_of_run(runs: Path, name: str) -> AnyRecipe:
     path = runs / name / "config.json"
     if not path.exists():
         raise ValueError(f"{runs / name} holds no run; run `shotstream train {name}` first")
-    return _read_config(path)
+    return read_recipe(path)
 
 
-def _read_config(path: Path) -> AnyRecipe:
+def read_recipe(path: Path) -> AnyRecipe:
+    """The recipe in a config.json; ValueError for what is none."""
     try:
         document = json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -7,14 +7,14 @@ starts from (`inputs`). A recipe is a function that returns one, see `recipes.py
 
 from dataclasses import dataclass, fields, replace
 from math import inf
-from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from shotstream.data.captions import StoredTextConfig
 from shotstream.data.checks import require_decay, require_positive, require_within
 from shotstream.data.story_captions import StoryCaptionsConfig
 from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.model.config import DiTConfig
-from shotstream.streaming.context_sampling import PolicyName
+from shotstream.streaming.context_sampling import PolicyName, named_policy
 from shotstream.text.word_encoder import WordEncoderConfig
 from shotstream.training.precision import MatmulDtype, require_matmul_dtype
 from shotstream.training.rates import rate_factor
@@ -41,10 +41,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, ("shift",))
-        if self.context_policy not in (known := get_args(PolicyName)):
-            raise ValueError(
-                f"context_policy is {self.context_policy!r}, which is unknown; known: {', '.join(known)}"
-            )
+        named_policy(self.context_policy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

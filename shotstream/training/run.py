@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -15,6 +16,7 @@ from shotstream.training.inputs import (
     needs_trained_text_encoder,
     newest_checkpoint,
     pair_files,
+    read_recipe,
     recipe_of_run,
 )
 from shotstream.training.loop import resume, train
@@ -24,6 +26,9 @@ from shotstream.training.stage import Stage
 from shotstream.training.stage_builders import build_stage, parallel_config_of
 
 log = logging.getLogger(__name__)
+
+# In a run that learns from pairs: how these were made when it began.
+_PAIRS: Final = "pairs.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +95,8 @@ def prepare_run(
     if found:
         _check_config(recipe, directory)
     _require_inputs(recipe, runs)
+    if recipe.inputs.pairs:
+        _check_pairs(recipe, runs, directory)
     stage = build_stage(recipe, runs, device, dist_context)
     beginning = found[-1] if found else start_from
     first = resume(stage, beginning, dist_context) if beginning is not None else 0
@@ -99,6 +106,9 @@ def prepare_run(
         directory.mkdir(parents=True, exist_ok=True)
         document = json.dumps(config_to_document(recipe), indent=1) + "\n"
         write_atomically(document.encode(), directory / "config.json")
+        if recipe.inputs.pairs and not (directory / _PAIRS).exists():
+            made = (runs / recipe.inputs.pairs / "config.json").read_bytes()
+            write_atomically(made, directory / _PAIRS)
         if start_from is not None:
             write_atomically(start_from.read_bytes(), directory / "step_0000000.pt")
     dist_context.barrier()
@@ -133,12 +143,30 @@ def _check_config(recipe: AnyRecipe, directory: Path) -> None:
     old = recipe_of_run(directory.parent, directory.name)
     if type(old.stage) is not type(recipe.stage):
         raise ValueError(f"{directory} holds a run of another recipe; use another --runs folder")
-    changed = [name for name in differing_settings(old, recipe) if _is_learnt(name)]
+    changed = _learnt_otherwise(old, recipe)
     if changed:
         raise ValueError(
             f"{directory} holds a run with other values of {', '.join(changed)}; "
             "use another --runs folder or the same values"
         )
+
+
+def _check_pairs(recipe: AnyRecipe, runs: Path, directory: Path) -> None:
+    """ValueError when a run that is resumed began with pairs that were made otherwise than those now."""
+    if not (directory / _PAIRS).exists():
+        return
+    made = recipe_of_run(runs, recipe.inputs.pairs)
+    changed = _learnt_otherwise(read_recipe(directory / _PAIRS), made)
+    if changed:
+        raise ValueError(
+            f"{directory} began with pairs of another value of {', '.join(changed)} than those in "
+            f"{runs / recipe.inputs.pairs}; bring those back, or use another --runs folder"
+        )
+
+
+def _learnt_otherwise(one: AnyRecipe, other: AnyRecipe) -> list[str]:
+    """Dotted names of the settings that differ and that what is learnt depends on."""
+    return [name for name in differing_settings(one, other) if _is_learnt(name)]
 
 
 def _is_learnt(name: str) -> bool:

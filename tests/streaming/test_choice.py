@@ -28,7 +28,7 @@ TOLD_ONE = Machine(device_type="cpu", num_cores=2, num_threads=1)
 H200 = Machine(device_type="cuda", capability=(9, 0), free_bytes=140 * GB, num_gpus=1)
 CARD_24 = Machine(device_type="cuda", capability=(8, 9), free_bytes=24 * GB, num_gpus=1)
 CARD_12 = Machine(device_type="cuda", capability=(8, 6), free_bytes=12 * GB, num_gpus=1)
-CREW = Machine(device_type="cuda", capability=(9, 0), num_gpus=4, num_processes=4)
+GROUP = Machine(device_type="cuda", capability=(9, 0), num_gpus=4, num_processes=4)
 
 WAN_ON_GPU = {
     "attention": "cudnn",
@@ -66,7 +66,7 @@ def run(family: Family, machine: Machine, options: Options | None = None, needs:
         ("wan", H200, torch.bfloat16, WAN_ON_GPU),
         ("wan", CARD_24, torch.bfloat16, {**OLDER_GPU, **LOW}),
         ("wan", CARD_12, torch.bfloat16, {**OLDER_GPU, **LOWEST}),
-        ("wan", CREW, torch.bfloat16, {**WAN_ON_GPU, "compile": False, "overlap_chunks": False}),
+        ("wan", GROUP, torch.bfloat16, {**WAN_ON_GPU, "compile": False, "overlap_chunks": False}),
         ("theatre", replace(TWO_CORES, num_processes=2), torch.float32, {"num_threads": 1}),
     ],
 )
@@ -80,7 +80,7 @@ def test_a_machine_is_given_what_stands_here(
 
 def test_only_little_memory_changes_pictures_of_itself() -> None:
     for family in ("theatre", "wan"):
-        for machine in (CPU, TWO_CORES, H200, CARD_24, CREW):
+        for machine in (CPU, TWO_CORES, H200, CARD_24, GROUP):
             assert run(family, machine).inference_options.suffix == ""
     assert run("wan", CARD_12).inference_options.suffix == " (float8 weights, float8 cache)"
 

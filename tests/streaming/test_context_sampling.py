@@ -191,7 +191,7 @@ def test_what_has_no_meaning_is_refused_with_the_reason() -> None:
         tiny_plan([9, 0], 6)
     with pytest.raises(ValueError, match="at most 5 of 6"):
         tiny_plan([9], 6, pins=(0,) * 6)
-    with pytest.raises(ValueError, match="published context policy has no pinned frames"):
+    with pytest.raises(ValueError, match="this context policy has no pinned frames"):
         tiny_plan([9], 6, "published", pins=(0,))
     with pytest.raises(ValueError, match="unknown context policy"):
         named_policy("latest")

@@ -70,6 +70,18 @@ def test_pairs_of_another_model_or_of_other_steps_are_refused(runs: Path) -> Non
                 build_stage(student(1), runs)
 
 
+def test_a_run_goes_on_with_the_pairs_that_it_began_with_or_with_more_of_them(runs: Path) -> None:
+    """Its recipe does not say how they were made: made again otherwise, two kinds would mix."""
+    run_recipe(student(3, "train.stop_at=1"), runs)
+    path = runs / "theatre_ode_pairs" / "config.json"
+    saved = path.read_text()
+    path.write_text(saved.replace('"num_steps": 3', '"num_steps": 30'))
+    run_recipe(student(3, "train.stop_at=2"), runs)
+    path.write_text(saved.replace('"flow": "causal"', '"flow": "bidirectional"'))
+    with pytest.raises(ValueError, match=r"began with pairs of another value of stage\.flow"):
+        run_recipe(student(3), runs)
+
+
 @pytest.mark.slow
 def test_the_teacher_that_makes_pairs_computes_what_the_masked_student_learns(runs: Path) -> None:
     """The pairs come through a cache, the regression runs masked: they must be one function."""
