@@ -1,1 +1,1 @@
-"""The studio: direct a film in the browser while it is being made."""
+"""The studio: a web application to direct a film while it is being generated."""

@@ -60,7 +60,7 @@ class StudioSettings:
     trusted_proxies: str = "127.0.0.1,::1"
     """Addresses whose X-Forwarded-... headers are trusted: uvicorn's `forwarded_allow_ips`."""
     scale: int = 4
-    """Enlargement of the frames that viewers are sent (nearest neighbour)."""
+    """Factor by which the frames that viewers are sent are enlarged (nearest neighbour)."""
     limits: Limits = field(default_factory=Limits)
 
 

@@ -37,13 +37,13 @@ class AppContext:
         self.limits = limits
         self.metrics = metrics
         self.scale = scale
-        """Enlargement of the frames that viewers are sent."""
+        """Factor by which the frames that viewers are sent are enlarged."""
         self.mime = mime_type(pipeline, scale)
         self.environment: Mapping[str, Any] = asdict(running_environment(pipeline))
         self.storage_problems: dict[str, str] = {}
-        """By story id: why a finished take cannot be stored now."""
+        """Reason why a finished take cannot be stored now, by story id."""
         self.unrecoverable_takes: dict[str, str] = {}
-        """By take id: why a corrupt take cannot be repaired."""
+        """Reason why a corrupt take cannot be repaired, by take id."""
         self._num_bytes = store.num_bytes()
         metrics.bytes.set(self._num_bytes)
 

@@ -30,7 +30,7 @@ _PER_CONNECTION = 2
 _MIN_CONNECTIONS = 4
 _REPEAT_S = 60.0
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""Values of `errno` that mean: no more connections or files can be opened."""
+"""Values of `errno` for a process or system that cannot open more connections or files."""
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n"
     b"connection: close\r\ncontent-length: 66\r\n\r\n"

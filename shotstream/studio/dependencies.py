@@ -20,7 +20,7 @@ from shotstream.studio.take_record import TakeRecord
 from shotstream.studio.worker import Worker
 
 ExportWriter = Callable[[Exporter, Path], object]
-"""Writes an export to a path. If it returns text, that is the download's file name."""
+"""Function that writes an export to a path. If it returns text, that is the download's file name."""
 
 
 class Backend:

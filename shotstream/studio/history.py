@@ -18,7 +18,7 @@ from shotstream.studio.take_record import TakeRecord
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueuedTake:
-    """A take that the user requested. None: as in the shot's entry."""
+    """A take that the user requested. A value of None is taken from the shot's entry."""
 
     shot_id: str
     caption: str | None = None
@@ -33,7 +33,7 @@ class History:
         self._store = store
         self._limits = limits or Limits()
         self.num_bytes = stored.history_bytes
-        """Size of all its steps."""
+        """Size of all its steps in bytes."""
         self.story_id = stored.story_id
         self.seed = stored.seed
         self.autoplay = stored.autoplay

@@ -69,7 +69,7 @@ class SavedFiles:
     """The size and the hashes of a take's files on disk."""
 
     num_bytes: int
-    """Size of all files."""
+    """Size of all files in bytes."""
     file_sha256: dict[str, str]
     """SHA-256 of each file, by file name."""
 

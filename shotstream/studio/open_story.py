@@ -53,7 +53,7 @@ class OpenStory:
         self.job: TakeJob | None = None
         self.failures: dict[str, str] = {}
         self.replaced_takes: dict[str, str] = {}
-        """By id of a take that a cut shortened: id of the new take. Viewers may still name the old one."""
+        """Id of the new take, by id of a take that a cut shortened. Viewers may still name the old one."""
         self.seen = set(self.history.takes)
         """Ids of takes that a viewer has watched, and of all takes of earlier runs of the server."""
         self.revision = 0

@@ -44,7 +44,7 @@ class StudioServer(uvicorn.Server):
     def __init__(self, app: FastAPI, limits: Limits) -> None:
         self._app = app
         self.shutdown_report: list[str] = []
-        """What was stored at shutdown, for the user; empty if the worker had stopped before."""
+        """Messages for the user about what was stored at shutdown; empty if the worker had stopped before."""
         config = ServerConfig(
             app,
             log_level="warning",

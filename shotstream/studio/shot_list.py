@@ -19,9 +19,9 @@ class ShotEntry:
     shot_id: str
     caption: str
     num_chunks: int | None = None
-    """None: the model's default length."""
+    """Length in chunks; None: the model's default length."""
     seed: int | None = None
-    """None: derived from the story's seed when the shot is first generated."""
+    """Seed of the noise; None: derived from the story's seed when the shot is first generated."""
     take_id: str | None = None
     """The chosen take; None: no take yet."""
 

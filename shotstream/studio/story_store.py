@@ -29,7 +29,7 @@ class Step:
     step_id: str
     parent_id: str | None
     label: str
-    """The change, for the user."""
+    """Description of the change, for the user."""
     shot_list: ShotList
 
 
@@ -56,9 +56,9 @@ class StoredStory:
     wanted: tuple[dict[str, Any], ...]
     branches: tuple[StoredBranch, ...]
     takes: tuple[TakeRecord, ...]
-    """In the order they were finished."""
+    """The takes, in the order they were finished."""
     history_bytes: int
-    """Size of the shot lists of all steps."""
+    """Size of the shot lists of all steps in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +66,9 @@ class SaveResult:
     """The result of saving a change."""
 
     num_bytes: int
-    """Growth of the history; negative if more was deleted than written."""
+    """Growth of the history in bytes; negative if more was deleted than written."""
     parent_id: str | None
-    """The step before the branch's current one; None if there is none any more."""
+    """Id of the step before the branch's current one; None if there is none any more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

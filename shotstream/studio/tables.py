@@ -18,7 +18,7 @@ class StoryRow(Base):
     created_at: Mapped[str] = mapped_column(String(40))
     updated_at: Mapped[str] = mapped_column(String(40), index=True)
     number: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    """Orders stories by their last change."""
+    """Number that orders stories by their last change."""
     seed: Mapped[str] = mapped_column(String(20))
     autoplay: Mapped[bool] = mapped_column(Boolean)
     branch_id: Mapped[str] = mapped_column(String(16))
@@ -50,7 +50,7 @@ class StepRow(Base):
     label: Mapped[str] = mapped_column(String(200))
     script: Mapped[dict[str, Any]] = mapped_column(JSON)
     num_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    """Size of the shot list as JSON."""
+    """Size of the shot list as JSON, in bytes."""
 
 
 class TakeRow(Base):

@@ -38,11 +38,11 @@ class TakeRecord:
     environment: Mapping[str, Any]
     """The fields of `film.replay.Environment` where it was generated."""
     header_bytes: int
-    """Length of the recording's MP4 header."""
+    """Length of the recording's MP4 header in bytes."""
     chunk_bytes: tuple[int, ...]
-    """Length of each MP4 fragment of the recording."""
+    """Length of each MP4 fragment of the recording in bytes."""
     num_bytes: int
-    """Size of all its files."""
+    """Size of all its files in bytes."""
     frame_sha256: tuple[str, ...]
     """SHA-256 of each lossless frame."""
     file_sha256: Mapping[str, str] = field(default_factory=dict[str, str])

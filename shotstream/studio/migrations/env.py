@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that `Store.upgrade` hands over."""
+"""Alembic's environment: runs the migrations on the connection that `Database.upgrade` passes."""
 
 from alembic import context
 

@@ -16,7 +16,7 @@ class CreateStory(Message):
     """Name of a bundled story. Title, global caption and shots then come from it and must not be given."""
     title: Title = "Untitled"
     global_caption: Caption | None = None
-    """Required unless `bundled` is given."""
+    """Global caption of the story; required unless `bundled` is given."""
     shots: tuple[NewShot, ...] = Field(default=(), max_length=MAX_SHOTS, strict=False)
     seed: Seed | None = None
     """Seed of the story; null: 7, or the bundled story's own."""

@@ -70,7 +70,9 @@ class TakeEnded(Message):
     take_id: Id
     shot_id: Id
     outcome: Literal["finished", "cut", "discarded", "failed"]
-    """finished, cut: the take is on disk and in the database; discarded, failed: nothing of it is kept."""
+    """How it ended. finished, cut: the take is on disk and in the database; discarded, failed: nothing of it
+    is kept.
+    """
     num_chunks: int
     """Chunks that the take keeps; chunks sent beyond these are void."""
 
@@ -80,9 +82,10 @@ class Telemetry(Message):
 
     type: Literal["telemetry"] = "telemetry"
     state: Literal["generating", "ahead", "idle", "paused", "full"]
-    """generating; ahead: the look-ahead limit before the slowest viewer is reached; idle: nothing to
-    generate; paused: no viewer is connected; full: the quota is reached, or disk or database cannot be
-    written now."""
+    """What the story does. generating: a take; ahead: it waits, because the look-ahead limit before the
+    slowest viewer is reached; idle: nothing to generate; paused: no viewer is connected; full: the quota is
+    reached, or disk or database cannot be written now.
+    """
     fps: float
     """Frames generated per second for this story, over the last few seconds."""
     num_generating: int
@@ -119,7 +122,7 @@ class Error(Message):
 
     type: Literal["error"] = "error"
     reply_to: ReplyId | None
-    """Null: the message has no readable `id`."""
+    """The `id` of the message; null: it has no readable `id`."""
     code: ErrorCode
     message: str
     """One line of text for the user."""

@@ -69,7 +69,7 @@ class TakeState(Message):
     weights_match: bool
     """Whether it was generated with the weights that are loaded now."""
     created_at: str
-    """ISO 8601, UTC."""
+    """Time at which it was stored: ISO 8601, UTC."""
     context: tuple[ContextFrame, ...]
     """The frames that conditioned it."""
 
@@ -86,9 +86,10 @@ class ShotState(Message):
     num_chunks: int | None
     seed: Seed | None
     status: ShotStatus
-    """waiting: not requested yet; queued: will be generated; stale: an input has changed since it was
-    generated, see `stale_reasons`; failed: see `failure`. A stale shot that will be generated again is
-    `queued`."""
+    """State of the shot. waiting: not requested yet; queued: will be generated; stale: an input has changed
+    since it was generated, see `stale_reasons`; failed: see `failure`. A stale shot that will be generated
+    again is `queued`.
+    """
     stale_reasons: tuple[StaleReason, ...]
     """The inputs that have changed: an earlier shot (`context`), a caption, or the seed."""
     failure: str | None
@@ -140,7 +141,9 @@ class StoryState(Message):
 
     story_id: Id
     revision: int
-    """Grows by at least 1 with every change, as long as the story is open on the server."""
+    """Number of the state; grows by at least 1 with every change, as long as the story is open on the
+    server.
+    """
     title: str
     global_caption: str
     seed: Seed
@@ -162,9 +165,9 @@ class StoryState(Message):
     redo: str | None
     """Label of the change that `redo` would apply again; null: nothing."""
     num_frames: int
-    """Length of the film."""
+    """Length of the film in frames."""
     num_bytes: int
-    """Size of its files."""
+    """Size of its files in bytes."""
 
 
 class StorySummary(Message):
@@ -203,17 +206,17 @@ class ModelState(Message):
     weights_sha256: str
     fps: int
     width_px: int
-    """Width of the model's frames."""
+    """Width of the model's frames in pixels."""
     height_px: int
     scale: int
     """Enlargement of the frames in the MP4 (nearest neighbour)."""
     mime: str
     """MIME type for `addSourceBuffer`."""
     num_chunks: int
-    """Default length of a shot."""
+    """Default length of a shot in chunks."""
     first_chunk_frames: int
-    """Frames of a shot's first chunk."""
+    """Number of frames in a shot's first chunk."""
     chunk_frames: int
-    """Frames of every later chunk."""
+    """Number of frames in every later chunk."""
     context_frames: int
     """Number of frames that condition a shot."""

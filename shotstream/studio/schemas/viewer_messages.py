@@ -16,7 +16,7 @@ class Control(Message):
     """Base class of controls: messages that the server answers."""
 
     id: ReplyId
-    """Returned as `reply_to` in the answer."""
+    """Id that the viewer chose; the answer has it in `reply_to`."""
 
 
 class AddShot(Control):
@@ -25,7 +25,7 @@ class AddShot(Control):
     type: Literal["add_shot"]
     shot: NewShot
     index: Index | None = None
-    """Index in the film; null: last."""
+    """Index of the new shot in the film; null: last."""
 
 
 class EditShot(Control):
@@ -69,11 +69,11 @@ class Retake(Control):
     type: Literal["retake"]
     shot_id: Id
     caption: Caption | None = None
-    """Null: unchanged."""
+    """Caption of the new take; null: unchanged."""
     num_chunks: NumChunks | None = None
-    """Null: unchanged."""
+    """Length of the new take in chunks; null: unchanged."""
     seed: Seed | None = None
-    """Null: the next seed, derived from the chosen take's."""
+    """Seed of the new take; null: the next seed, derived from the chosen take's."""
 
 
 class RemakeStale(Control):
@@ -147,7 +147,7 @@ class Branch(Control):
     shot_id: Id | None = None
     """The last shot that the branch keeps; null: all shots."""
     name: Title | None = None
-    """Null: a number."""
+    """Name of the branch; null: a number is chosen."""
 
 
 class SwitchBranch(Control):
@@ -179,10 +179,10 @@ class Playhead(Message):
 
     type: Literal["playhead"]
     at: Place | None
-    """Null: nothing is shown yet."""
+    """The frame that is shown; null: none yet."""
     playing: bool
     stalls: Annotated[int, Field(ge=0, le=10**9)] = 0
-    """How often playback has stalled for lack of data since the page was opened."""
+    """Number of times that playback has stalled for lack of data since the page was opened."""
 
 
 class CutShown(Message):

@@ -1,4 +1,4 @@
-"""Stories, branches, steps and takes."""
+"""Migration 1: the tables of stories, branches, steps and takes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Makes the four tables."""
+    """Creates the four tables."""
     op.create_table(
         "stories",
         sa.Column("story_id", sa.String(16), primary_key=True),
@@ -50,6 +50,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drops them."""
+    """Drops the four tables."""
     for table in ("takes", "steps", "branches", "stories"):
         op.drop_table(table)

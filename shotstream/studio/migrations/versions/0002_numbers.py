@@ -1,4 +1,4 @@
-"""Order by number instead of by clock, what history takes, and the id of the folder that holds the media."""
+"""Migration 2: numbers that order rows, the size of each step, and the id of the data directory."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,7 +17,7 @@ _NUMBERED = {
 
 
 def upgrade() -> None:
-    """Adds columns and a table; what is there is numbered in the order of its times."""
+    """Adds the columns and a table. Existing rows are numbered in the order of their times."""
     for name, (key, time) in _NUMBERED.items():
         op.add_column(name, sa.Column("number", sa.BigInteger(), nullable=False, server_default="0"))
         table = sa.table(name, sa.column(key), sa.column(time), sa.column("number"))
@@ -32,7 +32,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Takes them away."""
+    """Drops the columns and the table."""
     op.drop_table("folders")
     op.drop_column("steps", "num_bytes")
     for name in _NUMBERED:
