@@ -144,8 +144,8 @@ class FittedCaption:
     """What was cut from the end of the global caption; empty when all of it fits."""
 
 
-def compose_caption(global_caption: str, caption: str, shot_index: int, style: CaptionStyle = "plain") -> str:
-    """The text given to the model for one shot.
+def compose_caption(global_caption: str, caption: str, shot_index: int, *, style: CaptionStyle) -> str:
+    """The text given to the model for one shot; of a model, ask `family_caption` of `pipeline_config`.
 
     Args:
         global_caption: what all shots share; may be empty in the plain style.
@@ -165,8 +165,8 @@ def fit_caption(
     max_tokens: int,
     count_tokens: Callable[[str], int],
     *,
-    shot_index: int = 0,
-    style: CaptionStyle = "plain",
+    shot_index: int,
+    style: CaptionStyle,
 ) -> FittedCaption:
     """The composed caption, with the end of the global caption cut, word by word, until it fits.
 
@@ -181,19 +181,19 @@ def fit_caption(
         shot_index: 0-based.
         style: see `compose_caption`.
     """
-    whole = compose_caption(global_caption, caption, shot_index, style)
+    whole = compose_caption(global_caption, caption, shot_index, style=style)
     if count_tokens(whole) <= max_tokens:
         return FittedCaption(text=whole)
     words = global_caption.split()
     fewest_too_many, most_that_fit = len(words), 0
     while fewest_too_many - most_that_fit > 1:
         middle = (fewest_too_many + most_that_fit) // 2
-        kept = compose_caption(" ".join(words[:middle]), caption, shot_index, style)
+        kept = compose_caption(" ".join(words[:middle]), caption, shot_index, style=style)
         if count_tokens(kept) <= max_tokens:
             most_that_fit = middle
         else:
             fewest_too_many = middle
-    text = compose_caption(" ".join(words[:most_that_fit]), caption, shot_index, style)
+    text = compose_caption(" ".join(words[:most_that_fit]), caption, shot_index, style=style)
     return FittedCaption(text=text, cut=" ".join(words[most_that_fit:]))
 
 

@@ -74,12 +74,12 @@ def test_published_examples_in_the_repository_parse() -> None:
 
 
 def test_published_caption_has_a_zero_based_label_and_nothing_inserted() -> None:
-    assert compose_caption("A fox. ", " It sits.", 1, "published") == "A fox. shot1: It sits."
+    assert compose_caption("A fox. ", " It sits.", 1, style="published") == "A fox. shot1: It sits."
 
 
 def test_plain_caption_collapses_white_space_and_takes_an_empty_global_caption() -> None:
-    assert compose_caption("A fox.\n", " It\n sits. ", 3) == "A fox. It sits."
-    assert compose_caption("", "It sits.", 0) == "It sits."
+    assert compose_caption("A fox.\n", " It\n sits. ", 3, style="plain") == "A fox. It sits."
+    assert compose_caption("", "It sits.", 0, style="plain") == "It sits."
 
 
 @given(words, words, st.integers(0, 20))
@@ -89,7 +89,7 @@ def test_fitting_cuts_only_the_end_of_the_global_caption(
     def count(text: str) -> int:
         return len(text.split())
 
-    fitted = fit_caption(global_caption, caption, limit, count)
+    fitted = fit_caption(global_caption, caption, limit, count, shot_index=0, style="plain")
     kept = fitted.text.split()[: len(global_caption.split()) - len(fitted.cut.split())]
     assert kept + fitted.cut.split() == global_caption.split()
     assert fitted.text.split()[len(kept) :] == caption.split()

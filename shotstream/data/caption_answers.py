@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shotstream.data.checks import require_within
 from shotstream.data.rng import numpy_rng
-from shotstream.story import compose_caption
+from shotstream.streaming.pipeline_config import family_caption
 from shotstream.theatre.captions import split_words
 from shotstream.theatre.questions import NOT_SAID, QUESTIONS, answers
 from shotstream.theatre.world import sample_story
@@ -74,7 +74,7 @@ class CaptionAnswers:
         if rng.random() < config.empty_share:
             return "", (NOT_SAID,) * len(QUESTIONS)
         told = "" if rng.random() < config.global_drop else story.global_caption
-        text = compose_caption(told, story.captions[index], index)
+        text = family_caption("theatre", told, story.captions[index], index)
         right = answers(story.shots[index], text)
         if rng.random() < 0.5:
             words = split_words(text)
@@ -91,6 +91,6 @@ def held_out_captions(count: int) -> AnsweredCaptions:
         rng = np.random.default_rng((20_001, number))
         story = sample_story(rng, 3, held_out=True)
         index = int(rng.integers(len(story.shots)))
-        texts.append(compose_caption(story.global_caption, story.captions[index], index))
+        texts.append(family_caption("theatre", story.global_caption, story.captions[index], index))
         right.append(answers(story.shots[index], texts[-1]))
     return AnsweredCaptions(texts, torch.tensor(right))

@@ -12,7 +12,7 @@ from shotstream.data.checks import require_within
 from shotstream.data.rng import numpy_rng
 from shotstream.data.story_pool import require_shot_weights
 from shotstream.model.config import DiTConfig
-from shotstream.story import compose_caption
+from shotstream.streaming.pipeline_config import family_caption
 from shotstream.theatre.world import sample_story
 
 
@@ -79,7 +79,10 @@ class StoryCaptions:
         lengths = rng.choice(self.config.num_latent_frames, num_shots)
         stories = [sample_story(numpy_rng(self.seed, "story", step, sample), num_shots) for sample in samples]
         captions = [
-            [compose_caption(story.global_caption, text, shot) for shot, text in enumerate(story.captions)]
+            [
+                family_caption("theatre", story.global_caption, text, shot)
+                for shot, text in enumerate(story.captions)
+            ]
             for story in stories
         ]
         return StoryCaptionsBatch(captions, [int(length) // self._size for length in lengths], samples)

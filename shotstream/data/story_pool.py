@@ -20,7 +20,6 @@ from shotstream.data.rng import numpy_rng
 from shotstream.data.story_latents import StoryLatents, encode_story
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
-from shotstream.story import compose_caption
 from shotstream.streaming.conditioning import (
     ConditionedShot,
     Conditioning,
@@ -28,6 +27,7 @@ from shotstream.streaming.conditioning import (
     stack_conditioning,
 )
 from shotstream.streaming.context_sampling import PolicyName
+from shotstream.streaming.pipeline_config import family_caption
 from shotstream.theatre.world import sample_story
 from shotstream.vae.codec import Codec
 
@@ -177,6 +177,6 @@ def condition(
         config,
         LatentSize(*story.shots[index].target.shape[-2:]),
         policy,
-        compose=partial(compose_caption, story.story.global_caption),
+        text_of=partial(family_caption, "theatre", story.story.global_caption),
         rng=rng,
     )

@@ -8,8 +8,9 @@ import torch
 
 import shotstream
 from shotstream.film.replay import Environment, FilmPlan, Replay, ReplayError
-from shotstream.story import CaptionStyle, Story, compose_caption, fit_caption
+from shotstream.story import Story, compose_caption
 from shotstream.streaming.noise import shot_seed
+from shotstream.streaming.pipeline_config import Family, fitted_family_caption
 from shotstream.text.text_encoder import TextEncoder
 
 MAX_NAMED_WORDS = 5
@@ -42,7 +43,7 @@ class PlanningPipeline(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     @property
-    def caption_style(self) -> CaptionStyle: ...
+    def family(self) -> Family: ...
 
     @property
     def text_encoder(self) -> TextEncoder: ...
@@ -113,23 +114,20 @@ def check_replay(replay: Replay, pipeline: PlanningPipeline) -> None:
             )
 
 
+def unknown_words(encoder: TextEncoder, global_caption: str, caption: str) -> tuple[str, ...]:
+    """The words of a shot's captions that a model does not know."""
+    # Joined plainly: the published style glues a label to the words around it.
+    return encoder.unknown_words(compose_caption(global_caption, caption, 0, style="plain"))
+
+
 def caption_warnings(story: Story, pipeline: PlanningPipeline) -> list[str]:
     """Warnings about parts of a story that are not read, or that the model does not know; each kind once."""
     encoder = pipeline.text_encoder
     unknown: dict[str, None] = {}
     cut: list[str] = []
     for index, shot in enumerate(story.shots):
-        # Joined plainly: the published style glues a label to the words around it.
-        whole = compose_caption(story.global_caption, shot.caption, index)
-        unknown.update(dict.fromkeys(encoder.unknown_words(whole)))
-        fitted = fit_caption(
-            story.global_caption,
-            shot.caption,
-            encoder.text_length,
-            encoder.count_tokens,
-            shot_index=index,
-            style=pipeline.caption_style,
-        )
+        unknown.update(dict.fromkeys(unknown_words(encoder, story.global_caption, shot.caption)))
+        fitted = fitted_family_caption(pipeline.family, encoder, story.global_caption, shot.caption, index)
         if fitted.cut:
             cut.append(
                 f"shot {index + 1}: {_shorten(fitted.cut)!r} is cut from the end of the global caption"

@@ -127,7 +127,7 @@ def condition_next_shot(
     latent_size: LatentSize,
     policy: PolicyName | ContextPolicy,
     *,
-    compose: Callable[[str, int], str] = _as_given,
+    text_of: Callable[[str, int], str] = _as_given,
     rng: np.random.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> ConditionedShot:
@@ -139,15 +139,15 @@ def condition_next_shot(
         config: Sizes of the transformer; says how many context frames it takes.
         latent_size: Size of a latent frame.
         policy: Chooses the context among what the memories offer.
-        compose: Makes of (a shot's own caption, its index in the film) what the text encoder is given; by
-            default that is the caption itself. Only asked for captions that are read.
+        text_of: Gives, for (a shot's own caption, its index in the film), the text for the text encoder; by
+            default the caption itself. Only asked for captions that are read.
         rng: What the policy may draw from, see `choose_context`.
         device: Where the conditioning is wanted; its queue is not waited for.
 
     Raises:
         ValueError: As `choose_context` does.
     """
-    own = compose(caption, len(memories))
+    own = text_of(caption, len(memories))
     if not memories:
         return ConditionedShot(first_shot(config, latent_size, device=device), [own])
     plan = choose_context(
@@ -161,7 +161,7 @@ def condition_next_shot(
         policy,
         rng,
     )
-    captions = [compose(memories[shot_index].caption, shot_index) for shot_index in caption_shots(plan)]
+    captions = [text_of(memories[shot_index].caption, shot_index) for shot_index in caption_shots(plan)]
     return ConditionedShot(next_shot(plan, device=device), [*captions, own])
 
 

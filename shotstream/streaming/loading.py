@@ -25,17 +25,15 @@ from shotstream.streaming.inference_group import InferenceGroup
 from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
 from shotstream.streaming.memory_estimate import estimate_film_memory
 from shotstream.streaming.parts import (
-    CAPTION_STYLES,
     choose_device,
     dit_config,
-    fitted_captions,
     load_codec,
     load_dit,
     load_text_encoder,
     pipeline_config,
 )
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.streaming.pipeline_config import Compose, PipelineConfig
+from shotstream.streaming.pipeline_config import PipelineConfig, fitted_family_caption
 from shotstream.text.text_encoder import TextEncoder
 from shotstream.vae.codec import Codec
 from shotstream.weights.bundle import Bundle, read_bundle
@@ -98,10 +96,14 @@ class Encoders:
     """Sizes of its transformer."""
     codec: Codec
     text_encoder: TextEncoder
-    compose: Compose
-    """From global and shot caption to what the text encoder is given."""
     weights_sha256: str
     """Identifies the bundle."""
+
+    def compose(self, global_caption: str, caption: str, shot_index: int) -> str:
+        """The text that the text encoder is given for a shot, as a session of the model gives it."""
+        return fitted_family_caption(
+            self.config.family, self.text_encoder, global_caption, caption, shot_index
+        ).text
 
 
 def load_encoders(
@@ -114,13 +116,11 @@ def load_encoders(
     if dtype is None:
         is_half = config.family == "wan" and chosen.type == "cuda"
         dtype = torch.bfloat16 if is_half else torch.float32
-    text_encoder = load_text_encoder(bundle, chosen, dtype, DEFAULT_INFERENCE_OPTIONS)
     return Encoders(
         config=config,
         dit=dit_config(bundle),
         codec=load_codec(bundle, chosen, dtype, DEFAULT_INFERENCE_OPTIONS),
-        text_encoder=text_encoder,
-        compose=fitted_captions(text_encoder, CAPTION_STYLES[config.family]),
+        text_encoder=load_text_encoder(bundle, chosen, dtype, DEFAULT_INFERENCE_OPTIONS),
         weights_sha256=bundle.sha256,
     )
 
@@ -199,7 +199,6 @@ def assemble_pipeline(
         dit,
         codec,
         text_encoder,
-        fitted_captions(text_encoder, CAPTION_STYLES[config.family]),
         weights_sha256=sha256,
         choice=choice,
         group=group,

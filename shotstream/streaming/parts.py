@@ -18,9 +18,8 @@ from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.model.quantized import check_format, quantize_linears
 from shotstream.process import keep_compiled
-from shotstream.story import CaptionStyle, fit_caption
 from shotstream.streaming.inference_options import InferenceOptions
-from shotstream.streaming.pipeline_config import Compose, Family, PipelineConfig
+from shotstream.streaming.pipeline_config import CAPTION_STYLES, PipelineConfig
 from shotstream.text.text_encoder import TextEncoder, UMT5Config, UMT5TextEncoder
 from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.vae.codec import Codec
@@ -30,9 +29,6 @@ from shotstream.weights.bundle import Bundle, BundleError
 from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.hub import home
 from shotstream.weights.tensor_files import LazyTensor, check_tensors, dtype_in_words
-
-CAPTION_STYLES: dict[Family, CaptionStyle] = {"theatre": "plain", "wan": "published"}
-"""How each family's captions are composed."""
 
 
 def theatre_bundle_config(
@@ -45,23 +41,6 @@ def theatre_bundle_config(
         "codec": asdict(codec),
         "text_encoder": asdict(text_encoder),
     }
-
-
-def fitted_captions(text_encoder: TextEncoder, style: CaptionStyle) -> Compose:
-    """Captions composed in a style and cut, at the end of the global one, to what the encoder takes."""
-
-    def compose(global_caption: str, caption: str, shot_index: int) -> str:
-        fitted = fit_caption(
-            global_caption,
-            caption,
-            text_encoder.text_length,
-            text_encoder.count_tokens,
-            shot_index=shot_index,
-            style=style,
-        )
-        return fitted.text
-
-    return compose
 
 
 def choose_device(device: torch.device | str) -> torch.device:

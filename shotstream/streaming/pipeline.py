@@ -21,13 +21,11 @@ from shotstream.geometry import LatentSize, PixelSize, VideoGeometry
 from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
-from shotstream.story import CaptionStyle
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
 from shotstream.streaming.inference_group import InferenceGroup, shared_cache
 from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
-from shotstream.streaming.parts import CAPTION_STYLES
-from shotstream.streaming.pipeline_config import Compose, Family, PipelineConfig
+from shotstream.streaming.pipeline_config import Family, PipelineConfig, fitted_family_caption
 from shotstream.streaming.sequence_parallel import HeadParallel
 from shotstream.streaming.timing import Stopwatch
 from shotstream.text.text_encoder import TextEncoder
@@ -48,7 +46,6 @@ class StreamingPipeline:
         dit: DiT,
         codec: Codec,
         text_encoder: TextEncoder,
-        compose: Compose,
         *,
         weights_sha256: str = "",
         choice: Choice | None = None,
@@ -62,7 +59,6 @@ class StreamingPipeline:
             dit: The student.
             codec: Between frames and latents.
             text_encoder: Of whole captions.
-            compose: From global and shot caption to what the text encoder is given.
             weights_sha256: Identifies the weights; sessions are saved with it.
             choice: How it is run; of its options, those of the networks are already applied to them. None:
                 the default options.
@@ -82,7 +78,6 @@ class StreamingPipeline:
         self.dit = dit
         self.codec = codec
         self.text_encoder = text_encoder
-        self.compose = compose
         self.weights_sha256 = weights_sha256
         self.choice = choice or Choice(dtype=self.dtype, inference_options=DEFAULT_INFERENCE_OPTIONS)
         self.synchronize = synchronize
@@ -115,11 +110,6 @@ class StreamingPipeline:
     def family(self) -> Family:
         """The family of the model."""
         return self.config.family
-
-    @property
-    def caption_style(self) -> CaptionStyle:
-        """The style in which a global caption and a shot's become one text."""
-        return CAPTION_STYLES[self.family]
 
     @property
     def fps(self) -> int:
@@ -187,6 +177,10 @@ class StreamingPipeline:
                 steps = tuple(round(total * (1 - step / num_steps)) for step in range(num_steps))
             self._sigmas[num_steps] = send(schedule.student_sigmas(steps), self.device)
         return self._sigmas[num_steps]
+
+    def compose(self, global_caption: str, caption: str, shot_index: int) -> str:
+        """The text that the text encoder is given for a shot."""
+        return fitted_family_caption(self.family, self.text_encoder, global_caption, caption, shot_index).text
 
     def stopwatch(self) -> Stopwatch:
         """A stopwatch for one shot."""

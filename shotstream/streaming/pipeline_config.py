@@ -1,20 +1,22 @@
 """The configuration of a pipeline, apart from the sizes of its networks: a section of a bundle's config."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.geometry import PixelSize
 from shotstream.sizes import refuse_sizes
+from shotstream.story import CaptionStyle, FittedCaption, compose_caption, fit_caption
 from shotstream.streaming.context_sampling import PolicyName, named_policy
+from shotstream.text.text_encoder import TextEncoder
 
 _MOST_FPS, _MOST_PIXELS = 240, 8192
 
 Family = Literal["theatre", "wan"]
 
-Compose = Callable[[str, str, int], str]
-"""(global caption, shot caption, shot index) -> the text given to the text encoder."""
+CAPTION_STYLES: Mapping[Family, CaptionStyle] = {"theatre": "plain", "wan": "published"}
+"""The form of each family's captions, in training data, films and sessions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,3 +52,22 @@ class PipelineConfig:
                 f"model makes more than {_MOST_PIXELS} pixels a side or {_MOST_FPS} frames a second"
             )
         FlowSchedule(shift=self.shift).student_sigmas(self.student_steps)
+
+
+def family_caption(family: Family, global_caption: str, caption: str, shot_index: int) -> str:
+    """The text that a family's models are given for a shot, however long it is."""
+    return compose_caption(global_caption, caption, shot_index, style=CAPTION_STYLES[family])
+
+
+def fitted_family_caption(
+    family: Family, text_encoder: TextEncoder, global_caption: str, caption: str, shot_index: int
+) -> FittedCaption:
+    """The same text, cut at the end of the global caption to what the text encoder takes."""
+    return fit_caption(
+        global_caption,
+        caption,
+        text_encoder.text_length,
+        text_encoder.count_tokens,
+        shot_index=shot_index,
+        style=CAPTION_STYLES[family],
+    )

@@ -207,7 +207,7 @@ def condition_shot(pipeline: StreamingPipeline, request: ShotRequest) -> Conditi
         pipeline.dit.config,
         pipeline.latent_size,
         pipeline.config.context_policy,
-        compose=partial(pipeline.compose, request.global_caption),
+        text_of=partial(pipeline.compose, request.global_caption),
         device=pipeline.device,
     )
 

@@ -15,7 +15,6 @@ from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.evaluation.films import FilmSource
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.noise import derive_seed, shot_seed
-from shotstream.streaming.parts import CAPTION_STYLES, fitted_captions
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import PipelineConfig
 from shotstream.streaming.saved_session import Take
@@ -67,7 +66,6 @@ def theatre_pipeline(
         model.dit.eval(),
         codec.eval(),
         model.text.eval(),
-        fitted_captions(model.text, CAPTION_STYLES["theatre"]),
     )
 
 

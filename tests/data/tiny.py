@@ -9,7 +9,7 @@ import numpy as np
 from shotstream.data.encode import EncodeConfig, encode_manifest
 from shotstream.geometry import PixelSize
 from shotstream.manifest import Clip, write_manifest
-from shotstream.story import Shot, Story, compose_caption
+from shotstream.story import Shot, Story
 from shotstream.streaming.loading import Encoders
 from shotstream.streaming.pipeline_config import PipelineConfig
 from shotstream.video.video_io import write_lossless
@@ -30,7 +30,6 @@ def tiny_encoders() -> Encoders:
         dit=pipeline.dit.config,
         codec=pipeline.codec,
         text_encoder=pipeline.text_encoder,
-        compose=lambda told, caption, index: compose_caption(told, caption, index, "published"),
         weights_sha256="0" * 64,
     )
 

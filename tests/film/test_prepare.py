@@ -10,7 +10,8 @@ from torch import Tensor
 import shotstream
 from shotstream.film import Environment, Replay, ReplayError
 from shotstream.film.prepare import caption_warnings, check_replay, plan_film, running_environment
-from shotstream.story import CaptionStyle, Shot, Story
+from shotstream.story import Shot, Story
+from shotstream.streaming.pipeline_config import Family
 
 
 class WordEncoder:
@@ -41,7 +42,7 @@ class ModelOnPaper:
     num_chunks: int = 3
     num_steps: int = 4
     dtype: torch.dtype = torch.float32
-    caption_style: CaptionStyle = "plain"
+    family: Family = "theatre"
 
     @property
     def device(self) -> torch.device:
@@ -132,15 +133,13 @@ def test_captions_are_measured_as_the_model_is_given_them() -> None:
             return len(caption)
 
     room = len("a fox sitsshot9:it is")
-    letters = ModelOnPaper(text_encoder=Letters(room, "a fox sits it is"), caption_style="published")
+    letters = ModelOnPaper(text_encoder=Letters(room, "a fox sits it is"), family="wan")
     (warning,) = caption_warnings(story("a fox sits", *["it is"] * 12), letters)
     assert warning == (
         f"captions longer than the {room} tokens the model takes: "
         "shot 11: 'sits' is cut from the end of the global caption (and 1 more such cuts)"
     )
-    assert (
-        caption_warnings(story("a fox sits", *["it is"] * 12), replace(letters, caption_style="plain")) == []
-    )
+    assert caption_warnings(story("a fox sits", *["it is"] * 12), replace(letters, family="theatre")) == []
 
 
 def test_the_first_five_unknown_words_are_named_once_with_suggestions() -> None:

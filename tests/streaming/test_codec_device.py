@@ -52,7 +52,6 @@ def test_latents_and_context_frames_go_to_the_codecs_device(overlap: bool) -> No
         plain.dit,
         codec,
         plain.text_encoder,
-        plain.compose,
         choice=Choice(
             dtype=torch.float32,
             inference_options=InferenceOptions(overlap_chunks=overlap, codec_device="meta"),

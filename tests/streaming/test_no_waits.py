@@ -143,7 +143,7 @@ def elsewhere(**changes: Any) -> StreamingPipeline:
     here = tiny_pipeline(**changes)
     assert isinstance(here.codec, torch.nn.Module)
     dit, codec = here.dit.to("meta"), here.codec.to("meta")
-    return StreamingPipeline(here.config, dit, codec, here.text_encoder, here.compose, choice=here.choice)
+    return StreamingPipeline(here.config, dit, codec, here.text_encoder, choice=here.choice)
 
 
 @pytest.mark.slow

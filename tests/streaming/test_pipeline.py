@@ -13,7 +13,7 @@ from shotstream.geometry import PixelSize
 from shotstream.streaming.choice import Choice, Expert
 from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.loading import assemble_pipeline, load
-from shotstream.streaming.parts import fitted_captions, theatre_bundle_config
+from shotstream.streaming.parts import theatre_bundle_config
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import PipelineConfig
 from shotstream.text.text_encoder import UMT5Config, umt5_shapes
@@ -130,9 +130,8 @@ def test_devices_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pyt
 
 def test_captions_are_cut_at_the_end_of_the_global_one() -> None:
     pipeline = tiny_pipeline()
-    compose = fitted_captions(pipeline.text_encoder, "plain")
-    assert compose("a forest night", "a fox", 0) == "a forest night a fox"
-    assert compose("a forest night a forest", "a fox walks", 0) == "a forest night a fox walks"
+    assert pipeline.compose("a forest night", "a fox", 0) == "a forest night a fox"
+    assert pipeline.compose("a forest night a forest", "a fox walks", 0) == "a forest night a fox walks"
 
 
 def test_parts_of_different_models_do_not_make_an_engine() -> None:
@@ -140,7 +139,7 @@ def test_parts_of_different_models_do_not_make_an_engine() -> None:
 
     codec = PatchCodec(PatchCodecConfig(num_colours=16, latent_channels=16, dim=8))
     with pytest.raises(ValueError, match="16 latent channels"):
-        StreamingPipeline(pipeline.config, pipeline.dit, codec, pipeline.text_encoder, pipeline.compose)
+        StreamingPipeline(pipeline.config, pipeline.dit, codec, pipeline.text_encoder)
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
@@ -196,7 +195,8 @@ def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
         return frames(assemble_pipeline(bundle, torch.device("cpu"), choice))
 
     pipeline = load(tmp_path / "wan", "cpu", expert=Expert(overlap=False))
-    assert (pipeline.family, pipeline.caption_style, pipeline.fps) == ("wan", "published", 16)
+    assert (pipeline.family, pipeline.fps) == ("wan", 16)
+    assert pipeline.compose("A fox. ", " It sits.", 1) == "A fox. shot1: It sits."
     assert pipeline.choice.inference_options == InferenceOptions(chunk_decode=True)
     shot = frames(pipeline)
     assert shot.shape == (21, 32, 48, 3)

@@ -11,7 +11,6 @@ from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.model.positions import context_positions
-from shotstream.story import compose_caption
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.context_sampling import (
@@ -145,7 +144,6 @@ def tiny_pipeline(
         dit.requires_grad_(False),
         codec,
         words.eval().requires_grad_(False),
-        compose_caption,
         weights_sha256=f"{seed:064}",
         choice=Choice(dtype=torch.float32, inference_options=InferenceOptions(overlap_chunks=overlap)),
         group=group,

@@ -20,7 +20,7 @@ def test_every_answer_fits_its_question_and_is_in_the_plan() -> None:
     for number in range(60):
         story = sample_story(np.random.default_rng(number), 3)
         for index, shot in enumerate(story.shots):
-            text = compose_caption(story.global_caption, story.captions[index], index)
+            text = compose_caption(story.global_caption, story.captions[index], index, style="plain")
             words = told(text, answers(shot, text))
             assert words[:4] == [shot.place, shot.time, shot.framing, shot.camera]
             for actor, performance in enumerate(shot.performances):

@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import Request
 
-from shotstream.film.prepare import caption_warnings
-from shotstream.story import Shot, Story, compose_caption
+from shotstream.film.prepare import caption_warnings, unknown_words
+from shotstream.story import Shot, Story
 from shotstream.studio.catalogue import caption_suggestions, list_bundled_stories
 from shotstream.studio.dependencies import BackendDep
 from shotstream.studio.routers.common import add_head_routes, api_router
@@ -39,9 +39,9 @@ async def check_caption(backend: BackendDep, body: CaptionCheck) -> CaptionAdvic
 
     def check(_: StoryManager) -> CaptionAdvice:
         story = Story(global_caption=body.global_caption, shots=(Shot(caption=body.caption),))
-        prompt = compose_caption(body.global_caption, body.caption, 0)
+        encoder = backend.app.pipeline.text_encoder
         return CaptionAdvice(
-            unknown_words=tuple(backend.app.pipeline.text_encoder.unknown_words(prompt)),
+            unknown_words=unknown_words(encoder, body.global_caption, body.caption),
             warnings=tuple(caption_warnings(story, backend.app.pipeline)),
         )
 
