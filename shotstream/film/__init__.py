@@ -1,4 +1,4 @@
-"""Story in; film, subtitles, storyboard and replay file out. Goes on after any kind of end."""
+"""Films from stories: the MP4, subtitles, storyboard and replay file; an interrupted film can be resumed."""
 
 from shotstream.film.make import (
     Film,

@@ -1,12 +1,13 @@
-"""Text in pictures: each letter in a font that has it.
+"""Text drawn into pictures: each letter in a font that has it.
 
-Plain Latin is set in the font that Pillow carries. It knows no accents and no dashes, so other text is set in
-DejaVu Sans, which lies beside this file: Latin, Greek, Cyrillic, Armenian, Georgian, Hebrew, Arabic, signs,
-and the older emoji. For what that does not have the machine's fonts are asked (fontconfig). What none has is
-replaced: an emoji by its name in brackets, any other letter by □, and `missing_scripts` says which.
+Plain Latin is set in Pillow's own font. It has no accents and no dashes, so other text is set in DejaVu Sans,
+which is part of this package: Latin, Greek, Cyrillic, Armenian, Georgian, Hebrew, Arabic, symbols, and the
+older emoji. For letters that it lacks, the fonts of the machine are searched (fontconfig). A letter that no
+font has is replaced: an emoji by its name in brackets, any other letter by □. `missing_scripts` returns the
+scripts of these letters.
 
-Where Pillow has Raqm, which its wheels do, Arabic is joined and right-to-left text ordered; in a line that
-takes several fonts each font's part is ordered by itself.
+Where Pillow has Raqm, which its wheels do, Arabic is joined and right-to-left text is ordered. In a line that
+takes several fonts, the part of each font is ordered by itself.
 """
 
 import shutil
@@ -24,25 +25,27 @@ from shotstream.film.wrapping import clusters, is_extension, one_line
 
 _DEJAVU = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"
 _SCALE = 0.94
-"""Letters of most fonts are larger than those of Pillow's at the same size."""
+"""Factor on the size of other fonts: at the same size, letters of most fonts are larger than those of
+Pillow's.
+"""
 _NOT_A_CHARACTER = "\U0010ffff"
 _BOX = "□"
 _LOOKUP_S = 5.0
 
 Face = tuple[str, int]
-"""A font file, and which font of it; the empty name is Pillow's own."""
+"""A font file, and the index of a font in it. An empty file name means Pillow's own font."""
 _PLAIN: Face = ("", 0)
 _WIDE: Face = (str(_DEJAVU), 0)
 
 
 class Lettering:
-    """Letters of one size."""
+    """Text of one font size, measured and drawn."""
 
     def __init__(self, size_px: int) -> None:
         self._size_px = size_px
 
     def width(self, line: str) -> float:
-        """Width of a line in pixels."""
+        """Returns the width of a line in pixels."""
         return sum(_font(face, self._size_px).getlength(run) for face, run in _runs(line))
 
     def draw(
@@ -54,7 +57,10 @@ class Lettering:
         ink: tuple[int, int, int],
         room: int | float,
     ) -> None:
-        """Draws a line; one that begins from the right ends at the right end of its room."""
+        """Draws a line at `left` and `top`.
+
+        A right-to-left line ends at the right end of its room, `left + room`.
+        """
         if _is_from_right(line):
             left += room - self.width(line)
         baseline = top + _font(_PLAIN, self._size_px).getmetrics()[0]
@@ -65,7 +71,7 @@ class Lettering:
 
 
 def drawable(text: str) -> str:
-    """The text on one line, with what no font has replaced by names and boxes."""
+    """Returns the text on one line. Letters that no font has are replaced by names and boxes."""
     return "".join(
         cluster if _face_of(cluster) is not None else _replacement(cluster)
         for cluster in clusters(one_line(text))
@@ -73,7 +79,7 @@ def drawable(text: str) -> str:
 
 
 def missing_scripts(text: str) -> set[str]:
-    """The scripts of a text, as Unicode calls them, of which letters become boxes."""
+    """Returns the Unicode names of the scripts whose letters become boxes."""
     missing = {cluster[0] for cluster in clusters(one_line(text)) if _face_of(cluster) is None}
     return {_script(letter) for letter in missing if not _is_named_sign(letter)}
 
@@ -100,7 +106,7 @@ def _is_from_right(line: str) -> bool:
 
 
 def _runs(line: str) -> Iterator[tuple[Face, str]]:
-    """The line's parts, each with its font; one part where one font has all."""
+    """Yields the parts of a line, each with its font; a single part if one font has all letters."""
     for face in (_PLAIN, _WIDE):
         if _has_all(face, line):
             yield face, line
@@ -111,7 +117,7 @@ def _runs(line: str) -> Iterator[tuple[Face, str]]:
 
 @lru_cache(maxsize=8192)
 def _face_of(cluster: str) -> Face | None:
-    """The first font that has all of a character; None: there is none."""
+    """Returns the first font that has all letters of a grapheme cluster; None if there is none."""
     for face in (_PLAIN, _WIDE):
         if _has_all(face, cluster):
             return face
@@ -120,12 +126,12 @@ def _face_of(cluster: str) -> Face | None:
 
 
 _drawn: dict[Face, set[str]] = {}
-"""Letters that a font is known to have."""
+"""The letters that a font is known to have, by font."""
 
 
 def _has_all(face: Face, text: str) -> bool:
     drawn = _drawn.setdefault(face, set())
-    # What changes the letter before it is left to the shaping, where it cannot be drawn by itself.
+    # Letters that only change the one before them are left to text shaping if they cannot be drawn alone.
     unknown = {letter for letter in set(text) - drawn if not is_extension(letter)}
     drawn |= {letter for letter in unknown if _has(face, letter)}
     return unknown <= drawn
@@ -141,12 +147,12 @@ def _has(face: Face, letter: str) -> bool:
 
 
 _without_font: set[str] = set()
-"""Scripts that no installed font has: a search takes some hundredths of a second, and a page many letters."""
+"""Scripts that no installed font has. A search takes about 0.01 s, and a page has many letters."""
 
 
 @lru_cache(maxsize=8192)
 def _installed(letter: str) -> Face | None:
-    """A font of this machine that has a letter, by fontconfig."""
+    """Returns a font of this machine that has a letter, by fontconfig; None if there is none."""
     if _script(letter) in _without_font or shutil.which("fc-list") is None:
         return None
     query = [f":charset={ord(letter):x}:scalable=true", "--format", "%{file}\t%{index}\n"]
@@ -161,7 +167,7 @@ def _installed(letter: str) -> Face | None:
             if _has(face, letter):
                 return face
         except OSError:
-            continue  # a font of pictures in one size, or one that Pillow cannot read
+            continue  # a bitmap font of a fixed size, or one that Pillow cannot read
     _without_font.add(_script(letter))
     return None
 
@@ -178,7 +184,7 @@ def _font(face: Face, size_px: int) -> ImageFont.FreeTypeFont:
 
 
 def plain_font(size_px: int) -> ImageFont.FreeTypeFont:
-    """The font that Pillow carries: digits and Latin letters without accents."""
+    """Returns Pillow's own font: digits and Latin letters without accents."""
     font = ImageFont.load_default(size_px)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
     return font

@@ -1,4 +1,4 @@
-"""A film in the making, shown to a person: a live line on a terminal, a line per shot elsewhere."""
+"""The progress display of a film: a live line on a terminal, one line per shot elsewhere."""
 
 from types import TracebackType
 
@@ -12,11 +12,11 @@ from shotstream.film.make import Progress
 from shotstream.film.replay import FilmPlan
 
 LONG_WAIT_S = 120
-"""A film that will take longer gets an estimate, once."""
+"""Remaining time in seconds beyond which the user is told an estimate, once."""
 
 
 class LiveView:
-    """Shows progress; a context manager, to be called with what `make_film` tells."""
+    """The progress display: a context manager, and the `on_progress` of `make_film`."""
 
     def __init__(self, console: Console, plan: FilmPlan) -> None:
         self._console = console
@@ -44,7 +44,7 @@ class LiveView:
         self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Shows where the film stands."""
+        """Shows the progress of the film."""
         label = f"shot {progress.shot_index + 1}/{progress.num_shots}"
         num_done = self._chunks_before[progress.shot_index]
         if self._first_chunk is None:
@@ -57,7 +57,7 @@ class LiveView:
             self._first_frame_s = progress.elapsed_s
         facts = f"{progress.num_frames / progress.elapsed_s:.0f} fps"
         if self._first_chunk == self._chunks_before[progress.shot_index]:
-            facts += f"   first frame after {self._first_frame_s:.2f} s"  # told with the first shot, once
+            facts += f"   first frame after {self._first_frame_s:.2f} s"  # shown with the first shot only
         detail = f"{label} chunk {progress.chunk_index + 1}/{progress.num_chunks}"
         self._bar.update(self._task, description=detail, completed=num_done, facts=facts)
         if progress.chunk_index + 1 == progress.num_chunks:
@@ -66,7 +66,7 @@ class LiveView:
             self._estimate(num_done, progress.elapsed_s)
 
     def _estimate(self, num_done: int, elapsed_s: float) -> None:
-        # The very first chunk, which waits for caches to be made, says little about the others.
+        # The first chunk also waits for caches to be allocated, so it says little about the others.
         num_timed = num_done - (self._first_chunk or 0) - 1
         if self._was_estimated or num_timed < 1:
             return
@@ -81,6 +81,6 @@ class LiveView:
 
 
 def warn(console: Console, message: str) -> None:
-    """Shows a warning in one line."""
+    """Prints a warning on one line."""
     told = Text.assemble(("warning:", "yellow"), " ", printable(message))
     console.print(told, highlight=False, soft_wrap=True)

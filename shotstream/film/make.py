@@ -1,8 +1,8 @@
-"""Makes a film from a plan: shot after shot, each safe on disk before the next, then the files to be watched.
+"""Generates a film from a plan: shot after shot, each on disk before the next, then the files to be watched.
 
-A film is `film.mp4` with a chapter per shot, `film.srt`, `film.storyboard.png` and `film.replay.json`;
-unfinished work is in `film.mp4.partial/`, from which the same call goes on after any kind of end. It never
-writes over a finished film unless told to, and it judges nothing: pictures are what the pipeline hands out.
+A film is `film.mp4` with a chapter per shot, `film.srt`, `film.storyboard.png` and `film.replay.json`.
+Unfinished work is in `film.mp4.partial/`, and the same call resumes it however it ended. A finished film is
+overwritten only if `overwrite` is set. The frames are the pipeline's own; nothing is selected or changed.
 """
 
 import os
@@ -46,12 +46,12 @@ _MAX_NAME_BYTES = 255
 
 
 class FilmExistsError(ValueError):
-    """The film, or one of the files beside it, is there already."""
+    """The film, or one of the files beside it, exists already."""
 
 
 @runtime_checkable
 class ChunkLike(Protocol):
-    """Frames as they come."""
+    """The part of a generated chunk that making a film uses: its frames."""
 
     @property
     def frames(self) -> UInt8[np.ndarray, "f h w 3"]: ...
@@ -94,13 +94,13 @@ class FilmFiles:
     """The files of one film, all beside `film`."""
 
     film: Path
-    """The MP4; its name ends in .mp4. A path in words becomes a `Path`."""
+    """Path of the MP4; its name ends in .mp4. A string is converted to a `Path`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "film", Path(self.film))
         if self.film.suffix.lower() != ".mp4":
             raise ValueError(f"{self.film}: a film is an MP4; give a name that ends in .mp4")
-        # The longest name beside it, of a file in the making.
+        # The longest name of a temporary file beside it.
         longest = f".part.{self.storyboard.name}"
         if (num_bytes := len(os.fsencode(longest))) > _MAX_NAME_BYTES:
             raise ValueError(
@@ -110,22 +110,22 @@ class FilmFiles:
 
     @property
     def subtitles(self) -> Path:
-        """SubRip, a caption per shot."""
+        """Path of the SubRip subtitles, one caption per shot."""
         return self.film.with_suffix(".srt")
 
     @property
     def storyboard(self) -> Path:
-        """A page with a picture per shot."""
+        """Path of the storyboard, a page with a picture of each shot."""
         return self.film.with_suffix(".storyboard.png")
 
     @property
     def replay(self) -> Path:
-        """The replay file, which makes the film again."""
+        """Path of the replay file, from which the film can be generated again."""
         return self.film.with_suffix(".replay.json")
 
     @property
     def partial(self) -> Path:
-        """Directory of the unfinished film."""
+        """Path of the directory of the unfinished film."""
         return self.film.with_name(self.film.name + ".partial")
 
 
@@ -134,17 +134,17 @@ class Progress:
     """The progress of a film; reported after each chunk, and before each shot with `chunk_index` None."""
 
     shot_index: int
-    """0-based."""
+    """Index of the shot in the film, from 0."""
     num_shots: int
-    """Of the film."""
+    """Number of shots of the film."""
     chunk_index: int | None
-    """Of the shot, the chunk that was just made; None: the shot begins."""
+    """Index in the shot of the chunk that was just generated, from 0; None: the shot begins."""
     num_chunks: int
-    """Of the shot."""
+    """Number of chunks of the shot."""
     num_frames: int
-    """Made in this run so far."""
+    """Number of frames generated in this run so far."""
     elapsed_s: float
-    """Since this run's first shot was asked for."""
+    """Seconds since this run's first shot began."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,17 +152,21 @@ class Film:
     """A finished film."""
 
     files: FilmFiles
-    """Where it is."""
+    """The files of the film."""
     replay: Replay
-    """What it was made from, and its frames' hashes."""
+    """The plan, the environment and the hashes of all frames."""
     num_resumed_shots: int
-    """Shots that an earlier run had made."""
+    """Number of shots that an earlier run had finished."""
     num_new_frames: int
-    """Frames that this run made."""
+    """Number of frames generated in this run."""
     generate_s: float
-    """Time of this run's shots, until they were safe."""
+    """Seconds from the start of this run's first shot until its last shot was stored; 0 without a new
+    shot.
+    """
     first_frame_s: float | None
-    """From asking for the first shot to its first frames; None when an earlier run had made all shots."""
+    """Seconds from the start of the first shot to its first frames; None if an earlier run had finished all
+    shots.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,11 +174,11 @@ class FilmSettings:
     """Settings of a film: how it is generated and written."""
 
     files: FilmFiles
-    """Where to."""
+    """The files to write."""
     scale: int = 1
-    """Nearest-neighbour enlargement of the MP4."""
+    """Factor by which the frames of the MP4 are enlarged (nearest neighbour)."""
     overwrite: bool = False
-    """Whether a finished film, and unfinished work of another film, may be replaced."""
+    """Whether to replace a finished film, and unfinished work of another film."""
 
 
 def make_film(
@@ -184,21 +188,22 @@ def make_film(
     settings: FilmSettings,
     on_progress: Callable[[Progress], None],
 ) -> Film:
-    """Makes or goes on with a film.
+    """Generates a film, or resumes an unfinished one.
+
+    A film that an earlier run has completed, but whose unfinished work it has not deleted, is returned as it
+    is.
 
     Args:
         pipeline: the plan's model, loaded.
-        plan: what to film.
-        environment: where `pipeline` runs.
-        settings: where to, and how.
-        on_progress: told what happens.
-
-    A film that an earlier run had put in place, and ended before it had cleared its work away, is done.
+        plan: the shots, and everything that their frames depend on.
+        environment: the environment of `pipeline`.
+        settings: how the film is generated and written.
+        on_progress: called before each shot and after each chunk.
 
     Raises:
-        FilmExistsError: before anything is made, when a file would be written over.
-        WorkDirError: when unfinished work cannot be gone on with.
-        OSError: a full disk, for example; the shots finished so far stay.
+        FilmExistsError: A file would be overwritten. Nothing was generated.
+        WorkDirError: The unfinished work cannot be resumed.
+        OSError: A file cannot be written, on a full disk for example. The shots finished so far are kept.
     """
     files = settings.files
     check_target(settings)
@@ -209,7 +214,7 @@ def make_film(
             return _finished_before(files, replay)
         shots = work.finished_shots()
         for shot in shots:
-            load_frames(shot)  # damage is found before time is spent on what follows
+            load_frames(shot)  # a damaged file is found before any time is spent on new shots
         num_resumed_shots = len(shots)
         counter = _Counter(plan, on_progress)
         if num_resumed_shots < len(plan.story.shots):
@@ -240,17 +245,17 @@ def make_film(
 
 
 def check_target(settings: FilmSettings) -> None:
-    """Finds beforehand what would stop a film from being written.
+    """Checks that a film can be written, before it is generated.
 
     Raises:
-        FilmExistsError: It would be written over a file without leave.
-        WorkDirError: There can be no file there.
+        FilmExistsError: A file would be overwritten, and `overwrite` is not set.
+        WorkDirError: The directory cannot be created or written.
     """
     files = settings.files
     _check_directory(files.film.parent)
     if settings.overwrite or _only_clears_away(files):
         return
-    # With unfinished work there, the files beside the film may already be in place: only the film decides.
+    # If there is unfinished work, the files beside the film may already be in place: only the film decides.
     beside = () if files.partial.exists() else (files.subtitles, files.storyboard, files.replay)
     for path in (files.film, *beside):
         if path.exists():
@@ -268,7 +273,7 @@ def _check_directory(directory: Path) -> None:
 
 
 def _only_clears_away(files: FilmFiles) -> bool:
-    """Whether the film is in place and `partial` is the work that made it, all done."""
+    """Returns whether the film is complete and `partial` is the work that made it: only to be deleted."""
     if not (files.film.exists() and files.partial.is_dir()) or (files.partial / files.film.name).exists():
         return False
     try:
@@ -289,14 +294,14 @@ def _finished_before(files: FilmFiles, replay: Replay) -> Film:
 
 
 def count_differences(film: Film, expected: Replay) -> tuple[int, str]:
-    """(number of frames that differ from another replay's, where the first one is)."""
+    """Returns the number of frames that differ from another replay's, and the place of the first one."""
     first: list[str] = []
     num_different = compare_frames(expected.frame_sha256, film.replay.frame_sha256, first.append)
     return num_different, "".join(first)
 
 
 class _Counter:
-    """Counts and times a run's frames, and passes on its progress."""
+    """Counts and times the frames of a run, and reports its progress."""
 
     def __init__(self, plan: FilmPlan, on_progress: Callable[[Progress], None]) -> None:
         self._plan = plan
@@ -351,7 +356,7 @@ def _open_work(
 
 
 def _pin_frames(session: SessionLike, pins: Pins, shots: list[FinishedShot]) -> None:
-    """Pins these frames of the finished shots and no others; ReplayError when a shot has no such frame."""
+    """Pins these frames of the finished shots and no others; raises ReplayError for a missing frame."""
     session.unpin()
     for shot_index, frame_index in pins:
         frames = load_frames(shots[shot_index])
@@ -408,7 +413,7 @@ def _finish(
         (made.film, files.film),
     ):
         source.replace(target)
-    flush(files.film.parent)  # before what they were made from is deleted
+    flush(files.film.parent)  # before the work directory is deleted
 
 
 def _chapters(replay: Replay) -> list[Chapter]:

@@ -1,4 +1,4 @@
-"""From a story to a plan: lengths and seeds fixed, and what the model will not take told beforehand."""
+"""From a story to a plan: sets lengths and seeds, and warns of captions that the model cannot take."""
 
 import platform
 from dataclasses import replace
@@ -51,23 +51,23 @@ class PlanningPipeline(Protocol):
 
 @runtime_checkable
 class SuggestsWords(Protocol):
-    """A text encoder with a vocabulary small enough to suggest from."""
+    """A text encoder with a vocabulary small enough to suggest words from."""
 
     def suggestions(self, word: str) -> tuple[str, ...]:
-        """Known words close to an unknown one, the closest first."""
+        """Returns known words close to an unknown one, the closest first."""
         ...
 
 
 def plan_film(
     story: Story, pipeline: PlanningPipeline, *, seed: int, num_steps: int | None = None
 ) -> FilmPlan:
-    """The plan of a story.
+    """Returns the plan of a story.
 
     Args:
-        story: what to film; its own seed is not looked at.
-        pipeline: what to film it with; shots without a length get its usual one.
-        seed: shots without a seed get one derived from it and their index.
-        num_steps: denoising steps per chunk; None: what the model was trained for.
+        story: the story; its own seed is ignored.
+        pipeline: the pipeline that will generate the film; a shot without a length gets its default length.
+        seed: seed of the film; a shot without a seed gets one derived from it and the shot's index.
+        num_steps: denoising steps per chunk; None: the number that the model was trained for.
     """
     shots = tuple(
         replace(
@@ -88,7 +88,7 @@ def plan_film(
 
 
 def running_environment(pipeline: PlanningPipeline) -> Environment:
-    """The environment that the pipeline runs in."""
+    """Returns the environment that the pipeline runs in."""
     device = pipeline.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return Environment(
@@ -101,7 +101,7 @@ def running_environment(pipeline: PlanningPipeline) -> Environment:
 
 
 def check_replay(replay: Replay, pipeline: PlanningPipeline) -> None:
-    """Raises ReplayError when the pipeline is not the model that the replayed film was made with."""
+    """Raises ReplayError if the pipeline is not the model that generated the replayed film."""
     plan = replay.plan
     for name, theirs, ours in (
         ("weights", plan.weights_sha256, pipeline.weights_sha256),
@@ -121,7 +121,7 @@ def unknown_words(encoder: TextEncoder, global_caption: str, caption: str) -> tu
 
 
 def caption_warnings(story: Story, pipeline: PlanningPipeline) -> list[str]:
-    """Warnings about parts of a story that are not read, or that the model does not know; each kind once."""
+    """Returns warnings about parts of a story that the model ignores or does not know; each kind once."""
     encoder = pipeline.text_encoder
     unknown: dict[str, None] = {}
     cut: list[str] = []

@@ -1,7 +1,8 @@
-"""Replay files: a film's plan, its environment, and the sha256 of every frame, to make it again.
+"""Replay files: a film's plan, its environment, and the SHA-256 of every frame, to generate it again.
 
-Identical frames means equal hashes of each uint8 RGB frame "h w 3" in memory order, on the same hardware,
-dtype, thread count and torch version. The file is JSON with a version; unknown versions and keys are refused.
+Frames are identical if the hashes of each uint8 RGB frame "h w 3" in memory order are equal. That is expected
+on the same hardware, dtype, number of threads and torch version. The file is JSON with a version; unknown
+versions and keys are refused.
 """
 
 import hashlib
@@ -26,7 +27,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 Pins = tuple[tuple[int, int], ...]
-"""Pinned frames, each as (shot, frame of it), both from 0, in the order of pinning."""
+"""Pinned frames, each as (index of the shot, index of the frame in it), both from 0, in the order of
+pinning.
+"""
 
 
 class ReplayError(ValueError):
@@ -35,22 +38,22 @@ class ReplayError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmPlan:
-    """The plan of a film: all that its frames are a function of, on a given machine."""
+    """The plan of a film: everything that its frames depend on, on a given machine."""
 
     model_id: str
-    """The model's name."""
+    """Name of the model."""
     weights_sha256: str
-    """Hash of the model's weights."""
+    """SHA-256 of the model's weights."""
     context_policy: str
-    """How context frames are chosen."""
+    """Name of the policy that chooses the context frames."""
     num_steps: int
-    """Denoising steps per chunk."""
+    """Number of denoising steps per chunk."""
     seed: int
     """Seed of the session."""
     story: Story
-    """Every shot with its length and its seed."""
+    """The story; every shot has a length and a seed."""
     pins: tuple[Pins, ...] = ()
-    """For every shot the frames that are pinned while it is filmed; empty: none ever is."""
+    """The frames that are pinned while a shot is generated, for each shot; empty: none in any shot."""
 
     def __post_init__(self) -> None:
         _check_pins(self.pins, len(self.story.shots))
@@ -63,14 +66,14 @@ class FilmPlan:
             )
 
     def to_document(self) -> dict[str, Any]:
-        """The plan as plain values; `from_document` inverts it."""
+        """Returns the plan as plain values; `from_document` reads them."""
         values = {name: getattr(self, name) for name in _PLAN_KEYS if name != "story"}
         pins = {"pins": self.pins} if self.pins else {}
         return {**values, "story": self.story.to_document(), **pins}
 
     @classmethod
     def from_document(cls, document: object) -> "FilmPlan":
-        """The plan in parsed JSON; ReplayError when it is none."""
+        """Returns the plan in parsed JSON; raises ReplayError if it is invalid."""
         has_pins = isinstance(document, dict) and "pins" in document
         values = _checked(document, {**_PLAN_KEYS, "pins": list} if has_pins else _PLAN_KEYS)
         if has_pins:
@@ -86,7 +89,7 @@ class FilmPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
-    """The environment of a film: what identical frames depend on beside the plan."""
+    """The environment of a film: what identical frames depend on besides the plan."""
 
     shotstream: str
     """Version of this package."""
@@ -95,29 +98,29 @@ class Environment:
     device: str
     """Kind of device and its name."""
     dtype: str
-    """Of the model's weights and activations."""
+    """Dtype of the model's weights and activations."""
     num_threads: int
-    """Threads torch computes with."""
+    """Number of threads that torch computes with."""
 
     def differences(self, other: "Environment") -> list[str]:
-        """The differences, as "name: mine, theirs"; empty when the two can give identical frames."""
+        """Returns the differences, as "name: mine, theirs"; empty if both can give identical frames."""
         mine, theirs = asdict(self), asdict(other)
         return [f"{name}: {mine[name]}, {theirs[name]}" for name in mine if mine[name] != theirs[name]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replay:
-    """A finished film, on paper."""
+    """The replay file of a finished film: its plan, its environment and its frame hashes."""
 
     plan: FilmPlan
-    """What was filmed."""
+    """The plan of the film."""
     environment: Environment
-    """Where."""
+    """The environment in which it was generated."""
     frame_sha256: tuple[tuple[str, ...], ...]
-    """Hashes of the frames, shot by shot."""
+    """SHA-256 of each frame, shot by shot."""
 
     def to_json(self) -> str:
-        """The replay file's text."""
+        """Returns the text of the replay file."""
         document = {
             "format": FORMAT,
             "plan": self.plan.to_document(),
@@ -128,25 +131,25 @@ class Replay:
 
 
 def hash_frames(frames: UInt8[np.ndarray, "f h w 3"]) -> tuple[str, ...]:
-    """sha256 of each frame's bytes, row by row."""
+    """Returns the SHA-256 of each frame's bytes, row by row."""
     return tuple(hashlib.sha256(frame.tobytes()).hexdigest() for frame in frames)
 
 
 def is_replay(path: str | os.PathLike[str]) -> bool:
-    """Whether a file says of itself that it is a replay file, of whatever version."""
+    """Returns whether a file is marked as a replay file, of any version."""
     path = Path(path)
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
     with path.open("rb") as file:
-        # An editor may have saved it as UTF-16, and a tool have sorted its keys.
+        # An editor may have saved it as UTF-16, and a tool may have sorted its keys.
         return b'"shotstream-replay/' in file.read(4096).replace(b"\0", b"")
 
 
 def read_replay(path: str | os.PathLike[str]) -> Replay:
-    """The replay in a file.
+    """Returns the replay in a file.
 
     Raises:
-        ReplayError: when it is unreadable, damaged or of another version.
+        ReplayError: The file is unreadable, damaged or of another version.
     """
     path = Path(path)
     try:
@@ -170,7 +173,7 @@ def read_replay(path: str | os.PathLike[str]) -> Replay:
 def compare_frames(
     expected: Sequence[Sequence[str]], found: Sequence[Sequence[str]], on_difference: Callable[[str], None]
 ) -> int:
-    """The number of frames that differ; the first difference is described to `on_difference`."""
+    """Returns the number of frames that differ; the place of the first one is passed to `on_difference`."""
     num_different = 0
     for shot_index in range(max(len(expected), len(found))):
         shots = [list(side[shot_index]) if shot_index < len(side) else [] for side in (expected, found)]
@@ -226,7 +229,7 @@ def _check_pins(pins: Sequence[Pins], num_shots: int) -> None:
 
 
 def _checked(document: object, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """The document, if it has exactly the keys of `kinds` with values of those kinds."""
+    """Returns the document if it has exactly the keys of `kinds` with values of those kinds."""
     if not isinstance(document, dict):
         raise ReplayError("damaged: an object is missing")
     values = dict(cast("dict[str, Any]", document))

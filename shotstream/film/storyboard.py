@@ -1,7 +1,7 @@
-"""A film on one page: a picture of each shot with its number, its length and its caption, under the title.
+"""The storyboard: a film on one page, with a picture, the number, the length and the caption of each shot.
 
-Every script that a font can be found for is drawn (see `lettering`); of the others the page says that it
-shows boxes, and the log which fonts to install.
+Every script for which a font is found is drawn (see `lettering`). For other scripts the page says that it
+shows boxes, and the log says which fonts to install.
 """
 
 import logging
@@ -34,16 +34,16 @@ class Panel:
     picture: UInt8[np.ndarray, "h w 3"] = field(repr=False)
     """A frame of the shot."""
     caption: str
-    """Set under the picture; cut after six lines."""
+    """The caption below the picture; cut after six lines."""
     duration_s: float
-    """Length of the shot."""
+    """Length of the shot in seconds."""
 
 
 def draw_storyboard(title: str, global_caption: str, panels: Sequence[Panel]) -> Image.Image:
-    """The page as an RGB image; of more than 60 shots an even choice is shown, and the page says so.
+    """Returns the page as an RGB image; of more than 60 shots an even selection, and the page says so.
 
     Raises:
-        ValueError: when there is no panel.
+        ValueError: There is no panel.
     """
     if not panels:
         raise ValueError("a storyboard needs at least one shot")
@@ -109,10 +109,10 @@ def _draw_header(
 
 
 def _draw_card(panel: Panel, number: int) -> Image.Image:
-    """Picture, number and length, caption: on the card's own ground, as high as it needs."""
+    """Returns one card: picture, number and length, and caption; as high as it needs."""
     height, width = panel.picture.shape[:2]
     picture_height = round(_PICTURE_WIDTH_PX * height / width)
-    # Pixel art stays crisp when enlarged; a large picture is made smaller smoothly.
+    # Pixel art is enlarged without smoothing; a large picture is reduced with it.
     filter_ = Image.Resampling.NEAREST if width <= _PICTURE_WIDTH_PX else Image.Resampling.LANCZOS
     enlarged = max(1, math.ceil(_PICTURE_WIDTH_PX / width))
     picture = Image.fromarray(panel.picture)

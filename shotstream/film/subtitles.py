@@ -1,12 +1,12 @@
-"""A film's subtitles: each shot's caption for as long as the shot lasts, as SubRip or WebVTT (UTF-8).
+r"""The subtitles of a film: each shot's caption for as long as the shot lasts, as SubRip or WebVTT (UTF-8).
 
-A caption is at most two lines, and a longer one ends in an ellipsis: subtitles are read while a picture is
-looked at. The whole text is in the story and in the replay file.
+A caption has at most two lines, and a longer one ends in an ellipsis, because subtitles are read while the
+picture is watched. The whole text is in the story and in the replay file.
 
-A caption is seen as it was written and does nothing else. WebVTT has escapes for that. SubRip has none, and
-its readers take tags (`<b>`), positions (`{\\an8}`), line breaks (`\\N`) and entities (`&amp;`) for orders:
-those characters become others that look alike. So do the colons of times, of which some readers of either
-format make a new entry.
+A caption is shown as it was written; no part of it acts as markup. WebVTT has escapes for this. SubRip has
+none, and its players interpret tags (`<b>`), positions (`{\an8}`), line breaks (`\N`) and entities (`&amp;`):
+these characters are replaced by others that look alike. So are the colons of times, which some players of
+either format read as a new entry.
 """
 
 import re
@@ -16,17 +16,17 @@ from fractions import Fraction
 from shotstream.film.wrapping import num_columns, one_line, wrap_text
 
 LINE_COLUMNS = 42
-"""Width of a line; a Chinese character counts two."""
+"""Maximum width of a line in columns; a Chinese character counts two."""
 MAX_LINES = 2
 
 _WORD_JOINER = "\u2060"
-"""Not seen, and never a place to break."""
+"""An invisible character at which a line never breaks."""
 _TIME = re.compile(r"\d+:\d+[:\d]*[.,]\d")
 _LOOK_ALIKES = str.maketrans({"<": "‹", "{": "(", "}": ")", "\\": "∖"})
 
 
 def subtitles(captions: Sequence[str], shot_num_frames: Sequence[int], fps: int | Fraction) -> str:
-    """The text of an .srt file with one entry per shot.
+    """Returns the text of an .srt file with one entry per shot.
 
     Args:
         captions: one per shot.
@@ -37,7 +37,7 @@ def subtitles(captions: Sequence[str], shot_num_frames: Sequence[int], fps: int 
 
 
 def web_subtitles(captions: Sequence[str], shot_num_frames: Sequence[int], fps: int | Fraction) -> str:
-    """The text of a .vtt file with one entry per shot; arguments as of `subtitles`."""
+    """Returns the text of a .vtt file with one entry per shot; the arguments are those of `subtitles`."""
     entries = _entries(captions, shot_num_frames, fps, ".", _escaped)
     return "\n".join(["WEBVTT\n", *entries])
 
@@ -65,7 +65,7 @@ def _without_times(line: str) -> str:
 
 
 def _plain(line: str) -> str:
-    """A line that readers of SubRip show as it is."""
+    """Returns a line that SubRip players show as it is."""
     line = _without_times(line).replace("-->", "→")
     line = re.sub(r"<([^<>]*)>", r"‹\1›", line).translate(_LOOK_ALIKES)
     line = re.sub(r"&(?=#?\w+;)", f"&{_WORD_JOINER}", line)

@@ -1,16 +1,16 @@
-"""A film for editing programs: a cut for each shot, as CMX 3600 EDL, FCPXML and OpenTimelineIO, over one clip
-per shot. Written by OpenTimelineIO and its adapters.
+"""Timelines for editing programs: the cuts of a film as CMX 3600 EDL, FCPXML and OpenTimelineIO.
 
-Editing programs know few rates, and a film of 12 or 16 frames per second has none of them. So the timeline
-has a rate that they do know, and so have the clips: film frames are repeated, none is left out and none is
-blended. Where the rate is a multiple (12: 24), each is repeated equally often, and every cut and every length
-in seconds is exact. Where none is (16), the rate is 24, film frames stand for one and two frames in turn, and
-a cut lies at the frame nearest to its time: at most 1/48 second off, however long the film is. 48, which
-would be exact, is a rate that FCPXML's adapter has no name for.
+They are written by OpenTimelineIO and its adapters, with one clip per shot. Editing programs support few
+frame rates, and 12 and 16 frames per second are not among them. The timeline and its clips therefore have a
+supported rate: film frames are repeated, none is left out and none is blended. If the rate is a multiple (12:
+24), each frame is repeated equally often, and every cut and every length in seconds is exact. If it is not
+(16), the rate is 24, film frames last one and two timeline frames in turn, and a cut is at the frame nearest
+to its time: at most 1/48 second off, however long the film is. The rate 48 would be exact, but FCPXML's
+adapter does not support it.
 
-The timeline begins at 00:00:00:00, as the film does, and so does each clip. A clip is called what its file is
-called. An EDL is ASCII: titles and captions are spelled in it as far as they can be, and are whole in the
-other two.
+The timeline begins at 00:00:00:00, as the film does, and so does each clip. A clip has the name of its file.
+An EDL is ASCII: titles and captions are transliterated in it where possible, and are complete in the other
+two formats.
 """
 
 import unicodedata
@@ -29,7 +29,7 @@ from shotstream.film.wrapping import one_line, shorten
 from shotstream.video.video_io import H264Settings, Mp4Writer
 
 EDITING_RATES = (24, 25, 30, 50, 60)
-"""What EDLs and FCPXML have in common, in whole frames per second."""
+"""Rates that both EDL and FCPXML support, in whole frames per second."""
 
 MAX_EDL_SHOTS = 999
 _EDL_TITLE_CHARS, _EDL_COMMENT_CHARS = 60, 200
@@ -37,11 +37,11 @@ _EDL_TITLE_CHARS, _EDL_COMMENT_CHARS = 60, 200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timeline:
-    """A film's cuts, to be written in any of the forms."""
+    """The timeline of a film: its cuts, to be written in any of the formats."""
 
     title: str
     captions: tuple[str, ...]
-    """One per shot."""
+    """The caption of each shot."""
     shot_num_frames: tuple[int, ...]
     """Length of each shot in film frames."""
     fps: int
@@ -56,16 +56,16 @@ class Timeline:
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """The first frame of each shot and, last, the end of the film, in frames of the timeline."""
+        """The first frame of each shot and, last, the end of the film, in timeline frames."""
         film_frames = np.cumsum([0, *self.shot_num_frames]).tolist()
         return tuple(round(Fraction(frame * self.rate, self.fps)) for frame in film_frames)
 
     def clip_name(self, shot_index: int) -> str:
-        """Name of a shot's file."""
+        """Returns the file name of a shot's clip."""
         return f"shot_{shot_index + 1:03}.mp4"
 
     def film_frames(self, shot_index: int) -> Int[np.ndarray, " timeline_f"]:
-        """The frame of the shot that each frame of its clip shows."""
+        """Returns the index of the film frame in its shot, for each frame of the shot's clip."""
         start, end = self.cuts[shot_index : shot_index + 2]
         middles = 2 * np.arange(end - start) + 1
         last = self.shot_num_frames[shot_index] - 1
@@ -74,14 +74,14 @@ class Timeline:
     def write_clip(
         self, path: Path, shot_index: int, frames: UInt8[np.ndarray, "f h w 3"], scale: int
     ) -> None:
-        """Writes a shot's clip: H.264 at the timeline's rate, its caption as title."""
+        """Writes the clip of a shot: H.264 at the timeline's rate, with the caption as title."""
         order = self.film_frames(shot_index)
         title = one_line(self.captions[shot_index])
         with Mp4Writer(path, self.rate, H264Settings(scale=scale), title=title) as writer:
             writer.write(frames[order])
 
     def edl(self) -> str:
-        """CMX 3600. ValueError for more shots than it can number."""
+        """Returns the timeline as CMX 3600 EDL; raises ValueError for more shots than it can number."""
         if len(self.captions) > MAX_EDL_SHOTS:
             raise ValueError(f"an EDL has at most {MAX_EDL_SHOTS} cuts, and the film {len(self.captions)}")
         timeline = self._build()
@@ -91,11 +91,11 @@ class Timeline:
         return "\n".join([title, "FCM: NON-DROP FRAME", events.rstrip()]) + "\n"
 
     def fcpxml(self, pixel_size: tuple[int, int]) -> str:
-        """FCPXML 1.8, for clips of this height and width."""
+        """Returns the timeline as FCPXML 1.8, for clips of `pixel_size` (height, width)."""
         text = adapters.write_to_string(self._build(), "fcpx_xml")
         head, root = text.partition("<fcpxml")[0], ElementTree.fromstring(text)
         for video_format in root.iter("format"):
-            # The adapter asks an external program for the size, and a format without one means nothing.
+            # The adapter asks an external program for the size, and a format without a size has no meaning.
             video_format.attrib.pop("name", None)
             video_format.set("height", str(pixel_size[0]))
             video_format.set("width", str(pixel_size[1]))
@@ -105,7 +105,7 @@ class Timeline:
         return head + ElementTree.tostring(root, encoding="unicode") + "\n"
 
     def otio(self) -> str:
-        """OpenTimelineIO's own JSON."""
+        """Returns the timeline as OpenTimelineIO's JSON."""
         return adapters.write_to_string(self._build(), "otio_json")
 
     def _build(self) -> Any:
@@ -132,7 +132,7 @@ class Timeline:
 
 
 def _ascii(text: str) -> str:
-    """The text in ASCII: without accents, dashes and quotes as a typewriter has them, ? for other letters."""
+    """Returns the text in ASCII: without accents, with plain dashes and quotes, and ? for other letters."""
     plain = one_line(text).translate(_TYPEWRITTEN)
     letters = (letter for letter in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(letter))
     return "".join(letters).encode("ascii", "replace").decode("ascii")

@@ -1,9 +1,9 @@
-"""The unfinished film on disk: `film.mp4.partial/`, where each finished shot is safe before the next begins.
+"""The work directory of a film, `film.mp4.partial/`: each shot is stored in it before the next begins.
 
-It holds the plan, and per finished shot its frames (lossless) and a small record with their hashes; and the
-state of the session after the last one. A shot counts as finished once its record is there, which is written
-last. Every file is written beside its place, flushed to the disk and then renamed: after a crash, or a power
-cut, a file is there whole or not at all.
+It holds the plan; for each finished shot its frames (lossless) and a small record with their hashes; and the
+state of the session after the last one. A shot counts as finished once its record exists, because that is
+written last. Every file is written under another name, flushed to disk and then renamed: after a crash or a
+power cut, a file exists completely or not at all.
 """
 
 import json
@@ -29,39 +29,39 @@ _PLAN = "plan.json"
 
 
 class WorkDirError(ValueError):
-    """Unfinished work that cannot be gone on with; the message says what to do."""
+    """Unfinished work that cannot be resumed; the message says what to do."""
 
 
 class OtherWorkError(WorkDirError):
-    """The directory holds unfinished work of another film, which may be discarded."""
+    """A work directory of another film. The caller may discard it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedShot:
-    """A shot that is safe on disk."""
+    """A shot that is stored on disk."""
 
     shot_index: int
-    """0-based."""
+    """Index of the shot in the film, from 0."""
     frames_file: Path
-    """Its frames, lossless."""
+    """Path of its frames, lossless."""
     frame_sha256: tuple[str, ...]
-    """Hash of each frame."""
+    """SHA-256 of each frame."""
 
 
 class WorkDir:
-    """A film's unfinished work, owned by one process at a time.
+    """The work directory of a film, used by one process at a time.
 
-    Use as a context manager; the directory stays unless `remove` is called.
+    It is a context manager; the directory stays unless `remove` is called.
 
     Args:
-        path: the directory, made if it is not there.
-        plan: what is being filmed.
-        environment: where.
-        fps: frames per second of the frames to be kept.
+        path: the directory, created if it does not exist.
+        plan: the plan of the film.
+        environment: the environment in which it is generated.
+        fps: frames per second of the stored frames.
 
     Raises:
-        OtherWorkError: when it holds the work of another film.
-        WorkDirError: when another process works there, or it holds something else.
+        OtherWorkError: It holds the work of another film.
+        WorkDirError: Another process uses it, or it holds something else.
     """
 
     def __init__(self, path: Path, plan: FilmPlan, environment: Environment, fps: int | Fraction) -> None:
@@ -88,10 +88,10 @@ class WorkDir:
         self._release()
 
     def finished_shots(self) -> list[FinishedShot]:
-        """The shots that are safe, in order, from the first on.
+        """Returns the finished shots, in order from the first.
 
         Raises:
-            WorkDirError: when a record cannot be read.
+            WorkDirError: A record cannot be read.
         """
         shots: list[FinishedShot] = []
         while (record := self._record(len(shots))).exists():
@@ -107,12 +107,12 @@ class WorkDir:
     def keep_shot(
         self, shot_index: int, frames: UInt8[np.ndarray, "f h w 3"], save_session: Callable[[Path], None]
     ) -> FinishedShot:
-        """Makes a shot safe: its frames, then the session's state, then the record that says so.
+        """Stores a shot: its frames, then the session's state, then the record that marks it as finished.
 
         Args:
-            shot_index: 0-based; shots are kept in order.
+            shot_index: index of the shot, from 0; shots are stored in order.
             frames: all its frames.
-            save_session: writes the session's state, as it is after this shot, to the path it is given.
+            save_session: writes the session's state after this shot to the path that it is given.
         """
         hashes = hash_frames(frames)
         make_atomically(self._frames(shot_index), lambda part: write_lossless(part, frames, self._fps))
@@ -124,11 +124,11 @@ class WorkDir:
         return FinishedShot(shot_index=shot_index, frames_file=self._frames(shot_index), frame_sha256=hashes)
 
     def session_file(self, shot_index: int) -> Path:
-        """The file of the session's state after a shot; only the last finished shot's is kept."""
+        """Returns the path of the session's state after a shot; only the last finished shot's is kept."""
         return self.path / f"session_{shot_index:04}"
 
     def remove(self) -> None:
-        """Deletes the directory: the film is made."""
+        """Deletes the directory when the film is complete."""
         discard_work(self.path)
 
     def _frames(self, shot_index: int) -> Path:
@@ -144,7 +144,7 @@ class WorkDir:
 
 
 def num_finished_shots(path: Path) -> int:
-    """The number of finished shots in a directory, whichever command made them; 0 if it is not there."""
+    """Returns the number of finished shots in a directory, whatever film it is of; 0 if it does not exist."""
     num_shots = 0
     while (path / _record_name(num_shots)).is_file():
         num_shots += 1
@@ -152,7 +152,7 @@ def num_finished_shots(path: Path) -> int:
 
 
 def is_work_of(path: Path, replay: Replay) -> bool:
-    """Whether the directory holds the work that made a film."""
+    """Returns whether the directory holds the work that made a film."""
     try:
         found = json.loads((path / _PLAN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -161,7 +161,7 @@ def is_work_of(path: Path, replay: Replay) -> bool:
 
 
 def discard_work(path: Path) -> None:
-    """Deletes unfinished work; renamed first, so that a crash half-way leaves nothing to resume from."""
+    """Deletes unfinished work. It is renamed first, so that a crash leaves nothing that could be resumed."""
     discarded = path.with_name(f"{path.name}.old")
     remove(discarded)
     path.replace(discarded)
@@ -169,10 +169,10 @@ def discard_work(path: Path) -> None:
 
 
 def load_frames(shot: FinishedShot) -> UInt8[np.ndarray, "f h w 3"]:
-    """The shot's frames, bit for bit.
+    """Returns the shot's frames, bit for bit.
 
     Raises:
-        WorkDirError: when the file is not what was written.
+        WorkDirError: The file differs from what was written.
     """
     try:
         frames = read_frames(shot.frames_file)
@@ -187,7 +187,7 @@ def load_frames(shot: FinishedShot) -> UInt8[np.ndarray, "f h w 3"]:
 
 
 def _take_lock(directory: Path) -> int | None:
-    """A descriptor that keeps other processes out; the system lets go of it when this process dies."""
+    """Returns a descriptor that keeps other processes out; the system releases it when this process ends."""
     if os.name != "posix":
         return None
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)

@@ -1,8 +1,8 @@
-"""Text in lines: of any script, by any measure of width, cut with an ellipsis where there is no more room.
+"""Line breaks for text in any script, with any measure of width; an ellipsis replaces what does not fit.
 
-Between Latin words a line may break at a space, between Chinese or Japanese characters anywhere but before
-closing marks, and within a word that alone is too wide. A character is never parted from its accents, and an
-emoji never from what it is joined to.
+Between Latin words a line may break at a space; between Chinese or Japanese characters anywhere but before
+closing marks; and within a word only if that alone is too wide. A character is never separated from its
+accents, and an emoji never from what it is joined to.
 """
 
 import unicodedata
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 _ELLIPSIS = "…"
 _JOINER = "\u200d"
-# Punctuation that ends what it follows, and small kana: they do not begin a line.
+# Closing punctuation and small kana: they do not begin a line.
 _CLOSING = frozenset(
     "、。，．！？）」』】〉》〕：；…‥ー々ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮ,.!?:;)]}’”"
 )
@@ -19,12 +19,12 @@ _FLAG_LETTERS = range(0x1F1E6, 0x1F200)
 
 
 def one_line(text: str) -> str:
-    """The text on one line, without control characters and others that no text file may hold."""
+    """Returns the text on one line, without control characters and others that no text file may hold."""
     return " ".join("".join(letter for letter in text if letter.isspace() or _is_text(letter)).split())
 
 
 def shorten(text: str, max_chars: int) -> str:
-    """The text, or its beginning and an ellipsis: `max_chars` characters at most, none of them cut in two."""
+    """Returns the text, or its beginning and an ellipsis: at most `max_chars` characters."""
     if len(text) <= max_chars:
         return text
     kept = ""
@@ -36,7 +36,7 @@ def shorten(text: str, max_chars: int) -> str:
 
 
 def num_columns(text: str) -> int:
-    """Width where a Latin letter counts one, a Chinese one two and an accent nothing."""
+    """Returns the width in columns: a Latin letter counts one, a Chinese character two, an accent none."""
     return sum(
         0 if is_extension(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
         for letter in text
@@ -44,12 +44,12 @@ def num_columns(text: str) -> int:
 
 
 def wrap_text(text: str, measure: Callable[[str], float], room: int | float, max_lines: int) -> list[str]:
-    """The text in lines that measure at most `room`; what exceeds `max_lines` is replaced by an ellipsis.
+    """Returns the text in lines that measure at most `room`; an ellipsis replaces what exceeds `max_lines`.
 
     A character that alone is wider than the room has a line of its own.
     """
     lines = [""]
-    # What fits in no more lines is not measured: that costs as much as the text is long.
+    # Text beyond the last line is not measured: that cost would grow with the length of the text.
     for piece, is_after_space in _pieces(text):
         glued = f"{lines[-1]} {piece}" if is_after_space and lines[-1] else lines[-1] + piece
         if measure(glued) <= room:
@@ -68,7 +68,7 @@ def wrap_text(text: str, measure: Callable[[str], float], room: int | float, max
 
 
 def clusters(text: str) -> Iterator[str]:
-    """The grapheme clusters of a text: what a reader takes for single characters."""
+    """Yields the grapheme clusters of a text: what a reader takes for single characters."""
     cluster = ""
     for letter in text:
         is_second_flag_letter = (
@@ -85,7 +85,7 @@ def clusters(text: str) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:
-    """The pieces of a text that are not parted, each with whether a space goes before it."""
+    """Yields the pieces of a text between which a line may break, each with whether a space precedes it."""
     for word in text.split():
         piece, is_after_space = "", True
         for cluster in clusters(word):
@@ -98,7 +98,7 @@ def _pieces(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _split(piece: str, measure: Callable[[str], float], room: int | float, max_parts: int) -> list[str]:
-    """A piece in parts that fit; no more of them than can be wanted."""
+    """Returns a piece in parts that fit; at most `max_parts`."""
     parts = [""]
     for cluster in clusters(piece):
         if parts[-1] and measure(parts[-1] + cluster) > room:
@@ -118,5 +118,5 @@ def _is_wide(letter: str) -> bool:
 
 
 def is_extension(letter: str) -> bool:
-    """Whether it only changes the character before it: an accent, a joiner, a choice of form, a skin tone."""
+    """Returns whether a letter only changes the one before it: an accent, a joiner, a skin tone."""
     return unicodedata.category(letter) in ("Mn", "Me", "Mc", "Cf") or ord(letter) in _SKIN_TONES
