@@ -1,12 +1,13 @@
-"""Our own format for weights: a directory with config.json, safetensors files and the sha256 of each of them.
+"""The bundle, ShotStream's format for weights: a directory of safetensors files with their SHA-256.
 
-    config.json              {"format", "format_version", "config": {...}, "files": {name: {"sha256",
-    "num_bytes"}}} <part>.safetensors       one per network: dit, codec, text_encoder
-    anything else listed     for example tokenizer.json
+    config.json              {"format", "format_version", "config": {...},
+                              "files": {name: {"sha256", "num_bytes"}}}
+    <part>.safetensors       one per network: dit, codec, text_encoder
+    other listed files       for example tokenizer.json
 
-A bundle is read whole or not at all: every file used is checked against its hash before a tensor of it is
-handed out. Tensors are written one by one, so a bundle may be larger than memory. The configs inside are
-plain JSON; which class they belong to is the reader's knowledge (`configs.config_from_document`).
+A bundle is read completely or not at all: every file that is used is compared with its hash before a tensor
+of it is returned. Tensors are written one by one, so a bundle may be larger than memory. The configs inside
+are plain JSON; the reader knows which class they belong to (`configs.config_from_document`).
 """
 
 import hashlib
@@ -41,25 +42,27 @@ _KEYS = frozenset({"format", "format_version", "config", "files", "provenance", 
 
 
 class BundleError(ValueError):
-    """A directory that is no bundle, or one whose content differs from what was written; says what to do."""
+    """A directory that is not a bundle, or whose content differs from what was written; says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
-    """Weights and configs, read and verified."""
+    """The weights and configs of a bundle, read and verified."""
 
     directory: Path
-    """Where it was read from."""
+    """Directory that it was read from."""
     config: dict[str, Any]
-    """The plain JSON handed to `write_bundle`, tuples as lists."""
+    """The plain JSON that was given to `write_bundle`, with tuples as lists."""
     tensors: dict[str, dict[str, Tensor]]
     """Tensors by part and name."""
     files: dict[str, Path]
-    """The other files, verified too."""
+    """Paths of the other files, which are verified as well."""
     sha256: str
-    """Identifies configs and weights together: sha256 of what config.json says, all the hashes included."""
+    """SHA-256 of config.json without the provenance. It includes all hashes, so it identifies configs and
+    weights together.
+    """
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What the weights were made of, where `write_bundle` was told; for people, and not hashed."""
+    """Origin of the weights, for people; not part of `sha256`. Empty if `write_bundle` was given none."""
 
 
 def write_bundle(
@@ -72,24 +75,24 @@ def write_bundle(
     overwrite: bool = False,
     provenance: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a bundle so that `directory` either holds all of it or is untouched; returns the bundle's sha256.
+    """Writes a bundle and returns its SHA-256; `directory` either holds all of it or is untouched.
 
     Everything is written and flushed beside the target and then renamed into place. Replacing an existing
     bundle takes two renames: a crash between them leaves the old bundle under a `.partial` name and no bundle
     at the target.
 
     Args:
-        directory: The bundle to make; its parents are created.
+        directory: The bundle's directory; its parents are created.
         config: Plain JSON values with string keys.
         tensors: Tensors by part; a part becomes `<part>.safetensors`. Lazy ones are loaded one at a time.
         files: Further files by name, as content or as a path to copy.
-        dtype: Floating tensors are stored in this dtype; None keeps each tensor's own.
+        dtype: Dtype in which floating-point tensors are stored; None keeps each tensor's own.
         overwrite: Replace an existing bundle; anything else at the target is never replaced.
-        provenance: What the weights were made of, as plain JSON, for people; it is no part of the sha256.
+        provenance: Origin of the weights as plain JSON, for people; not part of the SHA-256.
 
     Raises:
-        BundleError: The target exists, a name is unusable, the config is no plain JSON, or a tensor holds
-            what is no finite number in the dtype that it is stored in.
+        BundleError: The target exists, a name is unusable, the config is not plain JSON, or a tensor has a
+            value that is not finite in the dtype in which it is stored.
     """
     encoded_config = _encode_config(config)
     _check_target(directory, overwrite)
@@ -134,16 +137,17 @@ def read_bundle(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Bundle:
-    """The bundle in `directory`, after checking every file that is read against its hash.
+    """Returns the bundle in a directory, after comparing every file that is read with its hash.
 
     Args:
-        directory: What `write_bundle` made.
-        parts: The parts to read; None reads all. The other files are always checked.
-        device: Where the tensors go.
-        dtype: Floating tensors are converted to this dtype; None keeps the stored one.
+        directory: A directory that `write_bundle` wrote.
+        parts: The parts to read; None reads all. The other files are always verified.
+        device: Device of the tensors.
+        dtype: Dtype to which floating-point tensors are converted; None keeps the stored one.
 
     Raises:
-        BundleError: No bundle, a newer format, a file missing, truncated or changed, or an unknown part.
+        BundleError: It is not a bundle, has a newer format, a file is missing, truncated or changed, or a
+            part is unknown.
     """
     document = _read_document(directory)
     listed: dict[str, dict[str, Any]] = document["files"]
@@ -181,7 +185,7 @@ def _as_lazy(value: Tensor | LazyTensor, dtype: torch.dtype | None) -> LazyTenso
 
 
 def _stored(name: str, part: str, value: Tensor | LazyTensor, dtype: torch.dtype | None) -> LazyTensor:
-    """A tensor as it is written; loading it raises BundleError where that is no finite number."""
+    """Returns a tensor as it is written; loading it raises BundleError if a value is not finite."""
     lazy = _as_lazy(value, dtype)
 
     def load() -> Tensor:
@@ -246,7 +250,7 @@ def _rename_into_place(scratch: Path, directory: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Flush a directory's entries; a rename is safe on the disk only after this."""
+    """Flushes a directory's entries; only after this a rename is safe on disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -277,7 +281,7 @@ def _read_document(directory: Path) -> dict[str, Any]:
     made_of = document.get("provenance", {})
     if not isinstance(config, dict) or not isinstance(listed, dict) or not isinstance(made_of, dict):
         raise BundleError(f"{path}: config or files is missing; fetch or import the bundle again")
-    # Bundles of earlier versions say no sum of their own.
+    # Bundles of earlier versions have no checksum of config.json.
     if not document.keys() <= _KEYS or document.get(_SUM, "") not in ("", _sum_of(document)):
         raise BundleError(f"{path}: differs from what was written; fetch or import the bundle again")
     for name, entry in listed.items():
@@ -332,7 +336,7 @@ def _read_part(path: Path, device: torch.device | str, dtype: torch.dtype | None
 
 
 def _sha256_of_document(document: Mapping[str, Any]) -> str:
-    """The sha256 of the parts of a document that a film may depend on."""
+    """Returns the SHA-256 of the parts of a document that a film may depend on."""
     return _sum_of({key: value for key, value in document.items() if key != "provenance"})
 
 

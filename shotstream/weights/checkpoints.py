@@ -1,11 +1,11 @@
-"""The transformer in a checkpoint of any layout that people have: found by names, told apart by role.
+"""The transformer of a checkpoint, in any of the usual layouts: found by tensor names, chosen by its role.
 
 Training programs wrap a transformer in dictionaries (`generator`, `state_dict`, `module`), in modules
 (`model.`, `module.`, `model.diffusion_model.`) and in wrappers of their own (`_orig_mod.`). All of these are
-one thing: a prefix before the names that the transformer must have. Every prefix under which most of them
-stand is a candidate; among the candidates averaged weights are known by the word `ema`, and networks that
-only train the transformer (`critic`, `fake_score`) by theirs. What is ambiguous is refused; what was left
-out is told.
+a prefix before the names that the transformer must have. Every prefix with most of these names is a
+candidate. Among the candidates, averaged weights are recognised by words such as `ema`, and networks that
+only help in training by names such as `critic` or `fake_score`. An ambiguous checkpoint is refused. Notes say
+what was left out.
 """
 
 import re
@@ -31,7 +31,7 @@ from shotstream.weights.tensor_files import (
     rename,
 )
 
-# Left in names by the wrappers of distributed training and of torch.compile.
+# Prefixes that the wrappers of distributed training and of torch.compile leave in names.
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 _AVERAGED = re.compile(r"(^|[._-])(ema|average[ds]?|shadow)([._-]|$)", re.IGNORECASE)
 _HELPER = re.compile(
@@ -39,12 +39,12 @@ _HELPER = re.compile(
     re.IGNORECASE,
 )
 _SCALES = ("scale_weight", "weight_scale")
-# Scales of activations, and the mark that a file has scales: without a use where weights are not in 8 bits.
+# Scales of activations, and the flag that a file has scales: not used, because weights become bfloat16.
 _IDLE_OF_FP8 = re.compile(r"(.*\.)?(input_scale|scale_input|scaled_fp8|comfy_quant)")
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _MOST_DEPTH, _MOST_ENTRIES = 8, 1_000_000
 _DEEPSPEED = "mp_rank_00_model_states.pt"
-# How torch's AveragedModel counts what it averaged, beside the `module` that holds the average.
+# torch's AveragedModel keeps the number of averaged steps beside the `module` that holds the average.
 _COUNT_OF_AVERAGE, _AVERAGED_MODULE = "n_averaged", "module."
 _QUANTISED = re.compile(
     r"\.(SCB|absmax|quant_map|nested_absmax|quant_state\.\w+|qweight|qzeros|scales|g_idx|weight_format)$"
@@ -53,7 +53,7 @@ _FURTHER_PARTS = re.compile(
     r"img_emb|[kv]_img|add_[kv]_proj|image_embedder|vace|control|camera|audio|motion|face"
 )
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
-# What training programs put beside the weights.
+# Files that training programs write beside the weights.
 _BESIDE_WEIGHTS = (
     "optimizer",
     "scheduler",
@@ -67,31 +67,30 @@ _BESIDE_WEIGHTS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transformer:
-    """A transformer's tensors, taken from a checkpoint."""
+    """The tensors of a transformer, read from a checkpoint."""
 
     tensors: LazyTensors
-    """Under our names."""
+    """Tensors under ShotStream's names."""
     part: str
-    """The names before it in the file; empty where the file is nothing else."""
+    """Prefix of its names in the file; empty if they have none."""
     is_average: bool
-    """Whether it is the average over training."""
+    """Whether these are the averaged weights (EMA)."""
     notes: tuple[str, ...]
-    """What a person should know: what was chosen, converted and left out."""
+    """Messages for the user: what was chosen, converted and left out."""
 
 
 def read_transformer(path: Path, config: DiTConfig, *, ema: bool | None = None) -> Transformer:
-    """The transformer of a checkpoint, in our names.
+    """Returns the transformer of a checkpoint, under ShotStream's names.
 
     Args:
         path: A PyTorch or safetensors file, an index of shards, or a directory that holds one of these or a
-            checkpoint of DeepSpeed.
-        config: The sizes the transformer must have.
-        ema: Take the average over training, or else the weights as trained; None takes the latter if the file
-            has them.
+            DeepSpeed checkpoint.
+        config: The sizes that the transformer must have.
+        ema: Whether to take the averaged weights; None takes the weights as trained if the file has them.
 
     Raises:
-        CheckpointError: The file is unreadable or unsafe, holds no such transformer or several, or what it
-            holds does not fit.
+        CheckpointError: The file is unreadable or unsafe, holds no such transformer or several, or does not
+            fit.
     """
     notes: list[str] = []
     file = _file_of(path)
@@ -113,7 +112,7 @@ def read_transformer(path: Path, config: DiTConfig, *, ema: bool | None = None) 
     tensors = {
         name.removeprefix(prefix): tensor for name, tensor in entries.items() if name.startswith(prefix)
     }
-    # Another one may lie deeper behind the same prefix.
+    # Another transformer may be nested under the same prefix.
     deeper = tuple(
         other.removeprefix(prefix) for other in candidates if other != prefix and other.startswith(prefix)
     )
@@ -134,15 +133,15 @@ def read_transformer(path: Path, config: DiTConfig, *, ema: bool | None = None) 
 
 
 def flat_tensors(file: Path, notes: list[str], unnamed: list[str] | None = None) -> LazyTensors:
-    """Every tensor of a file by its dotted name, however deep in dictionaries it is.
+    """Returns every tensor of a file by its dotted name, however deep in dictionaries it is.
 
     Args:
-        file: PyTorch, told by its content, or safetensors or an index of shards.
-        notes: What a person should know of the file is appended here.
-        unnamed: Names of lists of tensors, which have no names themselves, are appended here.
+        file: A PyTorch file, recognised by its content, a safetensors file or an index of shards.
+        notes: Messages for the user about the file are appended here.
+        unnamed: Names of lists of tensors, whose elements have no names, are appended here.
 
     Raises:
-        CheckpointError: The file is unreadable or unsafe, or two tensors have one name.
+        CheckpointError: The file is unreadable or unsafe, or two tensors have the same name.
     """
     if file.name.endswith(".json") or not file.is_file() or not begins_as_pytorch(file):
         found: Iterator[tuple[str, LazyTensor]] = iter(read_safetensors(file).items())
@@ -182,11 +181,11 @@ def _of_dictionary(
 
 
 def _file_of(path: Path) -> Path:
-    """The file to read of what was given: a directory's, or the index of a shard's."""
+    """Returns the file to read: that of a directory, the index of a shard, or the path itself."""
     if not path.is_dir():
         index = index_of_shard(path)
         return path if index is None else index
-    latest = path / "latest"  # DeepSpeed's note of which of its checkpoints here is the newest
+    latest = path / "latest"  # DeepSpeed's file with the name of the newest checkpoint in this directory
     if latest.is_file():
         tag = latest.read_bytes()[:200].decode(errors="replace").strip()
         if tag and Path(tag).name == tag and (path / tag).is_dir():
@@ -205,7 +204,7 @@ def _file_of(path: Path) -> Path:
         )
     found = sorted(path.glob("*.index.json")) or sorted(path.glob("*.safetensors")) or _pytorch_files(path)
     for file in found:
-        index_of_shard(file)  # without its index a shard is not one of several files to choose from
+        index_of_shard(file)  # without its index a shard is not a choice
     if len(found) == 1:
         return found[0]
     if not found and (path / "transformer").is_dir():
@@ -224,7 +223,7 @@ def _pytorch_files(directory: Path) -> list[Path]:
 
 
 def _prefixes(entries: LazyTensors, names: frozenset[str]) -> dict[str, int]:
-    """Counts of a transformer's names behind each prefix."""
+    """Returns the number of a transformer's names behind each prefix."""
     counts: dict[str, int] = {}
     for entry in entries:
         parts = entry.split(".")
@@ -237,9 +236,9 @@ def _prefixes(entries: LazyTensors, names: frozenset[str]) -> dict[str, int]:
 
 
 def _candidates(counts: Mapping[tuple[str, bool], int], num_names: int) -> dict[str, bool]:
-    """The prefixes behind which a transformer stands, and whether it has diffusers' names.
+    """Returns the prefixes of possible transformers, and whether each has diffusers' names.
 
-    Some names are the same in both layouts; whichever accounts for more of the tensors is the file's.
+    Some names are the same in both layouts; the layout that accounts for more of the tensors is the file's.
     """
     best: dict[str, tuple[int, bool]] = {}
     for (prefix, of_diffusers), count in counts.items():
@@ -255,7 +254,7 @@ def _is_average(prefix: str, entries: LazyTensors) -> bool:
 
 
 def _choose(found: list[str], averaged: set[str], where: str, ema: bool | None, notes: list[str]) -> str:
-    """The prefix to read, of those behind which a transformer stands."""
+    """Returns the prefix to read, of those of all transformers found."""
     helpers = [prefix for prefix in found if is_of_helper(prefix)]
     averages = [prefix for prefix in found if prefix not in helpers and prefix in averaged]
     trained = [prefix for prefix in found if prefix not in helpers and prefix not in averages]
@@ -273,7 +272,7 @@ def _choose(found: list[str], averaged: set[str], where: str, ema: bool | None, 
             f"leave {'--ema' if ema else '--no-ema'} out to take them"
         )
     if len(wanted) > 1:
-        # A training program may keep what it began at under another name beside its generator.
+        # A training program may keep its initial weights under another name beside its generator.
         wanted = [prefix for prefix in wanted if "generator" in re.split(r"[._]", prefix)] or wanted
     if len(wanted) > 1:
         raise CheckpointError(
@@ -293,7 +292,7 @@ def _choose(found: list[str], averaged: set[str], where: str, ema: bool | None, 
 
 
 def is_of_helper(prefix: str) -> bool:
-    """Whether what stands before the names of a network says that it makes no film: a critic, a teacher."""
+    """Returns whether a prefix belongs to a network that only helps in training: a critic, a teacher."""
     return _HELPER.search(prefix) is not None
 
 
@@ -312,7 +311,7 @@ def _with_scales(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _unscaled(tensors: LazyTensors, where: str, notes: list[str]) -> LazyTensors:
-    """Weights in 8 bits in bfloat16, multiplied by their scales where the file has some."""
+    """Returns the tensors with 8-bit weights in bfloat16, multiplied by their scales if the file has some."""
     tensors = {name: tensor for name, tensor in tensors.items() if not _IDLE_OF_FP8.fullmatch(name)}
     in_eight_bits = [name for name, tensor in tensors.items() if tensor.dtype in _FP8]
     scales = {name: t for name, t in tensors.items() if name.rpartition(".")[2] in _SCALES}
@@ -338,7 +337,7 @@ def _unscaled(tensors: LazyTensors, where: str, notes: list[str]) -> LazyTensors
 
 
 def widened(tensors: LazyTensors, where: str) -> LazyTensors:
-    """The same tensors, those in 8 bits in bfloat16, which holds them exactly."""
+    """Returns the same tensors, with 8-bit ones in bfloat16, which holds them exactly."""
     return {
         name: _widened(name, tensor, None, where) if tensor.dtype in _FP8 else tensor
         for name, tensor in tensors.items()
@@ -364,7 +363,7 @@ def _widened(name: str, lazy: LazyTensor, scale: LazyTensor | None, where: str) 
 
 
 def _why_not(tensors: LazyTensors, shapes: Mapping[str, tuple[int, ...]], num_layers: int) -> str:
-    """The reason why a transformer's names or shapes are not those that are expected."""
+    """Returns the reason why a transformer's names or shapes are not the expected ones."""
     extra, common = tensors.keys() - shapes.keys(), tensors.keys() & shapes.keys()
     if any(_QUANTISED.search(name) for name in extra):
         return (

@@ -1,9 +1,9 @@
-"""Directories of torch's distributed checkpoints, read without running anything that they hold.
+"""Directories of torch's distributed checkpoints, read without running any code that they hold.
 
-Their `.metadata` is a pickle, which torch loads with all that a pickle may do, and what is no tensor in them
-is loaded so as well. Here the metadata is unpickled with the few classes that it consists of and no others,
-what is no tensor is refused, a file is named only if it lies in the directory, and every tensor agrees with
-the sums that were written with it.
+Their `.metadata` is a pickle. torch loads it without restrictions, and loads everything in it that is not a
+tensor in the same way. Here the metadata is unpickled with only the few classes that it consists of,
+everything that is not a tensor is refused, a file is read only if it is in the directory, and every tensor is
+compared with the checksums that were written with it.
 """
 
 import io
@@ -32,7 +32,7 @@ _CLASSES: dict[tuple[str, str], Any] = {
     ("torch", "Size"): torch.Size,
     ("torch.serialization", "_get_layout"): torch.serialization._get_layout,  # pyright: ignore[reportPrivateUsage] (the name of a layout's pickle)
     ("collections", "OrderedDict"): OrderedDict,
-    # Where the checkpoint was written; nobody reads it.
+    # The path that the checkpoint was written to; it is not used.
     ("pathlib", "PosixPath"): PurePosixPath,
     ("pathlib._local", "PosixPath"): PurePosixPath,
     ("pathlib", "WindowsPath"): PurePosixPath,
@@ -52,7 +52,7 @@ _CLASSES: dict[tuple[str, str], Any] = {
         )
     },
 }
-# What a damaged pickle raises.
+# Errors that a damaged pickle raises.
 _DAMAGE = (
     pickle.UnpicklingError,
     EOFError,
@@ -67,7 +67,7 @@ _DAMAGE = (
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the classes of a distributed checkpoint's metadata."""
+    """An unpickler that knows only the classes of a distributed checkpoint's metadata."""
 
     def __init__(self, file: io.BytesIO, path: Path) -> None:
         super().__init__(file)
@@ -86,7 +86,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Reader(FileSystemReader):
-    """torch's reader, with metadata and tensors that were checked."""
+    """torch's file reader, with checked metadata and tensors."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         del args, kwargs
@@ -96,7 +96,7 @@ class _Reader(FileSystemReader):
         return found
 
     def _slice_file(self, file: Any, sinfo: Any) -> io.BytesIO:
-        """A tensor as it was written: a file of torch.save within the file."""
+        """Returns a tensor as it was written: a file of torch.save within the file."""
         content = io.BytesIO(super()._slice_file(file, sinfo).read())
         try:
             with zipfile.ZipFile(content) as archive:
@@ -116,11 +116,11 @@ class _Reader(FileSystemReader):
 
 
 def read_metadata(directory: Path) -> Metadata:
-    """Reads the metadata of a distributed checkpoint: tensors in files of its directory, and no more.
+    """Returns the metadata of a distributed checkpoint: the tensors in files of its directory.
 
     Raises:
-        CheckpointError: There is none, it is damaged, would run code, or names what is no tensor or
-            elsewhere.
+        CheckpointError: There is none, it is damaged, would run code, or names something that is not a tensor
+            or is elsewhere.
     """
     path = directory / METADATA_NAME
     try:
@@ -172,11 +172,12 @@ def _check(found: Any, directory: Path) -> None:
 
 
 def read_distributed(directory: Path, into: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-    """The tensors of a distributed checkpoint, by name.
+    """Returns the tensors of a distributed checkpoint, by name.
 
     Args:
         directory: The checkpoint.
-        into: Tensors to fill, each process its own part, all processes together; None: new whole ones here.
+        into: Tensors to fill: every process fills its own part, and all processes must call this together.
+            None: new complete tensors in this process.
 
     Raises:
         CheckpointError: It is damaged, or holds what would run code.

@@ -1,4 +1,4 @@
-"""Kinds of files that people give in the place of weights, told by name."""
+"""Kinds of files that users give by mistake instead of weights, recognised for the error message."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from shotstream.kinds import BEGINNING_BYTES, kind_by_beginning
 
 
 class CheckpointError(ValueError):
-    """No checkpoint, a damaged one, or one of another model; the message says which and what to do."""
+    """A missing or damaged checkpoint, or one of another model; the message says what to do."""
 
 
 _KINDS = {
@@ -19,14 +19,15 @@ _KINDS = {
 
 
 def refuse_other_kinds(path: Path, wanted: str) -> None:
-    """Return only if a file is there that is not plainly something else than weights.
+    """Raises CheckpointError if a file is missing, or is recognised as something other than weights.
 
     Args:
-        path: What was given.
-        wanted: What it should be, for the message: "PyTorch" or "safetensors".
+        path: The file that the user gave.
+        wanted: The expected format, for the message: "PyTorch" or "safetensors".
 
     Raises:
-        CheckpointError: There is no file, it is empty, a Git LFS pointer, a web page, or another format.
+        CheckpointError: There is no file, or it is empty, a Git LFS pointer, a web page, or of another
+            format.
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: a directory; give the {wanted} file in it")
@@ -40,7 +41,7 @@ def refuse_other_kinds(path: Path, wanted: str) -> None:
 
 
 def begins_as_pytorch(path: Path) -> bool:
-    """Whether a file looks like what torch.save writes, whatever its name."""
+    """Returns whether a file begins like a file of torch.save, whatever its name."""
     with path.open("rb") as file:
         begin = file.read(9)
     return begin[:2] == b"PK" or (_is_pickle(begin) and not _is_safetensors(begin))
@@ -51,12 +52,12 @@ def _is_pickle(begin: bytes) -> bool:
 
 
 def _is_safetensors(begin: bytes) -> bool:
-    """Whether a header of JSON follows the number of its bytes, which may look like the start of a pickle."""
+    """Returns whether a JSON header follows its length, which may look like the start of a pickle."""
     return begin[8:9] == b"{" and int.from_bytes(begin[:8], "little") < 1 << 32
 
 
 def other_kind(path: Path) -> str | None:
-    """The kind of a file and what to do, if it is nothing that could hold weights."""
+    """Returns the kind of a file that cannot hold weights, and what to do; None for any other file."""
     with path.open("rb") as file:
         begin = file.read(BEGINNING_BYTES)
     text = begin.lstrip(b"\xef\xbb\xbf \t\r\n")

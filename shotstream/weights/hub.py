@@ -1,12 +1,13 @@
-"""The hub of weights: resolves names, downloads published files, imports them into bundles.
+"""The hub of weights: resolves model names, downloads published files, and imports them into bundles.
 
-`resolve` answers with a directory for `theatre` (shipped in the package), for an imported model, or for a
-path. `download` fetches a repository and trusts it the first time only: its revision and the sha256 of each
-file go to a lock file, and every later download must agree. `import_weights` converts published files once.
+`resolve` returns a directory for `theatre` (part of the package), for an imported model, or for a path.
+`download` fetches a repository and trusts it the first time only: its revision and the SHA-256 of each file
+go to a lock file, and every later download must agree with it. `import_weights` converts published files
+once.
 
-A machine without a way to the hub needs no download: `import_weights` takes a directory of the files,
-wherever they were fetched, and every failed download says which files these are. Against the hub itself the
-download was never run: it is tested with a server of our own.
+A machine without access to the hub needs no download: `import_weights` takes a directory of the files,
+wherever they were fetched, and the error of a failed download lists these files. The download was never run
+against the hub itself; the tests use a local server.
 """
 
 import json
@@ -29,10 +30,10 @@ from shotstream.weights.tensor_files import CheckpointError, read_json, sha256_o
 THEATRE = "theatre"
 WAN = "wan-1.3b"
 
-# The published inference writes its videos at this rate.
+# Frames per second of the videos that the published inference code writes.
 _FPS = 16
 _STUDENT = "KlingTeam/ShotStream"
-# What an import reads of each repository, for a person who fetches the files by other means.
+# Files that an import reads of each repository, for users who fetch them by other means.
 _FILES_NEEDED = {
     "Wan-AI/Wan2.1-T2V-1.3B": (
         "config.json",
@@ -51,26 +52,26 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*
 
 
 class WeightsNotFoundError(ValueError):
-    """No weights under a name; the message says how to get them."""
+    """A name without weights; the message says how to get them."""
 
 
 class DownloadError(RuntimeError):
-    """The hub could not be reached, or has not what was asked for; the message says how to do without it."""
+    """The hub cannot be reached, or does not have the repository; the message says how to do without it."""
 
 
 class LockError(ValueError):
-    """Downloaded files or their revision differ from the lock file, or it is damaged."""
+    """Downloaded files or a revision that differ from the lock file, or a damaged lock file."""
 
 
-# Fetches a repository at a revision (None: the newest) into a directory; answers with the commit it fetched.
+# Fetches a repository at a revision (None: the newest) into a directory; returns the commit it fetched.
 Fetch = Callable[[str, str | None, Path], str]
 
 
 def home() -> Path:
-    """The directory of downloads and imported models: SHOTSTREAM_HOME, else the user's cache directory.
+    """Returns the directory of downloads and imports: SHOTSTREAM_HOME, else the user's cache directory.
 
     Raises:
-        ValueError: Nothing says where, and the user has no home folder.
+        ValueError: SHOTSTREAM_HOME is not set, and the user has no home directory.
     """
     remedy = "let SHOTSTREAM_HOME name a folder for models"
     if chosen := os.environ.get("SHOTSTREAM_HOME"):
@@ -80,12 +81,13 @@ def home() -> Path:
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """The bundle's directory of a model (`theatre`, `wan-1.3b`, any imported one) or path; reads nothing.
+    """Returns the bundle directory of a model (`theatre`, `wan-1.3b` or any imported one) or path.
 
-    A known name wins over a directory of that name here; write `./theatre` for the directory.
+    Nothing is read. A known name has priority over a directory of that name in the current directory; write
+    `./theatre` for the directory.
 
     Raises:
-        WeightsNotFoundError: Nothing is there; says what to do.
+        WeightsNotFoundError: There are no such weights; the message says what to do.
     """
     text = str(name_or_path)
     if text == THEATRE:
@@ -112,7 +114,7 @@ def resolve(name_or_path: str | Path) -> Path:
 
 
 def available() -> tuple[str, ...]:
-    """Names that `resolve` finds now: the embedded model and every imported one."""
+    """Returns the names that `resolve` finds now: the embedded model and every imported one."""
     imported = sorted(path.parent.name for path in (home() / "models").glob("*/config.json"))
     return (THEATRE, *imported)
 
@@ -126,15 +128,15 @@ def import_weights(
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Convert published files into a bundle, one tensor at a time; returns the bundle's directory.
+    """Converts published files into a bundle, one tensor at a time; returns the bundle's directory.
 
     Args:
         source: The files, or just their directory.
-        as_: The name `resolve` will know it by; lower-case letters, digits, dots and dashes.
-        notes: What a person should know of what was read is appended here.
-        out: The directory to make instead of the one under `home()`.
-        dtype: Floating tensors are stored in this dtype; None keeps the published ones.
-        overwrite: Replace a bundle that is there.
+        as_: The name for `resolve`; lower-case letters, digits, dots and dashes.
+        notes: Messages for the user about what was read are appended here.
+        out: The directory to create instead of the one under `home()`.
+        dtype: Dtype in which floating-point tensors are stored; None keeps the published one.
+        overwrite: Replace an existing bundle.
 
     Raises:
         CheckpointError: The files are incomplete, damaged or of another model.
@@ -164,7 +166,7 @@ def import_weights(
 
 
 def bundle_config(weights: PublishedWeights, model_id: str) -> dict[str, Any]:
-    """The config of an imported bundle: how its films are made, and the sizes of each network."""
+    """Returns the config of an imported bundle: pipeline settings, and the sizes of each network."""
     return {
         "engine": {
             "family": "wan",
@@ -183,21 +185,21 @@ def bundle_config(weights: PublishedWeights, model_id: str) -> dict[str, Any]:
 
 
 def download(repository: str, revision: str | None = None, *, fetch: Fetch | None = None) -> Path:
-    """The directory of a published repository's files, fetched unless they are there and agree with the lock.
+    """Returns the directory of a repository's files; fetches them unless they agree with the lock file.
 
-    The first download records the revision and the files' sha256; later ones are checked against them,
-    whatever the server says. Files that agree already are not fetched again, so this works offline once it
-    has worked.
+    The first download records the revision and the SHA-256 of the files; later ones are compared with them,
+    whatever the server says. Files that agree already are not fetched again, so this works offline after the
+    first download.
 
     Args:
         repository: For example Wan-AI/Wan2.1-T2V-1.3B.
         revision: Commit, branch or tag; None takes the locked revision, or the newest the first time.
-        fetch: Stands in for the Hugging Face hub.
+        fetch: A replacement for the Hugging Face hub.
 
     Raises:
-        LockError: The revision or a file differs from the lock, or the lock is damaged.
-        DownloadError: The hub cannot be reached, or lacks what was asked for.
-        ValueError: `repository` is no repository name, or huggingface_hub is not installed.
+        LockError: The revision or a file differs from the lock file, or that is damaged.
+        DownloadError: The hub cannot be reached, or does not have the repository.
+        ValueError: `repository` is not the name of a repository, or huggingface_hub is not installed.
     """
     if _REPOSITORY.fullmatch(repository) is None:
         raise ValueError(
@@ -238,7 +240,7 @@ def download(repository: str, revision: str | None = None, *, fetch: Fetch | Non
 def fetch_from_hub(
     repository: str, revision: str | None, target: Path, *, endpoint: str | None = None
 ) -> str:
-    """Fetch a repository from the Hugging Face hub; returns the commit that was fetched.
+    """Fetches a repository from the Hugging Face hub; returns the commit that was fetched.
 
     Args:
         repository: For example Wan-AI/Wan2.1-T2V-1.3B.
@@ -247,7 +249,7 @@ def fetch_from_hub(
         endpoint: Address of the hub; None takes huggingface_hub's, which HF_ENDPOINT sets.
 
     Raises:
-        DownloadError: The hub cannot be reached from here, or lacks the repository or the revision.
+        DownloadError: The hub cannot be reached, or does not have the repository or the revision.
         ValueError: huggingface_hub is not installed.
     """
     try:
@@ -310,7 +312,7 @@ def _imported(name: str) -> Path:
 
 
 def _hash_files(directory: Path) -> dict[str, str]:
-    """sha256 by path; names that begin with a dot are the fetcher's own notes."""
+    """Returns the SHA-256 of each file by its path, without files whose name begins with a dot."""
     return {
         path.relative_to(directory).as_posix(): sha256_of_file(path)
         for path in sorted(directory.rglob("*"))
@@ -347,6 +349,6 @@ def _read_lock(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write_lock(path: Path, entries: Mapping[str, Any]) -> None:
-    """Replace the lock whole: a crash leaves the old one."""
+    """Replaces the lock file atomically: a crash leaves the old one."""
     document = {"format_version": _LOCK_VERSION, "repositories": entries}
     write_atomically((json.dumps(document, indent=1, sort_keys=True) + "\n").encode(), path)

@@ -1,8 +1,8 @@
-"""Published key names <-> ours, one bijection per network, and the shapes of a transformer's tensors.
+"""Tensor names: published ones mapped to ShotStream's, one bijection per network; and tensor shapes.
 
-Our transformer's parameter names are the published ones; the codec and the text encoder carry the names of
-the libraries they wrap (diffusers, transformers). Every table is computed from the sizes, so it lists exactly
-the keys a checkpoint must have: neither more nor fewer. Pure functions of sizes; no file is read here.
+ShotStream's transformer has the published parameter names; the codec and the text encoder have the names of
+the libraries that they wrap (diffusers, transformers). Every table is computed from the sizes, so it lists
+exactly the keys that a checkpoint must have. The functions depend on sizes alone; no file is read.
 
 Source: the published Wan2.1-T2V-1.3B files and the published ShotStream code and weights (arXiv 2603.25746).
 """
@@ -16,7 +16,7 @@ _LINEAR = ("weight", "bias")
 
 
 def dit_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
-    """Published name (ours too) and shape of every tensor of a transformer of these sizes."""
+    """Returns the shape of every tensor of a transformer, by its published name (ShotStream's too)."""
     dim, ffn = config.dim, config.ffn_dim
     patch = (1, config.patch_size, config.patch_size)
     shapes: dict[str, tuple[int, ...]] = {
@@ -48,7 +48,7 @@ def _linear_shapes(name: str, num_in: int, num_out: int) -> dict[str, tuple[int,
 
 
 def dit_names_of_diffusers(num_layers: int) -> dict[str, str]:
-    """diffusers' name -> published name, for every tensor of a text-to-video `WanTransformer3DModel`."""
+    """Returns diffusers' name -> published name, for every tensor of a `WanTransformer3DModel`."""
     pairs = {"scale_shift_table": "head.modulation"}
     for theirs, ours in (
         ("patch_embedding", "patch_embedding"),
@@ -74,7 +74,7 @@ def dit_names_of_diffusers(num_layers: int) -> dict[str, str]:
 
 
 def umt5_names(num_layers: int) -> dict[str, str]:
-    """Published name -> transformers' name, for every tensor of the UMT5 encoder."""
+    """Returns published name -> transformers' name, for every tensor of the UMT5 encoder."""
     pairs = {
         "token_embedding.weight": "shared.weight",
         "norm.weight": "encoder.final_layer_norm.weight",
@@ -96,7 +96,7 @@ def umt5_names(num_layers: int) -> dict[str, str]:
 
 
 def vae_names(config: WanVAEConfig) -> dict[str, str]:
-    """Published name -> diffusers' name, for every tensor of the Wan2.1 VAE of these widths."""
+    """Returns published name -> diffusers' name, for every tensor of the Wan2.1 VAE."""
     return dict(_vae_pairs(config))
 
 
@@ -117,7 +117,7 @@ def _vae_pairs(config: WanVAEConfig) -> Iterator[tuple[str, str]]:
 
 
 def _vae_encoder_levels(config: WanVAEConfig) -> Iterator[tuple[str, str]]:
-    """Both sides number the encoder's residual blocks and downsamplers alike."""
+    """Yields name prefixes; both sides number the encoder's residual blocks and downsamplers alike."""
     index, width = 0, 1
     for level, mult in enumerate(config.dim_mult):
         for _ in range(config.num_res_blocks):
@@ -131,7 +131,10 @@ def _vae_encoder_levels(config: WanVAEConfig) -> Iterator[tuple[str, str]]:
 
 
 def _vae_decoder_levels(config: WanVAEConfig) -> Iterator[tuple[str, str]]:
-    """The published decoder numbers blocks and upsamplers through; diffusers groups them by level."""
+    """Yields name prefixes of the decoder.
+
+    The published decoder numbers all blocks and upsamplers in one sequence; diffusers groups them by level.
+    """
     index, width = 0, config.dim * config.dim_mult[-1]
     temporal = config.temporal_downsample[::-1]
     for level, mult in enumerate(reversed(config.dim_mult)):

@@ -1,7 +1,7 @@
-"""LoRA files of every program that writes them, added to a transformer at the strength they were made for.
+"""LoRA files of all common programs, merged into a transformer at the strength they were made for.
 
 W becomes W + multiplier * (alpha / rank) * up @ down. Rank is a dimension of the tensors; alpha is not, and
-each program keeps it elsewhere:
+each program stores it elsewhere:
 
     kohya, ComfyUI     `<module>.lora_down.weight`, `.lora_up.weight`, a tensor `<module>.alpha`; else the
                        metadata `ss_network_alpha`; kohya writes module names with `_` for `.`
@@ -11,10 +11,10 @@ each program keeps it elsewhere:
                        metadata
     training programs  PEFT's names in a `.pt`, bare or under `generator_lora`, perhaps with the config
 
-A file that says alpha nowhere is added with alpha = rank, as ComfyUI and diffusers do, and that is told. Sums
-are formed in float64 and rounded once, so that the order of several LoRAs does not matter. Refused by name:
-DoRA, LoHa, LoKr and other adapters that are not such a product, LoRAs that were trained against changed base
-weights, and every tensor that would otherwise be left out.
+If a file does not give alpha, alpha = rank is used, as in ComfyUI and diffusers, and a note says so. Sums are
+computed in float64 and rounded once, so the order of several LoRAs does not matter. Refused by name: DoRA,
+LoHa, LoKr and other adapters that are not such a product, LoRAs that were trained against changed base
+weights, and every tensor that would otherwise be ignored.
 """
 
 import math
@@ -39,9 +39,9 @@ from shotstream.weights.tensor_files import (
 
 _NUM_SHOWN = 3
 _MOST_SCALE = 1000.0
-"""Strength beyond which no LoRA was made: alpha 256 at rank 1 is the most that programs offer."""
+"""Maximum of alpha / rank; more means a damaged file, since programs offer at most alpha 256 at rank 1."""
 _MOST_MULTIPLIER = 100.0
-# What a tensor is for its module, by the end of its name; an adapter's name may stand within.
+# The kind of a tensor, by the end of its name, which may contain the adapter's name.
 _ENDS = (
     ("down", re.compile(r"(.+)\.(?:lora_A|lora_down|lora\.down)(?:\.\w+)?\.weight")),
     ("up", re.compile(r"(.+)\.(?:lora_B|lora_up|lora\.up)(?:\.\w+)?\.weight")),
@@ -70,12 +70,12 @@ _CONTAINERS = ("generator_lora", "lora", "lora_state_dict", "state_dict", "adapt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraSource:
-    """A LoRA to add: its file and its strength."""
+    """A LoRA to merge: its file and its strength."""
 
     path: Path
-    """A safetensors or PyTorch file, or PEFT's or diffusers' directory of one."""
+    """A safetensors or PyTorch file, or a PEFT or diffusers directory of one."""
     multiplier: float = 1.0
-    """Times the strength that the file says; 1 is what it was made for."""
+    """Factor on the strength given by the file, in [-100, 100] and not 0; 1 is the intended strength."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.multiplier) or not 0 < abs(self.multiplier) <= _MOST_MULTIPLIER:
@@ -87,18 +87,20 @@ class LoraSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lora:
-    """A LoRA's matrices, by the modules of a transformer."""
+    """The changes of a LoRA to the weights of a transformer."""
 
     name: str
-    """The file's."""
+    """Name of the file."""
     deltas: Mapping[str, Callable[[], Tensor]]
-    """By our name of the weight: what is added to it, in float64, the multiplier included."""
+    """Function that returns what is added to a weight, in float64 and with the multiplier, by ShotStream's
+    name of the weight.
+    """
     wholes: LazyTensors
-    """Weights that take the place of ours, which PEFT calls `modules_to_save`."""
+    """Weights that replace those of the transformer; PEFT calls them `modules_to_save`."""
     strengths: tuple[float, ...]
-    """alpha / rank, or alpha / sqrt(rank), of its modules; each value once, in rising order."""
+    """alpha / rank, or alpha / sqrt(rank), of its modules; each value once, in ascending order."""
     note: str
-    """What was read and where its strength came from, in words."""
+    """Message for the user: what was read, and where its strength comes from."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -106,20 +108,20 @@ class _Module:
     """The tensors of one adapted module."""
 
     key: str = ""
-    """Its name in the file, without the words around it."""
+    """Name of the module in the file, without prefix and suffix."""
     parts: dict[str, tuple[str, LazyTensor]] = field(default_factory=dict[str, tuple[str, LazyTensor]])
-    """By kind: name in the file and tensor."""
+    """Name in the file and tensor, by kind of tensor."""
 
 
 def read_lora(source: LoraSource, weights: LazyTensors) -> Lora:
-    """A LoRA, checked against the transformer that it is for; nothing is added yet.
+    """Returns a LoRA, checked against the transformer that it is for; nothing is merged yet.
 
     Args:
-        source: Which file, how strong.
-        weights: The transformer's tensors under our names.
+        source: The file and the strength.
+        weights: The transformer's tensors under ShotStream's names.
 
     Raises:
-        CheckpointError: The file is no LoRA, of another kind or for another model, or lacks something.
+        CheckpointError: The file is not a LoRA, is of another kind or for another model, or is incomplete.
     """
     file, config = _file_and_config(source.path)
     notes: list[str] = []
@@ -158,10 +160,10 @@ def read_lora(source: LoraSource, weights: LazyTensors) -> Lora:
 
 
 def merge_loras(weights: LazyTensors, loras: Sequence[Lora]) -> LazyTensors:
-    """The weights with all LoRAs added; float64 inside, each weight's dtype out, rounded once.
+    """Returns the weights with all LoRAs added, computed in float64 and rounded once to each weight's dtype.
 
     Raises:
-        CheckpointError: Two of them bring the same whole weight, or one adds to what another replaces.
+        CheckpointError: Two LoRAs replace the same weight, or one adds to a weight that another replaces.
     """
     merged = dict(weights)
     for lora in loras:
@@ -191,7 +193,7 @@ def _merged(base: LazyTensor, added: Sequence[Callable[[], Tensor]]) -> LazyTens
 
 
 def _file_and_config(path: Path) -> tuple[Path, AdapterConfig | None]:
-    """The file with the tensors, and what is said of alpha outside them."""
+    """Returns the file with the tensors, and the config that gives alpha outside them; None without one."""
     file = path
     if path.is_dir():
         names = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_lora_weights.safetensors")
@@ -209,7 +211,7 @@ def _file_and_config(path: Path) -> tuple[Path, AdapterConfig | None]:
 
 
 def _adapter_entries(entries: LazyTensors, where: str) -> LazyTensors:
-    """The tensors of the one adapter in a file, behind the dictionary that holds it."""
+    """Returns the tensors of the one adapter in a file, without the name of the dictionary that holds it."""
     for pattern, kind in _OTHER_ADAPTERS:
         found = next((name for name in entries if pattern.search(name)), None)
         if found is not None:
@@ -219,7 +221,7 @@ def _adapter_entries(entries: LazyTensors, where: str) -> LazyTensors:
             )
     heads = {name.partition(".")[0] for name in entries if "lora" in name.lower()}
     for container in _CONTAINERS:
-        # A container of a training checkpoint, beside others: the critic's adapter is none of the film's.
+        # A training checkpoint has one container per network: the critic's adapter must not be merged.
         inside = {
             n.removeprefix(f"{container}."): t for n, t in entries.items() if n.startswith(f"{container}.")
         }
@@ -231,7 +233,7 @@ def _adapter_entries(entries: LazyTensors, where: str) -> LazyTensors:
 
 
 def _by_module(entries: LazyTensors, weights: LazyTensors, where: str) -> dict[str, _Module]:
-    """The tensors of a file by the weight of ours that they change."""
+    """Returns the tensors of a file by the weight of the transformer that they change."""
     table = _module_names(weights)
     modules: dict[str, _Module] = {}
     unknown: list[str] = []
@@ -282,7 +284,7 @@ def _kind_and_stem(name: str) -> tuple[str | None, str | None]:
 
 
 def _module_names(weights: LazyTensors) -> dict[str, str]:
-    """Our name of every module by the names that LoRAs use: ours, diffusers', and both with `_` for `.`."""
+    """Returns ShotStream's module names by those in LoRAs: its own, diffusers', and both with `_` for `.`."""
     ours = {name.rpartition(".")[0] for name in weights if name.endswith((".weight", ".bias"))}
     num_layers = 1 + max((int(name.split(".")[1]) for name in ours if name.startswith("blocks.")), default=-1)
     theirs = {
@@ -295,7 +297,7 @@ def _module_names(weights: LazyTensors) -> dict[str, str]:
 
 
 def _find(stem: str, table: Mapping[str, str]) -> tuple[str, str, str] | None:
-    """The prefix before a module's name, the name as the file has it, and ours."""
+    """Returns the prefix before a module's name, its name in the file, and ShotStream's name, or None."""
     flat = _FLAT.fullmatch(stem)
     if flat is not None:
         ours = table.get(flat[1])
@@ -339,7 +341,7 @@ def _check_parts(target: str, module: _Module, where: str) -> None:
 
 
 def _strength(module: _Module, config: AdapterConfig | None, where: str) -> tuple[float, str]:
-    """alpha / rank of a module (or alpha / sqrt(rank)), and where alpha was found."""
+    """Returns alpha / rank of a module (or alpha / sqrt(rank)), and where alpha was found."""
     _, down = module.parts["down"]
     rank = down.shape[0] if down.shape else 0
     if rank < 1:
@@ -371,7 +373,7 @@ def _scalar(name: str, tensor: LazyTensor, where: str) -> float:
 def _product(
     target: str, module: _Module, base: LazyTensor, scale: float, where: str
 ) -> Callable[[], Tensor]:
-    """scale * up @ down in the base weight's shape; convolutions by their flattened kernels."""
+    """Returns a function for scale * up @ down in the base weight's shape; convolutions are flattened."""
     names = {kind: module.parts[kind][0] for kind in ("down", "up")}
     halves = sound({names[kind]: module.parts[kind][1] for kind in names}, where)
     down, up = halves[names["down"]], halves[names["up"]]

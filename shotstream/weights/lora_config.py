@@ -1,7 +1,8 @@
-"""Configurations of LoRAs: PEFT's beside a file, in its metadata or within it.
+"""Configurations of LoRAs: PEFT's beside a file, in its metadata or inside it.
 
-Only what decides the weights is read: alpha, rank, patterns of both, rsLoRA. What makes a LoRA something else
-than W + strength * up @ down, or trained against base weights that are not the published ones, is refused.
+Only the fields that determine the weights are read: alpha, rank, patterns of both, rsLoRA. A setting that
+makes a LoRA something else than W + strength * up @ down, or that says it was trained against base weights
+other than the published ones, is refused.
 
 Source: the library `peft` (LoraConfig and its `get_pattern_key`), kohya's sd-scripts (`ss_network_alpha`),
 the library `diffusers` (`lora_adapter_metadata`).
@@ -21,9 +22,9 @@ from shotstream.weights.tensor_files import read_json, read_pytorch
 _CONFIG_NAME = "adapter_config.json"
 _PEFT_MODEL = re.compile(r"(base_model\.model\.)")
 _PLAIN_PATTERN = re.compile(r"\^?(?:[\w.]|\\\.)+")
-# How a LoRA may begin without changing the weights that it is added to.
+# Initialisations of a LoRA that do not change the base weights.
 _HARMLESS_BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal", "default")
-# Settings that make it more than a product of two matrices.
+# Settings that make an adapter more than a product of two matrices.
 _REFUSED = {
     "use_dora": "DoRA",
     "fan_in_fan_out": "transposed weights",
@@ -40,25 +41,30 @@ _INSIDE = ("lora_config", "adapter_config", "peft_config", "config")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterConfig:
-    """The configuration of an adapter: what decides the strength of every module."""
+    """The configuration of an adapter: the fields that determine the strength of every module."""
 
     origin: str
-    """Where it was read, for messages."""
+    """Path of the file it was read from, for messages."""
     alpha: float
-    """Of the modules that no pattern names."""
+    """Alpha of the modules that no pattern matches."""
     rank: int | None
-    """Of the modules that no pattern names; None: not said, the tensors tell."""
+    """Rank of the modules that no pattern matches; None: not given, the tensors decide."""
     alpha_pattern: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Other alphas, by the end of a module's name."""
+    """Alpha by pattern, a regular expression for the end of a module's name."""
     rank_pattern: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Rank by pattern, a regular expression for the end of a module's name."""
     use_rslora: bool = False
     """Whether the strength is alpha / sqrt(rank)."""
 
     def strength(self, module: str, rank: int) -> tuple[float, str]:
-        """alpha / rank, or alpha / sqrt(rank), of a module whose tensors have a rank; and how it came about.
+        """Returns alpha / rank, or alpha / sqrt(rank), of a module, and a text that says how it was computed.
+
+        Args:
+            module: The module's name in the file.
+            rank: The rank of its tensors.
 
         Raises:
-            CheckpointError: The config says another rank: it belongs to another file.
+            CheckpointError: The config has another rank: it belongs to another file.
         """
         name = _PEFT_MODEL.sub("", module, count=1)
         said = _matching(self.rank_pattern, name, self.rank)
@@ -74,7 +80,7 @@ class AdapterConfig:
 
 
 def _matching(patterns: Mapping[str, Any], name: str, otherwise: Any) -> Any:
-    """As PEFT does: the first pattern that is the end of the name, after a dot or the beginning."""
+    """Returns the value of the first pattern that matches a name's end, as PEFT does; else `otherwise`."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", name):
             return value
@@ -82,17 +88,17 @@ def _matching(patterns: Mapping[str, Any], name: str, otherwise: Any) -> Any:
 
 
 def config_beside(file: Path) -> AdapterConfig | None:
-    """The configuration in PEFT's `adapter_config.json` beside a file; None without one.
+    """Returns the configuration in PEFT's `adapter_config.json` beside a file; None without one.
 
     Raises:
-        CheckpointError: It is damaged, or of an adapter that cannot be added as a LoRA is.
+        CheckpointError: It is damaged, or of an adapter that cannot be merged like a LoRA.
     """
     path = file.with_name(_CONFIG_NAME)
     return _of_document(read_json(path), str(path)) if path.is_file() else None
 
 
 def config_of_metadata(metadata: Mapping[str, str], where: str) -> AdapterConfig | None:
-    """The configuration in a safetensors file's metadata, as diffusers or kohya write it, or None."""
+    """Returns the configuration in a safetensors file's metadata (diffusers' or kohya's), or None."""
     if "lora_adapter_metadata" in metadata:
         document = _parsed(metadata["lora_adapter_metadata"], where)
         own = {key.removeprefix("transformer."): value for key, value in document.items()}
@@ -110,7 +116,7 @@ def config_of_metadata(metadata: Mapping[str, str], where: str) -> AdapterConfig
 
 
 def config_inside(file: Path) -> AdapterConfig | None:
-    """The configuration in a PyTorch file beside its tensors: PEFT's, or alpha and rank themselves."""
+    """Returns the configuration in a PyTorch file: PEFT's, or alpha and rank alone; None without one."""
     content = read_pytorch(file)
     for key in _INSIDE:
         inner = content.get(key)

@@ -1,10 +1,10 @@
-"""The published files of the Wan2.1 family, read into our names.
+"""Reads the published files of the Wan2.1 family under ShotStream's names.
 
 Layouts of Wan2.1-T2V-1.3B: the original one (diffusion_pytorch_model.safetensors, config.json,
 Wan2.1_VAE.pth, models_t5_umt5-xxl-enc-bf16.pth, google/umt5-xxl/) and diffusers' (transformer/, vae/,
-text_encoder/, tokenizer/). A checkpoint (`checkpoints`) replaces the transformer, LoRAs (`lora`) are added to
-it. Reading is strict in both directions and lazy: names, shapes and dtypes are checked before any tensor is
-loaded, values when it is. Only text-to-video transformers are read.
+text_encoder/, tokenizer/). A checkpoint (`checkpoints`) replaces the transformer, LoRAs (`lora`) are merged
+into it. Missing and unexpected tensors are both errors. Names, shapes and dtypes are checked before any
+tensor is loaded, values when it is. Only text-to-video transformers are read.
 
 Source: the published files of Wan-AI/Wan2.1-T2V-1.3B and KlingTeam/ShotStream (arXiv 2603.25746).
 """
@@ -39,28 +39,31 @@ _DIT_FILE = "diffusion_pytorch_model.safetensors"
 _VAE_FILE = "Wan2.1_VAE.pth"
 _TEXT_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 _TOKENIZER_FILE = "google/umt5-xxl/tokenizer.json"
-# The tree that the published ShotStream code expects around both kinds of files.
+# The directories that the published ShotStream code expects.
 _NESTED_BASE = "wan_models/Wan2.1-T2V-1.3B"
 _NESTED_CHECKPOINT = "ckpts/shotstream_merged.pt"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedSource:
-    """The published files that make one model."""
+    """The published files of one model."""
 
     directory: Path
     """A directory in either layout of Wan2.1, or the published ShotStream tree that holds one."""
     checkpoint: Path | None = None
-    """What replaces the base transformer (see `read_transformer`); None takes the tree's own, if there."""
+    """Checkpoint that replaces the base transformer (see `read_transformer`); None takes that of the
+    ShotStream tree, if there is one.
+    """
     ema: bool | None = None
-    """Take the checkpoint's average over training, or else the weights as trained; None takes the latter if
-    it has them."""
+    """Whether to take the checkpoint's averaged weights; None takes the weights as trained if it has them."""
     loras: tuple[LoraSource, ...] = ()
-    """Added to the transformer, all of them."""
+    """LoRAs to merge into the transformer."""
     codec_config: WanVAEConfig = field(default_factory=WanVAEConfig)
-    """Sizes of the VAE where the layout does not state them (the original one)."""
+    """Sizes of the VAE, used if the layout does not give them (the original one)."""
     text_config: UMT5Config = field(default_factory=UMT5Config)
-    """Sizes of the text encoder where the layout does not state them; the length of captions in both."""
+    """Sizes of the text encoder, used if the layout does not give them; the length of captions in both
+    layouts.
+    """
 
     def __post_init__(self) -> None:
         given = [lora.path for lora in self.loras]
@@ -70,26 +73,26 @@ class PublishedSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedWeights:
-    """A published model under our names: checked, not yet loaded."""
+    """A published model under ShotStream's names: checked, not yet loaded."""
 
     dit_config: DiTConfig
     dit: LazyTensors
     codec_config: WanVAEConfig
     codec: LazyTensors
-    """Under diffusers' names, as `WanVAE.from_tensors` takes them."""
+    """Tensors under diffusers' names, as `WanVAE.from_tensors` takes them."""
     text_config: UMT5Config
     text_encoder: LazyTensors
-    """Under transformers' names, as `UMT5TextEncoder.from_tensors` takes them."""
+    """Tensors under transformers' names, as `UMT5TextEncoder.from_tensors` takes them."""
     tokenizer: Path
-    """A tokenizer.json."""
+    """Path of a tokenizer.json."""
     notes: tuple[str, ...] = ()
-    """What a person should know: what was chosen, at what strength, and what was left out."""
+    """Messages for the user: what was chosen, at what strength, and what was left out."""
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the transformer was made of, as plain JSON."""
+    """Origin of the transformer, as plain JSON."""
 
 
 def read_published(source: PublishedSource) -> PublishedWeights:
-    """Reads all that a model needs from published files.
+    """Returns the weights of a model from published files.
 
     Raises:
         CheckpointError: The layout is unknown, a file is missing or damaged, or keys or shapes differ.
@@ -130,7 +133,7 @@ def _with_checkpoint_and_loras(
         provenance |= _hash_of(checkpoint)
     loras = [read_lora(lora, dit) for lora in source.loras]
     if loras:
-        # What is added may leave the range of the weights' dtype, which no part of it does.
+        # A sum may overflow the weights' dtype, even if none of its terms does.
         dit = sound(merge_loras(dit, loras), "the sum of the weights and the LoRAs")
         notes += [lora.note for lora in loras]
         provenance["loras"] = [
@@ -153,7 +156,7 @@ def _with_checkpoint_and_loras(
 
 
 def _hash_of(path: Path) -> dict[str, str]:
-    """The hash that compares a file with its publisher's; most formats have no sums of their own."""
+    """Returns the hash to compare a file with its publisher's; most formats have no checksums."""
     return {"sha256": sha256_of_file(path)} if path.is_file() else {}
 
 
@@ -313,7 +316,7 @@ def _int(document: Mapping[str, Any], key: str, path: Path) -> int:
 
 
 def _find_safetensors(directory: Path, name: str) -> Path | None:
-    """The file of this name, or the index of its shards."""
+    """Returns the file of this name, or the index of its shards; None without either."""
     return next(
         (path for path in (directory / name, directory / f"{name}.index.json") if path.is_file()), None
     )

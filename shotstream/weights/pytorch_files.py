@@ -1,9 +1,9 @@
-"""PyTorch files as dictionaries of tensors: whole to the last bit where the file can tell, and never run.
+"""PyTorch files as dictionaries of tensors: verified as far as possible, read without running code.
 
-`torch.load(weights_only=True)` alone accepts a file whose tensors were damaged, for it reads past the sums of
-the zip; it tells a person to load a refused file without protection; and it unpacks a compressed archive
-whatever its size. Here every member of the zip is summed first, a refusal names the class that the file wants
-to run, and nothing compressed is read.
+`torch.load(weights_only=True)` alone is not enough: it accepts a file with damaged tensors, because it
+ignores the checksums of the zip; it advises the user to load a refused file without protection; and it
+unpacks a compressed archive of any size. Here the checksum of every member of the zip is verified first, an
+error names the class that the file wants to run, and compressed archives are refused.
 """
 
 import logging
@@ -33,8 +33,8 @@ _KINDS = (
     ((bool, int, float, complex), "a number"),
     (type(None), "nothing"),
 )
-"""What a file may hold instead of weights."""
-# What torch's unpickler runs into in a damaged file, by trial with files cut and changed at random.
+"""Names of the kinds of objects that a file may hold instead of a dictionary, for messages."""
+# Errors of torch's unpickler for a damaged file, found by truncating and changing files at random.
 _DAMAGE = (
     RuntimeError,
     EOFError,
@@ -48,22 +48,23 @@ _DAMAGE = (
     struct.error,
     zipfile.BadZipFile,
 )
-# How torch words the class that it refused, in a file that cannot be asked for all of them.
+# torch's message about a class that it refused, for files whose classes cannot be listed.
 _REFUSED_CLASS = re.compile(
     r"(?:GLOBAL|Unsupported class|instantiate) ([A-Za-z_][\w.]*)|class ([A-Za-z_][\w.]*)"
 )
 
 
 def read_pytorch(path: Path, notes: list[str] | None = None, *, mapped: bool = True) -> dict[Any, Any]:
-    """The dictionary in a PyTorch file; no code in it is run.
+    """Returns the dictionary in a PyTorch file; no code in it is run.
 
     Args:
-        path: What torch.save wrote.
-        notes: What a person should know of the file is appended here.
-        mapped: Leave the tensors in the file, where its format allows; False reads them into memory.
+        path: A file that torch.save wrote.
+        notes: Messages for the user about the file are appended here.
+        mapped: Keep the tensors memory-mapped if the format allows it; False reads them into memory.
 
     Raises:
-        CheckpointError: No such file, truncated, damaged, or holding more than tensors in plain containers.
+        CheckpointError: There is no such file, or it is truncated, damaged, or holds more than tensors in
+            plain containers.
     """
     refuse_other_kinds(path, "PyTorch")
     is_zip = _is_zip(path)
@@ -90,23 +91,22 @@ def read_pytorch(path: Path, notes: list[str] | None = None, *, mapped: bool = T
 def _is_zip(path: Path) -> bool:
     try:
         return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile as error:  # its own end, by which zipfile knows it, is damaged
+    except zipfile.BadZipFile as error:  # the end record, by which zipfile recognises a zip, is damaged
         raise CheckpointError(f"{path}: damaged at its end; fetch it again") from error
 
 
 def _load(path: Path, is_zip: bool, mapped: bool) -> Any:
     try:
         with warnings.catch_warnings():
-            # Which protocol it was pickled with, and that a class of torch's is deprecated: nobody's
-            # business.
+            # Warnings about the pickle protocol and about deprecated classes of torch do not concern users.
             warnings.simplefilter("ignore")
-            # torch goes by the name, and would not read it as its own.
+            # torch decides by the file name, and would read this one as safetensors.
             if path.suffix.lower() == ".safetensors":
                 with path.open("rb") as file:
                     return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip and mapped)
     except (pickle.UnpicklingError, *_DAMAGE) as error:
-        # Torch's words end in its advice to load the file without protection: they are for the log alone.
+        # torch's message advises loading the file without protection, so it goes to the log alone.
         log.debug("%s was refused", path, exc_info=error)
         classes = _classes_in(path, is_zip, error)
         if not classes:
@@ -126,7 +126,7 @@ def _load(path: Path, is_zip: bool, mapped: bool) -> Any:
 
 
 def _classes_in(path: Path, is_zip: bool, error: BaseException) -> list[str]:
-    """The classes that a file would import beyond tensors, by reading its pickle without running it."""
+    """Returns the classes that a file would import besides tensors; its pickle is read, not run."""
     if is_zip:
         try:
             return sorted(get_unsafe_globals_in_checkpoint(str(path)))
@@ -139,10 +139,10 @@ def _classes_in(path: Path, is_zip: bool, error: BaseException) -> list[str]:
 
 
 def _check_archive(path: Path) -> bool:
-    """Whether every byte of a zip agrees with the sums in it; False where it was written without sums.
+    """Returns whether a zip has checksums, after comparing every byte with them.
 
     Raises:
-        CheckpointError: A byte differs, something is compressed, or it is no archive of torch.save.
+        CheckpointError: A byte differs, something is compressed, or it is not an archive of torch.save.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -196,7 +196,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
 
 
 def _check_is_legacy(path: Path) -> None:
-    """CheckpointError unless the file begins as torch.save wrote before there were zips."""
+    """Raises CheckpointError unless the file begins as torch.save wrote before it used zips."""
     with path.open("rb") as file:
         begin = file.read(2)
     if begin == b"PK":

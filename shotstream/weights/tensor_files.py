@@ -1,8 +1,8 @@
 """Tensors in files, read lazily and written one by one: a large checkpoint need not fit in memory.
 
-Reads safetensors (one file, or shards with an index); PyTorch files are read by `pytorch_files`. Checks
-names, shapes and dtypes before any data is read, and values when it is: weights are finite, real and of a
-size that weights can have.
+Reads safetensors (one file, or shards with an index); PyTorch files are read by `pytorch_files`. Names,
+shapes and dtypes are checked before any data is read, and values when they are loaded: weights must be real,
+finite, and not larger than any trained weight.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ _DTYPE_NAMES = {
     "BOOL": torch.bool,
 }
 _NAMES_OF_DTYPES = {dtype: name for name, dtype in _DTYPE_NAMES.items()}
-# Read, to be converted or refused by name; never written.
+# These dtypes are read, to be converted or refused by name; never written.
 _READ_DTYPE_NAMES = {
     **_DTYPE_NAMES,
     "F8_E4M3": torch.float8_e4m3fn,
@@ -50,7 +50,7 @@ _READ_DTYPE_NAMES = {
     "C64": torch.complex64,
 }
 
-# A trained network has no weight of this size; a flipped bit of an exponent makes one.
+# No trained network has a weight of this size; a flipped bit of an exponent produces one.
 _LARGEST_WEIGHT = 1e6
 _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _LARGEST_JSON_BYTES = 64 << 20
@@ -68,11 +68,11 @@ class LazyTensor:
 
     @classmethod
     def of(cls, tensor: Tensor) -> "LazyTensor":
-        """A tensor already at hand; one from a memory-mapped file costs no memory until it is read."""
+        """Returns a lazy tensor of one in memory; a memory-mapped one uses no memory until it is read."""
         return cls(shape=tuple(tensor.shape), dtype=tensor.dtype, load=lambda: tensor)
 
     def to(self, dtype: torch.dtype) -> "LazyTensor":
-        """The same tensor in another floating dtype; integers and booleans keep theirs."""
+        """Returns the same tensor in another floating-point dtype; integers and booleans keep theirs."""
         if not self.dtype.is_floating_point or dtype == self.dtype:
             return self
         return LazyTensor(shape=self.shape, dtype=dtype, load=lambda: self.load().to(dtype))
@@ -84,10 +84,17 @@ LazyTensors = dict[str, LazyTensor]
 def check_tensors(
     expected: Mapping[str, tuple[int, ...]], given: Mapping[str, LazyTensor], where: str, advice: str
 ) -> None:
-    """Return only if `given` has exactly the expected names and shapes.
+    """Raises CheckpointError unless `given` has exactly the expected names and shapes.
+
+    Args:
+        expected: Shape of every expected tensor, by name.
+        given: The tensors to check.
+        where: The place of the tensors, for the message.
+        advice: The remedy, for the message.
 
     Raises:
-        CheckpointError: Counts the missing keys, unexpected keys and differing shapes, and names a few.
+        CheckpointError: The message counts the missing keys, unexpected keys and differing shapes, and names
+            a few.
     """
     findings: list[str] = []
     for label, names in (
@@ -108,15 +115,15 @@ def check_tensors(
 
 
 def rename(tensors: Mapping[str, LazyTensor], names: Mapping[str, str]) -> LazyTensors:
-    """The tensors under new names; one that has none keeps its own, for `check_tensors` to report."""
+    """Returns the tensors under new names; without a new name a tensor keeps its own."""
     return {names.get(name, name): tensor for name, tensor in tensors.items()}
 
 
 def sound(tensors: Mapping[str, LazyTensor], where: str) -> LazyTensors:
-    """The same tensors, if they can be weights: real floating numbers now, finite and sane when loaded.
+    """Returns the same tensors: floating-point and real, checked now; finite and plausible, when loaded.
 
     Raises:
-        CheckpointError: A tensor has another dtype; `load` raises it for a value, by the tensor's name.
+        CheckpointError: A tensor has another dtype; `load` raises it for a value, with the tensor's name.
     """
     odd = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in _WEIGHT_DTYPES}
     if odd:
@@ -139,16 +146,16 @@ def _checked(name: str, lazy: LazyTensor, where: str) -> LazyTensor:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no number of a real tensor is infinite or none; by its extremes, which takes no memory."""
+    """Returns whether all values of a real tensor are finite, without allocating memory."""
     return tensor.numel() == 0 or all(math.isfinite(float(bound)) for bound in tensor.aminmax())
 
 
 def refuse_odd_values(name: str, tensor: Tensor, where: str) -> None:
-    """Return only if no value is infinite, not a number, or larger than any weight; else CheckpointError."""
+    """Raises CheckpointError for a value that is infinite, NaN, or larger than any trained weight."""
     if tensor.numel() == 0:
         return
     least, most = (float(bound) for bound in tensor.aminmax())
-    if least >= -_LARGEST_WEIGHT and most <= _LARGEST_WEIGHT:  # this way round a NaN fails
+    if least >= -_LARGEST_WEIGHT and most <= _LARGEST_WEIGHT:  # written so that a NaN fails
         return
     num_not_finite = int((~tensor.isfinite()).sum())
     what = (
@@ -160,7 +167,7 @@ def refuse_odd_values(name: str, tensor: Tensor, where: str) -> None:
 
 
 def dtype_in_words(dtype: torch.dtype) -> str:
-    """The name of a dtype's kind of numbers, for a message."""
+    """Returns the name of a dtype's kind of numbers, for a message."""
     if dtype == torch.bool:
         return "truth values"
     kind = "complex numbers" if dtype.is_complex else "numbers"
@@ -168,10 +175,10 @@ def dtype_in_words(dtype: torch.dtype) -> str:
 
 
 def read_safetensors(path: Path) -> LazyTensors:
-    """The tensors of a safetensors file, or of all the shards of a `*.safetensors.index.json`.
+    """Returns the tensors of a safetensors file, or of all shards of a `*.safetensors.index.json`.
 
     Raises:
-        CheckpointError: No such file, damaged, truncated, or shards that differ from their index.
+        CheckpointError: There is no such file, it is damaged or truncated, or shards differ from their index.
     """
     if path.name.endswith(".json"):
         return _read_shards(path)
@@ -184,7 +191,7 @@ def read_safetensors(path: Path) -> LazyTensors:
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
-    """The strings that a safetensors file says of itself. CheckpointError as of `read_safetensors`."""
+    """Returns the metadata of a safetensors file; raises CheckpointError like `read_safetensors`."""
     try:
         return dict(_open(path).metadata() or {})
     except SafetensorError as error:
@@ -240,17 +247,17 @@ def _read_shards(index: Path) -> LazyTensors:
 
 
 def read_tensors(path: Path) -> LazyTensors:
-    """The tensors of a file of nothing else, in either format, told by its content."""
+    """Returns the tensors of a file that holds nothing else, in either format, recognised by its content."""
     if path.is_file() and begins_as_pytorch(path):
         return lazy_tensors(read_pytorch(path), str(path))
     return read_safetensors(path)
 
 
 def index_of_shard(path: Path) -> Path | None:
-    """The index beside a file that is one shard of several, `model-00001-of-00003.safetensors`.
+    """Returns the index beside a shard (`model-00001-of-00003.safetensors`); None for other files.
 
     Raises:
-        CheckpointError: it is a shard, and its index is not there.
+        CheckpointError: The file is a shard, and its index does not exist.
     """
     shard = _SHARD.fullmatch(path.name)
     if shard is None:
@@ -265,7 +272,7 @@ def index_of_shard(path: Path) -> Path | None:
 
 
 def lazy_tensors(content: Mapping[Any, Any], where: str) -> LazyTensors:
-    """A state dict as lazy tensors; CheckpointError when an entry is no plain tensor or a key no string."""
+    """Returns a state dict as lazy tensors; raises CheckpointError for other keys or values."""
     odd = [
         str(key)
         for key, value in content.items()
@@ -277,7 +284,11 @@ def lazy_tensors(content: Mapping[Any, Any], where: str) -> LazyTensors:
 
 
 def lazy_tensor(name: str, tensor: Tensor, where: str) -> LazyTensor:
-    """A tensor of a PyTorch file; CheckpointError if it is sparse, quantised or larger than stored."""
+    """Returns a tensor of a PyTorch file as a lazy one.
+
+    Raises:
+        CheckpointError: It is sparse, quantised or larger than its storage.
+    """
     is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
     is_plain = is_plain and not tensor.is_quantized and not tensor.is_nested
     if not is_plain:
@@ -290,7 +301,7 @@ def lazy_tensor(name: str, tensor: Tensor, where: str) -> LazyTensor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file; CheckpointError when the file is missing, too large or holds anything else."""
+    """Returns the JSON object in a file; raises CheckpointError if there is none or it is too large."""
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST_JSON_BYTES + 1)
@@ -306,7 +317,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not JSON, for it is no UTF-8 text; fetch it again") from error
     except RecursionError as error:
         raise CheckpointError(f"{path}: not JSON of ours, its values are nested too deeply") from error
-    except ValueError as error:  # more than JSON's own: a number of thousands of digits
+    except (
+        ValueError
+    ) as error:  # ValueError, because a number of thousands of digits raises no JSONDecodeError
         kind = None if content.lstrip().startswith((b"{", b"[")) else other_kind(path)
         what = f"not JSON, but {kind}" if kind else f"not JSON (at {_place(error)}); fetch it again"
         raise CheckpointError(f"{path}: {what}") from error
@@ -322,7 +335,7 @@ def _place(error: ValueError) -> str:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> str:
-    """Write the tensors one at a time and flush them to the disk; returns the file's sha256 in hex.
+    """Writes the tensors one at a time and flushes them to disk; returns the file's SHA-256 in hex.
 
     Raises:
         CheckpointError: There is no tensor, or one of a dtype that the format lacks.
@@ -363,7 +376,7 @@ def _bytes_of(name: str, lazy: LazyTensor) -> memoryview:
 
 
 def sha256_of_file(path: Path) -> str:
-    """sha256 of a file's content, in hex."""
+    """Returns the SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
