@@ -1,7 +1,8 @@
-"""Captions of the theatre's stories, and so the words that its model understands.
+"""Captions of the theatre's stories, which also define the vocabulary of its model.
 
 Captions are natural, varied English. They name species, colour, place, time, framing, action, side and
-camera; a shot may leave out what the global caption already said. They never mention scarves or layouts.
+camera; the caption of a shot may leave out what the global caption says already. They never mention scarves
+or layouts.
 """
 
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ def _pick(rng: np.random.Generator, phrases: Sequence[str]) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Collapses gaps left by omitted parts and capitalises each sentence."""
+    """Returns the text without the gaps of omitted parts, each sentence capitalised."""
     words = " ".join(text.split())
     for wrong, right in (
         (" ,", ","),
@@ -91,7 +92,7 @@ def _article(noun: str) -> str:
 
 
 def global_caption(cast: Sequence[Actor], place: Place, time: Time, rng: np.random.Generator) -> str:
-    """The story's caption: its cast, and the place and time where most of it happens."""
+    """Returns the global caption of a story: its cast, and the place and time of most of its shots."""
     names = " and ".join(_article(f"{actor.colour} {actor.species}") for actor in cast)
     pattern = _pick(rng, GLOBAL_PATTERNS)
     return _tidy(
@@ -111,13 +112,13 @@ def _performed(performance: Performance, named: bool, spot: str, rng: np.random.
 
 
 def shot_caption(shot: Shot, place: Place, time: Time, rng: np.random.Generator) -> str:
-    """A shot's own caption.
+    """Returns the caption of one shot.
 
     Args:
-        shot: what is seen.
-        place: the place that the global caption names; a shot there need not repeat it.
-        time: the time that the global caption names.
-        rng: chooses the words.
+        shot: the shot.
+        place: the place in the global caption; a shot there need not repeat it.
+        time: the time in the global caption.
+        rng: the generator that chooses the words.
     """
     parts: list[str] = []
     for performance in shot.performances:
@@ -138,7 +139,7 @@ def shot_caption(shot: Shot, place: Place, time: Time, rng: np.random.Generator)
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word and mark that a caption of the theatre can contain, sorted."""
+    """Returns all words and punctuation marks that a caption of the theatre can contain, sorted."""
     tables = (PLACE_PHRASES, TIME_PHRASES, FRAMING_PHRASES, ACTION_PHRASES, SPOT_PHRASES, CAMERA_PHRASES)
     texts = [phrase for table in tables for phrases in table.values() for phrase in phrases]
     for pattern in (*GLOBAL_PATTERNS, *SHOT_PATTERNS):
@@ -151,6 +152,6 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-cased words and punctuation marks; a hyphen stays inside its word."""
+    """Returns the lower-case words and punctuation marks of a text; a hyphen stays inside its word."""
     spaced = "".join(f" {mark} " if mark in '.,:;!?"()' else mark for mark in text.lower())
     return spaced.split()

@@ -1,9 +1,9 @@
 """The cast: species, colours, scarves, and how each action is performed.
 
 Sprites are 16x16: 14x14 drawn pixels and an automatic dark outline. A pose is a head, a face that may look
-aside, a body with arms and feet, and a scarf. Actors are animated on twos or fours, in step with the codec's
-groups of four frames, like puppets. A scarf's colour is never mentioned in any caption: a later shot can
-only get it right from memory.
+aside, a body with arms and feet, and a scarf. A pose lasts two or four frames, aligned with the codec's
+groups of four frames. No caption mentions the colour of a scarf: a later shot can take it only from the
+context of earlier shots.
 """
 
 from dataclasses import dataclass
@@ -126,25 +126,25 @@ class Pose:
     """The pose of an actor in one frame."""
 
     left_arm: str = "down"
-    """Arm on the picture's left: down, out or up."""
+    """Arm on the left of the picture: down, out or up."""
     right_arm: str = "down"
-    """Arm on the picture's right."""
+    """Arm on the right of the picture: down, out or up."""
     feet: str = "both"
     """Feet: both, left, right or none (tucked in)."""
     look: int = 0
-    """Columns that the face moves: -1 left, 1 right."""
+    """Columns that the face moves: -1 is left, 0 none, 1 right."""
     eyes_open: bool = True
     lean: int = 0
-    """Columns that the head moves."""
+    """Columns that the head moves: -1 is left, 0 none, 1 right."""
     lift: int = 0
-    """Rows that the actor is off the ground."""
+    """Rows between the actor and the ground; 0 stands on it."""
     snore: int = 0
-    """Which letter z floats above the head; 0 is none."""
+    """Index of the letter z that floats above the head; 0 is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A member of the cast. Species and colour are told in captions, the scarf never is."""
+    """A member of the cast. Captions mention its species and colour, never its scarf."""
 
     species: Species
     colour: Colour
@@ -152,10 +152,10 @@ class Actor:
 
 
 def pose_at(action: Action, frame: int, *, facing: Facing, mirrored: bool = False) -> Pose:
-    """The pose of an action in a frame (0-based).
+    """Returns the pose of an action in a frame, counted from 0.
 
-    Poses change inside a group of four frames at its middle, or from group to group; frame 0 is a group of
-    its own. `mirrored` makes the left arm the waving one, so that two actors can wave at each other.
+    Poses change in the middle of a group of four frames, or from group to group; frame 0 is a group of its
+    own. `mirrored` makes the left arm the waving one, so that two actors can wave at each other.
     """
     group, second_half = (frame + 3) // 4, frame > 0 and (frame - 1) % 4 >= 2
     direction = 1 if facing == "right" else -1
@@ -189,7 +189,7 @@ def _put(canvas: NDArray[np.uint8], marks: str, column: int, default: str, colou
 
 @cache
 def sprite(actor: Actor, pose: Pose) -> NDArray[np.uint8]:
-    """A 16x16 picture of palette indices, `TRANSPARENT` around the figure, without its lift and its z."""
+    """Returns 16x16 palette indices, `TRANSPARENT` around the figure, without its lift and its letter z."""
     colours = {
         "B": INDEX[actor.colour], "S": INDEX[f"{actor.colour}_shade"], "L": INDEX[f"{actor.colour}_light"],
         "W": INDEX["white"], "o": INDEX["outline"], "p": INDEX["pink"], "y": INDEX["beak"], "c":

@@ -1,8 +1,9 @@
-"""Writes stories of the theatre as ordinary training data: videos, captions and manifests.
+"""Writes stories of the theatre as training data for other trainers: videos, captions and manifests.
 
 A directory holds one MP4 and one caption JSON per story, a CSV in the published format that any trainer of
-multi-shot video reads, the same as JSON Lines, and what is true of each story, its scarves and layouts too.
-MP4 is lossy: training in this repository renders the stories in memory instead (`data/story_latents.py`).
+multi-shot video reads, the same as JSON Lines, and the ground truth of each story, including scarves and
+layouts. MP4 is lossy: training in this repository renders the stories in memory instead
+(`data/story_latents.py`).
 """
 
 import json
@@ -26,22 +27,24 @@ CSV_NAME, MANIFEST_NAME, TRUTH_NAME = "clips.csv", "clips.jsonl", "truth.jsonl"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetConfig:
-    """Configuration of a dataset. Story i is a pure function of the seed and i.
+    """Configuration of a dataset. A story depends on the seed and its index alone.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: A number is out of range.
     """
 
     num_stories: int
+    """Number of stories, at least 1."""
     num_shots: int = 5
-    """Shots of each story."""
+    """Number of shots of each story, at least 1."""
     num_chunks: int = 3
-    """Chunks of each shot."""
+    """Number of chunks of each shot, at least 1."""
     seed: int = 0
+    """Seed of all stories, at least 0."""
     held_out: bool = False
-    """Whether stories star a pair of species and colour that training never shows."""
+    """Whether stories have an actor whose pair of species and colour is never shown in training."""
     scale: int = 1
-    """Enlargement by nearest neighbour."""
+    """Factor by which the frames are enlarged (nearest neighbour), at least 1."""
 
     def __post_init__(self) -> None:
         for name in ("num_stories", "num_shots", "num_chunks", "scale"):
@@ -54,17 +57,17 @@ class DatasetConfig:
 def write_dataset(
     directory: Path, config: DatasetConfig, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Writes a data set into a directory, which is made and must be empty.
+    """Writes a dataset into a directory, which is created if it does not exist and must be empty.
+
+    If it is interrupted or fails, the directory is emptied again.
 
     Args:
-        directory: where to.
-        config: what.
-        progress: called with the number of stories done and of all.
-
-    What ends it before its end, a full disk or a person, leaves the directory empty.
+        directory: the directory.
+        config: the configuration of the dataset.
+        progress: called with the number of finished stories and the number of all stories.
 
     Raises:
-        ValueError: the directory is not empty.
+        ValueError: The directory is not empty.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):

@@ -1,8 +1,8 @@
-"""The theatre's palette: every pixel of the world has one of these colours.
+"""The palette of the theatre: every pixel of the world has one of these colours.
 
-A fixed palette is what makes the world learnable and its films crisp: the codec names a colour per pixel
-instead of regressing RGB, and the oracle compares pictures colour by colour. Actors keep their colours at
-every time of day (they stand in the limelight); only sets change with the light.
+A fixed palette makes the world easy to learn and its films sharp: the codec predicts a colour index per pixel
+instead of RGB values, and the oracle compares pictures colour by colour. Actors keep their colours at every
+time of day; only the sets change with the light.
 """
 
 from typing import Final
@@ -92,7 +92,7 @@ NAMES: Final[tuple[str, ...]] = tuple(_HEX)
 """Colour names in palette order."""
 
 INDEX: Final[dict[str, int]] = {name: index for index, name in enumerate(NAMES)}
-"""Colour name to palette index."""
+"""Palette index by colour name."""
 
 RGB: Final[NDArray[np.uint8]] = np.array(
     [[int(value[i : i + 2], 16) for i in (0, 2, 4)] for value in _HEX.values()], dtype=np.uint8
@@ -101,12 +101,12 @@ RGB: Final[NDArray[np.uint8]] = np.array(
 
 
 def to_rgb(indices: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colour indices `[...]` to uint8 RGB `[..., 3]`."""
+    """Returns colour indices `[...]` as uint8 RGB `[..., 3]`."""
     return RGB[indices]
 
 
 def to_indices(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The nearest palette colour of every pixel: uint8 RGB `[..., 3]` to indices `[...]`.
+    """Returns the index of the nearest palette colour of every pixel: uint8 RGB `[..., 3]` to `[...]`.
 
     Exact palette colours map to themselves. Distance is Euclidean in RGB.
     """

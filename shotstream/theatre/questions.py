@@ -1,8 +1,7 @@
-"""The questions that the text encoder answers about a caption of the theatre.
+"""Questions about a caption of the theatre, on whose answers the text encoder is trained.
 
-The truth is known of every shot that is drawn; an answer is "not said" where its caption leaves it open, and
-for a second actor where there is none. Actors are asked for in the order in which captions name them, from
-left to right.
+The truth about every drawn shot is known. The answer is "not said" if the caption leaves it open, and for a
+second actor if there is none. Actors are in the order in which captions name them, from left to right.
 """
 
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from shotstream.theatre.render import Performance, Shot
 from shotstream.theatre.sets import PLACES, TIMES
 
 NOT_SAID: Final = 0
-"""The first answer to every question."""
+"""Index of the answer "not said", the first one to every question."""
 
 ANSWERS: Final[dict[str, tuple[str, ...]]] = {
     "place": PLACES,
@@ -26,7 +25,7 @@ ANSWERS: Final[dict[str, tuple[str, ...]]] = {
     "action": ACTIONS,
     "staging": ("left", "middle", "right", "walks left", "walks right"),
 }
-"""By kind of question, the answers beside "not said"; staging is where an actor stands or how it walks."""
+"""The answers besides "not said", by kind of question; staging is where an actor stands or how it walks."""
 
 _OF_A_SHOT: Final = ("place", "time", "framing", "camera")
 _OF_AN_ACTOR: Final = ("species", "colour", "action", "staging")
@@ -39,11 +38,11 @@ QUESTIONS: Final[tuple[tuple[str, int], ...]] = tuple(
 
 
 def answers(shot: Shot, text: str) -> tuple[int, ...]:
-    """The right answer to each of `QUESTIONS`.
+    """Returns the index of the correct answer to each of `QUESTIONS`.
 
     Args:
-        shot: what the text is about.
-        text: the composed caption: what is not in it is not said.
+        shot: the shot.
+        text: its composed caption; a fact that it does not mention is "not said".
     """
     text = text.lower()
     found = [

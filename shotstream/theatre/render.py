@@ -1,7 +1,7 @@
-"""Draws shots: a stage, a camera and performing actors become frames of palette indices.
+"""Renders shots: a stage, a camera and performing actors become frames of palette indices.
 
-Framing is zoom: wide shows the whole stage, medium half of it, close-up a quarter, each pixel of the stage
-drawn as a block of 1, 2 or 4 screen pixels.
+Framing is a zoom: wide shows the whole stage, medium half of it, close-up a quarter; a stage pixel is drawn
+as a block of 1, 2 or 4 pixels in height and width.
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class Shot:
 
 
 def walked_columns(frame: int, facing: Facing, zoom: int) -> int:
-    """Stage columns walked since the shot began: two screen pixels every other frame; none in a close-up."""
+    """Returns the stage columns walked since the shot began: 2 screen pixels in 2 frames; close-up: 0."""
     if zoom == ZOOM["close-up"]:
         return 0
     steps = (frame + 1) // 2
@@ -81,7 +81,7 @@ def walked_columns(frame: int, facing: Facing, zoom: int) -> int:
 
 
 def panned_columns(frame: int, camera: Camera) -> int:
-    """Stage columns between the camera and where it looks in the middle of its pan: from -8 to 8, or back."""
+    """Returns the stage columns between the camera and the centre of its pan: from -8 to 8, or back."""
     if camera == "still":
         return 0
     travelled = min((frame + 1) // 2, 2 * _PAN_REACH) - _PAN_REACH
@@ -89,7 +89,10 @@ def panned_columns(frame: int, camera: Camera) -> int:
 
 
 def bob(action: Action, pose: Pose, framing: Framing) -> int:
-    """Rows that an actor is lower than its pose says: walking in a close-up shows in the head only."""
+    """Returns the rows by which an actor is lower than in its pose.
+
+    In a close-up, only the head shows that an actor walks.
+    """
     return 1 if framing == "close-up" and action == "walks" and pose.feet == "left" else 0
 
 
@@ -104,7 +107,7 @@ def _column(shot: Shot, index: int, frame: int) -> int:
 
 
 def _view_column(shot: Shot, frame: int) -> int:
-    """Stage column of the left edge of the picture."""
+    """Returns the stage column of the left edge of the picture."""
     zoom = ZOOM[shot.framing]
     if zoom == 1:
         return 0
@@ -116,7 +119,7 @@ def _view_column(shot: Shot, frame: int) -> int:
 
 
 def shown(shot: Shot, index: int, frame: int) -> float:
-    """The share of an actor's columns that a frame of the plan shows, in [0, 1]."""
+    """Returns the share of an actor's columns that a frame of the plan shows, in [0, 1]."""
     left = _column(shot, index, frame) - _view_column(shot, frame)
     right = min(left + SPRITE_SIZE, STAGE_SIZE.width // ZOOM[shot.framing])
     return max(right - max(left, 0), 0) / SPRITE_SIZE
@@ -124,7 +127,7 @@ def shown(shot: Shot, index: int, frame: int) -> float:
 
 @cache
 def figure(actor: Actor, pose: Pose) -> NDArray[np.uint8]:
-    """The sprite with the letter z of a sleeper: 16x18 palette indices, `TRANSPARENT` around it."""
+    """Returns the sprite with a sleeper's letter z: 16x18 palette indices, `TRANSPARENT` around it."""
     picture = np.full((SPRITE_SIZE, SPRITE_SIZE + _Z_OVERHANG), TRANSPARENT, dtype=np.uint8)
     picture[:, :SPRITE_SIZE] = sprite(actor, pose)
     if pose.snore:
@@ -138,7 +141,7 @@ def figure(actor: Actor, pose: Pose) -> NDArray[np.uint8]:
 
 
 def draw(picture: NDArray[np.uint8], actor: Actor, pose: Pose, column: int, lower: int = 0) -> None:
-    """Draws an actor onto a stage-sized picture in place, cut off at the sides, `lower` rows lower."""
+    """Draws an actor onto a stage-sized picture in place, clipped at the sides and `lower` rows lower."""
     drawn = figure(actor, pose)
     top = HEAD_ROW - pose.lift + lower
     left = max(0, -column)
@@ -150,7 +153,7 @@ def draw(picture: NDArray[np.uint8], actor: Actor, pose: Pose, column: int, lowe
 
 
 def frame_at(shot: Shot, frame: int, *, empty: bool = False) -> NDArray[np.uint8]:
-    """Frame `frame` (0-based) of a shot: `[48, 80]` palette indices; `empty` leaves the actors out."""
+    """Returns frame `frame` of a shot, from 0: `[48, 80]` palette indices; `empty` leaves the actors out."""
     zoom = ZOOM[shot.framing]
     picture = stage(shot.place, shot.time, shot.layout).copy()
     for index, performance in enumerate(() if empty else shot.performances):
@@ -166,11 +169,11 @@ def frame_at(shot: Shot, frame: int, *, empty: bool = False) -> NDArray[np.uint8
 
 
 def render(shot: Shot, num_frames: int, *, empty: bool = False) -> NDArray[np.uint8]:
-    """The first `num_frames` frames of a shot: `[f, 48, 80]` palette indices. A pure function.
+    """Returns the first `num_frames` frames of a shot: `[f, 48, 80]` palette indices. A pure function.
 
     Args:
-        shot: what to draw.
-        num_frames: 1 or more.
-        empty: leave the actors out.
+        shot: the shot.
+        num_frames: number of frames, at least 1.
+        empty: whether to leave the actors out.
     """
     return np.stack([frame_at(shot, frame, empty=empty) for frame in range(num_frames)])

@@ -1,8 +1,9 @@
 """The sets: places, times of day and layouts, drawn as a stage of 48x80 palette indices.
 
-A stage has a sky, a distance, three landmarks and a ground, all on a grid of four pixels, so that each cell
-of the codec sees few patterns. A *layout* says which landmark stands on which third of the stage. No caption
-mentions it: a later shot in the same place can only get it right from memory.
+A stage has a sky, a distance, three landmarks and a ground, all on a grid of four pixels, so that there are
+few different patterns in a cell of the codec. A *layout* is the order of the landmarks on the thirds of the
+stage. No caption mentions it: a later shot in the same place can take it only from the context of earlier
+shots.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def _rect(stage: Stage, row: int, column: int, height: int, width: int, colour: 
 
 
 def _peak(stage: Stage, base: int, centre: int, height: int, step: int, colour: str) -> None:
-    """A stepped hill: each row of `step` pixels is wider than the one above it."""
+    """Draws a stepped hill: each row of `step` pixels is wider than the one above it."""
     for level in range(0, height, step):
         half = (level + step) if step > 1 else level + 1
         _rect(stage, base - height + level, centre - half, step, 2 * half, colour)
@@ -290,10 +291,10 @@ def _ground(stage: Stage, place: Place, time: Time) -> None:
 
 @cache
 def stage(place: Place, time: Time, layout: int) -> Stage:
-    """The empty stage, `[48, 80]` palette indices.
+    """Returns the empty stage: `[48, 80]` palette indices.
 
     Raises:
-        ValueError: the layout is not one of `NUM_LAYOUTS`.
+        ValueError: The layout is not one of `NUM_LAYOUTS`.
     """
     if not 0 <= layout < NUM_LAYOUTS:
         raise ValueError(f"layout {layout} does not exist: there are {NUM_LAYOUTS}")

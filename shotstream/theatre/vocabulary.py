@@ -1,4 +1,4 @@
-"""A description of the words that the theatre understands, for a person who writes a story."""
+"""The vocabulary of the theatre as a text, for users who write a story."""
 
 from collections.abc import Sequence
 from textwrap import fill
@@ -30,7 +30,7 @@ shots:
 
 
 def describe() -> str:
-    """A description of all that a story can ask for, phrase by phrase, with an example; 96 columns."""
+    """Returns the description of all that a story can ask for, with phrases and an example; 96 columns."""
     tables: Sequence[tuple[str, Sequence[Sequence[str]]]] = (
         ("characters", [SPECIES]),
         ("colours", [COLOURS]),
@@ -61,7 +61,7 @@ def describe() -> str:
 
 
 def _rows(name: str, entries: Sequence[Sequence[str]]) -> list[str]:
-    """A line for each meaning, with the phrases for it; the first one carries the name."""
+    """Returns a line for each meaning, with its phrases; the first line begins with the name."""
     meanings = [" | ".join(filter(None, phrases)) for phrases in entries]
     shown = [meaning for meaning in meanings if meaning]
     return [f"{name if row == 0 else '':<{_INDENT}}{meaning}" for row, meaning in enumerate(shown)]

@@ -1,8 +1,8 @@
-"""Stories of the theatre: who, where, when and what, drawn from a generator; some combinations are held out.
+"""The generator of random stories: cast, sets, actions and captions; some combinations are held out.
 
-A story fixes what a film must remember: each actor's scarf and each place's layout. Training stories never
-show a held-out pair of species and colour; held-out stories star at least one, so that evaluation tests
-combinations and not only seeds.
+A story fixes the details that later shots must repeat: each actor's scarf and each place's layout. Training
+stories never show a held-out pair of species and colour. Held-out stories show at least one, so that
+evaluation tests new combinations and not only new seeds.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ _FRAMINGS: Final[tuple[Framing, ...]] = ("wide", "medium", "close-up")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TheatreStory:
-    """A story and the truth about it."""
+    """A generated story: its captions, and the exact plan of its shots."""
 
     global_caption: str
     captions: tuple[str, ...]
-    """One caption for each shot."""
+    """The caption of each shot."""
     cast: tuple[Actor, ...]
     shots: tuple[Shot, ...]
 
@@ -83,12 +83,12 @@ def _shot(rng: np.random.Generator, cast: tuple[Actor, ...], place: Place, time:
 
 
 def sample_story(rng: np.random.Generator, num_shots: int, *, held_out: bool = False) -> TheatreStory:
-    """Draws a story.
+    """Returns a random story.
 
     Args:
         rng: the only source of randomness.
-        num_shots: 1 or more.
-        held_out: whether the story stars a pair of species and colour that training never shows.
+        num_shots: number of shots, at least 1.
+        held_out: whether the cast has a pair of species and colour that training never shows.
     """
     if num_shots < 1:
         raise ValueError(f"a story has at least one shot, got {num_shots}")

@@ -1,9 +1,9 @@
 """The protocol of video codecs: strides, channels, encode, decode, streamed decode.
 
 A codec is causal in time: the first latent frame stands for one video frame, every later one for
-`geometry.temporal_stride` of them, and a latent frame never depends on a later one. It holds no state
-between calls: the state of a streamed decode is a value, handed in and handed back, so that one codec
-serves many sessions and a session can be forked by keeping a reference.
+`geometry.temporal_stride` of them, and a latent frame never depends on a later one. It holds no state between
+calls: the state of a streamed decode is an argument and a result, so that one codec serves many sessions, and
+a session is forked by keeping a reference.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,15 @@ from shotstream.geometry import VideoGeometry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeState:
-    """The state of a streamed decode. Never mutated: each call returns a new one, the old one stays valid."""
+    """The state of a streamed decode.
+
+    It is never mutated: each call returns a new one, and old ones stay valid.
+    """
 
     num_latent_frames: int
-    """Latent frames decoded so far; at least 1."""
+    """Number of latent frames decoded so far, at least 1."""
     features: tuple[Tensor, ...] = ()
-    """What the codec carries to its next call; its layout is the codec's own."""
+    """Tensors that the codec needs in its next call; their layout is the codec's own."""
 
     def __post_init__(self) -> None:
         if self.num_latent_frames < 1:
@@ -34,12 +37,12 @@ class DecodeState:
 
 @runtime_checkable
 class StreamDecoder(Protocol):
-    """A decoder that turns latents into pixels as they come."""
+    """A decoder that turns latents into pixels piece by piece."""
 
     def decode_stream(
         self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], state: DecodeState | None
     ) -> tuple[Float[Tensor, "b 3 f h w"], DecodeState]:
-        """As `Codec.decode_stream`."""
+        """Returns pixels and the next state; see `Codec.decode_stream`."""
         ...
 
 
@@ -54,11 +57,13 @@ class Codec(Protocol):
 
     @property
     def latent_channels(self) -> int:
-        """Channels of a latent frame."""
+        """Number of channels of a latent frame."""
         ...
 
     def encode(self, pixels: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b z latent_f latent_h latent_w"]:
-        """Normalised float32 latents of videos in [-1, 1], without sampling; each video is encoded by itself.
+        """Returns normalised float32 latents of videos in [-1, 1], without sampling.
+
+        The videos of a batch are encoded independently.
 
         Raises:
             ValueError: The number of frames or the size does not fit the strides.
@@ -66,18 +71,19 @@ class Codec(Protocol):
         ...
 
     def decode(self, latents: Float[Tensor, "b z latent_f latent_h latent_w"]) -> Float[Tensor, "b 3 f h w"]:
-        """Float32 pixels in [-1, 1] of whole videos, from their first latent frame on."""
+        """Returns float32 pixels in [-1, 1] of complete videos, from their first latent frame on."""
         ...
 
     def decode_stream(
         self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], state: DecodeState | None
     ) -> tuple[Float[Tensor, "b 3 f h w"], DecodeState]:
-        """Float32 pixels in [-1, 1] of the next latent frames of a video, and the state that follows.
+        """Returns float32 pixels in [-1, 1] of the next latent frames of a video, and the next state.
 
-        Over consecutive pieces of a video this equals `decode` of the whole.
+        For consecutive pieces of a video, the results joined are those of `decode` for the whole.
 
         Args:
             latents: The next latent frames, one or more.
-            state: What the call before returned; None begins a video: its first latent frame is one frame.
+            state: The state that the previous call returned. None begins a video: its first latent frame
+                gives one video frame.
         """
         ...

@@ -1,16 +1,16 @@
-"""The fused operation before each convolution of Wan's VAE: norm over channels, SiLU, and the past.
+"""The fused operation before each convolution of Wan's VAE: RMS norm over channels, SiLU, past frames.
 
-A tensor of pixels lies with its channels together: "b f h w c". Each pixel is divided by its root mean square
-(in float32), multiplied by a factor for each channel, and goes through SiLU. What a causal convolution needs
-besides, the two frames before its own, is laid before the result in the same turn, and the two frames that
-the next call will need are kept: everything is read once and written once.
+Pixels are stored channels-last, "b f h w c". Each pixel is divided by its root mean square (in float32),
+multiplied by a factor for each channel, and goes through SiLU. The same kernel also puts the two earlier
+frames that a causal convolution needs before the result, and copies the two frames that the next call will
+need: everything is read once and written once.
 
-Operations of torch, so that a graph is compiled round them: `norm_silu`, `norm_silu_behind`, `add_biased` for
-what comes after a residual block's last convolution, and `laid_out` for what changes its size. The bias of
-the convolution before is an argument, because cuDNN's convolutions add it in a pass of their own. On a GPU
-each is one kernel: the first three Triton's, where that is installed, compiled in seconds and the same with
-and without `torch.compile`, which would take a minute to fuse as much. Elsewhere they are the plain forms,
-which the kernels are tested against.
+These are custom torch operations, so that a compiled graph has no break: `norm_silu`, `norm_silu_behind`,
+`add_biased` for the end of a residual block, and `laid_out` for results of a resize. The bias of the previous
+convolution is an argument, because cuDNN's convolutions add it in a separate pass. On a GPU each is one
+kernel. The first three are Triton kernels if Triton is installed; they compile in seconds and are the same
+with and without `torch.compile`, which would take a minute to fuse as much. Otherwise the plain functions are
+used, with which the tests compare the kernels.
 """
 
 from typing import Any
@@ -27,7 +27,10 @@ from shotstream.vae.norm_silu_triton import REMEMBERED, SHORTEST
 def norm_silu(
     x: Float[Tensor, "b f h w c"], gamma: Float[Tensor, "c *ones"], bias: Float[Tensor, " c"] | None = None
 ) -> Float[Tensor, "b f h w c"]:
-    """SiLU of `x + bias` over its root mean square, times gamma; computed in float32, in the dtype of `x`."""
+    """Returns the SiLU of `x + bias` over its root mean square, times gamma.
+
+    It is computed in float32 and returned in the dtype of `x`.
+    """
     return torch.ops.shotstream.norm_silu(x, gamma.flatten(), bias)
 
 
@@ -37,53 +40,53 @@ def norm_silu_behind(
     gamma: Float[Tensor, "c *ones"],
     bias: Float[Tensor, " c"] | None = None,
 ) -> tuple[Float[Tensor, "b joined h w c"], Float[Tensor, "b past h w c"]]:
-    """`norm_silu` behind the two frames before it (None: zeros), and a copy of its last two frames."""
+    """Returns the two earlier frames (None: zeros) and `norm_silu`; and a copy of the last two frames."""
     return torch.ops.shotstream.norm_silu_behind(before, x, gamma.flatten(), bias)
 
 
 def add_biased(
     x: Float[Tensor, "b f h w c"], bias: Float[Tensor, " c"], other: Float[Tensor, "b f h w c"]
 ) -> Float[Tensor, "b f h w c"]:
-    """`x + bias + other`, rounded once."""
+    """Returns `x + bias + other`, rounded once."""
     return torch.ops.shotstream.add_biased(x, bias, other)
 
 
 def behind(
     before: Float[Tensor, "b past h w c"] | None, x: Float[Tensor, "b f h w c"]
 ) -> tuple[Float[Tensor, "b joined h w c"], Float[Tensor, "b past h w c"]]:
-    """`x` behind the two frames before it (None: zeros), and a copy of the last two frames."""
+    """Returns the two earlier frames (None: zeros) and `x`, joined; and a copy of the last two frames."""
     joined = F.pad(x, (0, 0) * 3 + (REMEMBERED, 0)) if before is None else torch.cat([before, x], dim=1)
-    # A copy: a view would keep all frames of the layer. In the order of its axes, also where one of them has
-    # a single element and its stride says nothing: a compiled function would take another stride for news.
+    # A copy, because a view would keep all frames of the layer in memory. Contiguous, also for axes of one
+    # element, because another stride would make a compiled function compile again.
     return joined, joined[:, -REMEMBERED:].clone(memory_format=torch.contiguous_format)
 
 
 def laid_out(view: Float[Tensor, "*axes"], bias: Float[Tensor, "*fewer"]) -> Float[Tensor, "*axes"]:
-    """`view + bias` in the order of its axes; of itself torch would keep the view's order in memory."""
+    """Returns `view + bias` contiguous; by default torch would keep the view's order in memory."""
     return torch.ops.shotstream.laid_out(view, bias)
 
 
 def plain_norm(x: Tensor, gamma: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The normalised input of SiLU, in float32."""
+    """Returns the normalised input of SiLU, in float32."""
     wide = x.float() if bias is None else x.float() + bias.float()
     length = wide.square().sum(-1, keepdim=True).sqrt().clamp_min(SHORTEST)
     return wide / length * (gamma.flatten().float() * gamma.shape[0] ** 0.5)
 
 
 def plain_norm_silu(x: Tensor, gamma: Tensor, bias: Tensor | None) -> Tensor:
-    """`norm_silu` in plain operations."""
+    """Returns `norm_silu`, computed with plain torch operations."""
     return F.silu(plain_norm(x, gamma, bias)).to(x.dtype)
 
 
 def plain_norm_silu_behind(
     before: Tensor | None, x: Tensor, gamma: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """`norm_silu_behind` in plain operations."""
+    """Returns `norm_silu_behind`, computed with plain torch operations."""
     return behind(before, plain_norm_silu(x, gamma, bias))
 
 
 def plain_add_biased(x: Tensor, bias: Tensor, other: Tensor) -> Tensor:
-    """`add_biased` in plain operations."""
+    """Returns `add_biased`, computed with plain torch operations."""
     return (x.float() + bias.float() + other.float()).to(x.dtype)
 
 

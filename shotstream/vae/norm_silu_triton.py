@@ -1,8 +1,8 @@
 # pyright: basic, reportCallIssue=false
-"""`norm_silu` and its relatives as Triton kernels: a program takes a block of pixels with all their channels.
+"""Triton kernels of `norm_silu`: each program processes a block of pixels with all their channels.
 
-Importable where Triton is missing: then there are the constants alone. Block sizes are fixed: a search at the
-first call would wait for the device.
+The module can be imported without Triton; then it holds only the constants. Block sizes are fixed, because
+autotuning at the first call would wait for the device.
 """
 
 import torch
@@ -17,16 +17,16 @@ else:
     HAVE_TRITON = True
 
 REMEMBERED = 2
-"""Frames before its own that a causal convolution sees: its kernel is three frames long."""
+"""Number of earlier frames that a causal convolution sees: its kernel is three frames long."""
 
 SHORTEST = 1e-12
-"""Length of a pixel's channels: what all zeros are divided by."""
+"""Minimum of the norm that a pixel's channels are divided by; it avoids a division by zero."""
 
 _TILE = 4096
-"""Numbers that a program holds at once: 32 for each of its 128 threads."""
+"""Number of values that a program holds at once: 32 for each of its 128 threads."""
 
 if HAVE_TRITON:
-    # Neither number helps to align an address, whose step is the number of channels.
+    # These numbers do not affect the alignment of addresses, whose step is the number of channels.
     @triton.jit(do_not_specialize=["num_frames", "num_pixels"])
     def norm_silu_kernel(
         before_ptr,
@@ -45,7 +45,9 @@ if HAVE_TRITON:
         PIXELS: tl.constexpr,
         WIDTH: tl.constexpr,
     ):
-        """A block of pixels of frame `program_id(1)` of what comes out, which begins with the past."""
+        """Computes a block of pixels of output frame `program_id(1)`; the output begins with the past
+        frames.
+        """
         frame = tl.program_id(1)
         video = tl.program_id(2).to(tl.int64)
         pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)[:, None]
@@ -86,7 +88,7 @@ if HAVE_TRITON:
         PIXELS: tl.constexpr,
         WIDTH: tl.constexpr,
     ):
-        """A block of pixels, of whatever frames."""
+        """Computes a block of pixels, over all frames."""
         pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)[:, None]
         channel = tl.arange(0, WIDTH)[None, :]
         inside = (pixel < num_pixels) & (channel < CHANNELS)
@@ -97,7 +99,7 @@ if HAVE_TRITON:
         tl.store(sum_ptr + place, (x + bias + other).to(sum_ptr.dtype.element_ty), mask=inside)
 
     def norm_silu(x: Tensor, gamma: Tensor, bias: Tensor | None) -> Tensor:
-        """As `norm_silu.norm_silu`."""
+        """Returns the result of `norm_silu.norm_silu`."""
         result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         _launch(None, x, gamma, bias, result, result, past=0)
         return result
@@ -105,7 +107,7 @@ if HAVE_TRITON:
     def norm_silu_behind(
         before: Tensor | None, x: Tensor, gamma: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """As `norm_silu.norm_silu_behind`."""
+        """Returns the results of `norm_silu.norm_silu_behind`."""
         batch, frames, *pixel = x.shape
         joined = torch.empty(batch, REMEMBERED + frames, *pixel, dtype=x.dtype, device=x.device)
         after = torch.empty(batch, REMEMBERED, *pixel, dtype=x.dtype, device=x.device)
@@ -129,7 +131,7 @@ if HAVE_TRITON:
         # Triton launches on the current device, which need not be the tensors'.
         with torch.cuda.device_of(x):
             norm_silu_kernel[(triton.cdiv(height * width, pixels), past + frames, batch)](
-                # What is not there is never looked at.
+                # Pointers of tensors that are None are never read.
                 x if before is None else before.contiguous(),
                 x,
                 gamma,
@@ -149,7 +151,7 @@ if HAVE_TRITON:
             )
 
     def add_biased(x: Tensor, bias: Tensor, other: Tensor) -> Tensor:
-        """As `norm_silu.add_biased`."""
+        """Returns the result of `norm_silu.add_biased`."""
         channels = x.shape[-1]
         num_pixels = x.numel() // channels
         block = triton.next_power_of_2(channels)

@@ -1,13 +1,11 @@
-"""The theatre's codec: causal patches of 8x8 pixels and four frames, decoded by naming a palette colour per
-pixel.
+"""The theatre's codec: causal patches of 8x8 pixels and 4 frames, decoded to a palette colour for each pixel.
 
-All work is dense and at latent resolution, so that it runs on two CPU cores far faster than real time. The
-encoder sees one cell at a time; the decoder looks at neighbouring cells and at groups before. A decoder may
-have a finish: layers on each cell by itself, which see the latents around it as they are, and what the layers
-before made of them. They are dense and cheap, and can be trained on few cells of many pictures. Latents have
-zero mean and unit variance per channel by construction (running statistics), and the decoder is trained
-on noisy ones: a model that comes close gets exactly the right pixels. Colours outside the palette cannot be
-produced.
+All layers are dense and at latent resolution, so that it runs far faster than real time on two CPU cores. The
+encoder sees one cell at a time; the decoder also sees neighbouring cells and earlier groups of frames. A
+decoder may have a finish: layers on each cell alone, whose input is the latents around it and the result of
+the earlier layers. They are cheap, and can be trained on a few cells of many pictures. Latents have zero mean
+and unit variance per channel by construction (running statistics), and the decoder is trained on noisy ones:
+a latent that is nearly right gives exactly the right pixels. The output has palette colours only.
 """
 
 from dataclasses import dataclass
@@ -26,26 +24,30 @@ from shotstream.vae.pixels import from_uint8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatchCodecConfig:
-    """Sizes of a patch codec."""
+    """Sizes of a patch codec; all are at least 1 except `num_finish_layers`."""
 
     num_colours: int
-    """Colours of the palette."""
+    """Number of colours of the palette."""
     latent_channels: int = 16
+    """Number of channels of a latent frame."""
     dim: int = 192
     """Width of encoder and decoder."""
     num_encoder_layers: int = 3
+    """Number of residual layers of the encoder."""
     num_decoder_layers: int = 4
-    """Residual layers that also look at the eight neighbours."""
+    """Number of residual layers of the decoder, which also see the eight neighbouring cells."""
     colour_dim: int = 12
-    """Length of the vector that is compared with each colour's."""
+    """Length of the vector of a pixel from which the logits of the colours are computed."""
     num_past: int = 1
-    """Latent frames before the present one that the decoder sees; beyond the first it is the first again."""
+    """Number of earlier latent frames that the decoder sees; before a video's first frame, that frame
+    itself.
+    """
     num_finish_layers: int = 0
-    """Residual layers on each cell behind the others; 0: no finish."""
+    """Number of residual layers on each cell after the decoder's others; 0: no finish."""
     finish_dim: int = 256
     """Width of the finish."""
     num_pictures: int = 4
-    """Pictures that a group's frames show, each held equally long; 2 where all is animated on twos."""
+    """Number of pictures in a group of four frames, each held equally long: 1, 2 or 4."""
 
     def __post_init__(self) -> None:
         refuse_sizes(
@@ -67,12 +69,17 @@ class PatchCodecConfig:
 
 
 class PatchCodec(nn.Module):
-    """A `Codec` for flat-coloured pictures."""
+    """The codec of the theatre for flat-coloured pictures; a `Codec`."""
 
     def __init__(
         self, config: PatchCodecConfig, palette: UInt8[Tensor, "num_colours 3"] | None = None
     ) -> None:
-        """Random weights; `palette` holds RGB in 0..255, or None when a checkpoint brings it."""
+        """Creates a codec with random weights.
+
+        Args:
+            config: the sizes.
+            palette: RGB in 0..255; None if a checkpoint will provide it.
+        """
         super().__init__()
         self.config = config
         self._geometry = VideoGeometry()
@@ -110,30 +117,30 @@ class PatchCodec(nn.Module):
 
     @property
     def latent_channels(self) -> int:
-        """Channels of a latent frame."""
+        """Number of channels of a latent frame."""
         return self.config.latent_channels
 
     def encode(self, pixels: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b z latent_f latent_h latent_w"]:
-        """Normalised float32 latents of videos in [-1, 1].
+        """Returns normalised float32 latents of videos in [-1, 1].
 
         In training mode the statistics of the batch are used and the running ones updated.
 
         Raises:
-            ValueError: the number of frames or the size does not fit the strides.
+            ValueError: The number of frames or the size does not fit the strides.
         """
         cells = self._encode_cells(self._group(pixels.float()))
         flat = rearrange(cells, "b f h w z -> (b f h w) z")
         return rearrange(self.normalise(flat).reshape(cells.shape), "b f h w z -> b z f h w")
 
     def decode(self, latents: Float[Tensor, "b z latent_f latent_h latent_w"]) -> Float[Tensor, "b 3 f h w"]:
-        """Float32 pixels in [-1, 1] of whole videos; each pixel is exactly a palette colour."""
+        """Returns float32 pixels in [-1, 1] of complete videos; each pixel is exactly a palette colour."""
         pixels, _ = self.decode_stream(latents, None)
         return pixels
 
     def decode_stream(
         self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], state: DecodeState | None
     ) -> tuple[Float[Tensor, "b 3 f h w"], DecodeState]:
-        """The next frames of a video and the state that follows; see `Codec.decode_stream`."""
+        """Returns the next frames of a video and the next state; see `Codec.decode_stream`."""
         before = self.before(latents) if state is None else state.features[0]
         indices = self.decode_logits(latents, before).argmax(dim=-1)
         held = self._geometry.temporal_stride // self.config.num_pictures
@@ -148,7 +155,7 @@ class PatchCodec(nn.Module):
     def before(
         self, latents: Float[Tensor, "b z latent_f latent_h latent_w"]
     ) -> Float[Tensor, "b z past latent_h latent_w"]:
-        """The padding before a video's first latent frame: that frame itself."""
+        """Returns the padding before a video's first latent frame: that frame itself."""
         return latents[:, :, :1].expand(-1, -1, self.config.num_past, -1, -1)
 
     def decode_logits(
@@ -156,11 +163,11 @@ class PatchCodec(nn.Module):
         latents: Float[Tensor, "b z latent_f latent_h latent_w"],
         before: Float[Tensor, "b z past latent_h latent_w"],
     ) -> Float[Tensor, "b latent_f t h w num_colours"]:
-        """Unnormalised log-probabilities of every colour, for each picture of each latent frame.
+        """Returns the logits of every colour, for each picture of each latent frame.
 
         Args:
             latents: latent frames in order.
-            before: the latent frames before them; see `before` for a video's first.
+            before: the latent frames before them; see `before` for those of a video's first.
         """
         stride = self._geometry.spatial_stride
         pixels = self.head(self._finished(self.surroundings(latents, before)))
@@ -176,13 +183,13 @@ class PatchCodec(nn.Module):
         before: Float[Tensor, "b z past latent_h latent_w"],
         chosen: Int[Tensor, " chosen"],
     ) -> Float[Tensor, "b latent_f latent_h latent_w chosen num_colours"]:
-        """The same for a few pixels of each cell, numbered in (t, i, j) order: all that training needs."""
+        """Returns logits for the `chosen` pixels of each cell, which are numbered in (t, i, j) order."""
         return self.finished_logits(self.surroundings(latents, before), chosen)
 
     def finished_logits(
         self, surroundings: Float[Tensor, "*cells d"], chosen: Int[Tensor, " chosen"]
     ) -> Float[Tensor, "*cells chosen num_colours"]:
-        """The same for any cells, of each what `surroundings` says."""
+        """Returns logits for the `chosen` pixels of any cells, from their `surroundings`."""
         dim = self.config.colour_dim
         weight = self.head.weight.unflatten(0, (-1, dim))[chosen].flatten(0, 1)
         bias = self.head.bias.unflatten(0, (-1, dim))[chosen].flatten()
@@ -194,7 +201,11 @@ class PatchCodec(nn.Module):
         latents: Float[Tensor, "b z latent_f latent_h latent_w"],
         before: Float[Tensor, "b z past latent_h latent_w"],
     ) -> Float[Tensor, "b latent_f latent_h latent_w d"]:
-        """The features that a cell is decoded from: the latents around it, then the decoder's layers."""
+        """Returns the features that a cell is decoded from.
+
+        Without a finish these are the decoder's output; with one, the latents around the cell and then that
+        output.
+        """
         past, num_frames = self.config.num_past, latents.shape[2]
         all_frames = rearrange(torch.cat([before.float(), latents.float()], dim=2), "b z f h w -> b f h w z")
         x = self.from_latent(all_frames[:, past:]) + self.previous(all_frames[:, past - 1 : -1])
@@ -214,7 +225,7 @@ class PatchCodec(nn.Module):
         return torch.cat([*around, x], dim=-1)
 
     def _finished(self, surroundings: Float[Tensor, "*cells d"]) -> Float[Tensor, "*cells e"]:
-        """The features that the head reads."""
+        """Returns the features that the head reads."""
         if not self.config.num_finish_layers:
             return surroundings
         y = self.finish_in(surroundings)
@@ -223,7 +234,7 @@ class PatchCodec(nn.Module):
         return torch.cat([self.finish_norm(y), surroundings[..., -self.config.dim :]], dim=-1)
 
     def _group(self, pixels: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b latent_f latent_h latent_w d"]:
-        """Cells of four frames; the first frame is repeated to fill a group of its own."""
+        """Returns cells of four frames; the first frame is repeated to fill a group of its own."""
         self._geometry.num_latent_frames(pixels.shape[2])
         stride, frames = self._geometry.spatial_stride, self._geometry.temporal_stride
         if pixels.shape[3] % stride or pixels.shape[4] % stride:
@@ -242,7 +253,7 @@ class PatchCodec(nn.Module):
 
 
 class _CellLayer(nn.Module):
-    """A residual layer on each cell by itself."""
+    """A residual layer on each cell alone."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -255,7 +266,7 @@ class _CellLayer(nn.Module):
 
 
 class _NeighbourLayer(nn.Module):
-    """A residual layer that mixes each cell with its neighbours: depthwise 3x3, then a layer on each cell."""
+    """A residual layer that mixes each cell with its neighbours: depthwise 3x3, then a `_CellLayer`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -263,7 +274,7 @@ class _NeighbourLayer(nn.Module):
         self.cell = _CellLayer(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Nine shifted products: on a CPU several times faster than a depthwise convolution of this size.
+        # Nine shifted products are several times faster on a CPU than a depthwise convolution of this size.
         height, width = x.shape[-3:-1]
         padded = F.pad(x, (0, 0, 1, 1, 1, 1))
         for row in range(3):

@@ -1,13 +1,13 @@
-"""A light decoder of Wan2.1's latents, for looking at a film while it is made: TAEHV's published weights.
+"""A light decoder of Wan2.1's latents for previews: TAEHV, with its published weights.
 
-Reads the decoder half of `taew2_1` (github.com/madebyollin/taehv): a sequence of convolutions over frames,
-some of which also see the frame before, and of layers that make two frames of one. It takes normalised
-latents and gives pixels of a similar picture for a small part of the arithmetic, never the same ones: it is
-no `Codec`, encodes nothing, and what it shows is not what later shots look back at.
+It reads the decoder half of `taew2_1` (github.com/madebyollin/taehv): a sequence of convolutions over frames,
+some of which also see the previous frame, and of layers that make two frames of one. From normalised latents
+it computes a similar picture with a small part of the arithmetic, never the same pixels. It is not a `Codec`:
+it has no encoder, and later shots are never conditioned on its frames.
 
-The layout (an `nn.Sequential`, whose places number the names) is written down from the published program as
-it is known, and every name and shape of the decoder is checked. **The published file itself has not been
-read by this program.**
+The layout (an `nn.Sequential`, whose indices are in the names) was written down without the published file;
+every name and shape of the decoder is checked. **The published file itself has not been read by this
+program.**
 
 Source: TAEHV's README: pixels in [0, 1], latents as they are, the first three frames of a video left out.
 """
@@ -27,12 +27,12 @@ _OTHER_PART = "encoder."
 
 
 class TinyDecoder(nn.Module):
-    """Latents to pixels, streamed with the same explicit state as a codec's."""
+    """A decoder from latents to pixels, streamed with a `DecodeState` like that of a codec."""
 
     def __init__(
         self, latent_channels: int = 16, widths: tuple[int, int, int, int] = (256, 128, 64, 64)
     ) -> None:
-        """Random weights; the defaults are the published sizes."""
+        """Creates a decoder with random weights; the defaults are the published sizes."""
         super().__init__()
         layers: list[nn.Module] = [_Clamp(), nn.Conv2d(latent_channels, widths[0], 3, padding=1), nn.ReLU()]
         for width, next_width, num_frames in zip(widths, widths[1:], _FRAMES_OF_ONE, strict=False):
@@ -51,7 +51,7 @@ class TinyDecoder(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "TinyDecoder":
-        """The decoder with the given weights, under the published names; the encoder's are not looked at.
+        """Returns a decoder with the given weights, under the published names; the encoder's are ignored.
 
         Raises:
             ValueError: A name of the decoder is missing or unexpected, or a shape differs.
@@ -86,16 +86,16 @@ class TinyDecoder(nn.Module):
         return made.eval().requires_grad_(False)
 
     def decode(self, latents: Float[Tensor, "b z latent_f latent_h latent_w"]) -> Float[Tensor, "b 3 f h w"]:
-        """Float32 pixels in [-1, 1] of whole videos, from their first latent frame on."""
+        """Returns float32 pixels in [-1, 1] of complete videos, from their first latent frame on."""
         return self.decode_stream(latents, None)[0]
 
     @torch.no_grad()
     def decode_stream(
         self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], state: DecodeState | None
     ) -> tuple[Float[Tensor, "b 3 f h w"], DecodeState]:
-        """Float32 pixels in [-1, 1] of the next latent frames, and the state that follows; see `Codec`.
+        """Returns float32 pixels in [-1, 1] of the next latent frames, and the next state; see `Codec`.
 
-        The state holds the last frame that each layer with a past has seen; zeros come before a video.
+        The state holds the last frame of the input of each `_WithPast` layer; zeros precede a video.
         """
         if latents.shape[2] < 1:
             raise ValueError("no latent frame to decode; give at least 1")
@@ -121,7 +121,7 @@ class TinyDecoder(nn.Module):
 
 
 _FRAMES_OF_ONE = (1, 2, 2)
-"""How many frames each level makes of one."""
+"""Number of frames that each level makes of one."""
 
 _STRIDE = 4
 
@@ -134,7 +134,7 @@ class _Clamp(nn.Module):
 
 
 class _WithPast(nn.Module):
-    """A residual layer over a frame and the one before."""
+    """A residual layer over a frame and the previous one."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class _WithPast(nn.Module):
 
 
 class _Grow(nn.Module):
-    """Several frames of each, one after the other."""
+    """A layer that makes several consecutive frames of each frame."""
 
     def __init__(self, width: int, num_frames: int) -> None:
         super().__init__()

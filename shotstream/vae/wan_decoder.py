@@ -1,13 +1,13 @@
-"""The decoder of Wan2.1's VAE as two functions: of a video's first latent frames, and of those that follow.
+"""The decoder of Wan2.1's VAE as two functions: for a video's first latent frames, and for those that follow.
 
-What a causal convolution has to remember is an argument and a result: a tuple of tensors, one for each, the
-last two frames of its input. Their number, shapes and strides are those after the first latent frame for
-ever, zeros where a video has no frame yet, so that each function has static shapes for a given number of
-latent frames and compiles without a break in its graph. All latent frames of a call go through each layer
+The memory of the causal convolutions is an argument and a result: a tuple of tensors, one for each
+convolution, with the last two frames of its input. Their number, shapes and strides never change after the
+first latent frame; frames before the video are zeros. Each function therefore has static shapes for a given
+number of latent frames, and compiles without a graph break. All latent frames of a call go through each layer
 together.
 
-Agrees to rounding with diffusers' `AutoencoderKLWan`, whose own decoder walks one latent frame after the
-other over a list that holds None, a mark, or one or two frames.
+Results equal those of diffusers' `AutoencoderKLWan` up to rounding; its own decoder loops over latent frames
+with a list that holds None, a mark, or one or two frames.
 """
 
 import torch
@@ -28,11 +28,13 @@ from shotstream.vae.wan_layers import (
 from shotstream.vae.wan_modules import Resample, Residual, Up, WanTensors
 
 _OUTPUTS = 8
-"""Channels that the last convolution is given: tensor cores make them by eights."""
+"""Number of output channels of the last convolution: padded to 8, because tensor cores compute eight at
+once.
+"""
 
 
 class WanDecoder:
-    """From raw latents to pixels; stateless."""
+    """The decoder from raw latents to pixels; stateless."""
 
     def __init__(self, tensors: WanTensors) -> None:
         self._post_quant_conv, self._decoder = tensors.post_quant_conv, tensors.decoder
@@ -50,13 +52,13 @@ class WanDecoder:
         self._last_weight = F.pad(last.weight, padding).contiguous(memory_format=torch.channels_last_3d)
 
     def first(self, latents: Float[Tensor, "b f h w z"]) -> tuple[Float[Tensor, "b frames ph pw 3"], Memory]:
-        """Float32 pixels of a video's first latent frames, one or more, and the memory that follows."""
+        """Returns float32 pixels of a video's first latent frames, one or more, and the next memory."""
         return self._decode(latents, None)
 
     def following(
         self, latents: Float[Tensor, "b f h w z"], memory: Memory
     ) -> tuple[Float[Tensor, "b frames ph pw 3"], Memory]:
-        """Float32 pixels of the next latent frames, and the memory that follows; the old stays valid."""
+        """Returns float32 pixels of the next latent frames, and the next memory; the old one stays valid."""
         return self._decode(latents, memory)
 
     def _decode(self, latents: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
@@ -81,7 +83,10 @@ class WanDecoder:
 def _upsample_time(
     walk: Following, convolution: nn.Conv3d, x: Float[Tensor, "b f h w c"], *, is_first: bool
 ) -> Float[Tensor, "b g h w c"]:
-    """Two frames of each, but of a video's first: that one passes, and is not remembered either."""
+    """Returns two frames for each frame, except for a video's first one.
+
+    The first frame of a video is returned as it is, and is not remembered either.
+    """
     if not is_first:
         return _two_of_each(walk, convolution, x)
     first, rest = x[:, :1], x[:, 1:]
@@ -94,15 +99,16 @@ def _upsample_time(
 def _two_of_each(
     walk: Following, convolution: nn.Conv3d, x: Float[Tensor, "b f h w c"]
 ) -> Float[Tensor, "b 2*f h w c"]:
-    """The two halves of the channels become frames in turn."""
+    """Returns two frames for each frame, from the two halves of the convolution's channels."""
     halves = walk.causal(convolution.weight, x).unflatten(-1, (2, -1)).movedim(-2, 2)
     return laid_out(halves, bias_of(convolution).view(2, 1, 1, -1)).flatten(1, 2)
 
 
 def _folded(convolution: nn.Conv2d) -> Float[Tensor, "quarters c 2 2"]:
-    """The weight over a picture before each of its pixels was made four, for each of these.
+    """Returns the weight of a convolution after nearest upsampling by 2, folded onto the picture before it.
 
-    Of three rows that a tap each looks at, two were one: its weights add up. So for the columns.
+    There is a 2x2 weight for each of the four pixels that a pixel becomes. Of the three rows under a 3x3
+    kernel two are equal, so their weights are added; the same holds for columns.
     """
     rows = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], device=convolution.weight.device)
     weight = torch.einsum("api,bqj,dcij->abdcpq", rows, rows, convolution.weight.float()).flatten(0, 2)
@@ -112,10 +118,10 @@ def _folded(convolution: nn.Conv2d) -> Float[Tensor, "quarters c 2 2"]:
 def _upsample_space(
     weight: Float[Tensor, "quarters c 2 2"], bias: Float[Tensor, " d"], x: Float[Tensor, "b f h w c"]
 ) -> Float[Tensor, "b f 2*h 2*w d"]:
-    """A convolution of each pixel made four (the nearest ones), without making them.
+    """Returns a convolution of a picture that is upsampled by 2 (nearest), without computing that picture.
 
-    What becomes of a pixel above left and below right of it comes from windows one place apart, hence a row
-    and a column more of them than pixels.
+    Of the four pixels that a pixel becomes, the upper left and the lower right one come from windows that are
+    one row and one column apart. There is therefore one more row and column of windows than of pixels.
     """
     batch, frames, height, width, _ = x.shape
     windows = convolve_2d(weight, x.flatten(0, 1), padding=1)

@@ -1,10 +1,10 @@
-"""The encoder of Wan2.1's VAE as two functions: of a video's first frame, and of the frames that follow.
+"""The encoder of Wan2.1's VAE as two functions: for a video's first frame, and for the frames that follow.
 
-A video that is a single frame never meets a convolution over time: the taps before it would see zeros. So a
-batch of them is encoded as the pictures that they are. Longer videos go on in pieces, with a memory as in
-`wan_decoder.py`, so that no more is held than a piece needs.
+For a video of one frame all earlier taps of a convolution over time would see zeros, so a batch of such
+videos is encoded with convolutions over single pictures. A longer video is encoded in pieces, with a memory
+as in `wan_decoder.py`, so that only the activations of a piece are in memory.
 
-Agrees to rounding with diffusers' `AutoencoderKLWan`.
+Results equal those of diffusers' `AutoencoderKLWan` up to rounding.
 """
 
 import torch
@@ -27,7 +27,7 @@ from shotstream.vae.wan_modules import Resample, Residual, WanTensors
 
 
 class WanEncoder:
-    """From pixels to the means of raw latents; stateless."""
+    """The encoder from pixels to the means of raw latents; stateless."""
 
     def __init__(self, tensors: WanTensors) -> None:
         self._encoder, self._quant_conv = tensors.encoder, tensors.quant_conv
@@ -35,13 +35,16 @@ class WanEncoder:
     def first(
         self, frames: Float[Tensor, "b 1 h w 3"], *, remembers: bool
     ) -> tuple[Float[Tensor, "b 1 lh lw z"], Memory]:
-        """Latents of first frames, and the memory that follows; it is empty unless others follow."""
+        """Returns the latents of first frames, and the next memory, which is empty unless `remembers`."""
         return self._encode(frames, FirstFrame(remembers=remembers))
 
     def following(
         self, frames: Float[Tensor, "b f h w 3"], memory: Memory
     ) -> tuple[Float[Tensor, "b lf lh lw z"], Memory]:
-        """Latents of the next frames, as many as become whole latent frames, and the memory that follows."""
+        """Returns the latents of the next frames, and the next memory.
+
+        The number of frames must be a multiple of the temporal stride.
+        """
         return self._encode(frames, Following(memory))
 
     def _encode(self, frames: Tensor, walk: FirstFrame | Following) -> tuple[Tensor, Memory]:
@@ -60,9 +63,9 @@ class WanEncoder:
 
 
 def _downsample_space(block: Resample, x: Float[Tensor, "b f h w c"]) -> Float[Tensor, "b f i j c"]:
-    """Every second window from the first pixel on, with zeros below and right of the last.
+    """Returns every second window from the first pixel on, with zeros below and right of the last one.
 
-    Zeros on all sides, two wide, and without the first row and column of windows, which saves a copy of `x`.
+    It pads two zeros on all sides and drops the first row and column of windows, which saves a copy of `x`.
     """
     windows = convolve_2d(block.space.weight, x.flatten(0, 1), stride=2, padding=2)[:, 1:, 1:]
     return laid_out(windows, bias_of(block.space)).unflatten(0, x.shape[:2])
@@ -71,7 +74,7 @@ def _downsample_space(block: Resample, x: Float[Tensor, "b f h w c"]) -> Float[T
 def _downsample_time(
     walk: FirstFrame | Following, block: Resample, x: Float[Tensor, "b f h w c"]
 ) -> Float[Tensor, "b g h w c"]:
-    """Halves the frame rate, with the last frame before; a video's first frame passes."""
+    """Returns half of the frames, with the last earlier frame as context; a video's first frame is kept."""
     convolution = block.time_conv
     if convolution is None:
         return x

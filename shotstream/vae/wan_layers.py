@@ -1,12 +1,11 @@
-"""The layers that both halves of Wan2.1's VAE are made of, as functions of tensors.
+"""The layers of both halves of Wan2.1's VAE, as functions of tensors.
 
-Everywhere a pixel's channels lie together, "b f h w c", so that every convolution finds input and weight as a
-GPU's tensor cores take them, and none is laid out anew. A causal convolution sees the two frames before its
-own. `Following` takes them from memory, an argument, and leaves a new one; `FirstFrame` is for a video's
-first frame, which has none before it: there each such convolution is one over the frame alone, with a third
-of the arithmetic.
+All tensors are channels-last, "b f h w c", so that every convolution finds its input and weight in the layout
+of a GPU's tensor cores, without a conversion. A causal convolution sees the two earlier frames. `Following`
+takes them from memory, an argument, and returns a new one. `FirstFrame` is for a video's first frame, which
+has none before it: there each convolution is one over the frame alone, with a third of the arithmetic.
 
-The bias of a convolution that a norm follows is left to that norm; see `norm_silu.py`.
+The bias of a convolution that precedes a norm is added in that norm; see `norm_silu.py`.
 """
 
 from collections.abc import Iterator
@@ -29,76 +28,80 @@ from shotstream.vae.norm_silu import (
 from shotstream.vae.wan_modules import Attention, Middle, Norm, Residual
 
 Memory = tuple[Tensor, ...]
-"""What each causal convolution has to remember of its input, in the order in which they are met: its last two
-frames, or its last one where time is halved. Dense, in the order of its axes."""
+"""The frames that each causal convolution remembers of its input, in the order of the convolutions: the last
+two, or the last one where time is halved. Contiguous.
+"""
 
 
 @runtime_checkable
 class Walk(Protocol):
-    """A pass through the causal convolutions, with what they remember."""
+    """A pass through the causal convolutions, with their memory."""
 
     after: list[Tensor]
-    """What each will remember, as far as it is kept."""
+    """The next memory, as far as the pass has come; empty if it is not kept."""
 
     def causal(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The convolution, with `bias` of its own."""
+        """Returns the causal convolution of `x`, plus `bias`."""
         ...
 
     def activated(self, norm: Norm, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The convolution of norm and SiLU of `x + bias`: that of the convolution before."""
+        """Returns the causal convolution of norm and SiLU of `x + bias`.
+
+        `bias` is that of the previous convolution.
+        """
         ...
 
 
 class Following:
-    """The way of frames with memory before them; None: of a video's first ones, behind zeros."""
+    """A pass with the memory of earlier frames; None: of a video's first frames, after zeros."""
 
     def __init__(self, memory: Memory | None) -> None:
         self._before: Iterator[Tensor] | None = None if memory is None else iter(memory)
         self.after: list[Tensor] = []
 
     def before(self) -> Tensor | None:
-        """The frames that the next convolution remembers."""
+        """Returns the frames that the next convolution remembers."""
         return None if self._before is None else next(self._before)
 
     def causal(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """As `Walk.causal`."""
+        """Returns the result of `Walk.causal`."""
         joined, after = behind(self.before(), x)
         self.after.append(after)
         return convolve(weight, joined, bias)
 
     def activated(self, norm: Norm, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """As `Walk.activated`."""
+        """Returns the result of `Walk.activated`."""
         joined, after = norm_silu_behind(self.before(), x, norm.gamma, bias)
         self.after.append(after)
         return convolve(weight, joined)
 
 
 class FirstFrame:
-    """The way of a video's first frame; `remembers` where others follow."""
+    """A pass of a video's first frame. With `remembers` it returns a memory for the frames that follow."""
 
     def __init__(self, *, remembers: bool) -> None:
         self._remembers = remembers
         self.after: list[Tensor] = []
 
     def keep(self, x: Tensor, num_frames: int = REMEMBERED) -> None:
-        """The frames that a convolution with this input will remember, where nothing came before."""
+        """Appends the frames that a convolution with input `x` remembers, after zeros."""
         if self._remembers:
             self.after.append(F.pad(x, (0, 0) * 3 + (num_frames - 1, 0)))
 
     def causal(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """As `Walk.causal`."""
+        """Returns the result of `Walk.causal`."""
         self.keep(x)
         return _convolve_frames(_last_tap(weight), x, bias)
 
     def activated(self, norm: Norm, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """As `Walk.activated`."""
+        """Returns the result of `Walk.activated`."""
         x = norm_silu(x, norm.gamma, bias)
         self.keep(x)
         return _convolve_frames(_last_tap(weight), x)
 
 
 def residual(walk: Walk, block: Residual, x: Float[Tensor, "b f h w c"]) -> Float[Tensor, "b f h w d"]:
-    """Two convolutions beside a shortcut."""
+    """Returns the output of a residual block: two convolutions and a shortcut."""
     shortcut = x if block.conv_shortcut is None else pointwise(block.conv_shortcut, x)
     x = walk.activated(block.norm1, block.conv1.weight, x)
     x = walk.activated(block.norm2, block.conv2.weight, x, bias_of(block.conv1))
@@ -106,7 +109,7 @@ def residual(walk: Walk, block: Residual, x: Float[Tensor, "b f h w c"]) -> Floa
 
 
 def middle(walk: Walk, part: Middle, x: Float[Tensor, "b f h w c"]) -> Float[Tensor, "b f h w c"]:
-    """Residual blocks with attention between them."""
+    """Returns the output of the middle block: residual blocks with attention between them."""
     blocks = [block for block in part.resnets if isinstance(block, Residual)]
     x = residual(walk, blocks[0], x)
     for attention, block in zip(part.attentions, blocks[1:], strict=True):
@@ -116,7 +119,7 @@ def middle(walk: Walk, part: Middle, x: Float[Tensor, "b f h w c"]) -> Float[Ten
 
 
 def attend(block: Attention, x: Float[Tensor, "b f h w c"]) -> Float[Tensor, "b f h w c"]:
-    """Each frame to itself, one head."""
+    """Returns the output of attention within each frame, with one head and a residual connection."""
     normed = plain_norm(x, block.norm.gamma).to(x.dtype)
     tokens = rearrange(pointwise(block.to_qkv, normed), "b f h w c -> (b f) 1 (h w) c")
     q, k, v = tokens.chunk(3, dim=-1)
@@ -127,7 +130,7 @@ def attend(block: Attention, x: Float[Tensor, "b f h w c"]) -> Float[Tensor, "b 
 def pointwise(
     convolution: nn.Conv2d | nn.Conv3d, x: Float[Tensor, "*pixels c"]
 ) -> Float[Tensor, "*pixels d"]:
-    """A convolution that sees a pixel alone: a product, whose bias costs nothing."""
+    """Returns a 1x1 convolution, computed as a matrix product, whose bias costs nothing."""
     return F.linear(x, convolution.weight.flatten(1), convolution.bias)
 
 
@@ -137,7 +140,7 @@ def convolve(
     bias: Tensor | None = None,
     stride: int = 1,
 ) -> Float[Tensor, "b g h w d"]:
-    """Over time only where all taps meet a frame, at every `stride`-th of these; frames keep their size."""
+    """Returns a 3D convolution: no padding in time, with stride; same size in space."""
     edge = weight.shape[-1] // 2
     y = F.conv3d(x.permute(0, 4, 1, 2, 3), weight, bias, stride=(stride, 1, 1), padding=(0, edge, edge))
     return y.permute(0, 2, 3, 4, 1).contiguous()
@@ -151,7 +154,7 @@ def convolve_2d(
     stride: int = 1,
     padding: int,
 ) -> Float[Tensor, "n i j d"]:
-    """Over pictures."""
+    """Returns a 2D convolution of channels-last pictures."""
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride=stride, padding=padding)
     return y.permute(0, 2, 3, 1).contiguous()
 
@@ -163,11 +166,11 @@ def _convolve_frames(
 
 
 def _last_tap(weight: Float[Tensor, "d c taps kh kw"]) -> Float[Tensor, "d c kh kw"]:
-    """The weights of a frame's own pixels; a small copy beside the picture."""
+    """Returns the weights for the current frame; a small copy compared with the picture."""
     return weight[:, :, -1].contiguous(memory_format=torch.channels_last)
 
 
 def bias_of(convolution: nn.Conv2d | nn.Conv3d) -> Tensor:
-    """The bias, which every convolution of the VAE has."""
+    """Returns the bias, which every convolution of the VAE has."""
     assert convolution.bias is not None
     return convolution.bias

@@ -1,6 +1,6 @@
 """Sizes of Wan2.1's VAE, and the modules that hold its tensors, named as in diffusers' `AutoencoderKLWan`.
 
-They only hold: `wan_encoder.py` and `wan_decoder.py` walk through them and compute.
+The modules have no `forward`: `wan_encoder.py` and `wan_decoder.py` compute with their tensors.
 
 Source: Wan2.1 (arXiv 2503.20314).
 """
@@ -27,23 +27,23 @@ _COLOURS = 3
 
 _MOST_LEVELS = 8
 _FEW = 3
-"""Names that a complaint gives of those it counts."""
+"""Maximum number of names in an error message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WanVAEConfig:
-    """Widths of the autoencoder; the defaults are the published Wan2.1 VAE's."""
+    """Sizes of the autoencoder; the defaults are those of the published Wan2.1 VAE."""
 
     dim: int = 96
-    """Channels at full resolution."""
+    """Number of channels at full resolution."""
     latent_channels: int = 16
-    """Channels of a latent frame."""
+    """Number of channels of a latent frame."""
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
-    """Channels of each level, in multiples of `dim`; one spatial halving between levels."""
+    """Number of channels of each level, in multiples of `dim`; height and width are halved between levels."""
     num_res_blocks: int = 2
-    """Residual blocks of each encoder level; the decoder has one more."""
+    """Number of residual blocks of each encoder level; a decoder level has one more."""
     temporal_downsample: tuple[bool, ...] = (False, True, True)
-    """Whether each halving in space also halves time."""
+    """Whether each halving of height and width also halves the number of frames."""
     latents_mean: tuple[float, ...] = _PUBLISHED_MEAN
     """Mean of each latent channel before normalisation."""
     latents_std: tuple[float, ...] = _PUBLISHED_STD
@@ -72,12 +72,12 @@ class WanVAEConfig:
 
     @property
     def temporal_stride(self) -> int:
-        """Video frames per latent frame after the first."""
+        """Number of video frames per latent frame, after the first."""
         return 2 ** sum(self.temporal_downsample)
 
     @property
     def spatial_stride(self) -> int:
-        """Pixels per latent, in height and in width."""
+        """Number of pixels per latent, in height and in width."""
         return 2 ** (len(self.dim_mult) - 1)
 
 
@@ -89,13 +89,13 @@ class WanTensors(nn.Module):
         both = 2 * config.latent_channels
         self.encoder = Encoder(config)
         self.quant_conv = nn.Conv3d(both, both, 1)
-        """Of means and logarithms of variances, one after the other."""
+        """1x1 convolution after the encoder; its output is the means, then the log variances."""
         self.post_quant_conv = nn.Conv3d(config.latent_channels, config.latent_channels, 1)
         self.decoder = Decoder(config)
 
     @classmethod
     def of(cls, config: WanVAEConfig, tensors: Mapping[str, Tensor]) -> "WanTensors":
-        """The given tensors, frozen; in a convolution's weight the channels of a tap lie together.
+        """Returns a VAE of the given tensors, frozen; the weights of convolutions are channels-last.
 
         Raises:
             ValueError: A name is missing or unexpected, or a shape differs.
@@ -112,7 +112,7 @@ class WanTensors(nn.Module):
 
 
 class Encoder(nn.Module):
-    """From pixels to means and logarithms of variances."""
+    """The encoder's tensors: from pixels to means and log variances."""
 
     def __init__(self, config: WanVAEConfig) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From raw latents to pixels."""
+    """The decoder's tensors: from raw latents to pixels."""
 
     def __init__(self, config: WanVAEConfig) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Decoder(nn.Module):
 
 
 class Up(nn.Module):
-    """A level of the decoder; the last has no upsampler."""
+    """A level of the decoder; the last one has no upsampler."""
 
     def __init__(self, width: int, next_width: int, num_blocks: int) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Up(nn.Module):
 
 
 class Middle(nn.Module):
-    """The middle block, which encoder and decoder have between their levels and the latents."""
+    """The middle block between the levels and the latents, in both encoder and decoder."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class Middle(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two causal convolutions, each after a norm and SiLU."""
+    """A residual block: two causal convolutions, each after a norm and SiLU."""
 
     def __init__(self, width: int, next_width: int) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Each frame to itself, one head."""
+    """Attention within each frame, with one head."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -196,24 +196,24 @@ class Attention(nn.Module):
 
 
 class Resample(nn.Module):
-    """A convolution at another size, and one over time where time changes too."""
+    """A convolution that changes height and width, and one over time if the number of frames changes."""
 
     def __init__(self, width: int, next_width: int, time: nn.Conv3d | None) -> None:
         super().__init__()
-        # What changes the size has no tensors; it counts in the names.
+        # The layer that changes the size has no tensors, but an index in the names.
         self.resample = nn.Sequential(nn.Identity(), nn.Conv2d(width, next_width, 3))
         self.time_conv = time
 
     @property
     def space(self) -> nn.Conv2d:
-        """The convolution over a frame."""
+        """The convolution over each frame."""
         found = self.resample[1]
         assert isinstance(found, nn.Conv2d)
         return found
 
 
 class Norm(nn.Module):
-    """A factor for each channel, in a shape that was made to be multiplied with."""
+    """The scale of an RMS norm, one factor for each channel, in the published shape."""
 
     def __init__(self, width: int, num_axes: int) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ class Norm(nn.Module):
 
 
 def wan_vae_shapes(config: WanVAEConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the VAE."""
+    """Returns the name and shape of every tensor of the VAE."""
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in WanTensors(config).state_dict().items()}
 

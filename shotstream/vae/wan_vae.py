@@ -1,4 +1,4 @@
-"""The Wan2.1 video autoencoder as a `Codec`: whole videos, or streamed with a state that is a value.
+"""The Wan2.1 video autoencoder as a `Codec`: for complete videos, or streamed with an explicit state.
 
 It does not sample the posterior, tile, or resize, and needs no library but torch to compute.
 
@@ -25,16 +25,19 @@ __all__ = ["DEFAULT_DECODING", "WanDecoding", "WanVAE", "WanVAEConfig", "wan_vae
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WanDecoding:
-    """Options of the decoder; what comes out differs by rounding alone. docs/performance.md says what each
-    gives.
+    """Options of the decoder. They change results by rounding alone.
+
+    docs/performance.md has their effect on speed and memory.
     """
 
     latents_per_pass: int = 1
-    """Most latent frames that go through the layers together. With 1 frames are the same to the bit however
-    a video is cut into calls; memory grows with it."""
+    """Maximum number of latent frames that go through the layers together, at least 1; memory use grows with
+    it. With 1, frames are bit-identical however a video is split into calls.
+    """
     compile: bool = False
-    """Whether it is compiled: once for a video's first latent frames and once for those that follow, for
-    each number of them in a pass and each size."""
+    """Whether to compile the decoder: once for a video's first latent frames and once for those that follow,
+    for each number of them in a pass and each size.
+    """
 
     def __post_init__(self) -> None:
         if self.latents_per_pass < 1:
@@ -45,7 +48,7 @@ DEFAULT_DECODING = WanDecoding()
 
 
 class WanVAE:
-    """A `Codec`: frozen weights on one device, in one dtype; no state between calls."""
+    """Wan2.1's codec: frozen weights on one device, in one dtype; no state between calls."""
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class WanVAE:
         dtype: torch.dtype = torch.float32,
         decoding: WanDecoding = DEFAULT_DECODING,
     ) -> "WanVAE":
-        """The codec with the given weights, under the names that diffusers gives them.
+        """Returns the codec with the given weights, under the names that diffusers gives them.
 
         Raises:
             ValueError: Names or shapes differ from the config's, or its strides from the geometry's.
@@ -98,22 +101,22 @@ class WanVAE:
 
     @property
     def latent_channels(self) -> int:
-        """Channels of a latent frame."""
+        """Number of channels of a latent frame."""
         return self._config.latent_channels
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights, where the work is done."""
+        """Device of the weights and of all computation."""
         return self._tensors.quant_conv.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the weights and of the convolutions; normalisation is float32."""
+        """Dtype of the weights and of the convolutions; normalisation is float32."""
         return self._tensors.quant_conv.weight.dtype
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 f h w"]) -> Float[Tensor, "b z latent_f latent_h latent_w"]:
-        """Normalised float32 latents (the posterior's mean) of videos in [-1, 1].
+        """Returns normalised float32 latents (the posterior's mean) of videos in [-1, 1].
 
         The statistics are applied in float32; the published training code applies them in the pixels' dtype.
 
@@ -126,7 +129,7 @@ class WanVAE:
         frames = rearrange(pixels.to(self.device, self.dtype), "b c f h w -> b f h w c")
         first, memory = self._encoder.first(_dense(frames[:, :1]), remembers=num_more > 0)
         pieces = [first]
-        # A latent frame at a time: what is held does not grow with the video.
+        # One latent frame at a time, so that memory use does not grow with the video.
         for piece in frames[:, 1:].split(self._geometry.temporal_stride, dim=1) if num_more else ():
             latents, memory = self._encoder.following(_dense(piece), memory)
             pieces.append(latents)
@@ -134,14 +137,14 @@ class WanVAE:
         return rearrange(normalised, "b f h w z -> b z f h w").contiguous()
 
     def decode(self, latents: Float[Tensor, "b z latent_f latent_h latent_w"]) -> Float[Tensor, "b 3 f h w"]:
-        """Float32 pixels in [-1, 1] of whole videos, from their first latent frame on."""
+        """Returns float32 pixels in [-1, 1] of complete videos, from their first latent frame on."""
         return self.decode_stream(latents, None)[0]
 
     @torch.no_grad()
     def decode_stream(
         self, latents: Float[Tensor, "b z latent_f latent_h latent_w"], state: DecodeState | None
     ) -> tuple[Float[Tensor, "b 3 f h w"], DecodeState]:
-        """Float32 pixels in [-1, 1] of the next latent frames, and the state that follows; see `Codec`.
+        """Returns float32 pixels in [-1, 1] of the next latent frames, and the next state; see `Codec`.
 
         The state holds the last two frames of every causal convolution's input.
         """
@@ -152,7 +155,7 @@ class WanVAE:
         memory: Memory | None = None if state is None else state.features
         pieces: list[Tensor] = []
         for latent_frames in raw.split(self._decoding.latents_per_pass, dim=1):
-            # The same arithmetic, to the bit, and the same compiled function, however a video is cut.
+            # Contiguous, so that arithmetic and compiled function are the same however a video is split.
             latent_frames = _dense(latent_frames)
             piece, memory = (
                 self._decode_first(latent_frames)
@@ -168,5 +171,5 @@ class WanVAE:
 
 
 def _dense(x: Tensor) -> Tensor:
-    """A copy in the order of its axes, also of strides that say nothing because an axis has one element."""
+    """Returns a contiguous copy, also with standard strides for axes that have one element."""
     return x.clone(memory_format=torch.contiguous_format)

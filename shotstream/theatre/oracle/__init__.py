@@ -1,4 +1,4 @@
-"""The oracle: scores of films of the theatre that need no learned judge, for the world is known exactly."""
+"""The oracle: exact scores for films of the theatre, without a learned judge, because the world is known."""
 
 from shotstream.theatre.oracle.facts import ActorFacts, ShotFacts, planned
 from shotstream.theatre.oracle.judge import (

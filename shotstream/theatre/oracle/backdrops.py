@@ -1,4 +1,4 @@
-"""Every empty set as every camera sees it: the first thing the oracle asks of frames."""
+"""Backdrops: every empty set as every camera shows it, and the ones that match given frames best."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -18,30 +18,30 @@ SETS: Final[tuple[tuple[Place, Time, int], ...]] = tuple(product(PLACES, TIMES, 
 
 _MIDDLE: Final = (STAGE_SIZE.width - STAGE_SIZE.width // ZOOM["medium"]) // 2
 _PAN_SLACK: Final = 2
-"""Columns that a pan may be off."""
+"""Columns by which a pan may differ from the world's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backdrop:
-    """A set behind a moving camera."""
+    """A set behind a moving camera, and how well it matches given frames."""
 
     framing: Framing
     set_index: int
-    """Index into `SETS`."""
+    """Index of the set in `SETS`."""
     camera: Camera
     lefts: NDArray[np.int64]
-    """`[n]`: stage column of the picture's left edge in each frame."""
+    """`[n]`: stage column of the left edge of the picture, in each frame."""
     matches: NDArray[np.float32]
-    """`[n, h, w]`: share of each stage pixel's block that agrees with it."""
+    """`[n, h, w]`: for each stage pixel the share of its screen pixels that have its colour."""
 
     @property
     def agreement(self) -> float:
-        """Share of the picture that agrees, in [0, 1]."""
+        """Share of the picture that matches, in [0, 1]."""
         return float(self.matches.mean())
 
 
 def colour_counts(frames: NDArray[np.uint8], framing: Framing) -> NDArray[np.float32]:
-    """The share of each colour in each block that shows one stage pixel: `[n, h, w, num_colours]`."""
+    """Returns the share of each colour in the block of each stage pixel: `[n, h, w, num_colours]`."""
     zoom, num_colours = ZOOM[framing], len(NAMES)
     n, height, width = frames.shape
     blocks = frames.reshape(n, height // zoom, zoom, width // zoom, zoom).transpose(0, 1, 3, 2, 4)
@@ -55,13 +55,13 @@ def colour_counts(frames: NDArray[np.uint8], framing: Framing) -> NDArray[np.flo
 def best_backdrops(
     counts: NDArray[np.float32], framing: Framing, frames: NDArray[np.int64], num_best: int
 ) -> list[Backdrop]:
-    """The sets that frames agree with most, each with its best camera; the best first.
+    """Returns the sets that match the frames best, each with its best camera; the best first.
 
     Args:
-        counts: what `colour_counts` returned.
-        framing: how far away the camera is.
-        frames: the frames' indices in their shot, 0-based.
-        num_best: how many sets.
+        counts: result of `colour_counts`.
+        framing: distance of the camera.
+        frames: indices of the frames in their shot, from 0.
+        num_best: number of sets to return.
     """
     pictures = _pictures(framing)
     shares = _agreeing(counts.mean(axis=0), pictures).max(axis=1)
@@ -75,7 +75,7 @@ def best_backdrops(
 def backdrop_of(
     counts: NDArray[np.float32], framing: Framing, frames: NDArray[np.int64], set_index: int
 ) -> Backdrop:
-    """A set with the camera that agrees most; arguments as for `best_backdrops`."""
+    """Returns a set with the camera that matches best; the arguments are those of `best_backdrops`."""
     pictures = _pictures(framing)[set_index : set_index + 1]
     per_view = np.stack([_agreeing(one, pictures)[0] for one in counts])
     camera, views = _best_camera(per_view, framing, frames)
@@ -84,7 +84,7 @@ def backdrop_of(
 
 
 def backdrop_pictures(backdrop: Backdrop, set_index: int) -> NDArray[np.uint8]:
-    """Pictures of a set by that camera: `[n, h, w]` stage pixels."""
+    """Returns pictures of a set by the camera of a backdrop: `[n, h, w]` stage pixels."""
     views = np.searchsorted(np.array(_lefts(backdrop.framing)), backdrop.lefts)
     return _pictures(backdrop.framing)[set_index, views]
 
@@ -99,7 +99,7 @@ def _lefts(framing: Framing) -> tuple[int, ...]:
 
 @cache
 def _pictures(framing: Framing) -> NDArray[np.uint8]:
-    """`[sets, views, h, w]`."""
+    """Returns the pictures of all sets from all views: `[sets, views, h, w]`."""
     top, zoom = TOP_ROW[framing], ZOOM[framing]
     height, width = STAGE_SIZE.height // zoom, STAGE_SIZE.width // zoom
     stages = [stage(*choice)[top : top + height] for choice in SETS]
@@ -107,7 +107,7 @@ def _pictures(framing: Framing) -> NDArray[np.uint8]:
 
 
 def _agreeing(counts: NDArray[np.float32], pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Share of `[h, w, colours]` that agrees with each of `[sets, views, h, w]`."""
+    """Returns the share of `[h, w, colours]` that matches each of `[sets, views, h, w]`."""
     height, width, num_colours = counts.shape
     offsets = (np.arange(height * width) * num_colours).reshape(height, width)
     return counts.ravel()[pictures + offsets].mean(axis=(2, 3))
@@ -116,7 +116,7 @@ def _agreeing(counts: NDArray[np.float32], pictures: NDArray[np.uint8]) -> NDArr
 def _best_camera(
     per_view: NDArray[np.float32], framing: Framing, frames: NDArray[np.int64]
 ) -> tuple[Camera, NDArray[np.int64]]:
-    """The camera whose views agree most, and the index of its view in each frame."""
+    """Returns the camera whose views match best, and the index of its view in each frame."""
     still = int(per_view.mean(axis=0).argmax())
     best: tuple[float, Camera, NDArray[np.int64]] = (
         float(per_view[:, still].mean()),

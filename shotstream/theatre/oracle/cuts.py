@@ -1,7 +1,7 @@
 """Detection of cuts in a film, from its pixels.
 
-Each frame around the planned cut is compared with frames safely before and safely after it, so that motion,
-which recurs or is slow, does not pass for a cut.
+Each frame around the planned cut is compared with frames clearly before and clearly after it, so that motion,
+which is slow or repeats, is not taken for a cut.
 """
 
 from typing import Final
@@ -10,28 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 REACH: Final = 6
-"""Frames before and after the planned cut in which it is looked for."""
+"""Number of frames before and after the planned cut in which a cut is searched."""
 _NUM_REFERENCES: Final = 10
 WINDOW: Final = REACH + _NUM_REFERENCES
-"""Frames of each shot that are needed."""
+"""Number of frames of each shot that the detection needs."""
 TOLERANCE: Final = 4
-"""Frames off at which a cut counts nothing."""
+"""Distance from the planned cut, in frames, from which a cut scores 0."""
 _LEAST_CHANGE: Final = 0.02
-"""Share of the picture that must change at a cut for it to be seen."""
+"""Share of the picture that must change for a cut to be detected."""
 _VISIBLE_CHANGE: Final = 0.06
-"""Share of the picture by which the frames at a planned cut must differ from all of the other shot."""
+"""Share of the picture by which the frames at a planned cut must differ from the other shot."""
 
 
 def cut_offset(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> int | None:
-    """The offset of a film's cut from the plan, -6 to 6 frames; negative is early. None: no cut is seen.
+    """Returns the offset of a film's cut from the plan in frames, -6 to 6; negative is early. None: no cut.
 
     Args:
         before: palette indices `[f, h, w]` of the film up to the planned cut.
-        after: palette indices of the film from it on. Of each shot the `WINDOW` frames at the cut are
-            needed; with fewer the reach is shorter.
+        after: palette indices of the film from the planned cut on. Of each shot the `WINDOW` frames at the
+            cut are needed; with fewer frames the search is shorter.
 
     Raises:
-        ValueError: fewer than 3 frames on a side.
+        ValueError: There are fewer than 3 frames on a side.
     """
     shorter = min(len(before), len(after))
     if shorter < 3:
@@ -50,17 +50,17 @@ def cut_offset(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> int | Non
 
 
 def is_visible(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> bool:
-    """Whether a planned cut, frames as for `cut_offset`, can be told from motion.
+    """Returns whether a planned cut can be distinguished from motion; arguments as in `cut_offset`.
 
-    Two shots of one actor in one place can be planned so alike that nobody could tell where the cut is: the
-    first frame after it looks like one of those before it.
+    Two shots of one actor in one place can be so similar that nobody could see where the cut is: the first
+    frame after it looks like one of the frames before it.
     """
     old, new = before[-WINDOW:], after[:WINDOW]
     return 1 - max(_alike(after[0], old), _alike(before[-1], new)) >= _VISIBLE_CHANGE
 
 
 def cut_score(offset: int | None) -> float:
-    """1 for a cut on the exact frame, a quarter less for each frame that it is off, 0 when none is seen."""
+    """Returns 1 for a cut on the exact frame, 1/4 less for each frame of distance, and 0 for no cut."""
     return 0.0 if offset is None else max(0.0, 1 - abs(offset) / TOLERANCE)
 
 

@@ -1,18 +1,18 @@
-"""Sharpness: do the edges of frames lie where the edges of the best drawing lie?"""
+"""Sharpness: whether the edges of frames are where the edges of their best drawing are."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def edge_agreement(seen: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> float:
-    """F1 of the edges of frames against those of their drawing, in [0, 1].
+    """Returns the F1 score of the edges of frames against those of their drawing, in [0, 1].
 
-    An edge is a border between two pixels of different colours. Blur and speckle add edges where there are
-    none, mosaic loses those that there are; whether the colours are the right ones is not asked.
+    An edge is a border between two pixels of different colours. Blur and noise add edges, mosaic removes
+    some. Whether the colours are correct does not matter.
 
     Args:
-        seen: palette indices `[n, h, w]`.
-        drawn: palette indices of what they should be, of the same shape.
+        seen: palette indices `[n, h, w]` of the frames.
+        drawn: palette indices of the drawing, of the same shape.
     """
     common = in_seen = in_drawn = 0
     for axis in (1, 2):

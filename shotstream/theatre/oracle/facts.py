@@ -1,4 +1,4 @@
-"""Facts about a shot, as they were planned or as they were seen."""
+"""Facts about a shot: its set, camera and actors, as planned or as read from frames."""
 
 from dataclasses import dataclass
 
@@ -9,33 +9,33 @@ from shotstream.theatre.sets import Place, Time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorFacts:
-    """An actor in a shot."""
+    """The facts about one actor in a shot."""
 
     actor: Actor
     action: Action
     facing: Facing
-    """Direction of a walk; says nothing for other actions."""
+    """Direction of a walk; without meaning for other actions."""
     spot: Spot
-    """Third of the stage; says nothing of a walk, nor of one of two."""
+    """Third of the stage; without meaning for a walk, and for one of two actors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShotFacts:
-    """A shot."""
+    """The facts about one shot."""
 
     place: Place
     time: Time
     layout: int
     layout_legible: bool = True
-    """Whether enough of the set is seen to tell its layout."""
+    """Whether enough of the set is visible to determine its layout."""
     framing: Framing
     camera: Camera
     actors: tuple[ActorFacts, ...]
-    """From left to right; none, one or two."""
+    """The actors from left to right; none, one or two."""
 
 
 def planned(shot: Shot) -> ShotFacts:
-    """The facts of a shot of the world, as planned."""
+    """Returns the facts of a planned shot."""
     actors = (
         ActorFacts(actor=one.actor, action=one.action, facing=one.facing, spot=one.spot)
         for one in shot.performances
@@ -51,9 +51,9 @@ def planned(shot: Shot) -> ShotFacts:
 
 
 def pair_up(plan: ShotFacts, seen: ShotFacts) -> tuple[ActorFacts | None, ...]:
-    """For each actor of the plan the one seen that is most like it; None where too few are seen.
+    """Returns, for each planned actor, the most similar actor that was read; None if there are too few.
 
-    Each actor seen is given to one of the plan at most.
+    Each actor that was read is paired with at most one planned actor.
     """
     if not seen.actors:
         return (None,) * len(plan.actors)
@@ -70,7 +70,7 @@ def pair_up(plan: ShotFacts, seen: ShotFacts) -> tuple[ActorFacts | None, ...]:
 
 
 def is_same_character(plan: ActorFacts, seen: ActorFacts) -> bool:
-    """Whether species and colour are the same."""
+    """Returns whether species and colour are the same."""
     return (plan.actor.species, plan.actor.colour) == (seen.actor.species, seen.actor.colour)
 
 

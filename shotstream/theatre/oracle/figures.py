@@ -1,4 +1,4 @@
-"""Every way an actor can look, as masks: what the oracle compares frames with.
+"""Masks of every way an actor can look, to be compared with frames.
 
 A stance is a pose at its height over the ground. The colours of a figure are roles (base, shade, light,
 scarf) or fixed, so one mask per role serves every colour and every scarf.
@@ -35,7 +35,7 @@ _HIGHEST, _LOWEST = 4, 1
 _FIRST_ROW: Final = HEAD_ROW - _HIGHEST
 _NUM_ROWS: Final = SPRITE_SIZE + _HIGHEST + _LOWEST
 _PERIOD: Final = 16
-"""Frames after which every action repeats."""
+"""Number of frames after which every action repeats."""
 _FIXED: Final = ("outline", "white", "pink", "beak", "lens")
 _SHADES: Final = ("", "_shade", "_light")
 FIGURE_WIDTH: Final = figure(Actor("fox", "red", "white"), Pose()).shape[1]
@@ -43,7 +43,7 @@ FIGURE_WIDTH: Final = figure(Actor("fox", "red", "white"), Pose()).shape[1]
 
 @dataclass(frozen=True, slots=True)
 class Performed:
-    """An action, told apart as far as pictures differ."""
+    """An action with the properties that change its pictures."""
 
     action: Action
     facing: Facing
@@ -52,52 +52,52 @@ class Performed:
 
 @dataclass(frozen=True, slots=True)
 class Wardrobe:
-    """The masks of one framing. A figure is numbered `species * num_stances + stance`."""
+    """The masks of all figures in one framing. The index of a figure is `species * num_stances + stance`."""
 
     stances: tuple[tuple[Pose, int], ...]
-    """Pose and rows that it is lowered by."""
+    """The pose of each stance, and the number of rows that it is lowered by."""
     performed: tuple[Performed, ...]
     tracks: NDArray[np.int64]
-    """`[performed, _PERIOD]`: the stance of every frame; frame 0 is row 0 and recurs as frame 16."""
+    """`[performed, _PERIOD]`: the stance in every frame; frame 0 is row 0 and repeats as frame 16."""
     rows: slice
     """Rows of the picture, in stage pixels, that a figure may cover."""
     whole: Counts
-    """`[figures, pixels]`: where the figure is."""
+    """`[figures, pixels]`: 1 for the pixels of the figure."""
     roles: Counts
-    """`[3, figures, pixels]`: base, shade and light."""
+    """`[3, figures, pixels]`: 1 for the pixels of base, shade and light."""
     scarf: Counts
-    """`[figures, pixels]`."""
+    """`[figures, pixels]`: 1 for the pixels of the scarf."""
     fixed: Counts
-    """`[fixed colours, figures, pixels]`."""
+    """`[fixed colours, figures, pixels]`: 1 for the pixels of each fixed colour."""
 
     @property
     def num_stances(self) -> int:
-        """Stances of each species."""
+        """Number of stances of each species."""
         return len(self.stances)
 
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """Agreement of each figure with frames, at each place: the share of its stage pixels.
+    """Number of stage pixels of each figure that match the frames, for each place; a pixel may match in part.
 
-    The first two axes are the frame and the column of the figure's left edge, which begins at
-    `-FIGURE_WIDTH` of the picture.
+    The first two axes are the frame and the column of the figure's left edge, which begins at `-FIGURE_WIDTH`
+    of the picture.
     """
 
     coloured: Counts
-    """`[n, columns, figures, colours]`: all but the scarf."""
+    """`[n, columns, figures, colours]`: matching pixels without the scarf."""
     scarf: Counts
-    """`[n, columns, figures, scarves]`."""
+    """`[n, columns, figures, scarves]`: matching pixels of the scarf."""
 
     def of(self, species: int, colour: int, scarf: int, num_stances: int) -> Counts:
-        """Agreeing pixels of one actor: `[n, columns, stances]`."""
+        """Returns the number of matching pixels of one actor: `[n, columns, stances]`."""
         figures = slice(species * num_stances, (species + 1) * num_stances)
         return self.coloured[:, :, figures, colour] + self.scarf[:, :, figures, scarf]
 
 
 @cache
 def wardrobe(framing: Framing) -> Wardrobe:
-    """The masks of a framing."""
+    """Returns the masks of a framing."""
     performed = [
         Performed(action, facing, mirrored)
         for action, facing, mirrored in product(ACTIONS, ("right", "left"), (False, True))
@@ -127,7 +127,7 @@ def wardrobe(framing: Framing) -> Wardrobe:
 
 
 def likeness(counts: Counts, clothes: Wardrobe) -> Likeness:
-    """Compares every figure at every place with frames, counted by `backdrops.colour_counts`."""
+    """Returns the matching pixels of every figure at every place; `counts` comes from `colour_counts`."""
     band = counts[:, clothes.rows]
 
     def agreeing(names: list[str], masks: Counts) -> Counts:
@@ -144,8 +144,10 @@ def likeness(counts: Counts, clothes: Wardrobe) -> Likeness:
 
 
 def likeness_of(counts: Counts, clothes: Wardrobe, species: int, colour: int) -> tuple[Counts, Counts]:
-    """The same for one species in one colour: `[n, columns, stances]` but for the scarf, and that with the
-    scarves as a last axis."""
+    """Returns the matching pixels of one species in one colour, without the scarf and of the scarf.
+
+    The shapes are `[n, columns, stances]`, and `[n, columns, stances, scarves]` for the scarf.
+    """
     figures = slice(species * clothes.num_stances, (species + 1) * clothes.num_stances)
     shades = [COLOURS[colour] + shade for shade in _SHADES]
     seen = windows(counts[:, clothes.rows][..., [INDEX[name] for name in (*shades, *_FIXED, *SCARVES)]])
@@ -156,9 +158,9 @@ def likeness_of(counts: Counts, clothes: Wardrobe, species: int, colour: int) ->
 
 
 def windows(band: Counts) -> Counts:
-    """The pixels under a figure at every place: `[n, rows, w, k]` to `[n, columns, k, pixels]`.
+    """Returns the pixels under a figure at every place: `[n, rows, w, k]` to `[n, columns, k, pixels]`.
 
-    Beyond the picture there are zeros.
+    Pixels outside the picture are 0.
     """
     padding = ((0, 0), (0, 0), (FIGURE_WIDTH, FIGURE_WIDTH), (0, 0))
     cut = np.lib.stride_tricks.sliding_window_view(np.pad(band, padding), FIGURE_WIDTH, axis=2)
@@ -167,14 +169,14 @@ def windows(band: Counts) -> Counts:
 
 
 def tracked_columns(one: Performed, frames: NDArray[np.int64], framing: Framing) -> NDArray[np.int64]:
-    """Stage columns that the performer has moved at each frame."""
+    """Returns the stage columns that the actor has moved, at each frame."""
     if one.action != "walks":
         return np.zeros_like(frames)
     return np.array([walked_columns(int(frame), one.facing, ZOOM[framing]) for frame in frames])
 
 
 def tracked_stances(one: int, frames: NDArray[np.int64], clothes: Wardrobe) -> NDArray[np.int64]:
-    """The stance at each frame (0-based) of a performed action."""
+    """Returns the stance of a performed action at each frame, counted from 0."""
     return clothes.tracks[one, frames % _PERIOD]
 
 

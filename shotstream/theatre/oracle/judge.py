@@ -1,9 +1,9 @@
-"""Scores of a film of the theatre: its frames, read without the plan, against the plan.
+"""Scores of a film of the theatre: facts read from its frames alone, compared with the plan.
 
-Caption axes ask whether a shot shows what its captions say. Memory asks whether details that no caption
-mentions, scarves and layouts, are in later shots what they were in the earliest shot of the same film that
-shows them; a film is free to choose them there. A detail is judged where it can be: a scarf where its wearer
-is recognised, a layout where the place is and enough of it is seen.
+Caption axes score whether a shot shows what its captions say. Memory axes score whether details that no
+caption mentions, scarves and layouts, are the same in later shots as in the earliest shot of the same film
+that shows them; there the film may choose them freely. A detail is scored where this is possible: a scarf if
+its wearer is recognised, a layout if the place is right and enough of it is visible.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,9 +40,11 @@ SCARF_CHANCE: Final = 1 / len(SCARVES)
 LAYOUT_CHANCE: Final = 1 / NUM_LAYOUTS
 
 Scores = Mapping[Axis, tuple[float, ...]]
-"""On each axis a score in [0, 1] for every shot, actor, detail or cut that could be judged; it may be none.
+"""Scores in [0, 1] on each axis, one for every shot, actor, detail or cut that could be judged; perhaps none.
 
-Of `flicker` alone 0 is the best. `figure` has one for each actor of the plan, in its order."""
+0 is the best score on `flicker`, 1 on all other axes. `figure` has one score for each planned actor, in
+order.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,30 +52,30 @@ class Verdict:
     """The oracle's scores of a film."""
 
     seen: tuple[ShotFacts, ...]
-    """Each shot as it was read."""
+    """The facts of each shot as read from its frames."""
     by_shot: tuple[Scores, ...]
-    """Of each shot; a detail and a cut count for the shot in which they are judged, the later one."""
+    """Scores of each shot; a detail and a cut count for the later shot, in which they are judged."""
 
     @property
     def scores(self) -> Scores:
-        """The scores of the whole film."""
+        """Scores of the whole film."""
         return joined(self.by_shot)
 
 
 def joined(parts: Sequence[Scores]) -> Scores:
-    """The scores of several shots together."""
+    """Returns the scores of several shots together."""
     return {axis: tuple(score for part in parts for score in part.get(axis, ())) for axis in AXES}
 
 
 def judge_film(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> Verdict:
-    """Judges a film.
+    """Returns the scores of a film.
 
     Args:
         shots: the plan.
-        takes: the frames of each shot as filmed, RGB `[f, 48, 80, 3]`; shots of 3 frames or more.
+        takes: the generated frames of each shot, RGB `[f, 48, 80, 3]`, with 3 frames or more.
 
     Raises:
-        ValueError: the numbers of shots and takes differ, or a take is of another size or too short.
+        ValueError: The numbers of shots and takes differ, or a take has another size or is too short.
     """
     if len(shots) != len(takes):
         raise ValueError(f"{len(takes)} takes of {len(shots)} planned shots")
@@ -95,9 +97,10 @@ def judge_film(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> Ver
 
 
 def judge_captions(plan: ShotFacts, seen: ShotFacts) -> Mapping[CaptionAxis, tuple[float, ...]]:
-    """Scores of a shot against its captions; an axis on which they say nothing is empty.
+    """Returns the scores of a shot against its captions; an axis on which they say nothing is empty.
 
-    Actors are paired with the most similar of the plan; one too many or too few costs its share.
+    Actors are paired with the most similar planned ones; one too many or too few lowers the score by its
+    share.
     """
     pairs = [
         (wanted, found)
@@ -120,7 +123,7 @@ def judge_captions(plan: ShotFacts, seen: ShotFacts) -> Mapping[CaptionAxis, tup
 def judge_memory(
     plans: Sequence[ShotFacts], seen: Sequence[ShotFacts]
 ) -> list[dict[Axis, tuple[float, ...]]]:
-    """Whether details of each shot are what they were in the earliest shot of the film that shows them."""
+    """Returns, for each shot, whether its details are those of the earliest shot that shows them."""
     scarves: dict[tuple[str, str], Scarf] = {}
     layouts: dict[Place, int] = {}
     by_shot: list[dict[Axis, tuple[float, ...]]] = []
@@ -148,9 +151,9 @@ def judge_memory(
 
 
 def _judge_staging(plan: ShotFacts, seen: ShotFacts) -> tuple[float, ...]:
-    """The score of side, direction and camera, as one share; nothing when the captions say nothing.
+    """Returns the score of side, direction and camera as one share; empty if the captions say nothing.
 
-    An actor that walks is on no side.
+    A walking actor is on no side.
     """
     claims: list[bool] = []
     if plan.camera != "still":
@@ -167,7 +170,7 @@ def _judge_staging(plan: ShotFacts, seen: ShotFacts) -> tuple[float, ...]:
 
 
 def _judge_cuts(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> list[tuple[float, ...]]:
-    """For each shot the score of the cut to it, if that can be seen."""
+    """Returns for each shot the score of the cut to it, if the cut is visible."""
     scores: list[tuple[float, ...]] = [() for _ in shots]
     for index in range(1, len(shots)):
         before, after = takes[index - 1], takes[index]
@@ -178,6 +181,6 @@ def _judge_cuts(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> li
 
 
 def _planned_cut(before: Shot, after: Shot, num_frames: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The frames of the plan at a cut."""
+    """Returns the frames of the plan before and after a cut."""
     last = [frame_at(before, frame) for frame in range(max(0, num_frames - WINDOW), num_frames)]
     return np.stack(last), render(after, WINDOW)

@@ -1,9 +1,9 @@
-"""Scores of actors' drawings, frame by frame, and of changes that no motion of a drawing explains.
+"""Scores of the actors' drawings, frame by frame, and of changes that no motion of a drawing explains.
 
-For every frame and every actor of the plan the legal drawing is found that explains most of the picture: any
-stance, at any place, at the scale that the shot was read at, in one scarf for the whole shot. What is asked
-is not who it is or what it does, other axes do that, but how much of the figure is there: eyes, ears, scarf
-and outline, and nothing beside them.
+For every frame and every planned actor, the drawing is searched that explains most of the picture: any stance
+at any place, in the framing that was read for the shot, with one scarf for the whole shot. The score does not
+depend on who the actor is or what it does, which other axes judge, but on how much of the figure is there:
+eyes, ears, scarf and outline, and nothing beside them.
 """
 
 from dataclasses import dataclass
@@ -33,17 +33,17 @@ from shotstream.theatre.render import HEAD_ROW, TOP_ROW, ZOOM, Shot, draw, shown
 from shotstream.theatre.sets import STAGE_SIZE
 
 LEAST_SHOWN: Final = 0.5
-"""Share of an actor's width that the plan shows in a frame for the frame to count."""
+"""Minimum share of an actor's width that the plan shows in a frame, for the frame to count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portrait:
-    """The scores of a shot's figures and flicker."""
+    """The scores of a shot's figures, and its flicker."""
 
     figures: tuple[float, ...]
-    """For each actor of the plan the share of its pixels that its best drawings explain, in [0, 1]."""
+    """For each planned actor the share of its pixels that its best drawings explain, in [0, 1]."""
     flicker: float
-    """Share of the pixels that change from one frame to the next where the drawings do not; 0 is best."""
+    """Share of the pixels that change between frames although the drawings do not, in [0, 1]; 0 is best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +51,24 @@ class _Drawn:
     """The best drawing of an actor in each frame."""
 
     overlay: NDArray[np.uint8]
-    """`[n, h, w]` stage pixels, `TRANSPARENT` around it."""
+    """`[n, h, w]` stage pixels, `TRANSPARENT` around the actor."""
     box: NDArray[np.bool_]
-    """`[n, h, w]`: the sprite's square."""
+    """`[n, h, w]`: whether a pixel is in the square of the sprite."""
 
 
 def portray(shot: Shot, facts: ShotFacts, frames: NDArray[np.uint8]) -> Portrait:
-    """Looks at every frame of a shot.
+    """Returns the scores of the drawings in every frame of a shot.
 
     Args:
         shot: the plan.
-        facts: what `read_shot` says of the frames; of it, set, camera and scale are taken.
+        facts: result of `read_shot` for the frames; set, camera and framing are used.
         frames: palette indices `[f, 48, 80]`.
     """
     framing, order = facts.framing, np.arange(len(frames))
     counts = colour_counts(frames, framing)
     backdrop = backdrop_of(counts, framing, order, SETS.index((facts.place, facts.time, facts.layout)))
     clothes = wardrobe(framing)
-    # The last of the plan stands in front: what it covers is no part of the others.
+    # The last planned actor stands in front: pixels that it covers do not count for the others.
     drawn: list[_Drawn] = []
     left, matches = counts, backdrop.matches
     for performance in reversed(shot.performances):
@@ -86,7 +86,7 @@ def portray(shot: Shot, facts: ShotFacts, frames: NDArray[np.uint8]) -> Portrait
 
 
 def _best(counts: Counts, matches: Counts, clothes: Wardrobe, backdrop: Backdrop, actor: Actor) -> _Drawn:
-    """The drawing of an actor that explains each frame best, all in the scarf that explains the shot best."""
+    """Returns the drawing of an actor that explains each frame best, with one scarf for the whole shot."""
     species = SPECIES.index(actor.species)
     figures = slice(species * clothes.num_stances, (species + 1) * clothes.num_stances)
     body, scarves = likeness_of(counts, clothes, species, COLOURS.index(actor.colour))
@@ -111,7 +111,7 @@ def _best(counts: Counts, matches: Counts, clothes: Wardrobe, backdrop: Backdrop
 
 
 def _wholeness(shot: Shot, index: int, drawn: list[_Drawn], counts: Counts, empty: Counts) -> float:
-    """Right pixels of a figure, of all that it has and of those in its square that belong to nothing."""
+    """Returns the share of correct pixels of a figure; stray pixels in its square count as errors."""
     own = drawn[index].overlay
     others = [one.overlay for number, one in enumerate(drawn) if number != index]
     in_front = [one.overlay != TRANSPARENT for one in drawn[index + 1 :]]
@@ -125,7 +125,7 @@ def _wholeness(shot: Shot, index: int, drawn: list[_Drawn], counts: Counts, empt
 
 
 def _agreeing(counts: Counts, overlay: NDArray[np.uint8]) -> Counts:
-    """Share of each stage pixel's block that has the overlay's colour; 0 around it."""
+    """Returns the share of each stage pixel's block that has the overlay's colour; 0 around the overlay."""
     there = overlay != TRANSPARENT
     colours = np.where(there, overlay, 0)[..., None].astype(np.int64)
     return np.where(there, np.take_along_axis(counts, colours, axis=3)[..., 0], 0)

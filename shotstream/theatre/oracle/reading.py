@@ -1,8 +1,9 @@
-"""Reads a shot from its frames alone: who, where, when, how and what, by analysis by synthesis.
+"""Reads the facts of a shot from its frames alone: set, camera, actors and actions, by analysis by synthesis.
 
-The world is known exactly, so a shot is compared with drawings of everything it could be: first the sets as
-every camera sees them, then every figure at every place before them, then every action over time. A reading
-knows no caption and no plan. It looks at a few frames of the shot, chosen to tell all actions apart.
+The world is known exactly, so a shot is compared with drawings of everything that it could be: first the sets
+as every camera shows them, then every figure at every place before them, then every action over time. No
+caption and no plan is used. A few frames of the shot are compared, chosen so that all actions can be
+distinguished.
 """
 
 from dataclasses import dataclass
@@ -41,35 +42,35 @@ from shotstream.theatre.render import SPOT_COLUMN, TOP_ROW, ZOOM, Framing, draw
 from shotstream.theatre.sets import NUM_LAYOUTS, STAGE_SIZE
 
 MAX_LOOKED_AT: Final = 8
-"""Frames of a shot that are compared."""
+"""Maximum number of frames of a shot that are compared."""
 
 _NUM_SETS: Final[dict[Framing, int]] = {"wide": 3, "medium": 6, "close-up": 12}
-"""How many sets are tried with figures before them; a close-up hides most of the set."""
+"""Number of sets that are tried with figures, by framing; a close-up hides most of the set."""
 _PRESENT: Final = 0.35
-"""An actor is there if drawing it explains this share of its pixels that the set alone does not."""
+"""Share of its pixels that only an actor must explain, not the set, to be present."""
 _LEGIBLE: Final = 0.03
-"""A layout is legible if every other one would change this share of the picture."""
+"""Share of the picture that every other layout would change, for a layout to be legible."""
 _SLACK_COST: Final = 0.05
-"""Share of a figure's pixels that being one column off costs an action."""
+"""Share of a figure's pixels that an action loses for each column of difference."""
 _PHASES: Final = (0, 2, 4, 6)
-"""Frames that an action may be ahead of the world's."""
+"""Numbers of frames that an action may be ahead of the world's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShotReading:
-    """A shot as seen."""
+    """The facts of a shot as read, with the frames that were compared."""
 
     facts: ShotFacts
     looked_at: NDArray[np.int64]
-    """Which frames were compared."""
+    """Indices of the frames that were compared."""
     seen: NDArray[np.uint8]
-    """Those frames: `[n, h, w]` palette indices."""
+    """The compared frames: `[n, h, w]` palette indices."""
     drawn: NDArray[np.uint8]
-    """What the reading says they show: `[n, h, w]` palette indices."""
+    """Drawing of these frames from the facts: `[n, h, w]` palette indices."""
 
     @property
     def agreement(self) -> float:
-        """Share of pixels that agree with the drawing of this reading, in [0, 1]."""
+        """Share of pixels that match the drawing, in [0, 1]."""
         return float((self.seen == self.drawn).mean())
 
 
@@ -83,25 +84,28 @@ class _Scene:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part: one actor's identity and the places where it agrees best."""
+    """One actor's identity, and the places where it matches best."""
 
     species: int
     colour: int
     scarf: int
     columns: NDArray[np.int64]
-    """`[n]`, in the table of columns."""
+    """`[n]`: indices into the table of columns."""
     stances: NDArray[np.int64]
     visible: NDArray[np.bool_]
-    """`[n]`: frames that drawing it explains better."""
+    """`[n]`: whether drawing it explains the frame better."""
 
     @property
     def actor(self) -> Actor:
-        """Who it is."""
+        """The actor."""
         return Actor(SPECIES[self.species], COLOURS[self.colour], SCARVES[self.scarf])
 
 
 def look_at(num_frames: int) -> NDArray[np.int64]:
-    """Frames that tell every action apart: both halves of groups of four, in groups of both parities."""
+    """Returns indices of frames that distinguish every action.
+
+    They include both halves of groups of four frames, in groups with even and with odd index.
+    """
     num_groups = (num_frames - 1) // 4
     first_half, second_half = 2, 4
     telling = [4 * group + (first_half if group % 4 < 2 else second_half) for group in range(num_groups)]
@@ -113,10 +117,10 @@ def look_at(num_frames: int) -> NDArray[np.int64]:
 
 
 def read_shot(frames: NDArray[np.uint8]) -> ShotReading:
-    """Reads a shot's facts from its frames.
+    """Returns the facts of a shot, read from its frames.
 
     Args:
-        frames: RGB `[f, 48, 80, 3]`; colours that are not the palette's are taken for the nearest of its.
+        frames: RGB `[f, 48, 80, 3]`; a colour outside the palette is read as the nearest one in it.
     """
     size = (STAGE_SIZE.height, STAGE_SIZE.width, 3)
     if frames.ndim != 4 or frames.shape[1:] != size or not len(frames):
@@ -140,7 +144,7 @@ def read_shot(frames: NDArray[np.uint8]) -> ShotReading:
 
 
 def _scene(seen: NDArray[np.uint8], looked_at: NDArray[np.int64]) -> _Scene:
-    """The set, framing and camera that agree most, one actor before them included."""
+    """Returns the set, framing and camera that match best, together with one actor before them."""
     candidates: list[tuple[float, Framing, list[Backdrop], NDArray[np.float32]]] = []
     for framing, num_sets in _NUM_SETS.items():
         counts = colour_counts(seen, framing)
@@ -164,12 +168,12 @@ def _scene(seen: NDArray[np.uint8], looked_at: NDArray[np.int64]) -> _Scene:
 
 
 def _hidden(matches: NDArray[np.float32], clothes: Wardrobe) -> NDArray[np.float32]:
-    """Agreeing pixels that each figure would hide: `[n, columns, figures]`."""
+    """Returns the matching pixels of the set that each figure would hide: `[n, columns, figures]`."""
     return windows(matches[:, clothes.rows, :, None])[:, :, 0] @ clothes.whole.T
 
 
 def _parts(scene: _Scene) -> list[_Part]:
-    """The actors of a shot, from left to right, added as long as each explains the frames better."""
+    """Returns the actors of a shot from left to right; one is added while it explains the frames better."""
     parts: list[_Part] = []
     matches = scene.backdrop.matches
     max_actors = 1 if scene.backdrop.framing == "close-up" else 2
@@ -211,7 +215,7 @@ def _best_identity(scene: _Scene, hidden: NDArray[np.float32]) -> _Part:
 
 
 def _overlay(scene: _Scene, part: _Part) -> NDArray[np.uint8]:
-    """The actor alone, where it best agrees: `[n, h, w]` stage pixels, `TRANSPARENT` around it."""
+    """Returns the actor alone, where it matches best: `[n, h, w]` stage pixels, else `TRANSPARENT`."""
     top = TOP_ROW[scene.backdrop.framing]
     n, height, width = scene.backdrop.matches.shape
     canvas = np.full((n, STAGE_SIZE.height, width), TRANSPARENT, dtype=np.uint8)
@@ -222,7 +226,7 @@ def _overlay(scene: _Scene, part: _Part) -> NDArray[np.uint8]:
 
 
 def _with(scene: _Scene, matches: NDArray[np.float32], part: _Part) -> NDArray[np.float32]:
-    """The agreement once an actor is drawn."""
+    """Returns the matching pixels after an actor is drawn."""
     overlay = _overlay(scene, part)
     there = overlay != TRANSPARENT
     colours = np.where(there, overlay, 0)[..., None].astype(np.int64)
@@ -230,14 +234,14 @@ def _with(scene: _Scene, matches: NDArray[np.float32], part: _Part) -> NDArray[n
 
 
 def _support(scene: _Scene, part: _Part, before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
-    """Share of an actor's pixels that only it explains."""
+    """Returns the share of an actor's pixels that only it explains."""
     num_pixels = (_overlay(scene, part) != TRANSPARENT).sum()
     least = scene.clothes.whole.sum(axis=1).max() * len(before) / 4
     return float((after - before).sum() / max(num_pixels, least))
 
 
 def _actor(scene: _Scene, parts: list[_Part], index: int, looked_at: NDArray[np.int64]) -> ActorFacts:
-    """The action of one of the actors, the others standing where they were seen."""
+    """Returns the facts of one actor, while the others stand where they were read."""
     part, clothes, framing = parts[index], scene.clothes, scene.backdrop.framing
     before = scene.backdrop.matches
     for other in parts[:index] + parts[index + 1 :]:
@@ -274,7 +278,7 @@ def _actor(scene: _Scene, parts: list[_Part], index: int, looked_at: NDArray[np.
 
 
 def _draw(scene: _Scene, parts: list[_Part], set_index: int) -> NDArray[np.uint8]:
-    """The reading's own picture of the frames before a set: `[n, h, w]` pixels of the screen."""
+    """Returns the drawing of the frames before a set: `[n, h, w]` screen pixels."""
     picture = backdrop_pictures(scene.backdrop, set_index)
     for part in parts:
         overlay = _overlay(scene, part)
