@@ -10,8 +10,9 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping
-from types import NoneType
-from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from shotstream.documents import json_kind, shorten
 
@@ -106,7 +107,9 @@ def _value(hint: Any, value: Any, where: str, kinds: Mapping[str, type]) -> Any:
         return value
     written = json.dumps(value, ensure_ascii=False)
     shown = written if len(written) < _LONGEST_SHOWN else json_kind(value)
-    raise ConfigError(f"{where} is {shown}; {_TYPES.get(hint, 'another value')} belongs there")
+    words = _words(hint)
+    wanted = _listed(words) if words else _TYPES.get(hint, "another value")
+    raise ConfigError(f"{where} is {shown}; {wanted} belongs there")
 
 
 def _is_of(hint: Any, value: Any) -> bool:
@@ -114,7 +117,51 @@ def _is_of(hint: Any, value: Any) -> bool:
         return False
     if hint is float:
         return isinstance(value, int | float) and math.isfinite(value)
+    if words := _words(hint):
+        return value in words
     return isinstance(value, hint) if hint in _TYPES else get_origin(hint) is not tuple
+
+
+def refuse_unknown_words(config: Any) -> None:
+    """Return only if every field of a dataclass that is a Literal holds one of its words.
+
+    For the `__post_init__` of every configuration that has such a field.
+
+    Raises:
+        ValueError: Names the field, its value and the words.
+    """
+    cls = type(config)
+    require_words(cls, {name: getattr(config, name) for name in _words_of_fields(cls)})
+
+
+def require_words(cls: type, values: Mapping[str, Any], prefix: str = "") -> None:
+    """The same of some values of a dataclass, by the names of its fields, before it is made of them."""
+    for name, words in _words_of_fields(cls).items():
+        if name in values and values[name] not in words:
+            raise ValueError(f"{prefix}{name} is {values[name]!r}; give {_listed(words)}")
+
+
+@lru_cache
+def _words_of_fields(cls: type) -> dict[str, tuple[Any, ...]]:
+    hints = get_type_hints(cls)
+    found = {field.name: _words(hints[field.name]) for field in dataclasses.fields(cls)}
+    return {name: words for name, words in found.items() if words}
+
+
+def _words(hint: Any) -> tuple[Any, ...]:
+    """The words of a Literal, with None where that is allowed too; empty: the hint is none."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        parts = [(None,) if part is NoneType else _words(part) for part in get_args(hint)]
+        return sum(parts, ()) if all(parts) else ()
+    return ()
+
+
+def _listed(words: tuple[Any, ...]) -> str:
+    """For people: "a, b or c"; without None, which is the word left out."""
+    *others, last = (str(word) for word in words if word is not None)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def with_settings(config: ConfigT, changes: Mapping[str, Any], prefix: str = "") -> ConfigT:
@@ -139,6 +186,7 @@ def with_settings(config: ConfigT, changes: Mapping[str, Any], prefix: str = "")
             raise ValueError(f"{whole!r} has parts; set one of them")
         else:
             new[name] = _alike(old, value, whole)
+    require_words(type(config), new, prefix)
     for name, own in parts.items():
         new[name] = with_settings(getattr(config, name), own, f"{prefix}{name}.")
     return dataclasses.replace(config, **new)  # pyright: ignore[reportArgumentType]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import pytest
 
@@ -11,6 +12,11 @@ from shotstream.configs import ConfigError, config_from_document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Inner:
     gain: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Words:
+    form: Literal["a", "b"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,3 +37,11 @@ def test_a_config_survives_json_and_is_strict() -> None:
         config_from_document(_Sizes, {"widths": [1], "inner": {"gian": 1}}, "here")
     with pytest.raises(ConfigError, match="holds a list"):
         config_from_document(_Sizes, [], "here")
+
+
+def test_a_document_holds_one_of_the_words_of_a_field_or_null_where_there_may_be_none() -> None:
+    for word in ("a", "b", None):
+        assert config_from_document(_Words, {"form": word}, "here").form == word
+    for other in ("c", 1, [], {}):
+        with pytest.raises(ConfigError, match=r"^here\.form is .*; a or b belongs there$"):
+            config_from_document(_Words, {"form": other}, "here")

@@ -122,9 +122,11 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _read_options(precision: Any, memory: Any, **expert: Any) -> "Options":
     """ValueError for a precision, a level of memory or an attention that is unknown."""
-    from shotstream.streaming.choice import Expert, Options, check_words
+    from shotstream.configs import require_words
+    from shotstream.streaming.choice import Expert, Options
 
-    check_words(precision, memory, expert["attention"])
+    require_words(Options, {"precision": precision, "memory": memory})
+    require_words(Expert, expert)
     return Options(precision=precision, memory=memory, expert=Expert(**expert))
 
 

@@ -15,13 +15,14 @@ Source: section 4 of arXiv 2603.25746.
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+from shotstream.configs import refuse_unknown_words
 from shotstream.geometry import TokenGrid
 from shotstream.model.config import DiTConfig
 
@@ -63,8 +64,7 @@ class CausalMask:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
         if self.window_chunks is not None and self.window_chunks < 1:
             raise ValueError(f"window_chunks is {self.window_chunks}; give at least 1, or None for no window")
-        if self.form not in get_args(MaskForm):
-            raise ValueError(f"form is {self.form!r}; give one of {get_args(MaskForm)}")
+        refuse_unknown_words(self)
 
     @classmethod
     def for_shot(

@@ -6,6 +6,7 @@ Source: Wan2.1-T2V-1.3B (arXiv 2503.20314) and section 4 of arXiv 2603.25746.
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
+from shotstream.configs import refuse_unknown_words
 from shotstream.geometry import WAN_GEOMETRY
 from shotstream.sizes import refuse_sizes
 
@@ -61,6 +62,7 @@ class DiTConfig:
     """Chunks of the current shot that a chunk attends to, itself included."""
 
     def __post_init__(self) -> None:
+        refuse_unknown_words(self)
         for field in fields(self):
             if field.type is int:
                 least = 0 if field.name in ("num_context_frames", "num_shot_embeddings") else 1
@@ -74,8 +76,6 @@ class DiTConfig:
             raise ValueError(f"freq_dim is {self.freq_dim}; it must be even")
         if not 0 < self.eps < 1:
             raise ValueError(f"eps is {self.eps}; it must be above 0 and below 1")
-        if self.context_sigma not in ("clean", "target"):
-            raise ValueError(f"context_sigma is {self.context_sigma!r}; give 'clean' or 'target'")
 
     @property
     def head_dim(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from shotstream.configs import refuse_unknown_words
 from shotstream.model.attention import AttentionName
 from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.pipeline_config import Family
@@ -45,6 +46,9 @@ class Expert:
     codec_device: str | None = None
     """A device of its own for the codec and the text encoder."""
 
+    def __post_init__(self) -> None:
+        refuse_unknown_words(self)
+
 
 NO_EXPERT = Expert()
 
@@ -60,19 +64,11 @@ class Options:
     """"auto" keeps everything on the device if it fits there, else takes the first level that does."""
     expert: Expert = NO_EXPERT
 
+    def __post_init__(self) -> None:
+        refuse_unknown_words(self)
+
 
 DEFAULT_OPTIONS = Options()
-
-
-def check_words(precision: str, memory: str, attention: str | None) -> None:
-    """ValueError for a word that `Options` and `Expert` do not know."""
-    for name, value, known in (
-        ("precision", precision, get_args(Precision)),
-        ("memory", memory, get_args(MemoryLevel)),
-        ("attention", attention, (None, *get_args(AttentionName))),
-    ):
-        if value not in known:
-            raise ValueError(f"no {name} {value!r}; give {', '.join(filter(None, known))}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

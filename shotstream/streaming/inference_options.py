@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from shotstream.configs import refuse_unknown_words
 from shotstream.model.attention import AttentionName
 from shotstream.model.quantized import WeightFormat
 
@@ -46,6 +47,7 @@ class InferenceOptions:
     """Where the codec and the text encoder are, for example cuda:1; None: where the transformer is."""
 
     def __post_init__(self) -> None:
+        refuse_unknown_words(self)
         if self.float8_cache and self.attention == "eight-bit":
             raise ValueError(
                 "attention in eight bits keeps keys and values so itself; leave float8_cache out"

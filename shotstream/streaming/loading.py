@@ -18,7 +18,6 @@ from shotstream.streaming.choice import (
     MemoryLevel,
     Options,
     Precision,
-    check_words,
     choose,
 )
 from shotstream.streaming.inference_group import InferenceGroup
@@ -69,7 +68,6 @@ def load(
     Raises:
         ValueError: No such model or device, a damaged or foreign bundle, or an option that cannot be.
     """
-    check_words(precision, memory, expert.attention)
     options = Options(precision=precision, memory=memory, expert=expert)
     chosen = choose_device(device) if group is None else group.device
     return build_pipeline(read_bundle(resolve(name)), chosen, options, group=group, synchronize=synchronize)

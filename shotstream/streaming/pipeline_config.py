@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from shotstream.configs import refuse_unknown_words
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.geometry import PixelSize
 from shotstream.sizes import refuse_sizes
@@ -41,8 +42,7 @@ class PipelineConfig:
     """Shift of the schedule that it was trained with."""
 
     def __post_init__(self) -> None:
-        if self.family not in ("theatre", "wan"):
-            raise ValueError(f"unknown model family {self.family!r}; known: theatre, wan")
+        refuse_unknown_words(self)
         named_policy(self.context_policy)
         refuse_sizes(self, ("fps", "num_chunks"))
         refuse_sizes(self.pixel_size, ("height", "width"))

@@ -4,7 +4,7 @@ Parameters, levels, RoPE, normalisations, losses and what optimisers keep stay i
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,12 +13,6 @@ from shotstream.training.muon import has_fast_bfloat16
 
 MatmulDtype = Literal["auto", "float32", "bfloat16"]
 """"auto" is bfloat16 where the device multiplies it faster."""
-
-
-def require_matmul_dtype(value: str) -> None:
-    """ValueError for any other value."""
-    if value not in get_args(MatmulDtype):
-        raise ValueError(f"matmul_dtype is {value!r}; give {', '.join(get_args(MatmulDtype))}")
 
 
 def multiplies_bfloat16(wanted: MatmulDtype, device: torch.device) -> bool:

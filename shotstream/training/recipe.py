@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
+from shotstream.configs import refuse_unknown_words
 from shotstream.data.captions import StoredTextConfig
 from shotstream.data.checks import require_decay, require_positive, require_within
 from shotstream.data.story_captions import StoryCaptionsConfig
@@ -16,7 +17,7 @@ from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.model.config import DiTConfig
 from shotstream.streaming.context_sampling import PolicyName, named_policy
 from shotstream.text.word_encoder import WordEncoderConfig
-from shotstream.training.precision import MatmulDtype, require_matmul_dtype
+from shotstream.training.precision import MatmulDtype
 from shotstream.training.rates import rate_factor
 
 WHOLE_RUN = 2**31 - 1
@@ -64,8 +65,7 @@ class OptimConfig:
     """Decay per step of the averaged weights, which are what is used afterwards."""
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("muon", "adamw"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; give muon or adamw")
+        refuse_unknown_words(self)
         require_positive(self, ("learning_rate", "max_norm"))
         require_within(self, 1, inf, ("warmup_steps", "decay_steps"))
         require_decay(self, ("ema_decay",))
@@ -113,7 +113,7 @@ class TrainConfig:
         counts = ("num_steps", "save_every", "log_every", "preview_every", "keep", "accumulation")
         require_within(self, 1, inf, counts)
         require_within(self, 0, inf, ("seed", "stop_at", "samples_at_once"))
-        require_matmul_dtype(self.matmul_dtype)
+        refuse_unknown_words(self)
         if self.samples_at_once and self.accumulation > 1:
             raise ValueError(
                 f"samples_at_once is {self.samples_at_once} and accumulation {self.accumulation}: give one"

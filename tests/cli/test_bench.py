@@ -85,7 +85,7 @@ def test_a_question_that_there_is_not_is_bad_input(
     [
         (("--size", "30x48"), "multiples of 8"),
         (("--size", "big"), "height x width"),
-        (("--precision", "int4"), "no precision"),
+        (("--precision", "int4"), "precision is 'int4'"),
         (("--model", "nowhere", "--random"), "nowhere"),
         (("--device", "cuda:77"), "cuda:77"),
     ],

@@ -1,5 +1,6 @@
 """What is chosen for whom: the table in code against one written down, and what an expert's answers do."""
 
+from copy import copy
 from dataclasses import asdict, replace
 from typing import Any, get_args
 
@@ -14,7 +15,6 @@ from shotstream.streaming.choice import (
     MemoryLevel,
     Needs,
     Options,
-    check_words,
     choose,
 )
 from shotstream.streaming.inference_options import InferenceOptions
@@ -163,16 +163,20 @@ def test_an_experts_answer_takes_the_place_of_the_tables() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "name", "words"),
     [
-        (("int4", "auto", None), "no precision 'int4'; give auto, float32, bfloat16, float8"),
-        (("auto", "none", None), "no memory 'none'; give auto, low, lowest"),
-        (("auto", "auto", "magic"), "no attention 'magic'; give sdpa"),
+        (Options(), "precision", "auto, float32, bfloat16 or float8"),
+        (Options(), "memory", "auto, low or lowest"),
+        (Expert(), "attention", "sdpa, cudnn or eight-bit"),
+        (InferenceOptions(), "weights", "float8 or float8-products"),
+        (InferenceOptions(), "attention", "sdpa, cudnn or eight-bit"),
     ],
 )
-def test_what_is_not_known_is_refused(words: tuple[str, str, str | None], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_words(*words)
+def test_what_is_not_known_is_refused(options: Any, name: str, words: str) -> None:
+    made = copy(options)
+    object.__setattr__(made, name, "magic")  # as a constructor has it, where types are not checked
+    with pytest.raises(ValueError, match=f"^{name} is 'magic'; give {words}$"):
+        made.__post_init__()
 
 
 def test_every_row_sets_a_switch_and_says_why() -> None:

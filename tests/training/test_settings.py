@@ -1,14 +1,17 @@
 """Which numbers every stage takes and which it refuses, before anything is loaded or drawn."""
 
-from dataclasses import fields, replace
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import fields, is_dataclass, replace
 from itertools import product
 from math import inf, nan
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+from shotstream.configs import ConfigError, config_to_document
 from shotstream.data.captions import StoredTextConfig
-from shotstream.training.recipes import RECIPES, recipe
+from shotstream.training.recipes import RECIPES, recipe, recipe_from_document
 from shotstream.training.stages.inter_shot import InterShotConfig
 from shotstream.training.stages.intra_shot import IntraShotConfig
 
@@ -147,6 +150,43 @@ def test_the_table_has_every_number_of_every_section() -> None:
         if config is not None:
             numbers = {one.name for one in fields(config) if type(getattr(config, one.name)) in (int, float)}
             assert numbers <= known.get(type(config), set()), (name, section)
+
+
+def settings_of_words(config: Any) -> Iterator[tuple[Any, str, str, tuple[str, ...]]]:
+    """Each setting that takes certain words: its configuration, its name, its dotted name and the words."""
+    for one in fields(config):
+        value, hint = getattr(config, one.name), get_type_hints(type(config))[one.name]
+        if get_origin(hint) is Literal:
+            yield config, one.name, one.name, get_args(hint)
+        if is_dataclass(value):
+            for owner, name, path, words in settings_of_words(value):
+                yield owner, name, f"{one.name}.{path}", words
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_word_that_no_setting_has_is_refused_by_its_name_and_all_that_one_has_are_taken(name: str) -> None:
+    """Made in code, set on the command line or read from a run: a word was trained with until code met it."""
+    found = list(settings_of_words(recipe(name)))
+    assert {path for _, _, path, _ in found} >= {"train.matmul_dtype"}
+    for owner, setting, path, words in found:
+        for word in words:
+            assert getattr(replace(owner, **{setting: word}), setting) == word
+        with pytest.raises(ValueError, match="'magic'") as in_code:
+            made = copy(owner)
+            object.__setattr__(made, setting, "magic")  # as a constructor has it, where types are not checked
+            made.__post_init__()
+        with pytest.raises(ValueError, match="'magic'") as as_override:
+            recipe(name, [f"{path}=magic"])
+        for refused in (in_code, as_override):
+            assert all(word in str(refused.value) for word in words)
+        document = config_to_document(recipe(name))
+        *sections, last = path.split(".")
+        part = document
+        for section in sections:
+            part = part[section]
+        part[last] = "magic"
+        with pytest.raises(ConfigError, match=rf'^here\.{path} is "magic"; .*{words[-1]} belongs there$'):
+            recipe_from_document(document, "here")
 
 
 def test_captions_of_shards_are_read_where_the_shards_are() -> None:

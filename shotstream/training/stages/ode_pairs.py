@@ -13,12 +13,13 @@ from functools import partial
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shotstream.configs import refuse_unknown_words
 from shotstream.data.batches import DataSource, ShotBatch
 from shotstream.data.checks import require_within
 from shotstream.data.ode_pairs import OdePairs, digest_of
@@ -60,8 +61,7 @@ class OdePairsConfig:
     as the published code has it."""
 
     def __post_init__(self) -> None:
-        if self.flow not in get_args(Flow):
-            raise ValueError(f"flow is {self.flow!r}; give {' or '.join(get_args(Flow))}")
+        refuse_unknown_words(self)
         require_within(self, 0, inf, ("guidance", "context_guidance"))
         require_within(self, 1, inf, ("substeps",))
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from shotstream.configs import refuse_unknown_words
 from shotstream.data.batches import DataSource, ShotBatch
 from shotstream.data.checks import require_positive, require_within
 from shotstream.data.rng import numpy_rng, sample_noise, torch_rng
@@ -57,8 +58,7 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         require_within(self, 0, 1, ("causal_share", "clean_history", "figure_share"))
         require_positive(self, ("max_figure_weight",))
-        if self.learns not in ("all", "self_attention"):
-            raise ValueError(f"learns is {self.learns!r}; give all or self_attention")
+        refuse_unknown_words(self)
 
     def check(self, recipe: Recipe[Any, Any, Any]) -> None:
         """Nothing: any teacher can be trained on any shots."""
