@@ -1,9 +1,8 @@
-"""The command `shotstream`: reads arguments, calls the package, and tells a person what happened in one line.
+"""The command `shotstream`: reads arguments, calls the package, and reports the result in one line.
 
-Exit codes: 0 done, 1 a fault (full disk, frames that differ, a failed check), 2 bad input, 130 interrupted
-(Ctrl-C), 143 terminated (SIGTERM).
-Tracebacks go to a log file, with --debug, and nowhere else. Only typer is imported at the start, everything
-else when a command needs it, so that help comes at once.
+Exit codes: 0 success, 1 a failure (full disk, frames that differ, a failed check), 2 invalid input, 130
+interrupted (Ctrl-C), 143 terminated (SIGTERM). Tracebacks are written only to a log file, with --debug. Only
+typer is imported at the start, everything else when a command needs it, so that help is shown at once.
 """
 
 import io
@@ -61,10 +60,10 @@ _is_debugging = False
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command with the given arguments (None: the process's) and exits with its code."""
+    """Runs the command with the given arguments (None: those of the process) and exits with its code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the terminal's encoding does not have is shown with escapes.
+        # Characters that the terminal's encoding does not have are shown as escapes.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with ending_on_sigterm():
@@ -78,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (typer.Abort, KeyboardInterrupt, Stopped) as error:
         code = stopped(error)
     except BrokenPipeError:
-        # Nobody reads on (`| head`), and Python would complain of the rest at the very end.
+        # The reader has ended (`| head`); without this, Python would print an error at exit.
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAULT
@@ -96,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _with_successor(error: typer.TyperException) -> str:
-    """The message of a usage error; for an option that is gone, with what took its place."""
+    """Returns the message of a usage error; for a removed option, with what replaces it."""
     successor = REPLACED.get(getattr(error, "option_name", ""))
     return f"{error.format_message()}" + (f" Give {successor}." if successor else "")
 

@@ -1,4 +1,4 @@
-"""`python -m shotstream.cli`: the command without an installed script."""
+"""`python -m shotstream.cli`: runs the command without an installed script."""
 
 from shotstream.cli import main
 

@@ -1,6 +1,6 @@
-"""Commands that hold a clock to a model, one for each question: a table, and one JSON line last.
+"""The commands `bench ...`: one benchmark for each question, with a table and one line of JSON at the end.
 
-Every question takes the same model options: a real model or one with random weights, at any size.
+Every benchmark takes the same model options: a real model, or one with random weights of any size.
 """
 
 import sys
@@ -372,7 +372,7 @@ def _run(
     *,
     with_text: bool = True,
 ) -> None:
-    """Loads the model, measures, and shows what came out."""
+    """Loads the model, runs a benchmark and prints its report."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
         tell = status.update if console.is_terminal else _lines()
@@ -383,7 +383,7 @@ def _run(
 
 
 def _lines() -> Callable[[str], None]:
-    """Progress as plain lines, for output that is no terminal, with the seconds since the command began."""
+    """Returns a progress callback that prints plain lines, with the seconds since the command began."""
     begun = time.monotonic()
     return lambda text: print(f"{time.monotonic() - begun:6.1f} s  {text}", file=sys.stderr, flush=True)
 
@@ -397,7 +397,7 @@ def _load(
     *,
     with_text: bool = True,
 ) -> "tuple[StreamingPipeline, dict[str, object]]":
-    """The pipeline, warmed up, and what a report must tell of how it is run."""
+    """Returns the warmed-up pipeline, and the facts about it for a report."""
     from shotstream.bench.models import BenchModel, load_bench_model, parse_size
     from shotstream.streaming.warm_up import warm_up
 

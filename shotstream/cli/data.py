@@ -1,4 +1,4 @@
-"""Commands about the data that training streams: encode clips into shards, and check shards."""
+"""The commands `data ...`: encode clips into shards for training, and check shards."""
 
 import json
 import os
@@ -130,7 +130,7 @@ def _kept(directory: Path) -> str:
 
 
 def _share(shard_of: str | None) -> tuple[int, int]:
-    """The rank of this process and the number of processes."""
+    """Returns the index of this process and the number of processes."""
     if shard_of is None:
         return number_from_torchrun("RANK", 0), number_from_torchrun("WORLD_SIZE", 1)
     first, _, second = shard_of.partition("/")

@@ -1,4 +1,4 @@
-"""The command `evaluate`: the oracle scores films of a model or of a training run."""
+"""The command `evaluate`: scores films of a model or of a training run with the oracle."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`shotstream generate`: a story in, a film out, with live progress."""
+"""The command `generate`: generates a film from a story, with live progress."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -153,7 +153,7 @@ def _film_live(
 
 
 def _kept(settings: "FilmSettings") -> str:
-    """A message about an unfinished film: what of it is on the disk, and how to continue it."""
+    """Returns a message about an unfinished film: what is on disk, and how to resume it."""
     from shotstream.film import num_finished_shots
 
     partial = settings.files.partial

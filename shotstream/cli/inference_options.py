@@ -1,4 +1,4 @@
-"""Options of a model that several commands share, and commands that several processes run together."""
+"""Model options that several commands share, and commands that several processes run together."""
 
 import inspect
 from collections.abc import Callable, Generator, Mapping
@@ -96,11 +96,11 @@ REPLACED = {
     "--overlap-chunks": "--overlap",
     "--dtype": "--precision",
 }
-"""Options that the commands that load a model had, and what takes their place."""
+"""Removed options of the commands that load a model, and what replaces them."""
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, whose argument `options` is given by options: how a model is run."""
+    """Returns the command with command-line options in place of its argument `options`."""
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -121,7 +121,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _read_options(precision: Any, memory: Any, **expert: Any) -> "Options":
-    """ValueError for a precision, a level of memory or an attention that is unknown."""
+    """Returns the options; raises ValueError for an unknown precision, memory level or attention."""
     from shotstream.configs import require_words
     from shotstream.streaming.choice import Expert, Options
 
@@ -133,7 +133,7 @@ def _read_options(precision: Any, memory: Any, **expert: Any) -> "Options":
 def load_warm(
     console: "Console", model: str, device: str, options: "Options", group: "InferenceGroup | None" = None
 ) -> "StreamingPipeline":
-    """The model, all that a first film would wait for done; the person is told what is done and chosen."""
+    """Returns the model, warmed up; prints what is done and chosen."""
     from shotstream.streaming.loading import load
     from shotstream.streaming.warm_up import warm_up
 
@@ -157,9 +157,9 @@ def load_warm(
 
 @contextmanager
 def inference_group_of(device: str) -> "Generator[InferenceGroup | None]":
-    """The processes that torchrun has started this one with; None where it is alone.
+    """Yields the group of processes that torchrun has started; None for a single process.
 
-    Leaving it dismisses the processes that follow.
+    Leaving the context ends the other processes' work.
     """
     from shotstream.streaming.inference_group import init_inference_group, started_by_torchrun
 

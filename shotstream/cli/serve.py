@@ -1,4 +1,4 @@
-"""`shotstream serve`: the studio's web server."""
+"""The command `serve`: the studio's web server."""
 
 import errno
 import secrets
@@ -147,7 +147,7 @@ def _shown(host: str) -> str:
 
 
 def _address() -> str:
-    """Returns the address under which other machines most likely reach this one; sends nothing."""
+    """Returns the address at which other machines most likely reach this one; sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))

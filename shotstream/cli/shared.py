@@ -1,4 +1,4 @@
-"""Options, console and error handling of all commands: a failure becomes one line and an exit code."""
+"""Options, console and error handling of all commands: an error becomes one line and an exit code."""
 
 import errno
 import json
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from shotstream.streaming.pipeline import StreamingPipeline
 
 FAULT, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-# What is wrong with a path that was given; other errors of files are faults.
+# Errors in a path that the user gave; other file errors are faults.
 _OF_PATHS = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EILSEQ, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO,
 }  # fmt: skip
-# What only a mistake of ours raises: their texts are about Python.
+# Errors that only a bug raises: their messages are about Python.
 _OUR_OWN = (
     AssertionError, AttributeError, LookupError, NameError, NotImplementedError, OverflowError,
     RecursionError, StopIteration, TypeError, ZeroDivisionError,
@@ -40,26 +40,26 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 
 
 class BadInput(Exception):
-    """An error of the user's input; the message is one line."""
+    """An error in the user's input; the message is one line."""
 
 
 class Terminated(KeyboardInterrupt):
-    """The system asks the program to end (SIGTERM): it ends as after Ctrl-C, with another code."""
+    """A SIGTERM: the program ends as after Ctrl-C, with another exit code."""
 
 
 class Fault(Exception):
-    """Something went wrong that the user's input is not to blame for; the message is one line."""
+    """An error that is not in the user's input; the message is one line."""
 
 
 class Stopped(Exception):
-    """Its cause, `KeyboardInterrupt` or `Terminated`, has ended a command that said nothing of it."""
+    """A command that its cause has ended, `KeyboardInterrupt` or `Terminated`, without a message."""
 
 
 class Group(TyperGroup):
-    """The commands; typer itself would end one that is interrupted with code 130 and without a word."""
+    """The group of commands. Unlike typer's, it prints a line when a command is interrupted."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command; returns its exit code."""
+        """Runs the command and returns its exit code."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -71,7 +71,10 @@ def comfortable_scale(pipeline: "StreamingPipeline") -> int:
 
 
 def make_console(*, stderr: bool = True) -> "Console":
-    """A console that shows text as it is: names of files hold brackets and :words: that Rich would act on."""
+    """Returns a console that prints text as it is.
+
+    File names may contain brackets and :words:, which Rich would interpret.
+    """
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
@@ -79,7 +82,7 @@ def make_console(*, stderr: bool = True) -> "Console":
 
 @contextmanager
 def bad_input(comfort: str | Callable[[], str] = "nothing was made") -> Generator[None]:
-    """Turns errors of the user's input into a message and exit code 2; `comfort` as in `interruptible`."""
+    """Turns errors in the user's input into a message and exit code 2; `comfort` as in `interruptible`."""
     with interruptible(comfort):
         try:
             yield
@@ -93,7 +96,10 @@ def bad_input(comfort: str | Callable[[], str] = "nothing was made") -> Generato
 
 @contextmanager
 def interruptible(comfort: str | Callable[[], str]) -> Generator[None]:
-    """Ctrl-C and SIGTERM become one line and a code; `comfort` says what there is, if called, then."""
+    """Turns Ctrl-C and SIGTERM into one line and an exit code.
+
+    `comfort` is the end of the line, which says what was kept; a function is called when it is needed.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
@@ -102,7 +108,7 @@ def interruptible(comfort: str | Callable[[], str]) -> Generator[None]:
 
 
 def stopped(error: BaseException, comfort: str = "") -> int:
-    """Says that a person or the system ended the program; the exit code."""
+    """Prints that the program was interrupted or terminated; returns the exit code."""
     is_terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
     word, code = ("terminated", TERMINATED) if is_terminated else ("interrupted", INTERRUPTED)
     return complain(f"{word}{comfort}", code)
@@ -110,7 +116,7 @@ def stopped(error: BaseException, comfort: str = "") -> int:
 
 @contextmanager
 def ending_on_sigterm() -> Generator[None]:
-    """Within it SIGTERM raises `Terminated`, once: a second one ends the process on the spot."""
+    """Makes the first SIGTERM raise `Terminated`; a second one ends the process at once."""
     is_usable = threading.current_thread() is threading.main_thread()
     if not is_usable or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
@@ -122,7 +128,9 @@ def ending_on_sigterm() -> Generator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if os.getpid() == process:
             raise Terminated
-        os.kill(os.getpid(), signal.SIGTERM)  # A helper that was forked off dies of it, as it would have.
+        os.kill(
+            os.getpid(), signal.SIGTERM
+        )  # A forked child process is terminated, as it would be by default.
 
     signal.signal(signal.SIGTERM, end)
     try:
@@ -139,9 +147,9 @@ def complain(message: str, code: int) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, in one line."""
+    """Returns the message of an error in one line."""
     if isinstance(error, OSError) and error.strerror:
-        # Of two names the second is the one that could not be made.
+        # If there are two names, the second is the one that could not be created.
         name = error.filename2 or error.filename
         return f"{shown_path(name)}: {error.strerror}" if isinstance(name, str | bytes) else error.strerror
     if isinstance(error, UnicodeError):
@@ -158,6 +166,6 @@ def one_line(error: BaseException) -> str:
 
 
 def shown_path(name: str | bytes) -> str:
-    """A path in a message: as it is, or its beginning and end."""
+    """Returns a path for a message: complete, or its beginning and end."""
     text = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
     return text if len(text) <= 200 else f"{text[:80]}…{text[-80:]}"

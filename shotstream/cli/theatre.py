@@ -1,4 +1,4 @@
-"""Commands about the embedded world: what it understands, its data, and how its oracle is calibrated."""
+"""The commands `theatre ...`: the vocabulary of the theatre, its data, and the oracle's calibration."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The command `train`: any recipe, on any machine or, started by torchrun, on many; it resumes itself."""
+"""The command `train`: runs or resumes any recipe, on one machine or, with torchrun, on many."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ def train(
             return
         device = local_device(default_device() if device == "auto" else device)
     with init_dist_context(device) as dist_context:
-        # One process speaks for all; warnings come from each.
+        # Only one process prints; warnings are printed by all.
         level = logging.INFO if dist_context.is_main_process else logging.WARNING
         logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
@@ -75,7 +75,7 @@ def _end(prepared: "PreparedRun", done: int) -> str:
 
 
 def _kept(directory: Path, num_steps: int) -> str:
-    """A message about a run that was stopped: which step is on the disk, and how to resume."""
+    """Returns a message about a stopped run: which step is on disk, and how to resume it."""
     from shotstream.training.checkpoint import checkpoints, steps_of
 
     found = checkpoints(directory)

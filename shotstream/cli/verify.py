@@ -1,4 +1,4 @@
-"""The command `verify`: this install against recorded results of the published implementation."""
+"""The command `verify`: compares this install with recorded results of the published implementation."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""Commands about weights: import, download, show, and what training leaves behind."""
+"""The commands `weights ...`: import, download and show weights, and export those of a training run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,7 +130,7 @@ def weights_show(
 
 
 def _made_of(provenance: "Mapping[str, Any]") -> list[str]:
-    """The files that an imported model's transformer was made from, a line each."""
+    """Returns the files that an imported model's transformer was made from, one line each."""
     lines = [f"base: {provenance['base']}"] if "base" in provenance else []
     if "checkpoint" in provenance:
         which = "average over training" if provenance.get("averaged") else "weights as trained"

@@ -1,1 +1,1 @@
-"""Scores of films against what they should show."""
+"""Evaluation: scores of generated films, compared with what they should show."""

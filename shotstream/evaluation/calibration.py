@@ -1,8 +1,8 @@
-"""Calibrates the oracle: what it says of films whose scores are known beforehand.
+"""Calibration of the oracle: its scores of films for which they are known in advance.
 
-The world's own films score 1 on every axis, and never flicker. Films of other stories are at chance on the
-caption axes, films with details drawn anew in each shot at chance in memory. As films are blurred, mosaicked,
-speckled, flickered, melted, or their cuts moved, scores fall step by step.
+The world's own films score 1 on every axis, and 0 on flicker. Films of other stories are at chance level on
+the caption axes, and films with new details in each shot are at chance level on the memory axes. If films are
+blurred, mosaicked, speckled, flickered or melted, or their cuts are moved, scores fall step by step.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,11 +37,11 @@ MOVES = (1, 2, 3, 4)
 
 _JUDGED_IN_FULL = ("truth", "other story", "new details")
 _NUM_DEGRADED_STORIES = 12
-"""Stories of degraded films, at most: their scores fall in steps far wider than their spread."""
+"""Maximum number of stories of a degraded film; its scores fall in steps wider than their spread."""
 
 
 def calibration_films(num_chunks: int, seed: int) -> dict[str, FilmSource]:
-    """Films whose scores are known beforehand, by name."""
+    """Returns films whose scores are known in advance, by name."""
     true = true_films(num_chunks)
     films = {
         "truth": true,
@@ -71,7 +71,7 @@ def calibration_films(num_chunks: int, seed: int) -> dict[str, FilmSource]:
 def calibrate(
     config: EvaluationConfig, progress: Callable[[str], None] | None = None
 ) -> Mapping[str, Report]:
-    """A report for each of the calibration films; `progress` is told each name before its turn."""
+    """Returns a report for each calibration film; `progress` is called with each name before its turn."""
     reports: dict[str, Report] = {}
     for name, films in calibration_films(config.num_chunks, config.seed).items():
         if progress:
@@ -83,7 +83,7 @@ def calibrate(
 
 
 def calibration_table(reports: Mapping[str, Report]) -> str:
-    """The mean of each axis, a line for each of the films, chance above them."""
+    """Returns a table of the mean of each axis: chance level first, then one line per film."""
     first = next(iter(reports.values()))
     lines = [" ".join([f"{'':<12}", *(f"{axis[:8]:>8}" for axis in AXES)])]
     lines.append(_line("chance", [row.chance for row in first.rows]))

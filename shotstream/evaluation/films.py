@@ -1,7 +1,7 @@
-"""Films to be judged, from whatever makes them: a model, a codec, the world itself, or the world made worse.
+"""Sources of films to score: a model, a codec, the world's own renderings, or degraded renderings.
 
-A source takes a story's number and the story, and returns the frames of each shot. What is judged in the
-same way can be compared: truth, codec, teacher and student differ in their source alone.
+A source takes the index of a story and the story, and returns the frames of each shot. Ground truth, codec,
+teacher and student differ in their source alone, so their scores can be compared.
 """
 
 import itertools
@@ -26,14 +26,14 @@ from shotstream.vae.pixels import from_uint8, to_uint8
 
 Take = UInt8[np.ndarray, "f h w 3"]
 FilmSource = Callable[[int, TheatreStory], Sequence[np.ndarray]]
-"""From a story's number and the story to the frames of each shot, uint8 RGB `f h w 3`."""
+"""A function from the index of a story and the story to the frames of each shot, uint8 RGB `f h w 3`."""
 
 _HELD_OUT_STREAM = 1_000_003
 _CELL_PX = 8
 
 
 def held_out_stories(num_stories: int, num_shots: int, seed: int) -> list[TheatreStory]:
-    """Stories with a pair of species and colour that training never shows; story i depends on seed and i."""
+    """Returns stories with a held-out pair of species and colour; story i depends on `seed` and i."""
     return [
         sample_story(np.random.default_rng((seed, _HELD_OUT_STREAM, number)), num_shots, held_out=True)
         for number in range(num_stories)
@@ -43,10 +43,10 @@ def held_out_stories(num_stories: int, num_shots: int, seed: int) -> list[Theatr
 def model_films(
     pipeline: StreamingPipeline, *, context: bool, num_chunks: int, seed: int, steps: int | None = None
 ) -> FilmSource:
-    """Films of a model; without context each shot is the first one of a session of its own.
+    """Returns the films of a model; without context each shot is the first one of its own session.
 
     With and without context a shot has the same seed, and so the same noise. `steps` is the number of
-    denoising steps; None takes those that the model was trained for.
+    denoising steps; None takes the number that the model was trained for.
     """
 
     def film(number: int, story: TheatreStory) -> list[np.ndarray]:
@@ -65,13 +65,13 @@ def model_films(
 
 
 def true_films(num_chunks: int) -> FilmSource:
-    """The world itself."""
+    """Returns the world's own films."""
     num_frames = WAN_GEOMETRY.shot_num_frames(num_chunks)
     return lambda _, story: [_rendered(shot, num_frames) for shot in story.shots]
 
 
 def coded_films(codec: Codec, num_chunks: int) -> FilmSource:
-    """The world encoded and decoded: the best that a model over this codec can do."""
+    """Returns the world's films encoded and decoded: the best that a model with this codec can do."""
     true = true_films(num_chunks)
 
     def film(number: int, story: TheatreStory) -> list[np.ndarray]:
@@ -81,7 +81,7 @@ def coded_films(codec: Codec, num_chunks: int) -> FilmSource:
 
 
 def shuffled_films(num_chunks: int, seed: int) -> FilmSource:
-    """The world's film of another held-out story: what captions do not decide."""
+    """Returns the world's film of another held-out story, which ignores the captions."""
     true = true_films(num_chunks)
 
     def film(number: int, story: TheatreStory) -> Sequence[np.ndarray]:
@@ -92,7 +92,7 @@ def shuffled_films(num_chunks: int, seed: int) -> FilmSource:
 
 
 def forgetful_films(num_chunks: int, seed: int) -> FilmSource:
-    """The world's film with scarves and layouts drawn anew in each shot."""
+    """Returns the world's film with random scarves and layouts in each shot."""
     true = true_films(num_chunks)
 
     def film(number: int, story: TheatreStory) -> Sequence[np.ndarray]:
@@ -104,7 +104,7 @@ def forgetful_films(num_chunks: int, seed: int) -> FilmSource:
 
 
 def films_with_moved_cuts(num_chunks: int, num_late: int) -> FilmSource:
-    """The world's film with every cut a few frames late."""
+    """Returns the world's film with every cut `num_late` frames late."""
     num_frames = WAN_GEOMETRY.shot_num_frames(num_chunks)
 
     def film(_: int, story: TheatreStory) -> list[np.ndarray]:
@@ -119,31 +119,31 @@ def films_with_moved_cuts(num_chunks: int, num_late: int) -> FilmSource:
 
 
 def changed(source: FilmSource, change: Callable[[np.ndarray], np.ndarray]) -> FilmSource:
-    """Films with every take changed, for example by one of the functions below."""
+    """Returns films with a function applied to every take, for example one of those below."""
     return lambda number, story: [change(take) for take in source(number, story)]
 
 
 def blurred(take: Take, radius_px: float) -> Take:
-    """Frames under a Gaussian blur."""
+    """Returns frames with a Gaussian blur."""
     blur = ImageFilter.GaussianBlur(radius_px)
     return np.stack([np.asarray(Image.fromarray(frame).filter(blur)) for frame in take])
 
 
 def mosaicked(take: Take, size_px: int) -> Take:
-    """Frames averaged over blocks; the size of frames must be a multiple of the block's."""
+    """Returns frames averaged over blocks; the size of the frames must be a multiple of the block's."""
     f, h, w, c = take.shape
     blocks = take.reshape(f, h // size_px, size_px, w // size_px, size_px, c).mean(axis=(2, 4))
     return blocks.round().astype(np.uint8).repeat(size_px, axis=1).repeat(size_px, axis=2)
 
 
 def speckled(take: Take, share: float, rng: np.random.Generator) -> Take:
-    """Frames with a share of the pixels replaced by random colours of the palette."""
+    """Returns frames with a share of the pixels replaced by random colours of the palette."""
     noise = RGB[rng.integers(len(RGB), size=take.shape[:3])]
     return np.where((rng.random(take.shape[:3]) < share)[..., None], noise, take)
 
 
 def flickered(take: Take, share: float, rng: np.random.Generator) -> Take:
-    """Frames of which a share of the cells of 8x8 pixels shows another frame of the take."""
+    """Returns frames in which a share of the 8x8 cells shows another frame of the take."""
     f, h, w, _ = take.shape
     chosen = rng.random((f, h // _CELL_PX, w // _CELL_PX)) < share
     source = np.where(chosen, rng.integers(f, size=chosen.shape), np.arange(f)[:, None, None])
@@ -152,7 +152,7 @@ def flickered(take: Take, share: float, rng: np.random.Generator) -> Take:
 
 
 def melted(take: Take, reach_px: int, rng: np.random.Generator) -> Take:
-    """Frames whose rows are each moved aside by up to `reach_px`, anew in each group of four frames."""
+    """Returns frames whose rows are shifted by up to `reach_px`, at random for each group of four frames."""
     f, h, w, _ = take.shape
     moved = rng.integers(-reach_px, reach_px + 1, size=((f + 6) // 4, h))[(np.arange(f) + 3) // 4]
     columns = (np.arange(w) - moved[..., None]).clip(0, w - 1)

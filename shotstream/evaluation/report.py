@@ -1,4 +1,4 @@
-"""Scores of many films as a table, as one line of JSON, and as a sheet of pictures."""
+"""The report of an evaluation: tables, one line of JSON, and a contact sheet."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,27 +28,28 @@ from shotstream.theatre.world import TheatreStory
 _NUM_RESAMPLES: Final = 2000
 _NUM_PARTNERS: Final = 20
 _FRAMED: Final[tuple[Axis, ...]] = ("characters", "scarf", "layout", "sharpness", "flicker", "figure")
-"""Axes whose means by framing are shown to people."""
+"""Axes whose means by framing are in the tables."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AxisRow:
-    """A row of the report: one axis over all stories."""
+    """A row of the report: the scores on one axis over all stories."""
 
     axis: Axis
     count: int
-    """Shots, details or cuts that could be judged."""
+    """Number of shots, details or cuts that were judged."""
     mean: float | None
-    """None when nothing could be judged."""
+    """Mean score; None if nothing was judged."""
     low: float | None
-    """Lower end of the 95 % interval, by resampling stories."""
+    """Lower end of the 95 % interval, from resampling stories; None if nothing was judged."""
     high: float | None
-    """Upper end."""
+    """Upper end of the 95 % interval; None if nothing was judged."""
     chance: float | None
-    """What a film scores that knows nothing of its story; None for sharpness, figures and flicker,
-    which have no such level."""
+    """Score of a film that has nothing to do with its story; None for sharpness, figures and flicker, which
+    have no chance level.
+    """
     truth: float | None = None
-    """What the world's own film of the same stories scores; None when it was not judged."""
+    """Score of the world's own films of the same stories; None if they were not judged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,20 +59,20 @@ class Report:
     facts: Mapping[str, Any]
     """What was judged: model, weights, seed, numbers of stories and shots, seconds."""
     rows: tuple[AxisRow, ...]
-    """In the order of `oracle.AXES`."""
+    """One row for each axis, in the order of `oracle.AXES`."""
     by_shot: Mapping[Axis, tuple[float | None, ...]]
-    """For each axis the mean at each place in the stories; None where nothing could be judged."""
+    """Mean at each position in the stories, for each axis; None if nothing was judged."""
     by_framing: Mapping[Framing, Mapping[Axis, tuple[float | None, int]]]
-    """Of the plan's shots in each framing the mean on each axis, and how much was judged."""
+    """Mean and number of scores on each axis, for planned shots of each framing."""
     figures: Mapping[tuple[Framing, Action], tuple[float | None, int]]
-    """How whole actors are in each framing as they do each thing, the plan's, and how many were judged."""
+    """Mean and number of figure scores, for each planned framing and action."""
 
     def row(self, axis: Axis) -> AxisRow:
-        """The row of an axis."""
+        """Returns the row of an axis."""
         return next(row for row in self.rows if row.axis == axis)
 
     def table(self) -> str:
-        """A table for people."""
+        """Returns the table of all axes."""
         lines = [f"{'axis':<11} {'mean':>6}   {'95 %':^13}   {'chance':>6}  {'truth':>6}  {'judged':>6}"]
         for row in self.rows:
             interval = f"{_shown(row.low)} - {_shown(row.high)}"
@@ -82,7 +83,7 @@ class Report:
         return "\n".join(lines)
 
     def framing_table(self) -> str:
-        """A table of what depends on how far away the camera is, for people; figures by action too."""
+        """Returns the table of the scores that depend on the framing; figures by action as well."""
         lines = [
             " ".join([f"{'':<9}", *(f"{axis:>9}" for axis in _FRAMED), *(f"{one:>7}" for one in ACTIONS)])
         ]
@@ -93,7 +94,7 @@ class Report:
         return "\n".join(lines)
 
     def shot_table(self) -> str:
-        """A table of the means at each place in the stories, for people."""
+        """Returns the table of the means at each position in the stories."""
         axes = ("characters", "action", "set", "framing", "memory", "sharpness")
         lines = [" ".join([f"{'shot':<5}", *(f"{axis:>10}" for axis in axes)])]
         for index in range(len(self.by_shot["sharpness"])):
@@ -102,7 +103,7 @@ class Report:
         return "\n".join(lines)
 
     def json_line(self) -> str:
-        """Everything, for programs, without a line break."""
+        """Returns the whole report as one line of JSON."""
         axes = {
             row.axis: {
                 "mean": _rounded(row.mean),
@@ -132,14 +133,14 @@ def make_report(
     true_scores: Sequence[Scores] | None,
     chance_stories: Sequence[TheatreStory],
 ) -> Report:
-    """Means, intervals and levels.
+    """Returns the report: means, intervals and reference levels.
 
     Args:
         facts: what was judged, for the JSON line.
-        stories: the stories filmed.
-        verdicts: what the oracle says of each film.
-        true_scores: what the world's own films score; None when they were not judged.
-        chance_stories: other stories of the same kind, whose shots are taken for the answer.
+        stories: the stories of the films.
+        verdicts: the oracle's verdict on each film.
+        true_scores: the scores of the world's own films; None if they were not judged.
+        chance_stories: other stories of the same kind, for the chance levels.
     """
     scores = [verdict.scores for verdict in verdicts]
     chances = chance_levels(stories, scores, chance_stories)
@@ -170,7 +171,7 @@ def _by_framing(
     dict[Framing, dict[Axis, tuple[float | None, int]]],
     dict[tuple[Framing, Action], tuple[float | None, int]],
 ]:
-    """Means by the plan's framing, and of figures by framing and action."""
+    """Returns the means by planned framing, and those of figures by framing and action."""
     framed: dict[Framing, list[Scores]] = {framing: [] for framing in FRAMINGS}
     figures: dict[tuple[Framing, Action], list[float]] = {key: [] for key in product(FRAMINGS, ACTIONS)}
     for story, verdict in zip(stories, verdicts, strict=True):
@@ -191,9 +192,9 @@ def _mean(scores: Sequence[float]) -> tuple[float | None, int]:
 def interval(
     per_story: Sequence[Sequence[float]],
 ) -> tuple[float | None, float | None, float | None, int]:
-    """Mean over everything judged, its 95 % interval by resampling stories, and how much was judged.
+    """Returns the mean of all scores, its 95 % interval by resampling stories, and the number of scores.
 
-    The stories are the independent draws, not their shots. The resampling is seeded.
+    Stories are the independent samples, not their shots. The resampling is seeded.
     """
     sums = np.array([sum(scores) for scores in per_story])
     counts = np.array([len(scores) for scores in per_story])
@@ -209,11 +210,11 @@ def interval(
 def chance_levels(
     stories: Sequence[TheatreStory], scores: Sequence[Scores], chance_stories: Sequence[TheatreStory]
 ) -> dict[Axis, float | None]:
-    """The chance level of each axis: the score of a film that has nothing to do with its story.
+    """Returns the chance level of each axis: the score of a film that has nothing to do with its story.
 
-    On the caption axes another story's shot is taken for the answer. A detail is right by chance in one of
-    as many cases as there are of it. A cut falls anywhere in the reach of the search. Sharpness,
-    figures and flicker have none.
+    On the caption axes it is the score of another story's shot. On the memory axes it is 1 / the number of
+    possible details. On the cut axis it is the mean over all positions of the search. Sharpness, figures and
+    flicker have none.
     """
     levels: dict[Axis, float | None] = dict.fromkeys(AXES)
     rng = np.random.default_rng(0)

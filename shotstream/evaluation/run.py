@@ -1,6 +1,6 @@
-"""Evaluates a theatre model on held-out stories with the oracle; refuses models of other worlds.
+"""The evaluation of a theatre model on held-out stories, with the oracle; models of other worlds are refused.
 
-The same function scores any source of films, so that truth, codec, teacher and student are rows of one
+The same function scores any source of films, so that ground truth, codec, teacher and student are rows of one
 table.
 """
 
@@ -31,33 +31,37 @@ _NUM_CHANCE_STORIES = 64
 _MAX_SHOWN = 6
 
 Progress = Callable[[int, int], None]
-"""Called with the number of stories done and the number of all."""
+"""Callback with the number of finished stories and the number of all stories."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
-    """Configuration of an evaluation: the stories that are filmed, and how.
+    """Configuration of an evaluation: the stories, and how their films are generated.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: A number is out of range, or two options exclude each other.
     """
 
     num_stories: int = 50
+    """Number of held-out stories, at least 1."""
     num_shots: int = 5
-    """Shots of each story."""
+    """Number of shots of each story, at least 1."""
     num_chunks: int = 3
-    """Chunks of each shot."""
+    """Number of chunks of each shot, at least 1."""
     seed: int = 0
-    """Of the stories and of the films' noise."""
+    """Seed of the stories and of the films' noise, at least 0."""
     steps: int | None = None
-    """Denoising steps; None takes those that the model was trained for."""
+    """Number of denoising steps, at least 1; None takes the number that the model was trained for."""
     codec_only: bool = False
-    """Judge the world's films, encoded and decoded: the best that a model over this codec can do."""
+    """Whether to judge the world's films encoded and decoded instead: the best that a model with this codec
+    can do.
+    """
     judge_truth: bool = True
-    """Whether the world's own films of the same stories are judged beside."""
+    """Whether to judge the world's own films of the same stories as well."""
     other_captions: bool = False
-    """Tell the source another held-out story's captions, and judge by those of the story all the same: what
-    it is worth without its captions."""
+    """Whether to generate films from another held-out story's captions and judge them by the story's own,
+    which measures the film without its captions.
+    """
 
     def __post_init__(self) -> None:
         for name in ("num_stories", "num_shots", "num_chunks"):
@@ -79,17 +83,17 @@ def evaluate(
     sheet: Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Scores of a model.
+    """Returns the scores of a model.
 
     Args:
         pipeline: a theatre model.
-        config: what is filmed; None: 50 stories of 5 shots.
-        context: False films each shot in a session of its own, which leaves nothing to remember.
-        sheet: where to write a PNG of some of the films below their truth; None writes none.
-        progress: told after each story.
+        config: the stories, and how their films are generated; None: 50 stories of 5 shots.
+        context: False generates each shot in its own session, without context from earlier shots.
+        sheet: path of a PNG with some films below the ground truth; None writes none.
+        progress: called after each story.
 
     Raises:
-        ValueError: the model is not of the theatre.
+        ValueError: The model is not of the theatre.
     """
     if pipeline.family != "theatre":
         raise ValueError(
@@ -122,14 +126,14 @@ def score_films(
     sheet: Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Scores of any source of films; see `evaluate`.
+    """Returns the scores of any source of films; see `evaluate`.
 
     Args:
-        source: makes the film of a story.
-        config: what is filmed.
-        facts: what the source is, for the report's JSON line.
-        sheet: where to write a PNG; None writes none.
-        progress: told after each story.
+        source: the source of the films.
+        config: the stories, and how their films are generated.
+        facts: facts about the source, for the report's JSON line.
+        sheet: path of a PNG; None writes none.
+        progress: called after each story.
     """
     started_s = time.perf_counter()
     stories = held_out_stories(config.num_stories, config.num_shots, config.seed)
@@ -178,11 +182,14 @@ def evaluate_model(
     directory: Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Loads a model and evaluates it; writes `sheet.png` and `report.json` into `directory`, made if absent.
+    """Loads a model, evaluates it, and returns the report.
+
+    If `directory` is given, `sheet.png` and `report.json` are written into it; it is created if it does not
+    exist.
 
     Raises:
-        ValueError: there is no such model or device, the model is not of the theatre, or the directory
-            cannot be written.
+        ValueError: There is no such model or device, the model is not of the theatre, or the directory cannot
+            be written.
     """
     _require_effect(config or EvaluationConfig(), context)
     if directory is not None:
@@ -198,5 +205,5 @@ def evaluate_model(
 
 
 def write_report(report: Report, directory: Path) -> None:
-    """Writes `report.json` into a directory that is there."""
+    """Writes `report.json` into an existing directory."""
     write_atomically(f"{report.json_line()}\n".encode(), directory / "report.json")

@@ -1,4 +1,4 @@
-"""A contact sheet: for each story the true frames above the film's, with the captions below them."""
+"""The contact sheet: for each story true frames above generated ones, with their captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class Panel:
     """A panel of the sheet: one shot."""
 
     truth: UInt8[np.ndarray, "h w 3"]
-    """A frame of the world's film."""
+    """A frame of the world's own film."""
     film: UInt8[np.ndarray, "h w 3"]
-    """The same frame of the film judged."""
+    """The same frame of the judged film."""
     caption: str
-    """The shot's."""
+    """Caption of the shot."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +37,10 @@ class SheetStory:
 
 
 def draw_sheet(stories: Sequence[SheetStory]) -> Image.Image:
-    """The sheet as an RGB image.
+    """Returns the sheet as an RGB image.
 
     Raises:
-        ValueError: there is no story.
+        ValueError: There is no story.
     """
     if not stories:
         raise ValueError("a contact sheet needs at least one story")

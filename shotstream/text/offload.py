@@ -1,8 +1,8 @@
-"""A network that is larger than its device: layers visit the device one after the other, for their own turn.
+"""Layer-wise offloading: a network larger than its device, whose layers are copied there one at a time.
 
-Weights stay where and as they are; each layer's are copied to the device, in the dtype to compute in, when it
-is called, and the copy is dropped when it returns. Results are those of the network on the device, to the
-bit. Every call pays for the way of all weights.
+The weights stay where they are, in their dtype. When a layer is called, its weights are copied to the device
+in the dtype of the computation, and the copy is dropped when it returns. Results are bit-identical to those
+of the network on the device. Every call transfers all weights.
 """
 
 from collections.abc import Iterable
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 
 def visit(layers: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
-    """From now on each of `layers`, which must not contain one another, visits the device when it is called.
+    """Registers hooks that copy each layer to the device for each of its calls.
 
     Args:
-        layers: They get their tensors on `device` and in `dtype`, from what comes before them or `bring`.
-        device: To compute on.
-        dtype: To compute in.
+        layers: The layers; none may contain another. Their inputs must be on `device` and in `dtype`, see
+            `bring`.
+        device: Device of the computation.
+        dtype: Dtype of the computation.
     """
     for layer in layers:
         _Visitor(layer, device, dtype)
@@ -29,7 +30,7 @@ class _Visitor:
         self._device, self._dtype = device, dtype
         self._at_home: list[tuple[nn.Parameter, Tensor]] = []
         layer.register_forward_pre_hook(self._go)
-        # Also after an error: what is left on the device would stay there.
+        # Also after an error: otherwise the copies would stay on the device.
         layer.register_forward_hook(self._return, always_call=True)
 
     def _go(self, layer: nn.Module, _: Any) -> None:
@@ -44,7 +45,7 @@ class _Visitor:
 
 
 def bring(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """From now on `layer` computes where it is, and what comes out is brought to the device."""
+    """Registers a hook that moves the output of `layer`, computed where it is, to `device` and `dtype`."""
 
     def carry(_layer: nn.Module, _arguments: Any, result: Tensor) -> Tensor:
         return result.to(device, dtype)

@@ -1,11 +1,11 @@
-"""Captions as embeddings: the small `TextEncoder` protocol, a memo of embeddings, and Wan's UMT5 encoder.
+"""Text encoders: the `TextEncoder` protocol, a cache of embeddings, and Wan's UMT5 encoder.
 
-Every caption is encoded by itself: its embedding does not depend on the captions it arrives with, so a
-shot can be replayed alone. Rows past the end of a caption are zero; cross-attention reads them as they are.
-transformers and ftfy come with the `wan` extra and are imported only when Wan's encoder is used.
+Every caption is encoded alone: its embedding does not depend on other captions in the call, so a shot can be
+replayed alone. Rows after the end of a caption are zero, and cross-attention attends to them. transformers
+and ftfy come with the `wan` extra and are imported only when Wan's encoder is used.
 
-Source: Wan2.1 (arXiv 2503.20314): umT5-XXL, 512 tokens, right truncation; captions repaired, unescaped and
-collapsed.
+Source: Wan2.1 (arXiv 2503.20314): umT5-XXL, 512 tokens, right truncation; encoding errors repaired, HTML
+entities resolved, white space collapsed.
 """
 
 import html
@@ -36,28 +36,28 @@ _PLAIN = re.compile(r"[ \t\n!-%'-~]*")
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Captions in, embeddings out; embeddings are memoised per caption."""
+    """The protocol of text encoders: captions to embeddings, which are cached per caption."""
 
     @property
     def text_length(self) -> int:
-        """Tokens of every embedding: longer captions are cut on the right, shorter ones get zero rows."""
+        """Number of tokens of every embedding: longer captions are truncated, shorter ones get zero rows."""
         ...
 
     def encode(self, captions: Sequence[str]) -> Float[Tensor, "s n d"]:
-        """Embeddings of captions, in order; captions may repeat. ValueError when there is none."""
+        """Returns the embeddings of captions, in order; captions may repeat. ValueError if there is none."""
         ...
 
     def count_tokens(self, caption: str) -> int:
-        """Tokens of a caption as the encoder cleans it, special tokens included, before any cut."""
+        """Returns the number of tokens of a cleaned caption, with special tokens, before truncation."""
         ...
 
     def unknown_words(self, caption: str) -> tuple[str, ...]:
-        """Words of a caption that mean nothing to the encoder, in order, without repeats."""
+        """Returns the words of a caption that the encoder does not know, in order, without repeats."""
         ...
 
 
 class CaptionMemo:
-    """Embeddings by caption, the least recently used dropped first: a caption in use is encoded once."""
+    """An LRU cache of embeddings by caption."""
 
     def __init__(self, max_captions: int = _DEFAULT_MEMO_CAPTIONS) -> None:
         if max_captions < 1:
@@ -69,13 +69,13 @@ class CaptionMemo:
         return len(self._embeddings)
 
     def reset(self) -> None:
-        """Forget every caption."""
+        """Removes all captions."""
         self._embeddings.clear()
 
     def encode(
         self, captions: Sequence[str], encode_one: Callable[[str], Float[Tensor, "n d"]]
     ) -> Float[Tensor, "s n d"]:
-        """The embeddings of `captions`, in order; `encode_one` is called once for each not remembered.
+        """Returns the embeddings of captions, in order; `encode_one` is called once for each new one.
 
         Raises:
             ValueError: There is no caption.
@@ -90,7 +90,7 @@ class CaptionMemo:
                 self._embeddings[caption] = encode_one(caption)
             self._embeddings.move_to_end(caption)
             found[caption] = self._embeddings[caption]
-            # Dropped only here, so that one call may ask for more captions than the memo keeps.
+            # Removed only here, so that one call may have more captions than the cache holds.
             if len(self._embeddings) > self._max_captions:
                 self._embeddings.popitem(last=False)
         return torch.stack([found[caption] for caption in captions])
@@ -98,22 +98,22 @@ class CaptionMemo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UMT5Config:
-    """Sizes of the encoder; the defaults are umT5-XXL's as Wan2.1 uses it."""
+    """Sizes of the UMT5 encoder, each at least 1; the defaults are those of umT5-XXL as Wan2.1 uses it."""
 
     vocab_size: int = 256384
-    """Rows of the token embedding."""
+    """Number of rows of the token embedding."""
     dim: int = 4096
     """Width of an embedding."""
     dim_ffn: int = 10240
-    """Hidden width of the gated feed-forward."""
+    """Hidden width of the gated feed-forward layer."""
     num_heads: int = 64
-    """Attention heads; their width is dim / num_heads."""
+    """Number of attention heads, a divisor of `dim`; their width is dim / num_heads."""
     num_layers: int = 24
-    """Transformer blocks, each with its own relative position bias."""
+    """Number of transformer blocks, each with its own relative position bias."""
     num_buckets: int = 32
-    """Buckets of relative distance."""
+    """Number of buckets of relative distance."""
     text_length: int = 512
-    """Tokens of every embedding."""
+    """Number of tokens of every embedding."""
 
     def __post_init__(self) -> None:
         refuse_sizes(
@@ -126,7 +126,7 @@ class UMT5Config:
 
 
 class UMT5TextEncoder:
-    """Wan's `TextEncoder`: frozen weights on one device, in one dtype, and a memo of captions."""
+    """Wan's `TextEncoder`: frozen weights on one device, in one dtype, and a cache of captions."""
 
     def __init__(
         self,
@@ -137,14 +137,22 @@ class UMT5TextEncoder:
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        """`device` is where the layers compute, when that is not where the weights are."""
+        """Creates an encoder.
+
+        Args:
+            config: the sizes.
+            module: transformers' encoder.
+            tokenizer: the tokenizer.
+            memo: the cache of embeddings; None: a new one.
+            device: the device on which the layers compute; None: that of the weights.
+        """
         self._config = config
         self._device = module.shared.weight.device if device is None else torch.device(device)
         self._takes_ids_at = module.shared.weight.device
         self._module: Any = module.eval().requires_grad_(False)
         self._memo = CaptionMemo() if memo is None else memo
         self._tokenizer = tokenizer
-        # Lengths are ours to handle: a tokenizer file may carry another model's cut and padding.
+        # Lengths are handled here: a tokenizer file may contain another model's truncation and padding.
         tokenizer.no_padding()
         tokenizer.no_truncation()
 
@@ -160,12 +168,13 @@ class UMT5TextEncoder:
         offload: bool = False,
         memo: CaptionMemo | None = None,
     ) -> "UMT5TextEncoder":
-        """The encoder with the given weights, under transformers' names (see `umt5_shapes`).
+        """Returns an encoder with the given weights, under transformers' names (see `umt5_shapes`).
 
-        With `offload` the weights stay where and as they are, and layers visit the device one by one.
+        With `offload` the weights stay where they are, and each layer is copied to the device for each of its
+        calls.
 
         Raises:
-            ValueError: transformers is not installed; the tokenizer file is missing or unreadable.
+            ValueError: transformers is not installed, or the tokenizer file is missing or unreadable.
             RuntimeError: A name is missing or unexpected, or a shape differs.
         """
         tokenizer = read_tokenizer(tokenizer_file)
@@ -179,35 +188,35 @@ class UMT5TextEncoder:
 
     @property
     def text_length(self) -> int:
-        """Tokens of every embedding."""
+        """Number of tokens of every embedding."""
         return self._config.text_length
 
     @property
     def memo(self) -> CaptionMemo:
-        """Embeddings of the captions met last."""
+        """The cache of embeddings."""
         return self._memo
 
     @property
     def device(self) -> torch.device:
-        """The device that computes, and that the embeddings are on."""
+        """Device of the computation and of the embeddings."""
         return self._device
 
     def encode(self, captions: Sequence[str]) -> Float[Tensor, "s n d"]:
-        """Embeddings of captions, in order, in the weights' dtype; rows past a caption's end are zero."""
+        """Returns embeddings in order, in the weights' dtype; rows after a caption's end are zero."""
         return self._memo.encode(captions, self._encode_one)
 
     def count_tokens(self, caption: str) -> int:
-        """Tokens of a caption after cleaning, the end mark included, before any cut."""
+        """Returns the number of tokens of a cleaned caption, with the end token, before truncation."""
         return len(self._tokenizer.encode(clean_caption(caption)).ids)
 
     def unknown_words(self, caption: str) -> tuple[str, ...]:  # noqa: ARG002 (the protocol's argument)
-        """Nothing: the vocabulary falls back to bytes."""
+        """Returns an empty tuple, because the vocabulary falls back to bytes."""
         return ()
 
     def _encode_one(self, caption: str) -> Float[Tensor, "n d"]:
         ids = self._tokenizer.encode(clean_caption(caption)).ids
         if len(ids) > self.text_length:
-            # The cut is on the right and the end mark, the last token, stays.
+            # Truncation is on the right, and the end token stays last.
             ids = [*ids[: self.text_length - 1], ids[-1]]
         padded = torch.zeros(1, self.text_length, dtype=torch.long)
         padded[0, : len(ids)] = torch.tensor(ids)
@@ -219,13 +228,13 @@ class UMT5TextEncoder:
 def embed_tokens(
     module: "UMT5EncoderModel", ids: Int[Tensor, "s n"], mask: Int[Tensor, "s n"]
 ) -> Float[Tensor, "s n d"]:
-    """UMT5 embeddings of token ids; rows where `mask` is 0 are zero, and no other row sees them."""
+    """Returns UMT5 embeddings of token ids; rows where `mask` is 0 are zero and not attended to."""
     embeddings = module(input_ids=ids, attention_mask=mask).last_hidden_state
     return embeddings * mask[..., None].to(embeddings.dtype)
 
 
 def clean_caption(caption: str) -> str:
-    """A caption with broken encodings repaired, HTML entities resolved twice, and white space collapsed.
+    """Returns a caption with encoding errors repaired, HTML entities resolved, white space collapsed.
 
     Raises:
         ValueError: ftfy is not installed, and the caption has something that it could repair.
@@ -242,12 +251,12 @@ def clean_caption(caption: str) -> str:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`; ValueError when it is missing or is not one."""
+    """Returns the tokenizer of a `tokenizer.json`; raises ValueError if it is missing or invalid."""
     if not path.is_file():
         raise ValueError(f"{path}: no such tokenizer; it should be the tokenizer.json of google/umt5-xxl")
     try:
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # tokenizers raises nothing narrower
+    except Exception as error:  # tokenizers raises no narrower type
         raise ValueError(
             f"{path}: damaged, or not a tokenizer.json; fetch that of google/umt5-xxl again"
         ) from error
@@ -260,12 +269,13 @@ def build_umt5(
     device: torch.device | str | None = "cpu",
     dtype: torch.dtype | None = torch.float32,
 ) -> "UMT5EncoderModel":
-    """transformers' encoder with the given weights; RuntimeError unless names and shapes are exactly its own.
+    """Returns transformers' encoder with the given weights.
 
-    None as device or dtype leaves the tensors' own.
+    None as device or dtype keeps that of the tensors.
 
     Raises:
         ValueError: transformers is not installed.
+        RuntimeError: A name is missing or unexpected, or a shape differs.
     """
     module = _build_on_meta(config)
     placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
@@ -277,7 +287,7 @@ def build_umt5(
 
 
 def umt5_shapes(config: UMT5Config) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor `build_umt5` takes; ValueError when transformers is not installed."""
+    """Returns name and shape of every tensor of `build_umt5`; ValueError if transformers is not installed."""
     state = _build_on_meta(config).state_dict()
     return {
         name: tuple(tensor.shape) for name, tensor in state.items() if name != "encoder.embed_tokens.weight"

@@ -1,8 +1,10 @@
-"""The theatre's text encoder: a word-level tokenizer and a small transformer, taught to read captions before
-the teacher is trained (`training/stages/text_encoder.py`); without questions, trained with it. Then frozen.
+"""The theatre's text encoder: a word-level tokenizer and a small transformer.
 
-It knows the words it was built with and no others; `unknown_words` tells which words of a caption it does
-not.
+With questions it is trained before the teacher, to answer them about captions
+(`training/stages/text_encoder.py`), and then frozen. Without questions it is trained together with the
+teacher, and then frozen.
+
+It knows only the words of its config; `unknown_words` returns the words of a caption that it does not know.
 """
 
 import difflib
@@ -23,18 +25,22 @@ _PADDING, _UNKNOWN = "[PAD]", "[UNK]"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WordEncoderConfig:
-    """Sizes of a word encoder."""
+    """Sizes of a word encoder, each at least 1."""
 
     words: tuple[str, ...]
-    """Every word and punctuation mark it knows, lower-cased, in the order of their ids."""
+    """Every word and punctuation mark that it knows, in lower case, in the order of their ids."""
     dim: int = 128
+    """Width of an embedding, a multiple of `num_heads`."""
     num_layers: int = 2
+    """Number of transformer blocks."""
     num_heads: int = 4
+    """Number of attention heads."""
     text_length: int = 56
-    """Tokens of every embedding; a longer caption is cut on the right."""
+    """Number of tokens that a caption may have; a longer one is truncated."""
     questions: tuple[tuple[str, int], ...] = ()
-    """What captions are read for: each question's kind and number of answers, the first of them "not said".
-    Embeddings are then a row per question, of the answer that was read; without questions, a row per word."""
+    """Kind and number of answers of each question about a caption; the first answer is "not said". An
+    embedding then has a row per question, for its answer; without questions it has a row per word.
+    """
 
     def __post_init__(self) -> None:
         if len(set(self.words)) != len(self.words) or not self.words:
@@ -45,7 +51,7 @@ class WordEncoderConfig:
 
 
 class WordEncoder(nn.Module):
-    """A `TextEncoder` for a small vocabulary."""
+    """The text encoder for a small vocabulary; a `TextEncoder`."""
 
     def __init__(self, config: WordEncoderConfig) -> None:
         super().__init__()
@@ -66,15 +72,15 @@ class WordEncoder(nn.Module):
         self.memo = CaptionMemo()
         nn.init.normal_(self.embedding.weight, std=0.5)
         if self.reading is not None:
-            nn.init.normal_(self.position, std=0.3)  # order tells who does what
+            nn.init.normal_(self.position, std=0.3)  # the order of words says who does what
 
     @property
     def text_length(self) -> int:
-        """Tokens that a caption may have."""
+        """Maximum number of tokens of a caption."""
         return self.config.text_length
 
     def tokenize(self, captions: Sequence[str]) -> Int[Tensor, "s n"]:
-        """Token ids, cut and padded to `text_length`; 0 is padding and 1 an unknown word."""
+        """Returns token ids, truncated and padded to `text_length`; 0 is padding, 1 an unknown word."""
         rows = [self.tokenizer.encode(caption).ids[: self.text_length] for caption in captions]
         ids = torch.zeros(len(rows), self.text_length, dtype=torch.long)
         for row, tokens in zip(ids, rows, strict=True):
@@ -82,25 +88,25 @@ class WordEncoder(nn.Module):
         return ids
 
     def forward(self, ids: Int[Tensor, "s n"]) -> Float[Tensor, "s k d"]:
-        """Embeddings of token ids: a row per word, those of padding zero, or a row per question."""
+        """Returns embeddings of token ids: a row per word, zero for padding, or a row per question."""
         words, hidden = self._words(ids)
         if self.reading is not None:
             return self.reading.embed(self.reading(words, hidden))
         return words * (ids != 0)[..., None]
 
     def answers(self, ids: Int[Tensor, "s n"]) -> Float[Tensor, "s k a"]:
-        """Logits of the answers to each question; those that a question does not have are -inf."""
+        """Returns the logits of the answers to each question; -inf for those that it does not have."""
         assert self.reading is not None, "an encoder without questions has no answers"
         return self.reading(*self._words(ids))
 
     def _words(self, ids: Int[Tensor, "s n"]) -> tuple[Float[Tensor, "s n d"], Bool[Tensor, "s n"]]:
-        """Each word in its caption, and which words are none."""
+        """Returns the embedding of each word in its caption, and which positions attention ignores."""
         known: Bool[Tensor, "s n"] = ids != 0
         words = self.embedding(ids)
         x = words + self.position
         if self.near is not None:
             x = x + self.near((words * known[..., None]).mT).mT
-        # A caption without words attends its own padding: a softmax over nothing would not be a number.
+        # A caption without words attends to its padding: a softmax over no position would be NaN.
         hidden = ~known & known.any(dim=1, keepdim=True)
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=hidden)
@@ -108,15 +114,15 @@ class WordEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> Float[Tensor, "s n d"]:
-        """Embeddings of captions, in order; memoised, so only for frozen weights."""
+        """Returns embeddings of captions, in order; cached, so for frozen weights only."""
         return self.memo.encode(captions, self._encode_one)
 
     def count_tokens(self, caption: str) -> int:
-        """Tokens of a caption before any cut."""
+        """Returns the number of tokens of a caption, before truncation."""
         return len(self.tokenizer.encode(caption).ids)
 
     def unknown_words(self, caption: str) -> tuple[str, ...]:
-        """Words that mean nothing to the encoder, in order, without repeats."""
+        """Returns the words that the encoder does not know, in order, without repeats."""
         found = self.tokenizer.encode(caption)
         words = (
             caption[start:end].lower()
@@ -126,7 +132,7 @@ class WordEncoder(nn.Module):
         return tuple(dict.fromkeys(words))
 
     def suggestions(self, word: str) -> tuple[str, ...]:
-        """Known words that are spelled like `word`, the nearest first; may be empty."""
+        """Returns known words that are spelled like `word`, the nearest first; may be empty."""
         return tuple(difflib.get_close_matches(word.lower(), self.config.words, n=2, cutoff=0.7))
 
     def _encode_one(self, caption: str) -> Float[Tensor, "n d"]:
@@ -134,10 +140,11 @@ class WordEncoder(nn.Module):
 
 
 class Reading(nn.Module):
-    """Answers to a fixed list of questions about a caption, as embeddings.
+    """The head that answers a fixed list of questions about a caption, and embeds the answers.
 
-    An answer's embedding is a fixed vector of its own plus one of its question: it is the same whatever else
-    the caption says. So what is said of an actor never seen in its colour is made of parts that were.
+    The embedding of an answer is a fixed vector for the answer plus one for the question: it does not depend
+    on the rest of the caption. An actor in a colour that was never seen in training is therefore described by
+    vectors that were.
     """
 
     closed: Tensor
@@ -163,7 +170,7 @@ class Reading(nn.Module):
         self.register_buffer("closed", torch.arange(most) >= counts[:, None], persistent=False)
 
     def forward(self, words: Float[Tensor, "s n d"], hidden: Bool[Tensor, "s n"]) -> Float[Tensor, "s k a"]:
-        """Logits of the answers."""
+        """Returns the logits of the answers."""
         query = self.query.expand(len(words), -1, -1)
         found, _ = self.attention(query, words, words, key_padding_mask=hidden, need_weights=False)
         found = found + self.mlp(found + query)
@@ -171,7 +178,7 @@ class Reading(nn.Module):
         return logits.masked_fill(self.closed, -torch.inf)
 
     def embed(self, logits: Float[Tensor, "s k a"]) -> Float[Tensor, "s k d"]:
-        """The expected answers' vectors."""
+        """Returns the expected answer vectors."""
         return torch.einsum("ska,kad->skd", logits.softmax(-1), self.vectors)
 
 
@@ -179,7 +186,7 @@ def _tokenizer(words: Sequence[str]) -> Tokenizer:
     vocabulary = {word: index for index, word in enumerate((_PADDING, _UNKNOWN, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
-    # A hyphen stays inside its word; every other mark is a token of its own.
+    # A hyphen stays inside its word; every other punctuation mark is a token.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[^\w\-]"), behavior="isolated")]
     )

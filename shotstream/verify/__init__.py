@@ -1,9 +1,9 @@
-"""Runs golden cases: recorded inputs and outputs of the published implementation, against ours.
+"""Golden cases: recorded inputs and outputs of the published implementation, compared with this one.
 
 The cases and the layout of their tensors are described in tests/assets/goldens/README.md. Any directory of
-such files is valid input, of any sizes. It passes only if every tensor that is not an input was compared and
-agrees: an unknown case, an unreadable file, a tensor that nobody compared or a directory without goldens is
-a failure.
+such files, of any sizes, can be verified. It passes only if every tensor that is not an input was compared
+and agrees: an unknown case, an unreadable file, a tensor that is not compared or a directory without goldens
+is a failure.
 """
 
 import logging
@@ -32,15 +32,17 @@ _FAILURES = (
     ValueError,
     SafetensorError,
 )
-"""What a file that is not a golden of ours, or an install that cannot run it, raises: a golden is any numbers
-under any names, and is run as it is."""
+"""Errors that a file that is not a golden of this project, or an incomplete install, can raise: a golden may
+hold any numbers under any names, and is run without further checks.
+"""
 
 
 def bundled_goldens() -> Path:
-    """The directory of the goldens that came with the package: of a wheel, or of a checkout.
+    """Returns the directory of the goldens that are part of the package, in a wheel or in a checkout.
 
     Raises:
-        ValueError: There are none: the package was built from a source distribution, which leaves them out.
+        ValueError: There are none: the package was built from a source distribution, which does not contain
+            them.
     """
     for directory in (Path(__file__).parent / "goldens", Path(__file__).parents[2] / "tests/assets/goldens"):
         if directory.is_dir():
@@ -54,18 +56,19 @@ def bundled_goldens() -> Path:
 def verify_directory(
     directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> list[Row]:
-    """Rows of the comparison: one per expected tensor of every golden in `directory`, and one per failure.
+    """Returns the rows of the comparison: one per expected tensor of every golden, and one per failure.
 
-    All is well only if every row has passed. A bad file becomes a failed row and the others still run.
+    The directory passes only if every row has passed. A bad file becomes a failed row, and the others still
+    run.
 
     Args:
-        directory: Where the goldens lie, not searched further down.
-        device: Where the networks run.
-        dtype: Their precision; float32 is what the goldens' own tolerances are for.
+        directory: Directory of the goldens; subdirectories are not searched.
+        device: Device of the networks.
+        dtype: Dtype of the networks; the tolerances in the goldens are for float32.
     """
     paths = sorted(path for path in directory.glob("*") if path.suffix in (".safetensors", ".json"))
     target = Target(device=torch.device(device), dtype=dtype)
-    # TF32 convolutions, torch's default on CUDA, are a thousand times less exact than the tolerances.
+    # TF32 convolutions, torch's default on CUDA, have an error about a thousand times the tolerances.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         rows = [row for path in paths for row in _verify_file(path, target)]
     if not rows:
@@ -103,7 +106,9 @@ def _in_words(error: BaseException) -> str:
         return f"cannot be read: {error.strerror or error}"
     if isinstance(error, SafetensorError):
         return "not a whole safetensors file; record or fetch it again"
-    if isinstance(error, ValueError | ImportError):  # ours, and of libraries that say what to give
+    if isinstance(
+        error, ValueError | ImportError
+    ):  # from this project, and from libraries whose messages say what to do
         return str(error)
     return "not a golden of this case: its config or its tensors have another form or other sizes"
 

@@ -1,7 +1,7 @@
-"""The golden cases, a function each: inputs from the file, our outputs under the file's names.
+"""The golden cases, a function each: from the inputs in the file to this implementation's outputs.
 
-Adapters only: layouts, timesteps and flags of the published code become ours, and the rooms that own each
-computation compute it.
+They are adapters only: layouts, timesteps and flags of the published code are converted, and the modules that
+own each computation compute it.
 """
 
 from collections.abc import Callable
@@ -30,19 +30,19 @@ from shotstream.weights.key_names import umt5_names, vae_names
 from shotstream.weights.tensor_files import LazyTensor, check_tensors, lazy_tensors, rename
 
 _MOST_STEPS, _MOST_FRAMES = 10_000, 100_000
-"""Beyond what any table or any film of a golden has; what says more is worked on for ever."""
+"""Maximum numbers of steps and of frames in a golden; larger ones would run for ever."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """The device and precision that the networks run in."""
+    """Device and dtype of the networks."""
 
     device: torch.device
     dtype: torch.dtype
 
 
 Outputs = dict[str, Tensor]
-"""Our tensors under the golden's names; more than the golden expects is no fault."""
+"""Computed tensors under the golden's names; there may be more than the golden expects."""
 
 
 def _schedule(golden: Golden, _target: Target) -> Outputs:
@@ -65,7 +65,7 @@ def _schedule(golden: Golden, _target: Target) -> Outputs:
         "denoising_steps_ode": TIMESTEPS_PER_SIGMA * schedule.student_sigmas((*steps, 0)),
         "add_noise.out": _published(noised)[0],
     }
-    # sample50_sigmas is the table of a 50-step sampler; any other number may stand there.
+    # sample50_sigmas is the table of a 50-step sampler; any other number is possible.
     for name in golden.expected():
         prefix, _, quantity = name.partition("_")
         num_steps = prefix.removeprefix("sample")
@@ -78,7 +78,7 @@ def _schedule(golden: Golden, _target: Target) -> Outputs:
 
 
 def _context_sampling(golden: Golden, _target: Target) -> Outputs:
-    """The rows of the JSON file become tensors: expected as recorded, ours as sampled."""
+    """Returns the rows of the JSON file as tensors: expected as recorded, computed as sampled."""
     outputs: Outputs = {}
     expected: dict[str, Tensor] = {}
     policy = golden.config["policy"]
@@ -206,7 +206,7 @@ def _dmd_gradient(golden: Golden, target: Target) -> Outputs:
         return x0_from_velocity(noisy, velocity[:, :, context.shape[2] :], sigma)
 
     pred_fake = predict_x0(fake, captions)
-    # The published scale s means c + s (c - u).
+    # A published scale s means c + s (c - u).
     scale = float(golden.take("guidance_scale")) + 1
     pred_real = guide(predict_x0(real, negative), predict_x0(real, captions), scale)
     gradient = dmd_gradient(x0, pred_fake, pred_real)
@@ -264,7 +264,11 @@ CASES: dict[str, Callable[[Golden, Target], Outputs]] = {
 
 
 def _dit(golden: Golden, target: Target, prefix: str, *, window_chunks: int = 1) -> DiT:
-    """The network of the file; the recorded causal passes look back without limit: give all their chunks."""
+    """Returns the network of the file.
+
+    The recorded causal passes attend to all earlier chunks, so `window_chunks` must be the number of all
+    chunks.
+    """
     config = golden.config
     patch = config["patch_size"]
     if config.get("model_type", "t2v") != "t2v" or not config.get("qk_norm", True):
@@ -301,17 +305,17 @@ def _dit(golden: Golden, target: Target, prefix: str, *, window_chunks: int = 1)
 
 
 def _video(latents: Tensor) -> Tensor:
-    """From the goldens' layout, b f c h w, to ours."""
+    """Returns latents in the layout of the goldens, b f c h w, as b c f h w."""
     return latents.transpose(1, 2)
 
 
 def _published(latents: Tensor) -> Tensor:
-    """From our layout, b c f h w, to the goldens'."""
+    """Returns latents b c f h w in the layout of the goldens, b f c h w."""
     return latents.transpose(1, 2)
 
 
 def _sigmas(timestep: Tensor, latents: Tensor) -> Tensor:
-    """Levels "b f" of timesteps given for the batch or for every frame; exact, so float64."""
+    """Returns noise levels "b f" from timesteps of the batch or of every frame; exact, so in float64."""
     per_frame = timestep if timestep.ndim == 2 else timestep[:, None]
     return (
         (per_frame.double() / TIMESTEPS_PER_SIGMA)
@@ -321,7 +325,10 @@ def _sigmas(timestep: Tensor, latents: Tensor) -> Tensor:
 
 
 def _positions(flags: Tensor) -> FramePositions:
-    """The published flag is both the shot phase and the caption of a frame; frames count from 0."""
+    """Returns the positions of frames, which count from 0.
+
+    The published flag is both the shot phase and the index of the caption of a frame.
+    """
     return FramePositions(torch.arange(len(flags), device=flags.device)[None], flags[None], flags[None])
 
 

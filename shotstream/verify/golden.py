@@ -1,9 +1,9 @@
-"""The files of goldens: how they are read, and how our tensors are compared with theirs.
+"""The files of goldens: reading them, and comparing computed tensors with recorded ones.
 
 A golden is a `.safetensors` file whose metadata holds `case`, `tolerance`, `config` and `format_version`, or
-a `.json` file with a `case`. In float32 and float64 the error of a tensor is
-max |ours - expected| / max(1, max |expected|), against the tolerance in the file. Where a network ran in a
-lower precision it is ||ours - expected|| / ||expected||, against `LOW_PRECISION_BOUNDS`. Integers must be
+a `.json` file with a `case`. In float32 and float64 the error of a tensor is max |computed - expected| /
+max(1, max |expected|), and its bound is the tolerance in the file. If a network ran in a lower precision, the
+error is ||computed - expected|| / ||expected||, and its bound is in `LOW_PRECISION_BOUNDS`. Integers must be
 equal.
 """
 
@@ -31,36 +31,36 @@ LOW_PRECISION_BOUNDS = {
     "text_encoder": 5.0,
     "vae": 8.0,
 }
-"""Largest relative error in bfloat16 and float16, in units of the precision's own epsilon.
+"""Maximum relative error in bfloat16 and float16, in units of the dtype's epsilon.
 
-About twice what rounding costs the recorded cases. In float16 the transformer's bound, 0.002, still tells a
-network without shot phases (0.0037 away) from ours; in bfloat16 rounding itself costs more than that.
-Cases not named here compute nothing in the networks' precision.
+It is about twice the rounding error of the recorded cases. In float16 the transformer's bound, 0.002, still
+detects a network without shot phases (error 0.0037); in bfloat16 the rounding error is larger than that.
+Cases that are not listed compute nothing in the networks' dtype.
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A row of the comparison: one tensor, or one reason why there was none."""
+    """A row of the comparison: one tensor, or one failure."""
 
     file: str
     """Name of the golden, or of the directory."""
     case: str
-    """Its case; empty where it names none."""
+    """Name of the case; empty if the file names none."""
     tensor: str
-    """The tensor compared; empty for a failure of the whole file."""
+    """Name of the compared tensor; empty for a failure of the whole file."""
     passed: bool
     error: float | None = None
-    """Measured as the module says; None where nothing could be measured."""
+    """Measured error, see the module; None if nothing could be measured."""
     bound: float | None = None
-    """Largest error that passes."""
+    """Maximum error that passes."""
     message: str = ""
-    """Why it failed, where the error does not say it."""
+    """Reason of a failure, if the error does not show it."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Golden:
-    """A golden file. Whatever `take` and `weights` never asked for is expected of us."""
+    """A golden file. Every tensor that `take` and `weights` did not return is an expected output."""
 
     file: str
     case: str
@@ -70,25 +70,29 @@ class Golden:
     inputs: set[str] = field(default_factory=set[str])
 
     def take(self, name: str) -> Tensor:
-        """An input, by name; ValueError when the file lacks it."""
+        """Returns an input by name; raises ValueError if the file does not have it."""
         if name not in self.tensors:
             raise ValueError(f"the input {name!r} is missing")
         self.inputs.add(name)
         return self.tensors[name]
 
     def weights(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names start with `prefix`, without it."""
+        """Returns the tensors whose names start with `prefix`, under names without it."""
         names = [name for name in self.tensors if name.startswith(prefix)]
         self.inputs.update(names)
         return {name.removeprefix(prefix): self.tensors[name] for name in names}
 
     def expected(self) -> dict[str, Tensor]:
-        """The expected outputs: everything that was not an input."""
+        """Returns the expected outputs: every tensor that was not an input."""
         return {name: tensor for name, tensor in self.tensors.items() if name not in self.inputs}
 
 
 def read_golden(path: Path) -> Golden:
-    """The golden in a file; ValueError (or what the file's library raises) for anything else."""
+    """Returns the golden in a file.
+
+    Raises:
+        ValueError: The file is not a golden; the library that reads it may raise its own error instead.
+    """
     if path.suffix == ".json":
         document = read_json(path)
         if "case" not in document:
@@ -120,7 +124,7 @@ def _config(text: str) -> dict[str, Any]:
 
 
 def _tolerance(text: str) -> float:
-    """A bound below which errors pass; one that lets everything pass is none."""
+    """Returns a tolerance; raises ValueError for one that would let everything pass."""
     try:
         tolerance = float(text)
     except ValueError as error:
@@ -131,14 +135,14 @@ def _tolerance(text: str) -> float:
 
 
 def compare(golden: Golden, name: str, expected: Tensor, ours: Tensor | None, dtype: torch.dtype) -> Row:
-    """The row of one expected tensor; `ours` is None when its case does not compute it.
+    """Returns the row of one expected tensor.
 
     Args:
-        golden: Where it was recorded.
+        golden: The golden that holds it.
         name: Its name there.
-        expected: What was recorded.
-        ours: What we computed.
-        dtype: The precision that the networks ran in.
+        expected: The recorded tensor.
+        ours: The computed tensor; None if its case does not compute it.
+        dtype: Dtype of the networks.
     """
 
     def row(passed: bool, error: float | None = None, bound: float | None = None, message: str = "") -> Row:
@@ -168,7 +172,7 @@ def compare(golden: Golden, name: str, expected: Tensor, ours: Tensor | None, dt
     else:
         bound = LOW_PRECISION_BOUNDS[golden.case] * torch.finfo(dtype).eps
         error = float(difference.norm() / expected.norm().clamp_min(torch.finfo(torch.float64).tiny))
-    # This way round a NaN fails.
+    # Written so that a NaN fails.
     return row(error <= bound, error, bound)
 
 

@@ -1,8 +1,8 @@
-"""H.264 in a thread of its own: one chunk is encoded while the next one is made.
+"""H.264 encoding in its own thread: one chunk is encoded while the next one is generated.
 
-The encoder works outside Python's lock and on other cores than a small network can use. Chunks come out in
-the order in which they went in, the same as `FragmentWriter` makes them. It queues no more than it is told
-to: whoever makes chunks faster than they can be encoded waits, so that memory stays bounded.
+The encoder runs outside Python's GIL, and on cores that a small network does not use. Chunks come out in the
+order in which they were submitted, with the same bytes as from `FragmentWriter`. The queue is bounded:
+`submit` waits while it is full, so that memory use stays bounded.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,14 +13,18 @@ from shotstream.video.video_io import FragmentWriter, Frames
 
 
 class FragmentThread:
-    """Encodes chunks in the background. A context manager: leaving it waits for all that was submitted."""
+    """Encodes chunks in the background; a context manager.
+
+    Leaving it waits for all submitted chunks.
+    """
 
     def __init__(self, writer: FragmentWriter, *, max_waiting: int = 2) -> None:
-        """Takes a writer over.
+        """Starts the thread.
 
         Args:
-            writer: Not to be used by anybody else meanwhile.
-            max_waiting: Chunks submitted and not yet encoded, the one in hand included.
+            writer: The encoder; nobody else may use it meanwhile.
+            max_waiting: Maximum number of chunks that are submitted and not yet encoded, with the one being
+                encoded.
 
         Raises:
             ValueError: `max_waiting` is below 1.
@@ -40,9 +44,9 @@ class FragmentThread:
         self._thread.shutdown(wait=True, cancel_futures=kind is not None)
 
     def submit(self, frames: Frames) -> Future[tuple[bytes, bytes]]:
-        """The future of `FragmentWriter.write` for these frames, errors included; may wait for room.
+        """Returns a future of `FragmentWriter.write` for these frames; waits while the queue is full.
 
-        The frames are not copied: leave them as they are.
+        The future also raises the errors of `write`. The frames are not copied and must not be changed.
         """
         self._room.acquire()
         try:

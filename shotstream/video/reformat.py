@@ -1,7 +1,7 @@
-"""Conversion of frames from one pixel format, size and colour matrix to another, by tables that are kept.
+"""Conversion of frames to another pixel format, size and colour matrix, with cached tables.
 
-Making libswscale's tables takes longer than converting a small frame by them: nine tenths of the time of one
-of 48x32 pixels, half of that of one of 832x480. PyAV makes them anew for every frame that converts itself.
+libswscale takes longer to build its tables than to convert a small frame: nine tenths of the time for a frame
+of 48x32 pixels, half of it for one of 832x480. PyAV builds them again for every frame that converts itself.
 """
 
 import threading
@@ -15,7 +15,7 @@ _MOST_KEPT = 8
 
 
 class _Kept(threading.local):
-    """A thread's converters, one for each way: PyAV sets one up anew when it is asked for another way."""
+    """The converters of a thread, one per conversion: PyAV resets one that is used for another."""
 
     def __init__(self) -> None:
         self.converters: dict[tuple[Any, ...], VideoReformatter] = {}
@@ -25,7 +25,7 @@ _kept = _Kept()
 
 
 def reformat(frame: "VideoFrame", **changes: Any) -> "VideoFrame":
-    """The result of `frame.reformat(**changes)`; a frame that is so already is given itself."""
+    """Returns `frame.reformat(**changes)`; the frame itself if it has these properties already."""
     from av.video.reformatter import VideoReformatter
 
     way = (

@@ -1,10 +1,10 @@
-"""Colours of decoded frames as a display for BT.709 shows them: 8-bit RGB, whatever the file was graded for.
+"""Colours of decoded frames as a BT.709 display shows them: 8-bit RGB, whatever the file was graded for.
 
-Ordinary video keeps its values, with the colour matrix and the range that the file tells. Video that tells no
-matrix is BT.709 from 1280 columns or 577 lines on and BT.601 below, as players have it. HDR (PQ and HLG) and
-wide gamuts (BT.2020, P3) become BT.709: diffuse white of 203 cd/m2 (ITU-R BT.2408) is the display's white,
-brighter light is compressed by the curve of ITU-R BT.2390, darker light keeps its value, and colours outside
-the gamut are clipped. Transparent parts lie on black. Encodings with other formulas are refused.
+Ordinary video keeps its values, with the colour matrix and the range that the file gives. Without a matrix it
+is BT.709 from 1280 columns or 577 lines on and BT.601 below, as in players. HDR (PQ and HLG) and wide gamuts
+(BT.2020, P3) become BT.709: diffuse white of 203 cd/m2 (ITU-R BT.2408) is the display's white, brighter light
+is compressed by the curve of ITU-R BT.2390, darker light keeps its value, and colours outside the gamut are
+clipped. Transparent parts are shown on black. Other encodings are refused.
 
 Sources: ITU-R BT.2100-2 (PQ, HLG and its system gamma), BT.2390-10 section 5.4 (the curve), BT.1886 (2.4).
 """
@@ -34,11 +34,11 @@ _WIDE_PRIMARIES = {
         (-0.124550, 1.132900, -0.008349),
         (-0.018151, -0.100579, 1.118730),
     ),
-    # Display P3, as phones record it; DCI P3 is taken for it, since its own white is a cinema's.
+    # Display P3, as phones record it; DCI P3 is treated as Display P3, because its own white is for cinemas.
     11: ((1.224940, -0.224940, 0.0), (-0.042057, 1.042057, 0.0), (-0.019638, -0.078636, 1.098274)),
     12: ((1.224940, -0.224940, 0.0), (-0.042057, 1.042057, 0.0), (-0.019638, -0.078636, 1.098274)),
 }
-"""To linear BT.709, by their number."""
+"""Matrices to linear BT.709, by the number of the primaries."""
 _WHITE_NITS, _HLG_NITS, _USUAL_PQ_NITS, _MOST_NITS = 203.0, 1000.0, 1000.0, 10_000.0
 _DISPLAY_GAMMA = 2.4
 _STEPS = 1 << 16
@@ -46,14 +46,14 @@ _ROWS_AT_ONCE = 128
 
 
 class PictureError(ValueError):
-    """A frame that cannot be shown as it is meant; the message names neither file nor frame."""
+    """A frame that cannot be shown as intended; the message names neither file nor frame."""
 
 
 def to_picture(frame: "VideoFrame", width: int, height: int) -> Picture:
-    """A decoded frame as RGB at a size; the frame's own size keeps its pixels.
+    """Returns a decoded frame as RGB at a size; at the frame's own size its pixels are kept.
 
     Raises:
-        PictureError: there is no formula for its colours.
+        PictureError: Its colours are encoded in an unsupported way.
     """
     _complete_tags(frame)
     transfer, primaries = frame.color_trc, frame.color_primaries
@@ -69,7 +69,7 @@ def to_picture(frame: "VideoFrame", width: int, height: int) -> Picture:
     picture = _converted(frame, width, height, "rgb24")
     if (
         frame.format.name.startswith("gray") and frame.color_range == _LIMITED
-    ):  # FFmpeg takes all gray for full
+    ):  # FFmpeg treats all gray video as full range
         return np.clip(np.rint((picture.astype(np.float32) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
     return picture
 
@@ -94,7 +94,7 @@ def _converted(frame: "VideoFrame", width: int, height: int, name: str) -> np.nd
 
 
 def _peak_nits(frame: "VideoFrame") -> float:
-    """The brightest light of PQ video in cd/m2, by the display that it was made on."""
+    """Returns the peak luminance of PQ video in cd/m2, from the metadata of its mastering display."""
     from av.sidedata.sidedata import Type
 
     side_data: Any = frame.side_data
@@ -127,7 +127,7 @@ def _to_sdr(pixels: UInt16[np.ndarray, "h w 3"], transfer: int, primaries: int, 
 
 @lru_cache(maxsize=4)
 def _light_of(transfer: int) -> Float[np.ndarray, " steps"]:
-    """Light of every 16-bit level: in cd/m2; of HLG, light of the scene in [0, 1]."""
+    """Returns the light of every 16-bit level: in cd/m2; for HLG, scene light in [0, 1]."""
     level = np.arange(_STEPS) / (_STEPS - 1)
     if transfer == _PQ:
         light = pq_nits(level)
@@ -139,25 +139,25 @@ def _light_of(transfer: int) -> Float[np.ndarray, " steps"]:
 
 
 def pq_nits(level: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """Light in cd/m2 of PQ levels in [0, 1]."""
+    """Returns light in cd/m2, from PQ levels in [0, 1]."""
     root = np.power(level, 32 / 2523)
     return 10_000 * np.power(np.maximum(root - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * root), 8192 / 1305)
 
 
 def pq_level(nits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """PQ levels in [0, 1] of light in cd/m2."""
+    """Returns PQ levels in [0, 1], from light in cd/m2."""
     root = np.power(nits / 10_000, 1305 / 8192)
     return np.power((107 / 128 + 2413 / 128 * root) / (1 + 2392 / 128 * root), 2523 / 32)
 
 
 def hlg_scene(level: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """Light of the scene in [0, 1] of HLG levels in [0, 1]."""
+    """Returns scene light in [0, 1], from HLG levels in [0, 1]."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     return np.where(level <= 0.5, level**2 / 3, (np.exp((np.maximum(level, 0.5) - c) / a) + b) / 12)
 
 
 def tone_mapped(nits: Float[np.ndarray, "*n"], peak: float) -> Float[np.ndarray, "*n"]:
-    """Light of up to `peak` cd/m2 as a display with a white of 203 cd/m2 shows it."""
+    """Returns light of up to `peak` cd/m2 as a display with a white of 203 cd/m2 shows it."""
     if peak <= _WHITE_NITS:
         return nits
     brightest, white = pq_level(np.array((peak, _WHITE_NITS))).tolist()

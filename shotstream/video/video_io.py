@@ -1,8 +1,8 @@
-"""Video files: writes H.264 MP4 that plays everywhere, fragments, and lossless takes; reads frames back.
+"""Video files: writers of H.264 MP4, MP4 fragments and lossless takes; and `read_frames`.
 
 Frames are uint8 RGB arrays "f h w 3". PyAV is imported only when a video is opened, here and in
-`video_reader.py`, which tells how files are read: nothing that trains or makes frames needs it. It refuses
-frames of another size than the first ones.
+`video_reader.py`: training and generation do not need it. Frames of another size than the first ones are
+refused.
 """
 
 import io
@@ -32,14 +32,14 @@ _LIMITED_RANGE = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chapter:
-    """A named span of a film."""
+    """A chapter of a film: a named range of frames."""
 
     title: str
-    """Shown by players."""
+    """Title that players show."""
     start_frame: int
-    """First frame, 0-based."""
+    """Index of its first frame, from 0."""
     end_frame: int
-    """One past the last frame."""
+    """Index after its last frame."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,13 +47,13 @@ class H264Settings:
     """Settings of the H.264 encoder.
 
     Raises:
-        ValueError: when a value is out of range.
+        ValueError: A value is out of range.
     """
 
     scale: int = 1
-    """Nearest-neighbour enlargement: every pixel becomes scale x scale pixels."""
+    """Factor by which frames are enlarged (nearest neighbour): a pixel becomes scale x scale pixels."""
     crf: int = 14
-    """x264's constant rate factor: 0 (largest) to 51; 14 shows no artefacts on flat colours."""
+    """x264's constant rate factor: 0 (largest file) to 51; 14 shows no artefacts on flat colours."""
     preset: str = "superfast"
     """x264's speed preset."""
 
@@ -65,16 +65,16 @@ class H264Settings:
 
 
 class Mp4Writer:
-    """Writes one H.264 MP4: yuv420p, even sizes, BT.709, index in front, a key frame at each chapter.
+    """Writes an H.264 MP4: yuv420p, even sizes, BT.709, index in front, a key frame at each chapter.
 
-    Use as a context manager: the file is complete only after a clean exit.
+    It is a context manager: the file is complete only after an exit without an error.
 
     Args:
-        path: where to; FFmpeg rewrites the file at the end, so it must be a real one.
+        path: the file; FFmpeg rewrites it at the end, so it must be a regular file.
         fps: frames per second.
-        settings: how to encode.
-        title: stored as the film's title.
-        chapters: must be known in advance, since players read them from the header.
+        settings: settings of the encoder.
+        title: title of the film, stored in the file.
+        chapters: the chapters; they must be known in advance, since players read them from the header.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class Mp4Writer:
         self._container.close()
 
     def write(self, frames: Frames) -> None:
-        """Encodes frames; all calls must bring the same height and width.
+        """Encodes frames; all calls must have the same height and width.
 
         Raises:
-            VideoError: on frames of another size.
+            VideoError: The frames have another size.
         """
         pictures = even_frames(frames, self._settings.scale)
         size = pictures.shape[1:3]
@@ -134,10 +134,10 @@ class Mp4Writer:
 
 
 class FragmentWriter:
-    """Turns chunks of frames into fragmented MP4: a header once, then one self-contained fragment per chunk.
+    """Encodes chunks of frames as fragmented MP4: a header once, then one self-contained fragment per chunk.
 
     Each fragment starts with a key frame and holds no frame of another chunk, so that it can be sent and
-    shown as soon as it is made. Header and fragments, concatenated, are a playable file.
+    shown at once. Header and fragments, concatenated, are a playable file.
     """
 
     def __init__(self, fps: int | Fraction, settings: H264Settings | None = None) -> None:
@@ -148,10 +148,10 @@ class FragmentWriter:
         self._num_fragments = 0
 
     def write(self, frames: Frames) -> tuple[bytes, bytes]:
-        """(header, fragment) of one chunk; the header is empty after the first call.
+        """Returns (header, fragment) of one chunk; the header is empty after the first call.
 
         Raises:
-            VideoError: on frames of another size than the first chunk's, or on no frames.
+            VideoError: The frames have another size than the first chunk's, or there are none.
         """
         pictures = even_frames(frames, self._settings.scale)
         size = pictures.shape[1:3]
@@ -161,7 +161,7 @@ class FragmentWriter:
             )
         self._size = size
         data = io.BytesIO()
-        # FFmpeg emits a fragment when the next one begins; closing a file per chunk emits it now.
+        # FFmpeg writes a fragment when the next one begins; closing a file per chunk writes it now.
         options = {
             "movflags": "+empty_moov+default_base_moof+frag_custom+frag_discont",
             "avoid_negative_ts": "disabled",
@@ -179,7 +179,7 @@ class FragmentWriter:
 
 
 def even_frames(frames: Frames, scale: int = 1) -> UInt8[np.ndarray, "f even_h even_w 3"]:
-    """The frames, their last row or column repeated where `scale` times the size would be odd.
+    """Returns the frames, with the last row or column repeated where `scale` times the size would be odd.
 
     H.264 in yuv420p, which every player can show, has even sizes only.
     """
@@ -190,10 +190,10 @@ def even_frames(frames: Frames, scale: int = 1) -> UInt8[np.ndarray, "f even_h e
 
 
 def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Frames:
-    """Frames [start, stop) of a video as a player shows them, in one array; None: to the end.
+    """Returns frames [start, stop) of a video as a player shows them; None: to the end.
 
     Raises:
-        VideoError: the file holds no readable video, fewer frames than asked for, or frames of other sizes.
+        VideoError: The file holds no readable video, too few frames, or frames of other sizes.
     """
     timeline = read_timeline(path, stop)
     end = timeline.num_frames if stop is None else stop
@@ -255,7 +255,7 @@ def _add_h264(
     stream.width, stream.height, stream.pix_fmt = width * settings.scale, height * settings.scale, "yuv420p"
     codec = stream.codec_context
     codec.time_base = 1 / fps
-    # Untagged colours are guessed, differently by each player.
+    # Players guess the colours of untagged video, each in its own way.
     codec.color_primaries, codec.color_trc, codec.colorspace = _BT709, _BT709, _BT709
     codec.color_range = _LIMITED_RANGE
     return stream
@@ -294,7 +294,7 @@ def _av_chapter(index: int, chapter: Chapter, fps: Fraction) -> Any:
 
 
 def _split_boxes(data: bytes) -> tuple[bytes, bytes]:
-    """(what comes before the first moof box, that box and the data after it, without the trailing index)."""
+    """Returns the data before the first moof box, and that box with the data after it, without the index."""
     position, first_fragment, end = 0, None, len(data)
     while position + 8 <= len(data):
         size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]

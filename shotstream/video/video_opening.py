@@ -1,8 +1,8 @@
-"""Opens a video file, and nothing else: what blocks, asks a network or follows names is refused.
+"""Opens video files safely: regular files only, without network access or references to other files.
 
-FFmpeg is allowed the protocol `file`, for regular files, and formats that hold their own pictures: no
-playlist, address, pipe or device behind a name is ever opened. It chooses the stream that a player shows, and
-bounds memory: 2**27 pixels of a frame (16K), and threads that share a frame instead of holding one each.
+FFmpeg may use only the protocol `file`, and formats that contain their own pictures: no playlist, URL, pipe
+or device is ever opened. The stream is chosen that a player shows. Memory is bounded: at most 2**27 pixels
+per frame (16K), and threads that share a frame instead of holding one each.
 """
 
 import codecs
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 MAX_PIXELS = 1 << 27
-"""Of a frame, as it is stored and as it is shown."""
+"""Maximum number of pixels of a frame, as stored and as shown."""
 
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,vvc,obu,av1,ivf,flv,asf,ogg,"
     "gif,apng,nut,mxf,yuv4mpegpipe,rm,wtv,dv,vc1,mjpeg,dnxhd,h263,h261,cavsvideo,avs2,avs3,dirac,webp_anim,"
-    "mp3,wav,w64,flac,aac,aiff,caf,ac3"  # of sound, to be told as that
+    "mp3,wav,w64,flac,aac,aiff,caf,ac3"  # audio formats, for a clear error message
 )
-# Their own decoders leave out what makes pictures transparent, which WebM keeps beside them.
+# Their own decoders ignore the alpha channel, which WebM stores separately.
 _TRANSPARENT = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<?xml", b"<MPD", b"<SMIL", b"[playlist]", b"[Reference]")
 _THREADS = 2
@@ -75,7 +75,7 @@ def _limit(codec: Any) -> None:
 
 
 def decoder_of(stream: "VideoStream") -> "VideoStream | VideoCodecContext":
-    """The decoder of a stream, with all that a player shows, its transparency too."""
+    """Returns the decoder of a stream, with everything that a player shows, including transparency."""
     import av
 
     name = _TRANSPARENT.get(stream.codec_context.codec.canonical_name)
@@ -92,7 +92,7 @@ def decoder_of(stream: "VideoStream") -> "VideoStream | VideoCodecContext":
 
 
 def _require_file(path: Path) -> None:
-    """OSError unless there is a file with content; what blocks or asks a network is never opened."""
+    """Raises OSError unless the path is a regular file with content."""
     try:
         status = path.stat()
     except ValueError as error:
@@ -118,7 +118,7 @@ def _reason(path: Path, error: "FFmpegError | OSError") -> str:
         return "there is no such file"
     if isinstance(error, EndError):
         return "it ends before its first frame"
-    if isinstance(error, InvalidDataError) or error.errno == errno.EINVAL:  # EINVAL: of no format in the list
+    if isinstance(error, InvalidDataError) or error.errno == errno.EINVAL:  # EINVAL: not a format in the list
         with path.open("rb") as file:
             kind = kind_by_beginning(file.read(BEGINNING_BYTES)) or ""
         return _OTHER_KINDS.get(kind, "it is damaged, cut off, or in no known format")
@@ -126,7 +126,7 @@ def _reason(path: Path, error: "FFmpegError | OSError") -> str:
 
 
 def _shown_stream(path: Path, container: "InputContainer") -> "VideoStream":
-    """The video that a player shows: no cover picture; of several the one that FFmpeg deems best."""
+    """Returns the video stream that a player shows: not a cover picture; of several, FFmpeg's choice."""
     from av.stream import Disposition
 
     pictures = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
@@ -153,7 +153,7 @@ def _require_pixels(path: Path, width: int, height: int) -> None:
 
 
 def packets_of(container: "InputContainer", stream: "VideoStream | None") -> Iterator[Any]:
-    """Packets of the file, of one stream or of all, up to where it is cut off."""
+    """Yields the packets of one stream or of all, up to a truncation of the file."""
     from av.error import InvalidDataError
 
     packets = container.demux(*(() if stream is None else (stream,)))
@@ -169,7 +169,7 @@ def packets_of(container: "InputContainer", stream: "VideoStream | None") -> Ite
 
 
 def frames_of(decoder: "VideoStream | VideoCodecContext", packet: Any) -> "list[VideoFrame] | None":
-    """The frames that a packet completes; None: it is damaged."""
+    """Returns the frames that a packet completes; None: it is damaged."""
     from av.error import EOFError as EndError
     from av.error import FFmpegError
 

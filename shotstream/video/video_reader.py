@@ -1,12 +1,11 @@
-"""Video files as a player shows them: which frames, when, upright, at their proportions, in their colours.
+"""The reader of video files: frames as a player shows them, with times, orientation, proportions and colours.
 
-The one reader of videos. It opens files alone: FFmpeg is allowed the protocol `file` and formats that hold
-their own pictures, so that no playlist, address or pipe behind a name is followed. A frame is told by its
-place in presentation order, the first one is 0; when it appears is what the file says.
-A frame that was lost or harmed keeps its place and is refused where it is asked for, and nothing moves up.
-Interlaced frames are deinterlaced. It decodes frame by frame, from the beginning, and seeks nowhere.
+Files are opened by `video_opening`. A frame is identified by its index in presentation order, from 0; its
+time is that of the file. A lost or damaged frame keeps its index and raises an error when it is read; no
+other frame takes its place. Interlaced frames are deinterlaced. Frames are decoded one by one from the
+beginning, without seeking.
 
-It refuses turns other than quarter turns, and frames of more than 2**27 pixels (16K).
+Rotations other than quarter turns, and frames of more than 2**27 pixels (16K), are refused.
 """
 
 from bisect import bisect_left, bisect_right
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 _LOOSE_CODECS = frozenset(
     ("vp8", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "h263", "flv1", "vp6f", "vp6")
 )
-# Formats whose packets tell when they are shown, and those of them that also count them.
+# Formats whose packets have presentation times, and those of them that also have a table of frames.
 _TIMED = ("mov,", "matroska,", "mpegts", "flv", "gif", "nut", "ivf", "mxf")
 _TABLED = ("mov,", "matroska,")
 _USUAL_OVERHEAD_BYTES = 64
@@ -55,34 +54,34 @@ class Timeline:
     """The presentation times of a file's frames."""
 
     ticks: Int[np.ndarray, " ends"]
-    """Of each frame, in presentation order, and at the end when the last one disappears."""
+    """Time of each frame in presentation order, then the end of the last one."""
     tick: Fraction
-    """Seconds of a tick."""
+    """Length of a tick in seconds."""
     slack: Fraction
-    """Seconds by which ticks may be off, because the file rounds them; 0: they are exact."""
+    """Maximum error of the times in seconds, because the file rounds them; 0: they are exact."""
     stamps: Int[np.ndarray, " n"] | None
-    """What the file calls each frame's time, by which a decoded frame is known; None: frames are counted."""
+    """Time stamps of the frames in the file, which identify decoded frames; None: frames are counted."""
 
     @property
     def num_frames(self) -> int:
-        """Frames that are known; more than asked for are not looked for."""
+        """Number of known frames; at most the number requested from `read_timeline`."""
         return len(self.ticks) - 1
 
     def seconds(self, start: int, stop: int) -> Fraction:
-        """From when frame `start` appears until frame `stop` does, or would."""
+        """Returns the time from frame `start` to frame `stop`."""
         return int(self.ticks[stop] - self.ticks[start]) * self.tick
 
     def on_screen(self, start: int, seconds: Fraction) -> int:
-        """The frame that is seen so long after frame `start` appeared."""
+        """Returns the index of the frame that is shown `seconds` after frame `start` appears."""
         moment = int(self.ticks[start]) + (seconds + self.slack) // self.tick
         return max(int(np.searchsorted(self.ticks[:-1], moment, "right")) - 1, start)
 
 
 def read_timeline(path: Path, stop: int | None = None) -> Timeline:
-    """Reads the presentation times of frames; with `stop`, of frames 0 to `stop` alone.
+    """Returns the presentation times of a file's frames; with `stop`, of frames 0 to `stop` alone.
 
     Raises:
-        VideoError: the file is none, or holds no readable video.
+        VideoError: The path is not a file, or holds no readable video.
     """
     with opened_video(path) as (container, stream):
         rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
@@ -100,15 +99,15 @@ def read_timeline(path: Path, stop: int | None = None) -> Timeline:
 def iter_pictures(
     path: Path, timeline: Timeline, spans: Sequence[Sequence[int]]
 ) -> Iterator[tuple[int, Picture]]:
-    """The frames that spans list, each once and with its number, as a player shows them.
+    """Yields (index, frame as a player shows it) for the frames in `spans`, each once.
 
     Args:
         path: the video.
-        timeline: its own.
-        spans: rising numbers of frames; no frame from the first to the last of a span may be damaged.
+        timeline: its timeline.
+        spans: ascending indices of frames; no frame from the first to the last of a span may be damaged.
 
     Raises:
-        VideoError: the file cannot be read, or a frame is damaged, missing, or of a kind that is refused.
+        VideoError: The file cannot be read, or a frame is damaged, missing, or of an unsupported kind.
     """
     wanted = {int(index) for span in spans for index in span}
     needed = {index for span in spans for index in range(int(span[0]), int(span[-1]) + 1)}
@@ -136,15 +135,15 @@ def iter_pictures(
 
 
 class _Found(NamedTuple):
-    """Times as the file tells them."""
+    """The times of frames as the file gives them."""
 
     stamps: list[int]
-    """Of the frames, rising."""
+    """Time stamps of the frames, ascending."""
     end: int | None
-    """Of the last one; None: not told, or not reached."""
+    """End of the last frame; None: not given, or not reached."""
     time_base: Fraction
     by_packet: bool
-    """Whether a decoded frame can be known by its stamp."""
+    """Whether the time stamp of a decoded frame identifies it."""
 
 
 class _Numbered(NamedTuple):
@@ -158,7 +157,7 @@ def _codec_name(stream: "VideoStream") -> str:
 
 
 def _is_interlaced(container: "InputContainer", stream: "VideoStream") -> bool:
-    """Whether the first frame is: then a packet may hold a half of one."""
+    """Returns whether the first frame is interlaced: then a packet may hold half a frame."""
     for packet in packets_of(container, stream):
         for frame in frames_of(stream, packet) or ():
             return frame.interlaced_frame
@@ -168,13 +167,13 @@ def _is_interlaced(container: "InputContainer", stream: "VideoStream") -> bool:
 def _packet_times(
     path: Path, container: "InputContainer", stream: "VideoStream", stop: int | None
 ) -> _Found | None:
-    """Times of frames without decoding them; None: the file does not tell them so.
+    """Returns the times of frames without decoding them; None if the file does not give them in this way.
 
-    What comes before the first key frame cannot be shown, and is not counted. Where FFmpeg skips bytes of a
-    Matroska file that it cannot make sense of, and a time without frames lies there too, frames were lost.
+    Frames before the first key frame cannot be shown and are not counted. If FFmpeg skips unreadable bytes of
+    a Matroska file, and there are no frames for a time at that place, frames were lost.
 
     Raises:
-        VideoError: frames were lost.
+        VideoError: Frames were lost.
     """
     stamps: list[int] = []
     durations: dict[int, int] = {}
@@ -200,7 +199,7 @@ def _packet_times(
         durations[packet.pts] = packet.duration or 0
         if stop is not None and len(stamps) > stop and len(stamps) % _LOOK_EVERY == 0:
             stamps.sort()
-            # Nothing is shown before it is decoded, so no frame that is still to come goes in before these.
+            # No frame is shown before it is decoded, so no later packet belongs before these.
             if packet.dts is not None and stamps[stop] < packet.dts:
                 break
     if not stamps:
@@ -219,13 +218,13 @@ def _packet_times(
 def _frame_times(
     container: "InputContainer", stream: "VideoStream", stop: int | None, rates: Sequence[Fraction | None]
 ) -> _Found:
-    """Times of frames by decoding them."""
+    """Returns the times of frames, by decoding them."""
     assert stream.time_base is not None
     usual = next((rate for rate in rates if rate), Fraction(25))
     step = max(round(1 / (usual * stream.time_base)), 1)
     shown: list[int] = []
     decoded: list[int] = []
-    duration = 0  # raw streams tell it alone: their average rate is FFmpeg's guess
+    duration = 0  # for raw streams only this is known: their average rate is FFmpeg's guess
     for packet in chain(packets_of(container, stream), (None,)):
         for frame in frames_of(stream, packet) or ():
             for stamps, stamp in ((shown, frame.pts), (decoded, frame.dts)):
@@ -234,7 +233,7 @@ def _frame_times(
             duration = frame.duration or 0
         if stop is not None and len(shown) > stop:
             break
-    # AVI tells when frames are decoded alone, and FFmpeg passes that on as when they are shown.
+    # AVI has only decoding times, which FFmpeg reports as presentation times.
     stamps = decoded if _runs_back(shown) and not _runs_back(decoded) else shown
     end = stamps[-1] + duration if stamps and duration else None
     return _cut(_Found(stamps, end, stream.time_base, False), stop)
@@ -245,14 +244,14 @@ def _runs_back(stamps: list[int]) -> bool:
 
 
 def _cut(found: _Found, stop: int | None) -> _Found:
-    """Frame `stop` is where what was asked for ends."""
+    """Returns the times of the frames before `stop`; that frame's time is their end."""
     if stop is None or len(found.stamps) <= stop:
         return found
     return found._replace(stamps=found.stamps[:stop], end=found.stamps[stop])
 
 
 def _timeline(path: Path, found: _Found, rates: Sequence[Fraction | None]) -> Timeline:
-    """Exact times where frames follow each other evenly but for rounding; else those of the file."""
+    """Returns exact times if frames are evenly spaced up to rounding; else the times of the file."""
     count = len(found.stamps)
     if not count:
         raise VideoError(f"{path}: not a readable video: no frame can be decoded")
@@ -265,7 +264,7 @@ def _timeline(path: Path, found: _Found, rates: Sequence[Fraction | None]) -> Ti
     for rate in dict.fromkeys(rates):
         if rate:
             even = np.arange(len(ends)) / float(rate * found.time_base)
-            # No more than rounding explains, and so little of a frame that none can be held in it.
+            # At most the rounding error, and too small a part of a frame to hide an additional one.
             off = min(max(found.time_base / 2, _LEAST_SLACK), 1 / (8 * rate)) / found.time_base
             if np.abs(ends - ends[0] - even).max() <= float(off) + 1e-6:
                 return Timeline(ticks=np.arange(count + 1), tick=1 / rate, slack=Fraction(0), stamps=stamps)
@@ -279,11 +278,12 @@ def _timeline(path: Path, found: _Found, rates: Sequence[Fraction | None]) -> Ti
 def _numbered(
     path: Path, container: "InputContainer", stream: "VideoStream", timeline: Timeline
 ) -> Iterator[_Numbered]:
-    """Decoded frames with their places, which those that are lost keep.
+    """Yields decoded frames with their indices; lost frames keep theirs.
 
-    After damage nothing is trusted up to the next key frame, nor what is shown before that but built on both;
-    and nothing at all where the file has no table of its frames, for then the count may be wrong. Where the
-    decoder mends a frame and says so (MPEG-4, MPEG-2), what follows up to a key frame is built on the mend.
+    After damage, frames are marked as damaged up to the next key frame, and so are those shown before it but
+    decoded from both. If the file has no table of its frames, all later ones are, because the count may be
+    wrong. If the decoder conceals an error and reports it (MPEG-4, MPEG-2), all frames up to a key frame are
+    marked.
     """
     has_table = timeline.stamps is not None and container.format.name.startswith(_TABLED)
     stamps = None if timeline.stamps is None else timeline.stamps.tolist()
@@ -308,14 +308,14 @@ def _numbered(
             if at >= 0 and frame.pts < stamps[at]:
                 raise VideoError(f"{path}: its times run backwards after frame {at}")
             place = bisect_left(stamps, frame.pts, max(at, 0))
-            place += place == at  # two frames of one time
+            place += place == at  # two frames with the same time
             if place < len(stamps) and stamps[place] == frame.pts:
                 at = place
                 yield _Numbered(at, frame, is_mended or frame.pts in damaged)
 
 
 def _progressive(frames: Iterable[_Numbered]) -> Iterator[_Numbered]:
-    """The same frames, deinterlaced from the first one that is interlaced."""
+    """Yields the same frames, deinterlaced from the first interlaced one on."""
     graph: Any = None
     size = (0, 0)
     waiting: deque[_Numbered] = deque()
@@ -367,7 +367,7 @@ def _drained(graph: Any, waiting: deque[_Numbered]) -> Iterator[_Numbered]:
 
 
 def _upright(frame: "VideoFrame", aspect: Fraction) -> UInt8[np.ndarray, "h w 3"]:
-    """A frame with square pixels, turned and mirrored as its display matrix says."""
+    """Returns a frame with square pixels, rotated and mirrored by its display matrix."""
     width, height = frame.width, frame.height
     if aspect > 1:
         width = round(width * aspect)
@@ -381,7 +381,7 @@ def _upright(frame: "VideoFrame", aspect: Fraction) -> UInt8[np.ndarray, "h w 3"
 
 
 def _orientation(frame: "VideoFrame") -> tuple[bool, int, int]:
-    """Whether rows become columns, and the steps (1, -1) in which rows and columns of that are then read."""
+    """Returns whether to transpose a frame, and then the steps (1, -1) to read its rows and columns in."""
     from av.sidedata.sidedata import Type
 
     side_data: Any = frame.side_data
@@ -393,7 +393,7 @@ def _orientation(frame: "VideoFrame") -> tuple[bool, int, int]:
     first, second = hypot(a, b), hypot(c, d)
     if not first or not second:
         return False, 1, 1
-    sure = 0.9998  # to a degree
+    sure = 0.9998  # within about one degree
     if abs(a) >= sure * first and abs(d) >= sure * second:
         return False, 1 if d > 0 else -1, 1 if a > 0 else -1
     if abs(b) >= sure * first and abs(c) >= sure * second:
