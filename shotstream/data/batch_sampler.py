@@ -1,9 +1,9 @@
 """The batch sampler of stored shots: a new order every epoch, a function of (seed, step) alone.
 
-A batch has one length, because its shots are stacked. An epoch shuffles all shots, fills batches from the
-longest length down, hands what is left over to the next shorter length, where it is cut, and shuffles the
-batches. So every shot is a target once per epoch, and nothing of a shot is lost but the ends of fewer than
-a batch per length. The last batch is filled up from the beginning of the epoch's order.
+All shots of a batch have one length, because they are stacked. An epoch shuffles all shots and fills batches
+from the longest length down. Shots that remain are added to the next shorter length and cut to it. Then the
+batches are shuffled. Every shot is a target once per epoch, and shots are cut in fewer than one batch per
+length. The last batch is filled with shots from the beginning of the epoch's order.
 """
 
 from functools import lru_cache
@@ -19,18 +19,18 @@ class _Epoch(NamedTuple):
 
 
 class BatchSampler:
-    """The batches of each step: shots by number, grouped by length."""
+    """The sampler: batches of shot indices, grouped by length."""
 
     def __init__(self, lengths: Int[np.ndarray, " n"], batch_size: int, seed: int) -> None:
-        """Shuffles nothing yet.
+        """Creates a sampler; nothing is shuffled yet.
 
         Args:
-            lengths: of every shot, in latent frames.
+            lengths: length of every shot in latent frames.
             batch_size: shots per step, over all ranks.
-            seed: of all orders.
+            seed: seed of all orders.
 
         Raises:
-            ValueError: there is no shot, or the batch is empty.
+            ValueError: There is no shot, or `batch_size` is below 1.
         """
         if not len(lengths) or batch_size < 1:
             raise ValueError(f"{len(lengths)} shots for batches of {batch_size}; both must be at least 1")
@@ -38,22 +38,25 @@ class BatchSampler:
         self._batch_size = batch_size
         self._seed = seed
         self._longest_first = np.argsort(-lengths, kind="stable")
-        # Reading ahead crosses from one epoch into the next.
+        # Two, because reading ahead crosses from one epoch into the next.
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches until every shot has been a target."""
+        """Number of batches until every shot has been a target."""
         return -(-len(self._lengths) // self._batch_size)
 
     def batch(self, step: int) -> tuple[int, Int[np.ndarray, " b"]]:
-        """The length that the shots of a step are cut to, and their numbers."""
+        """Returns the length in latent frames that a step's shots are cut to, and their indices."""
         epoch, index = divmod(step, self.steps_per_epoch)
         order = self._epoch(epoch)
         return int(order.lengths[index]), order.items[index]
 
     def substitute(self, step: int, row: int, attempt: int, length: int) -> int:
-        """Another shot of at least that length, for one that cannot be read: drawn by its place alone."""
+        """Returns the index of a random shot of at least `length` latent frames, for one that cannot be read.
+
+        It depends on the seed and the arguments alone.
+        """
         count = int((self._lengths >= length).sum())
         rng = np.random.default_rng((self._seed, 1, step, row, attempt))
         return int(self._longest_first[rng.integers(count)])

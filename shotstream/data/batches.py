@@ -1,4 +1,4 @@
-"""Batches of training data, and the protocol of the sources that give them."""
+"""Batches of training data, and the protocol of their sources."""
 
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -14,29 +14,29 @@ BatchT = TypeVar("BatchT", covariant=True)
 
 @runtime_checkable
 class DataSource(Protocol[BatchT]):
-    """A source of training batches.
+    """The protocol of sources of training batches.
 
-    A batch is a function of (step, samples) and of the source's configuration alone: a resumed run asks for
-    what an uninterrupted one would have asked for, and parts of a batch together are the whole.
+    A batch is a function of (step, samples) and of the source's configuration alone: a resumed run gets the
+    same batches as an uninterrupted one, and the parts of a batch joined are the whole.
     """
 
     def batch(self, step: int, samples: range) -> BatchT:
-        """The samples of a step, by their places in the effective batch."""
+        """Returns samples of a step, selected by their indices in the effective batch."""
         ...
 
 
 class ShotBatch(NamedTuple):
-    """Shots to learn from, all of one length, with what they are conditioned on."""
+    """A batch of shots of one length, with their conditioning."""
 
     x0: Float[Tensor, "b z f h w"]
     """Clean latents."""
     figures: Bool[Tensor, "b f h w"]
-    """Which cells show an actor; none, where that is not known."""
+    """Mask of the cells that show an actor; all False if that is not known."""
     conditioning: Conditioning
     captions: list[list[str]]
-    """The caption rows of each sample."""
+    """Caption rows of each sample."""
     samples: range
-    """Places in the effective batch."""
+    """Indices of the samples in the effective batch."""
 
 
 def dropped(
@@ -48,7 +48,7 @@ def dropped(
     context_drop: float,
     caption_drop: float,
 ) -> tuple[Conditioning, list[str]]:
-    """A sample's conditioning and captions, by chance without context, by another with empty captions."""
+    """Returns a sample's conditioning and captions, each dropped at random; dropped captions are empty."""
     if has_context and rng.random() < context_drop:
         conditioning = drop_context(conditioning, torch.ones(1, dtype=torch.bool))
     return conditioning, [""] * len(captions) if rng.random() < caption_drop else captions

@@ -1,8 +1,8 @@
-"""Captions of the theatre's shots with the right answers to its questions, to train a text encoder.
+"""Captions of the theatre's shots with the correct answers to its questions, to train a text encoder.
 
-Captions are drawn anew at each step and are made poorer at random: without the story's caption, without
-words that say nothing, or empty, so that "not said" is an answer. No caption of training names a pair of
-species and colour that is held out.
+Captions are generated for each step, and information is removed at random: the global caption, words without
+meaning for the questions, or everything, so that "not said" is an answer. No caption of training names a
+held-out pair of species and colour.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from shotstream.theatre.questions import NOT_SAID, QUESTIONS, answers
 from shotstream.theatre.world import sample_story
 
 _ARTICLES: Final = ("a", "an", "the")
-# Words and marks that may be missing without a change of meaning.
+# Words and punctuation marks that can be left out without a change of meaning.
 _EMPTY_WORDS: Final = frozenset(
     {*_ARTICLES, "of", "with", "story", "about", "adventure", "little", ",", ".", ":"}
 )
@@ -30,18 +30,18 @@ _EMPTY_WORDS: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionAnswersConfig:
-    """Configuration of the captions: how many, and how they are made poorer."""
+    """Configuration of the captions: their number, and how information is removed."""
 
     batch_size: int = 96
-    """Captions per step, over all processes."""
+    """Number of captions per step, over all processes."""
     max_shots: int = 5
-    """Captions are of stories of one to this many shots."""
+    """Maximum number of shots of the stories that captions are taken from."""
     empty_share: float = 0.03
-    """Share of the captions that are empty."""
+    """Share of the captions that are empty, in [0, 1]."""
     global_drop: float = 0.1
-    """Chance that a shot's caption comes without the story's."""
+    """Probability that the global caption is left out."""
     word_drop: float = 0.15
-    """In half of the captions, the chance of each word that says nothing to be left out."""
+    """Probability, in half of the captions, that a word without meaning for the questions is left out."""
 
     def __post_init__(self) -> None:
         require_within(self, 1, inf, ("batch_size", "max_shots"))
@@ -49,7 +49,7 @@ class CaptionAnswersConfig:
 
 
 class AnsweredCaptions(NamedTuple):
-    """Captions and the right answer to each question about each."""
+    """A batch of captions, with the index of the correct answer to each question."""
 
     captions: list[str]
     answers: Int[Tensor, "s k"]
@@ -59,11 +59,11 @@ class CaptionAnswers:
     """A `DataSource` of captions with answers."""
 
     def __init__(self, config: CaptionAnswersConfig, *, seed: int) -> None:
-        """`seed` is that of all that is drawn."""
+        """Creates a source; `seed` is that of all its random choices."""
         self.config, self.seed = config, seed
 
     def batch(self, step: int, samples: range) -> AnsweredCaptions:
-        """Captions of a step."""
+        """Returns captions of a step."""
         drawn = [self._draw(numpy_rng(self.seed, "reader", step, sample)) for sample in samples]
         return AnsweredCaptions([text for text, _ in drawn], torch.tensor([right for _, right in drawn]))
 
@@ -84,7 +84,7 @@ class CaptionAnswers:
 
 
 def held_out_captions(count: int) -> AnsweredCaptions:
-    """Captions of stories that star pairs never seen in training, and the right answers."""
+    """Returns captions of stories with held-out pairs of species and colour, and the correct answers."""
     texts: list[str] = []
     right: list[tuple[int, ...]] = []
     for number in range(count):

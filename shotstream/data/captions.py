@@ -1,7 +1,7 @@
-"""Captions in shards, as a model that trains on them reads them: by the place where an embedding is stored.
+"""Stored captions: embeddings in shards, which a model reads instead of running a text encoder.
 
-A batch names a caption by its clip and shot, `00000012.shot3`. What a name means never changes, so that a
-model with a `StoredText` is a function of its inputs as one with a text encoder is, without the encoder.
+A batch names a caption by its clip and shot, `00000012.shot3`. The meaning of a name never changes, so a
+model with a `StoredText` is a function of its inputs like one with a text encoder.
 """
 
 import threading
@@ -22,39 +22,39 @@ from shotstream.weights.tensor_files import CheckpointError, read_safetensors
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredTextConfig:
-    """Captions that were embedded beforehand."""
+    """Configuration of caption embeddings that were computed in advance."""
 
     directory: str = field(compare=False)
-    """The shards that hold them. A model is no other because its captions lie elsewhere."""
+    """Directory of the shards that hold them; it is ignored when models are compared."""
 
 
 class StoredText(nn.Module):
-    """Stored caption embeddings in the place of a text encoder; has no parameters."""
+    """Stored caption embeddings in place of a text encoder; a module without parameters."""
 
     def __init__(self, config: StoredTextConfig) -> None:
-        """The shards are opened when the first caption is asked for."""
+        """Creates the module; the shards are opened when the first caption is requested."""
         super().__init__()
         self.config = config
 
     def embed(self, captions: Sequence[str]) -> Float[Tensor, "u n d"]:
-        """See `CaptionStore.embed`."""
+        """Returns the embeddings of captions; see `CaptionStore.embed`."""
         return caption_store(self.config.directory).embed(captions)
 
 
 def stored_caption(key: str, place: int) -> str:
-    """The name under which a batch passes on the caption of a clip's shot."""
+    """Returns the name by which a batch refers to the caption of a clip's shot."""
     return f"{key}.shot{place}"
 
 
 class CaptionStore:
-    """Embeddings of captions in shards, by the names that `stored_caption` gives; any thread may read.
+    """Caption embeddings in shards, by the names that `stored_caption` returns; any thread may read.
 
-    The empty caption is the text that guidance turns away from, so that a sample whose captions are dropped
-    in training is what guidance will ask for.
+    The empty caption has the embedding of the unconditional text of guidance, so that a sample with dropped
+    captions is trained on the same text that guidance uses.
     """
 
     def __init__(self, shards: ShardDirectory, *, memo_captions: int = 256) -> None:
-        """ShardError when the shards hold captions as text alone."""
+        """Creates a store; raises ShardError if the shards hold captions as text only."""
         if shards.form.text_shape is None:
             raise ShardError(f"{shards.directory}: holds no embeddings; encode it without --no-text")
         self.shards = shards
@@ -74,10 +74,10 @@ class CaptionStore:
         self._lock = threading.Lock()
 
     def embed(self, captions: Sequence[str]) -> Float[Tensor, "u n d"]:
-        """Embeddings in float32, zero past the end of each caption.
+        """Returns embeddings in float32, zero after the end of each caption.
 
         Raises:
-            ShardError: no such caption, or it is damaged.
+            ShardError: There is no such caption, or it is damaged.
         """
         embedded = torch.zeros(len(captions), *self.shape)
         for row, caption in enumerate(captions):
@@ -86,7 +86,7 @@ class CaptionStore:
         return embedded
 
     def read(self, caption: str) -> Float[Tensor, "n d"]:
-        """A stored caption's embedding, as it is stored; ShardError as `embed`."""
+        """Returns the embedding of a stored caption as it is stored; raises ShardError like `embed`."""
         with self._lock:
             if caption in self._memo:
                 self._memo.move_to_end(caption)
@@ -111,11 +111,11 @@ class CaptionStore:
 
 @lru_cache(maxsize=4)
 def open_shards(directory: str) -> ShardDirectory:
-    """A directory of shards, opened once."""
+    """Returns a directory of shards, which is opened once."""
     return ShardDirectory(Path(directory))
 
 
 @lru_cache(maxsize=4)
 def caption_store(directory: str) -> CaptionStore:
-    """The captions of a directory, whose memo all readers share."""
+    """Returns the captions of a directory; all readers share its cache."""
     return CaptionStore(open_shards(directory))

@@ -1,13 +1,13 @@
-"""Ranges of settings, checked when a configuration is made; the message names the setting."""
+"""Checks of the ranges of settings, when a configuration is created; the message names the setting."""
 
 from collections.abc import Iterable
 from typing import Any
 
 
 def require_within(config: Any, low: int | float, high: int | float, names: Iterable[str]) -> None:
-    """ValueError unless every named setting lies in [low, high]; of a tuple, every element.
+    """Raises ValueError unless every named setting is in [low, high]; for a tuple, every element.
 
-    A tuple may not be empty, and what is not a number, or is infinite, lies nowhere.
+    A tuple must not be empty. Infinite values and values that are not numbers are never in range.
     """
     for name in names:
         value = getattr(config, name)
@@ -18,7 +18,7 @@ def require_within(config: Any, low: int | float, high: int | float, names: Iter
 
 
 def require_positive(config: Any, names: Iterable[str]) -> None:
-    """ValueError unless every named setting is a finite number above 0."""
+    """Raises ValueError unless every named setting is a finite number above 0."""
     for name in names:
         value = getattr(config, name)
         if not 0 < value < float("inf"):
@@ -26,7 +26,7 @@ def require_positive(config: Any, names: Iterable[str]) -> None:
 
 
 def require_decay(config: Any, names: Iterable[str]) -> None:
-    """ValueError unless every named setting lies in [0, 1), as the decay of an average does."""
+    """Raises ValueError unless every named setting is in [0, 1), the range of an EMA decay."""
     for name in names:
         value = getattr(config, name)
         if not 0 <= value < 1:
@@ -34,7 +34,7 @@ def require_decay(config: Any, names: Iterable[str]) -> None:
 
 
 def bad_allowed(max_bad: str, num_clips: int) -> int:
-    """The number of clips that may be bad; ValueError unless `max_bad` is a count or a share such as 1%."""
+    """Returns the number of clips that may be bad; ValueError unless a count or a share such as 1%."""
     number, is_share = max_bad.removesuffix("%"), max_bad.endswith("%")
     try:
         value = float(number) if is_share else int(number)

@@ -1,11 +1,11 @@
-"""The shots of a clip as a model sees them: at its size and its frame rate, each cut on its own.
+"""The shots of a clip as a model takes them: with its frame size and its frame rate, each read independently.
 
-Reads a video from its beginning, and holds the frames of one shot at a time, as uint8. A picture is cut
-around its centre to the model's proportions and then resized, so that nothing is squeezed. Ranges count
-frames of the file in the order in which they are shown; time is what the file says. A shot begins when its
-first frame appears and takes, for each moment of the model's rate, the frame that is on screen then: fast
-video loses frames, slow video repeats them, whether the rate changes or not, and the speed of motion stays.
-A shot keeps its own range of frames whatever lies before or after it. It never looks for cuts.
+A video is read from its beginning, and the frames of one shot at a time are in memory, as uint8. A frame is
+cropped around its centre to the model's aspect ratio and then resized, so that proportions are kept. Ranges
+count the frames of the file in presentation order; times are those of the file. A shot begins when its first
+frame appears and takes, for each time step of the model's rate, the frame that is on screen then: fast video
+loses frames, slow video repeats them, also with a variable frame rate, and the speed of motion is kept. A
+shot has its own range of frames, whatever precedes or follows it. Cuts are not detected.
 """
 
 from collections.abc import Iterator
@@ -28,13 +28,13 @@ class ClipForm:
     """The format that clips are converted to."""
 
     size: PixelSize
-    """Of a frame."""
+    """Size of a frame."""
     fps: int
     """Frames per second."""
     geometry: VideoGeometry
-    """Shots are cut at the end to whole latent frames of it."""
+    """Strides of the codec; a shot is cut at the end to complete latent frames."""
     max_latent_frames: int
-    """Longer shots are cut at the end to this."""
+    """Maximum number of latent frames of a shot; longer shots are cut at the end."""
 
     def __post_init__(self) -> None:
         least = self.geometry.chunk_latent_frames
@@ -46,19 +46,19 @@ class ClipForm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotFrames:
-    """Frames of one shot, ready to be encoded."""
+    """The frames of one shot, ready to be encoded."""
 
     shot_index: int
-    """In the clip."""
+    """Index of the shot in the clip."""
     frames: Frames
-    """1 + a multiple of the temporal stride of them."""
+    """The frames; their number is 1 + a multiple of the temporal stride."""
 
 
 def iter_shots(clip: Clip, form: ClipForm) -> Iterator[ShotFrames]:
-    """The shots of a clip that fill a chunk, in order; shorter ones are left out.
+    """Yields the shots of a clip that fill at least a chunk, in order; shorter ones are left out.
 
     Raises:
-        VideoError: the video cannot be read, is damaged where a shot is, or ends before its last shot does.
+        VideoError: The video cannot be read, is damaged within a shot, or ends before its last shot does.
     """
     timeline = read_timeline(clip.video, clip.num_frames)
     if timeline.num_frames < clip.num_frames:
@@ -78,10 +78,10 @@ def iter_shots(clip: Clip, form: ClipForm) -> Iterator[ShotFrames]:
 
 
 def _source_frames(start: int, stop: int, timeline: Timeline, form: ClipForm) -> list[int]:
-    """Frames of the file that make a shot; none when they would not fill a chunk."""
+    """Returns the indices of the file's frames that make a shot; empty if they would not fill a chunk."""
     stride = form.geometry.temporal_stride
     seconds = timeline.seconds(start, stop) - timeline.slack
-    num_frames = max(-(-seconds * form.fps // 1), 1)  # every moment that falls into the range
+    num_frames = max(-(-seconds * form.fps // 1), 1)  # every time step that falls into the range
     num_latent_frames = min(1 + (num_frames - 1) // stride, form.max_latent_frames)
     if num_latent_frames < form.geometry.chunk_latent_frames:
         return []
@@ -90,10 +90,10 @@ def _source_frames(start: int, stop: int, timeline: Timeline, form: ClipForm) ->
 
 
 def fit(frames: Frames, size: PixelSize) -> UInt8[np.ndarray, "f out_h out_w 3"]:
-    """Frames at another size: cut around the centre to its proportions, then resized.
+    """Returns frames at another size: cropped around the centre to its aspect ratio, then resized.
 
-    Reduction by a whole factor takes the mean of each square, which gives back enlarged pixels exactly;
-    anything else is bicubic, with antialiasing. Frames of the size itself stay as they are.
+    Reduction by an integer factor takes the mean of each square, which restores enlarged pixels exactly; any
+    other resize is bicubic with antialiasing. Frames that have the size already are returned as they are.
     """
     height, width = frames.shape[1:3]
     cut_height = min(height, round(width * size.height / size.width))
@@ -105,7 +105,7 @@ def fit(frames: Frames, size: PixelSize) -> UInt8[np.ndarray, "f out_h out_w 3"]
     factor = cut_height // size.height
     is_whole = (cut_height, cut_width) == (factor * size.height, factor * size.width)
     fitted = np.empty((len(frames), size.height, size.width, 3), np.uint8)
-    for index, channel in np.ndindex(len(frames), 3):  # one at a time: in float, an 8K picture is large
+    for index, channel in np.ndindex(len(frames), 3):  # one at a time: an 8K picture in float32 is large
         pixels = torch.from_numpy(cut[index, None, None, :, :, channel].astype(np.float32))
         if is_whole:
             resized = avg_pool2d(pixels, factor)

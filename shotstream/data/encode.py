@@ -1,9 +1,10 @@
 """Encodes the clips of a manifest once, with a frozen codec and text encoder, into shards.
 
-Shard k holds clips k * clips_per_shard and on, whatever the number of processes: process r of n makes every
-n-th shard, so shards come out the same, byte for byte, and a run that was stopped goes on after the last
-whole one. A clip that cannot be read is named, counted and left out, up to a stated number; beyond it the
-run ends. What a form file beside the shards says may not change between calls.
+Shard k holds the clips from k * clips_per_shard on, whatever the number of processes: process r of n makes
+every n-th shard. Shards are therefore byte-identical for any number of processes, and an interrupted run
+resumes after the last complete shard. A clip that cannot be read is reported, counted and left out, up to a
+maximum number; above it the run ends. The properties in the form file beside the shards must not change
+between calls.
 
 webdataset comes with the `train` extra and is imported when the first shard is written.
 """
@@ -55,14 +56,14 @@ NEGATIVE_PROMPT = (
     "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，"  # noqa: RUF001
     "手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"  # noqa: RUF001
 )
-"""What Wan2.1's guidance turns away from, in its authors' words."""
+"""Negative prompt of Wan2.1's guidance, as published."""
 
 UNCONDITIONAL_TEXT = {"theatre": "", "wan": NEGATIVE_PROMPT}
-"""By family."""
+"""Text of the unconditional embedding, by model family."""
 
 
 class TooManyBadClips(Exception):
-    """More clips than allowed cannot be read; the message names the last of them."""
+    """More unreadable clips than allowed; the message names the last one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,22 +71,24 @@ class EncodeConfig:
     """Configuration of the encoding of a manifest.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: A value is out of range.
     """
 
     clips_per_shard: int = 64
     dtype: str = "float16"
-    """Of latents and embeddings."""
+    """Dtype of stored latents and embeddings: float16 or bfloat16."""
     max_latent_frames: int | None = None
-    """Longer shots are cut at the end; None: the model's usual length of a shot."""
+    """Maximum number of latent frames of a shot; longer ones are cut at the end. None: the model's default
+    length.
+    """
     with_text: bool = True
-    """Whether captions are stored as embeddings too; a text encoder that is trained needs them as text."""
+    """Whether to store captions as embeddings as well; a text encoder that is trained needs them as text."""
     max_bad: str = "1%"
-    """Clips that may be left out: a number, or a share of the manifest, rounded down."""
+    """Maximum of unreadable clips that are left out: a number, or a share of the manifest, rounded down."""
     num_workers: int = 1
-    """Threads that read videos while others are encoded; 0: none."""
+    """Number of threads that read videos ahead; 0: none."""
     process: int = 0
-    """Which of the processes this is."""
+    """Index of this process, from 0."""
     num_processes: int = 1
 
     def __post_init__(self) -> None:
@@ -102,19 +105,19 @@ class EncodeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeReport:
-    """Counts of a call to `encode`: clips and shots encoded, skipped and bad."""
+    """The result of a call to `encode_manifest`: numbers of shards and clips, and bad clips."""
 
     num_encoded: int
-    """Shards made by this call."""
+    """Number of shards made by this call."""
     num_kept: int
-    """Shards of this process that were whole already."""
+    """Number of this process's shards that were complete already."""
     num_clips: int
-    """Clips in this process's shards."""
+    """Number of clips in this process's shards."""
     num_short_shots: int
     bad_clips: tuple[tuple[str, str], ...]
-    """Video and reason."""
+    """Video and reason for each clip that was left out."""
     is_complete: bool
-    """Whether every shard of the directory is there."""
+    """Whether every shard of the directory exists."""
 
 
 def encode_manifest(
@@ -125,19 +128,20 @@ def encode_manifest(
     progress: Callable[[int, int, str], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> EncodeReport:
-    """Encodes this process's share of a manifest; a call that was stopped goes on where it stood.
+    """Encodes this process's share of a manifest, or resumes it after its last complete shard.
 
     Args:
-        manifest: the published CSV or our JSON Lines.
-        encoders: frozen.
-        directory: where the shards go; made if absent.
-        config: how.
-        progress: called with this process's clips done, all of them, and what was left out, or "".
-        warn: told once what of the manifest was not read.
+        manifest: the published CSV, or ShotStream's JSON Lines.
+        encoders: the frozen codec and text encoder.
+        directory: directory of the shards; created if it does not exist.
+        config: configuration of the encoding.
+        progress: called with this process's number of finished clips, the number of all its clips, and the
+            reason if one was left out, else "".
+        warn: called with the parts of the manifest that are ignored.
 
     Raises:
-        ValueError: the manifest is wrong, or the directory holds shards made with something else.
-        TooManyBadClips: more clips than allowed are bad.
+        ValueError: The manifest is invalid, or the directory holds shards made with other settings.
+        TooManyBadClips: More clips than allowed are bad.
     """
     form = make_form(manifest, encoders, config, warn)
     _prepare(directory, form, encoders, config)
@@ -164,7 +168,9 @@ def encode_manifest(
                 done += 1
                 if sample.bad is not None:
                     bad.append(sample.bad)
-                    _check_bad(bad, allowed, form)  # its message names the last one, nothing else does
+                    _check_bad(
+                        bad, allowed, form
+                    )  # the message contains the last one, which is not reported elsewhere
                 if progress:
                     progress(done, total, "" if sample.bad is None else f"{sample.bad[0]}: {sample.bad[1]}")
                 elif sample.bad is not None:
@@ -186,10 +192,10 @@ def encode_manifest(
 def make_form(
     manifest: Path, encoders: Encoders, config: EncodeConfig, warn: Callable[[str], None] | None = None
 ) -> ShardForm:
-    """The form of a manifest's shards; reads the manifest to its end, and no video.
+    """Returns the form of a manifest's shards; reads the complete manifest, and no video.
 
     Raises:
-        ValueError: a line of the manifest is wrong, or it is empty.
+        ValueError: A line of the manifest is invalid, or it is empty.
     """
     num_clips = 0
 
@@ -237,7 +243,7 @@ def _clip_form(form: ShardForm, encoders: Encoders) -> ClipForm:
 
 
 def _prepare(directory: Path, form: ShardForm, encoders: Encoders, config: EncodeConfig) -> None:
-    """Makes the directory, or finds that it was made with the same."""
+    """Creates the directory, or checks that it was made with the same form."""
     _clip_form(form, encoders)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / FORM_NAME
@@ -250,7 +256,7 @@ def _prepare(directory: Path, form: ShardForm, encoders: Encoders, config: Encod
                 "use another directory, or the same manifest, model and settings"
             )
         return
-    # What a call leaves that is killed before the form is there: nothing of it is in use yet.
+    # Files of a call that was killed before it wrote the form; nothing uses them yet.
     ours = (UNCONDITIONAL_NAME, f".part.{UNCONDITIONAL_NAME}", f".part.{FORM_NAME}")
     names = {entry.name for entry in directory.iterdir()}.difference(ours)
     if any(not name.endswith((".tmp", ".log")) for name in names):
@@ -301,7 +307,7 @@ def _encoded(
 def _read_ahead(
     clips: Sequence[Clip], form: ClipForm, num_workers: int
 ) -> Iterator[tuple[Clip, Callable[[], list[ShotFrames]]]]:
-    """Each clip with a call that returns its shots, read by threads a few clips ahead, in order."""
+    """Yields each clip in order, with a function that returns its shots, which threads read ahead."""
 
     def read(clip: Clip) -> list[ShotFrames]:
         return list(iter_shots(clip, form))
@@ -323,7 +329,7 @@ def _read_ahead(
 
 
 def _write_shard(directory: Path, name: str, samples: Iterator[EncodedClip]) -> ShardRecord:
-    """Writes a shard, then its record: without the record the shard is made again."""
+    """Writes a shard, then its record; a shard without a record is made again."""
     try:
         from webdataset.writer import TarWriter
     except ImportError as error:
@@ -336,7 +342,7 @@ def _write_shard(directory: Path, name: str, samples: Iterator[EncodedClip]) -> 
     bad: list[tuple[str, str]] = []
     path = directory / name
     with replacing(path) as file:
-        # mtime and owner fixed: the same clips give the same bytes.
+        # Fixed mtime and owner, so that the same clips give the same bytes.
         with TarWriter(file, encoder=False, mtime=0, user="", group="") as writer:
             for sample in samples:
                 if sample.bad is not None:
@@ -383,7 +389,7 @@ def _check_bad(bad: Sequence[tuple[str, str]], allowed: int, form: ShardForm) ->
 
 
 def _complete(directory: Path, form: ShardForm, allowed: int) -> bool:
-    """Writes the index if every shard of every process is there."""
+    """Returns whether every shard of every process exists, and writes the index if so."""
     names = [shard_name(number) for number in range(form.num_shards)]
     if not all(has_record(directory, name) for name in names):
         return False

@@ -1,7 +1,7 @@
 """Encodes one clip with a frozen codec and text encoder into the files that a shard holds of it.
 
-Every shot is encoded as one video; the frames of it that later shots may look back at are encoded alone, as
-the model sees them when it streams; captions are embedded as the text encoder is given them.
+Every shot is encoded as one video. Its frames that may become context of later shots are also encoded as
+single images, as in streaming. Captions are embedded in the composed form that the text encoder gets.
 """
 
 import json
@@ -23,26 +23,26 @@ from shotstream.video.video_io import Frames, VideoError
 
 
 class EncodedClip(NamedTuple):
-    """A clip that was encoded, or was found bad."""
+    """The result of encoding a clip: its files, or the reason why it is bad."""
 
     key: str
     num_latent_frames: tuple[int, ...]
-    """Of each of its shots."""
+    """Number of latent frames of each shot."""
     num_short_shots: int
-    """Shots left out because they do not fill a chunk."""
+    """Number of shots left out because they do not fill a chunk."""
     files: dict[str, bytes]
-    """By what follows the key in their names."""
+    """Content of the files, by the part of their names after the key."""
     bad: tuple[str, str] | None
-    """Video and reason; None: it is good."""
+    """Video and reason; None: the clip is good."""
 
 
 def encode_clip(
     key: str, clip: Clip, shots: Sequence[ShotFrames], encoders: Encoders, form: ShardForm
 ) -> EncodedClip:
-    """The files of one clip.
+    """Returns the files of one clip.
 
     Raises:
-        VideoError: no shot of the clip is long enough, or its latents are not finite.
+        VideoError: No shot of the clip is long enough, or its latents are not finite.
     """
     num_short = len(clip.shot_ranges) - len(shots)
     if not shots:
@@ -56,7 +56,7 @@ def encode_clip(
         chosen = kept_frames(len(shot.frames), position, form.context_budget)
         latents = _stored(encoders.codec.encode(pixels)[0], clip, form)
         singles = pixels[0, :, list(chosen)].permute(1, 0, 2, 3)[:, :, None]
-        # As many at a time as the codec takes frames of a video at a time: no more memory than for that.
+        # As many at a time as the codec takes frames of a video, so that no more memory is needed.
         few = singles.split(encoders.codec.geometry.temporal_stride)
         alone = torch.cat([encoders.codec.encode(some)[:, :, 0] for some in few])
         contexts[f"shot{position}"] = _stored(alone, clip, form)
@@ -103,10 +103,10 @@ def _stored(latents: Tensor, clip: Clip, form: ShardForm) -> Tensor:
 
 @torch.no_grad()
 def embed_caption(caption: str, encoders: Encoders, form: ShardForm) -> Float[Tensor, "n d"]:
-    """The embedding of a composed caption without the zero rows at its end.
+    """Returns the embedding of a composed caption, without the zero rows at its end.
 
     Raises:
-        ValueError: it is not finite in the form's dtype.
+        ValueError: It is not finite in the form's dtype.
     """
     whole = encoders.text_encoder.encode([caption])[0]
     used = whole.abs().sum(dim=1).nonzero()

@@ -1,8 +1,8 @@
-"""ODE pairs on disk: states of a teacher's probability-flow trajectory and the data it ends at, with what it
-was conditioned on. One safetensors file per batch; captions are in its metadata.
+"""ODE pairs on disk: states of a teacher's probability-flow trajectory, its end, and the conditioning.
 
-`PairFiles` gives them to training, a file per step, in an order that is new in every epoch. A damaged file is
-named, counted and skipped, up to a stated number.
+There is one safetensors file per batch, with captions in its metadata. `PairFiles` reads them for training,
+one file per step, in a new order in every epoch. A damaged file is reported, counted and skipped, up to a
+maximum number.
 """
 
 import hashlib
@@ -35,22 +35,22 @@ _MADE_BY = "made_by"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OdePairs:
-    """Trajectories of one chunk of several shots."""
+    """A batch of trajectories, each of one chunk of a shot."""
 
     states: Float[Tensor, "b k c f h w"]
-    """The chunk at each of the student's levels, from noise on; the last is the data."""
+    """The chunk at each of the student's noise levels, from pure noise on; the last state is the data."""
     history: Float[Tensor, "b c history_f h w"]
-    """Clean earlier chunks of the shots; may hold no frame."""
+    """Clean earlier chunks of the shots; may have no frames."""
     conditioning: Conditioning
     captions: list[list[str]]
     """Caption rows of each sample."""
 
     def write(self, path: Path, *, made_by: str = "") -> None:
-        """Writes a file that is whole or not there; latents in half precision.
+        """Writes a file atomically, with latents in half precision.
 
         Args:
             path: the file.
-            made_by: `digest_of` the teacher.
+            made_by: result of `digest_of` for the teacher.
         """
         tensors = {
             "states": self.states.half(),
@@ -63,19 +63,19 @@ class OdePairs:
         }
         contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
         if made_by:
-            # A tensor, because safetensors writes metadata of more than one entry in any order.
+            # A tensor, because safetensors writes several metadata entries in an undefined order.
             contiguous[_MADE_BY] = torch.tensor(list(bytes.fromhex(made_by)), dtype=torch.uint8)
         write_atomically(save(contiguous, metadata={"captions": json.dumps(self.captions)}), path)
 
     @staticmethod
     def made_by(path: Path) -> str:
-        """`digest_of` the teacher that made a file; empty: it does not say."""
+        """Returns the `digest_of` the teacher that made a file; empty if the file does not give it."""
         with safe_open(path, "pt") as file:
             return bytes(file.get_tensor(_MADE_BY).tolist()).hex() if _MADE_BY in file.keys() else ""  # noqa: SIM118
 
     @classmethod
     def read(cls, path: Path) -> "OdePairs":
-        """Reads a file that `write` wrote; latents come back in float32."""
+        """Returns the pairs in a file of `write`; latents are in float32."""
         with safe_open(path, "pt") as file:
             captions = json.loads(file.metadata()["captions"])
             values = {name: file.get_tensor(name) for name in _TENSORS}
@@ -92,7 +92,7 @@ class OdePairs:
         )
 
     def part(self, samples: range) -> "OdePairs":
-        """A part of the samples."""
+        """Returns some of the samples."""
         rows = slice(samples.start, samples.stop)
         given, positions = self.conditioning, self.conditioning.positions
         return OdePairs(
@@ -109,7 +109,7 @@ class OdePairs:
 
     @staticmethod
     def joined(parts: Sequence["OdePairs"]) -> "OdePairs":
-        """Pairs of one step that were made in parts, as one batch."""
+        """Returns pairs of one step that were made in parts, as one batch."""
         return OdePairs(
             states=torch.cat([part.states for part in parts]),
             history=torch.cat([part.history for part in parts]),
@@ -120,10 +120,12 @@ class OdePairs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairFilesConfig:
-    """Files of ODE pairs to learn from."""
+    """Configuration of the files of ODE pairs to train on."""
 
     max_bad_files: int = 4
-    """Files that may be unreadable or hold numbers that are none; each is named and skipped."""
+    """Maximum number of files that are unreadable or hold non-finite values; they are reported and
+    skipped.
+    """
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("max_bad_files",))
@@ -133,7 +135,7 @@ class PairFiles:
     """A `DataSource` of ODE pairs: a file is the batch of a step."""
 
     def __init__(self, config: PairFilesConfig, files: Sequence[Path], *, seed: int) -> None:
-        """ValueError when there are no files; `seed` is that of their order."""
+        """Creates a source; raises ValueError if there are no files. `seed` is that of their order."""
         if not files:
             raise ValueError("there are no ODE pairs; run the recipe that makes them first")
         self.config, self.files, self.seed = config, files, seed
@@ -141,15 +143,15 @@ class PairFiles:
         self._last: tuple[int, OdePairs] | None = None
 
     def batch(self, step: int, samples: range) -> OdePairs:
-        """Samples of a step's file, or of the next good one after it.
+        """Returns samples of a step's file, or of the next good one after it.
 
         Raises:
-            ValueError: more files are bad than `max_bad_files`, or all are.
+            ValueError: More files are bad than `max_bad_files`, or all are.
         """
         return self.read(step).part(samples)
 
     def read(self, step: int) -> OdePairs:
-        """The whole batch of a step; see `batch`."""
+        """Returns the whole batch of a step; see `batch`."""
         if self._last is None or self._last[0] != step:
             self._last = step, self._read(step)
         return self._last[1]
@@ -181,14 +183,14 @@ class PairFiles:
 
 
 def _checked(pairs: OdePairs) -> OdePairs:
-    """The pairs; ValueError when they cannot be learnt from."""
+    """Returns the pairs; raises ValueError if they cannot be trained on."""
     if not all(value.isfinite().all() for value in (pairs.states, pairs.history, pairs.conditioning.context)):
         raise ValueError("it holds numbers that are not finite")
     return pairs
 
 
 def digest_of(weights: Mapping[str, Tensor]) -> str:
-    """sha256 of weights, by which a teacher is known again."""
+    """Returns the SHA-256 of weights, which identifies a teacher."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(name.encode())

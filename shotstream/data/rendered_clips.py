@@ -1,4 +1,4 @@
-"""Rendered clips of the theatre as training data of its codec."""
+"""Rendered clips of the theatre, as training data of its codec."""
 
 from dataclasses import dataclass
 from math import inf
@@ -20,38 +20,38 @@ from shotstream.vae.pixels import from_uint8
 
 _CLIP_FRAMES: Final = _GEOMETRY.shot_num_frames(1)
 _MOVING: Final[frozenset[Action]] = frozenset(("walks", "jumps", "dances"))
-# Latent frames of a shot that a clip may start at.
+# Latent frames of a shot at which a clip may start.
 _NUM_STARTS: Final = 9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipsConfig:
-    """Clips of one chunk: frame 4k of a shot and the eight after it."""
+    """Configuration of clips of one chunk: frame 4k of a shot and the eight after it."""
 
     batch_size: int = 16
-    """Clips per step, over all processes."""
+    """Number of clips per step, over all processes."""
 
     def __post_init__(self) -> None:
         require_within(self, 1, inf, ("batch_size",))
 
 
 class ClipBatch(NamedTuple):
-    """Clips as colours of the palette and as a codec is given them."""
+    """A batch of clips, as palette indices and as input of a codec."""
 
     indices: UInt8[Tensor, "b f h w"]
     pixels: Float[Tensor, "b 3 f h w"]
-    """In [-1, 1]."""
+    """Pixels in [-1, 1]."""
 
 
 class RenderedClips:
-    """A `DataSource` of clips; none shows a pair of species and colour that is held out."""
+    """A `DataSource` of clips; none shows a held-out pair of species and colour."""
 
     def __init__(self, config: ClipsConfig, *, seed: int) -> None:
-        """`seed` is that of the stories and places that are drawn."""
+        """Creates a source; `seed` is that of the random stories and positions."""
         self.config, self.seed = config, seed
 
     def batch(self, step: int, samples: range) -> ClipBatch:
-        """Clips of a step."""
+        """Returns clips of a step."""
         clips = []
         for sample in samples:
             rng = numpy_rng(self.seed, "codec/clip", step, sample)
@@ -65,16 +65,16 @@ class RenderedClips:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorClipsConfig:
-    """Clips in which actors are looked at, most of them in wide shots and in motion."""
+    """Configuration of clips of actors, most of them in wide shots and in motion."""
 
     batch_size: int = 24
-    """Clips per step."""
+    """Number of clips per step."""
     num_latent_frames: int = 4
-    """Latent frames of a clip."""
+    """Number of latent frames of a clip."""
     framing_weights: tuple[float, ...] = (1.0, 0.9, 0.3)
-    """How often a shot that is drawn is kept: wide, medium, close-up."""
+    """Probability that a random shot is used, by framing: wide, medium, close-up."""
     still_weight: float = 0.4
-    """The same factor for shots in which nobody walks, jumps or dances."""
+    """Factor on this probability for shots in which nobody walks, jumps or dances."""
 
     def __post_init__(self) -> None:
         require_within(self, 1, inf, ("batch_size", "num_latent_frames"))
@@ -87,29 +87,29 @@ class ActorClipsConfig:
 
 
 class ActorClipBatch(NamedTuple):
-    """The pictures of clips that a codec with held pictures tells apart, and where actors are in them."""
+    """A batch of clips: one picture for each held picture of the codec, and masks of the actors."""
 
     pictures: UInt8[Tensor, "b p h w"]
-    """As colours of the palette."""
+    """Pictures as palette indices."""
     figures: Bool[Tensor, "b p h w"]
 
 
 class ActorClips:
-    """A `DataSource` of clips of actors; none shows a pair of species and colour that is held out."""
+    """A `DataSource` of clips of actors; none shows a held-out pair of species and colour."""
 
     def __init__(self, config: ActorClipsConfig, num_pictures: int, *, seed: int) -> None:
-        """A latent frame stands for `num_pictures` pictures; `seed` is that of all that is drawn."""
+        """Creates a source; a latent frame has `num_pictures` pictures, `seed` is that of random choices."""
         self.config, self.seed, self._num_pictures = config, seed, num_pictures
 
     def batch(self, step: int, samples: range) -> ActorClipBatch:
-        """Clips of a step."""
+        """Returns clips of a step."""
         clips = [self.clip(step, sample, held_out=False) for sample in samples]
         return ActorClipBatch(
             torch.stack([clip[1] for clip in clips]), torch.stack([clip[2] for clip in clips])
         )
 
     def clip(self, step: int, sample: int, *, held_out: bool) -> tuple[Shot, Tensor, Tensor]:
-        """A shot, and of a clip of it the pictures' colours and where its actors are."""
+        """Returns a shot, and for a clip of it the palette indices and the masks of its actors."""
         rng = numpy_rng(self.seed, "decoder/clip", step, sample)
         shot = sample_story(rng, 1, held_out=held_out).shots[0]
         while rng.random() >= self._weight(shot):

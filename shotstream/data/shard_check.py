@@ -1,9 +1,9 @@
-"""Whether a directory of shards is what was written: every file, to its last byte.
+"""Verification of a directory of shards: every file is read completely.
 
-Every shard is compared with its size and sha256, every member with its checksum, every tensor with the shape
-and type that the form promises; every other file with its sha256 in the index, and the index with the form
-and the records, whose content it repeats. Directories of earlier versions have no such sums: their files are
-compared with each other alone.
+Every shard is compared with its size and SHA-256, every member with its checksum, every tensor with the shape
+and dtype in the form; every other file with its SHA-256 in the index; and the index with the form and the
+records, whose content it repeats. Directories of earlier versions have no such checksums: their files are
+compared only with each other.
 """
 
 import json
@@ -35,23 +35,24 @@ _ADVICE = "the same `shotstream data encode` writes it anew"
 
 
 class ShardFinding(NamedTuple):
-    """A finding of `check_shards` about a file."""
+    """The result of `check_shards` for one file."""
 
     name: str
     num_samples: int
-    """0 of a file that is no shard."""
+    """Number of samples of a shard; 0 for other files."""
     num_shots: int
     num_bytes: int
     damage: str
-    """What is wrong, in one line; empty: nothing."""
+    """Description of the damage in one line; empty: none."""
 
 
 def check_shards(directory: Path) -> Iterator[ShardFinding]:
-    """Reads every file of a directory to its last byte and says what it found: of the index, the form, the
-    embeddings of what guidance turns away from, and shard after shard.
+    """Reads every file of a directory completely, and yields a finding for each.
+
+    The order is: the index, the form, the unconditional embeddings, then shard after shard.
 
     Raises:
-        ShardError: there is no index, or it cannot be read.
+        ShardError: There is no index, or it cannot be read.
     """
     shards = ShardDirectory(directory)
     checks = [(INDEX_NAME, _check_index), (FORM_NAME, _check_form)]
@@ -83,7 +84,7 @@ def _brief(error: Exception, path: Path) -> str:
 
 
 def _check_index(shards: ShardDirectory) -> None:
-    """The index against the form; its bytes too, where it is not of an earlier version."""
+    """Compares the index with the form, and its bytes too unless it is of an earlier version."""
     path = shards.directory / INDEX_NAME
     document = read_document(path, _ADVICE)
     if shards.sums and path.read_bytes() != document_bytes(document):

@@ -1,13 +1,13 @@
-"""Shots out of shards, for training: read by threads ahead of time, in an order that is new every epoch.
+"""A source of training shots in shards: read ahead by threads, in a new order every epoch.
 
-What a step gets is a function of (seed, step) and of what is readable, so a run that resumes at a step goes
-on as if it had never stopped: there is no position to save. A rank reads its rows of the batch, and the
-ranks' rows together are what one process alone would read.
+The shots of a step are a function of (seed, step) and of which clips are readable, so a resumed run continues
+as if it had never stopped, and there is no position to save. A rank reads its rows of the batch; the rows of
+all ranks together are those that a single process would read.
 
-A clip that is damaged is named, counted and replaced by another drawn for the same place, up to a stated
-number; then training ends. Memory is bounded by the shots read ahead and by a table of a few bytes a shot.
+A damaged clip is reported, counted and replaced by a random one with the same key, up to a maximum number;
+then training ends. Memory use is bounded by the shots read ahead and by a table of a few bytes per shot.
 
-Captions stay where they are: a batch names each by its place, see `captions.py`.
+Captions are not read here: a batch refers to each by name, see `captions.py`.
 """
 
 import json
@@ -45,31 +45,33 @@ _MAX_SUBSTITUTES = 16
 
 
 class TooManyBadSamples(ValueError):
-    """More clips than allowed cannot be read from the shards; the message names the last of them."""
+    """More unreadable clips in the shards than allowed; the message names the last one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardsConfig:
-    """Shards to train on."""
+    """Configuration of the shards to train on."""
 
     directory: str
-    """What `shotstream data encode` made, relative to the working directory."""
+    """Directory that `shotstream data encode` made, relative to the working directory."""
     seed: int = 0
-    """Of the order."""
+    """Seed of the order."""
     batch_size: int = 16
-    """Shots per step, over all processes."""
+    """Number of shots per step, over all processes."""
     context_drop: float = 0.1
-    """Chance that a later shot is conditioned as a first one."""
+    """Probability that a later shot is conditioned like a first one, without context."""
     caption_drop: float = 0.0
-    """Chance that a sample's captions are empty: what guidance calls unconditional."""
+    """Probability that a sample's captions are empty: the unconditional case of guidance."""
     max_latent_frames: int = 21
-    """Longer shots are cut at the end; all are cut to whole chunks."""
+    """Maximum number of latent frames of a shot, rounded down to whole chunks; longer shots are cut at the
+    end.
+    """
     num_workers: int = 2
-    """Threads that read; 0: the step reads itself."""
+    """Number of threads that read ahead; 0: the training thread reads."""
     read_ahead: int = 2
-    """Batches that they are ahead."""
+    """Number of batches that are read ahead."""
     max_bad: str = "1%"
-    """Clips that may be replaced in a run: a number, or a share of all, rounded down."""
+    """Maximum of clips that are replaced in a run: a number, or a share of all, rounded down."""
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("seed", "num_workers", "read_ahead"))
@@ -82,32 +84,32 @@ class ShardsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotSample:
-    """A shot to learn from and what came before it."""
+    """A target shot and the memory of the shots before it."""
 
     latents: Float[Tensor, "z f h w"]
-    """As they are stored, in half precision."""
+    """Latents as stored, in half precision."""
     past: tuple[ShotMemory, ...]
-    """The shots before it in its clip; their captions are the names of stored ones, see `CaptionStore`."""
+    """The earlier shots of its clip; their captions are names, see `CaptionStore`."""
     caption: str
-    """The name of its own."""
+    """Name of its own caption."""
 
 
 class ShardSource:
-    """A `DataSource` of shots out of shards. One thread at a time may read from it."""
+    """A `DataSource` of shots in shards. Only one thread at a time may read from it."""
 
     def __init__(self, config: ShardsConfig, dit: DiTConfig, policy: PolicyName, *, seed: int) -> None:
         """Opens the shards and lists their shots.
 
         Args:
             config: which shards, and how they are read.
-            dit: the transformer that learns from them.
-            policy: how context frames are chosen.
-            seed: of what is drawn besides the order.
+            dit: the transformer that is trained on them.
+            policy: the context policy.
+            seed: seed of all random choices except the order.
 
         Raises:
-            ValueError: the shards were encoded for another model.
-            ShardError: the directory is not complete.
-            TooManyBadSamples: more shards are damaged than allowed.
+            ValueError: The shards were encoded for another model.
+            ShardError: The directory is not complete.
+            TooManyBadSamples: More shards are damaged than allowed.
         """
         self.dit, self.seed = dit, seed
         self.policy: PolicyName = policy
@@ -126,10 +128,10 @@ class ShardSource:
         self._ahead: dict[tuple[int, int], Future[ShotSample]] = {}
 
     def batch(self, step: int, samples: range) -> ShotBatch:
-        """Shots of one length; nothing is known of who is where in a picture.
+        """Returns shots of one length; the masks of actors are all False.
 
         Raises:
-            TooManyBadSamples: more clips are damaged than allowed.
+            TooManyBadSamples: More clips are damaged than allowed.
         """
         conditionings: list[Conditioning] = []
         captions: list[list[str]] = []
@@ -150,28 +152,30 @@ class ShardSource:
         return ShotBatch(x0, figures, stack_conditioning(conditionings), captions, samples)
 
     def read(self, step: int, rows: range) -> list[ShotSample]:
-        """The shots of a step, all of one length: those of `rows` of the batch.
+        """Returns the shots in `rows` of a step's batch, all of one length.
 
         Raises:
-            TooManyBadSamples: more clips are damaged than allowed.
+            TooManyBadSamples: More clips are damaged than allowed.
         """
         if self._pool is None:
             return [self._sample(step, row) for row in rows]
         wanted = [(ahead, row) for ahead in range(step, step + 1 + self.config.read_ahead) for row in rows]
         for key in [key for key in self._ahead if not 0 <= key[0] - step <= self.config.read_ahead]:
-            self._ahead.pop(key).cancel()  # of another time; other rows are of another part of the batch
+            self._ahead.pop(
+                key
+            ).cancel()  # read ahead for other steps; other rows belong to another part of the batch
         for key in wanted:
             if key not in self._ahead:
                 self._ahead[key] = self._pool.submit(self._sample, *key)
         return [self._ahead.pop((step, row)).result() for row in rows]
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Stops the threads."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Shard, sample and place of every shot, and its length in whole chunks."""
+        """Returns shard, sample and shot index of every shot, and its length in complete chunks."""
         shots: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
         chunk = self.form.chunk_latent_frames
@@ -231,7 +235,7 @@ class ShardSource:
             raise ShardError(f"{shards.directory}: clip {key}: {error}") from error
         if self.captions is not None:
             for caption in captions:
-                self.captions.read(caption)  # so that it is there when the step asks
+                self.captions.read(caption)  # so that it is in memory when the step needs it
         return ShotSample(latents=latents, past=past, caption=captions[-1])
 
     def _found_bad(self, shard: int, sample: int, error: ShardError) -> None:
@@ -251,13 +255,13 @@ class ShardSource:
 def condition_sample(
     sample: ShotSample, config: DiTConfig, policy: PolicyName, rng: np.random.Generator | None = None
 ) -> ConditionedShot:
-    """Conditioning of a shot on those before it in its clip, and the names of its caption rows."""
+    """Returns the conditioning of a shot on earlier ones of its clip, and the names of its caption rows."""
     size = LatentSize(*sample.latents.shape[-2:])
     return condition_next_shot(sample.past, sample.caption, config, size, policy, rng=rng)
 
 
 def require_fit(form: ShardForm, config: DiTConfig, directory: str) -> None:
-    """ValueError unless a transformer can train on the shards."""
+    """Raises ValueError unless a transformer can be trained on the shards."""
     wanted = {
         "latent_channels": config.latent_channels,
         "chunk_latent_frames": config.chunk_latent_frames,

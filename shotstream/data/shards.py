@@ -1,19 +1,20 @@
-"""Encoded clips on disk: WebDataset shards, beside each what lies where in it, and an index of all.
+"""Encoded clips on disk: WebDataset shards, a record of the members of each, and an index.
 
-    index.json               what the shards were made with, every shard's size, sha256 and counts, and the
-                             sha256 of every other file; written last, so a directory that has one is complete
+    index.json               what the shards were made with, every shard's size, SHA-256 and counts, and the
+                             SHA-256 of every other file; written last, so a directory that has one is
+                             complete
     form.json                what the shards are made with; written first
-    unconditional.safetensors  embeddings of the texts that guidance turns away from
+    unconditional.safetensors  unconditional text embeddings, for guidance
     shard-000000.tar         a WebDataset shard, uncompressed; a sample is one clip:
         KEY.json                 video, captions, frame ranges, frame rate, one entry per shot
         KEY.context.safetensors  per shot, single frames that may become context, each encoded alone
-        KEY.shot0.safetensors    the first shot encoded whole; KEY.shot1.safetensors, ...
+        KEY.shot0.safetensors    the first shot encoded as a video; KEY.shot1.safetensors, ...
         KEY.text.safetensors     embeddings of the composed captions, without the zero rows at their end
-    shard-000000.json        where the members of each sample begin, their lengths and checksums
+    shard-000000.json        offsets of the members of each sample, their lengths and checksums
 
 Any WebDataset reader can stream the shards. Training here reads single members through the offsets instead,
-because an order that is new in every epoch and yet resumes exactly needs random access: a stream can be
-shuffled in a buffer only, whose content depends on everything read before.
+because an order that is new in every epoch and can be resumed exactly needs random access: a stream can only
+be shuffled in a buffer, whose content depends on everything read before.
 """
 
 import hashlib
@@ -49,39 +50,39 @@ class ShardError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardForm:
-    """The form of shards: sizes and models that all shards of a directory share."""
+    """The form of a directory of shards: the sizes and models that all its shards share."""
 
     model_id: str
-    """Of the bundle whose codec and text encoder were used."""
+    """Name of the bundle whose codec and text encoder were used."""
     family: str
     weights_sha256: str
-    """Of that bundle."""
+    """SHA-256 of that bundle."""
     manifest_sha256: str
-    """Of the clips that the manifest lists."""
+    """SHA-256 of the clips in the manifest."""
     num_clips: int
-    """In the manifest."""
+    """Number of clips in the manifest."""
     clips_per_shard: int
     fps: int
     height: int
-    """Of a frame, in pixels."""
+    """Height of a frame in pixels."""
     width: int
     latent_channels: int
     latent_height: int
     latent_width: int
     chunk_latent_frames: int
-    """Least latent frames of a shot."""
+    """Minimum number of latent frames of a shot."""
     max_latent_frames: int
-    """Most latent frames of a shot."""
+    """Maximum number of latent frames of a shot."""
     context_budget: int
-    """Context frames that the stored single frames serve."""
+    """Number of context frames that the stored single frames can serve."""
     dtype: str
-    """Of latents and embeddings."""
+    """Dtype of latents and embeddings."""
     text_shape: tuple[int, int] | None = None
-    """Rows and width of an embedding; None: captions are stored as text alone."""
+    """Rows and width of an embedding; None: captions are stored as text only."""
 
     @property
     def num_shards(self) -> int:
-        """The number of shards, empty ones included."""
+        """Number of shards, including empty ones."""
         return -(-self.num_clips // self.clips_per_shard)
 
 
@@ -98,11 +99,11 @@ class StoredSample:
     """A clip in a shard: its key, its files and the lengths of its shots."""
 
     key: str
-    """Its position in the manifest, eight digits."""
+    """Index of the clip in the manifest, with eight digits."""
     num_latent_frames: tuple[int, ...]
-    """Of each of its shots."""
+    """Number of latent frames of each of its shots."""
     members: Mapping[str, Member]
-    """By what follows the key in their names."""
+    """Place of each file, by the part of its name after the key."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,33 +116,33 @@ class ShardRecord:
     num_samples: int
     num_shots: int
     num_short_shots: int
-    """Shots left out because they do not fill a chunk."""
+    """Number of shots left out because they do not fill a chunk."""
     bad_clips: tuple[tuple[str, str], ...] = ()
-    """Video and reason of each clip that is not in it."""
+    """Video and reason for each clip that was left out."""
     samples: tuple[StoredSample, ...] = field(default=(), repr=False)
 
     def summary(self) -> dict[str, Any]:
-        """The record without its samples, as plain JSON."""
+        """Returns the record without its samples, as plain JSON."""
         return {name: value for name, value in asdict(self).items() if name != "samples"}
 
 
 def shard_name(number: int) -> str:
-    """Name of a shard's tar."""
+    """Returns the name of a shard's tar file."""
     return f"shard-{number:06d}.tar"
 
 
 def document_bytes(document: Mapping[str, Any]) -> bytes:
-    """JSON as it lies on disk: the same content gives the same bytes."""
+    """Returns JSON as stored on disk: equal content gives equal bytes."""
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 
 def write_document(path: Path, document: Mapping[str, Any]) -> None:
-    """Writes JSON that is whole or not there."""
+    """Writes a JSON file atomically."""
     write_atomically(document_bytes(document), path)
 
 
 def read_document(path: Path, advice: str) -> dict[str, Any]:
-    """JSON of this format; ShardError, which ends with `advice`, when it is not there or is not that."""
+    """Returns a JSON file of this format; ShardError, with `advice`, if it is missing or invalid."""
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError as error:
@@ -154,12 +155,12 @@ def read_document(path: Path, advice: str) -> dict[str, Any]:
 
 
 def form_document(form: ShardForm) -> dict[str, Any]:
-    """A form as plain JSON."""
+    """Returns a form as plain JSON."""
     return {"format": FORMAT, **json.loads(json.dumps(asdict(form)))}
 
 
 def read_form(path: Path, advice: str) -> ShardForm:
-    """The form in form.json or index.json; ShardError when there is none."""
+    """Returns the form in form.json or index.json; raises ShardError if there is none."""
     document = read_document(path, advice)
     lacking = [name for name in ShardForm.__dataclass_fields__ if name not in document]
     if lacking:
@@ -177,13 +178,13 @@ def read_form(path: Path, advice: str) -> ShardForm:
 
 
 def write_record(directory: Path, record: ShardRecord) -> None:
-    """Writes what is known of a shard beside it; from then on the shard counts as whole."""
+    """Writes the record of a shard, which marks the shard as complete."""
     document = {"format": FORMAT, **asdict(record)}
     write_document(_record_path(directory, record.name), document)
 
 
 def read_record(directory: Path, name: str) -> ShardRecord:
-    """Reads the record that `write_record` wrote; ShardError when it is missing or damaged."""
+    """Returns the record that `write_record` wrote; raises ShardError if it is missing or damaged."""
     path = _record_path(directory, name)
     document = read_document(path, "encode the shard again: delete it and run the same command")
     try:
@@ -203,12 +204,12 @@ def read_record(directory: Path, name: str) -> ShardRecord:
 
 
 def has_record(directory: Path, name: str) -> bool:
-    """Whether a shard is whole."""
+    """Returns whether a shard is complete."""
     return _record_path(directory, name).is_file() and (directory / name).is_file()
 
 
 def write_index(directory: Path, form: ShardForm, records: Sequence[ShardRecord]) -> None:
-    """Marks a directory as complete."""
+    """Writes the index, which marks a directory as complete."""
     shards = [record.summary() for record in records]
     names = [FORM_NAME, *(record_name(record.name) for record in records)]
     if form.text_shape is not None:
@@ -221,7 +222,7 @@ class ShardDirectory:
     """A complete directory of shards, open for reading; any number of threads may read.
 
     Raises:
-        ShardError: there is no index: the directory is no such thing, or is not complete.
+        ShardError: There is no index: it is not a directory of shards, or it is not complete.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -236,7 +237,7 @@ class ShardDirectory:
             raise ShardError(f"{path}: damaged, it lists no shards; {advice}")
         self.shards: list[dict[str, Any]] = listed
         self.sums: dict[str, str] = sums
-        """sha256 of every other file; empty in directories of earlier versions."""
+        """SHA-256 of every other file; empty for directories of earlier versions."""
         self.record = lru_cache(maxsize=64)(self._record)
 
     def _record(self, shard: int) -> ShardRecord:
@@ -247,7 +248,7 @@ class ShardDirectory:
         return record
 
     def require_sum(self, name: str) -> None:
-        """ShardError unless a file of the directory is what the index says, if it says anything."""
+        """Raises ShardError if a file differs from its SHA-256 in the index, if that has one."""
         path = self.directory / name
         if not path.is_file():
             raise ShardError(f"{path}: is missing")
@@ -255,10 +256,10 @@ class ShardDirectory:
             raise ShardError(f"{path}: is damaged: another sha256 than it was written with")
 
     def read(self, shard: int, sample: int, member: str) -> bytes:
-        """The bytes of a member.
+        """Returns the bytes of a member.
 
         Raises:
-            ShardError: they are missing or not those that were written.
+            ShardError: They are missing, or differ from what was written.
         """
         record = self.record(shard)
         stored = record.samples[sample]
@@ -274,7 +275,7 @@ class ShardDirectory:
         return content
 
     def tensors(self, shard: int, sample: int, member: str) -> dict[str, Tensor]:
-        """The tensors of a member, as they were stored; ShardError as `read`."""
+        """Returns the tensors of a member as stored; raises ShardError like `read`."""
         content = self.read(shard, sample, member)
         try:
             return load_tensors(content)
@@ -283,7 +284,7 @@ class ShardDirectory:
 
 
 def sha256_of_documents(documents: Iterable[Mapping[str, Any]]) -> str:
-    """sha256 of plain JSON, in order."""
+    """Returns the SHA-256 of plain JSON documents, in order."""
     digest = hashlib.sha256()
     for document in documents:
         digest.update(json.dumps(document, sort_keys=True).encode() + b"\n")
@@ -291,17 +292,17 @@ def sha256_of_documents(documents: Iterable[Mapping[str, Any]]) -> str:
 
 
 def record_name(shard: str) -> str:
-    """Name of the file that tells what is known of a shard."""
+    """Returns the name of a shard's record file."""
     return shard.removesuffix(".tar") + ".json"
 
 
 def num_whole_shards(directory: Path) -> int:
-    """Shards that need not be made again."""
+    """Returns the number of shards that are complete."""
     return sum(has_record(directory, path.name) for path in directory.glob("shard-*.tar"))
 
 
 def _is_summary(told: object) -> bool:
-    """Whether an index says of a shard what `ShardRecord.summary` does."""
+    """Returns whether the entry of a shard in an index has the form of `ShardRecord.summary`."""
     counts = ("num_bytes", "num_samples", "num_shots", "num_short_shots")
     return (
         isinstance(told, dict)

@@ -1,4 +1,4 @@
-"""Captions of stories as training data, for a student that films its own history."""
+"""Captions of stories as training data, for a student that generates its own history."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from shotstream.theatre.world import sample_story
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoryCaptionsConfig:
-    """Captions of stories that are drawn from the theatre's world."""
+    """Configuration of captions of random stories of the theatre."""
 
     batch_size: int = 8
-    """Stories per step, over all processes."""
+    """Number of stories per step, over all processes."""
     shot_weights: tuple[float, ...] = (0.3, 0.25, 0.2, 0.1, 0.1, 0.0, 0.05)
-    """How often a step's shots are the first, second, ... of their stories."""
+    """Relative frequency with which a step's target is the first, second, ... shot of its stories."""
     num_latent_frames: tuple[int, ...] = (3, 6, 9)
-    """Lengths that a shot may have, drawn evenly."""
+    """Possible lengths of a shot in latent frames, chosen uniformly."""
 
     def __post_init__(self) -> None:
         require_within(self, 1, inf, ("batch_size", "num_latent_frames"))
@@ -35,16 +35,16 @@ class StoryCaptionsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardCaptionsConfig:
-    """Captions of clips in shards; shots have the greatest length, as streaming usually does."""
+    """Configuration of captions of clips in shards; all shots have the maximum length, as in streaming."""
 
     directory: str
-    """What `shotstream data encode` made, relative to the working directory."""
+    """Directory that `shotstream data encode` made, relative to the working directory."""
     batch_size: int = 8
-    """Stories per step, over all processes."""
+    """Number of stories per step, over all processes."""
     shot_weights: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2, 0.2)
-    """How often a step's shots are the first, second, ... of their stories."""
+    """Relative frequency with which a step's target is the first, second, ... shot of its stories."""
     max_latent_frames: int = 21
-    """Length of the shots; it is cut to whole chunks."""
+    """Length of the shots in latent frames, rounded down to whole chunks."""
 
     def __post_init__(self) -> None:
         require_within(self, 1, inf, ("batch_size", "max_latent_frames"))
@@ -55,25 +55,25 @@ class ShardCaptionsConfig:
 
 
 class StoryCaptionsBatch(NamedTuple):
-    """Captions of stories up to the shot that is learnt."""
+    """A batch of stories' captions, up to the target shot."""
 
     captions: list[list[str]]
-    """Of each shot of each story, as the text encoder is given it."""
+    """Composed caption of each shot of each story."""
     num_chunks: list[int]
-    """Length of each shot, the same in all stories."""
+    """Length in chunks of each shot, the same in all stories."""
     samples: range
-    """Places in the effective batch."""
+    """Indices of the samples in the effective batch."""
 
 
 class StoryCaptions:
-    """A `DataSource` of captions of stories of the theatre's world."""
+    """A `DataSource` of captions of random stories of the theatre."""
 
     def __init__(self, config: StoryCaptionsConfig, dit: DiTConfig, *, seed: int) -> None:
-        """`seed` is that of the draws; `dit` says how long a chunk is."""
+        """Creates a source; `seed` is that of random choices, `dit` gives the length of a chunk."""
         self.config, self.seed, self._size = config, seed, dit.chunk_latent_frames
 
     def batch(self, step: int, samples: range) -> StoryCaptionsBatch:
-        """Stories that are as long as the place of the shot that is learnt."""
+        """Returns stories that end with the target shot."""
         rng = numpy_rng(self.seed, "places", step)
         num_shots = _draw_place(rng, self.config.shot_weights)
         lengths = rng.choice(self.config.num_latent_frames, num_shots)
@@ -89,10 +89,10 @@ class StoryCaptions:
 
 
 class ShardCaptions:
-    """A `DataSource` of captions of clips in shards, each by the name of its embedding."""
+    """A `DataSource` of captions of clips in shards, each given by the name of its embedding."""
 
     def __init__(self, config: ShardCaptionsConfig, dit: DiTConfig, *, seed: int) -> None:
-        """ShardError when the directory is not complete, or a shard's list cannot be read."""
+        """Opens the shards; raises ShardError if the directory is not complete or damaged."""
         self.config, self.seed = config, seed
         self._num_chunks = config.max_latent_frames // dit.chunk_latent_frames
         shards = open_shards(config.directory)
@@ -101,7 +101,7 @@ class ShardCaptions:
         self._num_shots = np.array([len(clip.num_latent_frames) for clip in clips])
 
     def batch(self, step: int, samples: range) -> StoryCaptionsBatch:
-        """The first shots of clips that have as many; ValueError if none has."""
+        """Returns the first shots of clips that have enough; raises ValueError if none has."""
         num_shots = _draw_place(numpy_rng(self.seed, "places", step), self.config.shot_weights)
         captions = [
             self._first_shots(numpy_rng(self.seed, "story", step, sample), num_shots) for sample in samples
@@ -120,6 +120,6 @@ class ShardCaptions:
 
 
 def _draw_place(rng: np.random.Generator, shot_weights: Sequence[float]) -> int:
-    """Draws the number of shots of a step's stories."""
+    """Returns the random number of shots of a step's stories."""
     weights = np.array(shot_weights)
     return 1 + int(rng.choice(len(weights), p=weights / weights.sum()))

@@ -1,9 +1,4 @@
-"""Latents of theatre stories for training: rendered, encoded once, kept in memory, renewed as training goes
-on.
-
-Story i is a pure function of (seed, i), and the stories in the pool at a step are a pure function of the
-step, so a resumed run sees the same data in the same order.
-"""
+"""Latents of theatre stories: rendered shots, encoded as videos and as single context frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,19 +21,19 @@ from shotstream.vae.pixels import from_uint8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotLatents:
-    """Latents of one shot, in half precision to save memory."""
+    """The latents of one shot, in half precision to save memory."""
 
     target: Float[Tensor, "z f h w"]
     """The shot encoded as one video."""
     figures: Bool[Tensor, "f h w"]
-    """Which of its cells show some of an actor."""
+    """Mask of the latent cells that show a part of an actor."""
     memory: ShotMemory
-    """What later shots may see of it, wherever in a story it stands."""
+    """The memory of the shot, for any position in a story."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoryLatents:
-    """A story with the latents of its shots."""
+    """A story, and the latents of its shots."""
 
     story: TheatreStory
     shots: tuple[ShotLatents, ...]
@@ -46,11 +41,11 @@ class StoryLatents:
 
 @torch.no_grad()
 def encode_shot(codec: Codec, shot: Shot, caption: str, num_frames: int, budget: int) -> ShotLatents:
-    """Renders a shot and encodes it whole and as the single frames that may become context."""
+    """Returns a rendered shot, encoded as a video and as the single frames that may become context."""
     drawn = render(shot, num_frames)
     empty = render(shot, num_frames, empty=True)
     pixels = from_uint8(torch.from_numpy(to_rgb(drawn))).permute(3, 0, 1, 2)[None]
-    # Of a first shot most may be asked for.
+    # A first shot may have to give the most frames.
     chosen = kept_frames(num_frames, 0, budget)
     singles = pixels[0, :, list(chosen)].permute(1, 0, 2, 3)[:, :, None]
     return ShotLatents(
@@ -66,7 +61,7 @@ def encode_shot(codec: Codec, shot: Shot, caption: str, num_frames: int, budget:
 
 
 def _cells(seen: NDArray[np.bool_], codec: Codec) -> Bool[Tensor, "f h w"]:
-    """The latent cells that hold a pixel `[f, h, w]` that is True."""
+    """Returns a mask of the latent cells that hold a pixel `[f, h, w]` that is True."""
     stride, frames = codec.geometry.spatial_stride, codec.geometry.temporal_stride
     padded = torch.from_numpy(np.concatenate([seen[:1].repeat(frames - 1, axis=0), seen]))
     cells = rearrange(padded, "(f t) (h i) (w j) -> f h w (t i j)", t=frames, i=stride, j=stride)
@@ -74,7 +69,7 @@ def _cells(seen: NDArray[np.bool_], codec: Codec) -> Bool[Tensor, "f h w"]:
 
 
 def encode_story(codec: Codec, story: TheatreStory, num_frames: Sequence[int], budget: int) -> StoryLatents:
-    """Encodes every shot of a story at the given lengths."""
+    """Returns a story with every shot encoded at the given lengths."""
     return StoryLatents(
         story=story,
         shots=tuple(

@@ -1,8 +1,7 @@
-"""A pool of theatre stories as training data: rendered, encoded once, kept in memory, renewed as training
-goes on.
+"""A pool of theatre stories as training data: rendered, encoded once, kept in memory, and replaced over time.
 
 Story i is a pure function of (seed, i), and the stories in the pool at a step are a pure function of the
-step, so a resumed run sees the same data in the same order.
+step, so a resumed run gets the same data in the same order.
 """
 
 from collections.abc import Sequence
@@ -34,31 +33,32 @@ from shotstream.vae.codec import Codec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoryPoolConfig:
-    """The stories of a pool, how fast they are replaced, and how batches are drawn from them."""
+    """Configuration of a pool: its stories, how fast they are replaced, and how batches are drawn."""
 
     seed: int = 0
-    """Of the stories."""
+    """Seed of the stories."""
     batch_size: int = 16
-    """Shots per step, over all processes."""
+    """Number of shots per step, over all processes."""
     block_stories: int = 64
-    """Stories rendered at a time."""
+    """Number of stories that are rendered and replaced together."""
     num_blocks: int = 16
-    """Blocks kept."""
+    """Number of blocks in the pool."""
     steps_per_block: int = 50
-    """Training steps after which the oldest block is replaced."""
+    """Number of training steps after which the oldest block is replaced."""
     num_shots: tuple[int, ...] = (2, 3, 5, 7)
-    """Numbers of shots that a story may have, drawn evenly."""
+    """Possible numbers of shots of a story, chosen uniformly."""
     num_latent_frames: tuple[int, ...] = (3, 6, 9)
-    """Lengths that a shot may have, drawn evenly."""
+    """Possible lengths of a shot in latent frames, chosen uniformly."""
     shot_weights: tuple[float, ...] = (0.3, 0.25, 0.2, 0.1, 0.1, 0.0, 0.05)
-    """How often a step's shots are the first, second, ... of their stories."""
+    """Relative frequency with which a step's target is the first, second, ... shot of its stories."""
     pair_share: float = 0.3
-    """Share of the samples drawn from shots with two actors alone, which are rare and where who is what is
-    learnt last. The others are drawn from all shots."""
+    """Share of the samples that are drawn only from shots with two actors, which are rare, and in which a
+    model learns last which actor is which. Other samples are drawn from all shots.
+    """
     context_drop: float = 0.1
-    """Chance that a later shot is conditioned as a first one."""
+    """Probability that a later shot is conditioned like a first one, without context."""
     caption_drop: float = 0.0
-    """Chance that a sample's captions are empty: what guidance calls unconditional."""
+    """Probability that a sample's captions are empty: the unconditional case of guidance."""
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("seed", "shot_weights"))
@@ -69,7 +69,7 @@ class StoryPoolConfig:
 
 
 def require_shot_weights(weights: tuple[float, ...]) -> None:
-    """ValueError unless weights of places in a story can be drawn by."""
+    """Raises ValueError unless `weights` can be used as relative frequencies."""
     if not 0 < sum(weights) < inf:
         raise ValueError(f"shot_weights is {weights!r}; one must be above 0, and all finite")
 
@@ -80,25 +80,25 @@ class StoryPool:
     def __init__(
         self, config: StoryPoolConfig, codec: Codec, dit: DiTConfig, policy: PolicyName, *, seed: int
     ) -> None:
-        """Renders nothing yet.
+        """Creates a pool; nothing is rendered yet.
 
         Args:
-            config: which stories, and how batches are drawn from them.
-            codec: encodes them, on the CPU.
-            dit: the transformer that learns from them.
-            policy: how context frames are chosen.
-            seed: of the draws.
+            config: configuration of the pool.
+            codec: the codec that encodes the stories, on the CPU.
+            dit: the transformer that is trained on them.
+            policy: the context policy.
+            seed: seed of the random choices in batches.
         """
         self.config, self.codec, self.dit, self.seed = config, codec, dit, seed
         self.policy: PolicyName = policy
         self._blocks: dict[int, list[StoryLatents]] = {}
 
     def batch(self, step: int, samples: range) -> ShotBatch:
-        """Shots of one length and one place in their stories, with the context these give."""
+        """Returns shots of one length and one index in their stories, with their context."""
         return draw_shots(self.stories(step), self, step, samples)
 
     def stories(self, step: int) -> list[StoryLatents]:
-        """The stories in the pool at a step; renders what is not there yet."""
+        """Returns the stories in the pool at a step; renders those that are missing."""
         last = self.config.num_blocks + step // self.config.steps_per_block
         wanted = range(last - self.config.num_blocks, last)
         self._blocks = {index: self._blocks[index] for index in wanted if index in self._blocks}
@@ -119,12 +119,12 @@ class StoryPool:
 
 
 def draw_shots(stories: Sequence[StoryLatents], pool: StoryPool, step: int, samples: range) -> ShotBatch:
-    """A batch of shots, drawn from stories as a pool draws from its own.
+    """Returns a batch of shots, drawn from `stories` as a pool draws from its own.
 
-    What the batch shares is keyed by the step and the seed; what a sample has for itself, by the sample too.
+    Random choices for the whole batch are keyed by seed and step; those for a sample by the sample as well.
 
     Raises:
-        ValueError: no story has a shot of a length that was drawn.
+        ValueError: No story has a shot of the length that was drawn.
     """
     config = pool.config
     rng = numpy_rng(pool.seed, "shots", step)
@@ -169,7 +169,7 @@ def condition(
     policy: PolicyName,
     rng: np.random.Generator | None = None,
 ) -> ConditionedShot:
-    """Conditioning of shot `index` of a story on its earlier shots, and its caption rows."""
+    """Returns the conditioning of shot `index` of a story on its earlier shots, and its caption rows."""
     memories = [shot.memory for shot in story.shots]
     return condition_next_shot(
         memories[:index],
