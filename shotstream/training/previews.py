@@ -20,7 +20,7 @@ from shotstream.theatre.oracle import joined, judge_film
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import render
 from shotstream.theatre.world import sample_story
-from shotstream.training.stages.teacher import TeacherStage
+from shotstream.training.stages.teacher import TeacherConfig, TeacherStage
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.velocity import guided_velocity, shot_velocity
 from shotstream.vae.codec import Codec
@@ -74,17 +74,36 @@ def preview_teacher(
     Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(
         path
     )
+    return {
+        "same_pixels": float((truth == decoded).all(-1).mean()),
+        **held_out_losses(stage, model, stories),
+        **_judged(stories, decoded),
+    }
+
+
+@torch.no_grad()
+def held_out_losses(
+    stage: TeacherStage, model: TextConditionedDiT, stories: list[StoryLatents]
+) -> Mapping[str, float]:
+    """The losses on held-out stories, bidirectional and causal, always with the default `TeacherConfig`.
+
+    The recipe's own weights and shares do not enter, so that runs can be compared that differ in them.
+    Batches are drawn as its `data` says: seed, size and shares of places, pairs and drops still count.
+    """
+    pool = stage.source
+    assert isinstance(pool, StoryPool)
     # These stories have one length, training's have several.
     config = dataclasses.replace(pool.config, num_latent_frames=(_NUM_LATENT_FRAMES,))
-    held_out = StoryPool(config, codec, pool.dit, pool.policy, seed=pool.seed)
+    held_out = StoryPool(config, pool.codec, pool.dit, pool.policy, seed=pool.seed)
     losses: dict[str, float] = {}
     for causal in (False, True):
         total = 0.0
         for index in range(4):
-            batch = draw_shots(stories, held_out, 10**9 + index, range(stage.batch_size))
-            total += stage.loss(model, batch, 10**9 + index, causal=causal).item() / 4
+            step = 10**9 + index
+            batch = draw_shots(stories, held_out, step, range(stage.batch_size))
+            total += stage.loss(model, batch, step, causal=causal, numbers=TeacherConfig()).item() / 4
         losses["held_out_causal" if causal else "held_out_full"] = total
-    return {"same_pixels": float((truth == decoded).all(-1).mean()), **losses, **_judged(stories, decoded)}
+    return losses
 
 
 def _judged(stories: list[StoryLatents], decoded: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Runs: resumed equals uninterrupted, damage and changed settings are refused, bad steps are not applied."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,19 @@ from torch import Tensor
 
 from shotstream.configs import config_to_document
 from shotstream.data.rendered_clips import ClipsConfig, RenderedClips
+from shotstream.data.story_latents import encode_story
+from shotstream.data.story_pool import StoryPool, draw_shots
 from shotstream.files import replacing, write_atomically
 from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically, write_portable
 from shotstream.training.inputs import input_codec, trained_model
+from shotstream.training.previews import held_out_losses
 from shotstream.training.recipes import AnyRecipe, recipe
 from shotstream.training.run import run_recipe
 from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.teacher import TeacherStage
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
+from shotstream.vae.patch_codec import PatchCodec
 
 CODEC = [
     "train.tensorboard=false",
@@ -121,6 +126,30 @@ def test_a_teachers_preview_is_drawn_and_judged(tmp_path: Path) -> None:
     assert (directory / "preview_0000001.png").stat().st_size > 0
     told = (directory / "log.jsonl").read_text()
     assert "held_out_causal" in told and '"characters"' in told, "the oracle judges it"
+
+
+def test_held_out_losses_of_runs_with_other_loss_weights_can_be_compared() -> None:
+    """They were weighted as the run's own loss, so that another weight looked like another model."""
+    torch.manual_seed(0)
+    made = teacher(1, "data.num_latent_frames=[6]")
+    codec = PatchCodec(replace(recipe("theatre_codec", CODEC).model, num_finish_layers=0)).eval()
+    rng = np.random.default_rng(1)
+    stories = [encode_story(codec, sample_story(rng, 3, held_out=True), [21] * 3, 6) for _ in range(2)]
+    losses: list[dict[str, float]] = []
+    own: list[float] = []
+    for changes in ({}, {"figure_share": 0.9, "max_figure_weight": 3.0, "clean_history": 0.1}):
+        changed = replace(made, stage=replace(made.stage, **changes))
+        pool = StoryPool(made.data, codec, made.model.dit, made.model.context_policy, seed=0)
+        stage = TeacherStage(changed, pool)
+        losses.append(dict(held_out_losses(stage, stage.model, stories)))
+        batches = {
+            step: draw_shots(stories, pool, step, range(stage.batch_size)) for step in range(10**9, 10**9 + 4)
+        }
+        with torch.no_grad():
+            found = [stage.loss(stage.model, batch, step, causal=True) for step, batch in batches.items()]
+        own.append(sum(loss.item() / 4 for loss in found))
+    assert losses[0] == losses[1]
+    assert losses[0]["held_out_causal"] == own[0] != own[1]
 
 
 def test_other_settings_do_not_resume_a_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from shotstream.geometry import LatentSize
 from shotstream.streaming.conditioning import first_shot
 from shotstream.training.causal_masks import mask_form
 from shotstream.training.recipes import recipe
-from shotstream.training.stages.teacher import TeacherRecipe, TeacherStage
+from shotstream.training.stages.teacher import TeacherRecipe, TeacherStage, cell_weight
 from tests.training.test_run import TEACHER
 
 SIZE = LatentSize(2, 4)
@@ -43,7 +43,7 @@ def stage_of(*overrides: str, source: DataSource[ShotBatch] | None = None) -> Te
 
 
 def levels_of(stage: TeacherStage, step: int, f: int, *, causal: bool) -> Tensor:
-    sigma, noisy = stage._levels(step, f, causal)  # pyright: ignore[reportPrivateUsage]
+    sigma, noisy = stage._levels(step, f, causal, stage.recipe.stage)  # pyright: ignore[reportPrivateUsage]
     assert torch.equal(noisy, sigma > 0)
     return sigma
 
@@ -101,7 +101,7 @@ def test_cells_weigh_one_on_average_and_actors_have_their_share_of_the_loss(
     stage = stage_of("stage.figure_share=0.5", "stage.max_figure_weight=8.0")
     figures = (torch.arange(40) < num_figures).reshape(1, 1, 5, 8).repeat(2, 1, 1, 1)
     figures[1] = False
-    weight = stage._cell_weight(figures)  # pyright: ignore[reportPrivateUsage]
+    weight = cell_weight(figures, stage.recipe.stage)
     assert (weight[1] == 1).all(), "a sample without actors weighs all cells alike"
     if figure is not None:
         assert weight[0][figures[0]].tolist() == pytest.approx([figure] * num_figures, rel=1e-5)

@@ -41,7 +41,11 @@ _ADAMW_NAMES = ("head", "text.embedding", "position", "dit.text_embedding", "tim
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherConfig:
-    """The numbers of the teacher stage."""
+    """The numbers of the teacher stage.
+
+    Those that weigh the loss and draw its levels are of training alone: the held-out losses of the log are
+    those of the defaults, so that runs with other weights can be compared.
+    """
 
     learns: Literal["all", "self_attention"] = "all"
     """Which parameters are trained."""
@@ -128,7 +132,7 @@ class TeacherStage:
         found: list[dict[str, Any]] = []
         for samples in self.parallel.shares(self.batch_size):
             batch = self.source.batch(step, samples)
-            sigma, _ = self._levels(step, batch.x0.shape[2], self._causal(step))
+            sigma, _ = self._levels(step, batch.x0.shape[2], self._causal(step), self.recipe.stage)
             found.append(
                 {
                     "x0": batch.x0,
@@ -145,7 +149,13 @@ class TeacherStage:
         return bool(rng.random() < self.recipe.stage.causal_share)
 
     def loss(
-        self, model: TextConditionedDiT, batch: ShotBatch, step: int, *, causal: bool
+        self,
+        model: TextConditionedDiT,
+        batch: ShotBatch,
+        step: int,
+        *,
+        causal: bool,
+        numbers: TeacherConfig | None = None,
     ) -> Float[Tensor, ""]:
         """The mean squared error of the velocity over frames that carry noise, in float32.
 
@@ -157,9 +167,11 @@ class TeacherStage:
             batch: some of the effective batch.
             step: keys noise and levels, with each sample's place in the batch.
             causal: whether chunks have levels of their own and do not see what follows them.
+            numbers: those that weigh the loss and draw the levels; None: the recipe's.
         """
+        numbers = numbers or self.recipe.stage
         dit, seed = self.recipe.model.dit, self.recipe.train.seed
-        sigma, noisy_frames = self._levels(step, batch.x0.shape[2], causal)
+        sigma, noisy_frames = self._levels(step, batch.x0.shape[2], causal, numbers)
         counted = noisy_frames.float() / noisy_frames.float().mean()
         chosen = list(batch.samples)
         sigma, counted = sigma[chosen], counted[chosen]
@@ -175,18 +187,10 @@ class TeacherStage:
             target_part(velocity, dit),
             velocity_target(x0, noise),
             frame_weight=to_device(counted, self.device),
-            cell_weight=to_device(self._cell_weight(batch.figures), self.device),
+            cell_weight=to_device(cell_weight(batch.figures, numbers), self.device),
         )
 
-    def _cell_weight(self, figures: Bool[Tensor, "b f h w"]) -> Float[Tensor, "b f h w"]:
-        """The weight of each cell in the loss; about one on average."""
-        stage = self.recipe.stage
-        share = figures.float().mean(dim=(1, 2, 3), keepdim=True)
-        figure = (stage.figure_share / share).clamp(max=stage.max_figure_weight)
-        rest = (1 - share * figure) / (1 - share).clamp(min=1e-6)
-        return torch.where(figures, figure, rest)
-
-    def _levels(self, step: int, f: int, causal: bool) -> tuple[Tensor, Tensor]:
+    def _levels(self, step: int, f: int, causal: bool, numbers: TeacherConfig) -> tuple[Tensor, Tensor]:
         """A level per frame `[b, f]` of the whole effective batch, and which frames carry noise."""
         size = self.recipe.model.dit.chunk_latent_frames
         chunks = -(-f // size)
@@ -195,7 +199,7 @@ class TeacherStage:
             generator = torch_rng(self.recipe.train.seed, "teacher/levels", step, sample)
             sigma = self.schedule.sample_training_sigma(generator, (chunks if causal else 1,))
             if causal:
-                clean = torch.rand(chunks, generator=generator) < self.recipe.stage.clean_history
+                clean = torch.rand(chunks, generator=generator) < numbers.clean_history
                 clean[-1] = False
                 sigma = torch.where(clean, 0.0, sigma).repeat_interleave(size)[:f]
             sigmas.append(sigma.expand(f))
@@ -219,3 +223,11 @@ class TeacherStage:
             if self.parallel.dist_context.is_main_process
             else {}
         )
+
+
+def cell_weight(figures: Bool[Tensor, "b f h w"], numbers: TeacherConfig) -> Float[Tensor, "b f h w"]:
+    """The weight of each cell in the loss; about one on average."""
+    share = figures.float().mean(dim=(1, 2, 3), keepdim=True)
+    figure = (numbers.figure_share / share).clamp(max=numbers.max_figure_weight)
+    rest = (1 - share * figure) / (1 - share).clamp(min=1e-6)
+    return torch.where(figures, figure, rest)
