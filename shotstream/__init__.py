@@ -1,7 +1,6 @@
-"""Streaming multi-shot video generation: a story in, a film out (arXiv 2603.25746).
+"""ShotStream: streaming multi-shot video generation, from a story to a film (arXiv 2603.25746).
 
-The public API. What needs torch is imported when it is first asked for, so that importing the package costs
-nothing.
+The public API. Modules that need torch are imported at first use, so that importing the package is fast.
 """
 
 from importlib import import_module
@@ -25,7 +24,7 @@ _LAZY = {
     "StreamingPipeline": "shotstream.streaming.pipeline",
     "load": "shotstream.streaming.loading",
 }
-"""The module of each name that needs torch."""
+"""Module of each public name that needs torch."""
 
 
 def __dir__() -> list[str]:

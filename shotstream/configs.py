@@ -37,11 +37,11 @@ _LONGEST_SHOWN: Final = 80
 
 
 class ConfigError(ValueError):
-    """A document that is no configuration; the message is one line."""
+    """A document that is not a valid configuration; the message is one line."""
 
 
 def config_to_document(config: Any) -> Any:
-    """A configuration as plain dictionaries, lists and scalars; each dictionary names its class as "kind"."""
+    """Returns a configuration as plain dicts, lists and scalars; each dict names its class as "kind"."""
     if dataclasses.is_dataclass(config):
         fields = {
             field.name: config_to_document(getattr(config, field.name))
@@ -56,18 +56,18 @@ def config_to_document(config: Any) -> Any:
 def config_from_document(
     cls: type[ConfigT], document: object, where: str, kinds: Iterable[type] = ()
 ) -> ConfigT:
-    """An instance of the dataclass `cls` from plain JSON; lists become tuples, objects dataclasses.
+    """Returns an instance of the dataclass `cls` from plain JSON; lists become tuples, objects dataclasses.
 
     Args:
         cls: the dataclass.
-        document: what `config_to_document` wrote, with or without the classes' names.
-        where: what the document is called in messages.
-        kinds: the dataclasses that a field of no certain class may hold.
+        document: result of `config_to_document`, with or without the names of the classes.
+        where: name of the document, for messages.
+        kinds: the dataclasses that a field without a specific class may hold.
 
     Raises:
-        ConfigError: `document` is no object, has a key that is no field, lacks a field without a default, or
+        ConfigError: `document` is not an object, has an unknown key, lacks a field without a default, or
             holds a value of another type.
-        ValueError: the class refuses a value.
+        ValueError: The class refuses a value.
     """
     if not isinstance(document, Mapping):
         raise ConfigError(f"{where}: holds {json_kind(document)}, not an object")
@@ -90,7 +90,7 @@ def config_from_document(
 
 
 def _value(hint: Any, value: Any, where: str, kinds: Mapping[str, type]) -> Any:
-    """A value of JSON as a field of this type takes it; ConfigError for one of another type."""
+    """Returns a JSON value as a field of this type takes it; raises ConfigError for another type."""
     if dataclasses.is_dataclass(hint):
         return config_from_document(hint, value, where, kinds.values())  # pyright: ignore[reportArgumentType]
     if isinstance(value, Mapping) and value.get(_KIND) in kinds:
@@ -165,10 +165,10 @@ def _listed(words: tuple[Any, ...]) -> str:
 
 
 def with_settings(config: ConfigT, changes: Mapping[str, Any], prefix: str = "") -> ConfigT:
-    """A configuration with changed settings, by dotted names; it is made once, with all of them.
+    """Returns a configuration with settings changed by dotted names; all are applied together.
 
     Raises:
-        ValueError: there is no such setting, the value is of another kind, or the class refuses it.
+        ValueError: There is no such setting, the value has another type, or the class refuses it.
     """
     names = [field.name for field in dataclasses.fields(config)]  # pyright: ignore[reportArgumentType]
     parts: dict[str, dict[str, Any]] = {}
@@ -193,10 +193,10 @@ def with_settings(config: ConfigT, changes: Mapping[str, Any], prefix: str = "")
 
 
 def _alike(old: Any, value: Any, whole: str) -> Any:
-    """A value as the setting of a name takes it; ValueError if it is of another kind than the old one."""
+    """Returns a value for a setting; raises ValueError if its type differs from that of the old value."""
     if isinstance(old, float) and isinstance(value, int | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):  # said below, with the name of the setting
-            value = float(value)  # YAML takes 1e-3, which has no point, for a word
+        with contextlib.suppress(ValueError):  # reported below, with the name of the setting
+            value = float(value)  # YAML reads 1e-3, which has no decimal point, as text
     if isinstance(old, str) and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)  # a count or a share, such as max_bad=3
     if isinstance(old, tuple) and isinstance(value, list):
@@ -209,7 +209,7 @@ def _alike(old: Any, value: Any, whole: str) -> Any:
 def _entries_alike(old: tuple[Any, ...], given: list[Any], whole: str) -> tuple[Any, ...]:
     if len({type(entry) for entry in old}) == 1:
         old = old[:1] * len(given)
-    if len(old) != len(given):  # what entries are like is not known
+    if len(old) != len(given):  # the type of the entries is not known
         return tuple(given)
     return tuple(
         _alike(one, entry, f"entry {number} of {whole}")
@@ -218,12 +218,12 @@ def _entries_alike(old: tuple[Any, ...], given: list[Any], whole: str) -> tuple[
 
 
 def _written(value: Any) -> str:
-    """A value as it is written behind --set."""
+    """Returns a value as it is written after --set."""
     return shorten(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def differing_settings(one: Any, other: Any, prefix: str = "") -> list[str]:
-    """Dotted names of the settings that differ between two configurations of one class."""
+    """Returns the dotted names of the settings that differ between two configurations of a class."""
     found: list[str] = []
     for field in dataclasses.fields(one):
         left, right = getattr(one, field.name), getattr(other, field.name)

@@ -1,11 +1,11 @@
-"""Text documents that people and other programs wrote, from bytes to values: JSON, YAML, CSV, lines of text.
+"""Text documents written by people and other programs, parsed into values: JSON, YAML, CSV, lines of text.
 
-The one place where text is read. UTF-8 and UTF-16 are read, with or without a byte order mark, UTF-32 with
-one, and every kind of line end; other encodings, damaged documents and ambiguous ones are refused with the
-line and what to do. It knows no format of ours: what the values mean is said by those who read them.
+All text is read here. UTF-8 and UTF-16 are accepted, with or without a byte order mark, UTF-32 with one, and
+every kind of line end. Other encodings, damaged documents and ambiguous ones are refused with the line and a
+remedy. This module knows none of the project's formats: callers interpret the values.
 
-YAML is read as text: every scalar comes as it is written, so that a title of 1984 or a caption of "yes" is
-text, and `whole_number` makes a number of what must be one. Nothing in a document can make an object.
+YAML is read as text: every scalar is a string, as it is written, so that a title of 1984 or a caption of
+"yes" stays text, and `whole_number` converts where a number is expected. A document cannot create objects.
 """
 
 import csv
@@ -21,7 +21,7 @@ import yaml
 from shotstream.kinds import BEGINNING_BYTES, kind_by_beginning
 
 MAX_LINE_CHARS = 1 << 24
-"""Of a document that is read line by line."""
+"""Maximum length in characters of a line, in a document that is read line by line."""
 _MAX_DEPTH = 64
 _MAX_MERGED_KEYS = 1000
 _MAX_EVENTS = 20_000
@@ -62,17 +62,18 @@ _OTHER_KINDS = {
 
 
 class DocumentError(ValueError):
-    """A document that cannot be read; the message is one line, with the line of the document where it can."""
+    """A document that cannot be read; the message is one line, with the line number if it is known."""
 
 
 # Bytes and text.
 
 
 def read_text(path: Path, max_bytes: int) -> str:
-    """A file's text; see `to_text`.
+    """Returns the text of a file; see `to_text`.
 
     Raises:
-        DocumentError: it cannot be read, is larger than `max_bytes` or is no text; the path is not named.
+        DocumentError: It cannot be read, is larger than `max_bytes` or is not text; the message does not name
+            the path.
     """
     try:
         with path.open("rb") as file:
@@ -85,19 +86,19 @@ def read_text(path: Path, max_bytes: int) -> str:
 
 
 def to_text(data: bytes) -> str:
-    r"""The text in a file's bytes, without a byte order mark and with \n at the end of each line.
+    r"""Returns the text in a file's bytes, without a byte order mark and with \n at the end of each line.
 
     Raises:
-        DocumentError: it is neither UTF-8 nor UTF-16, or holds characters that no text holds.
+        DocumentError: It is neither UTF-8 nor UTF-16, or holds characters that text cannot hold.
     """
     return "".join(line for _, line in _lines(io.BytesIO(data), len(data)))
 
 
 def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""A file's lines with their numbers from 1, each with its \n, one at a time; see `to_text`.
+    r"""Yields a file's lines with their numbers from 1, each with its \n; see `to_text`.
 
     Raises:
-        DocumentError: the file cannot be read, or a line is no text; the path is not named.
+        DocumentError: The file cannot be read, or a line is not text; the message does not name the path.
     """
     try:
         with path.open("rb") as file:
@@ -112,7 +113,7 @@ def _lines(file: io.BytesIO | io.BufferedReader, max_chars: int) -> Iterator[tup
     if kind := kind_by_beginning(begin):
         raise DocumentError(_OTHER_KINDS[kind])
     encoding = _encoding_of(begin[:4])
-    # Bytes that are no UTF-8 become surrogates, so that the line that holds them is known.
+    # Bytes that are not UTF-8 become surrogates, so that their line is known.
     errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
     text = io.TextIOWrapper(file, encoding=encoding, errors=errors)
     number = 0
@@ -134,7 +135,7 @@ def _encoding_of(start: bytes) -> str:
     for mark, encoding in _BOMS.items():
         if start.startswith(mark):
             return encoding
-    # The first characters of a document of ours are ASCII; every second byte of them is 0 in UTF-16.
+    # All expected documents begin with ASCII characters; in UTF-16 every second byte of these is 0.
     return _WITHOUT_MARK.get(tuple(byte == 0 for byte in start), "utf-8-sig")
 
 
@@ -156,9 +157,9 @@ def _check_line(line: str, number: int) -> None:
 
 
 def whole_number(value: object) -> int | None:
-    """The whole number that a value is or spells: 3, 3.0, "3"; None: it is none.
+    """Returns the integer that a value is or spells, such as 3, 3.0 or "3"; None for any other value.
 
-    A float beyond 2^53 is none: nobody knows which number was written.
+    A float beyond 2^53 gives None, because the number that was written is unknown.
     """
     if isinstance(value, bool):
         return None
@@ -173,7 +174,7 @@ def whole_number(value: object) -> int | None:
 
 
 def kind_of(value: object) -> str:
-    """The kind of a value, in a person's words."""
+    """Returns the kind of a value, in words for users."""
     if value is None:
         return "empty"
     if isinstance(value, bool):
@@ -182,7 +183,7 @@ def kind_of(value: object) -> str:
 
 
 def json_kind(value: object) -> str:
-    """The kind of a JSON value, in words."""
+    """Returns the kind of a JSON value, in words."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):
@@ -198,19 +199,19 @@ def json_kind(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A value in a message: short, and of what holds other values only what it is."""
+    """Returns a value for a message: short, and only its kind if it contains other values."""
     text = kind_of(value) if isinstance(value, list | dict) or value is None else str(value)
     return shorten(text)
 
 
 def shorten(text: str, most: int = 40) -> str:
-    """A text in a message: its beginning, in one line."""
+    """Returns a text for a message: its beginning, on one line."""
     line = " ".join(text[: most + 1].split())
     return line if len(text) <= most else line[: most - 1] + "…"
 
 
 def printable(text: str) -> str:
-    """A text for a terminal: what would act on one, and what has no picture, is shown as an escape."""
+    """Returns a text for a terminal: control characters and invisible ones are shown as escapes."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
     )
@@ -220,12 +221,12 @@ def printable(text: str) -> str:
 
 
 def parse_json(text: str, *, first_line: int = 1) -> Any:
-    """The value of a JSON text.
+    """Returns the value of a JSON text.
 
-    Numbers that are too long to be any come as text.
+    Numbers with too many digits are returned as text.
 
     Raises:
-        DocumentError: it is no JSON, gives a key twice, or is nested too deeply.
+        DocumentError: It is not JSON, has a key twice, or is nested too deeply.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique_pairs, parse_int=_whole_or_text)
@@ -277,11 +278,11 @@ def _json_problem(text: str, error: json.JSONDecodeError) -> str:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text: of groups, lists and texts as they are written; None: nothing is written.
+    """Returns the value of a YAML text: dicts, lists and strings as written; None if it is empty.
 
     Raises:
-        DocumentError: it is no YAML, gives a key twice, is nested too deeply, or says something that only
-            programs that trust it would carry out.
+        DocumentError: It is not YAML, has a key twice, is nested too deeply, or has a tag that would create
+            an object.
     """
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -291,7 +292,7 @@ def parse_yaml(text: str) -> Any:
         raise DocumentError(f"line {line}: holds the character U+{code:04X}; remove it") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        # It looks for the colon in the lines below too.
+        # The search for the colon includes the lines below.
         if "could not find expected ':'" in (error.problem or ""):
             mark = error.context_mark or mark
         where = f"line {mark.line + 1}: " if mark else ""
@@ -300,20 +301,20 @@ def parse_yaml(text: str) -> Any:
 
 
 def parse_setting(text: str) -> Any:
-    """The value of a setting, as YAML types it: 3 is a number, [a, b] a list.
+    """Returns the value of a setting, typed as in YAML: 3 is a number, [a, b] a list.
 
     Raises:
-        DocumentError: it is none.
+        DocumentError: It is not a valid value.
     """
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        # PyYAML lets what its constructors raise pass: a date of the 31st of February, `!!bool x`.
+        # PyYAML does not catch errors of its constructors: a date of the 31st of February, `!!bool x`.
         raise DocumentError(f"{shorten(text)!r} is not a value in YAML") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes alone; resolves nothing: what is plain is text."""
+    """A YAML loader that only composes nodes and resolves no types: every plain scalar is text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own form)
     _num_events = 0
@@ -332,7 +333,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _YamlValues:
-    """Values of composed nodes; a node that is referred to again is the same value."""
+    """Converts composed nodes to values; an alias gives the same value as its anchor."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -432,12 +433,12 @@ def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
 
 
 def iter_table(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV by column, with the number of their last line; lines without a value are no rows.
+    """Yields the rows of a CSV by column, with their last line's number; empty lines are skipped.
 
-    Columns are separated by commas, semicolons or tabs, as its first line is; their names are lower-case.
+    Columns are separated by commas, semicolons or tabs, as in the first line; their names become lower case.
 
     Raises:
-        DocumentError: a required column is missing, a row has too many or too few cells, or the file is no
+        DocumentError: A required column is missing, a row has too many or too few cells, or the file is not
             text.
     """
     lines = iter_lines(path)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever stops the process or the machine."""
+"""Atomic files: they exist completely or not at all, even if the process or the machine stops."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ if os.name == "posix":
 
 @contextmanager
 def replacing(path: Path) -> Generator[BinaryIO]:
-    """A file to write; when the block ends well, `path` is it, and until then the old one or nothing."""
+    """Yields a file to write; if the block succeeds, it replaces `path`, which is unchanged until then."""
     part = _part_of(path)
     try:
         with part.open("wb") as file:
@@ -27,13 +27,13 @@ def replacing(path: Path) -> Generator[BinaryIO]:
 
 
 def write_atomically(content: bytes, path: Path) -> None:
-    """Writes `content`, so that `path` holds either the old file or the whole new one."""
+    """Writes `content`, so that `path` holds either the old file or the complete new one."""
     with replacing(path) as file:
         file.write(content)
 
 
 def make_atomically(path: Path, make: Callable[[Path], None]) -> None:
-    """Lets `make` write a file or a directory beside `path`, flushes it to the disk and renames it there."""
+    """Calls `make` with a temporary path beside `path`, then flushes the result and renames it to `path`."""
     part = _part_of(path)
     remove(part)
     make(part)
@@ -46,7 +46,7 @@ def make_atomically(path: Path, make: Callable[[Path], None]) -> None:
 
 
 def at_home(path: Path, remedy: str) -> Path:
-    """A path in which `~` may stand for a home folder; ValueError, with what to do, where there is none."""
+    """Returns a path with `~` expanded; ValueError, with `remedy`, if the home directory is unknown."""
     try:
         return path.expanduser()
     except RuntimeError as error:
@@ -54,7 +54,7 @@ def at_home(path: Path, remedy: str) -> Path:
 
 
 def require_directory(path: Path) -> None:
-    """ValueError unless `path` is a directory that can be written to, or can be made one; it is not made."""
+    """Raises ValueError unless `path` is a writable directory, or one could be created; it is not."""
     nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not nearest.is_dir():
         raise ValueError(f"{nearest} is a file, and a directory is needed there; give another")
@@ -63,9 +63,9 @@ def require_directory(path: Path) -> None:
 
 
 def lock_file(path: Path) -> int | None:
-    """A descriptor that keeps other processes out, for a file of its own; None: another one is there.
+    """Returns a descriptor that locks a file against other processes; None if another one holds the lock.
 
-    The system lets go of it when this process dies.
+    The system releases the lock when the process ends.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     if os.name == "posix":
@@ -78,7 +78,7 @@ def lock_file(path: Path) -> int | None:
 
 
 def flush(path: Path) -> None:
-    """Waits until a file's content, or a directory's entries, are on the disk."""
+    """Waits until a file's content, or a directory's entries, are on disk."""
     if path.is_dir() and os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -89,7 +89,7 @@ def flush(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file or a whole directory, if it is there."""
+    """Deletes a file or a directory with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -97,5 +97,5 @@ def remove(path: Path) -> None:
 
 
 def _part_of(path: Path) -> Path:
-    """The unfinished file; its name keeps the suffix, by which writers of videos choose a format."""
+    """Returns the temporary path; it keeps the suffix, by which video writers choose a format."""
     return path.with_name(f".part.{path.name}")

@@ -1,7 +1,7 @@
-"""Sizes of a video as pixels, latents, chunks and tokens, and every conversion between them.
+"""Geometry of a video in pixels, latents, chunks and tokens, and all conversions between them.
 
-The only file that knows the codec's strides (4 in time, 8 in space), the transformer's patch (2) and the
-chunk (3 latent frames): a 480x832 frame is 60x104 latents and 30x52 = 1560 tokens. It converts; it never
+Only this file has the codec's strides (4 in time, 8 in space), the transformer's patch size (2) and the chunk
+(3 latent frames): a 480x832 frame is 60x104 latents and 30x52 = 1560 tokens. It converts sizes; it never
 resizes or crops.
 
 Source: Wan2.1's causal video codec (its first latent frame is one video frame, every later one four) and
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PixelSize:
-    """Extent of a video frame in pixels."""
+    """Height and width of a video frame in pixels."""
 
     height: int
     width: int
@@ -24,7 +24,7 @@ class PixelSize:
 
 @dataclass(frozen=True, slots=True)
 class LatentSize:
-    """Extent of a latent frame."""
+    """Height and width of a latent frame in latents."""
 
     height: int
     width: int
@@ -35,7 +35,7 @@ class LatentSize:
 
 @dataclass(frozen=True, slots=True)
 class TokenGrid:
-    """Extent of one latent frame in tokens, row-major."""
+    """Height and width of a latent frame in tokens; tokens are in row-major order."""
 
     height: int
     width: int
@@ -45,26 +45,26 @@ class TokenGrid:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in one latent frame."""
+        """Number of tokens in one latent frame."""
         return self.height * self.width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoGeometry:
-    """Strides of a codec and of the transformer above it.
+    """The strides of a codec and of the transformer that uses it.
 
     A shot of `n` latent frames has `1 + temporal_stride * (n - 1)` video frames, because the first latent
     frame of every shot holds a single video frame.
     """
 
     temporal_stride: int = 4
-    """Video frames per latent frame after the first."""
+    """Number of video frames per latent frame, after the first."""
     spatial_stride: int = 8
-    """Pixels per latent, in height and in width."""
+    """Number of pixels per latent, in height and in width."""
     patch_size: int = 2
-    """Latents per token, in height and in width."""
+    """Number of latents per token, in height and in width."""
     chunk_latent_frames: int = 3
-    """Latent frames denoised together."""
+    """Number of latent frames that are denoised together."""
 
     def __post_init__(self) -> None:
         for name in ("temporal_stride", "spatial_stride", "patch_size", "chunk_latent_frames"):
@@ -72,21 +72,25 @@ class VideoGeometry:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def latent_size(self, pixels: PixelSize) -> LatentSize:
-        """Latent extent of a frame; ValueError when the codec's stride does not divide it."""
+        """Returns the size of a frame in latents; raises ValueError unless the stride divides it."""
         _require_multiple(pixels, self.spatial_stride, "pixels")
         return LatentSize(pixels.height // self.spatial_stride, pixels.width // self.spatial_stride)
 
     def pixel_size(self, latents: LatentSize) -> PixelSize:
-        """Pixel extent of a latent frame."""
+        """Returns the size of a latent frame in pixels."""
         return PixelSize(latents.height * self.spatial_stride, latents.width * self.spatial_stride)
 
     def token_grid(self, latents: LatentSize) -> TokenGrid:
-        """Token extent of a latent frame; ValueError when the patch does not divide it."""
+        """Returns the size of a latent frame in tokens; raises ValueError unless the patch divides it."""
         _require_multiple(latents, self.patch_size, "latents")
         return TokenGrid(latents.height // self.patch_size, latents.width // self.patch_size)
 
     def num_latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a clip; ValueError unless it has 1 + a multiple of `temporal_stride` frames."""
+        """Returns the number of latent frames of a clip.
+
+        Raises:
+            ValueError: `num_frames` is not 1 + a multiple of `temporal_stride`.
+        """
         whole, rest = divmod(num_frames - 1, self.temporal_stride)
         if num_frames < 1 or rest:
             near = 1 + max(whole, 0) * self.temporal_stride
@@ -97,13 +101,13 @@ class VideoGeometry:
         return 1 + whole
 
     def num_frames(self, num_latent_frames: int) -> int:
-        """Video frames that `num_latent_frames` (at least 1) decode to."""
+        """Returns the number of video frames that `num_latent_frames` (at least 1) decode to."""
         if num_latent_frames < 1:
             raise ValueError(f"{num_latent_frames} latent frames; a clip has at least 1")
         return 1 + (num_latent_frames - 1) * self.temporal_stride
 
     def num_chunks(self, num_latent_frames: int) -> int:
-        """Chunks of a shot; ValueError unless its latent frames fill whole chunks."""
+        """Returns the number of chunks of a shot; ValueError unless latent frames fill whole chunks."""
         whole, rest = divmod(num_latent_frames, self.chunk_latent_frames)
         if whole < 1 or rest:
             near = max(whole, 1) * self.chunk_latent_frames
@@ -114,23 +118,29 @@ class VideoGeometry:
         return whole
 
     def shot_num_latent_frames(self, num_chunks: int) -> int:
-        """Latent frames of a shot of `num_chunks` (at least 1) chunks."""
+        """Returns the number of latent frames of a shot of `num_chunks` (at least 1) chunks."""
         if num_chunks < 1:
             raise ValueError(f"{num_chunks} chunks; a shot has at least 1")
         return num_chunks * self.chunk_latent_frames
 
     def shot_num_frames(self, num_chunks: int) -> int:
-        """Video frames of a shot of `num_chunks` (at least 1) chunks."""
+        """Returns the number of video frames of a shot of `num_chunks` (at least 1) chunks."""
         return self.num_frames(self.shot_num_latent_frames(num_chunks))
 
     def nearest_num_chunks(self, num_frames: int) -> int:
-        """Chunks (at least 1) of the shot whose length comes nearest to `num_frames`, the shorter of two."""
+        """Returns the number of chunks (at least 1) of the shot whose length is nearest to `num_frames`.
+
+        Of two shots at the same distance it is the shorter one.
+        """
         chunk_frames = self.temporal_stride * self.chunk_latent_frames
         # A shot of n chunks has n * chunk_frames frames, less all but one of a latent frame.
         return max(1, -(-2 * (num_frames + self.temporal_stride - 1) // chunk_frames) // 2)
 
     def chunk_num_frames(self, chunk_index: int) -> int:
-        """Video frames that chunk `chunk_index` (from 0) of a shot decodes to: fewer in the first chunk."""
+        """Returns the number of video frames that chunk `chunk_index` of a shot, from 0, decodes to.
+
+        The first chunk has fewer frames than the others.
+        """
         if chunk_index < 0:
             raise ValueError(f"chunk index {chunk_index}; the first chunk is 0")
         before = self.shot_num_frames(chunk_index) if chunk_index else 0
@@ -156,4 +166,4 @@ def _require_multiple(size: PixelSize | LatentSize, step: int, unit: str) -> Non
 
 
 WAN_FRAME_SIZE = PixelSize(480, 832)
-"""What the published weights were trained at."""
+"""Frame size that the published weights were trained at."""

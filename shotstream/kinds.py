@@ -1,6 +1,6 @@
-"""Kinds of files by their first bytes: those that people often give in place of what they mean.
+"""Kinds of files by their first bytes: files that users often give by mistake.
 
-It knows no format of ours: those who read a file say what it should be, and what to do.
+It knows none of the project's formats: callers say what is expected and what to do.
 """
 
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 Kind = Literal["lfs", "page", "compressed", "zip", "office", "pdf", "rtf", "parquet", "picture", "webp"]
 
 BEGINNING_BYTES = 512
-"""Enough to tell."""
+"""Number of bytes from which the kind can be determined."""
 
 _BINARY: tuple[tuple[bytes, Kind], ...] = (
     (b"\x1f\x8b", "compressed"),
@@ -32,7 +32,7 @@ _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
 
 
 def kind_by_beginning(begin: bytes) -> Kind | None:
-    """The kind of a file that begins with these bytes; None: none of these kinds."""
+    """Returns the kind of a file that begins with these bytes; None for any other file."""
     for mark, kind in _BINARY:
         if begin.startswith(mark):
             return kind

@@ -1,9 +1,10 @@
-"""Manifests of multi-shot clips: the videos, their captions, and where each shot begins and ends.
+"""Manifests of multi-shot clips: the videos, their captions, and the frame range of each shot.
 
-Two forms. The published one, which other trainers read, is a CSV with the columns `json_path`, `video_path`,
-`frame_number` (a Python list of half-open frame ranges, one per shot) and `shot_num_from_caption`, plus one
-caption JSON per clip. Ours is JSON Lines, one self-contained clip per line. Files are looked for beside the
-manifest, then in the working folder; it never looks into a video.
+There are two forms. The published one, which other trainers read, is a CSV with the columns `json_path`,
+`video_path`, `frame_number` (a Python list of half-open frame ranges, one per shot) and
+`shot_num_from_caption`, and one caption JSON per clip. ShotStream's own is JSON Lines, one self-contained
+clip per line. Relative paths are resolved against the manifest's directory, then against the working
+directory. Videos are not opened.
 """
 
 import csv
@@ -41,16 +42,16 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
-    """A multi-shot video with its captions and the frames of its shots.
+    """A multi-shot video with its captions and the frame ranges of its shots.
 
     Raises:
-        ValueError: when the ranges are empty, overlap, run backwards or outnumber the captions.
+        ValueError: The ranges are empty, overlap, are not ascending or are more than the captions.
     """
 
     video: Path
-    """The video file."""
+    """Path of the video file."""
     story: Story
-    """The captions; shots beyond the last range are not in the video."""
+    """The captions; shots after the last range are not in the video."""
     shot_ranges: tuple[tuple[int, int], ...]
     """Half-open frame ranges, one per shot, in time order; gaps between them belong to no shot."""
 
@@ -69,19 +70,19 @@ class Clip:
 
     @property
     def num_frames(self) -> int:
-        """Frames the video must have at least."""
+        """Minimum number of frames that the video must have."""
         return self.shot_ranges[-1][1]
 
 
 def read_manifest(path: Path, warn: Callable[[str], None] | None = None) -> Iterator[Clip]:
-    """The clips of a table (`.csv`, `.tsv`, or by its first line) or of our JSON Lines, one at a time.
+    """Yields the clips of a table (`.csv`, `.tsv`, or by its first line) or of JSON Lines, one at a time.
 
     Args:
         path: the manifest.
-        warn: told once, after the last clip, what of the manifest and its captions was not read.
+        warn: called after the last clip, with the parts of the manifest and its captions that were ignored.
 
     Raises:
-        ManifestError: at the first line that is wrong; nothing is skipped but empty lines.
+        ManifestError: A line is invalid; only empty lines are skipped.
     """
     told: dict[str, None] = {}
     try:
@@ -94,7 +95,7 @@ def read_manifest(path: Path, warn: Callable[[str], None] | None = None) -> Iter
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
-    """Writes our JSON Lines; videos are named relative to the manifest where they lie below it."""
+    """Writes ShotStream's JSON Lines; videos below the manifest's directory have relative paths."""
     with path.open("w", encoding="utf-8") as file:
         for clip in clips:
             entry = {
@@ -178,7 +179,7 @@ def _line_clips(path: Path, told: dict[str, None]) -> Iterator[Clip]:
 
 @contextmanager
 def _line_of(path: Path, line: int) -> Generator[None]:
-    """A context that adds the line's number to an error."""
+    """Adds the line number to errors in its block."""
     try:
         yield
     except ValueError as error:
@@ -186,7 +187,7 @@ def _line_of(path: Path, line: int) -> Generator[None]:
 
 
 def _tell(story: Story, told: dict[str, None]) -> None:
-    # Lengths of a film that is to be made say nothing of one that is there.
+    # The lengths are for a film to be generated, not for the existing video.
     told.update(dict.fromkeys(line for line in story.warnings if not line.startswith("frames_per_shot")))
 
 
@@ -198,12 +199,12 @@ def _tell_unread(
 
 
 def _found(name: object, what: str, directory: Path) -> Path:
-    """The file of a name: beside the manifest, or in the working folder; where it is not, beside."""
+    """Returns the file of a name: beside the manifest, else in the working directory; if missing, beside."""
     if not isinstance(name, str) or not name.strip():
         raise ManifestError(f"{what} is {shown(name) or 'empty'}; write the name of a file")
     if bad := re.search("[\\x00-\\x1f\\x7f\\ud800-\\udfff]", name):
         raise ManifestError(f"{what} holds the character U+{ord(bad[0]):04X}; write the name of a file")
-    # As it is written, then as Windows means it.
+    # As written, then with Windows' separators.
     names = list(dict.fromkeys((name, name.replace("\\", "/"))))
     for spelled in names:
         for place in (directory / spelled, Path(spelled)):
@@ -222,7 +223,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _listed(cell: str) -> object:
-    """The list in a cell, as Python writes it: ranges in brackets of either kind."""
+    """Returns the list in a cell, as Python writes it: ranges in brackets of either kind."""
     try:
         return parse_json(cell.replace("(", "[").replace(")", "]").replace(",]", "]"))
     except DocumentError as error:

@@ -1,4 +1,4 @@
-"""Process-wide settings that make tensors on a CPU cheaper; for programs, never at a library's import."""
+"""Process-wide settings that make tensors on a CPU faster; for programs, never at a library's import."""
 
 import ctypes
 import os
@@ -10,12 +10,12 @@ _KEPT_BYTES = 64 * 2**20
 
 
 def tune_cpu() -> None:
-    """Keeps freed memory, and every kernel that oneDNN has compiled for a shape.
+    """Keeps freed memory in the process, and every kernel that oneDNN has compiled for a shape.
 
-    glibc hands each large buffer back to the system and faults it in again, page by page, at the next pass;
-    on a virtual machine two cores were seen wholly in system time. oneDNN forgets the oldest of 1024 kernels
-    and compiles it again; a training run meets more shapes. Does nothing to a setting that the environment
-    has already made, nor without glibc.
+    By default glibc returns each large buffer to the system and gets it back, page by page, in the next pass;
+    on a virtual machine this kept two cores busy with system time. oneDNN keeps only 1024 kernels and
+    compiles others again; a training run has more shapes. A setting that the environment has already is not
+    changed, and without glibc the first one does nothing.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
@@ -28,15 +28,15 @@ def tune_cpu() -> None:
 
 
 def keep_compiled(directory: Path) -> None:
-    """Keeps what torch compiles in `directory`, for later processes, unless the environment names another."""
+    """Stores what torch compiles in `directory` for later processes, unless the environment names another."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(directory))
 
 
 def number_from_torchrun(name: str, default: int) -> int:
-    """A number that torchrun tells each process it starts, such as RANK, in the environment.
+    """Returns a number that torchrun sets in each process's environment, such as RANK.
 
     Raises:
-        ValueError: there is something else.
+        ValueError: The variable is not a number.
     """
     given = os.environ.get(name)
     if given is None:
@@ -47,6 +47,6 @@ def number_from_torchrun(name: str, default: int) -> int:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

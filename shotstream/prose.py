@@ -1,10 +1,10 @@
-"""Sentences in YAML, read as the person who wrote them means them.
+"""Sentences in YAML files, read as their authors intend.
 
-YAML gives a meaning to signs that sentences are full of: "Wide shot: the fox" is a group of keys, "[Wide
-shot] the fox" a list with something wrong after it, "@fox" and "'tis night" are errors, and all that follows
-" #" is lost. `quote_prose` puts the sentences of a document in quotes before YAML sees them; what could be
-meant in two ways it refuses with the line and what to do. Text that is quoted already, block text (| and >),
-aliases and groups of known keys stay as they are; so does every key that is not said to hold sentences.
+YAML gives a meaning to characters that are common in sentences: "Wide shot: the fox" is a mapping, "[Wide
+shot] the fox" a list followed by an error, "@fox" and "'tis night" are errors, and everything after " #" is
+lost. `quote_prose` puts the sentences of a document in quotes before YAML parses it. Ambiguous lines are
+refused, with the line and a remedy. Text in quotes, block text (| and >), aliases, mappings of known keys,
+and the values of keys that do not hold sentences are not changed.
 """
 
 import json
@@ -17,31 +17,31 @@ _BLOCK = re.compile(r"[|>][-+1-9]{0,2}[ \t]*(#.*)?")
 _COMMENT = re.compile(r"(?<![ \t])([ \t]+)#(.?)")
 _STANDARD_TAG = re.compile(r"!![A-Za-z]+([ \t]|$|/)")
 _GROUP = re.compile(r"\{.*:(\s|$)")
-# YAML takes them for line ends or drops them.
+# YAML reads these as line ends or drops them.
 _ESCAPES = {"\x85": r"\N", "\u2028": r"\L", "\u2029": r"\P", "\ufeff": r"\uFEFF"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keys:
-    """Patterns of the keys of a document; whether letters are large makes no difference."""
+    """Patterns of the keys of a document; upper and lower case are equal."""
 
     prose: str
-    """Keys whose values are sentences, as are the entries of every list."""
+    """Keys whose values are sentences, or lists of sentences."""
     other: str
-    """The other ones."""
+    """All other keys."""
     item_prose: str
-    """Those of `prose` that an entry of a list may have."""
+    """Keys of `prose` that an entry of a list may have."""
     item_other: str
-    """Those of `other` that an entry of a list may have."""
+    """Keys of `other` that an entry of a list may have."""
 
 
 def quote_prose(text: str, keys: Keys) -> tuple[str, tuple[str, ...]]:
-    """The document with its sentences in quotes, as many lines as before, and the comments after sentences.
+    """Returns the document with its sentences in quotes, line by line, and the comments after them.
 
-    A document in brackets instead of lines comes back as it is.
+    A document in brackets (flow style) is returned as it is.
 
     Raises:
-        DocumentError: a line could be meant in two ways.
+        DocumentError: A line is ambiguous.
     """
     quoter = _Quoter(text, keys)
     starts = (line.lstrip() for line in quoter.lines if not _is_idle(line))
@@ -52,7 +52,7 @@ def quote_prose(text: str, keys: Keys) -> tuple[str, tuple[str, ...]]:
 
 
 class _Quoter:
-    """Goes through the lines once; each line belongs to one entry."""
+    """One pass over the lines; each line belongs to one entry."""
 
     def __init__(self, text: str, keys: Keys) -> None:
         self.lines = text.split("\n")
@@ -72,7 +72,7 @@ class _Quoter:
             at = self._entry(at)
 
     def _entry(self, at: int) -> int:
-        """Deals with the entry that begins at a line; the line after it."""
+        """Handles the entry that begins at a line; returns the next line."""
         line = self.lines[at] = self.lines[at].rstrip(" \t")
         if not line or line.lstrip().startswith("#"):
             return at + 1
@@ -97,14 +97,14 @@ class _Quoter:
         if dash or not indent:
             self._check_key(at, rest)
         value = re.search(r":[ \t]+(?=\S)", rest)
-        if value:  # YAML takes no tab there
+        if value:  # YAML allows no tab there
             self.lines[at] = (
                 line[: column + value.start()] + value[0].replace("\t", " ") + rest[value.end() :]
             )
         return self._skip(at, column + value.end() if value else len(line), indent)
 
     def _is_group(self, at: int, indent: int, rest: str) -> bool:
-        """Whether an entry of a list is a group of keys: it begins with one, or one stands below it."""
+        """Returns whether a list entry is a mapping: it begins with a key, or one is below it."""
         if self._item_known.match(rest):
             return True
         if not re.match(r"[^:]+:(\s|$)", rest):
@@ -112,7 +112,7 @@ class _Quoter:
         return any(self._item_known.match(self.lines[below].lstrip()) for below in self._below(at, indent))
 
     def _check_key(self, at: int, rest: str) -> None:
-        """A line that was meant to go on with a sentence is no key."""
+        """Raises DocumentError if a line that looks like a key may continue a sentence."""
         key = re.match(r"([^\"':{\[][^:]*):(\s|$)", rest)
         if key and not self._known.match(rest) and len(key[1].split()) > 1:
             raise DocumentError(
@@ -121,7 +121,7 @@ class _Quoter:
             )
 
     def _below(self, at: int, indent: int) -> range:
-        """The lines below a line that are indented more deeply, without blank ones at their end."""
+        """Returns the lines below a line that are indented more, without blank lines at their end."""
         end = last = at + 1
         while end < len(self.lines):
             line = self.lines[end]
@@ -133,7 +133,7 @@ class _Quoter:
         return range(at + 1, last)
 
     def _skip(self, at: int, column: int, indent: int) -> int:
-        """Past a value that stays as it is, if it is more than a line."""
+        """Returns the line after a value that is not changed, if it has more than one line."""
         value = self.lines[at][column:]
         if _BLOCK.fullmatch(value):
             return self._below(at, indent).stop
@@ -145,7 +145,7 @@ class _Quoter:
         return at + 1
 
     def _sentence(self, at: int, column: int, indent: int) -> int:
-        """Puts a sentence in quotes that begins at a place and goes on in the lines below it."""
+        """Puts a sentence in quotes that begins at a column and continues in the lines below."""
         head, first = self.lines[at][:column], self.lines[at][column:].strip(" \t")
         below = self._below(at, indent)
         if not first or re.match(r"#(?!\S)", first):
@@ -164,7 +164,7 @@ class _Quoter:
         return max(below.stop, at + 1)
 
     def _past_yaml(self, at: int, column: int, indent: int, first: str) -> int | None:
-        """The line after a value that is written in YAML's own forms; None: it is a plain sentence."""
+        """Returns the line after a value in YAML's own syntax; None: it is a plain sentence."""
         column = self.lines[at].index(first, column)
         if _BLOCK.fullmatch(first):
             return self._below(at, indent).stop
@@ -183,7 +183,7 @@ class _Quoter:
         return None
 
     def _past_quote(self, at: int, column: int, indent: int) -> int | None:
-        """The line after a quoted text; None: its quote is part of a sentence."""
+        """Returns the line after a quoted text; None: its quote is part of a sentence."""
         quote = self.lines[at][column]
         end = self._quote_end(at, column)
         if end is not None:
@@ -207,7 +207,7 @@ class _Quoter:
         return bool(re.match(r"\s*-(\s|$)", line) or self._known.match(line.lstrip()))
 
     def _quote_end(self, at: int, column: int) -> tuple[int, int] | None:
-        """Line and column after the quote that closes one; None: there is none."""
+        """Returns line and column after the closing quote; None: there is none."""
         quote = self.lines[at][column]
         pattern = r"""(?:[^"\\]|\\.)*""" if quote == '"' else r"(?:[^']|'')*"
         number, column = at, column + 1
@@ -220,7 +220,7 @@ class _Quoter:
         return None
 
     def _bracket_end(self, at: int, column: int) -> int:
-        """The line at which brackets are closed again."""
+        """Returns the line at which brackets are closed."""
         depth, number = 0, at
         while number < len(self.lines):
             bare = re.sub(r""""(?:[^"\\]|\\.)*"|'[^']*'|(?<!\S)#.*""", "", self.lines[number][column:])
@@ -231,7 +231,7 @@ class _Quoter:
         raise DocumentError(f"line {at + 1}: a bracket that is not closed; put text with brackets in quotes")
 
     def _folded(self, at: int, first: str, below: range) -> str:
-        """A sentence in one line, as YAML folds it: a line end is a space, a blank line a line end."""
+        """Returns a sentence folded as in YAML: a line end is a space, a blank line a line end."""
         pieces = [self._without_comment(at, first)] if first else []
         num_blank = 0
         for number in below:
@@ -256,7 +256,7 @@ class _Quoter:
         return "".join(pieces)
 
     def _without_comment(self, number: int, piece: str) -> str:
-        """A line of a sentence; # within it belongs to it, is a comment that is set off, or is refused."""
+        """Returns a line of a sentence without a comment; raises DocumentError if # is ambiguous."""
         for found in _COMMENT.finditer(piece):
             if found[2].isdigit():
                 continue

@@ -1,22 +1,22 @@
-"""Sizes that a network can have: refused before anything is built of one that no network has.
+"""Limits of the sizes of networks, checked before anything is built.
 
-A file that says ten thousand million layers would otherwise be worked on until the memory ends. The limits
-are far beyond any model of these families; a model that needs more changes them here.
+Without them, a file that claims ten thousand million layers would be processed until memory is exhausted. The
+limits are far above any model of these families; raise them here for a larger model.
 """
 
 from collections.abc import Iterable
 
 _MOST = {"layers": 512, "blocks": 512, "heads": 1024, "past": 1024, "frames": 100_000, "chunks": 100_000}
-"""By the last word of a size's name."""
+"""Maximum, by the last word of a size's name."""
 _MOST_OF_OTHERS = 1 << 20
-"""The largest vocabulary has a quarter of this, the widest layer less than a tenth."""
+"""Maximum of other sizes: the largest vocabulary has a quarter of it, the widest layer less than a tenth."""
 
 
 def refuse_sizes(config: object, names: Iterable[str], *, least: int = 1) -> None:
-    """Return only if each of a config's named fields is a whole number that a network can have.
+    """Raises ValueError unless each named field of a config is an integer in the range of possible sizes.
 
     Raises:
-        ValueError: Names the field, its value and the limit.
+        ValueError: The message names the field, its value and the limit.
     """
     for name in names:
         value = getattr(config, name)

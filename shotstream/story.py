@@ -1,9 +1,9 @@
 """Stories: a global caption and the shots, each with its own caption.
 
-Reads our YAML (or the same keys as JSON) and the published JSON (`global_caption`, `shot1` .. `shotN`, and
-`frames_per_shot`), and refuses what it does not understand with one line that says how to mend it; keys that
-are neither are left out and told in `Story.warnings`. It composes the text that a model is given for one
-shot. It knows no tokenizer: `fit_caption` is handed a function that counts tokens.
+Reads ShotStream's YAML (or the same keys as JSON) and the published JSON (`global_caption`, `shot1` ..
+`shotN`, and `frames_per_shot`). Invalid values are refused with one line that says how to fix them; unknown
+keys are ignored and listed in `Story.warnings`. `compose_caption` builds the text that a model gets for one
+shot. There is no tokenizer here: `fit_caption` takes a function that counts tokens.
 
 Source: captions as in arXiv 2603.25746 (each frame attends to the global caption and its own shot's); the
 published string is that of the published code.
@@ -39,7 +39,7 @@ MAX_CHUNKS_PER_SHOT = 1000
 MAX_SEED = 2**63 - 1
 
 CaptionStyle = Literal["plain", "published"]
-"""How a global caption and a shot's caption become one text: ours, or the published code's string."""
+"""How a global caption and a shot's caption become one text: joined plainly, or as in the published code."""
 
 _STORIES_DIR = Path(__file__).parent / "stories"
 _NUMBERED = re.compile(r"shot[\s_-]*([0-9]{1,6})")
@@ -53,14 +53,14 @@ _YAML_KEYS = Keys(
 )
 _YAML_KEY = re.compile(rf"""(?im)^ *["']?(?:{_YAML_KEYS.prose}|{_YAML_KEYS.other})["']? *[:\uff1a]""")
 NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-"""Characters that no caption or title holds: they break subtitles and metadata, or have no UTF-8 form."""
+"""Characters that no caption or title may hold: they break subtitles and metadata, or have no UTF-8 form."""
 _MAX_NAMED = 5
 _NO_DASH = re.compile(r"\s*([-+]+|[0-9]{1,4}[.)])")
-"""What people begin the entries of a list with that YAML takes for text."""
+"""Markers that people write before list entries and that YAML reads as text."""
 
 
 class StoryError(ValueError):
-    """A story that cannot be filmed; the message is one line for the person who wrote it."""
+    """A story that cannot be used; the message is one line for its author."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,13 +68,13 @@ class Shot:
     """A continuous shot of a story: its caption, length and seed.
 
     Raises:
-        StoryError: on an empty or overlong caption, or a length or seed out of range.
+        StoryError: The caption is empty or too long, or the length or the seed is out of range.
     """
 
     caption: str
-    """What the shot shows; kept exactly as written."""
+    """Caption of the shot, exactly as written."""
     num_chunks: int | None = None
-    """Length in chunks; None: the model's usual length."""
+    """Length in chunks; None: the model's default length."""
     seed: int | None = None
     """Seed of this shot's noise; None: derived from the story's seed."""
 
@@ -86,22 +86,22 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Story:
-    """A film's script.
+    """A story: the global caption and the shots of a film.
 
     Raises:
-        StoryError: on an empty global caption, no shots, too many, or a seed out of range.
+        StoryError: The global caption is empty, there are no shots or too many, or the seed is out of range.
     """
 
     global_caption: str
-    """Cast, place and style: what all shots share; kept exactly as written."""
+    """Caption of all shots: cast, place and style; exactly as written."""
     shots: tuple[Shot, ...]
-    """In the order in which they are shown."""
+    """The shots, in the order of the film."""
     title: str = "Untitled"
-    """Shown in the film's metadata and on the storyboard."""
+    """Title in the film's metadata and on the storyboard."""
     seed: int | None = None
-    """Seed of the film; None: chosen by whoever films it."""
+    """Seed of the film; None: chosen by the caller."""
     warnings: tuple[str, ...] = field(default=(), compare=False)
-    """What was not read of the document that it comes from, for the person who wrote that."""
+    """Parts of the source document that were ignored, for its author."""
 
     def __post_init__(self) -> None:
         _check_text(self.global_caption, "global_caption", MAX_CAPTION_CHARS)
@@ -113,7 +113,7 @@ class Story:
             raise StoryError(f"{len(self.shots)} shots; at most {MAX_SHOTS} are allowed: split the story")
 
     def to_document(self) -> dict[str, Any]:
-        """The story as plain dicts and lists under our keys; `story_from_document` inverts it."""
+        """Returns the story as plain dicts and lists; `story_from_document` reads them."""
         document: dict[str, Any] = {"title": self.title}
         if self.seed is not None:
             document["seed"] = self.seed
@@ -129,30 +129,30 @@ class Story:
         return document
 
     def to_published_document(self) -> dict[str, str]:
-        """The published JSON's keys: 1-based, captions only (no title, seeds or lengths)."""
+        """Returns the published JSON: numbered from 1, captions only (no title, seeds or lengths)."""
         captions = {f"shot{number}": shot.caption for number, shot in enumerate(self.shots, start=1)}
         return {"global_caption": self.global_caption, **captions}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FittedCaption:
-    """A composed caption that fits its encoder."""
+    """A composed caption that fits the text encoder."""
 
     text: str
-    """What is encoded."""
+    """The text to encode."""
     cut: str = ""
-    """What was cut from the end of the global caption; empty when all of it fits."""
+    """Text that was cut from the end of the global caption; empty if all of it fits."""
 
 
 def compose_caption(global_caption: str, caption: str, shot_index: int, *, style: CaptionStyle) -> str:
-    """The text given to the model for one shot; of a model, ask `family_caption` of `pipeline_config`.
+    """Returns the text that the model gets for one shot.
 
     Args:
-        global_caption: what all shots share; may be empty in the plain style.
-        caption: the shot's own.
-        shot_index: 0-based; part of the published text, ignored by the plain one.
-        style: "plain" joins the two by a space, with runs of white space collapsed. "published" is the
-            published code's string: the label is 0-based and nothing is inserted around it.
+        global_caption: the caption of all shots; may be empty in the plain style.
+        caption: the shot's own caption.
+        shot_index: index of the shot, from 0; part of the published text, ignored by the plain one.
+        style: "plain" joins the two with a space, and collapses white space. "published" is the string of the
+            published code: its label counts from 0, and nothing is inserted around it.
     """
     if style == "published":
         return f"{global_caption}shot{shot_index}:{caption}"
@@ -168,17 +168,17 @@ def fit_caption(
     shot_index: int,
     style: CaptionStyle,
 ) -> FittedCaption:
-    """The composed caption, with the end of the global caption cut, word by word, until it fits.
+    """Returns the composed caption; the global caption is cut at the end, word by word, until it fits.
 
-    The shot's own text is never cut here: where it alone is too long, the encoder's own truncation remains.
+    The shot's own caption is never cut here: if it alone is too long, the encoder truncates it.
 
     Args:
-        global_caption: what all shots share.
-        caption: the shot's own.
-        max_tokens: what the encoder takes.
-        count_tokens: number of tokens of a text, special tokens included; it may
-            not shrink as words are added.
-        shot_index: 0-based.
+        global_caption: the caption of all shots.
+        caption: the shot's own caption.
+        max_tokens: maximum number of tokens of the encoder.
+        count_tokens: returns the number of tokens of a text, with special tokens; it must not decrease when
+            words are added.
+        shot_index: index of the shot, from 0.
         style: see `compose_caption`.
     """
     whole = compose_caption(global_caption, caption, shot_index, style=style)
@@ -198,15 +198,15 @@ def fit_caption(
 
 
 def bundled_stories() -> dict[str, Path]:
-    """The stories shipped with the package, name -> file, sorted by name."""
+    """Returns the stories of the package, file by name, sorted by name."""
     return {path.stem: path for path in sorted(_STORIES_DIR.glob("*.yaml"))}
 
 
 def find_story(source: str) -> Path:
-    """The file meant by a path or by the name of a bundled story; a file wins over a name.
+    """Returns the file of a path or of the name of a bundled story; an existing file has priority.
 
     Raises:
-        StoryError: when there is neither.
+        StoryError: There is neither.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source):
         raise StoryError(f"{source}: an address; download the file and give its name")
@@ -230,10 +230,10 @@ def find_story(source: str) -> Path:
 
 
 def read_story(path: Path) -> Story:
-    """The story in a YAML or JSON file (at most 1 MiB).
+    """Returns the story in a YAML or JSON file (at most 1 MiB).
 
     Raises:
-        StoryError: on anything that cannot be read or understood; the message begins with the path.
+        StoryError: It cannot be read or is invalid; the message begins with the path.
     """
     try:
         return _read(read_text(path, MAX_STORY_BYTES), path.suffix.lower(), _default_title(path.stem))
@@ -242,10 +242,10 @@ def read_story(path: Path) -> Story:
 
 
 def story_from_bytes(data: bytes, *, default_title: str = "Untitled") -> Story:
-    """The story in the content of a YAML or JSON file.
+    """Returns the story in the content of a YAML or JSON file.
 
     Raises:
-        StoryError: as `read_story`, but no path is named.
+        StoryError: As in `read_story`, without a path in the message.
     """
     if len(data) > MAX_STORY_BYTES:
         raise StoryError(f"larger than {MAX_STORY_BYTES} bytes, the most that is read")
@@ -269,7 +269,7 @@ def _read(text: str, suffix: str, title: str) -> Story:
             if suffix == ".json" or re.match(r"\s*[\[{]\s*[\u2018-\u201f]", text):
                 raise
             try:
-                document = parse_yaml(text)  # YAML in brackets, which is less strict
+                document = parse_yaml(text)  # YAML in flow style, which is less strict
             except DocumentError:
                 raise error from None
             return story_from_document(document, default_title=title)
@@ -294,15 +294,16 @@ def _is_json_lines(text: str) -> bool:
 
 
 def _default_title(name: str) -> str:
-    """A title from a file's name, which may hold what no title may."""
+    """Returns a title from the name of a file, without characters that a title must not have."""
     return NO_TEXT.sub("?", name).strip()[:MAX_TITLE_CHARS] or "Untitled"
 
 
 def story_from_document(document: object, *, default_title: str = "Untitled") -> Story:
-    """The story in parsed YAML or JSON: our keys, or the published ones.
+    """Returns the story in parsed YAML or JSON, with ShotStream's keys or the published ones.
 
     Raises:
-        StoryError: on missing keys and on values of the wrong kind; unknown keys are told in its warnings.
+        StoryError: A key is missing, or a value has the wrong type. Unknown keys are listed in
+            `Story.warnings`.
     """
     if isinstance(document, list):
         entries = cast("list[object]", document)
@@ -354,7 +355,7 @@ def story_from_document(document: object, *, default_title: str = "Untitled") ->
 def _sort_keys(
     entries: Mapping[object, object], known: Sequence[str], ignored: list[str], where: str = ""
 ) -> tuple[dict[str, object], dict[int, object]]:
-    """Values by the known keys, and of numbered shots by their numbers; the other keys join `ignored`."""
+    """Returns values by known keys, and shots by number; other keys are appended to `ignored`."""
     names = {name.replace("_", ""): name for name in known}
     found: dict[str, object] = {}
     numbered: dict[int, object] = {}
@@ -375,7 +376,7 @@ def _sort_keys(
 
 
 def _plain_key(key: str) -> str:
-    """A key without what cannot be seen of it: wide letters and digits, marks without width, case."""
+    """Returns a key without invisible differences: full-width letters, marks without width, case."""
     seen = "".join(char for char in unicodedata.normalize("NFKC", key) if unicodedata.category(char) != "Cf")
     return seen.strip().casefold()
 
@@ -391,7 +392,7 @@ def _in_order(numbered: Mapping[int, object]) -> list[object]:
 
 
 def _lengths(value: object, num_shots: int, warnings: list[str]) -> list[int | None]:
-    """Chunks of each shot, the nearest to its number of frames; None: none is given."""
+    """Returns the chunks of each shot, nearest to its number of frames; None if not given."""
     if value is None:
         return [None] * num_shots
     given = cast("list[object]", value) if isinstance(value, list) else [value] * num_shots

@@ -1,8 +1,8 @@
-"""The way of tensors between main memory and a device, on which nothing that is queued there is waited for.
+"""Copies of tensors between main memory and a device, without waiting for queued work.
 
-A copy from or to ordinary memory waits until the device has done all that was given to it before. From pinned
-memory it takes its turn like any other work; torch keeps that memory until the copy is done, and then uses it
-again. Another device than a GPU has no queue, and is copied to as usual.
+A copy from or to pageable memory waits until the device has finished all earlier work. A copy from pinned
+memory is queued like any other work; torch keeps that memory until the copy is done, and then reuses it. A
+device other than a GPU has no queue, and is copied to as usual.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """`tensor` on `device`; from main memory without waiting for what is queued there."""
+    """Returns `tensor` on `device`; a copy from main memory does not wait for queued work."""
     target = torch.device(device)
     if tensor.device.type != "cpu" or target.type == "cpu":
         return tensor.to(target)
@@ -18,13 +18,13 @@ def send(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 def fetch(tensor: Tensor) -> Tensor:
-    """`tensor` in main memory, laid out in order; waits for what the current stream has made, and no more."""
+    """Returns `tensor` in main memory, contiguous; waits for the work of the current stream alone."""
     tensor = tensor.contiguous()
     if not tensor.is_cuda:
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
-    # A thread that waits like this sleeps, instead of asking again and again.
+    # A thread that waits like this sleeps, instead of polling.
     arrived = torch.cuda.Event(blocking=True)
     arrived.record(torch.cuda.current_stream(tensor.device))
     arrived.synchronize()
@@ -32,5 +32,5 @@ def fetch(tensor: Tensor) -> Tensor:
 
 
 def pinned(tensor: Tensor) -> Tensor:
-    """A copy of `tensor` in pinned memory, if there is a GPU that could use it."""
+    """Returns a copy of `tensor` in pinned memory, if there is a GPU that could use it."""
     return tensor.contiguous().pin_memory() if torch.cuda.is_available() else tensor

@@ -168,9 +168,7 @@ def encode_manifest(
                 done += 1
                 if sample.bad is not None:
                     bad.append(sample.bad)
-                    _check_bad(
-                        bad, allowed, form
-                    )  # the message contains the last one, which is not reported elsewhere
+                    _check_bad(bad, allowed, form)  # the message contains the last bad clip
                 if progress:
                     progress(done, total, "" if sample.bad is None else f"{sample.bad[0]}: {sample.bad[1]}")
                 elif sample.bad is not None:

@@ -161,9 +161,7 @@ class ShardSource:
             return [self._sample(step, row) for row in rows]
         wanted = [(ahead, row) for ahead in range(step, step + 1 + self.config.read_ahead) for row in rows]
         for key in [key for key in self._ahead if not 0 <= key[0] - step <= self.config.read_ahead]:
-            self._ahead.pop(
-                key
-            ).cancel()  # read ahead for other steps; other rows belong to another part of the batch
+            self._ahead.pop(key).cancel()  # for other steps; other rows are another part of the batch
         for key in wanted:
             if key not in self._ahead:
                 self._ahead[key] = self._pool.submit(self._sample, *key)

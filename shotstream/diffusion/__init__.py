@@ -1,1 +1,1 @@
-"""Flow matching as pure functions of tensors: the path, its schedule, its samplers, guidance."""
+"""Flow matching as pure functions of tensors: the path, its schedule, samplers, guidance and losses."""

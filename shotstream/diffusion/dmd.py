@@ -1,5 +1,4 @@
-"""Distribution matching: the student moves its samples from where the fake score sees them to where the
-teacher does.
+"""Distribution matching distillation (DMD): the gradient that moves the student towards the teacher.
 
 Source: DMD2 (arXiv 2405.14867), equations as used by Self-Forcing (arXiv 2506.08009) and arXiv 2603.25746.
 """
@@ -9,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 _LEAST_DISTANCE = 1e-6
-"""Floor of the normaliser: a sample that the teacher does not move at all gets a finite gradient."""
+"""Minimum of the normaliser: a sample that the teacher does not move at all gets a finite gradient."""
 
 
 def dmd_gradient(
@@ -17,16 +16,16 @@ def dmd_gradient(
     fake_x0: Float[Tensor, "b c f h w"],
     real_x0: Float[Tensor, "b c f h w"],
 ) -> Float[Tensor, "b c f h w"]:
-    """The direction of descent's opposite: (fake - real) / mean |x0 - real|, the mean over each sample.
+    """Returns the gradient (fake - real) / mean |x0 - real|, with the mean over each sample.
 
     Args:
         x0: The student's samples.
-        fake_x0: What the fake score predicts for the noised samples.
-        real_x0: What the teacher predicts for them, guidance included.
+        fake_x0: Prediction of the fake score for the noised samples.
+        real_x0: Prediction of the teacher for them, with guidance.
 
     Returns:
         A constant in float32 or better: no gradient reaches the student, the teacher or the fake score.
-        Non-finite predictions stay non-finite, for the caller to refuse.
+            Non-finite predictions give non-finite values, for the caller to refuse.
     """
     dtype = torch.promote_types(x0.dtype, torch.float32)
     x0, fake_x0, real_x0 = (part.detach().to(dtype) for part in (x0, fake_x0, real_x0))
@@ -35,6 +34,6 @@ def dmd_gradient(
 
 
 def dmd_loss(x0: Float[Tensor, "b c f h w"], gradient: Float[Tensor, "b c f h w"]) -> Float[Tensor, ""]:
-    """A loss whose gradient at `x0` is `gradient` over the number of its elements."""
+    """Returns a loss whose gradient at `x0` is `gradient` divided by the number of its elements."""
     moving = x0.to(gradient.dtype)
     return 0.5 * (moving - (moving - gradient).detach()).square().mean()

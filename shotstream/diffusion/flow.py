@@ -2,7 +2,7 @@
 
     noisy = (1 - sigma) x0 + sigma noise        velocity = noise - x0
 
-Computed in float32 (float64 when an input is) and returned in the dtype of the first argument. There is no
+Computed in float32 (float64 if an input is) and returned in the dtype of the first argument. There is no
 schedule and no network here.
 
 Source: rectified flow as used by Wan2.1 and arXiv 2603.25746.
@@ -19,18 +19,18 @@ Sigma = Float[Tensor, "b f"]
 
 
 def add_noise(x0: Latents, noise: Latents, sigma: Sigma) -> Latents:
-    """Noisy latents at `sigma`: x0 itself at 0, the noise itself at 1."""
+    """Returns noisy latents at level `sigma`: x0 itself at 0, the noise itself at 1."""
     level = _per_frame(sigma, x0)
     return ((1 - level) * x0 + level * noise).to(x0.dtype)
 
 
 def velocity_target(x0: Latents, noise: Latents) -> Latents:
-    """The velocity a network should predict anywhere on the path from `x0` to `noise`."""
+    """Returns the velocity that a network should predict on the path from `x0` to `noise`."""
     return (_precise(noise) - _precise(x0)).to(x0.dtype)
 
 
 def x0_from_velocity(noisy: Latents, velocity: Latents, sigma: Sigma) -> Latents:
-    """The data end of the path through `noisy` along `velocity`."""
+    """Returns the data end of the path through `noisy` with `velocity`."""
     return (_precise(noisy) - _per_frame(sigma, noisy) * _precise(velocity)).to(noisy.dtype)
 
 

@@ -16,17 +16,17 @@ def flow_matching_loss(
     cell_weight: Float[Tensor, "b f h w"] | None = None,
     channel_weight: Float[Tensor, " c"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error of predicted velocities, in float32 or better.
+    """Returns the mean squared error of predicted velocities, in float32 or better.
 
-    Context frames must have been removed: nothing is asked of them.
+    Context frames must be removed before: they are not targets.
 
     Args:
         velocity: The network's prediction for the target frames.
         target: `velocity_target(x0, noise)`.
-        frame_weight: Weight of each frame, for example `FlowSchedule.training_weight(sigma)`; not
-            normalised here.
-        cell_weight: Weight of each latent cell, for example to attend to what is small; not normalised here.
-        channel_weight: Weight of each latent channel, for codecs whose channels differ in what they show.
+        frame_weight: Weight of each frame, for example `FlowSchedule.training_weight(sigma)`; not normalised
+            here.
+        cell_weight: Weight of each latent cell, for example to emphasise small objects; not normalised here.
+        channel_weight: Weight of each latent channel, for codecs whose channels differ in importance.
     """
     dtype = torch.promote_types(velocity.dtype, torch.float32)
     error = (velocity.to(dtype) - target.to(dtype)).square()

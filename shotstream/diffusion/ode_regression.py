@@ -1,4 +1,4 @@
-"""ODE regression: the causal student learns to jump from the teacher's trajectory to its end.
+"""ODE regression: the causal student learns to predict the end of the teacher's trajectory from its states.
 
 Source: CausVid (arXiv 2412.07772); the causal initialisation of arXiv 2603.25746.
 """
@@ -16,10 +16,10 @@ def ode_regression_loss(
     channel_weight: Float[Tensor, " c"] | None = None,
     num_noised: float | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over the frames that were noised, in float32 or better.
+    """Returns the mean squared error over the noised frames, in float32 or better.
 
-    A frame at sigma 0 shows its own answer and counts for nothing; where all frames are clean the loss is 0.
-    `num_noised` is the number of noised frames to divide by, where these are part of a larger batch.
+    A frame at sigma 0 is its own target and does not count; if all frames are clean the loss is 0.
+    `num_noised` is the number of noised frames to divide by, if these are part of a larger batch.
     """
     dtype = torch.promote_types(predicted_x0.dtype, torch.float32)
     error = (predicted_x0.to(dtype) - x0.to(dtype)).square()

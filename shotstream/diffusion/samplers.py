@@ -1,10 +1,10 @@
-"""From noise to data: many Euler steps for the teacher, a few re-noised steps for the student.
+"""Samplers, from noise to data: many Euler steps for the teacher, a few re-noised steps for the student.
 
-A network enters as a function `velocity(noisy, sigma)`; conditioning, caches and guidance are inside it.
-Samplers decide no randomness: noise comes in.
+A network is passed as a function `velocity(noisy, sigma)`, which includes conditioning, caches and guidance.
+Samplers have no randomness: noise is an argument.
 
-Source: Euler integration of the flow; the few-step student of Self-Forcing (arXiv 2506.08009) and
-arXiv 2603.25746.
+Source: Euler integration of the flow; the few-step student of Self-Forcing (arXiv 2506.08009) and arXiv
+2603.25746.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,15 +17,15 @@ from torch import Tensor
 from shotstream.diffusion.flow import Latents, Sigma, add_noise, x0_from_velocity
 
 VelocityFunction = Callable[[Tensor, Tensor], Tensor]
-"""(noisy "b c f h w", sigma "b f") -> velocity "b c f h w"."""
+"""A velocity prediction: (noisy "b c f h w", sigma "b f") -> velocity "b c f h w"."""
 
 
 def euler_states(
     velocity: VelocityFunction, noise: Latents, sigmas: Float[Tensor, " n_plus_1"]
 ) -> Iterator[Tensor]:
-    """Every state of an Euler integration: `noise` at sigmas[0] first, the result at sigmas[-1] last.
+    """Yields every state of an Euler integration: `noise` at sigmas[0] first, the result at sigmas[-1] last.
 
-    States are kept in float32 or better, whatever the network computes in.
+    States are in float32 or better, whatever the dtype of the network.
     """
     state = noise.to(torch.promote_types(noise.dtype, torch.float32))
     yield state
@@ -36,7 +36,7 @@ def euler_states(
 
 
 def euler(velocity: VelocityFunction, noise: Latents, sigmas: Float[Tensor, " n_plus_1"]) -> Latents:
-    """The end of an Euler integration along `sigmas` (falling; end them with 0 to reach data)."""
+    """Returns the end of an Euler integration along `sigmas`, descending; a last level of 0 gives data."""
     state = noise
     for latest in euler_states(velocity, noise, sigmas):
         state = latest
@@ -51,12 +51,11 @@ def few_step(
     *,
     exit_step: int | None = None,
 ) -> Latents:
-    """The x0 that the student predicts at its last step.
+    """Returns the x0 that the student predicts at its last step.
 
-    At every level it predicts x0, and between levels it adds fresh noise: `renoise(i)` is the noise that
-    takes the x0 of step i to level sigmas[i + 1]. With `exit_step` the walk ends at that step (default: the
-    last). The steps before the exit step never carry a gradient; the exit step follows the caller's grad
-    mode.
+    At every level it predicts x0, and between levels fresh noise is added: `renoise(i)` is the noise that
+    takes the x0 of step i to level sigmas[i + 1]. With `exit_step` sampling ends at that step (default: the
+    last). Steps before the exit step never have gradients; the exit step has them if they are enabled.
     """
     last = len(sigmas) - 1 if exit_step is None else exit_step
     if not 0 <= last < len(sigmas):
@@ -70,7 +69,7 @@ def few_step(
 
 
 def per_frame(sigma: Float[Tensor, ""], latents: Latents) -> Sigma:
-    """A level for every latent frame of `latents`, as a view on its device."""
+    """Returns a level for every latent frame of `latents`, as a view on its device."""
     return sigma.to(latents.device).expand(latents.shape[0], latents.shape[2])
 
 

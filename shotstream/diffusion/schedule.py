@@ -1,8 +1,8 @@
-"""Noise levels: the shifted schedule, its training draws and weights, and the student's few steps.
+"""Noise levels: the shifted schedule, its random training levels and weights, and the student's few steps.
 
-Sigma is in [0, 1], 1 = noise; a published timestep is 1000 sigma. Tables are computed in float64 and
-returned as float32 on the CPU. A level is never rounded to bfloat16: the network must see the level that the
-noise was added at.
+Sigma is in [0, 1], 1 = noise; a published timestep is 1000 sigma. Tables are computed in float64 and returned
+as float32 on the CPU. A level is never rounded to bfloat16: the network must get the level at which the noise
+was added.
 
 Source: the flow-matching schedule of Wan2.1 with shift 8 and the warped steps 1000, 740, 500, 260 of the
 published ShotStream code (arXiv 2603.25746).
@@ -16,17 +16,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 STUDENT_STEPS = (1000, 740, 500, 260)
-"""Positions of the student's steps on the unshifted scale, before the schedule warps them."""
+"""The student's timesteps on the unshifted scale, before the schedule warps them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlowSchedule:
-    """The levels shift s / (1 + (shift - 1) s) for s falling evenly from 1 towards 0."""
+    """The shifted schedule: levels shift s / (1 + (shift - 1) s) for s evenly spaced from 1 towards 0."""
 
     shift: float = 8.0
-    """How far levels lean towards noise; 1 leaves them even."""
+    """Shift of the levels towards noise; 1 is no shift."""
     num_train_steps: int = 1000
-    """Rows of the training table."""
+    """Number of rows of the training table."""
 
     def __post_init__(self) -> None:
         if not self.shift > 0:
@@ -35,41 +35,44 @@ class FlowSchedule:
             raise ValueError(f"num_train_steps is {self.num_train_steps}; it must be at least 1")
 
     def warp(self, even: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Shifted levels of the evenly spaced levels `even` in [0, 1]."""
+        """Returns the shifted levels of the evenly spaced levels `even` in [0, 1]."""
         return self.shift * even / (1 + (self.shift - 1) * even)
 
     def unwarp(self, sigma: float) -> float:
-        """The even level that `warp` sends to `sigma`."""
+        """Returns the even level that `warp` maps to `sigma`."""
         return sigma / (self.shift - (self.shift - 1) * sigma)
 
     def train_sigmas(self) -> Float[Tensor, " n"]:
-        """The training table, falling from 1; it stops one step short of 0."""
+        """Returns the training table, descending from 1; it ends one step before 0."""
         return self._even_sigmas(self.num_train_steps).float()
 
     def training_weight(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Loss weight of each level: a bell around 1/2, lowered to 0 at its least table entry, mean 1.
+        """Returns the loss weight of each level: a bell around 1/2, with minimum 0 and mean 1 over the table.
 
-        Levels outside the table are weighted by the same formula, never below 0.
+        Levels outside the table have weights from the same formula, never below 0.
         """
         table = _bell(self._even_sigmas(self.num_train_steps))
         scale = 1 / (table - table.min()).mean()
         return ((_bell(sigma.double()) - table.min()) * scale).clamp_min(0).to(sigma.dtype)
 
     def nearest_index(self, sigma: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """Row of the training table nearest to each level; the first row wins a tie."""
+        """Returns the row of the training table nearest to each level; the first row of a tie."""
         return (sigma.unsqueeze(-1) - self.train_sigmas().to(sigma)).abs().argmin(dim=-1)
 
     def nearest_sigma(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The level in the training table nearest to each level, as the published code looks levels up.
+        """Returns the level in the training table nearest to each level, like the published code.
 
-        Only for agreement with published numbers: it never returns 0, so level 0 would not be clean.
+        Use it only to reproduce published numbers: it never returns 0, so level 0 would not be clean.
         """
         return self.train_sigmas().to(sigma)[self.nearest_index(sigma)]
 
     def student_sigmas(self, steps: Sequence[int] = STUDENT_STEPS) -> Float[Tensor, " k"]:
-        """Levels of the few-step student. A step counts even levels from the clean end; step 0 is level 0.
+        """Returns the levels of the few-step student.
 
-        Raises ValueError unless the steps fall within 0..num_train_steps.
+        A step is an index of even levels, counted from the clean end; step 0 is level 0.
+
+        Raises:
+            ValueError: A step is not in 0..num_train_steps.
         """
         if not steps or min(steps) < 0 or max(steps) > self.num_train_steps:
             raise ValueError(f"steps {tuple(steps)} must lie in 0..{self.num_train_steps}")
@@ -79,7 +82,7 @@ class FlowSchedule:
         return self.warp(even).float()
 
     def sampling_sigmas(self, num_steps: int) -> Float[Tensor, " n_plus_1"]:
-        """Levels of an Euler sampler of `num_steps` steps, the final 0 included."""
+        """Returns the levels of an Euler sampler of `num_steps` steps, with the final 0."""
         if num_steps < 1:
             raise ValueError(f"{num_steps} steps; a sampler takes at least 1")
         return torch.cat([self._even_sigmas(num_steps), torch.zeros(1, dtype=torch.float64)]).float()
@@ -87,10 +90,10 @@ class FlowSchedule:
     def sample_training_sigma(
         self, generator: torch.Generator, shape: Sequence[int], *, low: float = 0.0, high: float = 1.0
     ) -> Float[Tensor, "..."]:
-        """Random levels in [low, high], float32, on the generator's device.
+        """Returns random levels in [low, high], float32, on the generator's device.
 
-        Even levels are uniform between the ends' own even levels, so that nothing piles up at `low` or
-        `high` (clamping would).
+        Even levels are uniform between the even levels of the bounds, so that there is no accumulation at
+        `low` or `high`, which clamping would cause.
         """
         if not 0 <= low < high <= 1:
             raise ValueError(f"levels from {low} to {high}; give 0 <= low < high <= 1")
