@@ -37,26 +37,20 @@ class ContextCache:
         """Removes a take, so that it is read from disk again."""
         self._takes.pop(take_id, None)
 
-    def takes_before(
-        self, film: Sequence[str], context: Sequence[ContextFrameRecord], takes: Mapping[str, TakeRecord]
-    ) -> tuple[Take, ...]:
-        """Returns the memories of a film's takes, with the frames of `context` in them.
+    def takes_before(self, film: Sequence[str], takes: Mapping[str, TakeRecord]) -> tuple[Take, ...]:
+        """Returns the memories of a film's takes, each with the frames that its place offers.
 
         Raises:
             CorruptTakeError: A take cannot be read.
         """
-        wanted: dict[str, list[int]] = {take_id: [] for take_id in film}
-        for frame in context:
-            if frame.pin_id is None:
-                wanted[frame.take_id].append(frame.frame_index)
-        return tuple(self.take(takes[take_id], wanted[take_id]) for take_id in film)
+        return tuple(self.take(takes[take_id], shot_index) for shot_index, take_id in enumerate(film))
 
-    def take(self, record: TakeRecord, frame_indices: Sequence[int] = ()) -> Take:
-        """Returns a take's memory with the latents of at least `frame_indices`.
+    def take(self, record: TakeRecord, shot_index: int) -> Take:
+        """Returns a take's memory at `shot_index` in the film, with exactly the frames of `kept_frames`.
 
         Latents are encoded again from the lossless frames where the take was generated with other weights, or
-        where its memory lacks a frame. The latter happens to a take that has moved towards the film's start
-        because an earlier shot was removed: more of its frames are then candidates than when it was stored.
+        where its memory lacks a frame. The latter happens to a take that has moved towards the film's start:
+        more of its frames are then candidates than when it was stored.
         """
         media, pipeline = self._app.media, self._app.pipeline
         if record.take_id not in self._takes:
@@ -66,16 +60,18 @@ class ContextCache:
                 take = replace(take, latents=pipeline.encode_frames(frames[list(take.candidate_frames)]))
             self._takes[record.take_id] = take
         take = self._takes[record.take_id]
-        more = sorted(set(frame_indices) - set(take.candidate_frames))
-        if more:
+        offered = kept_frames(record.num_frames, shot_index, pipeline.context_budget)
+        missing = sorted(set(offered) - set(take.candidate_frames))
+        if missing:
             frames = media.read_frames(self._story_id, record)
             take = replace(
                 take,
-                candidate_frames=(*take.candidate_frames, *more),
-                latents=torch.cat([take.latents, pipeline.encode_frames(frames[more])]),
+                candidate_frames=(*take.candidate_frames, *missing),
+                latents=torch.cat([take.latents, pipeline.encode_frames(frames[missing])]),
             )
             self._takes[record.take_id] = take
-        return take
+        latents = torch.stack([take.latent_of(frame_index) for frame_index in offered])
+        return replace(take, candidate_frames=offered, latents=latents)
 
     def pin(self, record: TakeRecord, frame_index: int, shot_index: int) -> Pin:
         """Returns the latent of a pinned frame, as a pin of the shot at `shot_index`.
@@ -142,7 +138,7 @@ def _candidates(
     """Returns the context candidates of a take at `shot_index`; a latent is read only if a policy asks."""
 
     def latent_of(frame_index: int) -> torch.Tensor:
-        return cache.take(record, [frame_index]).latent_of(frame_index)
+        return cache.take(record, shot_index).latent_of(frame_index)
 
     def pinned_latent(pin: PinnedFrame) -> torch.Tensor:
         return cache.pin(record, pin.frame_index, shot_index).latent

@@ -82,7 +82,7 @@ def _shot_request(
             seed=record.seed,
             num_steps=record.num_steps,
             num_chunks=record.num_chunks,
-            takes=cache.takes_before(record.before, record.context, takes),
+            takes=cache.takes_before(record.before, takes),
             pins=tuple(
                 cache.pin(takes[frame.take_id], frame.frame_index, record.before.index(frame.take_id))
                 for frame in record.context

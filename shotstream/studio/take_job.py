@@ -71,7 +71,7 @@ class TakeJob:
             seed=request.seed,
             num_steps=app.pipeline.num_steps,
             num_chunks=request.num_chunks,
-            takes=cache.takes_before(request.before, request.context, takes),
+            takes=cache.takes_before(request.before, takes),
             pins=tuple(
                 cache.pin(takes[pin.take_id], pin.frame_index, request.before.index(pin.take_id))
                 for pin in request.pins

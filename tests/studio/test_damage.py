@@ -1,13 +1,23 @@
 """Files of takes that are not what was written: never used, and made anew with every frame as it was."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from shotstream.film.replay import hash_frames
+from shotstream.streaming.context_sampling import (
+    POLICIES,
+    ContextCandidate,
+    ContextPolicy,
+    NextShot,
+    kept_frames,
+    named_policy,
+)
 from shotstream.streaming.shot import make_shot
 from shotstream.streaming.shot_request import ShotRequest
 from shotstream.studio.api_error import ApiError
@@ -235,20 +245,59 @@ def first(record: TakeRecord) -> TakeRecord:
 
 
 @pytest.mark.slow
-def test_a_memory_holds_each_frame_once_however_often_more_are_asked_for(stage: Stage) -> None:
+def test_a_memory_offers_what_its_place_asks_for_wherever_the_take_was_filmed(stage: Stage) -> None:
+    """A take that had moved to the front offered what it was filmed with and what its plan had chosen."""
     stage.run()
     record = record_of(stage, 2)
-    memories = ContextCache(stage.app, stage.story_id)
-    kept = memories.take(record).candidate_frames
-    more = tuple(index for index in range(record.num_frames) if index not in kept)[:2]
-    for _ in range(2):
-        take = memories.take(record, [*kept, *more])
-        assert take.candidate_frames == (*kept, *more)
+    cache = ContextCache(stage.app, stage.story_id)
     whole = encode_take_memory(stage.app, first(record), stage.media.read_frames(stage.story_id, record))
-    shared = set(take.candidate_frames) & set(whole.candidate_frames)
-    assert shared
-    for index in shared:
-        assert take.latent_of(index).equal(whole.latent_of(index))
+    assert len(cache.take(record, 2).candidate_frames) < len(whole.candidate_frames)
+    for index in (0, 2, 1, 0):
+        take = cache.take(record, index)
+        assert take.candidate_frames == kept_frames(record.num_frames, index, stage.pipeline.context_budget)
+        for frame_index in {*take.candidate_frames} & {*whole.candidate_frames}:
+            assert take.latent_of(frame_index).equal(whole.latent_of(frame_index))
+
+
+class EveryCandidate:
+    """A policy that chooses as another does, and notes what it is offered; latents too."""
+
+    ranks_phases = own_captions = allows_pins = True
+
+    def __init__(self, policy: ContextPolicy) -> None:
+        self.policy = policy
+        self.offered: list[tuple[str, list[tuple[Any, ...]]]] = []
+
+    def choose(
+        self,
+        candidates: Sequence[ContextCandidate],
+        budget: int,
+        next_shot: NextShot,
+        rng: np.random.Generator,
+    ) -> Sequence[ContextCandidate]:
+        seen = [
+            (one.shot_index, one.frame_index, one.pin_index, one.caption, one.latent().numpy().tobytes())
+            for one in candidates
+        ]
+        self.offered.append((next_shot.caption, seen))
+        return self.policy.choose(candidates, budget, next_shot, rng)
+
+
+@pytest.mark.slow
+def test_a_policy_is_offered_the_same_when_a_shot_is_planned_and_when_it_is_made(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.run()
+    name = stage.pipeline.config.context_policy
+    policy = EveryCandidate(named_policy(name))
+    monkeypatch.setitem(cast("dict[str, Any]", POLICIES), name, policy)
+    stage.control("pin", frame={"take_id": stage.film()[1], "frame_index": 3})
+    stage.control("move_shot", shot_id=stage.story.shots[2].shot_id, index=0)
+    stage.control("add_shot", shot={"caption": "a owl walks"})
+    stage.run()
+    planned, *others = [seen for caption, seen in policy.offered if caption == "a owl walks"]
+    assert len(planned) > stage.pipeline.context_budget and others
+    assert all(seen == planned for seen in others), "the last of them is what the shot was made of"
 
 
 @pytest.mark.slow

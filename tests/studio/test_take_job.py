@@ -105,7 +105,7 @@ def test_memories_of_other_weights_are_encoded_anew_from_the_frames(tmp_path: Pa
     first.close()
     stage = Stage(tmp_path, seed=1)
     record = stage.open_story.history.takes[stage.film()[1] or ""]
-    take = ContextCache(stage.app, stage.story_id).take(record)
+    take = ContextCache(stage.app, stage.story_id).take(record, 1)
     frames = stage.media.read_frames(stage.story_id, record)[list(take.candidate_frames)]
     assert take.latents.equal(stage.pipeline.encode_frames(frames))
     assert not take.latents.equal(first.pipeline.encode_frames(frames))
