@@ -1,1 +1,1 @@
-"""The diffusion transformer, its positions, masks and caches."""
+"""The diffusion transformer: its sizes, positions, attention masks and KV caches."""

@@ -1,7 +1,7 @@
-"""Self-attention of the transformer, and the one call that computes attention.
+"""Self-attention of the transformer, and the choice of the attention kernel.
 
-What a query may see is decided by the caller: `SelfAttention` makes queries, keys and values, an `Attend`
-function (full, masked or through a cache) gathers, and `SelfAttention` projects what was gathered.
+The caller decides what a query attends to: `SelfAttention` computes queries, keys and values, an `Attend`
+function (full, masked or with a KV cache) computes attention, and `SelfAttention` projects the result.
 
 Source: Wan2.1 (arXiv 2503.20314).
 """
@@ -23,11 +23,12 @@ from shotstream.model.eight_bit_attention import attend_in_eight_bits, check_eig
 from shotstream.model.rope import RopeTable, apply_rope
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(queries, keys, values), each "b n heads k" after rotation -> "b n heads k"."""
+"""An attention function: queries, keys, values, each "b n heads k" after RoPE -> "b n heads k"."""
 
 AttentionName = Literal["sdpa", "cudnn", "eight-bit"]
-"""What computes attention without a mask: torch's own choice, cuDNN, or our kernel in eight bits, which wants
-a dual cache of int8."""
+"""Name of the kernel for attention without a mask: torch's default, cuDNN, or the 8-bit kernel of this
+package, which needs a dual cache of int8.
+"""
 
 _CUDNN_FIRST = [
     SDPBackend.CUDNN_ATTENTION,
@@ -38,11 +39,13 @@ _CUDNN_FIRST = [
 
 
 _MAX_LAYOUTS = 64
-"""Shots of different lengths, batches and precisions, with and without gradients, in one process."""
+"""Maximum number of compiled variants in one process: lengths of shots, batches, dtypes, with or without
+gradients.
+"""
 
 
 class RMSNorm(nn.Module):
-    """Division by the root mean square over the last axis, in float32 or better, then a learned scale."""
+    """RMS norm over the last axis, in float32 or better, with a learned scale."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -50,13 +53,13 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
-        """`x` normalised, in its own dtype."""
+        """Returns `x` normalised, in its own dtype."""
         precise = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.rms_norm(precise, self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
 
 
 class SelfAttention(nn.Module):
-    """Queries, keys and values of all frames, normalised over all heads together, turned by RoPE."""
+    """Self-attention over all tokens, with queries and keys normalised over all heads together, and RoPE."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -69,13 +72,13 @@ class SelfAttention(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def project(self, x: Float[Tensor, "b n d"], rope: RopeTable) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of every token, "b n heads k", the first two turned to their places."""
+        """Returns queries, keys and values of every token, "b n heads k", the first two after RoPE."""
         queries = apply_rope(self._heads(self.norm_q(self.q(x))), rope)
         keys = apply_rope(self._heads(self.norm_k(self.k(x))), rope)
         return queries, keys, self._heads(self.v(x))
 
     def forward(self, gathered: Float[Tensor, "b n heads k"]) -> Float[Tensor, "b n d"]:
-        """The output projection of what every token gathered."""
+        """Returns the output projection of the result of attention."""
         return self.o(gathered.flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -87,9 +90,9 @@ def attend_all(
     keys: Float[Tensor, "b m heads k"],
     values: Float[Tensor, "b m heads k"],
 ) -> Float[Tensor, "b n heads k"]:
-    """Softmax attention of every query over all keys."""
+    """Returns softmax attention of every query over all keys."""
     if queries.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        # Half-precision attention is several times slower on a CPU, its backward pass above all.
+        # Half-precision attention is several times slower on a CPU, especially its backward pass.
         with torch.autocast("cpu", enabled=False):
             return attend_all(queries.float(), keys.float(), values.float())
     out = F.scaled_dot_product_attention(
@@ -99,13 +102,14 @@ def attend_all(
 
 
 def attention_kernel(name: AttentionName, device: torch.device, dtype: torch.dtype) -> Attend:
-    """The attention kernel of a name: every query over all keys.
+    """Returns the attention kernel with a name; it attends over all keys.
 
-    On a CUDA device all but "sdpa" are untested. "eight-bit" is slow on a CPU, to judge quality; this form of
-    it rounds its keys in each call, a dual cache of int8 once, when they are written.
+    On a CUDA device all except "sdpa" are untested. "eight-bit" is slow on a CPU, where it serves to judge
+    quality; the function returned here rounds its keys in each call, a dual cache of int8 once, when they are
+    written.
 
     Raises:
-        ValueError: It is not there, or not for this device or dtype.
+        ValueError: It is not available, or does not support this device or dtype.
     """
     if name == "sdpa":
         return attend_all
@@ -123,13 +127,13 @@ def attention_kernel(name: AttentionName, device: torch.device, dtype: torch.dty
 
 
 def _attend_cudnn(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    # An order, not a choice: it holds for all threads of the process, and a codec may attend meanwhile.
+    # A priority, not a restriction: it applies to all threads, and a codec may compute attention meanwhile.
     with sdpa_kernel(_CUDNN_FIRST, set_priority=True):
         return attend_all(queries, keys, values)
 
 
 def masked_attend(mask: CausalMask, device: torch.device) -> Attend:
-    """Attention under `mask`, in the form it names."""
+    """Returns attention under `mask`, in the form that the mask selects."""
     if mask.form == "slices":
         return partial(_attend_slices, slices=mask.slices())
     return partial(_attend_blocks, block_mask=mask.block_mask(device))
@@ -154,11 +158,11 @@ def _take(x: Tensor, ranges: tuple[slice, ...]) -> Tensor:
 def _attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, *, block_mask: BlockMask) -> Tensor:
     device = queries.device.type
     if torch.is_autocast_enabled(device):
-        # Autocast knows nothing of FlexAttention, and leaves it queries and keys of another dtype.
+        # Autocast does not handle FlexAttention, whose queries and keys may then differ in dtype.
         dtype = torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
             return _attend_blocks(queries.to(dtype), keys.to(dtype), values.to(dtype), block_mask=block_mask)
-    # A compiled caller compiles this too.
+    # A compiled caller compiles this as well.
     flex = _compiled_flex() if queries.is_cuda and not torch.compiler.is_compiling() else flex_attention
     out = flex(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), block_mask=block_mask)
     assert isinstance(out, Tensor)
@@ -167,16 +171,19 @@ def _attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, *, block_mask:
 
 @cache
 def _compiled_flex() -> Callable[..., Tensor]:
-    """Uncompiled FlexAttention materialises all scores: 42,120 squared for a seven-chunk 480x832 shot."""
+    """Returns compiled FlexAttention.
+
+    Uncompiled, it would materialise all scores: 42,120 squared for a seven-chunk 480x832 shot.
+    """
     expect_graphs(_MAX_LAYOUTS)
-    # One graph or an error: past the limit torch would otherwise go on uncompiled, after a warning.
+    # One graph or an error: beyond the limit torch would otherwise run uncompiled, after a warning.
     return torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
 
 def expect_graphs(count: int) -> None:
-    """Lets torch compile a function for so many cases before it takes them for a mistake; it begins with 8.
+    """Raises torch's limit of compiled variants of a function to `count`; the default is 8.
 
-    For all compiled functions: a limit of its own a function has only from torch 2.12 on.
+    The limit is for all compiled functions: a limit per function exists only from torch 2.12 on.
     """
     limits = torch._dynamo.config  # pyright: ignore[reportPrivateUsage]
     limits.recompile_limit = max(limits.recompile_limit, count)

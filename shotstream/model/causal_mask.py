@@ -1,12 +1,12 @@
-"""Who may attend to whom when a whole shot is seen in one pass: one rule, two forms of it.
+"""The causal attention mask for a whole shot in one pass: one rule, in two forms.
 
-The rule, on chunks: context attends to context; a chunk attends to the context, to itself and to the
-chunks before it, as far back as the window reaches. Inside a chunk attention is bidirectional. Frames past
-the last whole chunk form a last, shorter chunk of their own.
+The rule, on chunks: context attends to context; a chunk attends to the context, to itself and to the chunks
+before it within the window. Inside a chunk attention is bidirectional. Frames after the last whole chunk form
+a last, shorter chunk.
 
-The forms compute the same attention. "slices" runs plain attention per chunk over contiguous ranges of keys
-and never builds a mask: the default, and the fastest where a chunk has many tokens. "block" is a
-FlexAttention BlockMask, compiled on CUDA. Neither ever holds a matrix of tokens by tokens: at 480x832 a shot
+Both forms compute the same attention. "slices" runs plain attention per chunk over contiguous ranges of keys
+and never builds a mask: it is the default, and the fastest if a chunk has many tokens. "block" is a
+FlexAttention BlockMask, compiled on CUDA. Neither allocates a matrix of tokens by tokens: at 480x832 a shot
 of seven chunks has 42,120 tokens, and such a matrix 1.8 GB.
 
 Source: section 4 of arXiv 2603.25746.
@@ -29,11 +29,11 @@ from shotstream.model.config import DiTConfig
 MaskForm = Literal["slices", "block"]
 
 _BLOCK = 128
-"""Tokens of a FlexAttention block, of queries and of keys."""
+"""Number of queries and of keys in a FlexAttention block."""
 
 
 class QuerySlice(NamedTuple):
-    """Consecutive query tokens that share their keys, and the token ranges of those keys."""
+    """Consecutive query tokens that share their keys, and the token ranges of these keys."""
 
     queries: slice
     keys: tuple[slice, ...]
@@ -41,15 +41,15 @@ class QuerySlice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CausalMask:
-    """The causal rule for one sequence [context | shot]. Hashable: its blocks are found once per device."""
+    """The causal mask of one sequence [context | shot]. Hashable: its blocks are computed once per device."""
 
     num_context_frames: int
     num_target_frames: int
-    """Latent frames of the shot."""
+    """Number of latent frames of the shot."""
     chunk_latent_frames: int
     tokens_per_frame: int
     window_chunks: int | None = None
-    """Chunks that a chunk attends to, itself included; None for all."""
+    """Number of chunks that a chunk attends to, including itself; None for all."""
     form: MaskForm = "slices"
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class CausalMask:
     def for_shot(
         cls, config: DiTConfig, grid: TokenGrid, num_target_frames: int, *, form: MaskForm = "slices"
     ) -> "CausalMask":
-        """The mask of a full context and a shot, with the window that streaming will use."""
+        """Returns the mask of a full context and a shot, with the window of streaming."""
         return cls(
             num_context_frames=config.num_context_frames,
             num_target_frames=num_target_frames,
@@ -82,30 +82,30 @@ class CausalMask:
 
     @property
     def num_frames(self) -> int:
-        """Latent frames of the sequence, context included."""
+        """Number of latent frames of the sequence, with the context."""
         return self.num_context_frames + self.num_target_frames
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the sequence."""
+        """Number of tokens of the sequence."""
         return self.num_frames * self.tokens_per_frame
 
     def allows(self, query_group: int, key_group: int) -> bool:
-        """The rule itself, on groups of frames: group 0 is the context, 1 the first chunk."""
+        """Returns the rule for groups of frames: group 0 is the context, 1 the first chunk."""
         in_window = self.window_chunks is None or query_group - key_group < self.window_chunks
         return key_group == 0 or (query_group >= key_group and in_window)
 
     def token_groups(self, device: torch.device | str = "cpu") -> Int[Tensor, " n"]:
-        """The group of every token."""
+        """Returns the group of every token."""
         frame = torch.arange(self.num_tokens, device=device) // self.tokens_per_frame
         return ((frame - self.num_context_frames) // self.chunk_latent_frames + 1).clamp_min(0)
 
     def block_mask(self, device: torch.device | str = "cpu") -> BlockMask:
-        """The rule for `flex_attention`."""
+        """Returns the mask for `flex_attention`."""
         return _block_mask(self, torch.device(device))
 
     def slices(self) -> tuple[QuerySlice, ...]:
-        """The rule as contiguous ranges: every query token once, in order."""
+        """Returns the mask as contiguous ranges: every query token once, in order."""
         ranges = self._group_ranges()
         return tuple(
             QuerySlice(queries, _merge([keys for key, keys in enumerate(ranges) if self.allows(query, key)]))
@@ -114,9 +114,9 @@ class CausalMask:
         )
 
     def blocks(self, device: torch.device | str = "cpu") -> tuple[Bool[Tensor, "n n"], Bool[Tensor, "n n"]]:
-        """The blocks of [query, key] tokens that the rule allows in part, and those that it allows whole.
+        """Returns the blocks of [query, key] tokens that are partly allowed, and the fully allowed ones.
 
-        A block that reaches past the last token is never whole.
+        A block that extends past the last token is never completely allowed.
         """
         edges = torch.tensor([(part.start, part.stop) for part in self._group_ranges()], device=device)
         first = torch.arange(0, self.num_tokens, _BLOCK, device=device)[:, None]
@@ -129,12 +129,12 @@ class CausalMask:
         return allowed & ~whole, whole
 
     def group_table(self, device: torch.device | str = "cpu") -> Bool[Tensor, "g g"]:
-        """The rule on every pair of groups, [query, key]."""
+        """Returns the rule for every pair of groups, [query, key]."""
         groups = range(len(self._group_ranges()))
         return torch.tensor([[self.allows(query, key) for key in groups] for query in groups], device=device)
 
     def _group_ranges(self) -> list[slice]:
-        """Tokens of every group; the context's range is empty where there is none."""
+        """Returns the token range of every group; the context's is empty if there is none."""
         starts = range(self.num_context_frames, self.num_frames, self.chunk_latent_frames)
         edges = [frame * self.tokens_per_frame for frame in (0, *starts, self.num_frames)]
         return [slice(first, last) for first, last in pairwise(edges)]
@@ -153,9 +153,9 @@ def _merge(ranges: list[slice]) -> tuple[slice, ...]:
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # kept: a tensor first made in inference mode could never be used for training
+@torch.inference_mode(False)  # cached outside inference mode, whose tensors cannot be used for training
 def _block_mask(mask: CausalMask, device: torch.device) -> BlockMask:
-    # The rule enters as a table to look up: a traced function must not run Python of ours.
+    # The rule is a lookup table, because a traced function must not call Python code.
     groups, table = mask.token_groups(device), mask.group_table(device)
     part, whole = (_listed(blocks) for blocks in mask.blocks(device))
     return BlockMask.from_kv_blocks(
@@ -168,6 +168,6 @@ def _block_mask(mask: CausalMask, device: torch.device) -> BlockMask:
 
 
 def _listed(blocks: Bool[Tensor, "n n"]) -> tuple[Int[Tensor, "1 1 n"], Int[Tensor, "1 1 n n"]]:
-    """The number of key blocks of each query block, and their places, these first and in order."""
+    """Returns the number of key blocks of each query block, and their indices, these first and in order."""
     places = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(dim=-1, dtype=torch.int32)[None, None], places.to(torch.int32)[None, None]

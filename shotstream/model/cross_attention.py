@@ -1,7 +1,7 @@
-"""Captions reach frames here: frame f attends to the caption that its `caption_index` names, and to no other.
+"""Cross-attention to captions: frame f attends to the caption at its `caption_index`, and to no other.
 
-Where one caption is given, every frame reads it. Padding rows of a caption are attended like any other, as
-the published weights expect.
+If there is only one caption, every frame attends to it. Padding rows of a caption are attended to like any
+other, as the published weights expect.
 
 Source: Wan2.1 (arXiv 2503.20314); one caption per shot, arXiv 2603.25746.
 """
@@ -24,7 +24,10 @@ class CaptionKeys(NamedTuple):
     values: Float[Tensor, "b s n heads k"]
 
     def of_frames(self, caption_index: Int[Tensor, "_ f"]) -> "CaptionKeys":
-        """Keys and values of every frame's own caption, "b f n heads k"; one stays one for all frames."""
+        """Returns keys and values of every frame's own caption, "b f n heads k".
+
+        A single caption is returned as it is, for all frames.
+        """
         if self.keys.shape[1] == 1:
             return self
         rows = torch.arange(self.keys.shape[0], device=self.keys.device)[:, None]
@@ -33,20 +36,20 @@ class CaptionKeys(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TextCache:
-    """Keys and values of some captions in every layer, made by `DiT.text_cache` once per shot.
+    """The keys and values of captions in every layer, computed by `DiT.text_cache` once per shot.
 
-    It never changes: other captions are another cache, so that stale captions cannot be attended.
+    It is immutable: other captions need another cache, so that no outdated captions can be attended to.
     """
 
     captions: tuple[str, ...]
-    """The captions, in the order of `caption_index`: what the cache is keyed by. May be empty."""
+    """The captions, in the order of `caption_index`, which identify the cache; may be empty."""
     layers: tuple[CaptionKeys, ...]
 
     def only(self, rows: Int[Tensor, " b"]) -> "TextCache":
-        """The one caption of each sample that `rows` names, for frames that all read it; without its text.
+        """Returns the cache of one caption per sample, at the indices `rows`, without the captions' texts.
 
-        A pass then attends to it as it is, instead of gathering a copy for every frame in every layer. Where
-        one caption was given every frame reads it already, whatever `rows` says.
+        It serves frames that all attend to one caption: a pass then needs no copy of the caption for every
+        frame in every layer. A cache of a single caption is returned as it is, whatever `rows` holds.
         """
         if all(layer.keys.shape[1] == 1 for layer in self.layers):
             return self
@@ -71,13 +74,13 @@ class CrossAttention(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def caption_keys(self, text: Float[Tensor, "b s n d"]) -> CaptionKeys:
-        """Keys and values of captions that have passed the text embedding."""
+        """Returns keys and values of captions after the text embedding."""
         keys = self.norm_k(self.k(text)).unflatten(-1, (self.num_heads, -1))
         values = self.v(text).unflatten(-1, (self.num_heads, -1))
         return CaptionKeys(keys, values)
 
     def forward(self, x: Float[Tensor, "b f p d"], captions: CaptionKeys) -> Float[Tensor, "b f p d"]:
-        """Attention of every token to the caption of its frame; `captions` are one, or one per frame."""
+        """Returns the attention of every token to its frame's caption: a common one, or one per frame."""
         batch, num_frames = x.shape[:2]
         queries = self.norm_q(self.q(x)).unflatten(-1, (self.num_heads, -1))  # b f p heads k
         if captions.keys.shape[1] == 1:

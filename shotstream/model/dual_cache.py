@@ -1,18 +1,18 @@
-"""Keys and values of what a chunk may look back at: the context, and the chunks of its own shot.
+"""The dual KV cache: keys and values of the context, and of earlier chunks of the same shot.
 
-One buffer per layer, allocated once: [context | shot]. A pass reads one contiguous range of it, in which
-order does not matter because positions are already in the keys. A pass either reads or writes:
+There is one buffer per layer, allocated once: [context | shot]. A pass reads one contiguous range of it, in
+any order, because positions are already in the keys. A pass either reads or writes:
 
 - a denoise pass of chunk c reads the context and the committed chunks of its window. Its own keys go to
-  chunk c's free place, so that the range stays contiguous, and mean nothing to anybody afterwards;
-- a commit pass ("global": the context; "local": a finished chunk) makes its keys and values last.
+  chunk c's free slot, so that the range is contiguous; no later pass reads them;
+- a commit pass ("global": the context; "local": a finished chunk) stores its keys and values.
 
-A layer's keys and values are kept as they are, perhaps in fewer bits and widened for each pass, or rounded
-once, when they are written, for attention in eight bits; see `eight_bit_attention`.
+The keys and values of a layer are stored in a given dtype, perhaps with fewer bits and converted for each
+pass; or they are rounded once, when written, for 8-bit attention, see `eight_bit_attention`.
 
-Chunk c lives in slot c mod `window_chunks`: past the window, a chunk takes the slot of the one that has just
-left it. With gradients enabled nothing is written: keys are concatenated, and none flows back through here.
-Lengths are Python integers; no pass waits for the device.
+Chunk c is in slot c mod `window_chunks`: beyond the window, a chunk takes the slot of the one that has just
+left it. With gradients enabled nothing is written: keys are concatenated, and no gradient flows through the
+cache. Lengths are Python integers; no pass waits for the device.
 
 Source: the dual cache of arXiv 2603.25746, section 4.
 """
@@ -33,23 +33,23 @@ Write = Literal["global", "local"]
 
 
 class KeysValues(NamedTuple):
-    """Keys (after RoPE) and values, "b n heads k"."""
+    """Keys (after RoPE) and values of one layer, "b n heads k"."""
 
     keys: Tensor
     values: Tensor
 
     def part(self, tokens: slice) -> "KeysValues":
-        """Views of some tokens."""
+        """Returns views of a range of tokens."""
         return KeysValues(self.keys[:, tokens], self.values[:, tokens])
 
 
 LayerCache = KeysValues | EightBitKeysValues
-"""What a cache keeps of one layer: tensors, of which `part` gives some tokens."""
+"""The cache of one layer: tensors, with a method `part` for a range of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSnapshot:
-    """A snapshot of a cache, detached from it."""
+    """A copy of the committed keys and values of a cache."""
 
     num_context_frames: int
     num_chunks: int
@@ -58,24 +58,24 @@ class CacheSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class CachePass:
-    """The ranges of one pass over the network. Made by `DualCache.begin`, closed by `DualCache.finish`."""
+    """The token ranges of one forward pass, from `DualCache.begin` to `DualCache.finish`."""
 
     cache: "DualCache"
     write: Write | None
     num_frames: int
     chunk_index: int | None
     others: tuple[slice, ...]
-    """What the pass reads besides its own tokens."""
+    """Ranges that the pass reads besides its own tokens."""
     own: slice | None
-    """Where its own keys are put; None to concatenate instead."""
+    """Range that its own keys are written to; None to concatenate instead."""
     whole: slice
-    """`others` and `own` together."""
+    """Range that covers `others` and `own`."""
     version: int
 
     def attend(
         self, layer: LayerCache, queries: Tensor, keys: Tensor, values: Tensor, attention: Attend
     ) -> Tensor:
-        """Attention of queries to all that the pass attends to; `attention` is for keys kept as they are."""
+        """Returns attention over all keys of the pass; `attention` is used for caches that are not 8-bit."""
         if isinstance(layer, KeysValues):
             return attention(queries, *self.join(layer, keys, values))
         if self.own is not None:
@@ -86,12 +86,12 @@ class CachePass:
         return joined.attend(queries, slice(0, own.stop))
 
     def join(self, layer: KeysValues, keys: Tensor, values: Tensor) -> KeysValues:
-        """The keys and values that the pass attends to in a layer, its own included."""
+        """Returns the keys and values that the pass attends to in a layer, including its own."""
         if self.own is None:
             return self._concatenate(layer, keys, values)
         for stored, new in zip(layer, (keys, values), strict=True):
             stored[:, self.own] = new
-        # A copy only where the cache is kept in fewer bits than the network computes in.
+        # This copies only if the cache has fewer bits than the network's dtype.
         return KeysValues(*(stored.to(keys.dtype) for stored in layer.part(self.whole)))
 
     def _concatenate(self, layer: KeysValues, keys: Tensor, values: Tensor) -> KeysValues:
@@ -109,7 +109,7 @@ class CachePass:
 
 
 class DualCache:
-    """The state of one shot in the making. One network serves any number of caches."""
+    """The dual KV cache of one shot that is being generated. One network can use any number of caches."""
 
     def __init__(
         self,
@@ -121,17 +121,17 @@ class DualCache:
         *,
         num_heads: int | None = None,
     ) -> None:
-        """An empty cache: nothing is committed yet.
+        """Creates an empty cache, without committed keys.
 
         Args:
-            config: Of the network.
-            batch: Films made at once.
-            token_grid: Of their pictures.
-            dtype: What keys and values are kept in; fewer bits than the network's save memory, not time.
-                int8 is for attention in eight bits, which saves both: two bytes and a half of a hundredth
-                for a key's and a value's number. Such a cache takes no pass with gradients.
-            device: Where.
-            num_heads: Heads whose keys it holds; None: all.
+            config: Sizes of the transformer.
+            batch: Number of films that are generated together.
+            token_grid: Size of their latent frames in tokens.
+            dtype: Dtype of stored keys and values; one with fewer bits than the network's saves memory, not
+                time. int8 is for 8-bit attention, which saves both: a key and a value need two bytes per
+                channel, and half a percent more for scales. Such a cache supports no pass with gradients.
+            device: Device of the buffers.
+            num_heads: Number of heads whose keys it holds; None: all.
         """
         self.config = config
         self.batch = batch
@@ -147,7 +147,7 @@ class DualCache:
             for _ in range(config.num_layers)
         )
         self.version = 0
-        """Counts the moments at which keys that an earlier pass read may have gone."""
+        """Counter of the events after which keys that an earlier pass has read may be gone."""
         self._num_context_frames = 0
         self._num_chunks = 0
         self._set_aside: tuple[LayerCache, ...] | None = None
@@ -155,38 +155,38 @@ class DualCache:
 
     @property
     def num_context_frames(self) -> int:
-        """Context frames committed."""
+        """Number of committed context frames."""
         return self._num_context_frames
 
     @property
     def num_chunks(self) -> int:
-        """Chunks of the current shot committed, those past the window included."""
+        """Number of committed chunks of the current shot, including those beyond the window."""
         return self._num_chunks
 
     def context(self, layer: int) -> LayerCache:
-        """Views of the committed context in one layer."""
+        """Returns views of the committed context in one layer."""
         return self.layers[layer].part(self._context_range())
 
     def reset(self) -> None:
-        """Forget the context and the shot."""
+        """Removes the context and the shot."""
         self._num_context_frames = 0
         self.reset_local()
 
     def reset_local(self) -> None:
-        """Forget the chunks of the shot and keep the context."""
+        """Removes the chunks of the shot and keeps the context."""
         self._num_chunks = 0
         self._set_aside = None
         self.version += 1
 
     def snapshot(self) -> CacheSnapshot:
-        """A copy of everything committed."""
+        """Returns a copy of everything committed."""
         self._put_back()
         used = self._used_range(self._num_context_frames, self._num_chunks)
         return CacheSnapshot(self._num_context_frames, self._num_chunks, self._copy(used))
 
     @torch.no_grad()
     def restore(self, snapshot: CacheSnapshot) -> None:
-        """Become what `snapshot` holds. ValueError when it was taken from a cache of another shape."""
+        """Restores a snapshot; raises ValueError if it was taken from a cache of another shape."""
         used = self._used_range(snapshot.num_context_frames, snapshot.num_chunks)
         held = [tuple(saved.shape) for layer in snapshot.layers for saved in layer]
         room = [tuple(stored.shape) for layer in self.layers for stored in layer.part(used)]
@@ -197,10 +197,11 @@ class DualCache:
         self._paste(used, snapshot.layers)
 
     def begin(self, num_frames: int, chunk_index: int | None, write: Write | None) -> CachePass:
-        """The pass over `num_frames` latent frames; `chunk_index` says which chunk they are.
+        """Returns the pass over `num_frames` latent frames, which are chunk `chunk_index` of the shot.
 
-        Raises ValueError for a pass that the cache cannot serve: a chunk that skips one, a chunk whose
-        window is gone, more context than there is room for, a commit with gradients enabled.
+        Raises:
+            ValueError: The cache cannot serve the pass: the chunk skips one, its window is gone, the context
+                is too long, or a commit pass has gradients enabled.
         """
         if write is not None and torch.is_grad_enabled():
             raise ValueError("a commit pass carries no gradient; run it under torch.no_grad()")
@@ -211,7 +212,7 @@ class DualCache:
         return self._begin_chunk(num_frames, chunk_index, write)
 
     def finish(self, done: CachePass) -> None:
-        """Make a commit pass last, once every layer has written; a denoise pass leaves no trace."""
+        """Completes a pass after all layers: commits what a commit pass has written; else does nothing."""
         if done.write == "global":
             self._num_context_frames = done.num_frames
         elif done.write == "local":
@@ -224,7 +225,7 @@ class DualCache:
             raise ValueError(f"{num_frames} context frames; give 1..{self.config.num_context_frames}")
         self._num_context_frames = 0
         self.version += 1
-        # The context ends where the shot begins, so that a shorter one leaves no gap between them.
+        # The context ends where the shot begins, so that there is no gap after a shorter one.
         own = slice(self._shot_start - num_frames * self.token_grid.num_tokens, self._shot_start)
         return CachePass(self, "global", num_frames, None, (), own, own, self.version)
 
@@ -249,7 +250,7 @@ class DualCache:
         if write is not None and (chunk < committed or chunk >= window):
             self.version += 1
         if write is not None:
-            # Until it is finished the chunk counts as missing, and so do chunks made after its old version.
+            # Until the pass is finished, this chunk and later ones count as missing.
             self._num_chunks = chunk
         own = self._slot(chunk)
         context = self._context_range()
@@ -268,7 +269,10 @@ class DualCache:
 
     @torch.no_grad()
     def _set_oldest_aside(self) -> None:
-        """Copy the chunk that the next one replaces: the last chunk, if made again, still needs it."""
+        """Copies the chunk that the next one overwrites.
+
+        If the last chunk is generated again, it attends to the copied one.
+        """
         if self._set_aside is None:
             self._set_aside = self._copy(self._slot(self._num_chunks))
             self.version += 1
@@ -303,7 +307,7 @@ class DualCache:
 def _joined(
     layer: EightBitKeysValues, parts: tuple[slice, ...], num_own: int
 ) -> tuple[EightBitKeysValues, slice]:
-    """A copy of some parts, one after the other, with room for more tokens behind them, and that room."""
+    """Returns a copy of some ranges, concatenated, with room for more tokens after them, and that room."""
     batch, heads, _, width = layer.keys.shape
     start = sum(part.stop - part.start for part in parts)
     joined = EightBitKeysValues.empty(batch, start + num_own, heads, width, layer.keys.device)

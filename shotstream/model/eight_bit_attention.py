@@ -1,20 +1,21 @@
-"""Attention in eight bits, over keys and values that are kept so: half the bytes, and twice the products.
+"""8-bit attention, with keys and values stored in 8 bits: half the bytes, and twice the rate of products.
 
-Rounding, of each head alone:
-- A key is int8 with a step of its own, a 127th of its largest number. Before, the context's mean key is
-  taken away from it: the keys of a shot share large offsets, which would take up most of the steps. Softmax
-  does not see it, because the mean is the same for all keys that a query sees: it is fixed when the context
-  is committed and kept for the shot. A scale per key costs a multiplication per score; one for a block of
-  keys would cost none, but blocks would have to begin and end where chunks do, and be rounded with the
-  largest key of a block.
-- A query is int8 with a step of its own, rounded anew in each pass; products are summed exactly.
+Quantisation, for each head separately:
+- A key is int8 with its own step, 1/127 of its largest value. Before that, the mean key of the context is
+  subtracted, because the keys of a shot share large offsets that would use up most of the steps. Softmax does
+  not change, since the same mean is subtracted from all keys that a query attends to: it is computed when
+  the context is committed, and kept for the shot. A scale per key costs one multiplication per score. A scale
+  per block of keys would cost none, but blocks would have to begin and end with chunks, and be rounded
+  with the largest key of a block.
+- A query is int8 with its own step, rounded again in each pass; products are summed exactly.
 - A value is float8 (e4m3) without a scale: its exponent is one, and reaches from 2^-9 to 448.
-- A probability is float8, relative to the largest of its query rounded up to a power of two, so that it
-  does not matter in which order keys are met. They are divided by the sum of what they were rounded to: the
-  result is a mean of values, and what all values share is not rounded at all. Sums are float32.
+- A probability is float8, relative to the largest of its query rounded up to a power of two, so that the
+order
+  of the keys does not matter. Probabilities are divided by the sum of their rounded values: the result is a
+  weighted mean of values, and a component that all values share has no rounding error. Sums are float32.
 
-On a GPU the Triton kernels of `eight_bit_kernels` compute it; here are the same steps in plain operations,
-slow, to judge quality and to test the kernels. No gradient flows through it.
+On a GPU the Triton kernels of `eight_bit_kernels` compute it; here are the same steps in plain torch
+operations, slow, to judge quality and to test the kernels. No gradient flows through it.
 
 Source: the idea of smoothed int8 keys and float8 values, SageAttention2 (arXiv 2411.10958).
 """
@@ -27,37 +28,38 @@ from jaxtyping import Float
 from torch import Tensor
 
 KEY_BLOCK = 128
-"""Tokens that a kernel reads together, whether it uses all of them or not."""
+"""Number of tokens that a kernel reads together, whether it uses all of them or not."""
 
 _FLOAT8 = torch.float8_e4m3fn
 _FLOAT8_MAX = torch.finfo(_FLOAT8).max
 _LIKELY_EXPONENT = 8
-"""The largest probability becomes 2 to this power, of which float8 holds 448."""
+"""Exponent of 2 that the largest probability is scaled to; the maximum of float8 is 448."""
 _ROWS = 256
-"""Queries whose scores are in memory together."""
+"""Number of queries whose scores are in memory together."""
 _WIDTHS = (32, 64, 128)
 _LEAST_CAPABILITY = (9, 0)
 
 
 class EightBitKeysValues(NamedTuple):
-    """Keys (after RoPE) and values of one layer. Laid out for the kernels, which read them in blocks."""
+    """Keys (after RoPE) and values of one layer in 8 bits, in the layout of the kernels' blocks."""
 
     keys: Tensor
-    """int8, "b heads n k"."""
+    """Keys: int8, "b heads n k"."""
     steps: Tensor
-    """What one step of each key is worth: float32, "b heads n"."""
+    """Step size of each key: float32, "b heads n"."""
     values: Tensor
-    """float8, "b heads k n"."""
+    """Values: float8, "b heads k n"."""
     centre: Tensor
-    """Taken away from every key: float32, "b heads k"."""
+    """Mean key that is subtracted from every key: float32, "b heads k"."""
 
     @classmethod
     def empty(
         cls, batch: int, num_tokens: int, num_heads: int, width: int, device: torch.device | str
     ) -> "EightBitKeysValues":
-        """Room for so many tokens, rounded up to whole blocks; zeros, so that what is read is finite.
+        """Returns buffers for `num_tokens`, rounded up to whole blocks; zeros, so that all reads are finite.
 
-        ValueError for heads of a width that the kernels do not take, on a GPU.
+        Raises:
+            ValueError: The kernels do not support the width of the heads, on a GPU.
         """
         if torch.device(device).type == "cuda" and width not in _WIDTHS:
             raise ValueError(f"attention 'eight-bit' takes heads of {_WIDTHS}, not {width}; give sdpa")
@@ -70,19 +72,19 @@ class EightBitKeysValues(NamedTuple):
         )
 
     def part(self, tokens: slice) -> "EightBitKeysValues":
-        """Views of some tokens; the centre is everybody's."""
+        """Returns views of a range of tokens, with the same centre."""
         return EightBitKeysValues(
             self.keys[:, :, tokens], self.steps[:, :, tokens], self.values[..., tokens], self.centre
         )
 
     def write(self, keys: Tensor, values: Tensor, tokens: slice, *, is_context: bool) -> None:
-        """Round keys and values, "b n heads k", into a range of tokens; those of a context fix the centre."""
+        """Rounds keys and values, "b n heads k", into a range of tokens; a context also sets the centre."""
         if is_context:
             self.centre.copy_(keys.mean(dim=1, dtype=torch.float32))
         _keep(keys, values, self.centre, self.keys, self.steps, self.values, tokens.start)
 
     def attend(self, queries: Float[Tensor, "b n heads k"], tokens: slice) -> Float[Tensor, "b n heads k"]:
-        """Attention of every query to a range of tokens, in its own dtype."""
+        """Returns attention of every query to a range of tokens, in the queries' dtype."""
         return _attend(queries, self.keys, self.steps, self.values, tokens.start, tokens.stop)
 
 
@@ -91,7 +93,7 @@ def attend_in_eight_bits(
     keys: Float[Tensor, "b m heads k"],
     values: Float[Tensor, "b m heads k"],
 ) -> Float[Tensor, "b n heads k"]:
-    """Attention of every query over all keys, which are rounded for this call alone."""
+    """Returns attention of every query over all keys, which are rounded for this call alone."""
     batch, num_tokens, heads, width = keys.shape
     kept = EightBitKeysValues.empty(batch, num_tokens, heads, width, keys.device)
     kept.write(keys, values, slice(0, num_tokens), is_context=True)
@@ -99,7 +101,7 @@ def attend_in_eight_bits(
 
 
 def check_eight_bits(device: torch.device, dtype: torch.dtype) -> None:
-    """ValueError when attention in eight bits does not run on a device in a dtype."""
+    """Raises ValueError if a device does not support 8-bit attention in a dtype."""
     if device.type != "cuda":
         return
     if torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
@@ -111,7 +113,7 @@ def check_eight_bits(device: torch.device, dtype: torch.dtype) -> None:
 def keep_plainly(
     keys: Tensor, values: Tensor, centre: Tensor, kept: tuple[Tensor, Tensor, Tensor], start: int
 ) -> None:
-    """Write keys and values, "b n heads k", from a token on, in plain operations."""
+    """Writes keys and values, "b n heads k", from a token on, with plain torch operations."""
     tokens = slice(start, start + keys.shape[1])
     rounded, steps = _to_int8((keys.float() - centre[:, None]).transpose(1, 2))
     kept[0][:, :, tokens] = rounded
@@ -120,7 +122,7 @@ def keep_plainly(
 
 
 def attend_plainly(queries: Tensor, kept: tuple[Tensor, Tensor, Tensor], start: int, stop: int) -> Tensor:
-    """Attention of queries, "b n heads k", to the tokens from `start` to `stop`, in plain operations."""
+    """Returns attention of queries, "b n heads k", to a range of tokens, with plain torch operations."""
     keys, steps, values = kept
     keys = keys[:, :, start:stop].float().transpose(2, 3)  # b heads k n
     steps = steps[:, :, None, start:stop]
@@ -133,7 +135,7 @@ def attend_plainly(queries: Tensor, kept: tuple[Tensor, Tensor, Tensor], start: 
 
 def _attend_rows(queries: Tensor, keys: Tensor, steps: Tensor, values: Tensor) -> Tensor:
     rounded, step = _to_int8(queries.float())
-    # Sums of integers below 2^24: exact in float32. Scores are exponents of 2.
+    # Sums of integers below 2^24 are exact in float32. Scores are exponents of 2.
     scores = rounded.float() @ keys * steps
     step = step[..., None] * (math.log2(math.e) / math.sqrt(queries.shape[-1]))
     top = (scores.amax(dim=-1, keepdim=True) * step).ceil()
@@ -142,7 +144,7 @@ def _attend_rows(queries: Tensor, keys: Tensor, steps: Tensor, values: Tensor) -
 
 
 def _to_int8(x: Float[Tensor, "*shape k"]) -> tuple[Tensor, Tensor]:
-    """Each row in 127 steps either way, and the size of its steps."""
+    """Returns each row as int8 values in [-127, 127], and its step size."""
     steps = (x.abs().amax(dim=-1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
     return (x / steps[..., None]).round().to(torch.int8), steps
 
@@ -175,7 +177,7 @@ def _attend_op(queries: Tensor, keys: Tensor, steps: Tensor, values: Tensor, sta
     return attend(queries, (keys, steps, values), start, stop)
 
 
-# Operations of torch, so that a compiler leaves them whole.
+# Custom torch operations, so that a compiler does not split them.
 _keep = torch.library.custom_op(
     "shotstream::keep_in_eight_bits",
     _keep_op,

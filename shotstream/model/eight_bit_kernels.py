@@ -1,21 +1,22 @@
-"""Attention in eight bits for a GPU of the Hopper generation or later, in Triton; not run on a GPU.
+"""Triton kernels of 8-bit attention for GPUs of the Hopper generation or later; not yet run on a GPU.
 
-It is imported where there is such a GPU, and by tests; `eight_bit_attention` says what is computed and has
-the same in plain operations. Here is how:
+The module is imported if there is such a GPU, and by tests. `eight_bit_attention` says what is computed, and
+has the same in plain torch operations. The kernels work as follows:
 
-- A program takes `_ROWS` queries of one head and walks over the keys in blocks of `_BLOCK`, as in
-  FlashAttention. Products of queries and keys are int8 with exact sums, those of probabilities and values
-  float8, each block summed apart and added in float32: the tensor cores' own sums of float8 keep few bits.
-- Blocks lie at multiples of `_BLOCK` in the cache, whatever range is attended to. Only blocks at its two
-  ends, if they are not full, are masked; all others cost nothing for it.
-- Products of eight bits want the values of a channel side by side, which is how the cache keeps them, and
-  hand out their results in another order of columns than they take their operands in. So the rows of a block
-  of keys are read in an order that undoes this (`_ORDER`): probabilities stay where they were computed.
-- Where the programs would fill the GPU badly, the keys are shared among several, and a second kernel joins
-  what they have gathered. How many depends on sizes and the GPU alone: the same GPU rounds the same way.
+- A program takes `_ROWS` queries of one head and loops over the keys in blocks of `_BLOCK`, as in
+  FlashAttention. Products of queries and keys are int8 with exact sums. Those of probabilities and values are
+  float8; each block is summed separately and added in float32, because the tensor cores' sums of float8 keep
+  few bits.
+- Blocks are at multiples of `_BLOCK` in the cache, whatever range is attended to. Only blocks at its two
+  ends, if they are not full, are masked, at no cost for the others.
+- 8-bit products need the values of a channel side by side, which is the layout of the cache, and return their
+  results in another order of columns than that of their operands. The rows of a block of keys are therefore
+  read in an order that undoes this (`_ORDER`): probabilities stay where they were computed.
+- If there are too few programs to fill the GPU, the keys are split among several, and a second kernel joins
+  their results. The number of splits depends on sizes and the GPU alone: the same GPU rounds in the same way.
 """
 
-# Triton compiles these functions; as Python they have no types.
+# Triton compiles these functions; they have no Python types.
 # pyright: basic, reportMissingImports=false, reportCallIssue=false, reportArgumentType=false
 # pyright: reportReturnType=false, reportGeneralTypeIssues=false
 
@@ -32,22 +33,24 @@ _KEEP_TOKENS = 64
 _JOIN_ROWS = 16
 _MAX_SHARES = 4
 _LEAST_BLOCKS = 16
-"""Blocks of keys below which a share of them is not worth another program."""
+"""Minimum number of key blocks for another program to be worthwhile."""
 _COST_OF_SHARE = 0.03
-"""Of the whole, for what joining reads and writes for each share but the first."""
+"""Cost of joining for each split after the first, as a share of the whole."""
 _RANGE = ["num_queries", "start", "stop", "full", "full_stop", "edge", "edge_gap", "num_edges"]
-"""Numbers that change from chunk to chunk; no kernel is compiled anew where 16 happens to divide one."""
+"""Arguments that change from chunk to chunk; without this list, kernels would be compiled again whenever 16
+divides one.
+"""
 _FLOAT8_MAX = tl.constexpr(448.0)
 _LIKELY_EXPONENT = tl.constexpr(8.0)
 _NEAREST = tl.constexpr(12582912.0)
-"""1.5 * 2^23: added to a float32 and taken away again, it leaves the nearest whole number."""
+"""1.5 * 2^23: added to a float32 and subtracted again, it rounds to the nearest integer."""
 _TINY = tl.constexpr(1.1754943508222875e-38)
 
 
 def keep(
     keys: Tensor, values: Tensor, centre: Tensor, kept: tuple[Tensor, Tensor, Tensor], start: int
 ) -> None:
-    """Round keys and values, "b n heads k", into (keys, steps, values) of a cache, from a token on."""
+    """Rounds keys and values, "b n heads k", into (keys, steps, values) of a cache, from a token on."""
     batch, num_tokens, heads, width = keys.shape
     grid = (-(-num_tokens // _KEEP_TOKENS), batch * heads)
     _keep[grid](
@@ -68,7 +71,7 @@ def keep(
 
 
 def attend(queries: Tensor, kept: tuple[Tensor, Tensor, Tensor], start: int, stop: int) -> Tensor:
-    """Attention of queries, "b n heads k", to the tokens of a cache from `start` to `stop`."""
+    """Returns attention of queries, "b n heads k", to the tokens of a cache from `start` to `stop`."""
     batch, num_queries, heads, width = queries.shape
     out = torch.empty_like(queries, memory_format=torch.contiguous_format)
     full, full_stop = -(-start // _BLOCK), stop // _BLOCK
@@ -117,7 +120,7 @@ def attend(queries: Tensor, kept: tuple[Tensor, Tensor, Tensor], start: int, sto
 
 
 def num_shares(num_programs: int, num_blocks: int, num_multiprocessors: int) -> int:
-    """Programs that the keys of each block of queries are shared among: what should end first."""
+    """Returns the number of programs that share a block of queries, for the shortest expected time."""
 
     def rounds(shares: int) -> float:
         return -(-num_programs * shares // num_multiprocessors) / shares * (1 + _COST_OF_SHARE * (shares - 1))
@@ -128,7 +131,7 @@ def num_shares(num_programs: int, num_blocks: int, num_multiprocessors: int) -> 
 
 def _num_multiprocessors(device: torch.device) -> int:
     if device.type != "cuda":
-        return 1  # the interpreter
+        return 1  # for the interpreter
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
@@ -224,7 +227,7 @@ def _attend(
         other=0.0,
     ).to(tl.float32)
     q8, q_step = _to_int8(q)
-    # Scores come out as exponents of 2.
+    # Scores are exponents of 2.
     q_step = q_step * scale
     k_ptr += row * capacity * WIDTH
     v_ptr += row * capacity * WIDTH
@@ -232,7 +235,7 @@ def _attend(
     top = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS, 16], tl.float32)
     out = tl.zeros([ROWS, WIDTH], tl.float32)
-    # Probabilities are summed where they are multiplied, which costs less than adding them up.
+    # The matrix product also sums the probabilities, which is cheaper than a separate reduction.
     ones = tl.full([BLOCK, 16], 0x38, tl.int8).to(tl.float8e4nv, bitcast=True)
     first = full + (full_stop - full) * share // SHARES
     last = full + (full_stop - full) * (share + 1) // SHARES
@@ -371,7 +374,7 @@ def _join(
 
 @triton.jit
 def _to_int8(x):
-    """Each row in 127 steps either way, and the size of its steps."""
+    """Returns each row as int8 values in [-127, 127], and its step size."""
     step = tl.maximum(tl.math.div_rn(tl.max(tl.abs(x), 1), 127.0), _TINY)
     nearest = (tl.math.div_rn(x, tl.broadcast_to(step[:, None], x.shape)) + _NEAREST) - _NEAREST
     return nearest.to(tl.int8), step

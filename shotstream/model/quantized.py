@@ -1,12 +1,12 @@
-"""Linear layers in float8: weights to save memory, products to save time as well.
+"""Float8 linear layers: weights to save memory, or products to save time as well.
 
-Every row of a weight has a scale of its own, which brings its largest number to the end of the range. A scale
-is a number that bfloat16 holds exactly, so that no dtype of the network changes it. "float8" saves memory,
-not time: a layer's weights are made whole again for every product. "float8-products" also rounds what comes
-in, each row with a scale of its own, for the float8 units of a GPU of compute capability 8.9 or above, on
-which it has not been run. It only pays compiled: rounding is then part of the kernel of the norm or of the
-GELU before, and alone it is several passes over float32. On a CPU it is slow and tells what it costs in
-quality. Neither can be trained: eight bits take no gradient.
+Every row of a weight has a scale, which brings its largest value to the end of the range. A scale is exact in
+bfloat16, so that no dtype of the network changes it. "float8" saves memory, not time: a layer's weights are
+converted back for every product. "float8-products" also rounds the inputs, each row with its own scale, for
+the float8 units of a GPU of compute capability 8.9 or above, on which it has not been run. It saves time only
+if compiled: rounding is then fused into the preceding norm or GELU kernel; otherwise it takes several passes
+over float32 data. On a CPU it is slow and serves to judge quality. Neither can be trained: 8-bit weights have
+no gradients.
 
 Source: float8 is e4m3 of arXiv 2209.05433, 3 bits of mantissa.
 """
@@ -24,41 +24,41 @@ _FLOAT8 = torch.float8_e4m3fn
 _FLOAT8_MAX = torch.finfo(_FLOAT8).max
 _LEAST_CAPABILITY = (8, 9)
 _PRODUCT_MULTIPLE = 16
-"""Rows and columns of float8 products come in multiples of this."""
+"""Number that divides the rows and columns of float8 products."""
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer whose weight takes a byte a number."""
+    """A linear layer with float8 weights."""
 
     bits: Tensor
     scale: Tensor
     bias: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
-        """`linear`, which has a bias, rounded; it is not changed, and what is made lies on its device."""
+        """Creates a quantised copy of `linear`, which has a bias, on its device."""
         super().__init__()
         weight = linear.weight.detach().float()
         scale = _representable(weight.abs().amax(dim=1, keepdim=True) / _FLOAT8_MAX)
         scaled = weight / torch.where(scale == 0, 1.0, scale)
-        # Bytes whatever they mean, so that `Module.to` converts no weight to another dtype.
+        # Stored as uint8, so that `Module.to` does not convert the weight to another dtype.
         self.register_buffer("bits", scaled.to(_FLOAT8).view(torch.int8))
         self.register_buffer("scale", scale)
         self.register_buffer("bias", linear.bias.detach())
 
     def forward(self, x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape k"]:
-        """The product, in the dtype of `x`."""
+        """Returns the product, in the dtype of `x`."""
         return F.linear(x, self.weight(x.dtype), self.bias)
 
     def weight(self, dtype: torch.dtype) -> Float[Tensor, "k d"]:
-        """The weights as they are multiplied."""
+        """Returns the weights in `dtype`, as they are multiplied."""
         return self.bits.view(_FLOAT8).to(dtype) * self.scale.to(dtype)
 
 
 class Float8ProductLinear(QuantizedLinear):
-    """A linear layer that rounds what comes in and multiplies in float8, summing in float32."""
+    """A linear layer that rounds its inputs and multiplies in float8, with float32 sums."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        """`linear` rounded. ValueError when its sizes are no multiples of 16."""
+        """Creates a quantised copy of `linear`; raises ValueError if its sizes are not multiples of 16."""
         if linear.in_features % _PRODUCT_MULTIPLE or linear.out_features % _PRODUCT_MULTIPLE:
             raise ValueError(
                 f"float8 products take multiples of {_PRODUCT_MULTIPLE}, not a layer from "
@@ -67,10 +67,10 @@ class Float8ProductLinear(QuantizedLinear):
         super().__init__(linear)
 
     def forward(self, x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape k"]:
-        """The product of the rounded rows of `x`, in its dtype."""
+        """Returns the product of the rounded rows of `x`, in its dtype."""
         rows, scale = round_rows(x.flatten(0, -2))
         if not x.is_cuda:
-            # Not the product that torch has for a CPU: before 2.12 it takes no scale for each row.
+            # Not torch's own product for a CPU, which supports no scale per row before 2.12.
             product = F.linear(rows.float() * scale, self.weight(torch.float32), self.bias.float()).to(
                 x.dtype
             )
@@ -82,21 +82,21 @@ class Float8ProductLinear(QuantizedLinear):
             self.scale.float().T,
             self.bias,
             out_dtype=x.dtype,
-            # Sums stay in the tensor cores, as those of other libraries do; exact ones take a third longer.
+            # Sums stay in the tensor cores, as in other libraries; exact ones take a third longer.
             use_fast_accum=True,
         )
         return product.unflatten(0, x.shape[:-1])
 
 
 def round_rows(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float32[Tensor, "n 1"]]:
-    """Each row in float8, its largest number at the end of the range, and what it was divided by."""
+    """Returns each row in float8, with its largest value at the end of the range, and its scale."""
     precise = x.float()
     scale = precise.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / _FLOAT8_MAX
     return (precise / scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(_FLOAT8), scale
 
 
 def check_format(weight_format: WeightFormat, device: torch.device, dtype: torch.dtype) -> None:
-    """ValueError when a format does not run on a device in a dtype."""
+    """Raises ValueError if a device does not support a format in a dtype."""
     if weight_format != "float8-products" or (device.type == "cpu" and dtype == torch.float32):
         return
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
@@ -109,12 +109,14 @@ def check_format(weight_format: WeightFormat, device: torch.device, dtype: torch
 
 
 def quantize_linears(module: nn.Module, weight_format: WeightFormat, device: torch.device | str) -> None:
-    """Replace every linear layer inside `module`, one after the other, so that never two copies are whole.
+    """Replaces every linear layer inside `module`.
+
+    They are replaced one at a time, so that there are never two complete copies.
 
     Args:
-        module: Changed in place.
-        weight_format: Of the weights.
-        device: Where the new layers go.
+        module: The module, changed in place.
+        weight_format: Format of the weights.
+        device: Device of the new layers.
     """
     kind = QuantizedLinear if weight_format == "float8" else Float8ProductLinear
     for name, child in module.named_children():
@@ -125,7 +127,10 @@ def quantize_linears(module: nn.Module, weight_format: WeightFormat, device: tor
 
 
 def _representable(scale: Tensor) -> Tensor:
-    """The next number of bfloat16 not below `scale`: a smaller one would push weights out of range."""
+    """Returns the smallest bfloat16 number not below `scale`.
+
+    A smaller one would put weights out of range.
+    """
     rounded = scale.bfloat16()
     above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
     return torch.where(rounded.float() < scale, above, rounded).float()

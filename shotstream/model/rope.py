@@ -1,9 +1,9 @@
-"""Rotary positions over time, height and width, with a jump of angle at every cut.
+"""Rotary position embedding over time, height and width, with a discontinuous phase at every cut.
 
-A head's channels turn in adjacent pairs. Pair j of an axis with d channels turns by p * 10000^(-2j/d) at
-position p; every temporal pair turns a further `phase_angle` per shot phase, whatever its frequency. So
-frames of one shot see plain RoPE, and frames of different shots are set apart by a constant angle.
-Angles are computed in float64, tables kept and applied in float32; no complex numbers.
+Adjacent pairs of a head's channels are rotated. Pair j of an axis with d channels is rotated by p *
+10000^(-2j/d) at position p; every temporal pair also by `phase_angle` per shot phase, whatever its frequency.
+Frames of one shot therefore have plain RoPE, and frames of different shots differ by a constant angle. Angles
+are computed in float64, tables are stored and applied in float32, without complex numbers.
 
 Source: RoFormer (arXiv 2104.09864), the three-axis form of Wan2.1 (arXiv 2503.20314), and the discontinuous
 RoPE of arXiv 2603.25746, section 4.
@@ -24,7 +24,7 @@ _BASE = 10000.0
 
 @dataclass(frozen=True, slots=True)
 class RopeTable:
-    """Positions with the rotations of their tokens: compute once per chunk, use for every pass over it."""
+    """Positions with the rotations of their tokens, computed once per chunk and used in all its passes."""
 
     positions: FramePositions
     cos: Float32[Tensor, "b n 1 k"]
@@ -34,7 +34,7 @@ class RopeTable:
 
 
 def rope_table(positions: FramePositions, grid: TokenGrid, config: DiTConfig) -> RopeTable:
-    """Rotations of every token of the frames at `positions`, in the order f, h, w."""
+    """Returns the rotations of every token of the frames at `positions`, in the order f, h, w."""
     split = config.rotary_split
     device = positions.frame_index.device
     temporal = _angles(positions.frame_index, split.temporal)  # b f k
@@ -57,7 +57,7 @@ def rope_table(positions: FramePositions, grid: TokenGrid, config: DiTConfig) ->
 
 
 def apply_rope(x: Float[Tensor, "b n heads k"], table: RopeTable) -> Float[Tensor, "b n heads k"]:
-    """Queries or keys turned to their positions; in float32 or better inside, in the dtype of `x` outside."""
+    """Returns queries or keys rotated by their positions; in float32 or better, returned in `x`'s dtype."""
     turned = x.to(torch.promote_types(x.dtype, torch.float32))
     swapped = turned.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return torch.addcmul(turned * table.cos, swapped, table.sin).to(x.dtype)

@@ -1,7 +1,8 @@
-"""The protocol of processes that compute one pass together; the network itself knows no process.
+"""The protocol of sequence parallelism: several processes compute one pass of the transformer together.
 
 Every process has all weights. It computes a share of each frame's tokens and, in self-attention, all tokens
-for a share of the heads. `streaming/sequence_parallel.py` does it with torch.distributed.
+for a share of the heads. `streaming/sequence_parallel.py` implements it with torch.distributed; the network
+does not depend on that.
 
 Source: DeepSpeed-Ulysses (arXiv 2309.14509).
 """
@@ -16,26 +17,27 @@ from shotstream.model.rope import RopeTable
 
 
 class TokenShare(Protocol):
-    """A process's share of a pass; carries no gradient."""
+    """The share of a pass that this process computes; it supports no gradients."""
 
     @property
     def num_heads(self) -> int:
-        """Heads that this process attends with: what its dual caches hold."""
+        """Number of heads that this process attends with, and that its dual caches hold."""
         ...
 
     def scatter(
         self, tokens: Float[Tensor, "b f p d"], rope: RopeTable
     ) -> tuple[Float[Tensor, "b f q d"], RopeTable]:
-        """This process's tokens of every frame, and their rotations."""
+        """Returns this process's tokens of every frame, and their rotations."""
         ...
 
     def gather(self, tokens: Float[Tensor, "b f q d"]) -> Float[Tensor, "b f p d"]:
-        """Gathers all processes' tokens, in the order of `scatter`'s; the same bits everywhere."""
+        """Returns the tokens of all processes in their original order; bit-identical in all processes."""
         ...
 
     def over(self, attend: Attend) -> Attend:
-        """`attend`, called with all tokens and this process's heads, for its own tokens and all heads.
+        """Returns an attention function for this process's tokens and all heads.
 
-        `attend` gets the tokens in another order than the frames', always the same for as many frames.
+        It calls `attend` with all tokens and this process's heads. The tokens are in another order than the
+        frames', always the same for a given number of frames.
         """
         ...

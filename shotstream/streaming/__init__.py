@@ -1,1 +1,1 @@
-"""Inference: sessions that make a film shot by shot, and the rollout that training shares with them."""
+"""Inference: sessions that generate a film shot by shot, and the rollout that training shares with them."""

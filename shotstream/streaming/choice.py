@@ -1,14 +1,14 @@
-"""The choice of `InferenceOptions` for a wish and a machine: one table, each row with its reason.
+"""The choice of `InferenceOptions` from the user's options and the machine: one table, with a reason per row.
 
-A person says how precise (`--precision`) and how small (`--memory`); everything else follows from the family,
-the device and what runs beside. Some things are not in the table because they are never worse: Wan's
-convolutions have the channels of a pixel together; on a GPU what crosses to it goes from pinned memory;
-frames that later shots may look back at are encoded while the next chunk is made, and one by one, so that
-they do not depend on their company.
+The user gives a precision (`--precision`) and a memory level (`--memory`); everything else follows from the
+model family, the device and the number of processes. Some things are not in the table because they are never
+worse: Wan's convolutions are channels-last; copies to a GPU are from pinned memory; and frames that later
+shots may use as context are encoded while the next chunk is generated, one by one, so that a latent does not
+depend on the others.
 
-Numbers in the reasons: "measured" on two cores of a CPU (docs/performance.md), "computed" from operations and
-bytes at 832x480. Nothing is decided by a measurement at run time, so that the same machine makes the same
-film twice.
+Numbers in the reasons are "measured" on two cores of a CPU (docs/performance.md) or "computed" from
+operations and bytes at 832x480. No decision depends on a measurement at run time, so the same machine
+generates the same film twice.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,28 +23,32 @@ from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.pipeline_config import Family
 
 Precision = Literal["auto", "float32", "bfloat16", "float8"]
-"""What the transformer computes in, and in the Wan family every network."""
+"""Dtype of the transformer's computation, and of every network in the Wan family; "auto" is chosen by
+`choose`.
+"""
 MemoryLevel = Literal["auto", "low", "lowest"]
-"""What is given up for memory: nothing unless it must be; time; time and a little of the pictures."""
+"""What is given up to save memory. auto: nothing unless necessary; low: speed; lowest: speed and some
+quality.
+"""
 
 _FLOAT8_CAPABILITY = (8, 9)
 _EIGHT_BIT_CAPABILITY = (9, 0)
-"""Smaller GPUs have not the shared memory that our attention in eight bits takes."""
+"""Minimum compute capability for 8-bit attention; earlier GPUs have too little shared memory."""
 _EIGHT_BIT: AttentionName = "eight-bit"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expert:
-    """Answers that take the place of the table's; None leaves each to it."""
+    """Options that override the table; None leaves the choice to it."""
 
     attention: AttentionName | None = None
-    """What computes self-attention."""
+    """Kernel of self-attention."""
     compile: bool | None = None
     """Whether the transformer's blocks are compiled."""
     overlap: bool | None = None
-    """Whether each chunk is denoised while the one before is decoded and used."""
+    """Whether each chunk is denoised while the previous one is decoded and used."""
     codec_device: str | None = None
-    """A device of its own for the codec and the text encoder."""
+    """A separate device for the codec and the text encoder."""
 
     def __post_init__(self) -> None:
         refuse_unknown_words(self)
@@ -55,13 +59,16 @@ NO_EXPERT = Expert()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """The options of a person who runs a model."""
+    """The user's options for running a model."""
 
     precision: Precision = "auto"
-    """"auto" is float32, and bfloat16 for the Wan family on a GPU. "float8" multiplies in eight bits: its
-    films are those of another model."""
+    """Precision of the computation. "auto" is float32, and bfloat16 for the Wan family on a GPU. "float8"
+    multiplies in eight bits: its films are those of another model.
+    """
     memory: MemoryLevel = "auto"
-    """"auto" keeps everything on the device if it fits there, else takes the first level that does."""
+    """Memory level. "auto" keeps everything on the device if it fits there, else takes the first level that
+    fits.
+    """
     expert: Expert = NO_EXPERT
 
     def __post_init__(self) -> None:
@@ -73,54 +80,57 @@ DEFAULT_OPTIONS = Options()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """The machine that a model is to run on, as far as the choice depends on it."""
+    """The properties of the machine that the choice depends on."""
 
     device_type: str
-    """cpu or cuda."""
+    """Type of the device: cpu or cuda."""
     capability: tuple[int, int] = (0, 0)
-    """Of a GPU: its generation."""
+    """Compute capability of the GPU; (0, 0) for a CPU."""
     free_bytes: int | None = None
-    """Free on the GPU before anything is loaded; None: not limited, as a CPU's is not."""
+    """Free memory of the GPU before anything is loaded; None: unlimited, as for a CPU."""
     num_gpus: int = 0
-    """In the machine."""
+    """Number of GPUs in the machine."""
     num_processes: int = 1
-    """That make each chunk together."""
+    """Number of processes that generate each chunk together."""
     num_cores: int = 1
-    """That the process may use."""
+    """Number of cores that the process may use."""
     num_threads: int | None = None
-    """That it was told to compute with (OMP_NUM_THREADS); None: nobody has said."""
+    """Number of threads set by the user (OMP_NUM_THREADS); None: not set."""
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is one."""
+        """Whether the device is a GPU."""
         return self.device_type == "cuda"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """The result: how a model is run, and what a person should know of it."""
+    """The result of the choice: how a model is run, and messages for the user."""
 
     dtype: torch.dtype
-    """What is computed in."""
+    """Dtype of the computation."""
     inference_options: InferenceOptions
-    """Everything else."""
+    """All other options."""
     told: tuple[str, ...] = ()
-    """Lines for people; empty where there is nothing to know."""
+    """Messages for the user; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The facts that the rows of the table ask for."""
+    """The facts that the conditions of the table use."""
 
     family: Family
     machine: Machine
     precision: Precision
     is_alone: bool
-    """Whether one process makes each chunk."""
+    """Whether a single process generates each chunk."""
 
     @property
     def chooses_threads(self) -> bool:
-        """The one case in which more threads than one make little faster, and much slower."""
+        """Whether the number of threads is chosen by the table.
+
+        It is chosen only where more than one thread is hardly faster and can be much slower.
+        """
         return self.family == "theatre" and not self.machine.is_gpu and self.machine.num_threads is None
 
     @property
@@ -132,13 +142,13 @@ class Case:
 
     @property
     def is_wan_on_gpu(self) -> bool:
-        """The one case that is large enough to be worth trouble."""
+        """Whether the model is large and on a GPU, the case for which most options exist."""
         return self.family == "wan" and self.machine.is_gpu
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A switch that is set in some cases, and why."""
+    """A row of the table: the value of an option, its condition and its reason."""
 
     switch: str
     value: Any
@@ -201,14 +211,14 @@ _LEVELS: dict[MemoryLevel, Mapping[str, Any]] = {
 }
 
 Needs = Callable[[torch.dtype, InferenceOptions], int]
-"""Bytes on the device that a film needs, computed."""
+"""A function that computes the bytes of device memory that a film needs."""
 
 
 def choose(options: Options, family: Family, machine: Machine, needs: Needs) -> Choice:
-    """The choice for a model of `family` on `machine`.
+    """Returns the choice for a model of `family` on `machine`.
 
     Raises:
-        ValueError: Something that the machine cannot do was asked for.
+        ValueError: The user's options are not possible on this machine.
     """
     case = Case(family, machine, options.precision, machine.num_processes == 1)
     dtype = _dtype(case)
@@ -254,7 +264,7 @@ def _multiplies_float8(case: Case) -> bool:
 
 
 def _expert(expert: Expert) -> dict[str, Any]:
-    """The inference options that an expert's answers set, and what follows from them."""
+    """Returns the inference options that follow from the expert's options."""
     answers = {
         "attention": expert.attention,
         "compile": expert.compile,
@@ -267,14 +277,14 @@ def _expert(expert: Expert) -> dict[str, Any]:
 def _fit(
     options: Options, case: Case, dtype: torch.dtype, set_: dict[str, Any], needs: Needs
 ) -> tuple[InferenceOptions, str]:
-    """The first level of memory that fits, or the one asked for; and what there is to say of it."""
+    """Returns the options of the first memory level that fits, or of the given one; and a message."""
     machine = case.machine
 
     def at(level: MemoryLevel) -> InferenceOptions:
         given = dict(_LEVELS[level])
         if level != "auto" and case.is_wan_on_gpu:
             given["offload_text"] = True
-        # What has a byte a number already.
+        # Weights with one byte per value already.
         if "weights" in set_:
             given.pop("weights", None)
         if set_.get("attention") == _EIGHT_BIT:

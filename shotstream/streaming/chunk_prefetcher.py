@@ -1,13 +1,13 @@
-"""Prefetching of chunks: one is denoised in a thread of its own while the one before is decoded and used.
+"""Prefetching of chunks: one is denoised in its own thread while the previous one is decoded and used.
 
-The caller's thread gets each chunk's latents as soon as they are there, decodes them and hands out frames;
-whatever the caller does with those (H.264, hashes) runs beside the next chunk's commit and denoising too. On
-each GPU, the transformer's and the codec's, decoding has a stream of its own, whose work goes first. One
-chunk at most is made that nobody has asked for; when a shot ends early, the pass in hand is its last. All
-sessions of a pipeline share the one thread, so passes never run side by side, and their order within a shot
-is what it is without it.
+The caller's thread gets each chunk's latents as soon as they are ready, decodes them and yields frames;
+whatever the caller does with these (H.264, hashes) also runs beside the next chunk's commit and denoising. On
+each GPU, that of the transformer and that of the codec, decoding has its own stream with high priority. At
+most one chunk is generated that was not requested; if a shot ends early, the current pass is its last. All
+sessions of a pipeline share the one thread, so passes never run in parallel, and their order within a shot is
+the same as without prefetching.
 
-Run on a CPU, by test. The streams are meant for CUDA and have not been run.
+Tests run it on a CPU. The streams are for CUDA and have not been run.
 """
 
 from collections.abc import Callable, Generator
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Cancelled(Exception):
-    """A shot has ended while its next chunk was being made."""
+    """A shot that has ended while its next chunk was being generated."""
 
 
 class CancelToken:
@@ -34,18 +34,18 @@ class CancelToken:
         self._last_pass: torch.cuda.Event | None = None
 
     def cancel(self) -> None:
-        """The pass in hand is the last."""
+        """Ends the rollout after the current pass."""
         self._is_cancelled.set()
 
     def check(self, output: Tensor) -> None:
-        """Raises `Cancelled` after `cancel`; called after each pass with what it returned.
+        """Raises `Cancelled` after `cancel`; it is called after each pass with the output of the pass.
 
-        On a GPU it lets no more than two passes be queued, since those cannot be taken back.
+        On a GPU it waits so that at most two passes are queued, because queued passes cannot be cancelled.
         """
         if self._is_cancelled.is_set():
             raise Cancelled
         if output.is_cuda:
-            # A thread that waits like this leaves its core to others.
+            # A thread that waits like this does not use a core.
             this_pass = torch.cuda.Event(blocking=True)
             this_pass.record()
             if self._last_pass is not None:
@@ -58,7 +58,7 @@ class ChunkPrefetcher:
 
     def __init__(self, device: torch.device, codec_device: torch.device) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="denoise")
-        # What a viewer waits for goes before what nobody has asked for yet; so does its way to another GPU.
+        # Decoding, for which a viewer waits, has priority over prefetched chunks, also on another GPU.
         gpus = {place for place in (device, codec_device) if place.type == "cuda"}
         self._streams = [torch.cuda.Stream(place, priority=-1) for place in gpus]
         if device.type == "cuda":
@@ -68,11 +68,11 @@ class ChunkPrefetcher:
     def prefetching(
         self, produce: Callable[[], T | None], token: CancelToken
     ) -> Generator[Callable[[], T | None]]:
-        """Gives a function that returns what `produce` does, one call ahead.
+        """Yields a function that returns the results of `produce`, which runs one call ahead.
 
-        Within it `produce` runs in the thread alone; the next call is begun before a result is returned, None
-        ends the calls, and an error is raised where its result is asked for. Leaving cancels `token` and
-        waits for the call in hand.
+        Within the context `produce` runs only in the thread. The next call begins before a result is
+        returned; None ends the calls; an error is raised when its result is requested. At its end the context
+        cancels `token` and waits for the current call.
         """
         following: Future[T | None] | None = None
 
@@ -94,7 +94,7 @@ class ChunkPrefetcher:
         try:
             return self._thread.submit(produce)
         except RuntimeError:
-            # The process ends and takes no more work: the item in hand is the last.
+            # The process ends and accepts no more work: the current item is the last.
             ended: Future[T | None] = Future()
             ended.set_result(None)
             return ended
@@ -103,12 +103,12 @@ class ChunkPrefetcher:
     def decoding(
         self, latents: Tensor | None = None, ready: torch.cuda.Event | None = None
     ) -> Generator[None]:
-        """Within it work goes to the decoding streams, and only begins when `latents` are `ready`."""
+        """Makes the decoding streams current; their work begins when `latents` are `ready`."""
         with ExitStack() as entered:
             for stream in self._streams:
                 if latents is not None and ready is not None and stream.device == latents.device:
                     stream.wait_event(ready)
-                    # Their memory must not go to the next chunk while they are read here.
+                    # Their memory must not be reused for the next chunk while they are read here.
                     latents.record_stream(stream)
                 entered.enter_context(torch.cuda.stream(stream))
             yield

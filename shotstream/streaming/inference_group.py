@@ -1,11 +1,11 @@
-"""An inference group: several processes make one film; one leads, the others follow it chunk by chunk.
+"""An inference group: several processes generate one film; one leads, the others follow chunk by chunk.
 
-The leader has everything a process alone has: sessions, text encoder, codec, files. Followers hold the
-transformer and no more. They hear of three things: a shot begins, with all that its latents are a function
-of; its next chunk is made; it ends. So whatever the leader does (cuts, forks, retakes, films that take turns)
-needs nothing said about it here. Passes themselves are shared by `sequence_parallel.py`.
+The leader has everything that a single process has: sessions, text encoder, codec, files. Followers have only
+the transformer. They get three kinds of messages: a shot begins, with all inputs of its latents; its next
+chunk is generated; it ends. All other actions of the leader (cuts, forks, retakes, interleaved films) are
+reduced to these. `sequence_parallel.py` splits the passes among the processes.
 
-Run on CPUs over gloo, by test. On GPUs it is meant for NCCL and has not been run.
+Tests run it on CPUs over gloo. For GPUs it uses NCCL, which has not been run.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -35,20 +35,20 @@ _PATIENCE = timedelta(days=7)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotInputs:
-    """The inputs of a shot: all that its latents are a function of, beside the weights; on the CPU."""
+    """The inputs of a shot: all that its latents depend on, except the weights; on the CPU."""
 
     conditioning: Conditioning
-    """Context and positions of a batch of one."""
+    """Context and positions, in a batch of one."""
     embeddings: Float[Tensor, "1 s n d"]
     """Embeddings of its captions."""
     sigmas: Float[Tensor, " k"]
-    """Levels of its steps."""
+    """Noise levels of its steps."""
     seed: int
     """Seed of its noise."""
     num_chunks: int
-    """Its length."""
+    """Length of the shot in chunks."""
     cache_dtype: torch.dtype
-    """What keys and values are kept in."""
+    """Dtype of the KV cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,34 +69,34 @@ class _End:
 
 @dataclass(slots=True)
 class InferenceGroup:
-    """The processes of an inference group, seen from one of them. Made by `init_inference_group`."""
+    """The processes of an inference group, from the view of one of them; see `init_inference_group`."""
 
     rank: int
-    """Number of this process; 0 leads."""
+    """Index of this process; 0 leads."""
     device: torch.device
-    """Where this process computes."""
+    """Device of this process."""
     _messages: dist.ProcessGroup | None = None
     _num_shots: int = field(default=0, init=False)
     _is_in_step: bool = field(default=True, init=False)
 
     @property
     def size(self) -> int:
-        """Number of the processes."""
+        """Number of processes."""
         return dist.get_world_size()
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process directs the others."""
+        """Whether this process leads the others."""
         return self.rank == 0
 
     @contextmanager
     def leading(
         self, inputs: ShotInputs, next_chunk: Callable[[], Tensor | None]
     ) -> Generator[Callable[[], Tensor | None]]:
-        """Gives a function that makes the next chunk of a shot by all processes together.
+        """Yields a function that generates the next chunk of a shot with all processes.
 
         Args:
-            inputs: What the followers make it from.
+            inputs: The inputs of the shot, for the followers.
             next_chunk: The leader's own part of the work; None after the last chunk.
         """
         shot, self._num_shots = self._num_shots, self._num_shots + 1
@@ -107,7 +107,7 @@ class InferenceGroup:
             try:
                 return next_chunk()
             except BaseException:
-                # The followers wait in the middle of a pass, where no message reaches them.
+                # The followers wait within a pass, where they cannot receive a message.
                 self._is_in_step = False
                 raise
 
@@ -117,12 +117,12 @@ class InferenceGroup:
             self._tell(_End(shot))
 
     def dismiss(self) -> None:
-        """The leader's last word: followers return."""
+        """Ends the work of the followers, whose `follow` returns."""
         self._tell(None)
         self._is_in_step = False
 
     def follow(self, dit: DiT) -> None:
-        """Do a follower's part of everything until dismissed; `dit` is the leader's, on this device."""
+        """Does a follower's part of the work until dismissed; `dit` has the leader's weights."""
         shots: dict[int, tuple[Iterator[Tensor], DualCache]] = {}
         spare: list[DualCache] = []
         with torch.no_grad():
@@ -157,7 +157,7 @@ class InferenceGroup:
 
 
 def shared_cache(dit: DiT, grid: TokenGrid, dtype: torch.dtype) -> DualCache:
-    """A dual cache for one film at a time, of the heads that this process attends with."""
+    """Returns a dual cache for one film at a time, for the heads that this process attends with."""
     num_heads = None if dit.token_share is None else dit.token_share.num_heads
     return DualCache(dit.config, 1, grid, dtype, dit.patch_embedding.weight.device, num_heads=num_heads)
 
@@ -168,16 +168,16 @@ def _token_grid(dit: DiT, latents: Tensor) -> TokenGrid:
 
 
 def started_by_torchrun() -> bool:
-    """Whether torchrun has started this process beside others."""
+    """Returns whether torchrun has started this process together with others."""
     return number_from_torchrun("WORLD_SIZE", 1) > 1
 
 
 @contextmanager
 def init_inference_group(device: torch.device | str) -> Generator[InferenceGroup]:
-    """The inference group that torchrun started this process in; followers end when the leader leaves.
+    """Yields the inference group that torchrun started this process in; followers end when the leader leaves.
 
     Args:
-        device: "cpu", or "cuda": each process of a machine takes a GPU of its own.
+        device: "cpu", or "cuda": each process of a machine takes its own GPU.
     """
     is_cuda = torch.device(device).type == "cuda"
     own = torch.device(f"cuda:{number_from_torchrun('LOCAL_RANK', 0)}" if is_cuda else "cpu")
@@ -192,5 +192,5 @@ def init_inference_group(device: torch.device | str) -> Generator[InferenceGroup
     finally:
         if group.is_leader:
             group.dismiss()
-    # Only after a good end: a process that failed must not wait for the others to leave with it.
+    # Only after success: a process that failed must not wait for the others.
     dist.destroy_process_group()

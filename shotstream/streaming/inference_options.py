@@ -1,7 +1,7 @@
-"""Options of inference, in full: what is given up for memory, what computes, what is compiled.
+"""The complete inference options: memory savings, kernels and compilation.
 
-Nobody is asked for these one by one: `choice` makes them of what a person wants and what the machine is.
-docs/performance.md says what each saves and costs.
+Users do not set these one by one: `choice` derives them from the user's options and the machine.
+docs/performance.md has the savings and costs of each.
 """
 
 from dataclasses import dataclass
@@ -15,36 +15,41 @@ from shotstream.model.quantized import WeightFormat
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferenceOptions:
-    """Options of inference; the defaults keep every bit, with torch's own attention and nothing compiled.
+    """Options of inference.
+
+    With the defaults nothing is approximated or compiled, and torch's own attention is used.
 
     Raises:
-        ValueError: Options that exclude each other.
+        ValueError: Some options exclude each other.
     """
 
     weights: WeightFormat | None = None
-    """What the linear layers of the transformer's blocks are kept in; None: what they are computed in."""
+    """Format of the linear layers in the transformer's blocks; None: the dtype of the computation."""
     float8_cache: bool = False
-    """Whether keys and values are kept in float8 (e4m3) between passes."""
+    """Whether keys and values are stored in float8 (e4m3) between passes."""
     offload_text: bool = False
-    """Whether Wan's text encoder stays in main memory and its layers visit the device one by one."""
+    """Whether Wan's text encoder stays in main memory, and its layers are copied to the device one by one."""
     attention: AttentionName = "sdpa"
-    """What computes the transformer's self-attention; "eight-bit" also keeps keys and values so."""
+    """Kernel of the transformer's self-attention; "eight-bit" also stores keys and values in 8 bits."""
     compile: bool = False
     """Whether the transformer's blocks are compiled."""
     compile_decoder: bool = False
-    """Whether Wan's decoder is compiled, for a shot's first chunk and for the later ones. Not chosen, since
-    its own kernels fuse what a compiler would; `bench all` asks whether that holds."""
+    """Whether Wan's decoder is compiled, for a shot's first chunk and for later ones. Never chosen
+    automatically, because its own kernels fuse the same operations; `bench all` measures whether that
+    holds.
+    """
     chunk_decode: bool = False
     """Whether a chunk's latent frames go through Wan's decoder together, instead of one after the other."""
     cudnn_benchmark: bool = False
-    """Whether cuDNN tries its algorithms for each new shape of a convolution and keeps the fastest. It is a
-    setting of the process, and stays on when the pipeline is gone."""
+    """Whether cuDNN tries its algorithms for each new shape of a convolution and uses the fastest. It is a
+    setting of the process, and stays on when the pipeline is deleted.
+    """
     num_threads: int | None = None
-    """Threads that a CPU computes with, also a setting of the process; None: as many as it has now."""
+    """Number of CPU threads, also a setting of the process; None: not changed."""
     overlap_chunks: bool = False
-    """Whether a chunk is denoised while the one before is decoded and used; see `chunk_prefetcher`."""
+    """Whether a chunk is denoised while the previous one is decoded and used; see `chunk_prefetcher`."""
     codec_device: str | None = None
-    """Where the codec and the text encoder are, for example cuda:1; None: where the transformer is."""
+    """Device of the codec and the text encoder, for example cuda:1; None: that of the transformer."""
 
     def __post_init__(self) -> None:
         refuse_unknown_words(self)
@@ -54,7 +59,7 @@ class InferenceOptions:
             )
 
     def check_for_group(self) -> None:
-        """ValueError for options that several processes, which make each chunk together, cannot have."""
+        """Raises ValueError for options that an inference group does not support."""
         if self.overlap_chunks:
             raise ValueError(
                 "several processes make each chunk together, when it is asked for; do not overlap"
@@ -64,24 +69,24 @@ class InferenceOptions:
 
     @property
     def cache_dtype(self) -> torch.dtype | None:
-        """The dtype of keys and values between passes; None: that of the transformer."""
+        """Dtype of keys and values between passes; None: that of the transformer."""
         if self.attention == "eight-bit":
             return torch.int8
         return torch.float8_e4m3fn if self.float8_cache else None
 
     @property
     def of_wan_decoder(self) -> bool:
-        """Whether one is set that only Wan's decoder knows."""
+        """Whether an option is set that only Wan's decoder supports."""
         return self.compile_decoder or self.chunk_decode
 
     @property
     def needs_warm_up(self) -> bool:
-        """Whether a first pass does more than a later one: it compiles, or tries algorithms."""
+        """Whether a first pass does more than later ones: it compiles, or tries algorithms."""
         return self.compile or self.compile_decoder or self.cudnn_benchmark
 
     @property
     def suffix(self) -> str:
-        """Tells the films made with it from those made without; empty where they differ by rounding alone."""
+        """Suffix that distinguishes films made with these options; empty if they differ by rounding alone."""
         weights = [f"{self.weights} weights"] if self.weights else []
         cache = ["float8 cache"] if self.float8_cache else []
         attention = ["8-bit attention"] if self.attention == "eight-bit" else []

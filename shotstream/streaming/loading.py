@@ -1,4 +1,4 @@
-"""Loads a model from its bundle: chooses how it is run on this machine and puts its parts together."""
+"""Loading of a model from its bundle: chooses the inference options and assembles the networks."""
 
 import hashlib
 import os
@@ -49,24 +49,25 @@ def load(
     group: InferenceGroup | None = None,
     synchronize: bool = False,
 ) -> StreamingPipeline:
-    """A model, ready to film.
+    """Returns a model, ready to generate films.
 
     On a CPU the theatre computes with one thread, a setting of the whole process, unless `OMP_NUM_THREADS` is
     set.
 
     Args:
         name: A name that `weights.hub.resolve` knows, or a bundle's directory.
-        device: "auto" takes a GPU when there is one, else the CPU.
-        precision: "auto" is float32, and bfloat16 for the Wan family on a GPU. Films made with "float8" are
-            those of another model.
-        memory: "auto" keeps everything on the device where it fits; "low" gives up time, "lowest" a little of
-            the pictures too: its films are those of another model.
-        expert: Answers that take the place of the table's in `choice`.
-        group: The processes that make films together, led by this one, on the group's device.
-        synchronize: Wait for the device after each part of a chunk, so that its timings hold its own work.
+        device: "auto" takes a GPU if there is one, else the CPU.
+        precision: "auto" is float32, and bfloat16 for the Wan family on a GPU. Films generated with "float8"
+            are those of another model.
+        memory: "auto" keeps everything on the device if it fits; "low" gives up speed; "lowest" also some
+            quality: its films are those of another model.
+        expert: Options that override the table in `choice`.
+        group: The processes that generate films together, led by this one, on the group's device.
+        synchronize: Wait for the device after each part of a chunk, so that its timings measure its own work.
 
     Raises:
-        ValueError: No such model or device, a damaged or foreign bundle, or an option that cannot be.
+        ValueError: There is no such model or device, the bundle is damaged or of another kind, or an option
+            is impossible.
     """
     options = Options(precision=precision, memory=memory, expert=expert)
     chosen = choose_device(device) if group is None else group.device
@@ -74,9 +75,9 @@ def load(
 
 
 def follow(name: str | Path, group: InferenceGroup, options: Options = DEFAULT_OPTIONS) -> None:
-    """Help the group's leader to make films until it dismisses this process; the leader's name and options.
+    """Works for the group's leader until it is dismissed; `name` and `options` must be the leader's.
 
-    Reads the transformer and nothing else.
+    It reads the transformer only.
     """
     bundle = read_bundle(resolve(name), parts=("dit",))
     choice = choose_for(bundle, group.device, options, group=group)
@@ -89,13 +90,13 @@ class Encoders:
     """The encoders that turn clips into training data: a model without its transformer."""
 
     config: PipelineConfig
-    """How the model's films are made."""
+    """Configuration of the model's pipeline."""
     dit: DiTConfig
     """Sizes of its transformer."""
     codec: Codec
     text_encoder: TextEncoder
     weights_sha256: str
-    """Identifies the bundle."""
+    """SHA-256 that identifies the bundle."""
 
     def compose(self, global_caption: str, caption: str, shot_index: int) -> str:
         """The text that the text encoder is given for a shot, as a session of the model gives it."""
@@ -107,7 +108,7 @@ class Encoders:
 def load_encoders(
     name: str | Path, device: torch.device | str = "auto", dtype: torch.dtype | None = None
 ) -> Encoders:
-    """The codec and the text encoder of a model; None as dtype is what films are made in."""
+    """Returns the codec and the text encoder of a model; None as dtype is that of generation."""
     chosen = choose_device(device)
     bundle = read_bundle(resolve(name), parts=("codec", "text_encoder"))
     config = pipeline_config(bundle)
@@ -131,7 +132,7 @@ def build_pipeline(
     group: InferenceGroup | None = None,
     synchronize: bool = False,
 ) -> StreamingPipeline:
-    """The pipeline of a bundle that was read, run as the table in `choice` says; errors as of `load`."""
+    """Returns the pipeline of a loaded bundle, with options chosen by `choice`; errors as in `load`."""
     choice = choose_for(bundle, device, options, group=group)
     return assemble_pipeline(bundle, device, choice, group=group, synchronize=synchronize)
 
@@ -139,7 +140,7 @@ def build_pipeline(
 def choose_for(
     bundle: Bundle, device: torch.device, options: Options, *, group: InferenceGroup | None = None
 ) -> Choice:
-    """The choice of how to run a bundle's model on a device as it is now. ValueError for what cannot be."""
+    """Returns the choice for a bundle's model on a device in its current state; ValueError if impossible."""
     machine = Machine(
         device_type=device.type,
         num_processes=1 if group is None else group.size,
@@ -150,7 +151,7 @@ def choose_for(
         machine = replace(
             machine,
             capability=torch.cuda.get_device_capability(device),
-            # A group's processes must choose alike, and each sees another GPU.
+            # All processes of a group must make the same choice, and each sees another GPU.
             free_bytes=torch.cuda.mem_get_info(device)[0] if group is None else None,
             num_gpus=torch.cuda.device_count(),
         )
@@ -170,7 +171,7 @@ def assemble_pipeline(
     group: InferenceGroup | None = None,
     synchronize: bool = False,
 ) -> StreamingPipeline:
-    """The pipeline of a bundle that was read, run just so; BundleError when its parts do not make one."""
+    """Returns the pipeline of a loaded bundle with given options; BundleError if its parts do not fit."""
     dtype, inference_options = choice.dtype, choice.inference_options
     config = pipeline_config(bundle)
     if group is not None:
@@ -188,9 +189,9 @@ def assemble_pipeline(
         torch.set_num_threads(inference_options.num_threads)
     sha256 = bundle.sha256
     if inference_options.suffix:
-        # A film, a session or a replay made with other numbers belongs to them alone.
+        # Films, sessions and replays depend on these options.
         config = replace(config, model_id=config.model_id + inference_options.suffix)
-        # Weights that were drawn have no hash.
+        # Random weights have no hash.
         sha256 = sha256 and hashlib.sha256((sha256 + inference_options.suffix).encode()).hexdigest()
     return StreamingPipeline(
         config,

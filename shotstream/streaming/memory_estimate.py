@@ -1,10 +1,10 @@
 """An estimate of the device memory that a film needs: computed from sizes, on any machine, in a second.
 
-Weights, caches and captions' keys are counted from their shapes. What passes and decoding need meanwhile is
-found by running the very code on tensors without contents (torch's "meta" device) and adding up those that
-are alive at the same time; fused attention keeps no scores. Not counted, and covered by a reserve that is an
-assumption: the driver's context, gaps of the allocator, work space of convolutions and products. Whether it
-is what a GPU then takes has not been measured.
+Weights, caches and captions' keys are counted from their shapes. The memory of passes and decoding is found
+by running the actual code on tensors without data (torch's "meta" device) and adding up those that are alive
+at the same time; fused attention stores no scores. A reserve, which is an assumption, covers what is not
+counted: the driver's context, fragmentation, and the workspace of convolutions and products. The estimate has
+not been compared with a GPU.
 """
 
 import re
@@ -30,31 +30,32 @@ from shotstream.vae.codec import Codec
 from shotstream.weights.bundle import Bundle
 
 RESERVE_BYTES = 10**9
-"""For what is not counted; an assumption."""
+"""Reserve for what is not counted; an assumption."""
 
 _META = torch.device("meta")
-# Layers come one after the other, and need together what one needs.
+# Layers run one after the other, and together need as much as one.
 _ENOUGH_LAYERS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryEstimate:
-    """Bytes on the transformer's device while a film is made; see the module for what is not in it."""
+    """Bytes on the transformer's device while a film is generated; the module says what is left out."""
 
     transformer: int
     caches: int
-    """Keys and values of the context and the shot, and of as many captions as can be in use."""
+    """Bytes of keys and values of the context and the shot, and of the maximum number of captions."""
     text_encoder: int
-    """Its weights, or the largest layer that visits; 0 when it has a device of its own."""
+    """Bytes of its weights, or of its largest layer if offloaded; 0 if it has its own device."""
     codec: int
-    """Its weights, and what it carries from chunk to chunk; 0 when it has a device of its own."""
+    """Bytes of its weights, and of its state between chunks; 0 if it has its own device."""
     transient: int
-    """The most that a pass, a decode of a chunk and the encoding of a kept frame need meanwhile: one of
-    them, or a pass beside one of the others where chunks are made ahead."""
+    """Maximum of additional bytes during a pass, the decoding of a chunk or the encoding of a context frame;
+    with overlapping chunks, of a pass beside one of the others.
+    """
 
     @property
     def total(self) -> int:
-        """The sum of all parts and the reserve."""
+        """Sum of all parts and the reserve."""
         parts = self.transformer + self.caches + self.text_encoder + self.codec + self.transient
         return parts + RESERVE_BYTES
 
@@ -62,11 +63,11 @@ class MemoryEstimate:
 def estimate_film_memory(
     bundle: Bundle, dtype: torch.dtype, inference_options: InferenceOptions
 ) -> MemoryEstimate:
-    """The memory that one film at a time needs with a bundle's model; only shapes of tensors are read."""
+    """Returns the memory for one film at a time with a bundle's model; only shapes of tensors are read."""
     bundle = replace(bundle, tensors=_emptied(bundle.tensors))
     size, config = pipeline_config(bundle).pixel_size, dit_config(bundle)
     apart = inference_options.codec_device is not None
-    # What computes attention, and what is compiled, needs no more.
+    # The attention kernel and compilation do not change the estimate.
     plain = replace(
         inference_options,
         weights="float8" if inference_options.weights == "float8-products" else inference_options.weights,
@@ -79,12 +80,12 @@ def estimate_film_memory(
     grid = codec.geometry.token_grid(codec.geometry.latent_size(size))
     cache = DualCache(config, 1, grid, cache_dtype, _META)
     few = load_dit(_of_few_layers(bundle), _META, dtype, plain)
-    # Attention in eight bits reads its cache as it is: nothing is widened for a pass, as with every bit.
+    # 8-bit attention reads its cache directly: nothing is converted for a pass.
     read_dtype = dtype if cache_dtype == torch.int8 else cache_dtype
     passes = pass_peak(few, DualCache(few.config, 1, grid, read_dtype, _META), codec, size)
     decoding, encoding = decode_peak(codec, config.chunk_latent_frames, size), encode_peak(codec, size)
     coding = max(decoding.peak - decoding.kept, encoding)
-    # Each context frame may read a caption, the shot another, which is then held apart for its passes.
+    # Each context frame may have its own caption; the shot's is also stored separately for its passes.
     keys_of_a_caption = 2 * config.num_layers * config.text_length * config.dim * dtype.itemsize
     captions = (config.num_context_frames + 2) * keys_of_a_caption
     beside = passes + coding if inference_options.overlap_chunks else max(passes, coding)
@@ -99,16 +100,16 @@ def estimate_film_memory(
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Bytes alive during some work, beside what was alive before."""
+    """Bytes alive during some work, in addition to those before it."""
 
     peak: int
-    """At most."""
+    """Maximum during the work."""
     kept: int
-    """At the end."""
+    """Bytes still alive at its end."""
 
 
 def peak_of(work: Callable[[], Any]) -> Peak:
-    """The peak of `work`; what it returns is alive to the end. Attention is taken for fused on "meta"."""
+    """Returns the peak of `work`, whose result stays alive; attention on "meta" counts as fused."""
     live = _Live()
     with torch.no_grad(), live, _FusedAttention():
         result = work()
@@ -118,7 +119,7 @@ def peak_of(work: Callable[[], Any]) -> Peak:
 
 
 def pass_peak(dit: DiT, cache: DualCache, codec: Codec, size: PixelSize) -> int:
-    """The most of a shot's passes: its context, and a chunk that sees a full window."""
+    """Returns the maximum of a shot's passes: the context, and a chunk with a full window."""
     config, latent_size = dit.config, codec.geometry.latent_size(size)
     device = dit.patch_embedding.weight.device
     conditioning = first_shot(config, latent_size, device=device)
@@ -148,7 +149,7 @@ def pass_peak(dit: DiT, cache: DualCache, codec: Codec, size: PixelSize) -> int:
 
 
 def decode_peak(codec: Codec, num_latent_frames: int, size: PixelSize, device: torch.device = _META) -> Peak:
-    """A shot's first and second chunk; kept is what the codec carries on."""
+    """Returns the peak of a shot's first and second chunk; `kept` is the codec's state."""
     latent_size = codec.geometry.latent_size(size)
     shape = (1, codec.latent_channels, num_latent_frames, latent_size.height, latent_size.width)
 
@@ -161,12 +162,12 @@ def decode_peak(codec: Codec, num_latent_frames: int, size: PixelSize, device: t
 
 
 def encode_peak(codec: Codec, size: PixelSize, device: torch.device = _META) -> int:
-    """A kept frame; they are encoded one after the other."""
+    """Returns the peak for a context frame; they are encoded one after the other."""
     return peak_of(lambda: codec.encode(torch.zeros(1, 3, 1, size.height, size.width, device=device))).peak
 
 
 class _Live(TorchDispatchMode):
-    """Adds up the storages that operations make, for as long as they are alive."""
+    """Adds up the storages that operations allocate, while they are alive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -194,7 +195,7 @@ class _Live(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Without a device torch computes attention by the formula, with all scores; no device does."""
+    """Counts attention as fused: on "meta" torch would allocate all scores, which no device does."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -244,7 +245,7 @@ def _text_bytes(
 
 
 def _layers(tensors: Mapping[str, Tensor]) -> Iterable[Mapping[str, Tensor]]:
-    """The tensors of each block of a text encoder, which visit the device together."""
+    """Yields the tensors of each block of a text encoder, which are on the device together."""
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if ".block." in name:

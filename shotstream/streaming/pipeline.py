@@ -1,8 +1,8 @@
-"""A loaded model: makes every shot of every session, and opens sessions. The front door of the package.
+"""The streaming pipeline: a loaded model that generates every shot of every session, and opens sessions.
 
-Nothing in it belongs to a film. It turns captions into text caches, frames into context latents and
-latents into frames, and lends out dual caches: a shot in the making borrows one, so that interleaved
-sessions never share one, and gives it back, so that a long film allocates nothing.
+It holds no state of a film. It turns captions into text caches, frames into context latents and latents into
+frames, and lends dual caches: a shot borrows one while it is generated, so that interleaved sessions never
+share one, and returns it, so that a long film allocates nothing.
 """
 
 import os
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class StreamingPipeline:
-    """A loaded model. Opens any number of sessions; one thread at a time."""
+    """A loaded model. It opens any number of sessions; only one thread may use it at a time."""
 
     def __init__(
         self,
@@ -52,19 +52,20 @@ class StreamingPipeline:
         group: InferenceGroup | None = None,
         synchronize: bool = False,
     ) -> None:
-        """The networks are used as they are: put them where they belong and in evaluation mode first.
+        """Creates a pipeline from networks, which must be on their devices and in evaluation mode.
 
         Args:
-            config: How films are made.
+            config: Configuration of the pipeline.
             dit: The student.
-            codec: Between frames and latents.
-            text_encoder: Of whole captions.
-            weights_sha256: Identifies the weights; sessions are saved with it.
-            choice: How it is run; of its options, those of the networks are already applied to them. None:
-                the default options.
-            group: The processes that make each chunk together, led by this one; None: this one alone.
-            synchronize: Wait for the device after each part of a chunk, so that timings hold their own work;
-                without effect where chunks overlap.
+            codec: The video codec.
+            text_encoder: The text encoder of composed captions.
+            compose: Returns the text for the text encoder from global caption, shot caption and shot index.
+            weights_sha256: SHA-256 that identifies the weights; sessions are saved with it.
+            choice: How the model is run; options of the networks must be applied to them already. None: the
+                default options.
+            group: The processes that generate each chunk together, led by this one; None: this one alone.
+            synchronize: Wait for the device after each part of a chunk, so that timings measure its own work;
+                without effect if chunks overlap.
 
         Raises:
             ValueError: The parts do not fit each other, or there are more processes than can share a pass.
@@ -108,7 +109,7 @@ class StreamingPipeline:
 
     @property
     def family(self) -> Family:
-        """The family of the model."""
+        """Family of the model."""
         return self.config.family
 
     @property
@@ -128,32 +129,32 @@ class StreamingPipeline:
 
     @property
     def num_chunks(self) -> int:
-        """Usual length of a shot."""
+        """Default length of a shot in chunks."""
         return self.config.num_chunks
 
     @property
     def num_steps(self) -> int:
-        """Denoising steps per chunk that it was trained for."""
+        """Number of denoising steps per chunk that the model was trained for."""
         return len(self.config.student_steps)
 
     @property
     def context_policy(self) -> str:
-        """The policy that chooses context frames."""
+        """Name of the policy that chooses context frames."""
         return self.config.context_policy
 
     @property
     def device(self) -> torch.device:
-        """The device of the transformer."""
+        """Device of the transformer."""
         return self.dit.patch_embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that the transformer computes in."""
+        """Dtype of the transformer's computation."""
         return self.dit.patch_embedding.weight.dtype
 
     @property
     def context_budget(self) -> int:
-        """Context frames of a shot."""
+        """Number of context frames of a shot."""
         return self.dit.config.num_context_frames
 
     @property
@@ -164,10 +165,10 @@ class StreamingPipeline:
         return config.latent_channels, config.chunk_latent_frames, size.height, size.width
 
     def sigmas(self, num_steps: int) -> Float[Tensor, " k"]:
-        """Levels of `num_steps` denoising steps, on the device.
+        """Returns the noise levels of `num_steps` denoising steps, on the device.
 
-        The trained number of steps gives the trained ones; any other number spreads them evenly before the
-        schedule warps them.
+        The trained number of steps has the trained levels; any other number is evenly spaced before the
+        schedule warps the levels.
         """
         if num_steps not in self._sigmas:
             schedule = FlowSchedule(shift=self.config.shift)
@@ -183,37 +184,37 @@ class StreamingPipeline:
         return fitted_family_caption(self.family, self.text_encoder, global_caption, caption, shot_index).text
 
     def stopwatch(self) -> Stopwatch:
-        """A stopwatch for one shot."""
+        """Returns a stopwatch for one shot."""
         return Stopwatch(self.device, synchronize=self.synchronize and self.prefetcher is None)
 
     @torch.no_grad()
     def text_cache(self, captions: Sequence[str]) -> TextCache:
-        """The captions' keys and values in every layer; each caption is encoded once while it is in use."""
+        """Returns the captions' keys and values in every layer; captions in use are encoded only once."""
         return self.dit.text_cache(self.embeddings(captions), tuple(captions))
 
     def embeddings(self, captions: Sequence[str]) -> Float[Tensor, "1 s n d"]:
-        """Embeddings of captions, on the device."""
+        """Returns the embeddings of captions, on the device."""
         return send(self.text_encoder.encode(captions), self.device).unsqueeze(0)
 
     @torch.no_grad()
     def encode_frames(self, frames: UInt8[np.ndarray, "f h w 3"]) -> Float[Tensor, "f z latent_h latent_w"]:
-        """Latents of frames, see `encode_levels`; float32, on the CPU."""
+        """Returns the latents of frames, see `encode_levels`; float32, on the CPU."""
         expected = self.config.pixel_size
         if frames.shape[1:3] != (expected.height, expected.width):
             raise ValueError(
                 f"frames of {frames.shape[1]}x{frames.shape[2]} pixels; this model's are "
                 f"{expected.height}x{expected.width}: resize them"
             )
-        # Copied, because frames handed out are read-only and torch has no such tensors.
+        # Copied, because these frames are read-only, and torch has no read-only tensors.
         levels = send(torch.from_numpy(frames.copy()), self.codec_device)
         return fetch(self.encode_levels(levels))
 
     @torch.no_grad()
     def encode_levels(self, levels: UInt8[Tensor, "f h w 3"]) -> Float[Tensor, "f z latent_h latent_w"]:
-        """Latents of frames on the codec's device; float32, there.
+        """Returns the latents of frames on the codec's device; float32, on that device.
 
-        Each is encoded alone, as a video of one frame and in a batch of one, so that its latent is the same
-        to the bit whatever else is encoded, and when.
+        Each frame is encoded alone, as a video of one frame and in a batch of one, so that its latent is
+        bit-identical whatever else is encoded, and when.
         """
         pixels = rearrange(levels, "f h w c -> f 1 c 1 h w")
         return torch.cat([self.codec.encode(from_uint8(frame))[:, :, 0].float() for frame in pixels])
@@ -224,9 +225,9 @@ class StreamingPipeline:
         state: DecodeState | None,
         decoder: StreamDecoder | None = None,
     ) -> tuple[UInt8[np.ndarray, "frames pixel_h pixel_w 3"], DecodeState]:
-        """The next frames of a shot, read-only, and the state that follows. Waits for the current stream.
+        """Returns the next frames of a shot, read-only, and the next state; waits for the current stream.
 
-        `decoder` takes the codec's place; the state is its own.
+        If `decoder` is given, it is used instead of the codec; the state is its own.
         """
         levels, state = self.decode_levels(latents, state, decoder)
         return to_frames(levels), state
@@ -238,7 +239,7 @@ class StreamingPipeline:
         state: DecodeState | None,
         decoder: StreamDecoder | None = None,
     ) -> tuple[UInt8[Tensor, "frames pixel_h pixel_w 3"], DecodeState]:
-        """The same frames on the codec's device; waits for nothing."""
+        """Returns the same frames on the codec's device, without waiting."""
         given = latents if self.codec_device.type != "cpu" else fetch(latents)
         pixels, state = (decoder or self.codec).decode_stream(given.to(self.codec_device), state)
         return rearrange(to_uint8(pixels[0]), "c f h w -> f h w c"), state
@@ -246,37 +247,37 @@ class StreamingPipeline:
     def beside(
         self, latents: Tensor | None = None, ready: torch.cuda.Event | None = None
     ) -> AbstractContextManager[object]:
-        """Within it work runs beside the denoising of the next chunk, where the pipeline prefetches chunks.
+        """Returns a context whose work runs beside the denoising of the next chunk.
 
-        It begins when `latents` are `ready`.
+        The work begins when `latents` are `ready`. Without prefetching of chunks the context has no effect.
         """
         return nullcontext() if self.prefetcher is None else self.prefetcher.decoding(latents, ready)
 
     def borrow_cache(self) -> DualCache:
-        """A dual cache that nobody else uses; give it back with `return_cache`."""
+        """Returns a dual cache that nothing else uses; return it with `return_cache`."""
         if self._spare_caches:
             return self._spare_caches.pop()
         return shared_cache(self.dit, self._token_grid, self.cache_dtype)
 
     def return_cache(self, cache: DualCache) -> None:
-        """Take back a borrowed cache for the next shot."""
+        """Takes back a borrowed cache, for the next shot."""
         self._spare_caches.append(cache)
 
     def session(self, global_caption: str, *, seed: int = 0) -> "StorySession":
-        """A new film; see `StorySession`."""
+        """Returns a new session; see `StorySession`."""
         from shotstream.streaming.session import StorySession
 
         return StorySession(self, global_caption, seed=seed)
 
     def load_session(self, path: str | os.PathLike[str]) -> "StorySession":
-        """The session that `StorySession.save` wrote; SessionError when it is of another model or damaged."""
+        """Returns a session from `StorySession.save`; SessionError if damaged or of another model."""
         from shotstream.streaming.session import StorySession
 
         return StorySession.load(path, self)
 
 
 def to_frames(levels: UInt8[Tensor, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
-    """Frames in main memory, read-only; waits for the current stream."""
+    """Returns frames in main memory, read-only; waits for the current stream."""
     frames = fetch(levels).numpy()
     frames.flags.writeable = False
     return frames

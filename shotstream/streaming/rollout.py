@@ -1,17 +1,17 @@
-"""The rollout of a shot, chunk by chunk: the same code makes films and trains a student on its own output.
+"""The rollout of a shot, chunk by chunk: one code for inference and for training on a student's output.
 
-A shot starts with a commit pass over its context, which fills the global cache. Every chunk is then
-denoised in a few steps that only read the caches, handed out, and committed clean to the local cache when
-the caller comes back for the next one. Passes that write carry no gradient and read detached values, so
-nothing flows back through the caches: with a gradient asked for, each chunk has exactly one gradient-
-bearing pass, its exit step.
+A shot starts with a commit pass over its context, which fills the global cache. Every chunk is then denoised
+in a few steps that only read the caches, yielded, and committed to the local cache as clean latents when the
+caller requests the next one. Commit passes have no gradients and caches hold detached values, so no gradient
+flows through the caches: if gradients are enabled, each chunk has exactly one pass with a gradient, its exit
+step.
 
-It draws no randomness, opens no file and knows nothing of pixels. Latents stay in float32 between passes,
-whatever the network computes in.
+It has no randomness, input, output or pixels. Latents are float32 between passes, whatever the network's
+dtype.
 
-Source: Self-Forcing (arXiv 2506.08009) and section 4 of arXiv 2603.25746. Unlike the published code,
-chunks after the first are not trained through the keys of earlier ones, and a commit pass sees clean
-latents at level 0 in training as at inference.
+Source: Self-Forcing (arXiv 2506.08009) and section 4 of arXiv 2603.25746. Unlike in the published code,
+chunks after the first are not trained through the keys of earlier ones, and a commit pass gets clean latents
+at level 0 in training as in inference.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -34,11 +34,11 @@ from shotstream.streaming.noise import NoiseSource
 from shotstream.streaming.timing import Stopwatch
 
 Observe = Callable[[int | None, int, Tensor], None]
-"""Called with (chunk index, None for the context; step; velocity) after all passes but a chunk's commit."""
+"""Callback (chunk index, None for the context; step; velocity) after all passes except a chunk's commit."""
 
 
 class Rollout:
-    """A shot in the making: its conditioning, its noise, and the cache that it alone uses meanwhile."""
+    """The generation of one shot: its conditioning, its noise, and the cache that it uses alone."""
 
     def __init__(
         self,
@@ -52,20 +52,20 @@ class Rollout:
         stopwatch: Stopwatch | None = None,
         observe: Observe | None = None,
     ) -> None:
-        """Computes nothing yet.
+        """Creates a rollout; nothing is computed yet.
 
         Args:
             dit: The student.
             conditioning: Context and positions; its batch is the rollout's.
-            text: Caption embeddings, whose projections then learn from the exit steps, or a text cache.
-            cache: Overwritten from the start; must fit the batch and the latents.
+            text: Caption embeddings, whose projections then get gradients in the exit steps, or a text cache.
+            cache: The KV cache, which is overwritten; it must fit the batch and the latents.
             noise: Noise of every (chunk, step).
-            sigmas: Falling levels of the student's steps, best on the network's device.
-            stopwatch: Counts the parts "context", "denoise" and "commit".
-            observe: Sees every velocity.
+            sigmas: Descending noise levels of the student's steps, preferably on the network's device.
+            stopwatch: Measures the parts "context", "denoise" and "commit".
+            observe: Called with every velocity.
 
         Raises:
-            ValueError: The network is not one that is told level 0 for its context.
+            ValueError: The network does not take level 0 for its context.
         """
         if dit.config.context_sigma != "clean":
             raise ValueError(
@@ -82,9 +82,9 @@ class Rollout:
         self._observe = observe
         self._cancel_token: CancelToken | None = None
         with torch.no_grad():
-            # Passes without gradient need the captions' keys once, not once per pass.
+            # Passes without gradients compute the captions' keys once, not once per pass.
             self._text_cache = text if isinstance(text, TextCache) else dit.text_cache(text)
-            # All frames of a chunk read the shot's own caption; only the context reads others.
+            # All frames of a chunk have the shot's own caption; only the context has others.
             self._own_text = self._text_cache.only(conditioning.target_caption)
 
     def chunks(
@@ -94,16 +94,16 @@ class Rollout:
         *,
         cancel_token: CancelToken | None = None,
     ) -> Generator[Float[Tensor, "b c f h w"]]:
-        """Clean latents, chunk by chunk; a chunk is committed when the next one is asked for.
+        """Yields clean latents, chunk by chunk; a chunk is committed when the next one is requested.
 
         Args:
-            num_chunks: Where the shot ends; None goes on until the iterator is closed.
-            exit_steps: For each chunk, the step at which denoising ends. That step follows the caller's grad
-                mode and is the only one that ever carries a gradient. None: all steps, without gradient.
-            cancel_token: Ends the shot between two passes by raising `Cancelled`; None: nothing does.
+            num_chunks: Length of the shot; None continues until the generator is closed.
+            exit_steps: For each chunk, the step at which denoising ends. That step has a gradient if
+                gradients are enabled, and no other step ever has. None: all steps, without gradients.
+            cancel_token: Ends the shot between two passes by raising `Cancelled`; None: never.
 
         Raises:
-            ValueError: `exit_steps` does not name one step per chunk.
+            ValueError: `exit_steps` does not have one step per chunk.
         """
         if exit_steps is not None and len(exit_steps) != num_chunks:
             raise ValueError(f"{len(exit_steps)} exit steps for {num_chunks} chunks; give one for each")
@@ -120,7 +120,7 @@ class Rollout:
 
     @torch.no_grad()
     def _commit_context(self) -> None:
-        """Fill the global cache; the pass sees the context alone."""
+        """Fills the global cache; the pass attends to the context alone."""
         with self._part("context"):
             self._cache.reset()
             context = self._conditioning.context
@@ -168,5 +168,5 @@ class Rollout:
 
 
 def _clean(latents: Tensor) -> Tensor:
-    """Level 0 for every frame."""
+    """Returns level 0 for every frame."""
     return latents.new_zeros(latents.shape[0], latents.shape[2], dtype=torch.float32)

@@ -1,8 +1,8 @@
-"""The lossless state of a session, and the one file it is saved in.
+"""The complete state of a session, and the file that it is saved in.
 
-A safetensors file: latents as tensors, everything else as JSON in its metadata, so that a session is on
-disk whole or not at all. Unknown versions and keys are refused. A sum over all of it is in the metadata too,
-and is checked when the file is read; files of earlier versions have none, and are read without.
+It is a safetensors file: latents as tensors, everything else as JSON in its metadata, so that a session on
+disk is complete or absent. Unknown versions and keys are refused. A checksum of all content is in the
+metadata and is verified when the file is read; files of earlier versions have none.
 """
 
 import hashlib
@@ -24,47 +24,47 @@ _FORMAT = "shotstream-session/1"
 
 
 class SessionError(ValueError):
-    """A file that is no saved session, a damaged one, or one of another model; one line."""
+    """A file that is not a saved session, is damaged, or is of another model; the message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Take(ShotMemory):
-    """A take: one rendering of a shot, with what it was made from and the memory of it."""
+    """A take: one rendering of a shot, with its inputs and its memory."""
 
     seed: int
     """Seed of its noise."""
     num_steps: int
-    """Denoising steps per chunk."""
+    """Number of denoising steps per chunk."""
     num_chunks: int
-    """Its length."""
+    """Length of the take in chunks."""
     keep_s: float = 0.0
-    """Seconds it took to encode what is kept, some while the shot was made; 0 in a loaded session."""
+    """Seconds for encoding its memory, partly while the shot was generated; 0 in a loaded session."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pin:
-    """A picture that stays in the context."""
+    """A pinned picture: it is in the context of every later shot."""
 
     shot_index: int
-    """The shot that it counts as a frame of."""
+    """Index of the shot that it counts as a frame of."""
     latent: Float[Tensor, "z h w"] = field(repr=False)
-    """The picture, encoded alone; float32, on the CPU."""
+    """Latent of the picture, encoded alone; float32, on the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SavedSession:
-    """The whole state of a session."""
+    """The complete state of a session."""
 
     model_id: str
     """Name of the model, for messages."""
     weights_sha256: str
-    """The weights that the takes and their latents belong to."""
+    """SHA-256 of the weights that generated the takes and their latents."""
     context_policy: str
-    """How context frames were chosen."""
+    """Name of the policy that chose the context frames."""
     global_caption: str
-    """What all shots share."""
+    """Caption of all shots."""
     seed: int
-    """Seed of shots without one."""
+    """Seed of the session, for shots without their own."""
     takes: tuple[Take, ...]
     """The finished shots."""
     pins: tuple[Pin, ...]
@@ -72,13 +72,13 @@ class SavedSession:
 
 
 _TEXT, _SUM = "session", "sha256"
-"""Names in the file's metadata."""
+"""Keys in the file's metadata."""
 _SESSION_KEYS = ("model_id", "weights_sha256", "context_policy", "global_caption", "seed")
 _TAKE_KEYS = ("caption", "seed", "num_steps", "num_chunks", "num_frames", "candidate_frames")
 
 
 def write_session(path: Path, session: SavedSession) -> None:
-    """Write a session to `path`, whole or not at all whatever happens meanwhile."""
+    """Writes a session to `path` atomically."""
     document = {
         "format": _FORMAT,
         **{key: getattr(session, key) for key in _SESSION_KEYS},
@@ -92,7 +92,7 @@ def write_session(path: Path, session: SavedSession) -> None:
 
 
 def read_session(path: Path) -> SavedSession:
-    """The session in a file.
+    """Returns the session in a file.
 
     Raises:
         SessionError: There is none, or it is damaged.
@@ -103,7 +103,7 @@ def read_session(path: Path) -> SavedSession:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             names = cast("list[str]", list(file.keys()))
-            # Cloned: the tensors would hold on to the mapped file, which may be replaced or deleted.
+            # Cloned, because the tensors would keep the mapped file open, which may be replaced or deleted.
             tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
     except (SafetensorError, OSError) as error:
         raise SessionError(f"{path}: not a saved session, or a damaged one") from error
@@ -125,14 +125,14 @@ def read_session(path: Path) -> SavedSession:
 
 
 def _is_whole(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the file's sum is that of its content; or it has none, as earlier versions wrote them."""
+    """Returns whether the checksum is that of the content; True without one, as in earlier versions."""
     if set(metadata) == {_TEXT}:
         return True
     return set(metadata) == {_TEXT, _SUM} and metadata[_SUM] == _sum(metadata[_TEXT], tensors)
 
 
 def _sum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of everything that a session is read from."""
+    """Returns the SHA-256 of everything that a session is read from."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,8 +1,9 @@
-"""Sequence parallel over heads: processes share the tokens of a pass, and exchange them for heads to attend.
+"""Sequence parallelism: processes share the tokens of a pass, and exchange them for heads in attention.
 
-Two exchanges per layer: queries, keys and values of one's own tokens go out by heads, and what the heads have
-gathered comes back by tokens. Shares may be uneven, so that any number of processes up to the number of heads
-and of tokens per frame will do; even ones waste nothing. It refuses gradients: training shares batches.
+There are two exchanges per layer: queries, keys and values of a process's own tokens are sent by heads, and
+the result of attention comes back by tokens. Shares may be uneven, so any number of processes up to the
+numbers of heads and of tokens per frame is possible; even shares are the most efficient. Gradients are not
+supported: training splits batches instead.
 
 Source: DeepSpeed-Ulysses (arXiv 2309.14509).
 """
@@ -24,15 +25,15 @@ from shotstream.model.rope import RopeTable
 
 
 class HeadParallel:
-    """A `TokenShare` among the processes of a group."""
+    """A `TokenShare` over the processes of a group."""
 
     def __init__(self, config: DiTConfig, grid: TokenGrid, group: dist.ProcessGroup | None = None) -> None:
-        """No process waits for another here.
+        """Creates the share of this process, without communication.
 
         Args:
-            config: Of the network.
-            grid: Of its pictures.
-            group: The processes; None: all of them.
+            config: Sizes of the transformer.
+            grid: Size of a latent frame in tokens.
+            group: The processes; None: all.
 
         Raises:
             ValueError: There are more processes than heads or than tokens in a frame.
@@ -49,13 +50,13 @@ class HeadParallel:
 
     @property
     def num_heads(self) -> int:
-        """Heads that this process attends with."""
+        """Number of heads that this process attends with."""
         return len(self._heads[self._rank])
 
     def scatter(
         self, tokens: Float[Tensor, "b f p d"], rope: RopeTable
     ) -> tuple[Float[Tensor, "b f q d"], RopeTable]:
-        """This process's tokens of every frame, and their rotations."""
+        """Returns this process's tokens of every frame, and their rotations."""
         if torch.is_grad_enabled():
             raise ValueError("a pass shared by processes carries no gradient; run it under torch.no_grad()")
         own = _as_slice(self._tokens[self._rank])
@@ -66,20 +67,20 @@ class HeadParallel:
         return tokens[:, :, own], RopeTable(rope.positions, cos, sin)
 
     def gather(self, tokens: Float[Tensor, "b f q d"]) -> Float[Tensor, "b f p d"]:
-        """All processes' tokens, in the order of `scatter`'s; the same bits everywhere."""
+        """Returns the tokens of all processes in their original order; bit-identical in all processes."""
         batch, num_frames, _, width = tokens.shape
         shapes = [(batch, num_frames, len(share), width) for share in self._tokens]
         return torch.cat(self._exchange([tokens] * self._size, shapes), dim=2)
 
     def over(self, attend: Attend) -> Attend:
-        """`attend`, called with all tokens and this process's heads, for its own tokens and all heads."""
+        """Returns an attention function for this process's tokens and all heads; see `TokenShare.over`."""
         return partial(self._attend, attend=attend)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, attend: Attend) -> Tensor:
         batch, num_own, _, width = queries.shape
         num_frames = num_own // len(self._tokens[self._rank])
         numbers = [num_frames * len(share) for share in self._tokens]
-        # Tokens first, so that what comes from the processes lies one after the other.
+        # Tokens first, so that the parts from all processes are contiguous.
         packed = torch.stack((queries, keys, values)).permute(2, 0, 1, 3, 4)  # n 3 b heads k
         arrived = self._exchange(
             [packed[..., _as_slice(share), :] for share in self._heads],
@@ -93,7 +94,7 @@ class HeadParallel:
         return torch.cat(returned, dim=2)
 
     def _exchange(self, parts: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        """Part j goes to process j; what comes from process i has shape i."""
+        """Sends part j to process j; returns the parts from all processes, of shape i from process i."""
         sent = torch.cat([part.flatten() for part in parts])
         num_sent, num_received = [part.numel() for part in parts], [prod(shape) for shape in shapes]
         received = sent.new_empty(sum(num_received))
@@ -102,7 +103,7 @@ class HeadParallel:
 
 
 def shares(count: int, num_processes: int) -> tuple[range, ...]:
-    """`count` things in as many consecutive shares as there are processes, as even as can be."""
+    """Returns `count` items as consecutive shares, one per process, as even as possible."""
     edges = [count * process // num_processes for process in range(num_processes + 1)]
     return tuple(range(first, last) for first, last in pairwise(edges))
 

@@ -1,8 +1,8 @@
-"""The memory of a finished shot: latents of the few frames that later shots may look back at.
+"""The memory of a finished shot: latents of the few frames that later shots may use as context.
 
-Sessions, films of teachers, training on films of a student's own and on stored clips remember shots in this
-one form. It offers candidates; a policy of `context_sampling` chooses among them, and `condition_next_shot`
-of `conditioning` makes the choice what a network is given.
+Sessions, films of teachers, training on a student's own films and training on stored clips all use this one
+form. It offers candidates; a policy of `context_sampling` chooses among them, and `condition_next_shot` of
+`conditioning` turns the choice into inputs of the network.
 """
 
 from dataclasses import dataclass, field
@@ -23,11 +23,11 @@ class ShotMemory:
     num_frames: int
     """Length of the shot in video frames."""
     candidate_frames: tuple[int, ...]
-    """Video frames that a later shot may take into its context, 0-based in the shot."""
+    """Indices of the video frames that a later shot may have in its context, from 0."""
     latents: Float[Tensor, "k z h w"] = field(repr=False)
-    """Normalised latents of those frames, each encoded alone; on the CPU."""
+    """Normalised latents of these frames, each encoded alone; on the CPU."""
     pinned: tuple[Float[Tensor, "z h w"], ...] = field(default=(), repr=False)
-    """Latents of the pictures that count as frames of this shot and must be in every context."""
+    """Latents of pinned pictures that count as frames of this shot and must be in every context."""
 
     def __post_init__(self) -> None:
         if len(self.candidate_frames) != len(self.latents):
@@ -36,11 +36,11 @@ class ShotMemory:
             )
 
     def latent_of(self, frame_index: int) -> Float[Tensor, "z h w"]:
-        """The latent of a candidate frame."""
+        """Returns the latent of a candidate frame."""
         return self.latents[self.candidate_frames.index(frame_index)]
 
     def candidates(self, shot_index: int) -> list[ContextCandidate]:
-        """Its candidates for the context of a later shot, as shot `shot_index` of the film."""
+        """Returns its candidates for the context of a later shot, as shot `shot_index` of the film."""
         pinned = [
             ContextCandidate(
                 shot_index=shot_index,

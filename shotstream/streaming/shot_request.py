@@ -1,4 +1,4 @@
-"""The request for one shot: everything it is made from, beside the model."""
+"""The request for one shot: all inputs of its generation, except the model."""
 
 from dataclasses import dataclass, replace
 
@@ -12,20 +12,20 @@ from shotstream.streaming.shot_memory import ShotMemory
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotRequest:
-    """A shot to be made, and all it is a function of beside the model."""
+    """The inputs of a shot that is to be generated, except the model."""
 
     global_caption: str
-    """What all shots share."""
+    """Caption of all shots."""
     caption: str
-    """What this one shows."""
+    """Caption of this shot."""
     seed: int
     """Seed of its noise."""
     num_steps: int
-    """Denoising steps per chunk."""
+    """Number of denoising steps per chunk."""
     num_chunks: int
-    """Its length."""
+    """Length in chunks."""
     takes: tuple[Take, ...]
-    """The shots before it."""
+    """The takes of the earlier shots."""
     pins: tuple[Pin, ...]
     """The pinned pictures."""
 
@@ -48,7 +48,7 @@ class ShotRequest:
 
     @property
     def memories(self) -> list[ShotMemory]:
-        """The shots before it, with the pictures pinned to each."""
+        """The memories of the earlier shots, with the pictures pinned to each."""
         memories: list[ShotMemory] = list(self.takes)
         for pin in self.pins:
             memory = memories[pin.shot_index]
@@ -64,7 +64,7 @@ class ShotRequest:
         latents: Float[Tensor, "k z h w"],
         keep_s: float,
     ) -> Take:
-        """The take that came of it, which may be shorter than was ordered."""
+        """Returns the take that was generated, which may be shorter than requested."""
         return Take(
             caption=self.caption,
             seed=self.seed,

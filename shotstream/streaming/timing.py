@@ -1,8 +1,8 @@
-"""A stopwatch for the parts of a chunk: how long text, context, denoising, commit and decoding took.
+"""A stopwatch for the parts of a chunk: text, context, denoising, commit and decoding.
 
-By default it reads the clock only: on a GPU the parts then show when work was queued, and no part waits
-for the device. With `synchronize` every part ends with a device synchronisation and holds its own work;
-that is for measuring, since it stalls the pipeline.
+By default it only reads the clock: on a GPU the parts then show when work was queued, and no part waits for
+the device. With `synchronize` every part ends with a device synchronisation and measures its own work; that
+is for benchmarks, since it stalls the pipeline.
 """
 
 import time
@@ -13,7 +13,7 @@ import torch
 
 
 class Stopwatch:
-    """Seconds spent per named part since the last `take`."""
+    """A stopwatch: seconds per named part since the last `take`."""
 
     def __init__(self, device: torch.device, *, synchronize: bool = False) -> None:
         self._waits = synchronize and device.type == "cuda"
@@ -22,7 +22,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Generator[None, None, None]:
-        """Adds the time spent in the block to `name`, also when the block raises."""
+        """Adds the time of the block to `name`, also if the block raises."""
         start = time.perf_counter()
         try:
             yield
@@ -32,6 +32,6 @@ class Stopwatch:
             self._parts_s[name] = self._parts_s.get(name, 0.0) + time.perf_counter() - start
 
     def take(self) -> dict[str, float]:
-        """Seconds per part so far; the stopwatch starts again from nothing."""
+        """Returns the seconds per part, and resets the stopwatch."""
         parts_s, self._parts_s = self._parts_s, {}
         return parts_s

@@ -1,8 +1,8 @@
-"""Runs what a film's first shots consist of once, so that they wait for no compiler and no search.
+"""The warm-up of a pipeline: compiles and tunes everything that a film's first shots need.
 
-Compiled are the transformer's blocks, for a chunk and for a context of one caption and of several, and Wan's
-decoder for a shot's first chunk and for a later one; cuDNN tries its algorithms for the shapes of both and of
-a kept frame, and plans attention for each length of the cache.
+It compiles the transformer's blocks, for a chunk and for contexts of one and of several captions, and Wan's
+decoder for a shot's first chunk and for a later one. cuDNN tries its algorithms for the shapes of both and of
+a context frame, and plans attention for each length of the cache.
 """
 
 import time
@@ -24,12 +24,13 @@ from shotstream.vae.codec import DecodeState
 def warm_up(
     pipeline: StreamingPipeline, num_chunks: int | None = None, *, tell: Callable[[str], None] | None = None
 ) -> float:
-    """Seconds that it took. What it makes is thrown away; films are what they would have been.
+    """Runs the pipeline once and returns the seconds that it took; films do not depend on it.
 
     Args:
-        pipeline: What to run, once.
-        num_chunks: Chunks of the first shot; lengths met later are compiled then. None: the usual number.
-        tell: Given a line before and a line after.
+        pipeline: The pipeline.
+        num_chunks: Number of chunks of the first shot; other lengths are compiled later. None: the default
+            length.
+        tell: Called with a line before and a line after.
     """
 
     def say(line: str) -> None:
@@ -58,7 +59,7 @@ def warm_up(
 
 
 def _run(pipeline: StreamingPipeline, chunks: Iterable[Tensor]) -> None:
-    """Denoises all and decodes the first two: the third is decoded like the second."""
+    """Denoises all chunks and decodes the first two: later ones are decoded like the second."""
     state: DecodeState | None = None
     for chunk_index, latents in enumerate(chunks):
         if chunk_index < 2:
@@ -67,7 +68,7 @@ def _run(pipeline: StreamingPipeline, chunks: Iterable[Tensor]) -> None:
 
 
 def _conditioning(pipeline: StreamingPipeline, num_captions: int) -> Conditioning:
-    """Conditioning of a first shot, but for the number of captions that its context reads."""
+    """Returns the conditioning of a first shot, except for the number of captions in its context."""
     conditioning = first_shot(pipeline.dit.config, pipeline.latent_size, device=pipeline.device)
     rows = torch.arange(pipeline.context_budget, device=pipeline.device)[None] % num_captions
     return replace(conditioning, positions=context_positions(rows, rows))

@@ -1,0 +1,1 @@
+"""Training: recipes, stages, the loop, checkpoints and parallelism."""

@@ -1,9 +1,9 @@
-"""Checkpoints of a run: whole or not there, the newest few kept, a small one to carry the run.
+"""Checkpoints of a run: written atomically, the newest few kept; and a small one to start the run elsewhere.
 
-A process alone writes a file. Processes that share a run write a directory together, each what it holds, by
-torch's distributed checkpoints and in the background; it gets its name when all of it is on the disk. Any
-number of processes can read either. Nothing in a checkpoint is run, whoever wrote it: a pickle that wants
-more than tensors is refused, by name.
+A single process writes a file. Several processes write a directory together, each its own part, with torch's
+distributed checkpoints and in the background; the directory gets its final name when it is completely on
+disk. Any number of processes can read either. No code in a checkpoint is run: a pickle that contains more
+than tensors is refused, with the name of the class.
 """
 
 import logging
@@ -31,7 +31,7 @@ from shotstream.weights.tensor_files import is_finite
 
 log = logging.getLogger(__name__)
 
-# What torch raises for files of other formats, cut files and other contents.
+# Errors of torch for files of other formats, truncated files and other content.
 _UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -43,9 +43,9 @@ _UNREADABLE = (
     TypeError,
     ValueError,
 )
-# In a directory: everything that is no tensor, and where in the state each tensor belongs.
+# In a directory: everything that is not a tensor, and the place of each tensor in the state.
 _REST = "rest.pt"
-# Beyond what any run does; a number larger than this is damage.
+# More steps than any run has; a larger number means damage.
 _MOST_STEPS = 10**9
 
 _NAME = re.compile(r"step_[0-9]{7,10}(\.pt)?")
@@ -55,35 +55,35 @@ _Path = tuple[str | int, ...]
 
 @runtime_checkable
 class Stateful(Protocol):
-    """The state of a stage that a checkpoint holds; where several processes train, each calls its methods."""
+    """The protocol of a stage's state that a checkpoint holds; all processes call its methods together."""
 
     def init_optimizer_state(self) -> None:
-        """Gives the optimizers their states, for `state_dict` to have all places that a checkpoint fills."""
+        """Creates the optimizers' states, so that `state_dict` has every entry of a checkpoint."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """`weights`, `ema` and `optimiser`: everything needed to go on exactly. May be sharded."""
+        """Returns `weights`, `ema` and `optimiser`: all that an exact continuation needs. May be sharded."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state_dict`, sharded alike; without `optimiser`, with a fresh one."""
+        """Loads a `state_dict`, sharded in the same way; without `optimiser` the optimizers start fresh."""
         ...
 
 
 def save_atomically(value: object, path: Path) -> None:
-    """Writes with torch.save so that `path` holds either the old file or the whole new one."""
+    """Writes with torch.save, so that `path` holds either the old file or the complete new one."""
     with replacing(path) as file:
         torch.save(value, file)
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """The run's checkpoints, oldest first: files and directories; what a person has named is none of them."""
+    """Returns a run's checkpoints, oldest first: files and directories; renamed ones are ignored."""
     found = [path for path in directory.glob("step_*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=steps_of)
 
 
 def steps_of(checkpoint: Path) -> int:
-    """The steps that a checkpoint of a run was saved after, by its name."""
+    """Returns the number of steps after which a checkpoint was saved, from its name."""
     return int(checkpoint.stem.removeprefix("step_"))
 
 
@@ -91,17 +91,18 @@ class Saver:
     """Writes the checkpoints of a run."""
 
     def __init__(self, directory: Path, keep: int, dist_context: DistContext = SINGLE_PROCESS) -> None:
-        """Keeps the newest `keep` in `directory`."""
+        """Creates a saver that keeps the newest `keep` checkpoints in `directory`."""
         self._directory, self._keep, self._dist_context = directory, keep, dist_context
         self._pending: tuple[Future[Any], Path, Path] | None = None
 
     def save(self, state: dict[str, Any], step: int) -> None:
         """Saves a stage's state after `step` steps.
 
-        Where there are several processes it returns when a copy is made, and `finish` tells how it ended.
+        With several processes it returns after the state is copied; `finish` waits for the end of the
+        writing.
 
         Raises:
-            OSError: this or the checkpoint before could not be written; those before it are still there.
+            OSError: This or the previous checkpoint could not be written; earlier ones still exist.
         """
         self.finish()
         path = self._directory / f"step_{step:07d}"
@@ -115,7 +116,7 @@ class Saver:
             return
         part = self._directory / f".part.{path.name}"
         values = _flat({"step": step, "stage": state})
-        # A tensor on the CPU is written as it is when the writer comes to it: the next step changes it.
+        # CPU tensors are copied, because the next step may change them before they are written.
         tensors = {_name(at): _copied(value) for at, value in values.items() if isinstance(value, Tensor)}
         if self._dist_context.is_main_process:
             remove(part)
@@ -130,7 +131,7 @@ class Saver:
         self._pending = future, part, path
 
     def poll(self) -> None:
-        """Gives a checkpoint that has been written meanwhile its name."""
+        """Renames a checkpoint to its final name if it has been written meanwhile."""
         if self._pending is not None and self._pending[0].done():
             self.finish()
 
@@ -138,7 +139,7 @@ class Saver:
         """Waits for the checkpoint that is being written, if there is one.
 
         Raises:
-            OSError: it could not be written; those before it are still there.
+            OSError: It could not be written; earlier ones still exist.
         """
         if self._pending is None:
             return
@@ -149,9 +150,7 @@ class Saver:
             if self._dist_context.is_main_process:
                 remove(part)
             raise _unsaved(path, error) from error
-        if (
-            self._dist_context.is_main_process
-        ):  # its part of the writing ends when all others have ended theirs
+        if self._dist_context.is_main_process:  # its writing ends when all others have ended theirs
             flush(part)
             remove(path)
             part.rename(path)
@@ -164,10 +163,10 @@ class Saver:
 
 
 def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
-    """Steps done and the stage's state, whole and on the CPU.
+    """Returns the number of steps and the stage's complete state, on the CPU.
 
     Raises:
-        ValueError: it is not a checkpoint of ours.
+        ValueError: It is not a checkpoint of this project.
     """
     try:
         saved = _read_directory(path, None) if path.is_dir() else _read_file(path)
@@ -194,7 +193,7 @@ def _check_step(step: object) -> None:
 
 
 def _check_values(state: Mapping[str, Any]) -> None:
-    """CheckpointError for a number that no run makes: a step with one is refused before it is applied."""
+    """Raises CheckpointError for values that no run saves, such as NaN: a step with one is not applied."""
     for at, value in _flat(state).items():
         if not isinstance(value, Tensor):
             continue
@@ -206,10 +205,10 @@ def _check_values(state: Mapping[str, Any]) -> None:
 
 
 def restore(stage: Stateful, path: Path, dist_context: DistContext = SINGLE_PROCESS) -> int:
-    """Loads a checkpoint into a stage's state, however many processes wrote it; returns the steps done.
+    """Loads a checkpoint into a stage's state, from any number of processes; returns the number of steps.
 
     Raises:
-        ValueError: it is no checkpoint, or one of another recipe.
+        ValueError: It is not a checkpoint, or is of another recipe.
     """
     if dist_context.world_size == 1 or not path.is_dir():
         step, state = load_checkpoint(path)
@@ -227,7 +226,10 @@ def restore(stage: Stateful, path: Path, dist_context: DistContext = SINGLE_PROC
 
 
 def _sharded(stage: Stateful, path: Path, step: int, state: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """A checkpoint's state, sharded as the stage is; a process reads no more of a directory than it holds."""
+    """Returns a checkpoint's state, sharded like the stage.
+
+    Of a directory only this process's part is read.
+    """
     if path.is_dir() or "optimiser" in state:
         stage.init_optimizer_state()
     places = _flat({"step": 0, "stage": stage.state_dict()})
@@ -237,7 +239,7 @@ def _sharded(stage: Stateful, path: Path, step: int, state: dict[str, Any]) -> t
         return saved["step"], dict(saved["stage"])
     values = _flat({"step": step, "stage": state})
     for at, value in values.items():
-        if isinstance(value, Tensor) and at in places:  # an older one may hold more averages
+        if isinstance(value, Tensor) and at in places:  # an older checkpoint may hold more averages
             values[at] = like(value, places[at])
     return step, _nested(values)["stage"]
 
@@ -247,7 +249,7 @@ def _read_file(path: Path) -> dict[Any, Any]:
 
 
 def _read_directory(path: Path, into: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Reads a distributed checkpoint into the tensors `into`, by name, or into new whole ones."""
+    """Reads a distributed checkpoint into the tensors `into`, by name, or into new complete ones."""
     rest = read_pytorch(path / _REST, mapped=False)
     places: dict[str, _Path] = rest["places"]
     wanted = None if into is None else {name: into[name] for name in places if name in into}
@@ -258,10 +260,10 @@ def _read_directory(path: Path, into: Mapping[str, Any] | None) -> dict[str, Any
 
 
 def write_portable(checkpoint: Path, path: Path) -> None:
-    """A checkpoint without its optimiser and in half precision: enough to carry a run to another machine.
+    """Writes a checkpoint without its optimizer and in half precision, to start the run on another machine.
 
     Raises:
-        ValueError: it is no checkpoint, or a weight does not fit into half precision.
+        ValueError: It is not a checkpoint, or a weight is out of the range of half precision.
     """
     step, state = load_checkpoint(checkpoint)
     small = {key: _halved(value) for key, value in state.items() if key != "optimiser"}
@@ -280,9 +282,9 @@ def _halved(value: Any) -> Any:
 
 
 def _unsaved(path: Path, error: BaseException) -> OSError:
-    """The error of a checkpoint that could not be written.
+    """Returns the error of a checkpoint that could not be written.
 
-    Torch hides a full disk behind an error of its own; from another process not even the cause comes with it.
+    Torch reports a full disk as an error of its own; from another process even the cause is missing.
     """
     if isinstance(error, CheckpointException):
         error = next((failure for failure, _ in error.failures.values()), error)
@@ -290,7 +292,7 @@ def _unsaved(path: Path, error: BaseException) -> OSError:
     while reason is not None and not isinstance(reason, OSError):
         reason = reason.__cause__ or reason.__context__
     said = " ".join(str(reason or error).split())
-    if "unexpected pos" in said:  # fewer bytes are in the file than were written to it
+    if "unexpected pos" in said:  # the file has fewer bytes than were written
         said = f"is the disk full? {said}"
     return OSError(f"{path} could not be saved; the checkpoints before it remain: {said}")
 
@@ -300,14 +302,14 @@ def _copied(value: Tensor) -> Tensor:
 
 
 def _flat(value: Any, at: _Path = ()) -> dict[_Path, Any]:
-    """The leaves of nested dictionaries, an empty dictionary being one."""
+    """Returns the leaves of nested dictionaries; an empty dictionary is a leaf."""
     if not isinstance(value, dict) or not value:
         return {at: value}
     return {where: leaf for name, item in value.items() for where, leaf in _flat(item, (*at, name)).items()}
 
 
 def _nested(leaves: Mapping[_Path, Any]) -> dict[str, Any]:
-    """The dictionaries that `_flat` was given."""
+    """Returns the nested dictionaries that `_flat` was given."""
     result: dict[Any, Any] = {}
     for at, leaf in leaves.items():
         inner = result

@@ -1,8 +1,8 @@
 """The distributed context of a run: its processes, this one's rank, and small collectives between them.
 
-torchrun starts them, on one machine or many, and says who is who in the environment; alone, nothing of
-torch.distributed is touched. Parameters and gradients travel elsewhere (`parallelize.py`); what goes through
-here is small and goes over gloo, on the CPU, whatever the model is on.
+torchrun starts the processes, on one machine or many, and sets their environment; a single process does not
+use torch.distributed. Parameters and gradients are exchanged elsewhere (`parallelize.py`). The collectives
+here are small and use gloo, on the CPU, whatever the model's device.
 """
 
 from collections.abc import Generator
@@ -27,26 +27,28 @@ _PATIENCE = timedelta(minutes=30)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistContext:
-    """The processes of a run, seen from one of them; the default is a single process."""
+    """The processes of a run, from the view of one of them; the default is a single process."""
 
     rank: int = 0
-    """Number of this process, from 0."""
+    """Index of this process, from 0."""
     world_size: int = 1
-    """Number of processes."""
+    """Number of processes, at least 1."""
     mesh: DeviceMesh | None = None
-    """How they are laid out: parameters are sharded in a machine and replicated across; None when alone."""
+    """Device mesh: parameters are sharded within a machine and replicated across machines; None for a single
+    process.
+    """
     gloo_group: dist.ProcessGroup | None = None
-    """The gloo group for all that is not parameters."""
+    """The gloo group for everything except parameters; None for a single process."""
     saving_group: dist.ProcessGroup | None = None
-    """The gloo group of the thread that writes checkpoints."""
+    """The gloo group of the thread that writes checkpoints; None for a single process."""
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that writes what is written once."""
+        """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a scalar over the processes."""
+        """Returns the mean of a scalar over all processes."""
         if self.world_size == 1:
             return value
         total = value.detach().double().cpu()
@@ -54,7 +56,7 @@ class DistContext:
         return (total / self.world_size).to(value)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true for any process."""
+        """Returns whether `flag` is true in any process."""
         if self.world_size == 1:
             return flag
         flags = torch.tensor(int(flag))
@@ -62,7 +64,7 @@ class DistContext:
         return bool(flags)
 
     def gather(self, value: T) -> list[T] | None:
-        """Every process's value, in order, on the leading one; None on the others."""
+        """Returns every process's value, in order, in the main process; None in the others."""
         if self.world_size == 1:
             return [value]
         values: list[Any] | None = [None] * self.world_size if self.is_main_process else None
@@ -70,7 +72,7 @@ class DistContext:
         return values
 
     def barrier(self) -> None:
-        """Returns when every process has come here."""
+        """Waits until every process has called it."""
         if self.world_size > 1:
             dist.barrier(group=self.gloo_group)
 
@@ -79,12 +81,12 @@ SINGLE_PROCESS = DistContext()
 
 
 def started_by_torchrun() -> bool:
-    """Whether there are other processes to join."""
+    """Returns whether torchrun has started this process together with others."""
     return number_from_torchrun("WORLD_SIZE", 1) > 1
 
 
 def local_device(kind: str) -> str:
-    """The device of this process: each process of a machine takes a GPU of its own."""
+    """Returns the device of this process: each process of a machine takes its own GPU."""
     return (
         f"cuda:{number_from_torchrun('LOCAL_RANK', 0)}" if kind == "cuda" and started_by_torchrun() else kind
     )
@@ -92,13 +94,13 @@ def local_device(kind: str) -> str:
 
 @contextmanager
 def init_dist_context(device: torch.device | str = "cpu") -> Generator[DistContext]:
-    """The processes that torchrun has started this process in; left again at the end.
+    """Yields the context of the processes that torchrun has started, and leaves the process group at the end.
 
     Args:
-        device: where this process computes; decides whether parameters travel by NCCL or by gloo.
+        device: device of this process; decides whether parameters are exchanged by NCCL or by gloo.
 
     Raises:
-        ValueError: machines run different numbers of processes.
+        ValueError: Machines run different numbers of processes.
     """
     if not started_by_torchrun():
         yield DistContext()
@@ -117,5 +119,5 @@ def init_dist_context(device: torch.device | str = "cpu") -> Generator[DistConte
     small, saving = (dist.new_group(backend="gloo", timeout=_PATIENCE) for _ in range(2))
     assert isinstance(small, dist.ProcessGroup) and isinstance(saving, dist.ProcessGroup)
     yield DistContext(rank=dist.get_rank(), world_size=size, mesh=mesh, gloo_group=small, saving_group=saving)
-    # Only after a good end: a process that failed must not wait for the others to leave with it.
+    # Only after success: a process that failed must not wait for the others.
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights that learn, kept in float32 beside the model."""
+"""Exponential moving average (EMA) of the trained weights, in float32 beside the model."""
 
 import torch
 from torch import Tensor, nn
@@ -7,9 +7,10 @@ from shotstream.training.parallelize import whole
 
 
 class Ema:
-    """Averages what learns of a module; early on it averages over fewer steps, so that it is never stale.
+    """The moving average of a module's trained parameters.
 
-    The decay at step n (from 0) is min(decay, (1 + n) / (10 + n)).
+    The decay at step n (from 0) is min(decay, (1 + n) / (10 + n)): early averages are over fewer steps, so
+    that they do not retain the initial weights.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -25,7 +26,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Takes the module's parameters into the average."""
+        """Updates the average with the module's parameters."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         values = dict(module.named_parameters())
@@ -33,18 +34,18 @@ class Ema:
             average.lerp_(values[name].detach().float(), 1 - decay)
 
     def copy_to(self, module: nn.Module) -> None:
-        """Writes the average into the parameters of a module that is not sharded; frozen ones stay."""
+        """Writes the average into the parameters of an unsharded module; frozen ones are not changed."""
         values = dict(module.named_parameters())
         with torch.no_grad():
             for name, average in self.average.items():
                 values[name].copy_(whole(average))
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """The averages and the number of updates."""
+        """Returns the averages and the number of updates."""
         return {**self.average, "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Continues from `state_dict`, which may have averages of more: of frozen weights, once."""
+        """Loads a `state_dict`, which may hold additional averages, of weights that were trained earlier."""
         if not self.average.keys() <= state.keys():
             raise ValueError("the EMA's names do not belong to this module")
         self.num_updates = int(state["num_updates"])

@@ -1,4 +1,4 @@
-"""Films of models as training leaves them: a student streams, a bidirectional teacher makes whole shots."""
+"""Films of models in training: a student streams, a bidirectional teacher generates whole shots."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -32,12 +32,12 @@ from shotstream.vae.patch_codec import PatchCodec
 def theatre_pipeline_config(
     model: ModelConfig, student_steps: Sequence[int], *, num_chunks: int = 3
 ) -> PipelineConfig:
-    """The pipeline configuration of a theatre model.
+    """Returns the pipeline configuration of a theatre model.
 
     Args:
-        model: its configuration.
-        student_steps: steps that it was trained for.
-        num_chunks: usual length of a shot.
+        model: configuration of the model.
+        student_steps: timesteps that it was trained for.
+        num_chunks: default length of a shot in chunks.
     """
     return PipelineConfig(
         family="theatre",
@@ -54,10 +54,10 @@ def theatre_pipeline_config(
 def theatre_pipeline(
     codec: PatchCodec, model: TextConditionedDiT, config: ModelConfig, student_steps: Sequence[int]
 ) -> StreamingPipeline:
-    """A model in memory as a pipeline, in full precision; see `theatre_pipeline_config`.
+    """Returns a model in memory as a pipeline, in float32; see `theatre_pipeline_config`.
 
     Raises:
-        ValueError: the model has no text encoder of its own.
+        ValueError: The model has no text encoder of its own.
     """
     if isinstance(model.text, StoredText):
         raise ValueError("the model reads stored captions and can film no others; export it, then load it")
@@ -79,16 +79,18 @@ def teacher_films(
     guidance: float = 1.5,
     context_guidance: float = 1.0,
 ) -> FilmSource:
-    """Films of a bidirectional teacher: whole shots by Euler steps, conditioned on its own earlier shots.
+    """Returns the films of a bidirectional teacher, conditioned on its own earlier shots.
+
+    Whole shots are generated, by Euler steps.
 
     Args:
-        pipeline: of the teacher, see `theatre_pipeline`.
-        context: False films each shot as a first one.
-        num_chunks: length of a shot.
-        seed: of the noise; as in `model_films` a shot has the same noise with and without context.
-        num_steps: Euler steps.
-        guidance: scale of the guidance by captions; 1 has none.
-        context_guidance: scale of that by context, see `guided_velocity`.
+        pipeline: pipeline of the teacher, see `theatre_pipeline`.
+        context: False generates each shot as a first one, without context.
+        num_chunks: length of a shot in chunks.
+        seed: seed of the noise; as in `model_films` a shot has the same noise with and without context.
+        num_steps: number of Euler steps.
+        guidance: scale of guidance by captions; 1: none.
+        context_guidance: scale of guidance by context, see `guided_velocity`; 1: none.
     """
     schedule = FlowSchedule(shift=pipeline.config.shift)
     sigmas = schedule.sampling_sigmas(num_steps).to(pipeline.device)

@@ -1,7 +1,8 @@
-"""The one training loop: steps a stage, saves, logs, and stops before a non-finite loss is applied.
+"""The training loop of all stages: steps, saves and logs, and stops before a non-finite step is applied.
 
-A stage supplies models, batches and `step`; the loop owns time. Everything random is keyed by (seed, step,
-sample), so a resumed run draws what an uninterrupted one would have drawn, on any number of processes.
+A stage provides models, batches and `step`; the loop decides when to step, save, log and stop. All randomness
+is keyed by (seed, step, sample), so a resumed run has the same random numbers as an uninterrupted one, on any
+number of processes.
 """
 
 import logging
@@ -18,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def resume(stage: Stage, checkpoint: Path, dist_context: DistContext = SINGLE_PROCESS) -> int:
-    """Loads a checkpoint into the stage; returns the steps done.
+    """Loads a checkpoint into the stage; returns the number of steps.
 
     Raises:
-        ValueError: it is no checkpoint, or one of another recipe.
+        ValueError: It is not a checkpoint, or is of another recipe.
     """
     step = restore(stage.state, checkpoint, dist_context)
     log.info("resuming at step %d from %s", step, checkpoint)
@@ -35,22 +36,24 @@ def train(
     first: int = 0,
     dist_context: DistContext = SINGLE_PROCESS,
 ) -> int:
-    """Trains until `num_steps` or `stop_at` are done, or SIGTERM or SIGINT comes; saves in each case.
+    """Trains until `num_steps` or `stop_at` steps are done, or until SIGTERM or SIGINT; saves in each case.
 
     Args:
-        stage: as it was after `first` steps.
-        config: when to stop and what to leave behind.
-        directory: where the run is kept.
-        first: steps done before.
-        dist_context: the processes that train it; a signal to one of them stops all.
+        stage: the stage in its state after `first` steps.
+        config: length of the run, and what it saves and logs.
+        directory: directory of the run.
+        first: number of steps done before.
+        dist_context: the processes of the run; a signal to one of them stops all.
 
     Returns:
-        The number of steps done in all; fewer than `num_steps` after SIGTERM or at `stop_at`.
+        The total number of steps; less than `num_steps` after SIGTERM or at `stop_at`.
 
     Raises:
-        KeyboardInterrupt: SIGINT came, and what was done is saved. A second one does not wait for that.
-        FloatingPointError: a loss or a gradient is not finite. What the step learnt from is in the directory.
-        OSError: a checkpoint could not be written; those before it are still there.
+        KeyboardInterrupt: SIGINT was received, and the steps done are saved. A second one does not wait for
+            that.
+        FloatingPointError: A loss or a gradient is not finite. The inputs of the step are written to the
+            directory.
+        OSError: A checkpoint could not be written; earlier ones still exist.
     """
     stopped_by: list[int] = []
 
@@ -103,7 +106,7 @@ def train(
 def _keep_inputs(
     stage: Stage, step: int, directory: Path, dist_context: DistContext, error: FloatingPointError
 ) -> None:
-    """Writes what a step that was refused would have learnt from, each process its own."""
+    """Writes the inputs of a step that was not applied, in each process its own."""
     path = directory / f"refused_step_{step:07d}_rank{dist_context.rank}.pt"
     save_atomically({"step": step, "error": str(error), "inputs": stage.inputs(step)}, path)
     log.error("step %d was not applied: %s; what it learnt from is in %s", step, error, path)

@@ -1,4 +1,4 @@
-"""Low-rank adapters on a transformer's blocks, through peft: attached for training, merged for use.
+"""Low-rank adapters (LoRA) on a transformer's blocks, through peft: attached for training, merged for use.
 
 Source: LoRA (arXiv 2106.09685); section 5 of arXiv 2603.25746 trains its last stage with them.
 """
@@ -16,15 +16,15 @@ _TARGETS = r"blocks\.\d+\.(self_attn|cross_attn)\.(q|k|v|o)|blocks\.\d+\.ffn\.(0
 
 
 def attach_adapters(dit: DiT, *, rank: int, alpha: int, seed: int) -> DiT:
-    """Adds an adapter to every linear layer of the blocks, in place; nothing else learns from here on.
+    """Adds an adapter to every linear layer of the blocks, in place, and freezes all other parameters.
 
-    A new adapter changes nothing until it is trained.
+    A new adapter does not change the output until it is trained.
 
     Args:
-        dit: What to adapt; it is changed and returned.
-        rank: Of each adapter.
-        alpha: Its output is scaled by alpha / rank.
-        seed: Of the adapters' first factors.
+        dit: The transformer; it is changed and returned.
+        rank: Rank of each adapter.
+        alpha: The output of an adapter is scaled by alpha / rank.
+        seed: Seed of the adapters' first factors.
 
     Raises:
         ValueError: peft is not installed.
@@ -43,14 +43,14 @@ def attach_adapters(dit: DiT, *, rank: int, alpha: int, seed: int) -> DiT:
 
 
 def merge_adapters(module: Module) -> Module:
-    """Adds every adapter to the layer that it adapts and removes it, in place; a plain module stays as it is.
+    """Merges every adapter into its layer and removes it, in place; a module without adapters is not changed.
 
-    The names and shapes of parameters are those of the plain module again.
+    The names and shapes of parameters are those before `attach_adapters` again.
     """
     try:
         from peft.tuners.lora import LoraLayer
     except ImportError:
-        return module  # then there are none
+        return module  # no peft: then there are no adapters
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, LoraLayer):

@@ -1,4 +1,4 @@
-"""The metrics logger of a training run: lines for a person, log.jsonl, and TensorBoard."""
+"""The metrics logger of a training run: lines for the user, log.jsonl, and TensorBoard."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class MetricsLogger:
-    """Logs the scalars of a run; a context manager. Every process may have one, only the main one writes."""
+    """Logs the scalars of a run; a context manager. Every process may have one; only the main one writes."""
 
     def __init__(
         self,
@@ -33,16 +33,16 @@ class MetricsLogger:
         tensorboard: bool,
         speaks: bool = True,
     ) -> None:
-        """Writes nothing before the first step.
+        """Creates a logger; nothing is written before the first step.
 
         Args:
-            directory: of the run.
-            first: steps done before.
-            num_steps: steps of the whole run.
-            log_every: steps between entries of the log.
-            batch_size: samples of a step.
+            directory: directory of the run.
+            first: number of steps done before.
+            num_steps: number of steps of the whole run.
+            log_every: number of steps between entries of the log.
+            batch_size: number of samples of a step.
             tensorboard: whether scalars are also written for TensorBoard.
-            speaks: False for a watch that stays silent.
+            speaks: whether this process writes anything.
         """
         self._directory, self._log_every, self._batch_size = directory, log_every, batch_size
         self._speaks = speaks
@@ -77,7 +77,7 @@ class MetricsLogger:
             )
 
     def stepped(self, step: int, scalars: Mapping[str, float]) -> None:
-        """A step was made; `step` are done now."""
+        """Records a step; `step` is the number of steps done."""
         for name, value in scalars.items():
             self._totals[name] = self._totals.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -87,7 +87,7 @@ class MetricsLogger:
             rate = f"{self._rate() * self._batch_size:.1f} samples/s"
             self._progress.update(self._task, completed=step, scalars=f"{line}  {rate}")
         if step % self._log_every == 0:
-            # A scalar that only some steps have is the mean over those.
+            # The mean of a scalar is over the steps that have it.
             means = {name: total / self._counts[name] for name, total in self._totals.items()}
             rate = self._rate()
             self._told_steps, self._told_s = (
@@ -99,12 +99,12 @@ class MetricsLogger:
             self.restart()
 
     def previewed(self, step: int, scalars: Mapping[str, float]) -> None:
-        """A preview was drawn; its time counts for no step."""
+        """Records a preview, whose time is not counted in the rate of steps."""
         self._tell(step, scalars)
         self.restart()
 
     def restart(self) -> None:
-        """Means and rates begin anew."""
+        """Resets means and rates."""
         self._totals, self._counts = {}, {}
         self._began, self._num_steps = time.monotonic(), 0
 
@@ -131,10 +131,10 @@ class MetricsLogger:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held: of its GPU if it uses one, else of the machine's."""
+    """Returns the peak memory of this process: of its GPU if it uses one, else of the machine."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    try:  # of this program alone; what getrusage tells includes the one that started it
+    try:  # for this program alone; getrusage includes the one that started it
         found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
         found = None

@@ -1,8 +1,8 @@
-"""The optimizers of training, with clipping: Muon for hidden matrices and AdamW for the rest, or AdamW alone.
+"""The optimizers of training, with clipping: Muon for hidden matrices and AdamW for the rest, or AdamW.
 
 Muon orthogonalises the momentum of a matrix; for the theatre's small models trained from scratch it reaches a
-loss in a fraction of AdamW's steps. Distribution matching uses AdamW alone, without momentum: yesterday's
-direction is another's.
+given loss in a fraction of AdamW's steps. Distribution matching uses AdamW alone, without momentum, because
+the direction of its gradient changes from step to step.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,23 +19,28 @@ _MUON_FACTOR: Final = 3.0
 
 
 class ClippedOptimizer:
-    """Torch optimizers that clip, step and are saved as one, at a share of their learning rates."""
+    """Several torch optimizers with common clipping, a common rate factor and a common state."""
 
     def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer], max_norm: float) -> None:
-        """Their learning rates now are the peaks; gradients are clipped to `max_norm` together."""
+        """Wraps optimizers, whose current learning rates are the peaks.
+
+        Args:
+            optimizers: the optimizers by name.
+            max_norm: maximum norm of all gradients together.
+        """
         self._optimizers, self._max_norm = dict(optimizers), max_norm
         groups = [optimizer.param_groups for optimizer in optimizers.values()]
         self._rates = [[group["lr"] for group in own] for own in groups]
         self.parameters: list[nn.Parameter] = [p for own in groups for group in own for p in group["params"]]
 
     def step(self, rate: float = 1.0) -> Tensor:
-        """Clips, applies and clears the gradients at a share of the learning rates.
+        """Clips, applies and clears the gradients, at a share of the peak learning rates.
 
         Returns:
-            The norm of the gradients before they were clipped.
+            The norm of the gradients before clipping.
 
         Raises:
-            FloatingPointError: the norm is not finite; nothing is applied.
+            FloatingPointError: The norm is not finite; nothing is applied.
         """
         norm = _finite_norm(self.parameters)
         torch.nn.utils.clip_grads_with_norm_(self.parameters, self._max_norm, norm)
@@ -47,17 +52,17 @@ class ClippedOptimizer:
         return norm
 
     def init_state(self) -> None:
-        """Gives every parameter a state, for `state_dict` to have all places that a checkpoint fills."""
+        """Creates the state of every parameter, so that `state_dict` has every entry of a checkpoint."""
         for optimizer in self._optimizers.values():
             _init_state(optimizer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the optimizers by name; of one alone, its own."""
+        """Returns the states of the optimizers by name; of a single one, its own state."""
         states = {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()}
         return states if len(states) > 1 else next(iter(states.values()))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state_dict`."""
+        """Loads a `state_dict`."""
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state[name] if len(self._optimizers) > 1 else state)
 
@@ -65,7 +70,7 @@ class ClippedOptimizer:
 def make_optimizer(
     module: nn.Module, config: OptimConfig, adamw_names: Sequence[str] = ()
 ) -> ClippedOptimizer:
-    """The optimizer of a module's parameters that need a gradient; see `muon_adamw` and `adamw`."""
+    """Returns the optimizer of a module's trainable parameters; see `muon_adamw` and `adamw`."""
     if config.optimizer == "adamw":
         return adamw(module.parameters(), config.learning_rate, config.max_norm)
     return muon_adamw(
@@ -83,13 +88,14 @@ def muon_adamw(
     adamw_names: Sequence[str] = (),
     max_norm: float = 1.0,
 ) -> ClippedOptimizer:
-    """Muon for hidden matrices, AdamW for everything else.
+    """Returns Muon for hidden matrices and AdamW for all other parameters.
 
     Args:
-        named_parameters: what to train; matrices whose name contains none of `adamw_names` go to Muon.
-        learning_rate: AdamW's; Muon's is three times it, with updates of the same root mean square.
-        adamw_names: parts of names of matrices that are not hidden: embeddings, heads.
-        max_norm: gradients are clipped to this norm.
+        named_parameters: parameters to train; matrices whose name contains none of `adamw_names` use Muon.
+        learning_rate: learning rate of AdamW; Muon's is three times it, with updates of the same root mean
+            square.
+        adamw_names: parts of the names of matrices that are not hidden: embeddings, heads.
+        max_norm: maximum norm of the gradients.
     """
     hidden: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -112,7 +118,7 @@ def adamw(
     betas: tuple[float, float] = (0.0, 0.999),
     weight_decay: float = 0.01,
 ) -> ClippedOptimizer:
-    """AdamW for those of the parameters that need a gradient; by default without momentum."""
+    """Returns AdamW for the trainable ones of the parameters; by default without momentum."""
     learnt = [parameter for parameter in parameters if parameter.requires_grad]
     return ClippedOptimizer({"adamw": _adamw(learnt, learning_rate, betas, weight_decay)}, max_norm)
 
@@ -120,13 +126,13 @@ def adamw(
 def _adamw(
     parameters: Sequence[nn.Parameter], rate: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
-    # On a GPU in one kernel: torch's own choice holds another copy of all that learns while it steps.
+    # Fused on a GPU: torch's default allocates another copy of all trained parameters in a step.
     fused = True if parameters and all(one.device.type == "cuda" for one in parameters) else None
     return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay, fused=fused)
 
 
 def _finite_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The norm of all gradients together, over all processes."""
+    """Returns the norm of all gradients together, over all processes."""
     norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     if not torch.isfinite(norm):
         raise FloatingPointError(f"the gradient's norm is {norm.item()}")
@@ -134,7 +140,7 @@ def _finite_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def _init_state(optimizer: torch.optim.Optimizer) -> None:
-    """A step of no length on gradients of zero: parameters stay as they are, states come to be."""
+    """Creates the states with a step of learning rate 0 on zero gradients: parameters do not change."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0

@@ -1,9 +1,9 @@
-"""Parallel training: shares of a batch, and parameters sharded by FSDP2. Changes nothing of what is computed.
+"""Parallel training: shares of a batch, and parameters sharded by FSDP2. The results are the same.
 
-A process takes a contiguous share of the effective batch, in one part or several; the gradient is the mean
-over parts and processes, which is the mean over the batch. Parameters, gradients, averages and optimiser
-states are sharded over processes by FSDP2: on GPUs over NCCL, on CPUs over gloo. A process alone has plain
-tensors and none of this.
+A process computes a contiguous share of the effective batch, in one or several microbatches; the gradient is
+the mean over microbatches and processes, which is the mean over the batch. Parameters, gradients, averages
+and optimizer states are sharded over processes by FSDP2: on GPUs over NCCL, on CPUs over gloo. A single
+process has plain tensors.
 """
 
 import warnings
@@ -24,24 +24,24 @@ from shotstream.training.dist_context import SINGLE_PROCESS, DistContext
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelConfig:
-    """Configuration of a step's computation: processes, parts of a batch, checkpointing, compilation."""
+    """Configuration of a step's computation: processes, microbatches, recomputation, compilation."""
 
     dist_context: DistContext = SINGLE_PROCESS
-    """The processes that compute them."""
+    """The processes that compute a step."""
     accumulation: int = 1
-    """Parts that a process computes its share of a batch in, one after the other."""
+    """Number of microbatches of a process's share of a batch, at least 1."""
     samples_at_once: int = 0
-    """Samples of such a part; 0: as many as `accumulation` leaves."""
+    """Number of samples of a microbatch; 0: given by `accumulation`."""
     activation_checkpointing: bool = False
-    """Whether blocks are computed again in the backward pass instead of being remembered."""
+    """Whether blocks are recomputed in the backward pass instead of storing their activations."""
     compile: bool = False
     """Whether blocks are compiled."""
 
     def shares(self, batch_size: int) -> list[range]:
-        """The samples of an effective batch that this process computes, part by part.
+        """Returns the samples of an effective batch that this process computes, one range per microbatch.
 
         Raises:
-            ValueError: the batch cannot be divided evenly.
+            ValueError: The batch cannot be divided evenly.
         """
         num_processes = self.dist_context.world_size
         if self.samples_at_once:
@@ -63,7 +63,7 @@ class ParallelConfig:
         return [range(size * part, size * (part + 1)) for part in range(first, first + parts)]
 
     def division(self, batch_size: int) -> str:
-        """A description of how a batch is divided."""
+        """Returns a description of how a batch is divided."""
         shares = self.shares(batch_size)
         return (
             f"a batch of {batch_size} samples: {self.dist_context.world_size} processes x "
@@ -71,7 +71,7 @@ class ParallelConfig:
         )
 
     def refuse(self, names: Iterable[str], reason: str) -> None:
-        """ValueError when one of these settings is in use; they could not take effect."""
+        """Raises ValueError if one of these settings is used; they would have no effect."""
         for name in names:
             if getattr(self, name) != getattr(ParallelConfig(), name):
                 raise ValueError(f"train.{name}={getattr(self, name)} cannot take effect: {reason}")
@@ -80,25 +80,25 @@ class ParallelConfig:
         """Adds the gradient of the mean loss over an effective batch; returns that loss.
 
         Args:
-            batch_size: samples of the whole batch.
-            loss_of: the mean loss over some of its samples.
-            name: of the loss, and
-            step: the step's number, for the message.
+            batch_size: number of samples of the whole batch.
+            loss_of: returns the mean loss over some of its samples.
+            name: name of the loss, for the message.
+            step: number of the step, for the message.
 
         Raises:
-            FloatingPointError: the loss is not finite, in any process; all of them raise.
+            FloatingPointError: The loss is not finite in some process; all processes raise.
         """
         losses = [partial(loss_of, samples) for samples in self.shares(batch_size)]
         return self.backward_parts(losses, name, step)
 
     def backward_parts(self, losses: Sequence[Callable[[], Tensor]], name: str, step: int) -> float:
-        """The same for losses of parts that have been drawn already."""
+        """Does the same for the losses of microbatches that are given already."""
         total: Tensor | float = 0.0
         for loss_of in losses:
             loss = loss_of()
-            # Each part's gradient is sharded at once: there is never more than one whole gradient.
+            # Each microbatch's gradient is sharded at once: there is never more than one complete gradient.
             (loss / len(losses)).backward()
-            # Where the loss is: asking for it after every part would let a GPU run dry.
+            # On the loss's device: reading it after every microbatch would stall the GPU.
             total = total + loss.detach().double() / len(losses)
         assert isinstance(total, Tensor)
         mean = self.dist_context.mean(total)
@@ -107,7 +107,10 @@ class ParallelConfig:
         return mean.item()
 
     def parallelize(self, dit: DiT) -> DiT:
-        """Activation checkpointing, then compilation, then sharding, in place; before any optimiser."""
+        """Applies activation checkpointing, compilation and sharding, in place.
+
+        It must be called before any optimizer is created.
+        """
         dit.activation_checkpointing = self.activation_checkpointing
         if self.compile:
             dit.compile_blocks()
@@ -120,13 +123,13 @@ class ParallelConfig:
         """Shards a module's parameters over the processes, in place.
 
         Args:
-            module: the root.
-            parts: modules that are gathered one at a time.
+            module: the root module.
+            parts: submodules that are gathered one at a time.
             methods: methods of the root, besides `forward`, that use its parameters.
         """
         if self.dist_context.mesh is None:
             return
-        # Said of outputs that are views, in case somebody changes them in place: nobody does.
+        # The warning is about outputs that are views and changed in place, which does not happen here.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         for part in (*parts, module):
             # The root too is sharded again after a pass: a pass without gradients would otherwise keep
@@ -137,7 +140,7 @@ class ParallelConfig:
 
 
 def _gathering_text_cache(dit: DiT) -> Callable[..., TextCache]:
-    """`DiT.text_cache` with the blocks gathered, whose parameters it uses outside their `forward`."""
+    """Returns `DiT.text_cache` with gathered blocks, because it uses their parameters outside `forward`."""
     sharded = [part for part in (dit, *dit.blocks) if isinstance(part, FSDPModule)]
 
     def text_cache(text: Tensor, captions: tuple[str, ...] = ()) -> TextCache:
@@ -153,26 +156,26 @@ def _gathering_text_cache(dit: DiT) -> Callable[..., TextCache]:
 
 
 def whole(value: Tensor) -> Tensor:
-    """A tensor as it is when nothing is sharded; every process must ask for it."""
+    """Returns a tensor without sharding; every process must call this together."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def whole_state(state: Any) -> Any:
-    """A state dictionary with every tensor whole."""
+    """Returns a state dictionary with unsharded tensors."""
     if isinstance(state, dict):
         return {name: whole_state(value) for name, value in state.items()}
     return whole(state) if isinstance(state, Tensor) else state
 
 
 def to_device(value: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device, without waiting for what the device has yet to do."""
+    """Returns a CPU tensor on a device, without waiting for queued work."""
     if device.type != "cuda":
         return value.to(device)
-    return value.pin_memory().to(device, non_blocking=True)  # from pageable memory a copy would wait
+    return value.pin_memory().to(device, non_blocking=True)  # a copy from pageable memory would wait
 
 
 def like(value: Tensor, reference: Tensor) -> Tensor:
-    """A whole tensor that every process has, sharded as `reference` is."""
+    """Returns a complete tensor, which every process has, sharded like `reference`."""
     if not isinstance(reference, DTensor):
         return value
     mesh, placements = reference.device_mesh, reference.placements

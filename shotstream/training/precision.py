@@ -1,6 +1,6 @@
 """Precision of matrix products in training: float32, or bfloat16 by autocast.
 
-Parameters, levels, RoPE, normalisations, losses and what optimisers keep stay in float32 either way.
+Parameters, noise levels, RoPE, normalisations, losses and optimizer states are float32 in both cases.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -12,23 +12,23 @@ from torch import nn
 from shotstream.training.muon import has_fast_bfloat16
 
 MatmulDtype = Literal["auto", "float32", "bfloat16"]
-""""auto" is bfloat16 where the device multiplies it faster."""
+"""Dtype of matrix products; "auto" is bfloat16 if the device multiplies it faster."""
 
 
 def multiplies_bfloat16(wanted: MatmulDtype, device: torch.device) -> bool:
-    """Whether that means bfloat16 on a device."""
+    """Returns whether a setting means bfloat16 on a device."""
     return has_fast_bfloat16(device) if wanted == "auto" else wanted == "bfloat16"
 
 
 def matmul_dtype(wanted: MatmulDtype, device: torch.device) -> torch.dtype:
-    """The dtype that a setting means on a device."""
+    """Returns the dtype that a setting means on a device."""
     return torch.bfloat16 if multiplies_bfloat16(wanted, device) else torch.float32
 
 
 def hold_as_multiplied(frozen: nn.Module, wanted: MatmulDtype) -> None:
-    """Keeps the linear layers of a network that never learns in what they are multiplied in, in place.
+    """Converts the linear layers of a frozen network to the dtype of their products, in place.
 
-    Every pass would round them so: nothing that is computed changes, in half the memory.
+    Every pass would round the weights in the same way: results do not change, in half the memory.
     """
     for layer in frozen.modules():
         if isinstance(layer, nn.Linear) and multiplies_bfloat16(wanted, layer.weight.device):
@@ -36,10 +36,10 @@ def hold_as_multiplied(frozen: nn.Module, wanted: MatmulDtype) -> None:
 
 
 def multiplying(wanted: MatmulDtype, device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which networks multiply so.
+    """Returns a context in which networks multiply in the given precision.
 
-    Parameters are cast anew for every pass: a copy made without a gradient, as a rollout's first steps make
-    it, would otherwise serve the pass that needs one, and nothing would be learnt.
+    Parameters are cast again in every pass: a cached cast from a pass without gradients, such as a rollout's
+    first steps, would otherwise be used in the pass with gradients, and nothing would be trained.
     """
     if not multiplies_bfloat16(wanted, device):
         return nullcontext()

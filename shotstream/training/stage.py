@@ -1,4 +1,4 @@
-"""The protocol of training stages. Stages are composed, never subclassed."""
+"""The protocol of training stages, which are composed, not subclassed."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,19 +8,21 @@ from shotstream.training.checkpoint import Stateful
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 
 Film = Callable[[TextConditionedDiT, int, Path], Mapping[str, float]]
-"""Draws into a directory what a student films after a number of steps; scalars for the log."""
+"""Writes a preview of a student's films into a directory, after a number of steps; returns scalars for the
+log.
+"""
 
 
 @runtime_checkable
 class Stage(Protocol):
-    """Models, optimizers, batches and one step.
+    """The protocol of training stages: models, optimizers, batches and one step.
 
-    Where several processes train, each calls every method at the same time.
+    All processes of a run call every method together.
     """
 
     @property
     def batch_size(self) -> int:
-        """Samples of a step, over all processes."""
+        """Number of samples of a step, over all processes."""
         ...
 
     @property
@@ -29,22 +31,23 @@ class Stage(Protocol):
         ...
 
     def step(self, step: int) -> Mapping[str, float]:
-        """Optimizer step number `step` (from 0); returns scalars for the log, the same in every process.
+        """Does optimizer step number `step` (from 0); returns scalars for the log, the same in every process.
 
-        Everything it draws is keyed by (seed, step, sample).
+        All randomness is keyed by (seed, step, sample).
 
         Raises:
-            FloatingPointError: the loss or the gradient is not finite, in any process; it was not applied.
+            FloatingPointError: The loss or the gradient is not finite in some process; the step was not
+                applied.
         """
         ...
 
     def inputs(self, step: int) -> dict[str, Any]:
-        """This process's training data of a step, to look at when it went wrong; may be empty."""
+        """Returns this process's training data of a step, to examine a failure; may be empty."""
         ...
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Draws what the model can do into `directory`; returns scalars for the log.
+        """Writes a preview of the model into `directory`; returns scalars for the log.
 
-        Only the leading process draws; the others return nothing.
+        Only the main process writes; the others return nothing.
         """
         ...

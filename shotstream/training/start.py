@@ -1,6 +1,6 @@
 """Parts of a bundle that a run starts from: the transformer, and the codec of its family.
 
-Only the parts asked for are read. Neither is needed to show a recipe, nor to refuse one.
+Only the requested parts are read, and none to show or refuse a recipe.
 """
 
 from pathlib import Path
@@ -19,12 +19,12 @@ from shotstream.weights.hub import resolve
 
 
 def begin_at(dit: DiT, name: str | Path) -> None:
-    """Gives a transformer the weights of a bundle.
+    """Loads the weights of a bundle into a transformer.
 
-    Phases and levels of the context have no weights and may differ: the base model knows neither.
+    Phases and context levels have no weights and may differ: the base model has neither.
 
     Raises:
-        ValueError: there is no such bundle, or its transformer is of other sizes.
+        ValueError: There is no such bundle, or its transformer has other sizes.
     """
     bundle = read_bundle(resolve(name), parts=("dit",))
     try:
@@ -37,10 +37,10 @@ def begin_at(dit: DiT, name: str | Path) -> None:
 
 
 def codec_of(name: str | Path, device: torch.device | str = "cpu") -> tuple[Codec, LatentSize]:
-    """The frozen codec of a bundle, in float32, and the size of its model's latent frames.
+    """Returns the frozen codec of a bundle, in float32, and the size of its model's latent frames.
 
     Raises:
-        ValueError: there is no such bundle.
+        ValueError: There is no such bundle.
     """
     bundle = read_bundle(resolve(name), parts=("codec",))
     codec = load_codec(bundle, torch.device(device), torch.float32, DEFAULT_INFERENCE_OPTIONS)

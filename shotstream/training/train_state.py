@@ -1,6 +1,6 @@
-"""The state of a module that learns: parameters, optimizer and moving average (EMA), saved as one.
+"""The state of a module in training: parameters, optimizer and moving average (EMA), saved together.
 
-What a checkpoint holds is `state_dict`; a stage that trains one module has one `TrainState`.
+`state_dict` is the content of a checkpoint; a stage that trains one module has one `TrainState`.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class TrainState:
-    """A module with the optimizer and the average of the part of it that learns."""
+    """A module with the optimizer and the average of its trained part."""
 
     def __init__(
         self,
@@ -30,12 +30,12 @@ class TrainState:
         part: nn.Module | None = None,
         adamw_names: Sequence[str] = (),
     ) -> None:
-        """After the module was sharded; parameters that need no gradient stay as they are.
+        """Creates the state of a module, after it was sharded; frozen parameters stay frozen.
 
         Args:
-            module: what a checkpoint holds.
-            config: how it learns.
-            num_steps: length of the run.
+            module: the module that checkpoints hold.
+            config: configuration of the optimizer.
+            num_steps: number of steps of the run.
             part: the part of it that is trained and averaged; None: all.
             adamw_names: see `muon_adamw`.
         """
@@ -45,35 +45,35 @@ class TrainState:
         self.optimizer: ClippedOptimizer = make_optimizer(self.part, config, adamw_names)
 
     def step(self, step: int) -> Tensor:
-        """Applies the gradients at the rate of a step and takes the result into the average.
+        """Applies the gradients with the learning rate of a step, and updates the average.
 
         Returns:
-            The norm of the gradients before they were clipped.
+            The norm of the gradients before clipping.
 
         Raises:
-            FloatingPointError: the norm is not finite; nothing is applied.
+            FloatingPointError: The norm is not finite; nothing is applied.
         """
         norm = self.optimizer.step(self.config.rate(step, self.num_steps))
         self.ema.update(self.part)
         return norm
 
     def averaged(self, module: ModuleT, part: nn.Module | None = None) -> ModuleT:
-        """Fills a module that is not sharded with the averaged weights, in eval mode.
+        """Returns a module that is not sharded, filled with the averaged weights and in eval mode.
 
         Args:
-            module: of the same sizes as the one that learns.
-            part: the part of it that corresponds to the one that is averaged; None: all.
+            module: a module of the same sizes as the trained one; it is changed in place.
+            part: the part of it that corresponds to the averaged one; None: all.
         """
         module.load_state_dict(whole_state(self.module.state_dict()))
         self.ema.copy_to(module if part is None else part)
         return module.eval()
 
     def init_optimizer_state(self) -> None:
-        """See `Stateful`."""
+        """Creates the optimizers' states; see `Stateful`."""
         self.optimizer.init_state()
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Stateful`."""
+        """Returns the state; see `Stateful`."""
         return {
             "weights": self.module.state_dict(),
             "optimiser": self.optimizer.state_dict(),
@@ -81,7 +81,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Stateful`."""
+        """Loads a state; see `Stateful`."""
         self.module.load_state_dict(state["weights"])
         self.ema.load_state_dict(state["ema"])
         if "optimiser" in state:
@@ -89,10 +89,10 @@ class TrainState:
 
 
 def load_averaged(module: ModuleT, checkpoint: Path) -> ModuleT:
-    """Fills a module with the averaged weights of a checkpoint; those not averaged (frozen ones) as they are.
+    """Loads the averaged weights of a checkpoint into a module, and its frozen weights as they are.
 
     Raises:
-        ValueError: the checkpoint belongs to a module of other sizes.
+        ValueError: The checkpoint is of a module with other sizes.
     """
     _, state = load_checkpoint(checkpoint)
     averages = {name: value for name, value in state["ema"].items() if name != "num_updates"}

@@ -1,4 +1,4 @@
-"""Velocity of whole noisy shots by a bidirectional model; guidance of it, and of a causal model's chunk."""
+"""Velocities of whole noisy shots by a bidirectional model, and guidance of velocities."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def shot_velocity(
     noisy: Float[Tensor, "b z f h w"],
     sigma: Float[Tensor, "b f"],
 ) -> Float[Tensor, "b z f h w"]:
-    """The velocity that a bidirectional model predicts for whole noisy shots, without the context frames."""
+    """Returns the velocity that a bidirectional model predicts for whole noisy shots, without context."""
     inputs = full_pass(conditioning, noisy, sigma, dit.config)
     return target_part(dit(inputs.x, inputs.sigma, text, inputs.positions), dit.config)
 
@@ -33,23 +33,23 @@ def guided_velocity(
     captions: float,
     context: float,
 ) -> VelocityFunction:
-    """The velocity of shots or chunks, guided away from that without captions and that without context.
+    """Returns the velocity of shots or chunks, guided by captions and by context.
 
-    With v the prediction, v + (captions - 1)(v - v without captions) + (context - 1)(v - v without context).
-    A scale of 1 is no guidance, and its question is not asked. Without context a shot is conditioned as a
-    first one, its captions kept; of a first shot the two are the same, and their difference is zero.
-    Training drops context and captions, each by a chance of its own, so all are what a model has learnt.
+    With v the prediction, it is v + (captions - 1)(v - v without captions) + (context - 1)(v - v without
+    context). A scale of 1 is no guidance and needs no additional pass. Without context a shot is conditioned
+    as a first one, with its captions; for a first shot both are equal, and their difference is zero. Training
+    drops context and captions independently, so a model is trained on all of these.
 
-    Source: after InstructPix2Pix (arXiv 2211.09800), which nests the differences; here both begin at the
-    full prediction. Guidance by context is not published for this method.
+    Source: after InstructPix2Pix (arXiv 2211.09800), which nests the differences; here both are taken from
+    the full prediction. Guidance by context is not published for this method.
 
     Args:
-        velocity_of: what a model says, given conditioning and text.
-        conditioning: of the shots.
+        velocity_of: returns the prediction of a model, given conditioning and text.
+        conditioning: conditioning of the shots.
         text: embeddings of their captions.
         uncond: embeddings of empty captions.
-        captions: scale of the guidance by captions.
-        context: scale of the guidance by context.
+        captions: scale of guidance by captions.
+        context: scale of guidance by context.
     """
     given = velocity_of(conditioning, text)
     unread = given if captions == 1.0 else velocity_of(conditioning, uncond)

@@ -1,9 +1,9 @@
 """The recipes of the 1.3B family, with the values of arXiv 2603.25746 and of its published configurations.
 
-They train on shards that `shotstream data encode CLIPS -o data/shards --model wan-1.3b` made. Ours are:
-half of the teacher's steps are causal, which is what makes its trajectories a causal student's (Causal
+They train on shards from `shotstream data encode CLIPS -o data/shards --model wan-1.3b`. Differences from the
+publication: half of the teacher's steps are causal, so that its trajectories suit a causal student (Causal
 Forcing, arXiv 2602.02214); weights are averaged; the fake score is warmed up. The effective batch is the
-recipe's on any number of GPUs that divides it: each computes `train.samples_at_once` samples after the other.
+recipe's on any number of GPUs that divides it: each computes microbatches of `train.samples_at_once` samples.
 """
 
 from typing import Final
@@ -21,14 +21,14 @@ from shotstream.training.stages.ode_pairs import OdePairsConfig, OdePairsRecipe
 from shotstream.training.stages.teacher import TeacherConfig, TeacherRecipe
 
 SHARDS: Final = "data/shards"
-"""Where the recipes look for their shards."""
+"""Default directory of the shards."""
 
 _BATCH, _MATCHING_BATCH = 64, 32
 _NUM_PAIRS = 5000
 
 
 def model() -> ModelConfig:
-    """The 1.3B model, which begins at the base model."""
+    """Returns the configuration of the 1.3B model, which starts from the base model."""
     return ModelConfig(
         dit=wan_1_3b(),
         text=StoredTextConfig(directory=SHARDS),
@@ -39,7 +39,7 @@ def model() -> ModelConfig:
 
 
 def wan_teacher() -> TeacherRecipe:
-    """The 1.3B teacher, from the base model: its self-attention learns to read context frames."""
+    """Returns the recipe of the 1.3B teacher, whose self-attention learns to use context frames."""
     return Recipe(
         name="wan_teacher",
         model=model(),
@@ -51,9 +51,10 @@ def wan_teacher() -> TeacherRecipe:
 
 
 def wan_ode_pairs() -> OdePairsRecipe:
-    """Five thousand trajectories of the 1.3B teacher, of 48 Euler steps, guided as the published sampler is.
+    """Returns the recipe of five thousand trajectories of the 1.3B teacher.
 
-    `--set stage.flow=bidirectional` makes them the published ones, of whole shots. Each step writes a file.
+    They have 48 Euler steps, and the guidance of the published sampler. `--set stage.flow=bidirectional`
+    makes the published kind, of whole shots. Each step writes a file.
     """
     return Recipe(
         name="wan_ode_pairs",
@@ -67,7 +68,7 @@ def wan_ode_pairs() -> OdePairsRecipe:
 
 
 def wan_causal_init() -> CausalInitRecipe:
-    """The 1.3B four-step student, from its teacher and the teacher's trajectories."""
+    """Returns the recipe of the 1.3B four-step student, from its teacher's trajectories."""
     return Recipe(
         name="wan_causal_init",
         model=model(),
@@ -80,7 +81,7 @@ def wan_causal_init() -> CausalInitRecipe:
 
 
 def wan_intra_shot() -> IntraShotRecipe:
-    """The 1.3B student matched to its teacher, given true earlier shots."""
+    """Returns the recipe of the 1.3B student matched to its teacher, with true earlier shots."""
     return Recipe(
         name="wan_intra_shot",
         model=model(),
@@ -93,7 +94,7 @@ def wan_intra_shot() -> IntraShotRecipe:
 
 
 def wan_inter_shot() -> InterShotRecipe:
-    """The 1.3B student matched to its teacher, given its own earlier shots, over stories of five."""
+    """Returns the recipe of the 1.3B student matched to its teacher, with its own earlier shots."""
     return Recipe(
         name="wan_inter_shot",
         model=model(),
@@ -106,7 +107,7 @@ def wan_inter_shot() -> InterShotRecipe:
 
 
 _GUIDANCE: Final = 4.0
-"""Published as 3.0, counted from the conditional prediction."""
+"""Guidance scale; published as 3.0, counted from the conditional prediction."""
 
 
 def _train(num_steps: int, seed: int, *, learns: bool = True) -> TrainConfig:

@@ -1,0 +1,1 @@
+"""The training stages, one module each; see `stage.py` for their protocol."""

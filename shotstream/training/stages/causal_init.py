@@ -1,10 +1,11 @@
-"""Causal initialisation: a copy of the teacher learns to jump from any kept state of a trajectory to its end.
+"""The causal initialisation stage: a copy of the teacher learns to predict the end of a trajectory.
 
-Trajectories of one chunk start from one level; of whole shots, each chunk has its own, so that the student
-sees a history of any cleanness, as published. The text encoder is the teacher's, frozen.
+For trajectories of one chunk all frames start from one level. For those of whole shots each chunk has its own
+level, so that the student is trained on a history of any noise level, as published. The text encoder is the
+teacher's, frozen.
 
-Source: ODE regression of CausVid (arXiv 2412.07772) and arXiv 2603.25746, on pairs from a causal teacher
-with a clean history (arXiv 2602.02214) or from a bidirectional one; see `ode_pairs`.
+Source: ODE regression of CausVid (arXiv 2412.07772) and arXiv 2603.25746, on pairs from a causal teacher with
+a clean history (arXiv 2602.02214) or from a bidirectional one; see `ode_pairs`.
 """
 
 import copy
@@ -34,13 +35,13 @@ from shotstream.training.train_state import TrainState
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CausalInitConfig:
-    """The numbers of the causal initialisation."""
+    """Configuration of the causal initialisation stage."""
 
     student_steps: tuple[int, ...] = STUDENT_STEPS
-    """Levels of the trajectories that the student jumps from, as their own recipe has them."""
+    """Timesteps of the student, which must be those of the ODE pairs."""
 
     def check(self, recipe: Recipe[Any, Any, Any]) -> None:
-        """ValueError for steps that the schedule does not have."""
+        """Raises ValueError for timesteps that the schedule does not have."""
         FlowSchedule(shift=recipe.model.shift).student_sigmas(self.student_steps)
 
 
@@ -60,14 +61,14 @@ class CausalInitStage:
         film: Film | None = None,
         parallel: ParallelConfig | None = None,
     ) -> None:
-        """The student starts as a copy of `teacher`, which is changed in place.
+        """Creates the stage; the student is `teacher`, changed in place.
 
         Args:
-            recipe: of the run.
-            source: the pairs to learn from.
-            teacher: where the student begins, on the device that trains it.
-            batch_size: samples of a file of pairs, as the recipe that made them says.
-            film: draws and scores what the averaged student films; see `Stage.preview`.
+            recipe: recipe of the run.
+            source: the ODE pairs.
+            teacher: the model from which the student starts, on the training device.
+            batch_size: number of samples of a file of pairs.
+            film: generates and scores films of the averaged student; see `Stage.preview`.
             parallel: how steps are computed.
         """
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
@@ -90,7 +91,7 @@ class CausalInitStage:
         )
 
     def step(self, step: int) -> Mapping[str, float]:
-        """One step; see `Stage.step`."""
+        """Does one step; see `Stage.step`."""
         _, chosen = self._draw(step)
         num_noised = (chosen < len(self.sigmas) - 1).float().sum().item() / len(chosen)
 
@@ -101,7 +102,7 @@ class CausalInitStage:
         return {"loss": loss, "norm": self.state.step(step).item()}
 
     def inputs(self, step: int) -> dict[str, Any]:
-        """The pairs of a step and the level that each sample starts from."""
+        """Returns the pairs of a step and the state that each sample starts from."""
         pairs, chosen = self._draw(step)
         return {
             "states": pairs.states,
@@ -112,8 +113,10 @@ class CausalInitStage:
         }
 
     def _draw(self, step: int) -> tuple[OdePairs, Int[Tensor, "b n"]]:
-        """The pairs of a step, and the state that each chunk of a sample starts from: any of the noisy ones,
-        and where another chunk follows, the clean one too.
+        """Returns the pairs of a step, and the index of the state that each chunk of a sample starts from.
+
+        It is a random noisy state; for a chunk that is followed by another, the clean state is possible as
+        well.
         """
         pairs, levels = self.source.read(step), len(self.sigmas) - 1
         num_chunks = pairs.states.shape[3] // self.model.dit.config.chunk_latent_frames
@@ -127,13 +130,13 @@ class CausalInitStage:
     def loss(
         self, pairs: OdePairs, chosen: Int[Tensor, "b n"], *, num_noised: float | None = None
     ) -> Float[Tensor, ""]:
-        """The squared error of the data predicted from the chosen state of each sample's chunks.
+        """Returns the squared error of the data predicted from the chosen states.
 
         Args:
-            pairs: on the CPU.
-            chosen: for each chunk the place of its state in the trajectory.
-            num_noised: chunks of a sample that start from noise, on average over the effective batch, so that
-                means over parts of it average to the mean over all; None: these are all.
+            pairs: the pairs, on the CPU.
+            chosen: index of the state in the trajectory, for each chunk.
+            num_noised: average number of noised chunks per sample over the effective batch, so that means
+                over microbatches average to the mean over all; None: the pairs are the whole batch.
         """
         config, device = self.model.dit.config, self.model.device
         size = config.chunk_latent_frames
@@ -155,14 +158,14 @@ class CausalInitStage:
         return ode_regression_loss(predicted, x0, sigma, num_noised=counted)
 
     def averaged(self) -> TextConditionedDiT:
-        """The student with averaged weights, in eval mode."""
+        """Returns the student with averaged weights, in eval mode."""
         student = copy.deepcopy(self._blank)
         student.dit.to_empty(device=self.model.device)
         return self.state.averaged(student, student.dit)
 
     @torch.no_grad()
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Held-out stories filmed with the averaged weights; their loss at each level, on the first file."""
+        """Writes held-out films of the averaged student; returns scores and the loss at each level."""
         averaged = self.averaged()
         if not self.parallel.dist_context.is_main_process:
             return {}

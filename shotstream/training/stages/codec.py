@@ -1,7 +1,8 @@
-"""The codec stage of the theatre: encode clips, disturb the latents, name every pixel's colour.
+"""The codec stage of the theatre: encodes clips, adds noise to latents, and predicts pixel colours.
 
-The noise on the latents is the regulariser: channels must carry what survives it, and the decoder learns to
-clean what a generator leaves behind. The loss is the cross-entropy of the palette colour, in float32.
+The noise on the latents is the regulariser: channels must carry information that survives it, and the decoder
+learns to correct small errors of a generator. The loss is the cross-entropy of the palette colour, in
+float32.
 """
 
 from collections.abc import Mapping
@@ -32,25 +33,27 @@ from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.vae.pixels import to_uint8
 
 _CELL_PIXELS = _GEOMETRY.temporal_stride * _GEOMETRY.spatial_stride**2
-# Keys the clips of every preview; no run is that long.
+# Key of the clips of every preview; no run has this many steps.
 _PREVIEW_STEP = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodecConfig:
-    """The numbers of the codec stage."""
+    """Configuration of the codec stage."""
 
     pixels_per_cell: int = 48
-    """Pixels, of those that one latent stands for, that a step looks at, drawn anew each step."""
+    """Number of random pixels of each latent cell in the loss of a step, at least 1."""
     max_noise: float = 0.7
-    """Scale of the noise on latents is uniform in [0, max_noise], in standard deviations."""
+    """Maximum scale of the noise on latents, in standard deviations; the scale is uniform in [0,
+    max_noise].
+    """
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("max_noise",))
         require_within(self, 1, _CELL_PIXELS, ("pixels_per_cell",))
 
     def check(self, recipe: Recipe[Any, Any, Any]) -> None:
-        """ValueError for a precision that the codec is not trained in."""
+        """Raises ValueError for a precision that the codec does not support."""
         recipe.refuse_matmul_dtype("the codec is trained in float32")
 
 
@@ -67,7 +70,7 @@ class CodecStage:
         device: torch.device | str = "cpu",
         parallel: ParallelConfig | None = None,
     ) -> None:
-        """ValueError for a way of computing that a codec does not have."""
+        """Creates the stage; raises ValueError for parallel settings that it does not support."""
         torch.manual_seed(recipe.train.seed)  # the initial weights
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
         self.parallel.refuse(
@@ -89,11 +92,11 @@ class CodecStage:
 
     @property
     def batch_size(self) -> int:
-        """Samples of a step."""
+        """Number of samples of a step."""
         return self.recipe.data.batch_size
 
     def step(self, step: int) -> Mapping[str, float]:
-        """One step; see `Stage.step`."""
+        """Does one step; see `Stage.step`."""
         self.codec.train()
         right: list[Tensor] = []
 
@@ -108,7 +111,7 @@ class CodecStage:
         return {"loss": loss, "pixels_right": share.item()}
 
     def _loss(self, step: int, samples: range) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The cross-entropy of some of a step's clips, and the share of pixels that are right."""
+        """Returns the cross-entropy of some of a step's clips, and the share of correct pixels."""
         stage, seed = self.recipe.stage, self.recipe.train.seed
         indices, pixels = (value.to(self.device) for value in self.source.batch(step, samples))
         latents = self.codec.encode(pixels)
@@ -124,17 +127,17 @@ class CodecStage:
         return F.cross_entropy(logits, targets), right
 
     def inputs(self, step: int) -> dict[str, Any]:
-        """This process's clips of a step, as colour indices."""
+        """Returns this process's clips of a step, as palette indices."""
         shares = self.parallel.shares(self.batch_size)
         return {"clips": [self.source.batch(step, samples).indices for samples in shares]}
 
     def averaged(self) -> PatchCodec:
-        """The codec with averaged weights, on the CPU and in eval mode."""
+        """Returns the codec with averaged weights, on the CPU and in eval mode."""
         return self.state.averaged(PatchCodec(self.recipe.model))
 
     @torch.no_grad()
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Truth beside reconstruction; returns the share of right pixels, without and with noise 0.4."""
+        """Writes truth beside reconstruction; returns the share of correct pixels, with and without noise."""
         codec = self.averaged()
         if not self.parallel.dist_context.is_main_process:
             return {}
@@ -160,7 +163,7 @@ class CodecStage:
 
 
 class _SharedNorm(nn.BatchNorm1d):
-    """Batch normalisation over the batch of all processes; torch's own needs a GPU for that."""
+    """Batch normalisation over the batch of all processes; torch's own supports only GPUs."""
 
     def __init__(self, plain: nn.BatchNorm1d) -> None:
         momentum = plain.momentum
@@ -185,7 +188,7 @@ class _SharedNorm(nn.BatchNorm1d):
 
 
 class _SummedOverProcesses(torch.autograd.Function):
-    """A sum to which every process's loss owes something: gradients are summed as well."""
+    """A sum over processes whose gradients are summed as well, because every process's loss depends on it."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
@@ -203,7 +206,7 @@ def _summed(value: Tensor) -> Tensor:
 
 
 def _cells(indices: Tensor) -> Tensor:
-    """Values of frames `[b, f, h, w]` by the latent that stands for them; the first frame fills its own."""
+    """Returns values of frames `[b, f, h, w]` by latent cell; the first frame is repeated to fill a group."""
     time, space = _GEOMETRY.temporal_stride, _GEOMETRY.spatial_stride
     groups = torch.cat([indices[:, :1].expand(-1, time - 1, -1, -1), indices], dim=1)
     return rearrange(groups, "b (f t) (h i) (w j) -> b f h w (t i j)", t=time, i=space, j=space)

@@ -1,8 +1,9 @@
-"""The decoder stage of the theatre: finishes a codec's decoder, whose encoder and latents stay.
+"""The decoder stage of the theatre: trains the finish of a codec's decoder; latents do not change.
 
-The finish sees one cell and what stands around it, so a step needs few cells of each picture: those that show
-an actor, most of them in wide shots and in motion, which are a twentieth of all pixels and were learnt last.
-The layers that look around are frozen with the encoder. Noise and loss are those of the codec's own training.
+The finish sees one cell and its surroundings, so a step needs only a few cells of each picture: those that
+show an actor, most of them in wide shots and in motion, which are a twentieth of all pixels and have the most
+errors left. The decoder's other layers are frozen, like the encoder. Noise and loss are those of the codec
+stage.
 """
 
 from collections.abc import Mapping
@@ -30,23 +31,25 @@ from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.vae.pixels import from_uint8
 
 _LEARNT: Final = ("finish", "head.", "colours.")
-# Keys the clips of every preview; no run is that long.
+# Key of the clips of every preview; no run has this many steps.
 _PREVIEW_STEP: Final = 2**31 - 1
 _NUM_PREVIEWED: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderConfig:
-    """The numbers of the decoder stage."""
+    """Configuration of the decoder stage."""
 
     cells_per_clip: int = 64
-    """Cells of a clip that a step looks at, those with an actor first."""
+    """Number of cells of a clip in the loss of a step, those with an actor first."""
     pixels_per_cell: int = 48
-    """Pixels of a cell that a step looks at, drawn anew each step."""
+    """Number of random pixels of each cell in the loss of a step."""
     figure_weight: float = 3.0
-    """Weight of an actor's pixels, and of those beside them, against others."""
+    """Weight of an actor's pixels, and of those next to them, relative to others."""
     max_noise: float = 0.7
-    """Scale of the noise on latents is uniform in [0, max_noise], in standard deviations."""
+    """Maximum scale of the noise on latents, in standard deviations; the scale is uniform in [0,
+    max_noise].
+    """
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("max_noise",))
@@ -54,7 +57,7 @@ class DecoderConfig:
         require_positive(self, ("figure_weight",))
 
     def check(self, recipe: Recipe[Any, Any, Any]) -> None:
-        """ValueError for a codec without a finish, or a precision that it is not trained in."""
+        """Raises ValueError for a codec without a finish, or an unsupported precision."""
         if not recipe.model.num_finish_layers:
             raise ValueError("model.num_finish_layers is 0: there is nothing to train")
         recipe.refuse_matmul_dtype("the finish is trained in float32")
@@ -64,7 +67,7 @@ DecoderRecipe = Recipe[PatchCodecConfig, ActorClipsConfig, DecoderConfig]
 
 
 class DecoderStage:
-    """A `Stage` that trains the finish of a `PatchCodec`; its encoder is as the input's."""
+    """A `Stage` that trains the finish of a `PatchCodec`; the encoder is that of its input."""
 
     def __init__(
         self,
@@ -74,7 +77,11 @@ class DecoderStage:
         device: torch.device | str = "cpu",
         parallel: ParallelConfig | None = None,
     ) -> None:
-        """ValueError for a way of computing that it does not have, or another codec than the recipe's."""
+        """Creates the stage.
+
+        Raises:
+            ValueError: A parallel setting is not supported, or the codec is not the recipe's.
+        """
         torch.manual_seed(recipe.train.seed)  # the initial weights
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
         if self.parallel.dist_context.world_size > 1:
@@ -94,12 +101,12 @@ class DecoderStage:
 
     @property
     def batch_size(self) -> int:
-        """Samples of a step."""
+        """Number of samples of a step."""
         return self.recipe.data.batch_size
 
     @torch.no_grad()
     def _latents(self, pictures: UInt8[Tensor, "b p h w"]) -> Float[Tensor, "b z latent_f latent_h latent_w"]:
-        """Latents of clips; the encoder sees every frame of them."""
+        """Returns the latents of clips; the encoder gets every frame."""
         num_pictures = self.recipe.model.num_pictures
         held = _GEOMETRY.temporal_stride // num_pictures
         frames = torch.cat(
@@ -109,7 +116,7 @@ class DecoderStage:
         return self.codec.encode(pixels.to(self.device))
 
     def step(self, step: int) -> Mapping[str, float]:
-        """One step; see `Stage.step`."""
+        """Does one step; see `Stage.step`."""
         right: list[float] = []
 
         def loss_of(samples: range) -> Tensor:
@@ -123,7 +130,7 @@ class DecoderStage:
         return {"loss": loss, "figures_right": right[0]}
 
     def _loss(self, step: int) -> tuple[Float[Tensor, ""], float]:
-        """The weighted cross-entropy of a step's cells, and the share of actors' pixels that are right."""
+        """Returns the weighted cross-entropy of a step's cells, and the share of correct actors' pixels."""
         config, seed = self.recipe.stage, self.recipe.train.seed
         samples = range(self.batch_size)
         pictures, figures = self.source.batch(step, samples)
@@ -158,16 +165,16 @@ class DecoderStage:
         )  # fmt: skip
 
     def inputs(self, step: int) -> dict[str, Any]:
-        """A step's clips, as colour indices."""
+        """Returns a step's clips, as palette indices."""
         return {"pictures": self.source.batch(step, range(self.batch_size)).pictures}
 
     def averaged(self) -> PatchCodec:
-        """The codec with averaged weights, on the CPU and in eval mode."""
+        """Returns the codec with averaged weights, on the CPU and in eval mode."""
         return self.state.averaged(PatchCodec(self.recipe.model))
 
     @torch.no_grad()
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:  # noqa: ARG002
-        """The share of actors' pixels that are right in held-out clips, by framing."""
+        """Returns the share of actors' pixels that are correct in held-out clips, by framing."""
         codec, found = self.averaged(), dict[str, list[float]]()
         for sample in range(_NUM_PREVIEWED):
             shot, pictures, figures = self.source.clip(_PREVIEW_STEP, sample, held_out=True)
@@ -180,9 +187,10 @@ class DecoderStage:
 
 
 def finished(plain: PatchCodec, config: PatchCodecConfig) -> PatchCodec:
-    """A codec with a finish that does nothing yet: it decodes as `plain`, but for pictures that are held.
+    """Returns a codec with a finish that has no effect yet.
 
-    Those begin as the mean of what `plain` would say of their frames.
+    It decodes like `plain`, except for held pictures: such a picture starts as the mean of the logits of
+    `plain` for its frames.
 
     Raises:
         ValueError: `plain` has a finish, or other sizes than the config.
@@ -206,6 +214,6 @@ def finished(plain: PatchCodec, config: PatchCodecConfig) -> PatchCodec:
 
 
 def _free_the_finish(codec: PatchCodec) -> None:
-    """Lets that learn alone."""
+    """Freezes all parameters except those of the finish."""
     for name, parameter in codec.named_parameters():
         parameter.requires_grad_(name.startswith(_LEARNT))

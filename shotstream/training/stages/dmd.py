@@ -1,15 +1,15 @@
-"""Distribution matching: a few-step student learns to make what the bidirectional teacher holds for likely.
+"""The distribution matching stage: a few-step student learns to sample the teacher's distribution.
 
-Three networks of one architecture: the student, causal, which films shots by the rollout that inference
-uses; the teacher, bidirectional, frozen and guided, whose score is the real one; and the fake score, which
-follows the student by flow matching on its samples. Both distillation stages of arXiv 2603.25746 are this
-one with another history: `intra_shot` gives the true earlier shots, `inter_shot` the student's own.
+There are three networks of one architecture. The student is causal and generates shots by the rollout of
+inference. The teacher is bidirectional, frozen and guided; its score is the real one. The fake score follows
+the student by flow matching on its samples. Both distillation stages of arXiv 2603.25746 are this one with
+another history: `intra_shot` has the true earlier shots, `inter_shot` the student's own.
 
-A step draws what the shots are conditioned on once, then updates the fake score `fake_updates` times and
-the student once, each on samples of its own. So no update depends on where a shot stands in its story, and
-nothing is shared between steps but weights: a step is a pure function of them and of (seed, step).
+A step draws the conditioning of its shots once, then updates the fake score `fake_updates` times and the
+student once, each on new samples. No update depends on a shot's position in its story, and only weights are
+shared between steps: a step is a pure function of them and of (seed, step).
 
-Where the published code differs: the level told to a network is the level that was used (there: of
+Differences from the published code: the level passed to a network is the level of the noise (there: of
 another row of a table); levels are restricted, not clamped; the fake score is warmed up before the first
 student step; the fake score's target is the velocity itself; and losses are float32.
 
@@ -52,32 +52,32 @@ from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.train_state import TrainState
 from shotstream.training.velocity import guided_velocity, shot_velocity
 
-# Matrices that are not hidden: Muon leaves them to AdamW.
+# Matrices that are not hidden, for which AdamW is used.
 _ADAMW_NAMES: Final = ("head", "text_embedding", "time_embedding")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DmdConfig:
-    """The numbers of distribution matching; the student's learning rate and clipping are the recipe's."""
+    """Configuration of distribution matching; the recipe's optimizer is the student's."""
 
     student_steps: tuple[int, ...] = STUDENT_STEPS
-    """Denoising steps of the student, of 1000 and before the schedule warps them."""
+    """Timesteps of the student, of 1000 and before the schedule warps them."""
     guidance: float = 1.5
-    """Scale of the teacher's guidance by captions; the fake score has none."""
+    """Scale of the teacher's guidance by captions; 1: none. The fake score is not guided."""
     context_guidance: float = 1.0
     """Scale of the teacher's guidance by context, see `guided_velocity`; 1: none, as published."""
     least_sigma: float = 0.02
-    """Least level at which the two scores are compared."""
+    """Minimum noise level at which the two scores are compared, in [0, 1]."""
     most_sigma: float = 0.98
-    """Greatest such level."""
+    """Maximum noise level at which the two scores are compared, in [0, 1]."""
     fake_updates: int = 5
-    """Updates of the fake score per step."""
+    """Number of updates of the fake score per step, at least 1."""
     fake_warmup_steps: int = 20
-    """Steps at the beginning in which the fake score alone is updated."""
+    """Number of steps at the beginning in which only the fake score is updated."""
     fake_learning_rate: float = 1e-4
     """Learning rate of the fake score."""
     fake_max_norm: float = 10.0
-    """The fake score's gradient is clipped to this norm."""
+    """Maximum norm of the fake score's gradient."""
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("guidance", "context_guidance", "fake_warmup_steps"))
@@ -88,7 +88,7 @@ class DmdConfig:
             raise ValueError(f"levels from {self.least_sigma} to {self.most_sigma}; give an interval")
 
     def check(self, recipe: Recipe[Any, Any, Any]) -> None:
-        """ValueError for a run in which the student would never learn, or for steps of no schedule."""
+        """Raises ValueError for a run that never updates the student, or for unknown timesteps."""
         num_steps = recipe.train.num_steps
         if self.fake_warmup_steps >= num_steps:
             raise ValueError(
@@ -102,25 +102,25 @@ DmdRecipe = Recipe[ModelConfig, Any, DmdConfig]
 
 
 class RolloutBatch(NamedTuple):
-    """A batch of shots to roll out: their conditioning, captions and length."""
+    """A batch of shots for a rollout: their conditioning, captions and length."""
 
     conditioning: Conditioning
     captions: list[list[str]]
-    """The caption rows of each sample."""
+    """Caption rows of each sample."""
     num_chunks: int
-    """Length of the shots."""
+    """Length of the shots in chunks."""
     samples: range
-    """Which samples of the effective batch these are."""
+    """Indices of the samples in the effective batch."""
 
 
 class Microbatch(NamedTuple):
-    """The samples that a process computes at once: its share of a batch or a part of it, with embeddings."""
+    """The samples that a process computes together, with the embeddings of their captions."""
 
     batch: RolloutBatch
     text: Float[Tensor, "b s n d"]
     """Embeddings of the batch's captions."""
     uncond: Float[Tensor, "b s n d"]
-    """Embeddings of empty captions, which the teacher's guidance turns away from."""
+    """Embeddings of empty captions, for the teacher's guidance."""
 
 
 class DmdStage:
@@ -137,15 +137,17 @@ class DmdStage:
         film: Film | None = None,
         parallel: ParallelConfig | None = None,
     ) -> None:
-        """The three networks, on one device, are changed in place; what needs no gradient stays as it is.
+        """Creates the stage from three networks on one device, which are changed in place.
+
+        Frozen parameters stay frozen.
 
         Args:
-            recipe: of the run.
+            recipe: recipe of the run.
             student: a causal few-step model; its text encoder is frozen.
             teacher: a bidirectional model, frozen.
-            fake: what the fake score starts from.
-            source: what a step's shots are conditioned on, on any device; it may depend on the student.
-            film: draws and scores what the averaged student films; see `Stage.preview`.
+            fake: initial fake score.
+            source: source of the shots' conditioning, on any device; it may depend on the student.
+            film: generates and scores films of the averaged student; see `Stage.preview`.
             parallel: how steps are computed.
         """
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
@@ -155,7 +157,7 @@ class DmdStage:
         self.teacher = teacher.eval().requires_grad_(False)
         self._film = film
         self.schedule = FlowSchedule(shift=recipe.model.shift)
-        if self.parallel.dist_context.mesh is None:  # what is gathered together must be of one dtype
+        if self.parallel.dist_context.mesh is None:  # tensors that are gathered together must have one dtype
             hold_as_multiplied(self.teacher.dit, recipe.train.matmul_dtype)
         self._blank = copy.deepcopy(student)
         self._blank.dit.to("meta")
@@ -180,11 +182,11 @@ class DmdStage:
 
     @property
     def batch_size(self) -> int:
-        """Samples of a step."""
+        """Number of samples of a step."""
         return self.recipe.data.batch_size
 
     def step(self, step: int) -> Mapping[str, float]:
-        """One step; see `Stage.step`."""
+        """Does one step; see `Stage.step`."""
         parts = self.microbatches(step)
         scalars = {"fake_loss": 0.0, "fake_norm": 0.0}
         for update in range(self.recipe.stage.fake_updates):
@@ -197,7 +199,7 @@ class DmdStage:
 
     @torch.no_grad()
     def microbatches(self, step: int) -> list[Microbatch]:
-        """This process's microbatches of a step."""
+        """Returns this process's microbatches of a step."""
         parts: list[Microbatch] = []
         for samples in self.parallel.shares(self.batch_size):
             drawn = self.source.batch(step, samples)
@@ -208,7 +210,7 @@ class DmdStage:
         return parts
 
     def inputs(self, step: int) -> dict[str, Any]:
-        """This process's context frames and captions of a step."""
+        """Returns this process's context frames and captions of a step."""
         batches = [part.batch for part in self.microbatches(step)]
         return {
             "context": [batch.conditioning.context.cpu() for batch in batches],
@@ -217,7 +219,7 @@ class DmdStage:
         }
 
     def update_fake(self, parts: Sequence[Microbatch], key: tuple[int, int]) -> tuple[float, float]:
-        """Updates the fake score on samples of the student; its loss, and its gradient's norm."""
+        """Updates the fake score on samples of the student; returns its loss, and its gradient's norm."""
 
         def loss_of(part: Microbatch) -> Tensor:
             with torch.no_grad():
@@ -230,7 +232,7 @@ class DmdStage:
         return loss, self.state.fake_optimizer.step(rate).item()
 
     def update_student(self, parts: Sequence[Microbatch], key: tuple[int, int]) -> dict[str, float]:
-        """Updates the student and its average; scalars for the log."""
+        """Updates the student and its average; returns scalars for the log."""
         gradients: list[Tensor] = []
 
         def loss_of(part: Microbatch) -> Tensor:
@@ -251,13 +253,13 @@ class DmdStage:
         uncond: Float[Tensor, "b s n d"],
         key: tuple[int, int],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b c f h w"]]:
-        """The student's loss on samples of its own, and the gradient that it stands for.
+        """Returns the student's loss on its own samples, and the DMD gradient that it stands for.
 
         Args:
-            batch: what the shots are made from.
+            batch: the shots.
             text: embeddings of its captions.
-            uncond: embeddings of empty captions, which the teacher's guidance turns away from.
-            key: of all that is drawn.
+            uncond: embeddings of empty captions, for the teacher's guidance.
+            key: key of all randomness.
         """
         x0 = self.rollout(batch, text, key)
         gradient = self.gradient(batch, text, uncond, x0.detach(), key)
@@ -266,7 +268,7 @@ class DmdStage:
     def rollout(
         self, batch: RolloutBatch, text: Float[Tensor, "b s n d"], key: tuple[int, int]
     ) -> Float[Tensor, "b c f h w"]:
-        """Shots of the student, ended at one denoising step for all chunks, drawn by the key."""
+        """Returns shots of the student, ended at one random denoising step for all chunks."""
         exit_step = self.exit_step(key)
         with multiplying(self.recipe.train.matmul_dtype, self.student.device):
             chunks = student_rollout(
@@ -282,7 +284,7 @@ class DmdStage:
             return torch.cat(list(chunks), dim=2)
 
     def exit_step(self, key: tuple[int, int]) -> int:
-        """The denoising step at which all chunks of a rollout end."""
+        """Returns the random denoising step at which all chunks of a rollout end."""
         return int(
             numpy_rng(self.recipe.train.seed, "exit", *key).integers(len(self.recipe.stage.student_steps))
         )
@@ -290,7 +292,7 @@ class DmdStage:
     def fake_loss(
         self, batch: RolloutBatch, text: Tensor, x0: Float[Tensor, "b c f h w"], key: tuple[int, int]
     ) -> Float[Tensor, ""]:
-        """The flow-matching loss of the fake score on samples of the student."""
+        """Returns the flow-matching loss of the fake score on samples of the student."""
         noise, sigma = self._noise(x0, "fake", key, batch.samples, low=0.0, high=1.0)
         velocity = self.velocity(self.fake, batch, text, add_noise(x0, noise, sigma), sigma)
         return flow_matching_loss(velocity, velocity_target(x0, noise))
@@ -304,7 +306,7 @@ class DmdStage:
         x0: Float[Tensor, "b c f h w"],
         key: tuple[int, int],
     ) -> Float[Tensor, "b c f h w"]:
-        """The gradient of distribution matching at samples of the student, see `dmd_gradient`."""
+        """Returns the DMD gradient at samples of the student, see `dmd_gradient`."""
         config = self.recipe.stage
         low, high = config.least_sigma, config.most_sigma
         noise, sigma = self._noise(x0, "score", key, batch.samples, low=low, high=high)
@@ -333,14 +335,14 @@ class DmdStage:
         noisy: Float[Tensor, "b c f h w"],
         sigma: Float[Tensor, "b f"],
     ) -> Float[Tensor, "b c f h w"]:
-        """The velocity that a score predicts for noisy shots; see `shot_velocity`."""
+        """Returns the velocity that a score predicts for noisy shots; see `shot_velocity`."""
         with multiplying(self.recipe.train.matmul_dtype, self.student.device):
             return shot_velocity(dit, batch.conditioning, text, noisy, sigma)
 
     def _noise(
         self, x0: Tensor, name: str, key: tuple[int, int], samples: range, *, low: float, high: float
     ) -> tuple[Tensor, Tensor]:
-        """Noise like `x0`, and a level for each sample; each sample's are keyed by it alone."""
+        """Returns noise like `x0`, and a level for each sample, keyed by the sample."""
         noise: list[Tensor] = []
         levels: list[Tensor] = []
         for sample in samples:
@@ -351,13 +353,13 @@ class DmdStage:
         return to_device(torch.stack(noise), x0.device), sigma
 
     def averaged(self) -> TextConditionedDiT:
-        """The student with averaged weights, in eval mode."""
+        """Returns the student with averaged weights, in eval mode."""
         averaged = copy.deepcopy(self._blank)
         averaged.dit.to_empty(device=self.student.device)
         return merge_adapters(self.state.student.averaged(averaged, averaged.dit)).eval()
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Films held-out stories with the averaged student, and scores them."""
+        """Generates held-out stories with the averaged student, and returns their scores."""
         if self._film is None:
             return {}
         averaged = self.averaged()
@@ -366,25 +368,25 @@ class DmdStage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DmdState:
-    """The state of distribution matching: the student's and the fake score's."""
+    """The state of distribution matching: those of the student and of the fake score."""
 
     student: TrainState
     fake: DiT
     fake_optimizer: ClippedOptimizer
 
     def init_optimizer_state(self) -> None:
-        """See `Stateful`."""
+        """Creates the optimizers' states; see `Stateful`."""
         self.student.init_optimizer_state()
         self.fake_optimizer.init_state()
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Stateful`."""
+        """Returns the state; see `Stateful`."""
         student = self.student.state_dict()
         optimizers = {"student": student["optimiser"], "fake": self.fake_optimizer.state_dict()}
         return {**student, "fake": self.fake.state_dict(), "optimiser": optimizers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Stateful`."""
+        """Loads a state; see `Stateful`."""
         student = {name: state[name] for name in ("weights", "ema")}
         if "optimiser" in state:
             student["optimiser"] = state["optimiser"]["student"]
@@ -394,7 +396,7 @@ class DmdState:
 
 
 def fake_of(teacher: TextConditionedDiT) -> DiT:
-    """A copy of the teacher that learns: the initial fake score."""
+    """Returns the initial fake score: a trainable copy of the teacher."""
     return copy.deepcopy(teacher.dit).requires_grad_(True)
 
 
@@ -407,7 +409,7 @@ def student_rollout(
     seeds: Sequence[int],
     dtype: torch.dtype = torch.float32,
 ) -> Rollout:
-    """The rollout of a batch of shots, each with noise of its own seed; `dtype` is the cache's."""
+    """Returns the rollout of a batch of shots, each with noise of its own seed; `dtype` is the cache's."""
     context = conditioning.context
     grid = token_grid(context, dit.config)
     cache = DualCache(dit.config, context.shape[0], grid, dtype=dtype, device=context.device)

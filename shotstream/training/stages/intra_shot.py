@@ -1,7 +1,7 @@
-"""Distribution matching with the true history: each shot is the student's own, the shots before it are real.
+"""The intra-shot stage: distribution matching with the true history; each shot is the student's own.
 
-The first of the two distillation stages of arXiv 2603.25746: what is learnt is to film one shot well on its
-own chunks, before mistakes of earlier shots come into it.
+It is the first distillation stage of arXiv 2603.25746: the student learns to generate one shot on its own
+chunks, without errors of earlier shots.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from shotstream.training.text_conditioned_dit import TextConditionedDiT
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IntraShotConfig(DmdConfig):
-    """The numbers of the intra-shot stage: those of distribution matching."""
+    """Configuration of the intra-shot stage: that of distribution matching."""
 
 
 IntraShotRecipe = Recipe[ModelConfig, StoryPoolConfig | ShardsConfig, IntraShotConfig]
@@ -26,15 +26,15 @@ IntraShotRecipe = Recipe[ModelConfig, StoryPoolConfig | ShardsConfig, IntraShotC
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrueHistory:
-    """A `DataSource` of rollouts that are conditioned on true earlier shots."""
+    """A `DataSource` of rollouts whose context is true earlier shots."""
 
     shots: DataSource[ShotBatch]
-    """Stories whose true shots are the history."""
+    """Source of shots with their true history."""
     chunk_latent_frames: int
-    """Length of a chunk."""
+    """Number of latent frames of a chunk."""
 
     def batch(self, step: int, samples: range) -> RolloutBatch:
-        """Conditioning and lengths of shots of the stories."""
+        """Returns conditioning and lengths of the stories' shots."""
         drawn = self.shots.batch(step, samples)
         num_chunks = drawn.x0.shape[2] // self.chunk_latent_frames
         return RolloutBatch(drawn.conditioning, drawn.captions, num_chunks, samples)
@@ -49,13 +49,13 @@ def intra_shot_stage(
     film: Film | None = None,
     parallel: ParallelConfig | None = None,
 ) -> DmdStage:
-    """The intra-shot stage: student and fake score learn whole.
+    """Returns the intra-shot stage, which trains all weights of student and fake score.
 
     Args:
-        recipe: of the run.
-        student: changed in place.
-        teacher: frozen in place; the fake score starts as a copy of it.
-        source: the stories whose true shots are the history.
+        recipe: recipe of the run.
+        student: the student, changed in place.
+        teacher: the teacher, frozen in place; the fake score starts as a copy of it.
+        source: source of shots with their true history.
         film: see `DmdStage`.
         parallel: how steps are computed.
     """

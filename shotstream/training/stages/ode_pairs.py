@@ -1,10 +1,10 @@
-"""Makes ODE pairs: a teacher integrates its flow from noise to data, and the student's levels are kept.
+"""The ODE pairs stage: a teacher integrates its flow from noise to data, and some states are stored.
 
-By default the teacher is causal and its history is clean (teacher forcing), as the student's will be: each
-noisy chunk then has one end under the teacher's own flow, which a bidirectional teacher cannot promise a
+By default the teacher is causal and its history is clean (teacher forcing), like the student's: each noisy
+chunk then has one end under the teacher's own flow, which a bidirectional teacher cannot guarantee for a
 causal student (Causal Forcing, arXiv 2602.02214). With `flow="bidirectional"` it is as published (arXiv
-2603.25746): whole shots at once, without a mask. Each step of this stage writes one file; a resumed run goes
-on with the next.
+2603.25746): whole shots at once, without a mask. Each step of this stage writes one file; a resumed run
+continues with the next one.
 """
 
 from collections.abc import Mapping
@@ -41,24 +41,27 @@ from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.velocity import guided_velocity, shot_velocity
 
 Flow = Literal["causal", "bidirectional"]
-"""Whose trajectories: one chunk's after a clean history, or a whole shot's."""
+"""Kind of trajectories: of one chunk after a clean history, or of a whole shot."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OdePairsConfig:
-    """The numbers of the ODE pairs stage."""
+    """Configuration of the ODE pairs stage."""
 
     student_steps: tuple[int, ...] = STUDENT_STEPS
-    """Levels that are kept, of 1000 and before the schedule warps them; the end is kept too."""
+    """Timesteps whose states are stored, of 1000 and before the schedule warps them; the end is stored as
+    well.
+    """
     substeps: int = 4
-    """Euler steps between two of them."""
+    """Number of Euler steps between two of them, at least 1."""
     guidance: float = 1.5
-    """Scale of the guidance by captions that the trajectories follow; 1: none."""
+    """Scale of guidance by captions along the trajectories; 1: none."""
     context_guidance: float = 1.0
-    """Scale of the guidance by context, see `guided_velocity`; 1: none, as published."""
+    """Scale of guidance by context, see `guided_velocity`; 1: none, as published."""
     flow: Flow = "causal"
-    """"causal": a chunk of a shot, after its true earlier chunks. "bidirectional": all chunks of it at once,
-    as the published code has it."""
+    """Kind of trajectories. "causal": of one chunk of a shot, after its true earlier chunks. "bidirectional":
+    of all chunks of a shot together, as in the published code.
+    """
 
     def __post_init__(self) -> None:
         refuse_unknown_words(self)
@@ -66,7 +69,7 @@ class OdePairsConfig:
         require_within(self, 1, inf, ("substeps",))
 
     def check(self, recipe: Recipe[Any, Any, Any]) -> None:
-        """ValueError for steps that the schedule does not have."""
+        """Raises ValueError for timesteps that the schedule does not have."""
         FlowSchedule(shift=recipe.model.shift).student_sigmas(self.student_steps)
 
 
@@ -74,7 +77,7 @@ OdePairsRecipe = Recipe[ModelConfig, StoryPoolConfig | ShardsConfig, OdePairsCon
 
 
 class OdePairsStage:
-    """A `Stage` that writes a file of pairs per step."""
+    """A `Stage` that writes a file of ODE pairs per step."""
 
     def __init__(
         self,
@@ -84,13 +87,13 @@ class OdePairsStage:
         directory: Path,
         parallel: ParallelConfig | None = None,
     ) -> None:
-        """ValueError for what only a stage that learns can do.
+        """Creates the stage; raises ValueError for settings that only a stage that trains can use.
 
         Args:
-            recipe: of the run; a file holds one of its batches.
-            source: the shots whose conditioning and history the trajectories have.
+            recipe: recipe of the run; a file holds one of its batches.
+            source: the shots that give conditioning and history.
             model: the teacher, frozen in place.
-            directory: where the files are written.
+            directory: directory of the files.
             parallel: how steps are computed.
         """
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
@@ -104,12 +107,12 @@ class OdePairsStage:
 
     @property
     def batch_size(self) -> int:
-        """Samples of a step."""
+        """Number of samples of a step."""
         return self.recipe.data.batch_size
 
     @torch.no_grad()
     def step(self, step: int) -> Mapping[str, float]:
-        """Writes pairs number `step`."""
+        """Writes file number `step`."""
         own = [self.make(step, samples) for samples in self.parallel.shares(self.batch_size)]
         found = self.parallel.dist_context.gather(own)
         if found is None:
@@ -120,9 +123,9 @@ class OdePairsStage:
 
     @torch.no_grad()
     def make(self, step: int, samples: range | None = None) -> OdePairs:
-        """Draws shots and integrates a chunk of each or all of it; all samples of the step or some.
+        """Returns ODE pairs of a step: of one chunk of each shot, or of all of it; for all samples or some.
 
-        The pairs are on the CPU, wherever the teacher is.
+        The pairs are on the CPU, whatever the teacher's device.
         """
         config, seed = self.recipe.stage, self.recipe.train.seed
         samples = range(self.batch_size) if samples is None else samples
@@ -164,12 +167,12 @@ class OdePairsStage:
         )
 
     def inputs(self, step: int) -> dict[str, Any]:
-        """An empty mapping: a step learns nothing and refuses nothing."""
+        """Returns an empty mapping, because a step trains nothing and cannot be refused."""
         del step
         return {}
 
     def _levels(self) -> Float[Tensor, " n"]:
-        """The student's levels and zero, with evenly spaced ones between."""
+        """Returns the student's levels and zero, with evenly spaced ones between."""
         kept = [*self.schedule.student_sigmas(self.recipe.stage.student_steps).tolist(), 0.0]
         substeps = self.recipe.stage.substeps
         levels: list[float] = []
@@ -178,29 +181,29 @@ class OdePairsStage:
         return torch.tensor([*levels, 0.0])
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Draws nothing: the pairs are the product."""
+        """Writes nothing, because the pairs are the result."""
         del step, directory
         return {}
 
 
 class NoState:
-    """The state of a stage that learns nothing: a step leaves its file and nothing else."""
+    """The state of a stage that trains nothing: the result of a step is its file."""
 
     def init_optimizer_state(self) -> None:
-        """Nothing: there is no optimizer."""
+        """Does nothing, because there is no optimizer."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty."""
+        """Returns an empty state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads nothing; ValueError when there is something, which is another recipe's."""
+        """Loads an empty state; raises ValueError for any other, which is of another recipe."""
         if state:
             raise ValueError(f"ODE pairs have no state, but the checkpoint holds {', '.join(state)}")
 
 
 class CausalVelocity:
-    """The velocity of the chunk after a clean history, through a cache that is filled once."""
+    """The velocity of a chunk after a clean history, with a KV cache that is filled once."""
 
     def __init__(
         self,
@@ -227,7 +230,7 @@ class CausalVelocity:
     def __call__(
         self, noisy: Float[Tensor, "b c f h w"], sigma: Float[Tensor, "b f"]
     ) -> Float[Tensor, "b c f h w"]:
-        """Velocity of the noisy chunk."""
+        """Returns the velocity of the noisy chunk."""
         return self.dit(noisy, sigma, self.text, self.rope, cache=self.cache)
 
     def _commit(self, clean: Tensor, rope: Any, write: Any) -> None:

@@ -1,7 +1,7 @@
-"""The text encoder stage: the theatre's learns to read what a caption says of its shot, question by question.
+"""The text encoder stage: the theatre's text encoder learns to answer questions about captions.
 
-Learnt by the teacher instead, from the flow-matching loss alone, whose colour is whose was not known after
-three hundred thousand shots; asked directly, it takes some minutes (`docs/LOG.md`).
+If it is trained by the teacher's flow-matching loss alone instead, it does not know which actor has which
+colour after three hundred thousand shots; trained on questions, it does after some minutes (`docs/LOG.md`).
 """
 
 from collections.abc import Mapping
@@ -27,10 +27,10 @@ _NUM_HELD_OUT = 500
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextEncoderConfig:
-    """The numbers of the text encoder stage: it has none."""
+    """Configuration of the text encoder stage, without settings."""
 
     def check(self, recipe: Recipe[Any, Any, Any]) -> None:
-        """ValueError for questions that are not the theatre's."""
+        """Raises ValueError for questions that are not the theatre's."""
         if recipe.model.questions != QUESTIONS:
             raise ValueError("the text encoder's questions are not the theatre's; see theatre/questions.py")
         recipe.refuse_matmul_dtype("the text encoder is small")
@@ -49,7 +49,7 @@ class TextEncoderStage:
         device: torch.device | str = "cpu",
         parallel: ParallelConfig | None = None,
     ) -> None:
-        """ValueError for a way of computing that it does not have."""
+        """Creates the stage; raises ValueError for parallel settings that it does not support."""
         torch.manual_seed(recipe.train.seed)  # the initial weights
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
         self.parallel.refuse(("activation_checkpointing", "compile"), "the text encoder is small")
@@ -65,11 +65,11 @@ class TextEncoderStage:
 
     @property
     def batch_size(self) -> int:
-        """Samples of a step."""
+        """Number of samples of a step."""
         return self.recipe.data.batch_size
 
     def step(self, step: int) -> Mapping[str, float]:
-        """One step; see `Stage.step`."""
+        """Does one step; see `Stage.step`."""
 
         def loss_of(samples: range) -> Tensor:
             return answer_loss(self.text_encoder, *self.source.batch(step, samples))
@@ -78,17 +78,17 @@ class TextEncoderStage:
         return {"loss": loss, "norm": self.state.step(step).item()}
 
     def inputs(self, step: int) -> dict[str, Any]:
-        """This process's captions of a step."""
+        """Returns this process's captions of a step."""
         shares = self.parallel.shares(self.batch_size)
         return {"captions": [self.source.batch(step, samples).captions for samples in shares]}
 
     def averaged(self) -> WordEncoder:
-        """The encoder with averaged weights, in eval mode."""
+        """Returns the encoder with averaged weights, in eval mode."""
         return self.state.averaged(WordEncoder(self.recipe.model))
 
     @torch.no_grad()
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Shares of right answers to held-out captions: each of them, and all of a caption's."""
+        """Returns the shares of correct answers to held-out captions: single ones, and all of a caption."""
         del step, directory
         encoder = self.averaged()
         if not self.parallel.dist_context.is_main_process:
@@ -99,7 +99,7 @@ class TextEncoderStage:
 
 
 def answer_loss(encoder: WordEncoder, texts: list[str], right: Int[Tensor, "s k"]) -> Float[Tensor, ""]:
-    """The cross-entropy of the answers, in float32."""
+    """Returns the cross-entropy of the answers, in float32."""
     device = encoder.embedding.weight.device
     logits = encoder.answers(encoder.tokenize(texts).to(device))
     return F.cross_entropy(logits.float().flatten(0, 1), right.flatten().to(device))
