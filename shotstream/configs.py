@@ -232,3 +232,15 @@ def differing_settings(one: Any, other: Any, prefix: str = "") -> list[str]:
         elif field.compare and left != right:
             found.append(prefix + field.name)
     return found
+
+
+def written_settings(config: Any, names: Iterable[str], prefix: str = "") -> str:
+    """Returns settings by their dotted names, as they are written behind --set: "data.batch_size=8, ..."."""
+
+    def value_of(name: str) -> Any:
+        value = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value
+
+    return ", ".join(f"{prefix}{name}={_written(value_of(name))}" for name in names)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shotstream.configs import differing_settings
+from shotstream.configs import differing_settings, written_settings
 from shotstream.data.ode_pairs import OdePairs, digest_of
 from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.diffusion.schedule import STUDENT_STEPS
@@ -93,7 +93,7 @@ def input_text_encoder(recipe: TeacherRecipe, runs: Path) -> WordEncoder | None:
         return None
     name = recipe.inputs.text_encoder
     trained = recipe_of_run(runs, name).model
-    _require_same(trained, recipe.model.text, runs / name, prefix="text.")
+    _require_same(trained, recipe.model.text, runs / name, prefix="model.text.")
     return load_averaged(WordEncoder(trained), newest_checkpoint(runs, name)).requires_grad_(False)
 
 
@@ -189,15 +189,19 @@ def _require_same_model(trained: ModelConfig, wanted: ModelConfig, directory: Pa
     _require_same(trained, replace(wanted, start=trained.start), directory)
 
 
-def _require_same(trained: Any, wanted: Any, directory: Path, prefix: str = "") -> None:
-    differing = differing_settings(trained, wanted, prefix)
+def _require_same(trained: Any, wanted: Any, directory: Path, prefix: str = "model.") -> None:
+    differing = differing_settings(trained, wanted)
     if differing:
         raise ValueError(
-            f"{directory} was trained with another value of {', '.join(differing)}; give this recipe the same"
+            f"{directory} was trained with {written_settings(trained, differing, prefix)}, and this recipe "
+            f"has {written_settings(wanted, differing, prefix)}; set the same, or train that run again"
         )
 
 
 def _require_same_steps(made: AnyRecipe, wanted: AnyRecipe, directory: Path) -> None:
     steps = getattr(made.stage, "student_steps", STUDENT_STEPS)
     if steps != wanted.stage.student_steps:
-        raise ValueError(f"{directory} was made for the student steps {steps}; give this recipe the same")
+        raise ValueError(
+            f"{directory} was made for the student steps {list(steps)}, and this recipe has "
+            f"{list(wanted.stage.student_steps)}; set stage.student_steps to the same, or make that run again"
+        )

@@ -2,13 +2,14 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
-from shotstream.configs import config_to_document, differing_settings
+from shotstream.configs import config_to_document, differing_settings, written_settings
 from shotstream.files import require_directory, write_atomically
 from shotstream.training.checkpoint import checkpoints
 from shotstream.training.dist_context import SINGLE_PROCESS, DistContext
@@ -16,19 +17,18 @@ from shotstream.training.inputs import (
     needs_trained_text_encoder,
     newest_checkpoint,
     pair_files,
-    read_recipe,
     recipe_of_run,
 )
 from shotstream.training.loop import resume, train
 from shotstream.training.recipe import LEARNT_FROM_TRAIN, TrainConfig
-from shotstream.training.recipes import AnyRecipe
+from shotstream.training.recipes import AnyRecipe, recipe_from_document
 from shotstream.training.stage import Stage
 from shotstream.training.stage_builders import build_stage, parallel_config_of
 
 log = logging.getLogger(__name__)
 
-# In a run that learns from pairs: how these were made when it began.
-_PAIRS: Final = "pairs.json"
+# Beside a run's checkpoints: the runs that it reads at every start, as they were when it began.
+_INPUTS: Final = "inputs.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,8 +95,9 @@ def prepare_run(
     if found:
         _check_config(recipe, directory)
     _require_inputs(recipe, runs)
-    if recipe.inputs.pairs:
-        _check_pairs(recipe, runs, directory)
+    inputs = _inputs_now(recipe, runs)
+    if found:
+        _check_inputs(recipe, runs, inputs)
     stage = build_stage(recipe, runs, device, dist_context)
     beginning = found[-1] if found else start_from
     first = resume(stage, beginning, dist_context) if beginning is not None else 0
@@ -106,9 +107,8 @@ def prepare_run(
         directory.mkdir(parents=True, exist_ok=True)
         document = json.dumps(config_to_document(recipe), indent=1) + "\n"
         write_atomically(document.encode(), directory / "config.json")
-        if recipe.inputs.pairs and not (directory / _PAIRS).exists():
-            made = (runs / recipe.inputs.pairs / "config.json").read_bytes()
-            write_atomically(made, directory / _PAIRS)
+        if not found or not (directory / _INPUTS).exists():
+            write_atomically((json.dumps(inputs, indent=1) + "\n").encode(), directory / _INPUTS)
         if start_from is not None:
             write_atomically(start_from.read_bytes(), directory / "step_0000000.pt")
     dist_context.barrier()
@@ -146,22 +146,58 @@ def _check_config(recipe: AnyRecipe, directory: Path) -> None:
     changed = _learnt_otherwise(old, recipe)
     if changed:
         raise ValueError(
-            f"{directory} holds a run with other values of {', '.join(changed)}; "
-            "use another --runs folder or the same values"
+            f"{directory} holds a run with {written_settings(old, changed)}, and "
+            f"{written_settings(recipe, changed)} is given; use another --runs folder or the same values"
         )
 
 
-def _check_pairs(recipe: AnyRecipe, runs: Path, directory: Path) -> None:
-    """ValueError when a run that is resumed began with pairs that were made otherwise than those now."""
-    if not (directory / _PAIRS).exists():
+def _inputs_now(recipe: AnyRecipe, runs: Path) -> dict[str, dict[str, Any]]:
+    """Of each run that a run reads at every start: its newest checkpoint and its configuration.
+
+    A student and a text encoder are no such: from its first checkpoint on a run has its own of them. Of pairs
+    there may come more.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for kind in ("codec", "teacher", "pairs"):
+        if name := getattr(recipe.inputs, kind):
+            found[kind] = {
+                "checkpoint": "" if kind == "pairs" else newest_checkpoint(runs, name).name,
+                "config": config_to_document(recipe_of_run(runs, name)),
+            }
+    return found
+
+
+def _check_inputs(recipe: AnyRecipe, runs: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
+    """ValueError when a run that is resumed would go on with other weights or pairs than it began with.
+
+    An older run, which does not say what these were, goes on.
+    """
+    path = runs / recipe.name / _INPUTS
+    if not path.exists():
         return
-    made = recipe_of_run(runs, recipe.inputs.pairs)
-    changed = _learnt_otherwise(read_recipe(directory / _PAIRS), made)
-    if changed:
+    advice = "bring that back, or use another --runs folder"
+    try:
+        began_with = {
+            kind: (recipe_from_document(began["config"], f"{path}: {kind}"), began["checkpoint"])
+            for kind, began in json.loads(path.read_bytes()).items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{directory} began with pairs of another value of {', '.join(changed)} than those in "
-            f"{runs / recipe.inputs.pairs}; bring those back, or use another --runs folder"
-        )
+            f"{path} is damaged; without it the run goes on, with its inputs unchecked"
+        ) from error
+    for kind, (old, checkpoint) in began_with.items():
+        made = runs / getattr(recipe.inputs, kind)
+        new = recipe_of_run(runs, made.name)
+        if changed := _learnt_otherwise(old, new):
+            raise ValueError(
+                f"{path.parent} began with {made} of {written_settings(old, changed)}, and that has "
+                f"{written_settings(new, changed)} now; {advice}"
+            )
+        if checkpoint != now[kind]["checkpoint"]:
+            raise ValueError(
+                f"{path.parent} began with {made / checkpoint}, and that run is at "
+                f"{now[kind]['checkpoint']} now; {advice}"
+            )
 
 
 def _learnt_otherwise(one: AnyRecipe, other: AnyRecipe) -> list[str]:
@@ -174,4 +210,4 @@ def _is_learnt(name: str) -> bool:
     section, _, setting = name.partition(".")
     if section == "train":
         return setting in LEARNT_FROM_TRAIN
-    return section not in ("name", "inputs") and name not in ("optim.decay_steps", "data.max_bad_files")
+    return section != "name" and name not in ("optim.decay_steps", "data.max_bad_files")

@@ -129,6 +129,11 @@ def test_a_run_of_any_recipe_may_be_resumed_with_another_length(
         ("theatre_teacher", "train.seed=2", "train.seed"),
         ("theatre_causal_init", "train.matmul_dtype=bfloat16", "train.matmul_dtype"),
         ("theatre_codec", "optim.learning_rate=1", "optim.learning_rate"),
+        ("theatre_teacher", "inputs.codec=another", "inputs.codec"),
+        ("theatre_teacher", "inputs.text_encoder=another", "inputs.text_encoder"),
+        ("theatre_causal_init", "inputs.pairs=theatre_published_pairs", "inputs.pairs"),
+        ("theatre_intra_shot", "inputs.teacher=mini_teacher", "inputs.teacher"),
+        ("theatre_inter_shot", "inputs.student=theatre_causal_init", "inputs.student"),
     ],
 )
 def test_what_is_learnt_may_not_change_on_the_way(
@@ -136,7 +141,7 @@ def test_what_is_learnt_may_not_change_on_the_way(
 ) -> None:
     saved(recipe(name), tmp_path)
     monkeypatch.setattr("shotstream.training.run.checkpoints", lambda _: [Path("step_0000001.pt")])
-    with pytest.raises(ValueError, match=f"other values of {said};"):
+    with pytest.raises(ValueError, match=f"holds a run with {said}=.*, and {said}=.* is given;"):
         prepare_run(recipe(name, [override]), tmp_path)
 
 

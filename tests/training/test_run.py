@@ -1,6 +1,7 @@
 """Runs: resumed equals uninterrupted, damage and changed settings are refused, bad steps are not applied."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,8 +156,31 @@ def test_held_out_losses_of_runs_with_other_loss_weights_can_be_compared() -> No
 def test_other_settings_do_not_resume_a_run(tmp_path: Path) -> None:
     run_recipe(codec(1), tmp_path)
     changed = recipe("theatre_codec", [*CODEC, "train.num_steps=2", "train.seed=5"])
-    with pytest.raises(ValueError, match=r"other values of train\.seed"):
+    with pytest.raises(ValueError, match=r"holds a run with train\.seed=0, and train\.seed=5 is given"):
         run_recipe(changed, tmp_path)
+
+
+def test_a_run_goes_on_with_the_runs_that_it_began_with(tmp_path: Path) -> None:
+    """Trained on meanwhile, a teacher or a codec was taken as it was then, and nothing said so."""
+    run_recipe(codec(1), tmp_path)
+    run_recipe(teacher(5, "train.stop_at=1"), tmp_path)
+    run_recipe(teacher(5, "train.stop_at=2"), tmp_path)
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    run_recipe(codec(2), tmp_path)
+    began, now = "theatre_codec/step_0000001.pt", "step_0000002.pt"
+    with pytest.raises(
+        ValueError, match=f"began with .*{began}, and that run is at {now} now; bring that back"
+    ):
+        run_recipe(teacher(5), tmp_path)
+    (tmp_path / "theatre_teacher" / "inputs.json").unlink()  # as earlier versions left a run
+    assert run_recipe(teacher(5, "train.stop_at=3"), tmp_path) == 3
+    path = tmp_path / "copy" / "theatre_codec" / "config.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 4'))
+    with pytest.raises(ValueError, match=r"of train\.seed=0, and that has train\.seed=4 now"):
+        run_recipe(teacher(5), tmp_path / "copy")
+    (tmp_path / "copy" / "theatre_teacher" / "inputs.json").write_text("{")
+    with pytest.raises(ValueError, match=r"inputs\.json is damaged"):
+        run_recipe(teacher(5), tmp_path / "copy")
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
