@@ -79,7 +79,7 @@ def train(
                 try:
                     scalars = stage.step(step)
                 except FloatingPointError as error:
-                    _keep_inputs(stage, step, directory, dist_context, error)
+                    _keep_training_data(stage, step, directory, dist_context, error)
                     saver.finish()
                     raise
                 step += 1
@@ -103,10 +103,10 @@ def train(
             signal.signal(number, handler)
 
 
-def _keep_inputs(
+def _keep_training_data(
     stage: Stage, step: int, directory: Path, dist_context: DistContext, error: FloatingPointError
 ) -> None:
     """Writes the inputs of a step that was not applied, in each process its own."""
     path = directory / f"refused_step_{step:07d}_rank{dist_context.rank}.pt"
-    save_atomically({"step": step, "error": str(error), "inputs": stage.inputs(step)}, path)
+    save_atomically({"step": step, "error": str(error), "inputs": stage.training_data(step)}, path)
     log.error("step %d was not applied: %s; what it learnt from is in %s", step, error, path)

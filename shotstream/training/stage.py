@@ -41,7 +41,7 @@ class Stage(Protocol):
         """
         ...
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def training_data(self, step: int) -> dict[str, Any]:
         """Returns this process's training data of a step, to examine a failure; may be empty."""
         ...
 

@@ -22,7 +22,7 @@ class Counting:
     def state(self) -> Stateful:
         return self
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def training_data(self, step: int) -> dict[str, Any]:
         return {"number": step}
 
     def init_optimizer_state(self) -> None: ...

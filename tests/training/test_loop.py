@@ -37,7 +37,7 @@ class Signalled:
     def state(self) -> Stateful:
         return self
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def training_data(self, step: int) -> dict[str, Any]:
         return {"number": step}
 
     def init_optimizer_state(self) -> None: ...
@@ -167,7 +167,7 @@ class Watched:
     def state(self) -> Stateful:
         return self
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def training_data(self, step: int) -> dict[str, Any]:
         return {"number": step}
 
     def init_optimizer_state(self) -> None: ...

@@ -113,7 +113,7 @@ def test_batches_have_first_shots_and_captions_of_their_own_and_are_sometimes_dr
     more = ["data.caption_drop=0.3", "data.batch_size=18"]
     stage = build_stage(small("wan_teacher", tiny, 1, *more), runs)
     assert isinstance(stage, TeacherStage)
-    batches = [batch for step in range(3) for batch in stage.inputs(step)["batches"]]
+    batches = [batch for step in range(3) for batch in stage.training_data(step)["batches"]]
     assert len(batches) == 3 * 18, "a sample at once, whatever the batch"
     captions = [rows for batch in batches for rows in batch["captions"]]
     assert any(not any(rows) for rows in captions), "what guidance turns away from"

@@ -101,7 +101,7 @@ class CausalInitStage:
         loss = self.parallel.backward(len(chosen), loss_of, "student's", step)
         return {"loss": loss, "norm": self.state.step(step).item()}
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def training_data(self, step: int) -> dict[str, Any]:
         """Returns the pairs of a step and the state that each sample starts from."""
         pairs, chosen = self._draw(step)
         return {

@@ -126,7 +126,7 @@ class CodecStage:
         right = (logits.detach().argmax(-1) == targets).float().mean()
         return F.cross_entropy(logits, targets), right
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def training_data(self, step: int) -> dict[str, Any]:
         """Returns this process's clips of a step, as palette indices."""
         shares = self.parallel.shares(self.batch_size)
         return {"clips": [self.source.batch(step, samples).indices for samples in shares]}

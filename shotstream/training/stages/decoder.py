@@ -164,7 +164,7 @@ class DecoderStage:
             t=self.recipe.model.num_pictures, i=side, j=side,
         )  # fmt: skip
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def training_data(self, step: int) -> dict[str, Any]:
         """Returns a step's clips, as palette indices."""
         return {"pictures": self.source.batch(step, range(self.batch_size)).pictures}
 

@@ -209,7 +209,7 @@ class DmdStage:
             parts.append(Microbatch(batch, text, uncond))
         return parts
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def training_data(self, step: int) -> dict[str, Any]:
         """Returns this process's context frames and captions of a step."""
         batches = [part.batch for part in self.microbatches(step)]
         return {

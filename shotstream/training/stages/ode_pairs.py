@@ -166,7 +166,7 @@ class OdePairsStage:
             captions=batch.captions,
         )
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def training_data(self, step: int) -> dict[str, Any]:
         """Returns an empty mapping, because a step trains nothing and cannot be refused."""
         del step
         return {}

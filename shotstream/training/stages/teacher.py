@@ -127,7 +127,7 @@ class TeacherStage:
         norm = self.state.step(step)
         return {"loss": loss, "causal_loss" if causal else "full_loss": loss, "norm": norm.item()}
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def training_data(self, step: int) -> dict[str, Any]:
         """This process's batches of a step, as latents, captions and levels."""
         found: list[dict[str, Any]] = []
         for samples in self.parallel.shares(self.batch_size):

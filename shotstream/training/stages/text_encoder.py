@@ -77,7 +77,7 @@ class TextEncoderStage:
         loss = self.parallel.backward(self.batch_size, loss_of, "text encoder's", step)
         return {"loss": loss, "norm": self.state.step(step).item()}
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def training_data(self, step: int) -> dict[str, Any]:
         """Returns this process's captions of a step."""
         shares = self.parallel.shares(self.batch_size)
         return {"captions": [self.source.batch(step, samples).captions for samples in shares]}
