@@ -67,6 +67,7 @@ class Group(TyperGroup):
 
 
 def comfortable_scale(pipeline: "StreamingPipeline") -> int:
+    """Returns the factor by which a pipeline's frames are enlarged to a height of about 384 pixels."""
     return max(1, COMFORTABLE_HEIGHT_PX // pipeline.pixel_size.height)
 
 
@@ -140,6 +141,7 @@ def ending_on_sigterm() -> Generator[None]:
 
 
 def complain(message: str, code: int) -> int:
+    """Prints an error message, and returns the exit code."""
     from shotstream.documents import printable
 
     print(f"shotstream: {printable(message)}", file=sys.stderr)

@@ -75,6 +75,7 @@ class EncodeConfig:
     """
 
     clips_per_shard: int = 64
+    """Number of clips of a shard, at least 1."""
     dtype: str = "float16"
     """Dtype of stored latents and embeddings: float16 or bfloat16."""
     max_latent_frames: int | None = None
@@ -90,6 +91,7 @@ class EncodeConfig:
     process: int = 0
     """Index of this process, from 0."""
     num_processes: int = 1
+    """Number of processes that encode the manifest together, at least 1."""
 
     def __post_init__(self) -> None:
         if self.clips_per_shard < 1 or self.num_workers < 0:

@@ -57,7 +57,7 @@ class Report:
     """The report of an evaluation: scores with their intervals, by axis, shot and story."""
 
     facts: Mapping[str, Any]
-    """What was judged: model, weights, seed, numbers of stories and shots, seconds."""
+    """Facts about what was judged: model, weights, seed, numbers of stories and shots, seconds."""
     rows: tuple[AxisRow, ...]
     """One row for each axis, in the order of `oracle.AXES`."""
     by_shot: Mapping[Axis, tuple[float | None, ...]]

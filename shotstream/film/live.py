@@ -12,7 +12,7 @@ from shotstream.film.make import Progress
 from shotstream.film.replay import FilmPlan
 
 LONG_WAIT_S = 120
-"""Remaining time in seconds beyond which the user is told an estimate, once."""
+"""Remaining time in seconds above which an estimate is printed, once."""
 
 
 class LiveView:

@@ -27,8 +27,8 @@ Precision = Literal["auto", "float32", "bfloat16", "float8"]
 `choose`.
 """
 MemoryLevel = Literal["auto", "low", "lowest"]
-"""What is given up to save memory. auto: nothing unless necessary; low: speed; lowest: speed and some
-quality.
+"""Level of memory savings. auto: none unless necessary; low: saves memory at the cost of speed; lowest: also
+at the cost of some quality.
 """
 
 _FLOAT8_CAPABILITY = (8, 9)
@@ -70,6 +70,7 @@ class Options:
     fits.
     """
     expert: Expert = NO_EXPERT
+    """Options that override the choice."""
 
     def __post_init__(self) -> None:
         refuse_unknown_words(self)

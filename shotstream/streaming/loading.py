@@ -99,7 +99,7 @@ class Encoders:
     """SHA-256 that identifies the bundle."""
 
     def compose(self, global_caption: str, caption: str, shot_index: int) -> str:
-        """The text that the text encoder is given for a shot, as a session of the model gives it."""
+        """Returns the text that the text encoder gets for a shot, as in a session of the model."""
         return fitted_family_caption(
             self.config.family, self.text_encoder, global_caption, caption, shot_index
         ).text

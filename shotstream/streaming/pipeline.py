@@ -180,7 +180,7 @@ class StreamingPipeline:
         return self._sigmas[num_steps]
 
     def compose(self, global_caption: str, caption: str, shot_index: int) -> str:
-        """The text that the text encoder is given for a shot."""
+        """Returns the text that the text encoder gets for a shot."""
         return fitted_family_caption(self.family, self.text_encoder, global_caption, caption, shot_index).text
 
     def stopwatch(self) -> Stopwatch:

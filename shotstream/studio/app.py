@@ -62,6 +62,7 @@ class StudioSettings:
     scale: int = 4
     """Factor by which the frames that viewers are sent are enlarged (nearest neighbour)."""
     limits: Limits = field(default_factory=Limits)
+    """Limits of the server."""
 
 
 def create_app(

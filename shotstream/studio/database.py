@@ -114,7 +114,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Generator[Session]:
-        """A session in one transaction; it fails if SQLite's file is no longer at its path.
+        """Yields a session in one transaction; it fails if SQLite's file is no longer at its path.
 
         SQLite keeps writing to a file that was deleted, moved or replaced, and would report success.
         """

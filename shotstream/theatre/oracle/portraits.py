@@ -41,7 +41,7 @@ class Portrait:
     """The scores of a shot's figures, and its flicker."""
 
     figures: tuple[float, ...]
-    """For each planned actor the share of its pixels that its best drawings explain, in [0, 1]."""
+    """Share of each planned actor's pixels that its best drawings explain, in [0, 1]."""
     flicker: float
     """Share of the pixels that change between frames although the drawings do not, in [0, 1]; 0 is best."""
 
