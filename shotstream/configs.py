@@ -34,6 +34,8 @@ _WANTED: Final[dict[type, str]] = {
     NoneType: "null",
 }
 _LONGEST_SHOWN: Final = 80
+_GIVEN_UP: Final[Mapping[str, Mapping[str, Any]]] = {"DiTConfig": {"num_shot_embeddings": 0}}
+"""Settings by class that documents still hold, each with the only value that is computed today."""
 
 
 class ConfigError(ValueError):
@@ -72,6 +74,12 @@ def config_from_document(
     if not isinstance(document, Mapping):
         raise ConfigError(f"{where}: holds {json_kind(document)}, not an object")
     given = {name: value for name, value in document.items() if name != _KIND}
+    for name, value in _GIVEN_UP.get(cls.__name__, {}).items():
+        if given.pop(name, value) != value:
+            raise ConfigError(
+                f"{where}.{name} is {_written(document[name])}, a setting that was given up: only {value} "
+                "can be read; use the version that wrote it"
+            )
     known = {field.name: field for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
     unknown = sorted(given.keys() - known.keys())
     required = {
@@ -105,6 +113,11 @@ def _value(hint: Any, value: Any, where: str, kinds: Mapping[str, type]) -> Any:
             )
     elif not isinstance(value, Mapping) and _is_of(hint, value):
         return value
+    if isinstance(value, Mapping) and _KIND in value:
+        raise ConfigError(
+            f"{where} is of the kind {_written(value[_KIND])}, which is unknown here; read it with "
+            "the program that wrote it"
+        )
     written = json.dumps(value, ensure_ascii=False)
     shown = written if len(written) < _LONGEST_SHOWN else json_kind(value)
     words = _words(hint)

@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[1]
 PAPER_TO_CODE = (ROOT / "docs" / "paper_to_code.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(shotstream/[\w/]+\.py)`", PAPER_TO_CODE))))
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`((?:shotstream|experiments)/[\w/]+\.py)`", PAPER_TO_CODE)))
+)
 def test_every_file_of_paper_to_code_imports(path: str) -> None:
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
     assert Path(str(module.__file__)) == ROOT / path
@@ -26,7 +28,7 @@ def test_every_test_of_paper_to_code_exists() -> None:
 
 def test_every_row_of_paper_to_code_names_a_file_and_a_test() -> None:
     rows = [line for line in PAPER_TO_CODE.splitlines() if line.startswith("| ")][1:]
-    assert all("`shotstream/" in row and "::" in row for row in rows)
+    assert all(re.search("`(shotstream|experiments)/", row) and "::" in row for row in rows)
 
 
 DIFFERENCES = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
@@ -77,7 +79,7 @@ def test_every_test_and_file_that_a_page_names_exists(name: str) -> None:
             missing.append(f"{path}::{test}")
     missing += [
         path
-        for path in re.findall(r"`((?:shotstream|tests|scripts|docs|bench)/[\w/.-]+)`", page)
+        for path in re.findall(r"`((?:shotstream|experiments|tests|scripts|docs|bench)/[\w/.-]+)`", page)
         if not (ROOT / path).exists()
     ]
     assert missing == []
@@ -93,7 +95,8 @@ def test_every_rule_of_reliability_names_files_and_tests_that_exist() -> None:
     for rule, enforced, held in rules:
         assert rule
         for path in re.findall(r"`([\w/]+\.\w+)`", enforced):
-            assert (ROOT / "shotstream" / path.removeprefix("shotstream/")).is_file(), path
+            whole = path if path.startswith(("shotstream/", "experiments/")) else f"shotstream/{path}"
+            assert (ROOT / whole).is_file(), path
         named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", held)
         assert named, rule
         for path, name in named:

@@ -49,7 +49,6 @@ def _patches(**changes: Any) -> PatchCodecConfig:
         (_dit, "text_length", 10**12),
         (_dit, "window_chunks", 10**9),
         (_dit, "num_context_frames", 10**9),
-        (_dit, "num_shot_embeddings", 10**9),
         (_dit, "patch_size", 10**9),
         (_dit, "num_layers", True),
         (UMT5Config, "vocab_size", 10**9),

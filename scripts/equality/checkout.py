@@ -35,7 +35,7 @@ class Checkout:
         """The environment of its commands."""
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("SHOTSTREAM_")},
-            "PYTHONPATH": str(self.path),
+            "PYTHONPATH": str(self.path),  # the runner finds the command by it
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",

@@ -1,7 +1,8 @@
 """A process of the checkout that is examined: runs commands and scripts of it, each in a child of its own.
 
-It stands alone and names nothing of the package but its command, `shotstream.cli.main`. What takes long to
-import is imported once; a child then begins with it. Requests and answers are lines of JSON.
+It stands alone and names nothing of the code but its command, `shotstream.cli.main`, or that of its
+experiments where they stand beside the package, `experiments.__main__.main`. What takes long to import is
+imported once; a child then begins with it. Requests and answers are lines of JSON.
 """
 
 import contextlib
@@ -22,6 +23,11 @@ HEAVY = (
 )  # fmt: skip
 
 
+# Named by its folder: another checkout's experiments may be found on the path as well.
+ROOT = Path(os.environ["PYTHONPATH"])
+COMMAND = "experiments.__main__" if (ROOT / "experiments" / "__main__.py").is_file() else "shotstream.cli"
+
+
 def _serve_one(request: dict[str, Any]) -> None:
     """Ends the process."""
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -37,9 +43,7 @@ def _serve_one(request: dict[str, Any]) -> None:
             runpy.run_path(request["script"], run_name="__main__")
             code = 0
         else:
-            from shotstream.cli import main
-
-            main()
+            importlib.import_module(COMMAND).main()
     except SystemExit as error:
         code = error.code
     except BaseException:
@@ -61,6 +65,7 @@ def main() -> None:
         if not module.name.endswith("__main__") and ".migrations" not in module.name:
             with contextlib.suppress(ImportError):
                 importlib.import_module(module.name)
+    importlib.import_module(COMMAND)
     print(json.dumps({"package": str(Path(str(package.__file__)).parents[1])}), file=answers, flush=True)
     for line in sys.stdin:
         began_s = time.monotonic()

@@ -186,8 +186,6 @@ class PublishedLoop:
         rope = self._rope(positions)
         patches = rearrange(x.to(dtype), "b c f (h p) (w q) -> b f (h w) (c p q)", p=patch, q=patch)
         tokens = F.linear(patches, dit.patch_embedding.weight.flatten(1), dit.patch_embedding.bias)
-        if dit.shot_embedding is not None:
-            tokens = tokens + dit.shot_embedding(positions.shot_phase).unsqueeze(2)
         written: list[tuple[_LayerCache, slice, Tensor, Tensor]] = []
         for layer, block in enumerate(self._blocks()):
             shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (

@@ -49,8 +49,8 @@ from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.text.word_encoder import WordEncoder
 from shotstream.training.dist_context import SINGLE_PROCESS
 from shotstream.training.metrics_logger import peak_memory_bytes
-from shotstream.training.recipe import ModelConfig
-from shotstream.training.recipes import AnyRecipe, recipe
+from shotstream.training.recipe import AnyRecipe, ModelConfig
+from shotstream.training.recipes import recipe
 from shotstream.training.stage_builders import open_shots, parallel_config_of
 from shotstream.training.stages.dmd import DmdStage
 from shotstream.training.stages.inter_shot import inter_shot_stage
@@ -384,7 +384,7 @@ def _teacher_stage(setting: Setting, made: AnyRecipe) -> TeacherStage:
 
 def _drawn_model(setting: Setting, config: ModelConfig) -> TextConditionedDiT:
     with setting.device:
-        model = TextConditionedDiT(config.dit, config.text)
+        model = config.build()
     return _furnished(model, config)
 
 

@@ -15,7 +15,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from shotstream.cli.ablate import ablate
 from shotstream.cli.bench import bench_app
 from shotstream.cli.data import data_app
 from shotstream.cli.evaluate import evaluate
@@ -49,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Makes a film shot by shot: streaming multi-shot video generation.",
 )
-for command in (generate, serve, verify, evaluate, train, ablate):
+for command in (generate, serve, verify, evaluate, train):
     app.command()(command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(weights_app, name="weights")

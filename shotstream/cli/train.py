@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shotstream.cli.shared import DeviceOption, bad_input, interruptible, make_console
-from shotstream.training.names import RECIPE_NAMES, require_recipe
+from shotstream.training import recipes
 
 if TYPE_CHECKING:
     from shotstream.training.run import PreparedRun
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help=f"Name of a recipe: {', '.join(RECIPE_NAMES)}.")],
+    recipe: Annotated[str, typer.Argument(help=f"Name of a recipe: {', '.join(recipes.RECIPES)}.")],
     runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override, for example train.num_steps=100; repeatable.")
@@ -32,11 +32,10 @@ def train(
     """
     console = make_console()
     with bad_input():
-        require_recipe(recipe)
+        recipes.require_recipe(recipe)
         if start_from is not None and not start_from.is_file():
             raise ValueError(f"{start_from}: no such file")
         from shotstream.configs import config_to_document
-        from shotstream.training import recipes
         from shotstream.training.dist_context import init_dist_context, local_device
         from shotstream.training.run import default_device, prepare_run
 

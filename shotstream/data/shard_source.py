@@ -36,7 +36,6 @@ from shotstream.streaming.conditioning import (
     condition_next_shot,
     stack_conditioning,
 )
-from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.shot_memory import ShotMemory
 
 _log = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ class ShotSample:
 class ShardSource:
     """A `DataSource` of shots in shards. Only one thread at a time may read from it."""
 
-    def __init__(self, config: ShardsConfig, dit: DiTConfig, policy: PolicyName, *, seed: int) -> None:
+    def __init__(self, config: ShardsConfig, dit: DiTConfig, policy: str, *, seed: int) -> None:
         """Opens the shards and lists their shots.
 
         Args:
@@ -112,7 +111,7 @@ class ShardSource:
             TooManyBadSamples: More shards are damaged than allowed.
         """
         self.dit, self.seed = dit, seed
-        self.policy: PolicyName = policy
+        self.policy: str = policy
         self.config = config
         self.shards = open_shards(config.directory)
         self.form = self.shards.form
@@ -251,7 +250,7 @@ class ShardSource:
 
 
 def condition_sample(
-    sample: ShotSample, config: DiTConfig, policy: PolicyName, rng: np.random.Generator | None = None
+    sample: ShotSample, config: DiTConfig, policy: str, rng: np.random.Generator | None = None
 ) -> ConditionedShot:
     """Returns the conditioning of a shot on earlier ones of its clip, and the names of its caption rows."""
     size = LatentSize(*sample.latents.shape[-2:])

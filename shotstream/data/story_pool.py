@@ -25,7 +25,6 @@ from shotstream.streaming.conditioning import (
     condition_next_shot,
     stack_conditioning,
 )
-from shotstream.streaming.context_sampling import PolicyName
 from shotstream.streaming.pipeline_config import family_caption
 from shotstream.theatre.world import sample_story
 from shotstream.vae.codec import Codec
@@ -78,7 +77,7 @@ class StoryPool:
     """A `DataSource` of shots of theatre stories."""
 
     def __init__(
-        self, config: StoryPoolConfig, codec: Codec, dit: DiTConfig, policy: PolicyName, *, seed: int
+        self, config: StoryPoolConfig, codec: Codec, dit: DiTConfig, policy: str, *, seed: int
     ) -> None:
         """Creates a pool; nothing is rendered yet.
 
@@ -90,7 +89,7 @@ class StoryPool:
             seed: seed of the random choices in batches.
         """
         self.config, self.codec, self.dit, self.seed = config, codec, dit, seed
-        self.policy: PolicyName = policy
+        self.policy: str = policy
         self._blocks: dict[int, list[StoryLatents]] = {}
 
     def batch(self, step: int, samples: range) -> ShotBatch:
@@ -166,7 +165,7 @@ def condition(
     story: StoryLatents,
     index: int,
     config: DiTConfig,
-    policy: PolicyName,
+    policy: str,
     rng: np.random.Generator | None = None,
 ) -> ConditionedShot:
     """Returns the conditioning of shot `index` of a story on its earlier shots, and its caption rows."""

@@ -3,8 +3,8 @@
 Source: Wan2.1-T2V-1.3B (arXiv 2503.20314) and section 4 of arXiv 2603.25746.
 """
 
-from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, NamedTuple
 
 from shotstream.configs import refuse_unknown_words
 from shotstream.geometry import WAN_GEOMETRY
@@ -47,8 +47,6 @@ class DiTConfig:
     """Added to variances by every normalisation."""
     phase_angle: float = 1 / 6
     """Radians added to every temporal angle per shot phase."""
-    num_shot_embeddings: int = 0
-    """Learned vectors added to the tokens of each shot phase, an ablation of arXiv 2603.25746; 0: none."""
     context_sigma: ContextSigma = "clean"
     """The level told for clean context frames: 0, or the target's (published teacher and fake score).
 
@@ -65,8 +63,7 @@ class DiTConfig:
         refuse_unknown_words(self)
         for field in fields(self):
             if field.type is int:
-                least = 0 if field.name in ("num_context_frames", "num_shot_embeddings") else 1
-                refuse_sizes(self, [field.name], least=least)
+                refuse_sizes(self, [field.name], least=0 if field.name == "num_context_frames" else 1)
         if self.dim % self.num_heads or self.head_dim % 2 or self.head_dim < 6:
             raise ValueError(
                 f"dim {self.dim} over {self.num_heads} heads; "
@@ -76,6 +73,15 @@ class DiTConfig:
             raise ValueError(f"freq_dim is {self.freq_dim}; it must be even")
         if not 0 < self.eps < 1:
             raise ValueError(f"eps is {self.eps}; it must be above 0 and below 1")
+
+    def to_document(self) -> dict[str, Any]:
+        """Returns the section of a bundle, with a setting that was given up: the bundle's sha256 stays."""
+        document: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            document[name] = value
+            if name == "phase_angle":
+                document["num_shot_embeddings"] = 0
+        return document
 
     @property
     def head_dim(self) -> int:

@@ -56,9 +56,6 @@ class DiT(nn.Module):
         )
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        self.shot_embedding = (
-            nn.Embedding(config.num_shot_embeddings, dim) if config.num_shot_embeddings else None
-        )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
         self.init_weights(generator)
@@ -79,8 +76,6 @@ class DiT(nn.Module):
             for module in embedding:
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=0.02, generator=generator)
-        if self.shot_embedding is not None:
-            nn.init.normal_(self.shot_embedding.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.head.head.weight)
 
     def forward(
@@ -120,9 +115,7 @@ class DiT(nn.Module):
         modulation = self.time_projection(time).unflatten(-1, (6, -1))  # b f 6 d
         captions = text if isinstance(text, TextCache) else self.text_embedding(text.to(dtype))
         cache_pass = cache.begin(x.shape[2], rope.positions.chunk_index, write) if cache else None
-        tokens = self._patchify(x.to(dtype))
-        if self.shot_embedding is not None:
-            tokens = tokens + self.shot_embedding(rope.positions.shot_phase).unsqueeze(2)
+        tokens = self.embed_tokens(x.to(dtype), rope.positions)
         attends = self._attends(x.device, mask, cache_pass)
         if self.token_share is not None:
             tokens, rope = self.token_share.scatter(tokens, rope)
@@ -178,7 +171,11 @@ class DiT(nn.Module):
         geometry = VideoGeometry(patch_size=self.config.patch_size)
         return geometry.token_grid(LatentSize(*x.shape[-2:]))
 
-    def _patchify(self, x: Tensor) -> Tensor:
+    def embed_tokens(
+        self, x: Float[Tensor, "b c f h w"], positions: FramePositions
+    ) -> Float[Tensor, "b f p d"]:
+        """Returns a token for every patch; `positions` are there for subclasses that add to it."""
+        del positions
         # As a matrix product: the convolution that the parameters belong to is many times slower on a CPU.
         patch = self.config.patch_size
         patches = rearrange(x, "b c f (h p) (w q) -> b f (h w) (c p q)", p=patch, q=patch)

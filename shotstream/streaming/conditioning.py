@@ -48,7 +48,6 @@ from shotstream.streaming.context_sampling import (
     ContextPlan,
     ContextPolicy,
     NextShot,
-    PolicyName,
     choose_context,
 )
 from shotstream.streaming.shot_memory import ShotMemory
@@ -125,7 +124,7 @@ def condition_next_shot(
     caption: str,
     config: DiTConfig,
     latent_size: LatentSize,
-    policy: PolicyName | ContextPolicy,
+    policy: str | ContextPolicy,
     *,
     text_of: Callable[[str, int], str] = _as_given,
     rng: np.random.Generator | None = None,

@@ -13,27 +13,23 @@ phase. Two policies:
   take slots first, and the rule applies to what is left. Phases rank the shots kept, so no phase difference
   exceeds `budget`, whatever the length of the film: training on up to `budget` earlier shots has seen all.
 
-Three more are ablations of arXiv 2603.25746, each `theatre` but for one thing: `first_frames` repeats each
-shot's first frame instead of spreading over it, `first_and_last_frames` its first and its last, and under
-`target_caption` every context frame reads the caption of the shot to be made instead of its own shot's.
-
-Another policy is a class with the members of `ContextPolicy`, a name in `PolicyName`, a line in `POLICIES`.
-It can take candidates alone, and `kept_frames` decides which frames of a shot become candidates: those that
-the policies here may choose. A policy that wants others must extend it, and shards are encoded again.
+Another policy is a class with the members of `ContextPolicy` and a line in `POLICIES`;
+`experiments/policies.py` adds three. A policy can take candidates alone. Which frames of a shot become
+candidates is asked of the policies in `POLICIES`: each says in `may_choose` which it may ever take, and
+`kept_frames` is all of these. So a new policy finds the frames that no other takes in shots that were made
+since it was added; shards are encoded again.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Literal, Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-PolicyName = Literal["published", "theatre", "first_frames", "first_and_last_frames", "target_caption"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +90,15 @@ class ContextPolicy(Protocol):
         """Whether there may be mandatory candidates."""
         ...
 
+    def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
+        """Returns the video frames of a shot that may ever be chosen; they are kept as its candidates.
+
+        Args:
+            num_frames: Length of the shot in video frames.
+            max_count: The most frames of it that an equal share of the budget ever is.
+        """
+        ...
+
     def choose(
         self,
         candidates: Sequence[ContextCandidate],
@@ -138,7 +143,7 @@ def choose_context(
     candidates: Sequence[ContextCandidate],
     next_shot: NextShot,
     budget: int,
-    policy: PolicyName | ContextPolicy = "theatre",
+    policy: str | ContextPolicy = "theatre",
     rng: np.random.Generator | None = None,
 ) -> ContextPlan:
     """The context plan of a shot that follows others.
@@ -229,7 +234,7 @@ def frame_candidates(
     ]
 
 
-def max_pins(policy: PolicyName, budget: int) -> int:
+def max_pins(policy: str, budget: int) -> int:
     """The most pictures that may be pinned: one slot is left to the shots; 0 where pins are undefined."""
     return budget - 1 if named_policy(policy).allows_pins else 0
 
@@ -253,7 +258,7 @@ def spread(first: int, last: int, count: int) -> tuple[int, ...]:
 
 
 def kept_frames(num_frames: int, shot_index: int, budget: int) -> tuple[int, ...]:
-    """Video frames of a shot that are kept for later shots: every one that a policy here may choose, sorted.
+    """Video frames of a shot that are kept for later shots: all that a policy may choose, sorted.
 
     A session encodes these once, while the shot is made and at its end, and forgets the shot: 1 to 3 frames
     in most places of a film, 11 of a first shot at a budget of 6.
@@ -264,28 +269,32 @@ def kept_frames(num_frames: int, shot_index: int, budget: int) -> tuple[int, ...
             `i + 1` shots; later shots and pinned pictures only shrink it.
         budget: Number of context frames the model takes.
     """
-    return _frames_of_any_count(num_frames, math.ceil(budget / (shot_index + 1)))
+    max_count = math.ceil(budget / (shot_index + 1))
+    return tuple(
+        sorted({frame for policy in POLICIES.values() for frame in policy.may_choose(num_frames, max_count)})
+    )
 
 
 @lru_cache(maxsize=4096)
-def _frames_of_any_count(num_frames: int, max_count: int) -> tuple[int, ...]:
-    """Frames for some count from 1 to `max_count`; for both parities of the shot's first, see `spread`."""
-    chosen = {
-        frame - start
+def _spread_frames(num_frames: int, max_count: int, first: int) -> frozenset[int]:
+    """Frames of a shot that are spread over it, for any count up to `max_count`; see `spread` for `first`."""
+    return frozenset(
+        frame - first
         for count in range(1, max_count + 1)
-        for start in (0, 1)
-        for frame in spread(start, start + num_frames - 1, count)
-    }
-    return tuple(sorted(chosen))
+        for frame in spread(first, first + num_frames - 1, count)
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Published:
+class PublishedPolicy:
     """`published`; see the module docstring."""
 
-    ranks_phases: bool = False
-    own_captions: bool = True
-    allows_pins: bool = False
+    ranks_phases = False
+    own_captions = True
+    allows_pins = False
+
+    def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
+        """Returns the frames of `choose`, for both parities of a shot's first frame in the film."""
+        return _spread_frames(num_frames, max_count, 0) | _spread_frames(num_frames, max_count, 1)
 
     def choose(
         self,
@@ -294,8 +303,9 @@ class _Published:
         next_shot: NextShot,
         rng: np.random.Generator,
     ) -> list[ContextCandidate]:
+        """Returns frames spread over every shot, by its share of the budget."""
         del next_shot, rng
-        shots = _by_shot(candidates)
+        shots = frames_by_shot(candidates)
         chosen: list[ContextCandidate] = []
         first = 0
         for frames, count in zip(shots.values(), allocate(len(shots), budget), strict=True):
@@ -306,14 +316,20 @@ class _Published:
         return chosen
 
 
-@dataclass(frozen=True, slots=True)
-class _Theatre:
-    """`theatre` and its ablations; see the module docstring."""
+class TheatrePolicy:
+    """`theatre`; see the module docstring."""
 
-    frames_of: Callable[[int, int, int], tuple[int, ...]] = spread
-    own_captions: bool = True
-    ranks_phases: bool = True
-    allows_pins: bool = True
+    ranks_phases = True
+    own_captions = True
+    allows_pins = True
+
+    def frames_of(self, num_frames: int, count: int) -> tuple[int, ...]:
+        """Returns the `count` frames that are taken of a shot; here, spread over it."""
+        return spread(0, num_frames - 1, count)
+
+    def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
+        """Returns the frames of `choose`."""
+        return _spread_frames(num_frames, max_count, 0)
 
     def choose(
         self,
@@ -322,24 +338,37 @@ class _Theatre:
         next_shot: NextShot,
         rng: np.random.Generator,
     ) -> list[ContextCandidate]:
+        """Returns the pinned pictures and frames of the shots kept, by their shares of what is left."""
         del next_shot, rng
         chosen = [candidate for candidate in candidates if candidate.is_mandatory]
         free = budget - len(chosen)
-        shots = _by_shot(candidates)
+        shots = frames_by_shot(candidates)
         kept = _anchored(list(shots), free)
         for shot_index, count in zip(kept, allocate(len(kept), free), strict=True):
             frames = shots[shot_index]
-            last = next(iter(frames.values())).shot_num_frames - 1
-            chosen += [frames[index] for index in self.frames_of(0, last, count)]
+            num_frames = next(iter(frames.values())).shot_num_frames
+            chosen += [frames[index] for index in self.frames_of(num_frames, count)]
         return chosen
 
 
-def _by_shot(candidates: Sequence[ContextCandidate]) -> dict[int, dict[int, ContextCandidate]]:
+class KeptFrames(dict[int, ContextCandidate]):
+    """The candidates of one shot by the indices of their frames; ValueError for a frame that was not kept."""
+
+    def __missing__(self, frame_index: int) -> ContextCandidate:
+        one = next(iter(self.values()))
+        raise ValueError(
+            f"the context policy wants frame {frame_index} of shot {one.shot_index}, of which frames "
+            f"{', '.join(map(str, self))} are kept: name it in the policy's may_choose, and make the shot "
+            "(or the shards that hold it) again"
+        )
+
+
+def frames_by_shot(candidates: Sequence[ContextCandidate]) -> dict[int, KeptFrames]:
     """The frames of each shot, by their indices; without pinned pictures."""
-    shots: dict[int, dict[int, ContextCandidate]] = {}
+    shots: dict[int, KeptFrames] = {}
     for candidate in candidates:
         if candidate.frame_index is not None:
-            shots.setdefault(candidate.shot_index, {})[candidate.frame_index] = candidate
+            shots.setdefault(candidate.shot_index, KeptFrames())[candidate.frame_index] = candidate
     return shots
 
 
@@ -350,22 +379,7 @@ def _anchored(shots: Sequence[int], budget: int) -> Sequence[int]:
     return [shots[0], *shots[1 - budget :]] if budget > 1 else shots[-1:]
 
 
-def _first(first: int, last: int, count: int) -> tuple[int, ...]:
-    del last
-    return (first,) * count
-
-
-def _first_and_last(first: int, last: int, count: int) -> tuple[int, ...]:
-    return (first,) * (count - count // 2) + (last,) * (count // 2)
-
-
-POLICIES: Mapping[str, ContextPolicy] = {
-    "published": _Published(),
-    "theatre": _Theatre(),
-    "first_frames": _Theatre(frames_of=_first),
-    "first_and_last_frames": _Theatre(frames_of=_first_and_last),
-    "target_caption": _Theatre(own_captions=False),
-}
+POLICIES: Final[dict[str, ContextPolicy]] = {"published": PublishedPolicy(), "theatre": TheatrePolicy()}
 """By the names that configs and bundles give."""
 
 

@@ -37,7 +37,7 @@ def theatre_bundle_config(
     """The config to write a theatre bundle with; its parts are dit, codec and text_encoder."""
     return {
         "engine": asdict(config),
-        "dit": asdict(dit),
+        "dit": dit.to_document(),
         "codec": asdict(codec),
         "text_encoder": asdict(text_encoder),
     }

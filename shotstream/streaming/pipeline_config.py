@@ -9,7 +9,7 @@ from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.geometry import PixelSize
 from shotstream.sizes import refuse_sizes
 from shotstream.story import CaptionStyle, FittedCaption, compose_caption, fit_caption
-from shotstream.streaming.context_sampling import PolicyName, named_policy
+from shotstream.streaming.context_sampling import named_policy
 from shotstream.text.text_encoder import TextEncoder
 
 _MOST_FPS, _MOST_PIXELS = 240, 8192
@@ -34,7 +34,7 @@ class PipelineConfig:
     """Size of its frames."""
     num_chunks: int
     """Usual length of a shot, in chunks."""
-    context_policy: PolicyName
+    context_policy: str
     """How context frames are chosen."""
     student_steps: tuple[int, ...] = STUDENT_STEPS
     """Denoising steps that the student was trained for, of 1000 and before the schedule warps them."""

@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 
 from shotstream.data.captions import StoredTextConfig
+from shotstream.model.dit import DiT
 from shotstream.streaming.parts import theatre_bundle_config
 from shotstream.text.word_encoder import WordEncoder
 from shotstream.training.films import theatre_pipeline_config
-from shotstream.training.inputs import codec_from_run, input_codec, model_of, recipe_of_run, trained_model
+from shotstream.training.inputs import codec_from_run, input_codec, model_of, trained_model
 from shotstream.training.recipe import ModelConfig
+from shotstream.training.saved_recipes import recipe_of_run
 from shotstream.training.stages.decoder import DecoderConfig
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.vae.patch_codec import PatchCodec
@@ -42,6 +44,10 @@ def export_run(name: str, runs: Path, directory: Path) -> str:
         return _write_finished(codec_from_run(runs, name), directory)
     config, student_steps = model_of(found)
     model = trained_model(runs, name)
+    if type(model.dit) is not DiT:
+        raise ValueError(
+            f"{name} trained a {type(model.dit).__name__}, and a bundle holds a DiT; score the run itself"
+        )
     if isinstance(config.text, StoredTextConfig):
         return _write_successor(config, student_steps, model, directory)
     assert isinstance(model.text, WordEncoder)
@@ -91,7 +97,7 @@ def _write_successor(
     }
     return write_bundle(
         directory,
-        {**begun.config, "engine": engine, "dit": asdict(model.dit.config)},
+        {**begun.config, "engine": engine, "dit": model.dit.config.to_document()},
         {**begun.tensors, "dit": model.dit.state_dict()},
         files=begun.files,
         dtype=torch.bfloat16,

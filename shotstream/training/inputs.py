@@ -1,9 +1,8 @@
-"""The inputs of a training run: recipes, weights and trajectories of the runs that it starts from.
+"""The inputs of a training run: weights and trajectories of the runs that it starts from.
 
 An input that was trained for another model is refused: its weights would load and mean something else.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from shotstream.diffusion.schedule import STUDENT_STEPS
 from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.training.checkpoint import checkpoints
 from shotstream.training.lora import merge_adapters
-from shotstream.training.recipe import ModelConfig
-from shotstream.training.recipes import AnyRecipe, recipe_from_document
+from shotstream.training.recipe import AnyRecipe, ModelConfig
+from shotstream.training.saved_recipes import recipe_of_run
 from shotstream.training.stages.causal_init import CausalInitRecipe
 from shotstream.training.stages.inter_shot import InterShotConfig, adapt
 from shotstream.training.stages.teacher import TeacherRecipe
@@ -35,30 +34,6 @@ def newest_checkpoint(runs: Path, name: str) -> Path:
     if not found:
         raise ValueError(f"{runs / name} holds no checkpoint; run `shotstream train {name}` first")
     return found[-1]
-
-
-def recipe_of_run(runs: Path, name: str) -> AnyRecipe:
-    """The resolved recipe that a run was made with.
-
-    Raises:
-        ValueError: there is no such run, or another version wrote it.
-    """
-    path = runs / name / "config.json"
-    if not path.exists():
-        raise ValueError(f"{runs / name} holds no run; run `shotstream train {name}` first")
-    return read_recipe(path)
-
-
-def read_recipe(path: Path) -> AnyRecipe:
-    """The recipe in a config.json; ValueError for what is none."""
-    try:
-        document = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged: it is no JSON") from error
-    try:
-        return recipe_from_document(document, str(path))
-    except (KeyError, TypeError, AttributeError) as error:  # of an earlier, nested form
-        raise ValueError(f"{path} is no configuration of this version or an earlier one") from error
 
 
 def input_codec(runs: Path) -> PatchCodec:
@@ -167,7 +142,7 @@ def trained_model(runs: Path, name: str) -> TextConditionedDiT:
     """
     found = recipe_of_run(runs, name)
     config, _ = model_of(found)
-    model = TextConditionedDiT(config.dit, config.text)
+    model = config.build()
     if isinstance(found.stage, InterShotConfig):
         adapt(model.dit, found, "student")
     return merge_adapters(load_averaged(model, newest_checkpoint(runs, name)))

@@ -1,4 +1,4 @@
-"""Reads the configurations of earlier runs, whose stages held each other.
+"""Brings the configurations of earlier runs, whose stages held each other, into the form of this version.
 
 There a recipe had `stage`, `loop` and a list of `inputs`; a stage's configuration held that of its teacher,
 with the model, the data and the optimizer in it. Settings that nothing read are dropped.
@@ -45,16 +45,28 @@ _DEFAULTS: Final[Mapping[str, _Document]] = {
 def flattened(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """A recipe's document as this version writes it; one that is not nested is given back as it is."""
     if "loop" not in document:
-        return document
+        return _with_own_model(document)
     stage = _complete(document["stage"])
     kind = str(stage.get("kind"))
     if kind not in _STAGES:
         return document  # refused by whoever reads it
-    return {
-        "name": document["name"],
-        "inputs": {"kind": "Inputs", **_inputs(kind, document.get("inputs", []))},
-        **_STAGES[kind](stage, _some(document["loop"], _TRAIN)),
-    }
+    return _with_own_model(
+        {
+            "name": document["name"],
+            "inputs": {"kind": "Inputs", **_inputs(kind, document.get("inputs", []))},
+            **_STAGES[kind](stage, _some(document["loop"], _TRAIN)),
+        }
+    )
+
+
+def _with_own_model(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The document with what was a setting of every transformer as a model of its own, of `experiments/`."""
+    model = document.get("model", {})
+    number = model.get("dit", {}).get("num_shot_embeddings", 0)
+    if not number:
+        return document
+    own = {"kind": "ShotEmbeddingModelConfig", "num_shot_embeddings": number}
+    return {**document, "model": {**model, **own, "dit": {**model["dit"], "num_shot_embeddings": 0}}}
 
 
 def _inputs(kind: str, names: list[str]) -> dict[str, str]:

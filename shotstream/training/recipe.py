@@ -2,7 +2,8 @@
 
 `Recipe` has what is trained (`model`), what it learns from (`data`), how parameters are updated (`optim`),
 how long and how the run goes (`train`), the numbers of its training stage (`stage`) and the runs that it
-starts from (`inputs`). A recipe is a function that returns one, see `recipes.py`.
+starts from (`inputs`). Read on in `theatre.py` and `wan.py`, whose functions each return one, in
+`recipes.py`, where a command finds them by name, and in `saved_recipes.py`, which reads that of a run.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -15,10 +16,12 @@ from shotstream.data.checks import require_decay, require_positive, require_with
 from shotstream.data.story_captions import StoryCaptionsConfig
 from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.model.config import DiTConfig
-from shotstream.streaming.context_sampling import PolicyName, named_policy
+from shotstream.model.dit import DiT
+from shotstream.streaming.context_sampling import named_policy
 from shotstream.text.word_encoder import WordEncoderConfig
 from shotstream.training.precision import MatmulDtype
 from shotstream.training.rates import rate_factor
+from shotstream.training.text_conditioned_dit import TextConditionedDiT
 
 WHOLE_RUN = 2**31 - 1
 """As `OptimConfig.decay_steps`: over all of the run, however long it is."""
@@ -35,7 +38,7 @@ class ModelConfig:
     learnt along with the transformer."""
     shift: float = 3.0
     """Shift of the noise schedule."""
-    context_policy: PolicyName = "theatre"
+    context_policy: str = "theatre"
     """How context frames are chosen from earlier shots, see `context_sampling`."""
     start: str = ""
     """A model whose transformer a teacher begins at: a name or a bundle's directory; empty: random."""
@@ -43,6 +46,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require_positive(self, ("shift",))
         named_policy(self.context_policy)
+
+    def build(self) -> TextConditionedDiT:
+        """Returns the model with random weights."""
+        return TextConditionedDiT(DiT(self.dit), self.text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,3 +216,6 @@ class Recipe(Generic[ModelT, DataT, StageT]):
         """ValueError when another precision than float32 is asked for, which could not take effect."""
         if self.train.matmul_dtype != "float32":
             raise ValueError(f"train.matmul_dtype={self.train.matmul_dtype} cannot take effect: {reason}")
+
+
+AnyRecipe = Recipe[Any, Any, Any]

@@ -1,76 +1,48 @@
-"""Every training run of the project, as a function that returns its whole configuration.
+"""The recipes by name: the module that makes each, and changes of their settings.
 
 `shotstream train NAME` runs one. Settings can be changed by dotted names, for example
-`--set data.batch_size=8`; an unknown name or a value of the wrong kind is refused.
+`--set data.batch_size=8`; an unknown name or a value of the wrong kind is refused. A module is imported when
+a recipe of it is asked for, so that a command line knows all names before anything is loaded. A further
+recipe is a function that returns it and a line in `RECIPES`; `experiments/` adds five.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
-from shotstream.configs import ConfigError, config_from_document, with_settings
-from shotstream.data.caption_answers import CaptionAnswersConfig
-from shotstream.data.captions import StoredTextConfig
-from shotstream.data.ode_pairs import PairFilesConfig
-from shotstream.data.rendered_clips import ActorClipsConfig, ClipsConfig
-from shotstream.data.shard_source import ShardsConfig
-from shotstream.data.story_captions import ShardCaptionsConfig, StoryCaptionsConfig
-from shotstream.data.story_pool import StoryPoolConfig
+from shotstream.configs import with_settings
 from shotstream.documents import DocumentError, parse_setting, shorten
-from shotstream.model.config import DiTConfig
-from shotstream.text.word_encoder import WordEncoderConfig
-from shotstream.training import theatre, wan
-from shotstream.training.names import require_recipe
-from shotstream.training.nested_recipes import flattened
-from shotstream.training.recipe import Inputs, ModelConfig, OptimConfig, Recipe, TrainConfig
-from shotstream.training.stages.causal_init import CausalInitConfig
-from shotstream.training.stages.codec import CodecConfig
-from shotstream.training.stages.decoder import DecoderConfig
-from shotstream.training.stages.inter_shot import InterShotConfig
-from shotstream.training.stages.intra_shot import IntraShotConfig
-from shotstream.training.stages.ode_pairs import OdePairsConfig
-from shotstream.training.stages.teacher import TeacherConfig
-from shotstream.training.stages.text_encoder import TextEncoderConfig
-from shotstream.vae.patch_codec import PatchCodecConfig
 
-AnyRecipe = Recipe[Any, Any, Any]
+if TYPE_CHECKING:
+    from shotstream.training.recipe import AnyRecipe
 
-RECIPES: Final[Mapping[str, Callable[[], AnyRecipe]]] = {
-    made.__name__: made
-    for made in (
-        theatre.theatre_codec,
-        theatre.theatre_decoder,
-        theatre.theatre_text,
-        theatre.theatre_teacher,
-        theatre.theatre_ode_pairs,
-        theatre.theatre_causal_init,
-        theatre.theatre_intra_shot,
-        theatre.theatre_inter_shot,
-        theatre.theatre_published_pairs,
-        theatre.theatre_published_init,
-        theatre.mini_teacher,
-        theatre.mini_ode_pairs,
-        theatre.mini_causal_init,
-        theatre.mini_intra_shot,
-        theatre.mini_inter_shot,
-        wan.wan_teacher,
-        wan.wan_ode_pairs,
-        wan.wan_causal_init,
-        wan.wan_intra_shot,
-        wan.wan_inter_shot,
-    )
+RECIPES: Final[dict[str, str]] = {
+    "theatre_codec": "shotstream.training.theatre",
+    "theatre_decoder": "shotstream.training.theatre",
+    "theatre_text": "shotstream.training.theatre",
+    "theatre_teacher": "shotstream.training.theatre",
+    "theatre_ode_pairs": "shotstream.training.theatre",
+    "theatre_causal_init": "shotstream.training.theatre",
+    "theatre_intra_shot": "shotstream.training.theatre",
+    "theatre_inter_shot": "shotstream.training.theatre",
+    "theatre_published_pairs": "shotstream.training.theatre",
+    "theatre_published_init": "shotstream.training.theatre",
+    "wan_teacher": "shotstream.training.wan",
+    "wan_ode_pairs": "shotstream.training.wan",
+    "wan_causal_init": "shotstream.training.wan",
+    "wan_intra_shot": "shotstream.training.wan",
+    "wan_inter_shot": "shotstream.training.wan",
 }
-"""By name; in the order of `names.RECIPE_NAMES`."""
-
-_KINDS: Final = (
-    DiTConfig, PatchCodecConfig, WordEncoderConfig, StoredTextConfig, ModelConfig,
-    ClipsConfig, ActorClipsConfig, CaptionAnswersConfig, StoryPoolConfig, ShardsConfig, PairFilesConfig,
-    StoryCaptionsConfig, ShardCaptionsConfig, OptimConfig, TrainConfig, Inputs,
-    CodecConfig, DecoderConfig, TextEncoderConfig, TeacherConfig, OdePairsConfig, CausalInitConfig,
-    IntraShotConfig, InterShotConfig,
-)  # fmt: skip
+"""The module whose function of this name returns the recipe; in the order in which they are run."""
 
 
-def recipe(name: str, overrides: Sequence[str] = ()) -> AnyRecipe:
+def require_recipe(name: str) -> None:
+    """ValueError unless there is a recipe of this name; it names those that there are."""
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+
+
+def recipe(name: str, overrides: Sequence[str] = ()) -> "AnyRecipe":
     """The recipe of a name, with `key.path=value` overrides.
 
     Raises:
@@ -86,15 +58,4 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> AnyRecipe:
             changes[path] = parse_setting(text)
         except DocumentError as error:
             raise ValueError(f"{shorten(override, 80)!r}: {error}") from error
-    return with_settings(RECIPES[name](), changes)
-
-
-def recipe_from_document(document: object, where: str) -> AnyRecipe:
-    """The recipe of a run, as `config_to_document` wrote it in this version or an earlier one.
-
-    Raises:
-        ValueError: it is none, or has a setting that does not exist.
-    """
-    if not isinstance(document, Mapping) or document.get("kind") != "Recipe":
-        raise ConfigError(f"{where} holds no recipe")
-    return config_from_document(Recipe, flattened(document), where, _KINDS)
+    return with_settings(getattr(import_module(RECIPES[name]), name)(), changes)

@@ -13,15 +13,10 @@ from shotstream.configs import config_to_document, differing_settings, written_s
 from shotstream.files import require_directory, write_atomically
 from shotstream.training.checkpoint import checkpoints
 from shotstream.training.dist_context import SINGLE_PROCESS, DistContext
-from shotstream.training.inputs import (
-    needs_trained_text_encoder,
-    newest_checkpoint,
-    pair_files,
-    recipe_of_run,
-)
+from shotstream.training.inputs import needs_trained_text_encoder, newest_checkpoint, pair_files
 from shotstream.training.loop import resume, train
-from shotstream.training.recipe import LEARNT_FROM_TRAIN, TrainConfig
-from shotstream.training.recipes import AnyRecipe, recipe_from_document
+from shotstream.training.recipe import LEARNT_FROM_TRAIN, AnyRecipe, TrainConfig
+from shotstream.training.saved_recipes import recipe_from_document, recipe_of_run
 from shotstream.training.stage import Stage
 from shotstream.training.stage_builders import build_stage, parallel_config_of
 

@@ -6,7 +6,8 @@ from shotstream.evaluation.films import model_films
 from shotstream.evaluation.report import Report
 from shotstream.evaluation.run import EvaluationConfig, Progress, score_films
 from shotstream.training.films import teacher_films, theatre_pipeline
-from shotstream.training.inputs import input_codec, model_of, newest_checkpoint, recipe_of_run, trained_model
+from shotstream.training.inputs import input_codec, model_of, newest_checkpoint, trained_model
+from shotstream.training.saved_recipes import recipe_of_run
 from shotstream.training.stages.teacher import TeacherConfig
 
 

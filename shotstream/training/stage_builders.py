@@ -23,11 +23,10 @@ from shotstream.training.inputs import (
     input_teacher,
     input_text_encoder,
     pool_codec,
-    recipe_of_run,
 )
 from shotstream.training.parallelize import ParallelConfig
-from shotstream.training.recipe import ModelConfig, Recipe, TrainConfig
-from shotstream.training.recipes import AnyRecipe
+from shotstream.training.recipe import AnyRecipe, ModelConfig, Recipe, TrainConfig
+from shotstream.training.saved_recipes import recipe_of_run
 from shotstream.training.stage import Film, Stage
 from shotstream.training.stages.causal_init import CausalInitConfig, CausalInitRecipe, CausalInitStage
 from shotstream.training.stages.codec import CodecConfig, CodecRecipe, CodecStage

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from shotstream.data.captions import StoredText, StoredTextConfig
-from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.training.parallelize import to_device
@@ -16,9 +15,9 @@ from shotstream.training.parallelize import to_device
 class TextConditionedDiT(nn.Module):
     """A DiT and its text encoder: `dit` and `text`."""
 
-    def __init__(self, dit: DiTConfig, text: WordEncoderConfig | StoredTextConfig) -> None:
+    def __init__(self, dit: DiT, text: WordEncoderConfig | StoredTextConfig) -> None:
         super().__init__()
-        self.dit = DiT(dit)
+        self.dit = dit
         self.text = WordEncoder(text) if isinstance(text, WordEncoderConfig) else StoredText(text)
 
     @property

@@ -178,7 +178,7 @@ def bundle_config(weights: PublishedWeights, model_id: str) -> dict[str, Any]:
             "student_steps": STUDENT_STEPS,
             "shift": FlowSchedule().shift,
         },
-        "dit": asdict(weights.dit_config),
+        "dit": weights.dit_config.to_document(),
         "codec": asdict(weights.codec_config),
         "text_encoder": asdict(weights.text_config),
     }

@@ -1,4 +1,4 @@
-"""`train`, `ablate` and `evaluate`: what they offer, what they refuse before loading, what is kept."""
+"""`train` and `evaluate`: what they offer, what they refuse before loading, what is kept."""
 
 import signal
 import subprocess
@@ -9,10 +9,8 @@ import pytest
 
 from shotstream.cli import main
 from shotstream.files import require_directory
-from shotstream.theatre.oracle import AXES
-from shotstream.training.ablations import ROWS, RowConfig, prepare_row, table_header
+from shotstream.training import recipes
 from shotstream.training.checkpoint import save_atomically
-from shotstream.training.names import RECIPE_NAMES, ROW_NAMES
 from shotstream.training.recipes import RECIPES
 from tests.training.test_loop import Signalled
 
@@ -24,21 +22,19 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object
     return caught.value.code or 0, out.out, " ".join(out.err.split())
 
 
-def test_help_names_every_recipe_and_every_row(
+def test_help_names_every_recipe_and_each_module_makes_its_own(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert tuple(RECIPES) == RECIPE_NAMES and tuple(ROWS) == tuple(ROW_NAMES)
-    for command, names in (("train", RECIPE_NAMES), ("ablate", ROW_NAMES)):
-        code, out, _ = told(capsys, command, "--help")
-        assert code == 0 and all(name in out for name in names)
+    code, out, _ = told(capsys, "train", "--help")
+    assert code == 0 and all(name in out for name in RECIPES)
+    assert [recipes.recipe(name).name for name in RECIPES] == list(RECIPES)
 
 
 PROGRAM = """
 import sys
 from shotstream.cli import main
-for arguments in (["train", "cinema"], ["ablate", "nothing"], ["train", "theatre_text", "--start-from", "no"],
-                  ["train", "--help"], ["ablate", "--help"]):
+for arguments in (["train", "cinema"], ["train", "theatre_text", "--start-from", "no"], ["train", "--help"]):
     try:
         main(arguments)
     except SystemExit as end:
@@ -48,10 +44,9 @@ for arguments in (["train", "cinema"], ["ablate", "nothing"], ["train", "theatre
 
 def test_a_name_that_is_none_is_refused_before_anything_is_loaded() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("train ", "ablate "))]
-    assert lines == ["train 2 False", "ablate 2 False", "train 2 False", "train 0 False", "ablate 0 False"]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("train ")]
+    assert lines == ["train 2 False", "train 2 False", "train 0 False"]
     assert "there is no recipe 'cinema'; there are theatre_codec, " in done.stderr
-    assert "there is no row 'nothing'; there are full, no_phase, " in done.stderr
     assert "no: no such file" in done.stderr
 
 
@@ -70,9 +65,6 @@ def refuse(*_: object, **__: object) -> None:
         (("train", "theatre_intra_shot", "--runs", "{empty}"), "run `shotstream train theatre_codec` first"),
         (("train", "wan_causal_init", "--runs", "{empty}"), "run `shotstream train wan_teacher` first"),
         (("train", "theatre_intra_shot", "--set", "train.num_steps=20"), "would never learn"),
-        (("ablate", "full", "--runs", "{file}"), "is a file, and a directory is needed there"),
-        (("ablate", "full", "--set", "mini_teacher:stage.pace=1"), "there is no setting 'stage.pace'"),
-        (("ablate", "full", "--set", "train.seed=1"), "names no stage"),
         (("evaluate", "-o", "{file}"), "is a file, and a directory is needed there"),
         (("evaluate", "--stories", "0"), "num_stories is 0"),
         (("evaluate", "--codec-only", "--no-context"), "the codec alone films nothing"),
@@ -91,20 +83,12 @@ def test_what_can_be_found_wrong_is_found_before_a_model_is_loaded(
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    for name in ("training.run.build_stage", "evaluation.run.load", "training.ablations.load_checkpoint"):
+    for name in ("training.run.build_stage", "evaluation.run.load"):
         monkeypatch.setattr(f"shotstream.{name}", refuse)
     places = {"file": tmp_path / "file", "empty": tmp_path / "empty"}
     code, _, err = told(capsys, *(one.format(**places) for one in arguments))
     assert (code, message in err) == (2, True), err
     assert not list((tmp_path / "empty").iterdir())
-
-
-def test_a_row_that_cannot_be_scored_is_refused_before_it_is_trained(tmp_path: Path) -> None:
-    for wrong in ({"num_stories": 0}, {"num_shots": 0}, {"seed": -1}, {"teacher_steps": 0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            RowConfig(**wrong)
-    with pytest.raises(ValueError, match="there is no row 'nothing'"):
-        prepare_row("nothing", tmp_path, RowConfig())
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_not_made(
@@ -115,13 +99,6 @@ def test_a_folder_that_cannot_be_written_is_told_and_not_made(
     monkeypatch.setattr("os.access", lambda path, _: Path(path) != tmp_path)
     with pytest.raises(ValueError, match=f"{tmp_path} cannot be written to"):
         require_directory(tmp_path / "new" / "runs")
-
-
-def test_rows_of_a_table_stand_under_a_header() -> None:
-    header, rule = table_header(AXES).splitlines()
-    names = [cell.strip() for cell in header.strip("|").split("|")]
-    assert names == ["row", "of the paper", *AXES]
-    assert rule == "|" + "---|" * len(names)
 
 
 @pytest.mark.parametrize(

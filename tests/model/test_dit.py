@@ -114,18 +114,6 @@ def test_the_shot_phase_and_the_caption_both_matter_and_are_separate() -> None:
     torch.testing.assert_close(dit(x, _levels(), text, shifted), plain, rtol=0, atol=1e-5)
 
 
-@torch.no_grad()
-def test_learned_shot_embeddings_follow_the_phase_and_are_absent_by_default() -> None:
-    """The ablation: with no phase angle, cuts are told by a vector per shot alone."""
-    dit = tiny_dit(phase_angle=0.0, num_shot_embeddings=4)
-    x, text, positions = latents(NUM_FRAMES), captions(), _positions()
-    moved = replace(positions, shot_phase=(positions.shot_phase + 1) % 4)
-    assert not dit(x, _levels(), text, moved).allclose(dit(x, _levels(), text, positions))
-    plain = tiny_dit(phase_angle=0.0)
-    assert plain(x, _levels(), text, moved).allclose(plain(x, _levels(), text, positions))
-    assert set(dit.state_dict()) - set(plain.state_dict()) == {"shot_embedding.weight"}
-
-
 def test_levels_become_timesteps_without_losing_precision() -> None:
     """957.92877 arrived as 956 where levels passed through bfloat16; exact timesteps are 0 and 1000."""
     sigma = torch.tensor([[0.0, 1.0, 0.95792877]], dtype=torch.float64)

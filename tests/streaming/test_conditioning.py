@@ -9,7 +9,6 @@ from torch import Tensor
 from shotstream.model.positions import context_positions
 from shotstream.streaming.conditioning import (
     Conditioning,
-    caption_shots,
     condition_next_shot,
     context_levels,
     drop_context,
@@ -62,14 +61,6 @@ def test_the_first_of_all_shots_is_conditioned_on_nothing_and_pins_on_their_shot
     assert captions == ["shot 1", "shot 2", "next"]
     assert conditioning.context[0, 0, :, 0, 0].tolist() == [-1, -2, 2]
     assert conditioning.positions.shot_phase.tolist() == [[0, 0, 1]]
-
-
-def test_under_the_target_caption_policy_the_context_reads_the_caption_of_the_shot_to_be_made() -> None:
-    plan = tiny_plan([9] * 3, 3, "target_caption")
-    conditioning = next_shot(plan)
-    assert caption_shots(plan) == ()
-    assert conditioning.positions.caption_index.tolist() == [[0, 0, 0]]
-    assert conditioning.target_caption.tolist() == [0]
 
 
 def test_published_phases_count_all_shots_while_captions_are_those_kept() -> None:

@@ -3,18 +3,19 @@
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from shotstream.streaming.conditioning import caption_shots, next_shot
 from shotstream.streaming.context_sampling import (
+    POLICIES,
     ContextCandidate,
+    ContextPolicy,
     NextShot,
-    PolicyName,
+    TheatrePolicy,
     allocate,
     choose_context,
     kept_frames,
@@ -24,10 +25,9 @@ from shotstream.streaming.shot_memory import ShotMemory
 from tests.streaming.tiny import tiny_memory, tiny_plan
 
 GOLDEN = Path(__file__).parents[1] / "assets" / "goldens" / "context_sampling.json"
-POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
-def chosen(frames_per_shot: list[int], budget: int, policy: PolicyName) -> list[tuple[int, int]]:
+def chosen(frames_per_shot: list[int], budget: int, policy: str | ContextPolicy) -> list[tuple[int, int]]:
     found = [slot.candidate for slot in tiny_plan(frames_per_shot, budget, policy).slots]
     return [(one.shot_index, one.frame_index) for one in found if one.frame_index is not None]
 
@@ -54,7 +54,7 @@ def test_published_policy_equals_the_golden_rows() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_plan_fills_the_budget_and_phases_never_fall(policy: PolicyName) -> None:
+def test_every_plan_fills_the_budget_and_phases_never_fall(policy: str) -> None:
     for num_shots in range(1, 20):
         for budget in range(1, 9):
             plan = tiny_plan([33] * num_shots, budget, policy)
@@ -75,20 +75,6 @@ def test_theatre_policy_keeps_the_first_shot_and_the_most_recent_ones() -> None:
     assert [slot.candidate.frame_index for slot in plan.slots] == [0] * 6
     assert [slot.shot_phase for slot in plan.slots] == [0, 1, 2, 3, 4, 5]
     assert plan.target_phase == 6
-
-
-def test_ablations_differ_from_theatre_in_one_thing_each() -> None:
-    lengths = [33, 21]
-    ours = tiny_plan(lengths, 6, "theatre")
-    assert chosen(lengths, 6, "theatre") == [(0, 0), (0, 16), (0, 32), (1, 0), (1, 10), (1, 20)]
-    assert chosen(lengths, 6, "first_frames") == [(0, 0)] * 3 + [(1, 0)] * 3
-    ends = [(0, 0), (0, 0), (0, 32), (1, 0), (1, 0), (1, 20)]
-    assert chosen(lengths, 6, "first_and_last_frames") == ends
-    assert replace(tiny_plan(lengths, 6, "target_caption"), own_captions=True) == ours
-    for policy in ("first_frames", "first_and_last_frames"):
-        plan = tiny_plan(lengths, 6, policy)
-        assert [slot.shot_phase for slot in plan.slots] == [slot.shot_phase for slot in ours.slots]
-        assert plan.own_captions
 
 
 def test_pins_take_slots_first_and_stand_before_the_frames_of_their_shot() -> None:
@@ -128,7 +114,7 @@ def test_counts_sum_to_the_budget() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_frame_a_policy_chooses_is_a_candidate(policy: PolicyName) -> None:
+def test_every_frame_a_policy_chooses_is_a_candidate(policy: str) -> None:
     for budget, num_frames, first in itertools.product((1, 3, 6, 8, 9), (1, 5, 9, 21, 33, 81, 82), (9, 34)):
         lengths = [first, *[num_frames] * 11]
         for num_shots in range(1, 12):
@@ -156,6 +142,10 @@ class _OfOneShot:
 
     ranks_phases, own_captions, allows_pins = True, True, True
 
+    def may_choose(self, num_frames: int, max_count: int) -> range:
+        del max_count
+        return range(num_frames)
+
     def choose(
         self,
         candidates: Sequence[ContextCandidate],
@@ -182,6 +172,40 @@ def test_any_object_that_chooses_is_a_policy_and_whoever_plans_a_shot_finds_the_
     others = [choose_context(offered, following, 6, _OfOneShot(), np.random.default_rng(n)) for n in range(9)]
     assert any(other != plan for other in others)
     assert [one.latent().mean().item() for one in found] == [1.0] * 5 + [-1.0]
+
+
+class _Middle(TheatrePolicy):
+    """A policy that takes frames which no other does."""
+
+    def frames_of(self, num_frames: int, count: int) -> tuple[int, ...]:
+        return (num_frames // 2 + 1,) * count
+
+
+class _DeclaredMiddle(_Middle):
+    def may_choose(self, num_frames: int, max_count: int) -> tuple[int, ...]:
+        del max_count
+        return (num_frames // 2 + 1,)
+
+
+def test_a_policy_finds_the_frames_that_it_says_it_may_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"wants frame 17 of shot 0, of which frames 0, 6, .* may_choose"):
+        tiny_plan([33], 6, _Middle())
+    before = kept_frames(33, 0, 6)
+    monkeypatch.setitem(POLICIES, "middle", _DeclaredMiddle())
+    assert set(kept_frames(33, 0, 6)) == {*before, 17}
+    assert chosen([33, 33], 4, "middle") == [(0, 17), (0, 17), (1, 17), (1, 17)]
+
+
+class _TargetCaption(TheatrePolicy):
+    own_captions = False
+
+
+def test_a_policy_may_have_the_context_read_the_caption_of_the_shot_to_be_made() -> None:
+    plan = tiny_plan([9] * 3, 3, _TargetCaption())
+    conditioning = next_shot(plan)
+    assert caption_shots(plan) == ()
+    assert conditioning.positions.caption_index.tolist() == [[0, 0, 0]]
+    assert conditioning.target_caption.tolist() == [0]
 
 
 def test_what_has_no_meaning_is_refused_with_the_reason() -> None:

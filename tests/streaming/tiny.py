@@ -15,8 +15,8 @@ from shotstream.streaming.choice import Choice
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.context_sampling import (
     ContextPlan,
+    ContextPolicy,
     NextShot,
-    PolicyName,
     choose_context,
     kept_frames,
 )
@@ -92,7 +92,7 @@ def tiny_memory(
 
 
 def tiny_plan(
-    lengths: Sequence[int], budget: int, policy: PolicyName = "theatre", *, pins: Sequence[int] = ()
+    lengths: Sequence[int], budget: int, policy: str | ContextPolicy = "theatre", *, pins: Sequence[int] = ()
 ) -> ContextPlan:
     """The context of the shot after shots of these lengths, pictures pinned to some."""
     memories = [
@@ -114,7 +114,7 @@ WORDS = ("a", "fox", "walks", "sleeps", "forest", "night", "owl", "flies")
 
 
 def tiny_pipeline(
-    policy: PolicyName = "theatre",
+    policy: str = "theatre",
     *,
     num_context_frames: int = 3,
     num_heads: int = 2,

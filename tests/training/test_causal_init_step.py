@@ -13,7 +13,6 @@ from shotstream.geometry import LatentSize
 from shotstream.streaming.conditioning import first_shot, stack_conditioning
 from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.stages.causal_init import CausalInitStage
-from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from tests.training.test_student import student
 
 NUM_FRAMES = 9  # three chunks
@@ -25,7 +24,7 @@ def stage_of(tmp_path: Path, num_steps: int, *more: str, files: int = 2) -> Caus
     """A tiny stage on files of two trajectories of three chunks, drawn at random."""
     made = student(num_steps, *more)
     torch.manual_seed(0)
-    model = TextConditionedDiT(made.model.dit, made.model.text)
+    model = made.model.build()
     nn.init.normal_(model.dit.head.head.weight, std=0.2)
     paths: list[Path] = []
     for number in range(files):

@@ -53,7 +53,7 @@ def write_directory(path: Path, step: Any, state: dict[str, Any]) -> Path:
     return path
 
 
-def _write(path: Path, step: Any, state: dict[str, Any], form: str) -> Path:
+def write_checkpoint(path: Path, step: Any, state: dict[str, Any], form: str) -> Path:
     if form == "directory":
         return write_directory(path, step, state)
     path = path.with_suffix(".pt")
@@ -84,7 +84,7 @@ def test_what_a_person_has_named_is_no_checkpoint_and_is_never_pruned(tmp_path: 
 
 @pytest.mark.parametrize("form", ["file", "directory"])
 def test_both_forms_give_back_what_was_saved(tmp_path: Path, form: str) -> None:
-    step, state = load_checkpoint(_write(tmp_path / "step_0000007", 7, _STATE, form))
+    step, state = load_checkpoint(write_checkpoint(tmp_path / "step_0000007", 7, _STATE, form))
     assert step == 7 and _same(state, _STATE)
 
 
@@ -96,7 +96,7 @@ class _Malicious:
         return os.mkdir, (str(self.victim),)
 
 
-def _poison(path: Path, victim: Path, place: str) -> None:
+def poison(path: Path, victim: Path, place: str) -> None:
     """Puts something to run into a checkpoint, where its reader would meet it."""
     if path.is_file():
         content = torch.load(path, weights_only=True)
@@ -113,8 +113,8 @@ def _poison(path: Path, victim: Path, place: str) -> None:
 @pytest.mark.parametrize("place", ["file", "metadata", "rest"])
 def test_a_checkpoint_that_would_run_code_is_refused_by_name_and_not_run(tmp_path: Path, place: str) -> None:
     victim = tmp_path / "victim"
-    path = _write(tmp_path / "step_0000007", 7, _STATE, "file" if place == "file" else "directory")
-    _poison(path, victim, place)
+    path = write_checkpoint(tmp_path / "step_0000007", 7, _STATE, "file" if place == "file" else "directory")
+    poison(path, victim, place)
     with pytest.raises(ValueError, match=r"step_0000007.* it wants to run posix\.mkdir"):
         load_checkpoint(path)
     assert not victim.exists()
@@ -164,7 +164,7 @@ def test_a_directory_reads_no_file_elsewhere_and_no_more_than_it_has(tmp_path: P
 
 @pytest.mark.parametrize("form", ["file", "directory"])
 def test_no_single_flipped_bit_changes_what_a_checkpoint_holds(tmp_path: Path, form: str) -> None:
-    path, draw = _write(tmp_path / "step_0000007", 7, _STATE, form), random.Random(1)
+    path, draw = write_checkpoint(tmp_path / "step_0000007", 7, _STATE, form), random.Random(1)
     files = [path] if path.is_file() else [file for file in path.iterdir() if file.name != ".metadata"]
     num_refused = 0
     for file in files:
@@ -188,7 +188,7 @@ def test_no_single_flipped_bit_changes_what_a_checkpoint_holds(tmp_path: Path, f
 @pytest.mark.parametrize("form", ["file", "directory"])
 @pytest.mark.parametrize("step", [-1, 10**18, True, 2.5, "7", None])
 def test_steps_that_no_run_makes_are_refused(tmp_path: Path, form: str, step: Any) -> None:
-    path = _write(tmp_path / "step_0000007", step, _STATE, form)
+    path = write_checkpoint(tmp_path / "step_0000007", step, _STATE, form)
     with pytest.raises(ValueError, match=r"it says that -?\d+ steps were done|it says no number of steps"):
         load_checkpoint(path)
 
@@ -207,7 +207,7 @@ def test_numbers_that_no_run_makes_are_refused_by_their_name(
     tmp_path: Path, form: str, value: torch.Tensor, complaint: str
 ) -> None:
     state = {**_STATE, "weights": {**_STATE["weights"], "a.bias": value}}  # type: ignore[dict-item]
-    path = _write(tmp_path / "step_0000007", 7, state, form)
+    path = write_checkpoint(tmp_path / "step_0000007", 7, state, form)
     with pytest.raises(ValueError, match=rf"weights/a\.bias holds .*{complaint}"):
         load_checkpoint(path)
 
@@ -244,7 +244,6 @@ _DOORS = {
         "evaluate", "--run", "theatre_teacher", "--runs", "RUNS",
         "--stories", "1", "--shots", "1", "-o", "OUT",
     ],
-    "ablate": ["ablate", "no_phase", "--runs", "RUNS"],
 }  # fmt: skip
 
 
@@ -256,7 +255,7 @@ def test_no_door_runs_what_a_checkpoint_asks_for(runs: Path, tmp_path: Path, doo
     path = checkpoints(mine / "theatre_teacher")[-1]
     if form == "directory":
         path = _as_directory(path)
-    _poison(path, victim, "metadata")
+    poison(path, victim, "metadata")
     words = {"RUNS": str(mine), "OUT": str(tmp_path / "out")}
     result = CliRunner().invoke(app, [words.get(word, word) for word in _DOORS[door]])
     assert not victim.exists()
@@ -297,7 +296,7 @@ def test_a_kill_at_any_step_of_saving_leaves_a_whole_checkpoint_as_the_newest(
         directory = tmp_path / str(stop_at)
         directory.mkdir()
         for step in (3, 6):
-            _write(directory / f"step_{step:07d}", step, _STATE, form)
+            write_checkpoint(directory / f"step_{step:07d}", step, _STATE, form)
         saver = Saver(directory, 2, SINGLE_PROCESS if form == "file" else DistContext(rank=0, world_size=2))
         if form == "directory":
             part = write_directory(directory / ".part.step_0000009", 9, _STATE)

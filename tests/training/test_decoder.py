@@ -11,7 +11,8 @@ from shotstream.theatre.palette import NAMES, RGB
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, write_portable
 from shotstream.training.inputs import input_codec
 from shotstream.training.parallelize import ParallelConfig
-from shotstream.training.recipes import AnyRecipe, recipe
+from shotstream.training.recipe import AnyRecipe
+from shotstream.training.recipes import recipe
 from shotstream.training.run import run_recipe
 from shotstream.training.stages.decoder import DecoderStage, finished
 from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig

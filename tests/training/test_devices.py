@@ -12,7 +12,7 @@ from torch import Tensor
 from shotstream.data.caption_answers import CaptionAnswers
 from shotstream.data.ode_pairs import OdePairs
 from shotstream.data.rendered_clips import RenderedClips
-from shotstream.training.recipes import AnyRecipe
+from shotstream.training.recipe import AnyRecipe
 from shotstream.training.run import default_device, run_recipe
 from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.causal_init import CausalInitStage

@@ -20,7 +20,8 @@ from shotstream.theatre.world import sample_story
 from shotstream.training.films import theatre_pipeline
 from shotstream.training.inputs import input_codec, trained_model
 from shotstream.training.lora import attach_adapters, merge_adapters
-from shotstream.training.recipes import AnyRecipe, recipe
+from shotstream.training.recipe import AnyRecipe
+from shotstream.training.recipes import recipe
 from shotstream.training.run import run_recipe
 from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages import dmd as dmd_module

@@ -33,7 +33,7 @@ def recipe_of(*overrides: str) -> DmdRecipe:
 
 def model(made: DmdRecipe, seed: int) -> TextConditionedDiT:
     torch.manual_seed(seed)
-    found = TextConditionedDiT(made.model.dit, made.model.text)
+    found = made.model.build()
     nn.init.normal_(found.dit.head.head.weight, std=0.2)
     return found
 

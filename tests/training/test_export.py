@@ -10,8 +10,9 @@ from shotstream.streaming.loading import load
 from shotstream.training.checkpoint import checkpoints, load_checkpoint
 from shotstream.training.export import export_run
 from shotstream.training.inputs import trained_model
-from shotstream.training.recipes import RECIPES, recipe, recipe_from_document
+from shotstream.training.recipes import RECIPES, recipe
 from shotstream.training.run import run_recipe
+from shotstream.training.saved_recipes import recipe_from_document
 from shotstream.vae.patch_codec import PatchCodec
 from shotstream.weights.bundle import read_bundle
 from tests.training.test_decoder import decoder

@@ -10,7 +10,8 @@ from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.questions import QUESTIONS
 from shotstream.training.nested_recipes import flattened
 from shotstream.training.recipe import WHOLE_RUN
-from shotstream.training.recipes import RECIPES, recipe, recipe_from_document
+from shotstream.training.recipes import RECIPES, recipe
+from shotstream.training.saved_recipes import recipe_from_document
 
 # As `config.json` of a run of each recipe was written; the long lists of words stand in the code.
 WRITTEN: dict[str, dict[str, Any]] = json.loads(

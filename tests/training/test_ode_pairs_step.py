@@ -14,7 +14,6 @@ from shotstream.geometry import LatentSize
 from shotstream.streaming.conditioning import first_shot
 from shotstream.training.stages import ode_pairs
 from shotstream.training.stages.ode_pairs import OdePairsStage
-from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from tests.training.test_student import pairs
 
 NUM_FRAMES, SHIFT, SUBSTEPS = 9, 3.0, 2
@@ -46,7 +45,7 @@ def stage_of(monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[OdePairsStage
         "guidance asks with captions and without, so none is left out by chance"
     )
     torch.manual_seed(0)
-    model = TextConditionedDiT(made.model.dit, made.model.text)
+    model = made.model.build()
     x0 = torch.randn(2, 16, NUM_FRAMES, 2, 4, generator=torch.Generator().manual_seed(1))
 
     class Drawn:

@@ -15,7 +15,6 @@ from shotstream.training.optimizers import ClippedOptimizer, adamw, make_optimiz
 from shotstream.training.recipes import RECIPES, recipe
 from shotstream.training.stages.causal_init import CausalInitStage
 from shotstream.training.stages.teacher import TeacherStage
-from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from tests.training.test_decoder import built, decoder
 from tests.training.test_run import TEACHER
 from tests.training.test_stage_steps import codec_stage, text_encoder_stage
@@ -173,7 +172,7 @@ def test_embeddings_heads_and_vectors_of_every_stage_go_to_adamw() -> None:
     stage = TeacherStage(teacher, NoShots())
     assert muons(stage.model, stage.state.optimizer) == {*HIDDEN, *(f"text.{name}" for name in LAYER)}
     made = student(1)
-    model = TextConditionedDiT(made.model.dit, made.model.text)
+    model = made.model.build()
     source = PairFiles(made.data, [Path("pairs")], seed=0)
     initial = CausalInitStage(made, source, model, batch_size=2)
     assert muons(initial.model, initial.state.optimizer) == HIDDEN

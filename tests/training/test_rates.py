@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from shotstream.configs import config_to_document
-from shotstream.training.inputs import recipe_of_run
 from shotstream.training.rates import rate_factor
-from shotstream.training.recipes import RECIPES, AnyRecipe, recipe
+from shotstream.training.recipe import AnyRecipe
+from shotstream.training.recipes import RECIPES, recipe
 from shotstream.training.run import prepare_run, run_recipe
+from shotstream.training.saved_recipes import recipe_of_run
 from tests.training.test_run import codec
 
 SCHEDULED = [name for name in RECIPES if name.endswith(("_codec", "_decoder", "_text", "_teacher", "_init"))]
@@ -60,8 +61,6 @@ def test_no_recipe_of_any_length_has_a_rate_below_zero_or_above_the_peak(name: s
         ("theatre_decoder", {0: 1 / 30, 29: 1, 1499: 1, 1500: 1, 1950: 0.5, 2399: 1 / 900}),
         ("theatre_teacher", {0: 0.01, 49: 0.5, 99: 1, 17_900: 1, 18_400: 0.5, 18_899: 0.001}),
         ("theatre_causal_init", {0: 0.02, 49: 1 - 49 / 2400, 1200: 0.5, 2399: 1 / 2400}),
-        ("mini_teacher", {18_899: 1, 18_900: 1, 19_100: 0.5, 19_299: 1 / 400}),
-        ("mini_causal_init", {0: 0.1, 75: 0.5, 149: 1 / 150}),
         ("wan_teacher", {0: 1, 5000: 1, 9999: 1}),
         ("wan_causal_init", {0: 1, 1999: 1}),
     ],

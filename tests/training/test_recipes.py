@@ -119,7 +119,7 @@ def test_every_recipe_starts_from_recipes_that_are_there() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_guidance_by_context_is_the_theatres_alone(name: str) -> None:
-    """The published recipes have none, nor have the ablations, whose full row is the published method."""
+    """The published recipes have none."""
     found = scales(config_to_document(recipe(name)))
     wanted = 2.0 if name.startswith("theatre_") else 1.0
     assert found == [wanted] * len(found)

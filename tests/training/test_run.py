@@ -19,7 +19,8 @@ from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically, write_portable
 from shotstream.training.inputs import input_codec, trained_model
 from shotstream.training.previews import held_out_losses
-from shotstream.training.recipes import AnyRecipe, recipe
+from shotstream.training.recipe import AnyRecipe
+from shotstream.training.recipes import recipe
 from shotstream.training.run import run_recipe
 from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.teacher import TeacherStage
@@ -263,7 +264,7 @@ def test_what_a_run_gives_to_others_is_its_average(tmp_path: Path) -> None:
     run = tmp_path / made.name
     run.mkdir()
     (run / "config.json").write_text(json.dumps(config_to_document(made)))
-    model = TextConditionedDiT(made.model.dit, made.model.text)
+    model = made.model.build()
     raw = {name: torch.full_like(value, 1.0) for name, value in model.state_dict().items()}
     learnt = {name for name, _ in model.named_parameters() if name.startswith("dit.")}
     for strip in (False, True):  # a teacher's average names the model's parts, a student's the transformer's

@@ -21,7 +21,6 @@ from shotstream.training.stages.decoder import DecoderStage
 from shotstream.training.stages.inter_shot import InterShotRecipe, inter_shot_stage
 from shotstream.training.stages.ode_pairs import OdePairsRecipe, OdePairsStage
 from shotstream.training.stages.text_encoder import TextEncoderStage
-from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.vae.codec import Codec
 from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 from tests.training.test_decoder import built, decoder
@@ -107,7 +106,7 @@ def test_the_students_own_history_is_filmed_anew_for_every_shot_sample_and_step(
     third = "data.shot_weights=[0.0, 0.0, 1.0]"
     made = cast("InterShotRecipe", matching("theatre_inter_shot", 4, third, "stage.lora_rank=0"))
     torch.manual_seed(0)
-    student, teacher = (TextConditionedDiT(made.model.dit, made.model.text) for _ in range(2))
+    student, teacher = (made.model.build() for _ in range(2))
     codec = PatchCodec(PatchCodecConfig(num_colours=len(NAMES), dim=16, num_decoder_layers=1)).eval()
     stage = inter_shot_stage(
         made,

@@ -14,7 +14,8 @@ from shotstream.data.rng import sample_noise
 from shotstream.model.causal_mask import CausalMask
 from shotstream.streaming.conditioning import drop_context, full_pass
 from shotstream.training.causal_masks import token_grid
-from shotstream.training.recipes import AnyRecipe, recipe
+from shotstream.training.recipe import AnyRecipe
+from shotstream.training.recipes import recipe
 from shotstream.training.run import run_recipe
 from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.causal_init import CausalInitStage

@@ -7,14 +7,16 @@ import torch
 
 from shotstream.data.caption_answers import CaptionAnswers, CaptionAnswersConfig
 from shotstream.data.ode_pairs import PairFiles
+from shotstream.model.dit import DiT
 from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.questions import QUESTIONS
 from shotstream.theatre.world import HELD_OUT
 from shotstream.training.checkpoint import checkpoints
-from shotstream.training.inputs import recipe_of_run
-from shotstream.training.recipes import AnyRecipe, recipe
+from shotstream.training.recipe import AnyRecipe
+from shotstream.training.recipes import recipe
 from shotstream.training.run import run_recipe
+from shotstream.training.saved_recipes import recipe_of_run
 from shotstream.training.stages.causal_init import CausalInitStage
 from shotstream.training.stages.dmd import DmdStage, RolloutBatch, fake_of
 from shotstream.training.stages.text_encoder import TextEncoderStage, answer_loss
@@ -95,7 +97,7 @@ def test_an_averaged_student_reads_as_the_student_does(name: str) -> None:
     tiny = [*(f"model.dit.{one}" for one in sizes), *(f"model.text.{one}" for one in text)]
     training = recipe(recipe_name, tiny)
     torch.manual_seed(0)
-    student, teacher = (TextConditionedDiT(training.model.dit, TEXT) for _ in range(2))
+    student, teacher = (TextConditionedDiT(DiT(training.model.dit), TEXT) for _ in range(2))
     if name == "causal_init":
         source = PairFiles(training.data, [Path("pairs")], seed=0)
         stage = CausalInitStage(training, source, student, batch_size=2)

@@ -10,11 +10,13 @@ from torch import Tensor
 from shotstream.configs import config_to_document
 from shotstream.data.captions import StoredTextConfig, caption_store, open_shards
 from shotstream.model.config import wan_1_3b
+from shotstream.model.dit import DiT
 from shotstream.streaming.loading import load
 from shotstream.streaming.parts import theatre_bundle_config
 from shotstream.training.export import export_run
 from shotstream.training.inputs import trained_model
-from shotstream.training.recipes import AnyRecipe, recipe
+from shotstream.training.recipe import AnyRecipe
+from shotstream.training.recipes import recipe
 from shotstream.training.run import run_recipe
 from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.ode_pairs import OdePairsStage
@@ -168,7 +170,7 @@ def test_shards_and_bundles_of_other_sizes_are_refused(runs: Path, tiny: dict[st
 
 def test_the_transformer_that_is_trained_is_the_published_one_and_its_attention_learns() -> None:
     with torch.device("meta"):
-        model = TextConditionedDiT(wan_1_3b(), StoredTextConfig(directory="nowhere"))
+        model = TextConditionedDiT(DiT(wan_1_3b()), StoredTextConfig(directory="nowhere"))
     counts = {name: value.numel() for name, value in model.named_parameters()}
     assert sum(counts.values()) == 1_418_996_800
     learning = [count for name, count in counts.items() if ".self_attn." in name]

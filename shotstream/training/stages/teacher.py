@@ -96,7 +96,7 @@ class TeacherStage:
         self.parallel.shares(self.batch_size)
         self.device = torch.device(device)
         self.schedule = FlowSchedule(shift=recipe.model.shift)
-        self.model = TextConditionedDiT(recipe.model.dit, recipe.model.text).to(self.device)
+        self.model = recipe.model.build().to(self.device)
         if recipe.model.start:
             begin_at(self.model.dit, recipe.model.start)
         for name, parameter in self.model.named_parameters():
@@ -209,7 +209,7 @@ class TeacherStage:
     def averaged(self) -> TextConditionedDiT:
         """The model with averaged weights, in eval mode."""
         model = self.recipe.model
-        return self.state.averaged(TextConditionedDiT(model.dit, model.text).to(self.device))
+        return self.state.averaged(model.build().to(self.device))
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
         """Shots of held-out stories beside their truth, and the held-out loss; see `previews.py`."""

@@ -6,27 +6,29 @@ then it makes ODE pairs, the causal student and the two distillation stages, eac
 `RUNS/rows/ROW-SEED`, so that a row that was stopped goes on where it stood. What a row has in common with the
 full method of its seed is taken from there, if it is done. It takes about ten minutes on a core.
 
-Source: the ablation tables of arXiv 2603.25746; left out are those of architectures that are not built here.
+Source: the ablation tables of arXiv 2603.25746, without those of architectures that are not built here.
 """
 
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 import torch
 
+from experiments.shot_embedding import ShotEmbeddingModelConfig
 from shotstream.evaluation.report import Report
 from shotstream.evaluation.run import EvaluationConfig
 from shotstream.files import remove, require_directory, write_atomically
 from shotstream.training.checkpoint import checkpoints, load_checkpoint, save_atomically
-from shotstream.training.inputs import newest_checkpoint, recipe_of_run
-from shotstream.training.names import ROW_NAMES, require_row
-from shotstream.training.recipes import AnyRecipe, recipe
+from shotstream.training.inputs import newest_checkpoint
+from shotstream.training.recipe import AnyRecipe, ModelConfig
+from shotstream.training.recipes import recipe
 from shotstream.training.run import run_recipe
+from shotstream.training.saved_recipes import recipe_of_run
 
 log = logging.getLogger(__name__)
 
@@ -47,27 +49,47 @@ _NEW_PARAMETER: Final = "dit.shot_embedding.weight"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A row of the ablation table: its settings that differ from the full method's."""
+    """A row of the ablation table: what differs from the full method."""
 
+    published: str
+    """Its name in the paper's table."""
     changes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Settings of all stages that differ from the full method's."""
     pairs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Settings of the trajectories that differ from the full method's."""
+    num_shot_embeddings: int = 0
+    """Learnt vectors that tell the shots apart; 0: none, as in the full method."""
     left_out: tuple[str, ...] = ()
     """Stages that it does without."""
 
 
 ROWS: Final[Mapping[str, Row]] = {
-    "full": Row(),
-    "no_phase": Row(changes={"model.dit.phase_angle": 0.0}),
-    "shot_embedding": Row(changes={"model.dit.phase_angle": 0.0, "model.dit.num_shot_embeddings": 8}),
-    "first_frames": Row(changes={"model.context_policy": "first_frames"}),
-    "first_and_last": Row(changes={"model.context_policy": "first_and_last_frames"}),
-    "target_caption": Row(changes={"model.context_policy": "target_caption"}),
-    "intra_only": Row(left_out=("mini_inter_shot",)),
-    "inter_only": Row(left_out=("mini_intra_shot",)),
-    "published_init": Row(pairs={"stage.flow": "bidirectional"}),
+    "full": Row(published="full method"),
+    "no_phase": Row(published="no RoPE indicator", changes={"model.dit.phase_angle": 0.0}),
+    "shot_embedding": Row(
+        published="learnable embedding instead",
+        changes={"model.dit.phase_angle": 0.0},
+        num_shot_embeddings=8,
+    ),
+    "first_frames": Row(
+        published="context: first frame only", changes={"model.context_policy": "first_frames"}
+    ),
+    "first_and_last": Row(
+        published="context: first & last", changes={"model.context_policy": "first_and_last_frames"}
+    ),
+    "target_caption": Row(
+        published="target caption for all frames", changes={"model.context_policy": "target_caption"}
+    ),
+    "intra_only": Row(published="stage 1 only", left_out=("mini_inter_shot",)),
+    "inter_only": Row(published="stage 2 only", left_out=("mini_intra_shot",)),
+    "published_init": Row(published="its causal initialisation", pairs={"stage.flow": "bidirectional"}),
 }
+
+
+def require_row(name: str) -> None:
+    """ValueError unless there is a row of this name; it names those that there are."""
+    if name not in ROWS:
+        raise ValueError(f"there is no row {name!r}; there are {', '.join(ROWS)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +147,8 @@ def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[AnyRecipe
         made = recipe(stage, settings)
         if stage == "mini_inter_shot" and row.left_out:
             made = replace(made, inputs=replace(made.inputs, student="mini_causal_init"))
+        if row.num_shot_embeddings:
+            made = replace(made, model=_with_shot_embeddings(made.model, row.num_shot_embeddings))
         found.append(made)
     unknown = [text for text in config.overrides if text.partition(":")[0] not in STAGES]
     if unknown:
@@ -132,6 +156,11 @@ def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[AnyRecipe
             f"{unknown[0]!r} names no stage; write one of {', '.join(STAGES)}, a colon, key=value"
         )
     return found
+
+
+def _with_shot_embeddings(model: ModelConfig, number: int) -> ShotEmbeddingModelConfig:
+    same = {field.name: getattr(model, field.name) for field in fields(model)}
+    return ShotEmbeddingModelConfig(**same, num_shot_embeddings=number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,10 +251,10 @@ def write_fork(base: Path, changed: AnyRecipe, path: Path) -> None:
     step, state = load_checkpoint(base)
     average = {name: value for name, value in state["ema"].items() if name != "num_updates"}
     forked = {"weights": {**state["weights"], **average}, "ema": {**average, "num_updates": 0}}
-    dit = changed.model.dit
-    if dit.num_shot_embeddings:
+    model = changed.model
+    if isinstance(model, ShotEmbeddingModelConfig):
         for values in forked.values():
-            values[_NEW_PARAMETER] = torch.zeros(dit.num_shot_embeddings, dit.dim)
+            values[_NEW_PARAMETER] = torch.zeros(model.num_shot_embeddings, model.dit.dim)
     save_atomically({"step": step, "stage": forked}, path)
 
 
@@ -238,7 +267,7 @@ def table_line(name: str, report: Report, axes: Sequence[str]) -> str:
     """A row of the table in Markdown."""
     means = {row.axis: row.mean for row in report.rows}
     cells = ["-" if means.get(axis) is None else f"{means[axis]:.3f}" for axis in axes]
-    return f"| {name} | {ROW_NAMES[name]} | {' | '.join(cells)} |"
+    return f"| {name} | {ROWS[name].published} | {' | '.join(cells)} |"
 
 
 def _share(checkpoint: Path, directory: Path) -> None:

@@ -1,15 +1,27 @@
-"""The command `ablate`: one row of the paper's ablations in miniature."""
+"""`python -m experiments`: the command `shotstream` with the ablations, and one command more, `ablate`."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from experiments import register
+from experiments.ablations import (
+    ROWS,
+    RowConfig,
+    prepare_row,
+    require_row,
+    run_row,
+    table_header,
+    table_line,
+)
+from shotstream import cli
 from shotstream.cli.shared import bad_input, interruptible
-from shotstream.training.names import ROW_NAMES, require_row
+from shotstream.theatre.oracle import AXES
 
-_ROWS = ", ".join(f"{name} ({published})" for name, published in ROW_NAMES.items())
+_ROWS = ", ".join(f"{name} ({row.published})" for name, row in ROWS.items())
 
 
 def ablate(
@@ -33,9 +45,6 @@ def ablate(
     """
     with bad_input():
         require_row(row)
-        from shotstream.theatre.oracle import AXES
-        from shotstream.training.ablations import RowConfig, prepare_row, run_row, table_header, table_line
-
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         config = RowConfig(
             seed=seed,
@@ -52,3 +61,14 @@ def ablate(
     print(table_line(row, report, AXES))
     print()
     print(report.json_line())
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command with the given arguments (None: the process's) and exits with its code."""
+    register()
+    cli.app.command()(ablate)
+    cli.main(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The recipes of the ablations: the theatre's stages in miniature, on the theatre's teacher."""
+
+from dataclasses import replace
+
+from shotstream.training.stages.causal_init import CausalInitRecipe
+from shotstream.training.stages.inter_shot import InterShotRecipe
+from shotstream.training.stages.intra_shot import IntraShotRecipe
+from shotstream.training.stages.ode_pairs import OdePairsRecipe
+from shotstream.training.stages.teacher import TeacherRecipe
+from shotstream.training.theatre import (
+    theatre_causal_init,
+    theatre_inter_shot,
+    theatre_intra_shot,
+    theatre_ode_pairs,
+    theatre_teacher,
+)
+
+
+def mini_teacher() -> TeacherRecipe:
+    """The beginning of an ablation, for which `ablate` forks the theatre's teacher.
+
+    By itself the recipe would train all of it anew.
+    """
+    full, fork = theatre_teacher(), 400
+    return replace(
+        full,
+        name="mini_teacher",
+        data=replace(full.data, block_stories=32, batch_size=12),
+        optim=replace(full.optimizer, learning_rate=1e-3, decay_steps=fork, ema_decay=0.98),
+        train=replace(full.train, num_steps=full.train.num_steps + fork),
+    )
+
+
+def mini_ode_pairs() -> OdePairsRecipe:
+    """Trajectories of a row's teacher."""
+    full = theatre_ode_pairs()
+    return replace(
+        full,
+        name="mini_ode_pairs",
+        data=replace(full.data, block_stories=32, batch_size=12, steps_per_block=4),
+        train=replace(full.train, num_steps=24, save_every=4, log_every=4),
+        stage=replace(full.stage, context_guidance=1.0),
+        inputs=replace(full.inputs, teacher="mini_teacher"),
+    )
+
+
+def mini_causal_init() -> CausalInitRecipe:
+    """A row's student."""
+    full = theatre_causal_init()
+    return replace(
+        full,
+        name="mini_causal_init",
+        optim=replace(full.optimizer, warmup_steps=10, ema_decay=0.98),
+        train=replace(full.train, num_steps=150, save_every=50, log_every=10, preview_every=1000),
+        inputs=replace(full.inputs, teacher="mini_teacher", pairs="mini_ode_pairs"),
+    )
+
+
+def mini_intra_shot() -> IntraShotRecipe:
+    """A row's student matched to its teacher, given true earlier shots."""
+    full = theatre_intra_shot()
+    return replace(
+        full,
+        name="mini_intra_shot",
+        data=replace(full.data, block_stories=32, num_blocks=4),
+        optim=replace(full.optimizer, ema_decay=0.9),
+        train=replace(full.train, num_steps=40, save_every=10, preview_every=1000),
+        stage=replace(full.stage, context_guidance=1.0, fake_updates=3, fake_warmup_steps=4),
+        inputs=replace(full.inputs, teacher="mini_teacher", student="mini_causal_init"),
+    )
+
+
+def mini_inter_shot() -> InterShotRecipe:
+    """A row's student matched to its teacher, given its own earlier shots; few steps, so large ones."""
+    full = theatre_inter_shot()
+    return replace(
+        full,
+        name="mini_inter_shot",
+        optim=replace(full.optimizer, learning_rate=5e-4, ema_decay=0.9),
+        train=replace(full.train, num_steps=30, save_every=5, preview_every=1000),
+        stage=replace(
+            full.stage,
+            context_guidance=1.0,
+            fake_updates=3,
+            fake_warmup_steps=4,
+            fake_learning_rate=1e-3,
+        ),
+        inputs=replace(full.inputs, teacher="mini_teacher", student="mini_intra_shot"),
+    )

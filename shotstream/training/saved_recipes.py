@@ -1,0 +1,66 @@
+"""Reads the configuration of a run, as this version or an earlier one wrote it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from shotstream.configs import ConfigError, config_from_document
+from shotstream.data.caption_answers import CaptionAnswersConfig
+from shotstream.data.captions import StoredTextConfig
+from shotstream.data.ode_pairs import PairFilesConfig
+from shotstream.data.rendered_clips import ActorClipsConfig, ClipsConfig
+from shotstream.data.shard_source import ShardsConfig
+from shotstream.data.story_captions import ShardCaptionsConfig, StoryCaptionsConfig
+from shotstream.data.story_pool import StoryPoolConfig
+from shotstream.text.word_encoder import WordEncoderConfig
+from shotstream.training.nested_recipes import flattened
+from shotstream.training.recipe import AnyRecipe, ModelConfig, OptimConfig, Recipe
+from shotstream.training.stages.causal_init import CausalInitConfig
+from shotstream.training.stages.codec import CodecConfig
+from shotstream.training.stages.decoder import DecoderConfig
+from shotstream.training.stages.inter_shot import InterShotConfig
+from shotstream.training.stages.intra_shot import IntraShotConfig
+from shotstream.training.stages.ode_pairs import OdePairsConfig
+from shotstream.training.stages.teacher import TeacherConfig
+from shotstream.training.stages.text_encoder import TextEncoderConfig
+from shotstream.vae.patch_codec import PatchCodecConfig
+
+KINDS: Final[set[type]] = {
+    PatchCodecConfig, WordEncoderConfig, StoredTextConfig, ModelConfig,
+    ClipsConfig, ActorClipsConfig, CaptionAnswersConfig, StoryPoolConfig, ShardsConfig, PairFilesConfig,
+    StoryCaptionsConfig, ShardCaptionsConfig, OptimConfig,
+    CodecConfig, DecoderConfig, TextEncoderConfig, TeacherConfig, OdePairsConfig, CausalInitConfig,
+    IntraShotConfig, InterShotConfig,
+}  # fmt: skip
+"""The classes that a document names, where a part of a recipe may be of one of several."""
+
+
+def recipe_of_run(runs: Path, name: str) -> AnyRecipe:
+    """The resolved recipe that a run was made with.
+
+    Raises:
+        ValueError: there is no such run, or another version wrote it.
+    """
+    path = runs / name / "config.json"
+    if not path.exists():
+        raise ValueError(f"{runs / name} holds no run; run `shotstream train {name}` first")
+    try:
+        document = json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: it is no JSON") from error
+    try:
+        return recipe_from_document(document, str(path))
+    except (KeyError, TypeError, AttributeError) as error:  # of an earlier, nested form
+        raise ValueError(f"{path} is no configuration of this version or an earlier one") from error
+
+
+def recipe_from_document(document: object, where: str) -> AnyRecipe:
+    """The recipe of a run, as `config_to_document` wrote it in this version or an earlier one.
+
+    Raises:
+        ValueError: it is none, or has a setting that does not exist.
+    """
+    if not isinstance(document, Mapping) or document.get("kind") != "Recipe":
+        raise ConfigError(f"{where} holds no recipe")
+    return config_from_document(Recipe, flattened(document), where, KINDS)
