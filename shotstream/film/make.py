@@ -7,11 +7,10 @@ overwritten only if `overwrite` is set. The frames are the pipeline's own; nothi
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -39,6 +38,8 @@ from shotstream.film.workdir import (
     load_frames,
 )
 from shotstream.film.wrapping import one_line, shorten
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.session import StorySession
 from shotstream.video.video_io import Chapter, H264Settings, Mp4Writer
 
 _CHAPTER_CHARS = 70
@@ -47,46 +48,6 @@ _MAX_NAME_BYTES = 255
 
 class FilmExistsError(ValueError):
     """The film, or one of the files beside it, exists already."""
-
-
-@runtime_checkable
-class ChunkLike(Protocol):
-    """The part of a generated chunk that making a film uses: its frames."""
-
-    @property
-    def frames(self) -> UInt8[np.ndarray, "f h w 3"]: ...
-
-
-@runtime_checkable
-class SessionLike(Protocol):
-    """The part of a session (streaming/session.py) that making a film uses."""
-
-    def shot(
-        self,
-        caption: str,
-        *,
-        num_chunks: int | None = ...,
-        seed: int | None = ...,
-        steps: int | None = ...,
-    ) -> Iterator[ChunkLike]: ...
-
-    def pin(self, image: UInt8[np.ndarray, "h w 3"], shot_index: int) -> None: ...
-
-    def unpin(self) -> None: ...
-
-    def save(self, path: Path) -> None: ...
-
-
-@runtime_checkable
-class PipelineLike(Protocol):
-    """The part of a pipeline (streaming/pipeline.py) that making a film uses."""
-
-    @property
-    def fps(self) -> int: ...
-
-    def session(self, global_caption: str, *, seed: int = ...) -> SessionLike: ...
-
-    def load_session(self, path: Path) -> SessionLike: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,7 +143,7 @@ class FilmSettings:
 
 
 def make_film(
-    pipeline: PipelineLike,
+    pipeline: StreamingPipeline,
     plan: FilmPlan,
     environment: Environment,
     settings: FilmSettings,
@@ -342,7 +303,7 @@ class _Counter:
 
 
 def _open_work(
-    pipeline: PipelineLike, plan: FilmPlan, environment: Environment, settings: FilmSettings
+    pipeline: StreamingPipeline, plan: FilmPlan, environment: Environment, settings: FilmSettings
 ) -> WorkDir:
     settings.files.film.parent.mkdir(parents=True, exist_ok=True)
     partial = settings.files.partial
@@ -355,7 +316,7 @@ def _open_work(
         return WorkDir(partial, plan, environment, pipeline.fps)
 
 
-def _pin_frames(session: SessionLike, pins: Pins, shots: list[FinishedShot]) -> None:
+def _pin_frames(session: StorySession, pins: Pins, shots: list[FinishedShot]) -> None:
     """Pins these frames of the finished shots and no others; raises ReplayError for a missing frame."""
     session.unpin()
     for shot_index, frame_index in pins:
@@ -366,7 +327,7 @@ def _pin_frames(session: SessionLike, pins: Pins, shots: list[FinishedShot]) -> 
 
 
 def _film_shot(
-    session: SessionLike, plan: FilmPlan, shot_index: int, counter: _Counter
+    session: StorySession, plan: FilmPlan, shot_index: int, counter: _Counter
 ) -> UInt8[np.ndarray, "f h w 3"]:
     shot = plan.story.shots[shot_index]
     assert shot.num_chunks is not None, "a plan names the length of every shot"

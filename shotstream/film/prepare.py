@@ -2,7 +2,6 @@
 
 import platform
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -10,56 +9,16 @@ import shotstream
 from shotstream.film.replay import Environment, FilmPlan, Replay, ReplayError
 from shotstream.story import Story, compose_caption
 from shotstream.streaming.noise import shot_seed
-from shotstream.streaming.pipeline_config import Family, fitted_family_caption
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.pipeline_config import fitted_family_caption
 from shotstream.text.text_encoder import TextEncoder
 
 MAX_NAMED_WORDS = 5
 _NUM_CUT_WORDS_SHOWN = 6
 
 
-@runtime_checkable
-class PlanningPipeline(Protocol):
-    """The part of a pipeline (streaming/pipeline.py) that planning a film uses."""
-
-    @property
-    def model_id(self) -> str: ...
-
-    @property
-    def weights_sha256(self) -> str: ...
-
-    @property
-    def context_policy(self) -> str: ...
-
-    @property
-    def num_chunks(self) -> int: ...
-
-    @property
-    def num_steps(self) -> int: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    @property
-    def family(self) -> Family: ...
-
-    @property
-    def text_encoder(self) -> TextEncoder: ...
-
-
-@runtime_checkable
-class SuggestsWords(Protocol):
-    """A text encoder with a vocabulary small enough to suggest words from."""
-
-    def suggestions(self, word: str) -> tuple[str, ...]:
-        """Returns known words close to an unknown one, the closest first."""
-        ...
-
-
 def plan_film(
-    story: Story, pipeline: PlanningPipeline, *, seed: int, num_steps: int | None = None
+    story: Story, pipeline: StreamingPipeline, *, seed: int, num_steps: int | None = None
 ) -> FilmPlan:
     """Returns the plan of a story.
 
@@ -87,7 +46,7 @@ def plan_film(
     )
 
 
-def running_environment(pipeline: PlanningPipeline) -> Environment:
+def running_environment(pipeline: StreamingPipeline) -> Environment:
     """Returns the environment that the pipeline runs in."""
     device = pipeline.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
@@ -100,7 +59,7 @@ def running_environment(pipeline: PlanningPipeline) -> Environment:
     )
 
 
-def check_replay(replay: Replay, pipeline: PlanningPipeline) -> None:
+def check_replay(replay: Replay, pipeline: StreamingPipeline) -> None:
     """Raises ReplayError if the pipeline is not the model that generated the replayed film."""
     plan = replay.plan
     for name, theirs, ours in (
@@ -120,7 +79,7 @@ def unknown_words(encoder: TextEncoder, global_caption: str, caption: str) -> tu
     return encoder.unknown_words(compose_caption(global_caption, caption, 0, style="plain"))
 
 
-def caption_warnings(story: Story, pipeline: PlanningPipeline) -> list[str]:
+def caption_warnings(story: Story, pipeline: StreamingPipeline) -> list[str]:
     """Returns warnings about parts of a story that the model ignores or does not know; each kind once."""
     encoder = pipeline.text_encoder
     unknown: dict[str, None] = {}
@@ -148,7 +107,7 @@ def caption_warnings(story: Story, pipeline: PlanningPipeline) -> list[str]:
 
 
 def _with_suggestion(word: str, encoder: TextEncoder) -> str:
-    close = encoder.suggestions(word) if isinstance(encoder, SuggestsWords) else ()
+    close = encoder.suggestions(word)
     return f"{word} ({close[0]}?)" if close else word
 
 

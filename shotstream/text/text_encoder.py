@@ -55,6 +55,10 @@ class TextEncoder(Protocol):
         """Returns the words of a caption that the encoder does not know, in order, without repeats."""
         ...
 
+    def suggestions(self, word: str) -> tuple[str, ...]:
+        """Known words close to an unknown one, the closest first."""
+        ...
+
 
 class CaptionMemo:
     """An LRU cache of embeddings by caption."""
@@ -211,6 +215,10 @@ class UMT5TextEncoder:
 
     def unknown_words(self, caption: str) -> tuple[str, ...]:  # noqa: ARG002 (the protocol's argument)
         """Returns an empty tuple, because the vocabulary falls back to bytes."""
+        return ()
+
+    def suggestions(self, word: str) -> tuple[str, ...]:  # noqa: ARG002 (the protocol's argument)
+        """Nothing: no word is unknown."""
         return ()
 
     def _encode_one(self, caption: str) -> Float[Tensor, "n d"]:

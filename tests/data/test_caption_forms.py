@@ -22,6 +22,7 @@ from shotstream.data.story_latents import encode_story
 from shotstream.data.story_pool import condition
 from shotstream.manifest import Clip, write_manifest
 from shotstream.story import CaptionStyle, Shot, Story
+from shotstream.streaming.context_sampling import POLICIES, TheatrePolicy
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import CAPTION_STYLES
 from shotstream.theatre.captions import split_words
@@ -53,6 +54,10 @@ class Listening:
 
     def unknown_words(self, caption: str) -> tuple[str, ...]:
         del caption
+        return ()
+
+    def suggestions(self, word: str) -> tuple[str, ...]:
+        del word
         return ()
 
 
@@ -114,6 +119,12 @@ def test_every_other_caption_of_the_theatre_has_the_form_of_its_sessions(
     assert held_out in composed(story)
 
 
+class OneRow(TheatrePolicy):
+    """All context frames read the caption of the shot to be made, so that a session asks for no other."""
+
+    own_captions = False
+
+
 @both_forms
 def test_a_session_is_told_of_a_shot_what_shards_hold_of_it(
     style: CaptionStyle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -132,6 +143,7 @@ def test_a_session_is_told_of_a_shot_what_shards_hold_of_it(
     document = json.loads(ShardDirectory(tmp_path / "shards").read(0, 0, "json"))
     told = [shot["composed"] for shot in document["shots"]]
     pipeline = tiny_pipeline()
-    pipeline.config = replace(encoders.config, context_policy="target_caption")  # one row for each shot
+    monkeypatch.setitem(POLICIES, "one row", OneRow())
+    pipeline.config = replace(encoders.config, context_policy="one row")
     assert told_in_a_session(pipeline, WORDS[3], [shot.caption for shot in shots]) == told
     assert told[2] == (f"{WORDS[3]}shot2:{WORDS[2]}" if style == "published" else f"{WORDS[3]} {WORDS[2]}")

@@ -1,4 +1,4 @@
-"""A pipeline with the real one's shape and no model: frames are a hash of everything they may depend on."""
+"""A pipeline and a session without a model: frames are a hash of everything they may depend on."""
 
 import hashlib
 import json
@@ -12,6 +12,8 @@ import numpy as np
 
 from shotstream.film import Environment, FilmPlan
 from shotstream.story import Shot, Story
+from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.session import StorySession
 
 ENVIRONMENT = Environment(shotstream="0", torch="0", device="cpu", dtype="float32", num_threads=1)
 
@@ -21,7 +23,7 @@ class FakeChunk:
     frames: np.ndarray
 
 
-class FakeSession:
+class FakeSession(StorySession):
     def __init__(self, pipeline: "FakePipeline", history: list[str]) -> None:
         self._pipeline, self.history = pipeline, history
         self.pins: list[str] = []
@@ -49,7 +51,7 @@ class FakeSession:
         path.write_text(json.dumps(self.history))
 
 
-class FakePipeline:
+class FakePipeline(StreamingPipeline):
     """`stop_at` (shot, chunk): where this process is killed or `error` is raised."""
 
     fps = 12

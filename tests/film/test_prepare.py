@@ -11,6 +11,7 @@ import shotstream
 from shotstream.film import Environment, Replay, ReplayError
 from shotstream.film.prepare import caption_warnings, check_replay, plan_film, running_environment
 from shotstream.story import Shot, Story
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import Family
 
 
@@ -34,7 +35,7 @@ class WordEncoder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOnPaper:
+class ModelOnPaper(StreamingPipeline):
     text_encoder: WordEncoder
     model_id: str = "m"
     weights_sha256: str = "0" * 64
@@ -99,7 +100,9 @@ def test_a_film_tells_where_it_was_made() -> None:
 
 def test_five_unknown_words_are_all_there_are_and_an_encoder_need_not_suggest() -> None:
     class Plain(WordEncoder):
-        suggestions = None  # pyright: ignore
+        def suggestions(self, word: str) -> tuple[str, ...]:
+            del word
+            return ()
 
     (warning,) = caption_warnings(story("foxx u", "v w x"), ModelOnPaper(text_encoder=Plain(99, "")))
     assert warning == "words that the model does not know: foxx, u, v, w, x"

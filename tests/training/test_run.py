@@ -24,7 +24,6 @@ from shotstream.training.recipes import recipe
 from shotstream.training.run import run_recipe
 from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.teacher import TeacherStage
-from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.vae.patch_codec import PatchCodec
 
 CODEC = [

@@ -11,7 +11,8 @@ import pytest
 
 from shotstream.configs import ConfigError, config_to_document
 from shotstream.data.captions import StoredTextConfig
-from shotstream.training.recipes import RECIPES, recipe, recipe_from_document
+from shotstream.training.recipes import RECIPES, recipe
+from shotstream.training.saved_recipes import recipe_from_document
 from shotstream.training.stages.inter_shot import InterShotConfig
 from shotstream.training.stages.intra_shot import IntraShotConfig
 
