@@ -1,8 +1,7 @@
 """Encoded clips on disk: WebDataset shards, a record of the members of each, and an index.
 
     index.json               what the shards were made with, every shard's size, SHA-256 and counts, and the
-                             SHA-256 of every other file; written last, so a directory that has one is
-                             complete
+                             SHA-256 of every other file; written last, when the directory is complete
     form.json                what the shards are made with; written first
     unconditional.safetensors  unconditional text embeddings, for guidance
     shard-000000.tar         a WebDataset shard, uncompressed; a sample is one clip:
