@@ -35,7 +35,7 @@ _WANTED: Final[dict[type, str]] = {
 }
 _LONGEST_SHOWN: Final = 80
 _GIVEN_UP: Final[Mapping[str, Mapping[str, Any]]] = {"DiTConfig": {"num_shot_embeddings": 0}}
-"""Settings by class that documents still hold, each with the only value that is computed today."""
+"""Removed settings that documents still hold, by class, each with the only value that is accepted."""
 
 
 class ConfigError(ValueError):
@@ -136,7 +136,7 @@ def _is_of(hint: Any, value: Any) -> bool:
 
 
 def refuse_unknown_words(config: Any) -> None:
-    """Return only if every field of a dataclass that is a Literal holds one of its words.
+    """Raises ValueError unless every Literal field of a dataclass holds one of its values.
 
     For the `__post_init__` of every configuration that has such a field.
 
@@ -148,7 +148,7 @@ def refuse_unknown_words(config: Any) -> None:
 
 
 def require_words(cls: type, values: Mapping[str, Any], prefix: str = "") -> None:
-    """The same of some values of a dataclass, by the names of its fields, before it is made of them."""
+    """Raises ValueError unless values for Literal fields of a dataclass, by field name, are allowed."""
     for name, words in _words_of_fields(cls).items():
         if name in values and values[name] not in words:
             raise ValueError(f"{prefix}{name} is {values[name]!r}; give {_listed(words)}")
@@ -162,7 +162,7 @@ def _words_of_fields(cls: type) -> dict[str, tuple[Any, ...]]:
 
 
 def _words(hint: Any) -> tuple[Any, ...]:
-    """The words of a Literal, with None where that is allowed too; empty: the hint is none."""
+    """Returns the values of a Literal, with None if that is allowed; empty if the hint is not a Literal."""
     if get_origin(hint) is Literal:
         return get_args(hint)
     if get_origin(hint) in (Union, UnionType):
@@ -172,7 +172,7 @@ def _words(hint: Any) -> tuple[Any, ...]:
 
 
 def _listed(words: tuple[Any, ...]) -> str:
-    """For people: "a, b or c"; without None, which is the word left out."""
+    """Returns the values for a message: "a, b or c"; without None, which means a missing value."""
     *others, last = (str(word) for word in words if word is not None)
     return f"{', '.join(others)} or {last}" if others else last
 
@@ -248,7 +248,7 @@ def differing_settings(one: Any, other: Any, prefix: str = "") -> list[str]:
 
 
 def written_settings(config: Any, names: Iterable[str], prefix: str = "") -> str:
-    """Returns settings by their dotted names, as they are written behind --set: "data.batch_size=8, ..."."""
+    """Returns settings by their dotted names, as written after --set: "data.batch_size=8, ..."."""
 
     def value_of(name: str) -> Any:
         value = config

@@ -1,4 +1,4 @@
-"""From a story to a plan: sets lengths and seeds, and warns of captions that the model cannot take."""
+"""The plan of a film: sets lengths and seeds of a story, and warns of captions that the model cannot take."""
 
 import platform
 from dataclasses import replace
@@ -74,8 +74,8 @@ def check_replay(replay: Replay, pipeline: StreamingPipeline) -> None:
 
 
 def unknown_words(encoder: TextEncoder, global_caption: str, caption: str) -> tuple[str, ...]:
-    """The words of a shot's captions that a model does not know."""
-    # Joined plainly: the published style glues a label to the words around it.
+    """Returns the words of a shot's captions that a model does not know."""
+    # In the plain style, because the published one joins a label to the words around it.
     return encoder.unknown_words(compose_caption(global_caption, caption, 0, style="plain"))
 
 

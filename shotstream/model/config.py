@@ -1,4 +1,4 @@
-"""Sizes and conventions of a diffusion transformer.
+"""Configuration of the diffusion transformer: its sizes and conventions.
 
 Source: Wan2.1-T2V-1.3B (arXiv 2503.20314) and section 4 of arXiv 2603.25746.
 """
@@ -14,7 +14,7 @@ ContextSigma = Literal["clean", "target"]
 
 
 class RotarySplit(NamedTuple):
-    """Channels of one head that turn with each axis; each is even."""
+    """Number of channels of a head that RoPE rotates for each axis; each is even."""
 
     temporal: int
     height: int
@@ -26,38 +26,38 @@ class DiTConfig:
     """Sizes of a transformer, which teacher, student and fake score of a family share."""
 
     latent_channels: int
-    """Channels of the codec's latents, in and out."""
+    """Number of channels of the codec's latents, for input and output."""
     dim: int
     """Width of the residual stream."""
     ffn_dim: int
-    """Width inside the feed-forward layers."""
+    """Hidden width of the feed-forward layers."""
     num_heads: int
-    """Attention heads; they divide `dim`."""
+    """Number of attention heads, a divisor of `dim`."""
     num_layers: int
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     text_dim: int
-    """Width of the caption embeddings that come in."""
+    """Width of the caption embeddings of the text encoder."""
     text_length: int
-    """Rows of a caption embedding, padding included (padding rows are attended)."""
+    """Number of rows of a caption embedding, including padding rows, which are attended to."""
     freq_dim: int = 256
     """Width of the sinusoidal embedding of sigma; even."""
     patch_size: int = WAN_GEOMETRY.patch_size
-    """Latents per token in height and in width."""
+    """Number of latents per token, in height and in width."""
     eps: float = 1e-6
-    """Added to variances by every normalisation."""
+    """Constant added to variances by every normalisation."""
     phase_angle: float = 1 / 6
-    """Radians added to every temporal angle per shot phase."""
+    """RoPE phase per shot: radians added to every temporal angle."""
     context_sigma: ContextSigma = "clean"
-    """The level told for clean context frames: 0, or the target's (published teacher and fake score).
+    """Noise level passed for clean context frames: 0, or the target's (published teacher and fake score).
 
-    The transformer itself only takes a level per frame; whoever builds its inputs reads this.
+    The transformer itself takes a level per frame; the code that builds its inputs reads this setting.
     """
     num_context_frames: int = 6
-    """Context frames before a shot's own; target frames start at this position."""
+    """Number of context frames before a shot's own; target frames start at this position."""
     chunk_latent_frames: int = WAN_GEOMETRY.chunk_latent_frames
-    """Latent frames denoised together."""
+    """Number of latent frames that are denoised together."""
     window_chunks: int = 7
-    """Chunks of the current shot that a chunk attends to, itself included."""
+    """Number of chunks of the current shot that a chunk attends to, including itself."""
 
     def __post_init__(self) -> None:
         refuse_unknown_words(self)
@@ -75,7 +75,10 @@ class DiTConfig:
             raise ValueError(f"eps is {self.eps}; it must be above 0 and below 1")
 
     def to_document(self) -> dict[str, Any]:
-        """Returns the section of a bundle, with a setting that was given up: the bundle's sha256 stays."""
+        """Returns the section of a bundle.
+
+        It contains a removed setting, so that the bundle's SHA-256 is unchanged.
+        """
         document: dict[str, Any] = {}
         for name, value in asdict(self).items():
             document[name] = value
@@ -90,13 +93,19 @@ class DiTConfig:
 
     @property
     def rotary_split(self) -> RotarySplit:
-        """A third of a head for height and for width, rounded down to pairs; time takes the rest."""
+        """Numbers of channels for time, height and width.
+
+        Height and width have a third of a head each, rounded down to pairs; time has the rest.
+        """
         spatial = 2 * (self.head_dim // 6)
         return RotarySplit(self.head_dim - 2 * spatial, spatial, spatial)
 
 
 def wan_1_3b(*, context_sigma: ContextSigma = "clean") -> DiTConfig:
-    """Wan2.1-T2V-1.3B; the published ShotStream teacher and fake score use context_sigma "target"."""
+    """Returns the sizes of Wan2.1-T2V-1.3B.
+
+    The published ShotStream teacher and fake score use context_sigma "target".
+    """
     return DiTConfig(
         latent_channels=16,
         dim=1536,

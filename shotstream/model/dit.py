@@ -1,11 +1,11 @@
 """The diffusion transformer: one class for teacher, student and fake score.
 
 They share parameter names and shapes, and differ only in what the caller passes: full attention, a causal
-mask, or a cache; one level for all frames or one per frame. It computes a velocity and nothing else: no
-schedule, no guidance, no sampling, no input or output. Parameter names are those of the published weights.
+mask or a KV cache; one noise level for all frames or one per frame. It predicts a velocity and nothing else:
+it has no schedule, guidance, sampling, input or output. Parameter names are those of the published weights.
 
-Precision: it computes in the dtype of its parameters; normalisations, RoPE and the embedding of sigma are
-computed in float32 or better.
+Precision: computation is in the dtype of the parameters; normalisations, RoPE and the embedding of sigma are
+in float32 or better.
 
 Source: Wan2.1 (arXiv 2503.20314); per-shot captions, phases and caches, arXiv 2603.25746.
 """
@@ -30,26 +30,28 @@ from shotstream.model.rope import RopeTable, rope_table
 from shotstream.model.token_share import TokenShare
 
 TIMESTEPS_PER_SIGMA = 1000
-"""What the published weights call a timestep is this many times sigma; applied only at its embedding."""
+"""Factor from sigma to the timestep of the published weights; applied only in the embedding of sigma."""
 
 _MAX_GRAPHS = 64
-"""Shapes that half a block is compiled for in one process before torch takes it for a mistake."""
+"""Maximum number of shapes that half a block is compiled for in one process."""
 
 
 class DiT(nn.Module):
-    """Velocity of noisy latents, given captions, positions and a level per frame."""
+    """The diffusion transformer: predicts a velocity from noisy latents, captions, positions and sigma."""
 
     def __init__(self, config: DiTConfig, *, generator: torch.Generator | None = None) -> None:
-        """Freshly initialised, see `init_weights`; None draws from torch's default generator."""
+        """Creates a transformer with the weights of `init_weights`; None uses torch's default generator."""
         super().__init__()
         dim, patch = config.dim, config.patch_size
         self.config = config
         self.activation_checkpointing = False
-        """Recompute each block in the backward pass instead of keeping its activations."""
+        """Whether each block is recomputed in the backward pass instead of storing its activations."""
         self.token_share: TokenShare | None = None
-        """The processes that compute each pass together; None: this one alone. They take no mask."""
+        """Group of processes that compute each pass together; None: this process alone. A group supports no
+        mask.
+        """
         self.attention: Attend = attend_all
-        """What computes self-attention where there is no mask."""
+        """Kernel of self-attention without a mask."""
         self.patch_embedding = nn.Conv3d(config.latent_channels, dim, (1, patch, patch), (1, patch, patch))
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
@@ -62,7 +64,7 @@ class DiT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Start afresh: Xavier linears, normal 0.02 embeddings, and a zero head (velocity 0 everywhere)."""
+        """Initialises the weights: Xavier linears, normal 0.02 embeddings, and a zero head (velocity 0)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
@@ -89,21 +91,21 @@ class DiT(nn.Module):
         cache: DualCache | None = None,
         write: Write | None = None,
     ) -> Float[Tensor, "b c f h w"]:
-        """The velocity of every frame, in the dtype of `x`.
+        """Returns the velocity of every frame, in the dtype of `x`.
 
         Args:
-            x: Latents: noisy target frames, clean context frames, or both one after the other.
-            sigma: The level told for each frame, in [0, 1], 1 = noise.
-            text: Caption embeddings as they come from the text encoder, `s` of them, or what
-                `text_cache` made of them. Gradients reach the captions' projections only in the first form.
-            positions: Place, shot phase and caption of each frame, or what `rope_table` made of them.
+            x: Latents: noisy target frames, clean context frames, or both concatenated.
+            sigma: Noise level of each frame, in [0, 1], 1 = noise.
+            text: Caption embeddings from the text encoder, `s` of them, or the result of `text_cache`.
+                Gradients reach the projections of captions only in the first form.
+            positions: Position, shot phase and caption of each frame, or the result of `rope_table`.
             mask: None for full attention among all frames.
             cache: Keys and values to attend to besides the frames' own.
             write: None for a denoise pass, which only reads the cache. "global" commits the frames as the
                 context (they attend to themselves only), "local" commits them as their chunk of the shot.
 
         Raises:
-            ValueError: for arguments that contradict each other, or that the cache cannot serve.
+            ValueError: Arguments contradict each other, or the cache cannot serve the pass.
         """
         grid = self._token_grid(x)
         rope = positions if isinstance(positions, RopeTable) else rope_table(positions, grid, self.config)
@@ -135,7 +137,7 @@ class DiT(nn.Module):
         return self._unpatchify(patches, grid).to(x.dtype)
 
     def text_cache(self, text: Float[Tensor, "b s n d"], captions: tuple[str, ...] = ()) -> TextCache:
-        """Keys and values of captions in every layer, for all passes over one shot."""
+        """Returns keys and values of captions in every layer, for all passes of one shot."""
         embedded = self.text_embedding(text.to(self.patch_embedding.weight.dtype))
         layers: list[CaptionKeys] = []
         for block in self.blocks:
@@ -144,12 +146,12 @@ class DiT(nn.Module):
         return TextCache(captions, tuple(layers))
 
     def compile_blocks(self, *, backend: str = "inductor") -> None:
-        """From now on all of a block but its self-attention runs compiled.
+        """Compiles the blocks except their self-attention.
 
-        What attention sees grows with every chunk and its kernels are no compiler's work, so that they stand
-        between two graphs that know nothing of caches. Graphs belong to all blocks and are compiled when they
-        are first met: two for the tokens of a chunk, two for those of a context, and one more for a context
-        of a single caption. Shapes are static.
+        The keys of attention grow with every chunk, and its kernels do not profit from compilation. It
+        therefore stays between two graphs that do not depend on caches. All blocks share the graphs, which
+        are compiled at first use: two for the tokens of a chunk, two for those of a context, and one more for
+        a context with a single caption. Shapes are static.
         """
         expect_graphs(_MAX_GRAPHS)
         for block in self.blocks:
@@ -159,7 +161,7 @@ class DiT(nn.Module):
     def _attends(
         self, device: torch.device, mask: CausalMask | None, cache_pass: CachePass | None
     ) -> list[Attend]:
-        """The attention function of each layer; only a cache tells layers apart."""
+        """Returns the attention function of each layer; layers differ only with a cache."""
         if cache_pass is not None:
             return [
                 partial(_attend_cached, cache_pass=cache_pass, layer=layer, attention=self.attention)
@@ -174,9 +176,9 @@ class DiT(nn.Module):
     def embed_tokens(
         self, x: Float[Tensor, "b c f h w"], positions: FramePositions
     ) -> Float[Tensor, "b f p d"]:
-        """Returns a token for every patch; `positions` are there for subclasses that add to it."""
+        """Returns a token for every patch; `positions` are for subclasses that add a shot embedding."""
         del positions
-        # As a matrix product: the convolution that the parameters belong to is many times slower on a CPU.
+        # As a matrix product, because the convolution with these parameters is many times slower on a CPU.
         patch = self.config.patch_size
         patches = rearrange(x, "b c f (h p) (w q) -> b f (h w) (c p q)", p=patch, q=patch)
         return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
@@ -189,7 +191,7 @@ class DiT(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention and feed-forward, modulated by sigma, with cross-attention to captions between."""
+    """A transformer block: self-attention, cross-attention and feed-forward, modulated by sigma."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -211,7 +213,7 @@ class Block(nn.Module):
         captions: CaptionKeys | Float[Tensor, "b s n d"],
         attend: Attend,
     ) -> Float[Tensor, "b f p d"]:
-        """The tokens after this block; `captions` are embedded, or already keys and values."""
+        """Returns the tokens after this block; `captions` are embeddings, or their keys and values."""
         queries, keys, values = self.before_attention(x, modulation, rope)
         gathered = attend(queries, keys, values)
         captions = captions if isinstance(captions, CaptionKeys) else self.caption_keys(captions)
@@ -221,7 +223,7 @@ class Block(nn.Module):
     def before_attention(
         self, x: Float[Tensor, "b f p d"], modulation: Float[Tensor, "b f 6 d"], rope: RopeTable
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of self-attention, "b n heads k"."""
+        """Returns queries, keys and values of self-attention, "b n heads k"."""
         shift, scale, *_ = self._modulations(modulation)
         return self.self_attn.project(modulated_norm(x, shift, scale, self.eps).flatten(1, 2), rope)
 
@@ -232,32 +234,32 @@ class Block(nn.Module):
         modulation: Float[Tensor, "b f 6 d"],
         captions: CaptionKeys,
     ) -> Float[Tensor, "b f p d"]:
-        """The rest of the block; `captions` are the frames' own, see `CaptionKeys.of_frames`."""
+        """Returns the tokens after the rest of the block; `captions` come from `CaptionKeys.of_frames`."""
         _, _, gate_sa, shift, scale, gate = self._modulations(modulation)
         x = torch.addcmul(x, self.self_attn(gathered).unflatten(1, (x.shape[1], -1)), gate_sa)
         x = x + self.cross_attn(self.norm3(x), captions)
         return torch.addcmul(x, self.ffn(modulated_norm(x, shift, scale, self.eps)), gate)
 
     def compile_around_attention(self, backend: str) -> None:
-        """From now on both sides of self-attention run compiled, in graphs shared by all blocks."""
+        """Compiles the two parts around self-attention, in graphs shared by all blocks."""
         for half in (self.before_attention, self.after_attention):
             compiled = torch.compile(half, fullgraph=True, dynamic=False, backend=backend)
             self.__dict__[half.__name__] = compiled
 
     def _modulations(self, modulation: Float[Tensor, "b f 6 d"]) -> list[Tensor]:
-        """Shift, scale and gate of self-attention, then of the feed-forward layers; each b f 1 d."""
+        """Returns shift, scale and gate of self-attention, then of the feed-forward layers; each b f 1 d."""
         return [part.unsqueeze(2) for part in (self.modulation + modulation).unbind(2)]
 
     def caption_keys(self, text: Float[Tensor, "b s n d"]) -> CaptionKeys:
-        """Keys and values of embedded captions in this block.
+        """Returns keys and values of embedded captions in this block.
 
-        Parameters are used outside `forward` here: a wrapper that gathers them must know this method too.
+        Parameters are used outside `forward` here: a wrapper that gathers them must handle this method too.
         """
         return self.cross_attn.caption_keys(text)
 
 
 class Head(nn.Module):
-    """From tokens to the latents of their patches."""
+    """The output layer, from tokens to the latents of their patches."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -268,7 +270,7 @@ class Head(nn.Module):
     def forward(
         self, x: Float[Tensor, "b f p d"], time: Float[Tensor, "b f d"]
     ) -> Float[Tensor, "b f p patch"]:
-        """Velocity of each patch: one value per latent, channels fastest."""
+        """Returns the velocity of each patch: one value per latent, channels fastest."""
         shift, scale = (self.modulation + time.unsqueeze(2)).chunk(2, dim=2)  # each b f 1 d
         return self.head(modulated_norm(x, shift, scale, self.eps))
 
@@ -276,12 +278,12 @@ class Head(nn.Module):
 def modulated_norm(
     x: Float[Tensor, "b f p d"], shift: Float[Tensor, "b f 1 d"], scale: Float[Tensor, "b f 1 d"], eps: float
 ) -> Float[Tensor, "b f p d"]:
-    """LN(x) (1 + scale) + shift, with a shift and a scale per frame."""
+    """Returns LN(x) (1 + scale) + shift, with a shift and a scale per frame."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
 
 
 def sigma_embedding(sigma: Float[Tensor, "b f"], freq_dim: int) -> Float[Tensor, "b f k"]:
-    """Cosines, then sines, of the timestep at frequencies falling from 1 to 1/10000; in float64."""
+    """Returns cosines, then sines, of the timestep at frequencies from 1 down to 1/10000; in float64."""
     half = freq_dim // 2
     exponents = torch.arange(half, device=sigma.device, dtype=torch.float64) / half
     angles = (TIMESTEPS_PER_SIGMA * sigma.double())[..., None] * 10000.0**-exponents
@@ -311,7 +313,7 @@ def _check_call(
 ) -> None:
     batch, num_frames = x.shape[0], x.shape[2]
     if sigma.dtype not in (torch.float32, torch.float64):
-        # Mixed-precision wrappers cast every input: the network would be told another level than was used.
+        # Mixed-precision wrappers cast every input: the network would get another level than was used.
         raise ValueError(f"sigma is {sigma.dtype}; keep levels in float32 (exclude them from input casts)")
     given: Int[Tensor, "b f"] = rope.positions.frame_index
     if given.shape[0] not in (1, batch) or given.shape[1] != num_frames:

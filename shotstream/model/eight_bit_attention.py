@@ -10,8 +10,9 @@ Quantisation, for each head separately:
 - A query is int8 with its own step, rounded again in each pass; products are summed exactly.
 - A value is float8 (e4m3) without a scale: its exponent is one, and reaches from 2^-9 to 448.
 - A probability is float8, relative to the largest of its query rounded up to a power of two, so that the
-  order of the keys does not matter. Probabilities are divided by the sum of their rounded values: the result
-  is a weighted mean of values, and a component that all values share has no rounding error. Sums are float32.
+order
+  of the keys does not matter. Probabilities are divided by the sum of their rounded values: the result is a
+  weighted mean of values, and a component that all values share has no rounding error. Sums are float32.
 
 On a GPU the Triton kernels of `eight_bit_kernels` compute it; here are the same steps in plain torch
 operations, slow, to judge quality and to test the kernels. No gradient flows through it.

@@ -1,23 +1,25 @@
 """Context policies: the choice of the frames of earlier shots that condition the next one.
 
-A `ContextCandidate` is a frame that was kept of an earlier shot, or a picture pinned to one. A
-`ContextPolicy` chooses `budget` of them; `choose_context` puts what it chose in order and gives each its RoPE
-phase. Two policies:
+A `ContextCandidate` is a frame of an earlier shot that was kept, or a picture pinned to one. A
+`ContextPolicy` chooses `budget` of them; `choose_context` sorts its choice and gives each frame its RoPE
+phase. There are two policies:
 
-- `published`: the allocation of arXiv 2603.25746, section 3.2, as its code does it. Every earlier shot gets
+- `published`: the allocation of arXiv 2603.25746, section 3.2, as in its code. Every earlier shot gets
   `budget // num_shots` frames and the most recent shots one more each, so that with more shots than slots
-  the oldest shots get nothing. Phases are shot indices; they grow with the film. Pinned frames are
-  undefined there and refused.
-- `theatre`: ours. The same allocation while the shots fit the budget. Beyond it, one frame each of the
-  first shot, which introduced cast and place, and of the most recent `budget - 1` shots. Pinned frames
-  take slots first, and the rule applies to what is left. Phases rank the shots kept, so no phase difference
-  exceeds `budget`, whatever the length of the film: training on up to `budget` earlier shots has seen all.
+  the oldest shots get none. Phases are shot indices, which grow with the film. Pinned frames are not
+  defined for it and refused.
+- `theatre`: this project's own. The same allocation while the shots fit the budget. Otherwise one frame each
+  of the first shot, which introduced cast and place, and of the most recent `budget - 1` shots. Pinned frames
+  take slots first, and the rule applies to the remaining slots. Phases are ranks among the chosen shots, so
+  no
+  phase difference exceeds `budget`, whatever the length of the film: training on up to `budget` earlier shots
+  covers all of them.
 
 Another policy is a class with the members of `ContextPolicy` and a line in `POLICIES`;
-`experiments/policies.py` adds three. A policy can take candidates alone. Which frames of a shot become
-candidates is asked of the policies in `POLICIES`: each says in `may_choose` which it may ever take, and
-`kept_frames` is all of these. So a new policy finds the frames that no other takes in shots that were made
-since it was added; shards are encoded again.
+`experiments/policies.py` adds three. A policy can choose candidates alone. The candidates of a shot are the
+frames that some policy in `POLICIES` names in `may_choose`; `kept_frames` is their union. A new policy that
+chooses other frames finds them only in shots that were generated after it was added; shards must be encoded
+again.
 """
 
 import math
@@ -34,20 +36,20 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContextCandidate:
-    """A frame that may condition the next shot."""
+    """A frame that may condition the next shot: of an earlier shot, or a pinned picture."""
 
     shot_index: int
-    """The earlier shot, 0-based in the film."""
+    """Index of the earlier shot in the film, from 0."""
     frame_index: int | None
-    """Video frame within that shot, 0-based; None for a pinned picture."""
+    """Index of the video frame in that shot, from 0; None for a pinned picture."""
     pin_index: int | None = None
-    """Which of the pictures pinned to that shot; None for a frame of the shot."""
+    """Index among the pictures pinned to that shot; None for a frame of the shot."""
     shot_num_frames: int
     """Length of that shot in video frames."""
     caption: str
-    """Its shot's own caption."""
+    """The shot's own caption."""
     latent: Callable[[], Float[Tensor, "z h w"]] = field(repr=False, compare=False)
-    """Gives its normalised latent, read or computed when it is asked for."""
+    """Returns the frame's normalised latent, which is read or computed when it is called."""
 
     def __post_init__(self) -> None:
         if (self.frame_index is None) == (self.pin_index is None):
@@ -63,39 +65,39 @@ class ContextCandidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NextShot:
-    """The shot to be made, as far as a policy may look at it."""
+    """The next shot, as far as a policy may use it."""
 
     index: int
-    """0-based in the film: the number of the shots before it."""
+    """Index in the film, from 0: the number of the shots before it."""
     caption: str
-    """Its own caption."""
+    """The shot's own caption."""
 
 
 @runtime_checkable
 class ContextPolicy(Protocol):
-    """A rule that chooses the context of a shot among candidates."""
+    """The protocol of context policies: a rule that chooses the context of a shot among candidates."""
 
     @property
     def ranks_phases(self) -> bool:
-        """Whether RoPE phases rank the shots chosen; False: a phase is the index of its shot in the film."""
+        """Whether RoPE phases are ranks among the chosen shots; False: indices of shots in the film."""
         ...
 
     @property
     def own_captions(self) -> bool:
-        """Whether a context frame reads the caption of its own shot; False: that of the shot to be made."""
+        """Whether a context frame has the caption of its own shot; False: that of the next shot."""
         ...
 
     @property
     def allows_pins(self) -> bool:
-        """Whether there may be mandatory candidates."""
+        """Whether mandatory candidates are allowed."""
         ...
 
     def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
-        """Returns the video frames of a shot that may ever be chosen; they are kept as its candidates.
+        """Returns the video frames of a shot that this policy may choose; they are kept as candidates.
 
         Args:
             num_frames: Length of the shot in video frames.
-            max_count: The most frames of it that an equal share of the budget ever is.
+            max_count: Maximum number of its frames in an equal share of the budget.
         """
         ...
 
@@ -106,21 +108,21 @@ class ContextPolicy(Protocol):
         next_shot: NextShot,
         rng: np.random.Generator,
     ) -> Sequence[ContextCandidate]:
-        """Exactly `budget` of the candidates, all mandatory ones among them, in any order.
+        """Returns exactly `budget` of the candidates, including all mandatory ones, in any order.
 
         Args:
-            candidates: Of all earlier shots, the oldest first; a shot's pinned pictures before its frames. At
-                least one is not mandatory, and at most `budget - 1` are.
+            candidates: Candidates of all earlier shots, the oldest first; a shot's pinned pictures before its
+                frames. At least one is not mandatory, and at most `budget - 1` are.
             budget: Number of context frames that the model takes; a candidate may be chosen repeatedly.
-            next_shot: What the context is for.
-            rng: The only source of chance.
+            next_shot: The shot to be generated.
+            rng: The only source of randomness.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContextSlot:
-    """A context frame and the phase it is given."""
+    """A context frame and its RoPE phase."""
 
     candidate: ContextCandidate
     """The frame."""
@@ -136,7 +138,7 @@ class ContextPlan:
     target_phase: int
     """RoPE phase index of the frames to be generated."""
     own_captions: bool = True
-    """Whether a context frame reads the caption of its own shot; False: that of the shot to be made."""
+    """Whether a context frame has the caption of its own shot; False: that of the next shot."""
 
 
 def choose_context(
@@ -146,19 +148,20 @@ def choose_context(
     policy: str | ContextPolicy = "theatre",
     rng: np.random.Generator | None = None,
 ) -> ContextPlan:
-    """The context plan of a shot that follows others.
+    """Returns the context plan of a shot that follows others.
 
     Args:
-        candidates: Of all earlier shots, the oldest first; a shot's pinned pictures before its frames.
-        next_shot: The shot.
-        budget: Number of context frames the model takes.
+        candidates: Candidates of all earlier shots, the oldest first; a shot's pinned pictures before its
+            frames.
+        next_shot: The shot to be generated.
+        budget: Number of context frames that the model takes.
         policy: The policy or its name, see the module docstring.
-        rng: What the policy may draw from; None: a generator of the shot's index, so that whoever plans the
-            same shot chooses alike.
+        rng: Generator for the policy; None: one seeded by the index of the shot, so that planning a shot
+            again gives the same result.
 
     Raises:
-        ValueError: No earlier shot (a first shot has no plan: its context is empty), a budget below 1, too
-            many pins, pins where the policy has none, or an unknown policy.
+        ValueError: There is no earlier shot (a first shot has no plan: its context is empty), the budget is
+            below 1, there are too many pins or pins that the policy does not allow, or the policy is unknown.
     """
     policy = named_policy(policy) if isinstance(policy, str) else policy
     if budget < 1:
@@ -193,7 +196,7 @@ def choose_context(
 
 
 def _position(candidate: ContextCandidate) -> tuple[int, bool, int]:
-    """Oldest shot first, in it the pinned pictures in their order, then its frames in theirs."""
+    """Returns the sort key: oldest shot first, in it the pinned pictures, then its frames, in order."""
     if candidate.pin_index is not None:
         return candidate.shot_index, False, candidate.pin_index
     assert candidate.frame_index is not None
@@ -208,14 +211,14 @@ def frame_candidates(
     *,
     caption: str = "",
 ) -> list[ContextCandidate]:
-    """Frames of an earlier shot as candidates.
+    """Returns frames of an earlier shot as candidates.
 
     Args:
-        shot_index: 0-based in the film.
+        shot_index: Index of the shot in the film, from 0.
         num_frames: Length of the shot in video frames.
-        frame_indices: The video frames that are offered.
-        latent_of: Gives the latent of one of them when it is asked for.
-        caption: The shot's own.
+        frame_indices: Indices of the candidate frames.
+        latent_of: Returns the latent of one of them; it is called only if the latent is needed.
+        caption: The shot's own caption.
 
     Raises:
         ValueError: The shot is empty.
@@ -235,39 +238,41 @@ def frame_candidates(
 
 
 def max_pins(policy: str, budget: int) -> int:
-    """The most pictures that may be pinned: one slot is left to the shots; 0 where pins are undefined."""
+    """Returns the maximum number of pinned pictures: one slot is left to shots; 0 if pins are unsupported."""
     return budget - 1 if named_policy(policy).allows_pins else 0
 
 
 def allocate(num_shots: int, budget: int) -> tuple[int, ...]:
-    """Frames given to each of `num_shots` earlier shots: an equal share, the remainder to the most recent.
+    """Returns the number of frames of each of `num_shots` earlier shots.
 
-    With more shots than frames the oldest get none (arXiv 2603.25746, section 3.2).
+    All get equal shares, and the most recent ones the remainder. With more shots than frames the oldest get
+    none (arXiv 2603.25746, section 3.2).
     """
     base, remainder = divmod(budget, num_shots)
     return tuple(base + (index >= num_shots - remainder) for index in range(num_shots))
 
 
 def spread(first: int, last: int, count: int) -> tuple[int, ...]:
-    """`count` frame indices from `first` to `last`, both included when there are two; one alone is `first`.
+    """Returns `count` evenly spaced frame indices from `first` to `last`, inclusive; a single one is `first`.
 
-    float32 and rounded half to even, as the published code does: exact halves go by the parity of `first`.
+    It is computed in float32 and rounds half to even, like the published code: exact halves depend on the
+    parity of `first`.
     """
     points = torch.linspace(float(first), float(last), count, dtype=torch.float32)
     return tuple(int(point) for point in points.round().numpy())
 
 
 def kept_frames(num_frames: int, shot_index: int, budget: int) -> tuple[int, ...]:
-    """Video frames of a shot that are kept for later shots: all that a policy may choose, sorted.
+    """Returns the video frames of a shot that are kept for later shots: all that a policy may choose, sorted.
 
-    A session encodes these once, while the shot is made and at its end, and forgets the shot: 1 to 3 frames
-    in most places of a film, 11 of a first shot at a budget of 6.
+    A session encodes these once, while the shot is generated and at its end, and keeps nothing else of the
+    shot: 1 to 3 frames for most shots of a film, 11 for a first shot at a budget of 6.
 
     Args:
         num_frames: Length of the shot in video frames.
-        shot_index: 0-based in the film. The most that shot `i` is ever asked for is its share as the last of
-            `i + 1` shots; later shots and pinned pictures only shrink it.
-        budget: Number of context frames the model takes.
+        shot_index: Index of the shot in the film, from 0. The largest share of shot `i` is that as the last
+            of `i + 1` shots; later shots and pinned pictures only reduce it.
+        budget: Number of context frames that the model takes.
     """
     max_count = math.ceil(budget / (shot_index + 1))
     return tuple(
@@ -277,7 +282,7 @@ def kept_frames(num_frames: int, shot_index: int, budget: int) -> tuple[int, ...
 
 @lru_cache(maxsize=4096)
 def _spread_frames(num_frames: int, max_count: int, first: int) -> frozenset[int]:
-    """Frames of a shot that are spread over it, for any count up to `max_count`; see `spread` for `first`."""
+    """Returns the frames that are spread over a shot, for any count up to `max_count`; see `spread`."""
     return frozenset(
         frame - first
         for count in range(1, max_count + 1)
@@ -286,14 +291,14 @@ def _spread_frames(num_frames: int, max_count: int, first: int) -> frozenset[int
 
 
 class PublishedPolicy:
-    """`published`; see the module docstring."""
+    """The policy `published`; see the module docstring."""
 
     ranks_phases = False
     own_captions = True
     allows_pins = False
 
     def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
-        """Returns the frames of `choose`, for both parities of a shot's first frame in the film."""
+        """Returns the frames that `choose` may choose, for both parities of a shot's first frame."""
         return _spread_frames(num_frames, max_count, 0) | _spread_frames(num_frames, max_count, 1)
 
     def choose(
@@ -317,18 +322,18 @@ class PublishedPolicy:
 
 
 class TheatrePolicy:
-    """`theatre`; see the module docstring."""
+    """The policy `theatre`; see the module docstring."""
 
     ranks_phases = True
     own_captions = True
     allows_pins = True
 
     def frames_of(self, num_frames: int, count: int) -> tuple[int, ...]:
-        """Returns the `count` frames that are taken of a shot; here, spread over it."""
+        """Returns the indices of `count` chosen frames of a shot; here, spread over it."""
         return spread(0, num_frames - 1, count)
 
     def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
-        """Returns the frames of `choose`."""
+        """Returns the frames that `choose` may choose."""
         return _spread_frames(num_frames, max_count, 0)
 
     def choose(
@@ -352,7 +357,7 @@ class TheatrePolicy:
 
 
 class KeptFrames(dict[int, ContextCandidate]):
-    """The candidates of one shot by the indices of their frames; ValueError for a frame that was not kept."""
+    """The candidates of one shot by frame index; raises ValueError for a frame that was not kept."""
 
     def __missing__(self, frame_index: int) -> ContextCandidate:
         one = next(iter(self.values()))
@@ -364,7 +369,7 @@ class KeptFrames(dict[int, ContextCandidate]):
 
 
 def frames_by_shot(candidates: Sequence[ContextCandidate]) -> dict[int, KeptFrames]:
-    """The frames of each shot, by their indices; without pinned pictures."""
+    """Returns the frames of each shot, by their indices, without pinned pictures."""
     shots: dict[int, KeptFrames] = {}
     for candidate in candidates:
         if candidate.frame_index is not None:
@@ -373,18 +378,18 @@ def frames_by_shot(candidates: Sequence[ContextCandidate]) -> dict[int, KeptFram
 
 
 def _anchored(shots: Sequence[int], budget: int) -> Sequence[int]:
-    """The first shot and the most recent ones, `budget` in all; the last shot alone when one is free."""
+    """Returns the first shot and the most recent ones, `budget` in all; for a budget of 1 the last shot."""
     if len(shots) <= budget:
         return shots
     return [shots[0], *shots[1 - budget :]] if budget > 1 else shots[-1:]
 
 
 POLICIES: Final[dict[str, ContextPolicy]] = {"published": PublishedPolicy(), "theatre": TheatrePolicy()}
-"""By the names that configs and bundles give."""
+"""The context policies by the names that configs and bundles use."""
 
 
 def named_policy(name: str) -> ContextPolicy:
-    """The policy of a name; ValueError for an unknown one."""
+    """Returns the policy with a name; raises ValueError for an unknown one."""
     if name not in POLICIES:
         raise ValueError(f"unknown context policy {name!r}; known: {', '.join(sorted(POLICIES))}")
     return POLICIES[name]

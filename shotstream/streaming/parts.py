@@ -1,4 +1,4 @@
-"""From a bundle's tensors to networks on a device: each family's transformer, codec and text encoder.
+"""Networks from a bundle's tensors: each family's transformer, codec and text encoder.
 
 A bundle's config has four sections: `engine` (a `PipelineConfig`), and the sizes of its parts `dit`, `codec`
 and `text_encoder`. The family named in the first decides the classes of the last two: the theatre's patch
@@ -34,7 +34,7 @@ from shotstream.weights.tensor_files import LazyTensor, check_tensors, dtype_in_
 def theatre_bundle_config(
     config: PipelineConfig, dit: DiTConfig, codec: PatchCodecConfig, text_encoder: WordEncoderConfig
 ) -> dict[str, Any]:
-    """The config to write a theatre bundle with; its parts are dit, codec and text_encoder."""
+    """Returns the config of a theatre bundle, whose parts are dit, codec and text_encoder."""
     return {
         "engine": asdict(config),
         "dit": dit.to_document(),
@@ -44,7 +44,7 @@ def theatre_bundle_config(
 
 
 def choose_device(device: torch.device | str) -> torch.device:
-    """The device; "auto" is a GPU when there is one, else the CPU. ValueError when it is not there."""
+    """Returns the device; "auto" is a GPU if there is one, else the CPU. ValueError if it does not exist."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -63,10 +63,10 @@ def choose_device(device: torch.device | str) -> torch.device:
 def load_dit(
     bundle: Bundle, device: torch.device, dtype: torch.dtype, inference_options: InferenceOptions
 ) -> DiT:
-    """The transformer, in evaluation mode; on the device it is never whole in more bits than asked for.
+    """Returns the transformer in evaluation mode; the device never holds a complete copy in a larger format.
 
     Raises:
-        ValueError: A switch that this device, this dtype or this install does not know.
+        ValueError: The device, the dtype or the install does not support an option.
     """
     attention = attention_kernel(inference_options.attention, device, dtype)
     if inference_options.weights is not None:
@@ -92,7 +92,7 @@ def load_dit(
 def load_codec(
     bundle: Bundle, device: torch.device, dtype: torch.dtype, inference_options: InferenceOptions
 ) -> Codec:
-    """The codec; the theatre's stays in float32: it is small, and names colours."""
+    """Returns the codec; the theatre's is always float32: it is small and must predict exact colours."""
     where = f"{bundle.directory}: codec"
     if pipeline_config(bundle).family == "theatre":
         if inference_options.of_wan_decoder:
@@ -117,7 +117,7 @@ def load_codec(
 def load_text_encoder(
     bundle: Bundle, device: torch.device, dtype: torch.dtype, inference_options: InferenceOptions
 ) -> TextEncoder:
-    """The text encoder; the theatre's stays in float32."""
+    """Returns the text encoder; the theatre's is always float32."""
     where = f"{bundle.directory}: text_encoder"
     if pipeline_config(bundle).family == "theatre":
         if inference_options.offload_text:
@@ -142,7 +142,7 @@ def load_text_encoder(
 
 
 def pipeline_config(bundle: Bundle) -> PipelineConfig:
-    """The pipeline configuration of a bundle."""
+    """Returns the pipeline configuration of a bundle."""
     where = f"{bundle.directory}: engine"
     document = bundle.config.get("engine")
     if not isinstance(document, dict):
@@ -157,7 +157,7 @@ def pipeline_config(bundle: Bundle) -> PipelineConfig:
 
 
 def dit_config(bundle: Bundle) -> DiTConfig:
-    """Sizes of the bundle's transformer."""
+    """Returns the sizes of a bundle's transformer."""
     return config_from_document(DiTConfig, bundle.config.get("dit"), f"{bundle.directory}: dit")
 
 
@@ -170,7 +170,7 @@ def _section(bundle: Bundle, name: str) -> Mapping[str, Any]:
 
 
 def _check_fits(module: nn.Module, bundle: Bundle, part: str) -> None:
-    """BundleError unless a part's tensors are those of a module of its config, made without memory."""
+    """Raises BundleError unless a part's tensors are those of a module of its config, made without memory."""
     state = module.state_dict()
     tensors = bundle.tensors[part]
     where = f"{bundle.directory}: {part}"
@@ -188,9 +188,9 @@ def _check_fits(module: nn.Module, bundle: Bundle, part: str) -> None:
 def _fill(
     module: nn.Module, bundle: Bundle, part: str, device: torch.device | None, dtype: torch.dtype | None
 ) -> None:
-    """Put a part's tensors into a module, which needs exactly these; BundleError otherwise.
+    """Loads a part's tensors into a module; raises BundleError unless they are exactly the module's.
 
-    None leaves the tensors' own device, or their own dtype.
+    None keeps the tensors' own device, or their own dtype.
     """
     placed = {
         name: tensor.to(device, dtype if tensor.is_floating_point() else None)

@@ -1,4 +1,4 @@
-"""The configuration of a pipeline, apart from the sizes of its networks: a section of a bundle's config."""
+"""The configuration of a pipeline, without the sizes of its networks: a section of a bundle's config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,24 +22,24 @@ CAPTION_STYLES: Mapping[Family, CaptionStyle] = {"theatre": "plain", "wan": "pub
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineConfig:
-    """The settings with which a model makes films, apart from the sizes of its networks."""
+    """Settings of a pipeline, without the sizes of its networks."""
 
     family: Family
-    """Which classes of codec and text encoder, and how captions are composed."""
+    """Family of the model: the classes of codec and text encoder, and the form of captions."""
     model_id: str
-    """Name of the model, for people and replay files."""
+    """Name of the model, for users and replay files."""
     fps: int
-    """Frames per second of its films."""
+    """Frames per second of the films."""
     pixel_size: PixelSize
-    """Size of its frames."""
+    """Size of a frame in pixels."""
     num_chunks: int
-    """Usual length of a shot, in chunks."""
+    """Default length of a shot in chunks."""
     context_policy: str
-    """How context frames are chosen."""
+    """Name of the policy that chooses context frames."""
     student_steps: tuple[int, ...] = STUDENT_STEPS
-    """Denoising steps that the student was trained for, of 1000 and before the schedule warps them."""
+    """Timesteps that the student was trained for, of 1000 and before the schedule warps them."""
     shift: float = 8.0
-    """Shift of the schedule that it was trained with."""
+    """Shift of the noise schedule that the student was trained with."""
 
     def __post_init__(self) -> None:
         refuse_unknown_words(self)
@@ -55,14 +55,14 @@ class PipelineConfig:
 
 
 def family_caption(family: Family, global_caption: str, caption: str, shot_index: int) -> str:
-    """The text that a family's models are given for a shot, however long it is."""
+    """Returns the text that a family's models get for a shot, whatever its length."""
     return compose_caption(global_caption, caption, shot_index, style=CAPTION_STYLES[family])
 
 
 def fitted_family_caption(
     family: Family, text_encoder: TextEncoder, global_caption: str, caption: str, shot_index: int
 ) -> FittedCaption:
-    """The same text, cut at the end of the global caption to what the text encoder takes."""
+    """Returns the same text, with the global caption cut at its end to fit the text encoder."""
     return fit_caption(
         global_caption,
         caption,

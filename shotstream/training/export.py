@@ -1,8 +1,8 @@
-"""From runs to a bundle: the averaged weights of a codec and of a model, in half precision, ready to load.
+"""Export of a run to a bundle: the averaged weights of a codec and of a model, in half precision.
 
-A theatre model brings its codec's run and its own text encoder. A model that learnt from shards takes codec
-and text encoder from the model that it began at, whose they are. A decoder's finish goes into the model that
-ships, whose latents are the same.
+A theatre model is exported with its codec's run and its own text encoder. A model trained on shards takes
+codec and text encoder from the model that it started from. The finish of a codec's decoder is put into the
+model of the package, which has the same latents.
 """
 
 from dataclasses import asdict
@@ -28,16 +28,16 @@ _SHIPPED = "theatre"
 
 
 def export_run(name: str, runs: Path, directory: Path) -> str:
-    """Writes the bundle of a run, replacing one that is there; returns its sha256.
+    """Writes the bundle of a run, replacing an existing one; returns its SHA-256.
 
     Args:
-        name: a recipe whose run made a model (the causal teacher can stream too, with more steps) or finished
-            a decoder.
-        runs: folder of all runs.
+        name: a recipe that trains a model (the causal teacher can stream as well, with more steps) or the
+            finish of a decoder.
+        runs: directory of all runs.
         directory: the bundle.
 
     Raises:
-        ValueError: the run made no model and finished no decoder, or has no checkpoint, or latents differ.
+        ValueError: The run trains neither, has no checkpoint, or latents differ.
     """
     found = recipe_of_run(runs, name)
     if isinstance(found.stage, DecoderConfig):
@@ -64,7 +64,7 @@ def export_run(name: str, runs: Path, directory: Path) -> str:
 
 
 def _write_finished(codec: PatchCodec, directory: Path) -> str:
-    """The bundle that ships, with its codec finished."""
+    """Writes the bundle of the package with a finished codec; returns its SHA-256."""
     begun = read_bundle(resolve(_SHIPPED))
     own = {name: value.half() for name, value in codec.state_dict().items() if value.is_floating_point()}
     encoder = [name for name in own if name.startswith(("embed.", "encoder.", "to_latent.", "normalise."))]
@@ -87,7 +87,7 @@ def _write_finished(codec: PatchCodec, directory: Path) -> str:
 def _write_successor(
     config: ModelConfig, student_steps: tuple[int, ...], model: TextConditionedDiT, directory: Path
 ) -> str:
-    """The bundle that a run began at, with its transformer in the place of the old one."""
+    """Writes the bundle that a run started from with the new transformer; returns its SHA-256."""
     begun = read_bundle(resolve(config.start))
     engine = {
         **begun.config["engine"],

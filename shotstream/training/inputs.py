@@ -1,6 +1,7 @@
-"""The inputs of a training run: weights and trajectories of the runs that it starts from.
+"""The inputs of a training run: recipes, weights and ODE pairs of the runs that it starts from.
 
-An input that was trained for another model is refused: its weights would load and mean something else.
+An input that was trained for another model is refused, because its weights could be loaded but would be
+wrong.
 """
 
 from dataclasses import replace
@@ -25,10 +26,10 @@ from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 
 
 def newest_checkpoint(runs: Path, name: str) -> Path:
-    """The newest checkpoint of a run.
+    """Returns the newest checkpoint of a run.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is none.
     """
     found = checkpoints(runs / name)
     if not found:
@@ -37,7 +38,7 @@ def newest_checkpoint(runs: Path, name: str) -> Path:
 
 
 def input_codec(runs: Path) -> PatchCodec:
-    """The averaged codec that a run of `theatre_decoder` finished; where there is none, the one to finish.
+    """Returns the averaged codec of a run of `theatre_decoder`; without a run, the codec before it.
 
     Both have the same latents.
     """
@@ -47,10 +48,10 @@ def input_codec(runs: Path) -> PatchCodec:
 
 
 def codec_from_run(runs: Path, name: str) -> PatchCodec:
-    """The averaged codec of a run, frozen.
+    """Returns the averaged codec of a run, frozen.
 
     Raises:
-        ValueError: there is no such run, or it trained no codec.
+        ValueError: There is no such run, or it trains no codec.
     """
     config = recipe_of_run(runs, name).model
     if not isinstance(config, PatchCodecConfig):
@@ -59,10 +60,10 @@ def codec_from_run(runs: Path, name: str) -> PatchCodec:
 
 
 def input_text_encoder(recipe: TeacherRecipe, runs: Path) -> WordEncoder | None:
-    """The averaged text encoder of the recipe's input; None where it is learnt by the teacher.
+    """Returns the averaged text encoder of the recipe's input; None if it is trained with the teacher.
 
     Raises:
-        ValueError: there is no such run, or it trained another encoder than the teacher wants.
+        ValueError: There is no such run, or it trained another encoder than the teacher needs.
     """
     if not needs_trained_text_encoder(recipe.model):
         return None
@@ -73,21 +74,21 @@ def input_text_encoder(recipe: TeacherRecipe, runs: Path) -> WordEncoder | None:
 
 
 def needs_trained_text_encoder(model: ModelConfig) -> bool:
-    """Whether a model's captions are read for questions, by a text encoder that was trained before."""
+    """Returns whether a model's text encoder has questions, so that it is trained before the model."""
     return isinstance(model.text, WordEncoderConfig) and bool(model.text.questions)
 
 
 def pool_codec(recipe: AnyRecipe, runs: Path) -> PatchCodec | None:
-    """The codec that encodes a recipe's stories; None: they are encoded already."""
+    """Returns the codec that encodes a recipe's stories; None: they are encoded already."""
     return input_codec(runs) if isinstance(recipe.data, StoryPoolConfig) else None
 
 
 def input_pairs(runs: Path, recipe: CausalInitRecipe, teacher: TextConditionedDiT) -> list[Path]:
-    """The files of ODE pairs that a causal initialisation learns from.
+    """Returns the files of ODE pairs for a causal initialisation.
 
     Raises:
-        ValueError: there are none, they were made for another model or other steps than the recipe says,
-            or by other weights than the run of the teacher has now.
+        ValueError: There are none; they were made for another model or other steps than in the recipe; or
+            they were made by other weights than those of the teacher's run.
     """
     name = recipe.inputs.pairs
     files = pair_files(runs, name)
@@ -111,10 +112,10 @@ def pair_files(runs: Path, name: str) -> list[Path]:
 
 
 def input_teacher(runs: Path, recipe: AnyRecipe) -> TextConditionedDiT:
-    """The averaged weights of the recipe's teacher.
+    """Returns the recipe's teacher with averaged weights.
 
     Raises:
-        ValueError: there is no such run, or the recipe would make another network of its weights.
+        ValueError: There is no such run, or it trained another model than the recipe has.
     """
     name = recipe.inputs.teacher
     _require_same_model(model_of(recipe_of_run(runs, name))[0], recipe.model, runs / name)
@@ -122,10 +123,10 @@ def input_teacher(runs: Path, recipe: AnyRecipe) -> TextConditionedDiT:
 
 
 def input_student(runs: Path, recipe: AnyRecipe) -> TextConditionedDiT:
-    """The averaged weights of the recipe's student.
+    """Returns the recipe's student with averaged weights.
 
     Raises:
-        ValueError: there is no such run, or it was trained for other steps or with another model.
+        ValueError: There is no such run, or it was trained for other steps or with another model.
     """
     name = recipe.inputs.student
     found = recipe_of_run(runs, name)
@@ -135,10 +136,10 @@ def input_student(runs: Path, recipe: AnyRecipe) -> TextConditionedDiT:
 
 
 def trained_model(runs: Path, name: str) -> TextConditionedDiT:
-    """The averaged weights of any run that trains a model, its adapters merged.
+    """Returns the model of any run that trains one, with averaged weights and merged adapters.
 
     Raises:
-        ValueError: there is no such run, or it trains no model.
+        ValueError: There is no such run, or it trains no model.
     """
     found = recipe_of_run(runs, name)
     config, _ = model_of(found)
@@ -149,10 +150,10 @@ def trained_model(runs: Path, name: str) -> TextConditionedDiT:
 
 
 def model_of(found: AnyRecipe) -> tuple[ModelConfig, tuple[int, ...]]:
-    """The configuration of the model that a recipe trains, and the denoising steps that it takes.
+    """Returns the configuration of the model that a recipe trains, and the denoising steps that it takes.
 
     Raises:
-        ValueError: the recipe trains no model.
+        ValueError: The recipe trains no model.
     """
     if not isinstance(found.model, ModelConfig) or found.optim is None:
         raise ValueError(f"{found.name} makes no model; name a teacher or a student")
@@ -160,7 +161,7 @@ def model_of(found: AnyRecipe) -> tuple[ModelConfig, tuple[int, ...]]:
 
 
 def _require_same_model(trained: ModelConfig, wanted: ModelConfig, directory: Path) -> None:
-    """ValueError when weights of one model would be another network in the other; where it began is free."""
+    """Raises ValueError if weights of one model would be another network; `start` may differ."""
     _require_same(trained, replace(wanted, start=trained.start), directory)
 
 

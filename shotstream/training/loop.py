@@ -106,7 +106,7 @@ def train(
 def _keep_training_data(
     stage: Stage, step: int, directory: Path, dist_context: DistContext, error: FloatingPointError
 ) -> None:
-    """Writes the inputs of a step that was not applied, in each process its own."""
+    """Writes the training data of a step that was not applied, in each process its own."""
     path = directory / f"refused_step_{step:07d}_rank{dist_context.rank}.pt"
     save_atomically({"step": step, "error": str(error), "inputs": stage.training_data(step)}, path)
     log.error("step %d was not applied: %s; what it learnt from is in %s", step, error, path)

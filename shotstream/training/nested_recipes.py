@@ -1,7 +1,7 @@
-"""Brings the configurations of earlier runs, whose stages held each other, into the form of this version.
+"""Converts the configurations of earlier runs, in which stages were nested, to the form of this version.
 
-There a recipe had `stage`, `loop` and a list of `inputs`; a stage's configuration held that of its teacher,
-with the model, the data and the optimizer in it. Settings that nothing read are dropped.
+There a recipe had `stage`, `loop` and a list of `inputs`; a stage's configuration contained that of its
+teacher, with the model, the data and the optimizer in it. Settings that were never used are dropped.
 """
 
 from collections.abc import Mapping
@@ -39,11 +39,11 @@ _DEFAULTS: Final[Mapping[str, _Document]] = {
         "seed": 3, "student_rate": 2e-5, "fake_rate": 1e-4, "student_max_norm": 1.0, "ema_decay": 0.98,
     },
 }  # fmt: skip
-"""Settings that a run may be older than, where they had another default than now."""
+"""Defaults, then in use, of settings that a saved configuration may lack."""
 
 
 def flattened(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A recipe's document as this version writes it; one that is not nested is given back as it is."""
+    """Returns a recipe's document in the form of this version; others are returned unchanged."""
     if "loop" not in document:
         return _with_own_model(document)
     stage = _complete(document["stage"])
@@ -60,7 +60,7 @@ def flattened(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_own_model(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The document with what was a setting of every transformer as a model of its own, of `experiments/`."""
+    """Returns the document with a removed setting of the transformer as a model of `experiments/`."""
     model = document.get("model", {})
     number = model.get("dit", {}).get("num_shot_embeddings", 0)
     if not number:
@@ -70,7 +70,7 @@ def _with_own_model(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _inputs(kind: str, names: list[str]) -> dict[str, str]:
-    """The names of inputs by what they are inputs as."""
+    """Returns the names of inputs by their role."""
     found: dict[str, str] = {}
     for name in names:
         if name.endswith("_codec"):
@@ -206,7 +206,7 @@ def _model(teacher: _Document) -> _Document:
 
 
 def _text(document: _Document) -> _Document:
-    """Without a setting that was given up."""
+    """Returns a document without a setting that no longer exists."""
     return {name: value for name, value in document.items() if name != "bigrams"}
 
 
@@ -226,7 +226,7 @@ def _optim(stage: _Document, **more: int) -> _Document:
 
 
 def _complete(value: Any) -> Any:
-    """A document in which every configuration has the settings that it is older than."""
+    """Returns a document in which every configuration has all settings of its version."""
     if not isinstance(value, dict):
         return value
     own = {name: _complete(item) for name, item in value.items()}
@@ -234,5 +234,5 @@ def _complete(value: Any) -> Any:
 
 
 def _some(document: _Document, names: tuple[str, ...]) -> _Document:
-    """A part of a document's settings, as far as it has them; the others have their defaults."""
+    """Returns the named settings of a document that it has; the others have their defaults."""
     return {name: document[name] for name in names if name in document}

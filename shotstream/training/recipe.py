@@ -1,9 +1,9 @@
-"""The configuration of a training run: siblings that each say one thing, and nothing twice.
+"""The configuration of a training run, in independent sections.
 
-`Recipe` has what is trained (`model`), what it learns from (`data`), how parameters are updated (`optim`),
-how long and how the run goes (`train`), the numbers of its training stage (`stage`) and the runs that it
-starts from (`inputs`). Read on in `theatre.py` and `wan.py`, whose functions each return one, in
-`recipes.py`, where a command finds them by name, and in `saved_recipes.py`, which reads that of a run.
+`Recipe` has the model (`model`), the training data (`data`), the optimizer (`optim`), the length and
+execution of the run (`train`), the settings of its stage (`stage`) and the runs that it starts from
+(`inputs`). `theatre.py` and `wan.py` have functions that return recipes, `recipes.py` finds them by name, and
+`saved_recipes.py` reads that of a run.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -24,24 +24,27 @@ from shotstream.training.rates import rate_factor
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 
 WHOLE_RUN = 2**31 - 1
-"""As `OptimConfig.decay_steps`: over all of the run, however long it is."""
+"""Value of `OptimConfig.decay_steps` for a decay over the whole run, whatever its length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """A text-conditioned diffusion transformer and the schedule and context that it is trained for."""
+    """Configuration of a text-conditioned diffusion transformer: sizes, schedule and context policy."""
 
     dit: DiTConfig
     """Sizes of the transformer."""
     text: WordEncoderConfig | StoredTextConfig
-    """The text encoder: sizes and words; of shards, the captions that they hold. One without questions is
-    learnt along with the transformer."""
+    """The text encoder: its sizes and words, or the directory of stored captions. A text encoder without
+    questions is trained together with the transformer.
+    """
     shift: float = 3.0
     """Shift of the noise schedule."""
     context_policy: str = "theatre"
-    """How context frames are chosen from earlier shots, see `context_sampling`."""
+    """Name of the policy that chooses context frames of earlier shots, see `context_sampling`."""
     start: str = ""
-    """A model whose transformer a teacher begins at: a name or a bundle's directory; empty: random."""
+    """Name or bundle directory of the model whose transformer a teacher starts from; empty: random
+    weights.
+    """
 
     def __post_init__(self) -> None:
         require_positive(self, ("shift",))
@@ -59,17 +62,19 @@ class OptimConfig:
     learning_rate: float
     """AdamW's peak learning rate; Muon's is three times it."""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """"muon": Muon for hidden matrices, AdamW for everything else. "adamw": AdamW without momentum for
-    everything, as the published code has it."""
+    """Name of the optimizer. "muon": Muon for hidden matrices, AdamW for the rest. "adamw": AdamW without
+    momentum for all, as in the published code.
+    """
     max_norm: float = 1.0
-    """Gradients are clipped to this norm."""
+    """Maximum norm of the gradients, which are clipped to it."""
     warmup_steps: int = 1
-    """Steps over which the learning rate rises from zero; 1: it begins at its peak."""
+    """Number of steps over which the learning rate rises from zero; 1: it starts at its peak."""
     decay_steps: int = 1
-    """Steps at the end of the run over which the learning rate falls to zero; 1: it stays. At most all of the
-    run, which `WHOLE_RUN` always means."""
+    """Number of steps at the end of the run over which the learning rate falls to zero; 1: no decay. At most
+    the whole run, which `WHOLE_RUN` always means.
+    """
     ema_decay: float = 0.999
-    """Decay per step of the averaged weights, which are what is used afterwards."""
+    """Decay per step of the averaged weights (EMA), which are used after training; in [0, 1)."""
 
     def __post_init__(self) -> None:
         refuse_unknown_words(self)
@@ -78,7 +83,7 @@ class OptimConfig:
         require_decay(self, ("ema_decay",))
 
     def rate(self, step: int, num_steps: int) -> float:
-        """The learning rate at a step of a run of `num_steps`, as a share of the peak; see `rates.py`."""
+        """Returns the learning rate at a step, as a share of the peak; see `rates.py`."""
         return rate_factor(
             step, num_steps=num_steps, warmup_steps=self.warmup_steps, decay_steps=self.decay_steps
         )
@@ -86,31 +91,32 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """The length of a run, its seed, what it leaves behind, and how its steps are computed."""
+    """Configuration of the run: its length, its seed, its output, and how its steps are computed."""
 
     num_steps: int
-    """Steps of the run; learning rates are planned for it."""
+    """Number of steps of the run, for which learning rates are planned."""
     seed: int = 0
-    """Seed of the initial weights and of everything that a step draws."""
+    """Seed of the initial weights and of all randomness of a step."""
     matmul_dtype: MatmulDtype = "float32"
-    """What linear layers compute in; "auto" is bfloat16 where the device multiplies it faster."""
+    """Dtype of matrix products in linear layers; "auto" is bfloat16 if the device multiplies it faster."""
     stop_at: int = 0
-    """Steps after which the run stops before its end, as if told to, to be gone on with; 0: it does not."""
+    """Number of steps after which the run stops early, as after SIGTERM, and can be resumed; 0: never."""
     save_every: int = 500
-    """Steps between checkpoints."""
+    """Number of steps between checkpoints."""
     log_every: int = 50
-    """Steps between entries of the log."""
+    """Number of steps between entries of the log."""
     preview_every: int = 2000
-    """Steps between previews, which the stage draws."""
+    """Number of steps between previews by the stage."""
     keep: int = 2
-    """Checkpoints kept."""
+    """Number of newest checkpoints that are kept."""
     accumulation: int = 1
-    """Parts that a process computes its share of a batch in: more of them need less memory."""
+    """Number of microbatches of a process's share of a batch; more need less memory."""
     samples_at_once: int = 0
-    """Samples of such a part, in the place of `accumulation`: then there are as many parts as that takes, on
-    any number of processes. 0: as `accumulation` says."""
+    """Number of samples of a microbatch, instead of `accumulation`, on any number of processes. 0: given by
+    `accumulation`.
+    """
     activation_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass: slower, in less memory."""
+    """Whether activations are recomputed in the backward pass: slower, with less memory."""
     compile: bool = False
     """Whether transformer blocks are compiled."""
     tensorboard: bool = True
@@ -128,44 +134,44 @@ class TrainConfig:
 
     @property
     def last_step(self) -> int:
-        """Steps that are done when nobody stops the run."""
+        """Number of steps that are done if nothing interrupts the run."""
         return min(self.num_steps, self.stop_at or self.num_steps)
 
 
 LEARNT_FROM_TRAIN = ("seed", "matmul_dtype")
-"""Settings of `TrainConfig` that change what is learnt; the others may change when a run is resumed."""
+"""Settings of `TrainConfig` that change the result; the others may change when a run is resumed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """Names of the recipes whose runs a run starts from; empty: it needs none of the kind."""
+    """Names of the recipes whose runs a run starts from; empty: it needs none of this kind."""
 
     codec: str = ""
-    """The codec that encodes what is drawn and decodes what is previewed."""
+    """Recipe of the codec that encodes generated stories and decodes previews."""
     text_encoder: str = ""
-    """The text encoder that a teacher takes over."""
+    """Recipe of the text encoder of a teacher."""
     teacher: str = ""
-    """The bidirectional teacher."""
+    """Recipe of the bidirectional teacher."""
     pairs: str = ""
-    """The teacher's trajectories."""
+    """Recipe of the teacher's ODE pairs."""
     student: str = ""
-    """The student that is trained on."""
+    """Recipe of the student from which training continues."""
 
     def names(self) -> tuple[str, ...]:
-        """The names that are given, in the order in which they are run."""
+        """Returns the names that are given, in the order in which they are run."""
         return tuple(name for field in fields(self) if (name := getattr(self, field.name)))
 
 
 @runtime_checkable
 class StageConfig(Protocol):
-    """The numbers of a training stage, a frozen dataclass."""
+    """The protocol of a stage's configuration, a frozen dataclass."""
 
     def check(self, recipe: "Recipe[Any, Any, Any]") -> None:
-        """ValueError where they do not fit the rest of a recipe, or parts of it could not take effect."""
+        """Raises ValueError if it does not fit the rest of a recipe, or some of it would have no effect."""
         ...
 
 
-# A recipe is never changed: where one of a stage is taken, one of a more special stage is too.
+# Covariant, because a recipe is immutable: one of a more specific stage is accepted.
 ModelT = TypeVar("ModelT", covariant=True)
 DataT = TypeVar("DataT", covariant=True)
 StageT = TypeVar("StageT", bound=StageConfig, covariant=True)
@@ -173,27 +179,27 @@ StageT = TypeVar("StageT", bound=StageConfig, covariant=True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe(Generic[ModelT, DataT, StageT]):
-    """The whole configuration of one training run."""
+    """The complete configuration of one training run."""
 
     name: str
-    """Of the recipe and of its run's directory."""
+    """Name of the recipe and of its run's directory."""
     model: ModelT
-    """What is trained."""
+    """Configuration of the model to train."""
     data: DataT
-    """What it learns from."""
+    """Configuration of the training data."""
     optim: OptimConfig | None
-    """How its parameters are updated; None: nothing is learnt."""
+    """Configuration of the optimizer; None: the stage trains nothing."""
     train: TrainConfig
-    """How long the run is and how its steps are computed."""
+    """Configuration of the run: its length, and how its steps are computed."""
     stage: StageT
-    """The stage's own numbers."""
+    """Configuration of the stage alone."""
     inputs: Inputs = Inputs()
-    """The runs that it starts from."""
+    """Names of the runs that it starts from."""
 
     def __post_init__(self) -> None:
         directory = getattr(self.data, "directory", None)
         if directory is not None and isinstance(self.model, ModelConfig):
-            # Captions of shards are read where the shards are.
+            # Captions of shards are in the same directory as the shards.
             text = StoredTextConfig(directory=directory)
             object.__setattr__(self, "model", replace(self.model, text=text))
         elif (
@@ -208,12 +214,12 @@ class Recipe(Generic[ModelT, DataT, StageT]):
 
     @property
     def optimizer(self) -> OptimConfig:
-        """`optim` of a recipe that learns."""
+        """`optim` of a recipe that trains something."""
         assert self.optim is not None, f"{self.name} learns nothing"
         return self.optim
 
     def refuse_matmul_dtype(self, reason: str) -> None:
-        """ValueError when another precision than float32 is asked for, which could not take effect."""
+        """Raises ValueError if another precision than float32 is set, which would have no effect."""
         if self.train.matmul_dtype != "float32":
             raise ValueError(f"train.matmul_dtype={self.train.matmul_dtype} cannot take effect: {reason}")
 

@@ -1,9 +1,9 @@
-"""The recipes by name: the module that makes each, and changes of their settings.
+"""The recipes by name: the module of each, and overrides of their settings.
 
-`shotstream train NAME` runs one. Settings can be changed by dotted names, for example
-`--set data.batch_size=8`; an unknown name or a value of the wrong kind is refused. A module is imported when
-a recipe of it is asked for, so that a command line knows all names before anything is loaded. A further
-recipe is a function that returns it and a line in `RECIPES`; `experiments/` adds five.
+`shotstream train NAME` runs one. Settings can be changed by dotted names, for example `--set
+data.batch_size=8`; an unknown name or a value of another type is refused. A module is imported when a recipe
+of it is requested, so that a command line knows all names before anything is loaded. A new recipe is a
+function that returns it and a line in `RECIPES`; `experiments/` adds five.
 """
 
 from collections.abc import Sequence
@@ -33,20 +33,20 @@ RECIPES: Final[dict[str, str]] = {
     "wan_intra_shot": "shotstream.training.wan",
     "wan_inter_shot": "shotstream.training.wan",
 }
-"""The module whose function of this name returns the recipe; in the order in which they are run."""
+"""Module of the function that returns a recipe, by the recipe's name; in the order in which they are run."""
 
 
 def require_recipe(name: str) -> None:
-    """ValueError unless there is a recipe of this name; it names those that there are."""
+    """Raises ValueError, with all names, unless there is a recipe of this name."""
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
 
 
 def recipe(name: str, overrides: Sequence[str] = ()) -> "AnyRecipe":
-    """The recipe of a name, with `key.path=value` overrides.
+    """Returns the recipe of a name, with `key.path=value` overrides.
 
     Raises:
-        ValueError: there is no such recipe or key, or the value is of another kind.
+        ValueError: There is no such recipe or key, or the value has another type.
     """
     require_recipe(name)
     changes: dict[str, Any] = {}

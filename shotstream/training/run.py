@@ -1,4 +1,4 @@
-"""Runs a recipe in a directory: builds its stage, writes its configuration beside it, trains or resumes."""
+"""Runs a recipe in a directory: builds its stage, writes its configuration, and trains or resumes."""
 
 import json
 import logging
@@ -28,12 +28,12 @@ _INPUTS: Final = "inputs.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedRun:
-    """A run whose inputs have been found good: what is left can fail, but not for what was given."""
+    """A run with checked inputs, ready to train."""
 
     stage: Stage
-    """As it was after `first` steps."""
+    """The stage in its state after `first` steps."""
     first: int
-    """Steps done."""
+    """Number of steps done before."""
     config: TrainConfig
     directory: Path
     dist_context: DistContext
@@ -51,7 +51,7 @@ def run_recipe(
     start_from: Path | None = None,
     dist_context: DistContext = SINGLE_PROCESS,
 ) -> int:
-    """Prepares a run and trains it; returns the number of steps done in all."""
+    """Prepares a run and trains it; returns the total number of steps."""
     return prepare_run(recipe, runs, device=device, start_from=start_from, dist_context=dist_context).train()
 
 
@@ -63,21 +63,21 @@ def prepare_run(
     start_from: Path | None = None,
     dist_context: DistContext = SINGLE_PROCESS,
 ) -> PreparedRun:
-    """Checks everything that a run of a recipe in `runs/NAME` needs; the same call resumes.
+    """Prepares a run of a recipe in `runs/NAME`, or its continuation.
 
-    The directory is written only when nothing was found wrong.
+    It checks everything that the run needs, and writes the directory only if all checks pass.
 
     Args:
-        recipe: what to run.
-        runs: folder of all runs; the recipe's inputs are found there.
-        device: where to train.
-        start_from: a portable checkpoint that a run without checkpoints of its own begins at.
-        dist_context: the processes that share the run; all of them see the same files.
+        recipe: the recipe.
+        runs: directory of all runs, including those of the recipe's inputs.
+        device: device of the training.
+        start_from: a portable checkpoint from which a run without checkpoints of its own starts.
+        dist_context: the processes of the run; all of them must see the same files.
 
     Raises:
-        ValueError: an input has not been trained, the directory holds a run of another configuration, the
-            device cannot be used, the batch cannot be shared out, or `start_from` does not belong to the
-            recipe or comes too late.
+        ValueError: An input has not been trained, the directory holds a run of another configuration, the
+            device cannot be used, the batch cannot be divided, or `start_from` does not belong to the recipe
+            or comes too late.
     """
     directory = runs / recipe.name
     require_directory(directory)
@@ -97,7 +97,7 @@ def prepare_run(
     beginning = found[-1] if found else start_from
     first = resume(stage, beginning, dist_context) if beginning is not None else 0
     log.info(parallel_config_of(recipe.train, dist_context).division(stage.batch_size))
-    dist_context.barrier()  # nobody looks for what there was while somebody writes
+    dist_context.barrier()  # no process reads the directory while another one writes
     if dist_context.is_main_process:
         directory.mkdir(parents=True, exist_ok=True)
         document = json.dumps(config_to_document(recipe), indent=1) + "\n"
@@ -113,7 +113,7 @@ def prepare_run(
 
 
 def _require_inputs(recipe: AnyRecipe, runs: Path) -> None:
-    """ValueError when a run that this one starts from is not there: before any is loaded."""
+    """Raises ValueError if a run that this one starts from does not exist, before any is loaded."""
     for name in recipe.inputs.names():
         if name == recipe.inputs.text_encoder and not needs_trained_text_encoder(recipe.model):
             continue
@@ -124,14 +124,14 @@ def _require_inputs(recipe: AnyRecipe, runs: Path) -> None:
 
 
 def default_device() -> str:
-    """The device that a recipe trains on by default: a GPU if there is one."""
+    """Returns the default device for training: a GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _check_config(recipe: AnyRecipe, directory: Path) -> None:
-    """ValueError when a run that is resumed would learn otherwise than it began.
+    """Raises ValueError if a resumed run has settings that change its result.
 
-    Its length may change, and what changes nothing that is learnt.
+    Its length may change, and all settings that do not change the result.
     """
     if not (directory / "config.json").exists():
         return
@@ -147,7 +147,7 @@ def _check_config(recipe: AnyRecipe, directory: Path) -> None:
 
 
 def _inputs_now(recipe: AnyRecipe, runs: Path) -> dict[str, dict[str, Any]]:
-    """Of each run that a run reads at every start: its newest checkpoint and its configuration.
+    """Returns the newest checkpoint and the configuration of each run that is read at every start.
 
     A student and a text encoder are no such: from its first checkpoint on a run has its own of them. Of pairs
     there may come more.
@@ -163,7 +163,7 @@ def _inputs_now(recipe: AnyRecipe, runs: Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_inputs(recipe: AnyRecipe, runs: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
-    """ValueError when a run that is resumed would go on with other weights or pairs than it began with.
+    """Raises ValueError if a resumed run has other input weights or pairs than at its beginning.
 
     An older run, which does not say what these were, goes on.
     """
@@ -196,12 +196,12 @@ def _check_inputs(recipe: AnyRecipe, runs: Path, now: Mapping[str, Mapping[str, 
 
 
 def _learnt_otherwise(one: AnyRecipe, other: AnyRecipe) -> list[str]:
-    """Dotted names of the settings that differ and that what is learnt depends on."""
+    """Returns the dotted names of the settings that differ and change the result."""
     return [name for name in differing_settings(one, other) if _is_learnt(name)]
 
 
 def _is_learnt(name: str) -> bool:
-    """Whether what is learnt depends on a setting, by its dotted name."""
+    """Returns whether a setting, given by its dotted name, changes the result."""
     section, _, setting = name.partition(".")
     if section == "train":
         return setting in LEARNT_FROM_TRAIN

@@ -1,4 +1,4 @@
-"""Reads the configuration of a run, as this version or an earlier one wrote it."""
+"""Saved recipes: reads the configuration of a run, written by this version or an earlier one."""
 
 import json
 from collections.abc import Mapping
@@ -33,14 +33,14 @@ KINDS: Final[set[type]] = {
     CodecConfig, DecoderConfig, TextEncoderConfig, TeacherConfig, OdePairsConfig, CausalInitConfig,
     IntraShotConfig, InterShotConfig,
 }  # fmt: skip
-"""The classes that a document names, where a part of a recipe may be of one of several."""
+"""The classes that a document may name, for parts of a recipe that can have several."""
 
 
 def recipe_of_run(runs: Path, name: str) -> AnyRecipe:
-    """The resolved recipe that a run was made with.
+    """Returns the resolved recipe of a run.
 
     Raises:
-        ValueError: there is no such run, or another version wrote it.
+        ValueError: There is no such run, or its configuration cannot be read.
     """
     path = runs / name / "config.json"
     if not path.exists():
@@ -56,10 +56,10 @@ def recipe_of_run(runs: Path, name: str) -> AnyRecipe:
 
 
 def recipe_from_document(document: object, where: str) -> AnyRecipe:
-    """The recipe of a run, as `config_to_document` wrote it in this version or an earlier one.
+    """Returns the recipe of a run, from the result of `config_to_document` in this version or an earlier one.
 
     Raises:
-        ValueError: it is none, or has a setting that does not exist.
+        ValueError: It is not a recipe, or has a setting that does not exist.
     """
     if not isinstance(document, Mapping) or document.get("kind") != "Recipe":
         raise ConfigError(f"{where} holds no recipe")

@@ -1,4 +1,4 @@
-"""Scores of a run: the oracle judges what its averaged weights film, without an export."""
+"""Scores of a training run: the oracle judges films of its averaged weights, without an export."""
 
 from pathlib import Path
 
@@ -23,21 +23,21 @@ def evaluate_run(
     sheet: Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Scores of a run's newest checkpoint: a teacher films whole shots bidirectionally, a student streams.
+    """Returns the scores of a run's newest checkpoint: a teacher generates whole shots, a student streams.
 
     Args:
-        name: of the run.
-        runs: folder of all runs.
-        config: what is filmed; `steps` is the student's.
-        context: False films each shot as a first one.
-        sampler_steps: Euler steps of a teacher.
-        guidance: scale of a teacher's guidance by captions.
-        context_guidance: scale of a teacher's guidance by context.
-        sheet: where to write a PNG; None writes none.
-        progress: told after each story.
+        name: name of the run.
+        runs: directory of all runs.
+        config: configuration of the evaluation; `steps` is for a student.
+        context: False generates each shot as a first one, without context.
+        sampler_steps: number of Euler steps of a teacher.
+        guidance: scale of a teacher's guidance by captions; 1: none.
+        context_guidance: scale of a teacher's guidance by context; 1: none.
+        sheet: path of a PNG; None writes none.
+        progress: called after each story.
 
     Raises:
-        ValueError: there is no such run, or it trains no model.
+        ValueError: There is no such run, or it trains no model.
     """
     found = recipe_of_run(runs, name)
     model, student_steps = model_of(found)

@@ -1,4 +1,4 @@
-"""Builds the stage of a recipe: opens its data and loads its inputs."""
+"""Builders of the stages: each opens the data of a recipe and loads its inputs."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,10 +47,11 @@ def build_stage(
     device: torch.device | str = "cpu",
     dist_context: DistContext = SINGLE_PROCESS,
 ) -> Stage:
-    """The recipe's stage, at its beginning.
+    """Returns the recipe's stage in its initial state.
 
     Raises:
-        ValueError: an input has not been trained, the device is not there, or the stage cannot use it.
+        ValueError: An input has not been trained, the device does not exist, or the stage does not support
+            it.
     """
     _check_device(device)
     return _BUILDERS[type(recipe.stage)](
@@ -59,7 +60,7 @@ def build_stage(
 
 
 def parallel_config_of(config: TrainConfig, dist_context: DistContext) -> ParallelConfig:
-    """The parallel configuration of a run."""
+    """Returns the parallel configuration of a run."""
     return ParallelConfig(
         dist_context=dist_context,
         accumulation=config.accumulation,
@@ -166,16 +167,16 @@ _BUILDERS: Final[Mapping[type, Callable[[Any, Path, torch.device, ParallelConfig
     IntraShotConfig: _intra_shot_stage,
     InterShotConfig: _inter_shot_stage,
 }
-"""What builds a stage, by the class of its configuration."""
+"""The function that builds a stage, by the class of its configuration."""
 
 
 def open_shots(
     recipe: Recipe[ModelConfig, StoryPoolConfig | ShardsConfig, Any], codec: Codec | None
 ) -> StoryPool | ShardSource:
-    """The source of the shots that a recipe learns from.
+    """Returns the source of a recipe's training shots.
 
     Raises:
-        ValueError: the shards are not there, damaged beyond what is allowed, or of another model.
+        ValueError: The shards are missing, too many are damaged, or they are of another model.
     """
     data, dit, policy = recipe.data, recipe.model.dit, recipe.model.context_policy
     if isinstance(data, ShardsConfig):
@@ -185,7 +186,7 @@ def open_shots(
 
 
 def _student_film(recipe: AnyRecipe, runs: Path) -> Film | None:
-    """A function that films held-out stories of the theatre with a student and scores them, or None."""
+    """Returns a function that films and scores held-out stories with a student; None without a codec."""
     if not recipe.inputs.codec:
         return None
     codec = input_codec(runs)
@@ -203,7 +204,7 @@ def _check_device(device: torch.device | str) -> None:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:  # a build of torch without CUDA asserts
+    except (RuntimeError, AssertionError) as error:  # raised by a build of torch without CUDA
         raise ValueError(f"device {str(device)!r} cannot be used here; try cpu") from error
     if chosen.type == "meta":
         raise ValueError("on the device meta nothing is computed; give cpu or cuda")

@@ -1,4 +1,4 @@
-"""The diffusion transformer with the text encoder that it is trained with."""
+"""The diffusion transformer together with its text encoder."""
 
 from collections.abc import Sequence
 
@@ -22,11 +22,14 @@ class TextConditionedDiT(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """The device that it computes on."""
+        """Device of the transformer."""
         return self.dit.patch_embedding.weight.device
 
     def embed(self, captions: Sequence[Sequence[str]]) -> Float[Tensor, "b s n d"]:
-        """Embeddings of each sample's captions, padded with empty ones to the same number; with gradients."""
+        """Returns embeddings of each sample's captions, with gradients.
+
+        All samples get the same number of captions, by padding with empty ones.
+        """
         rows = max(len(sample) for sample in captions)
         flat = [caption for sample in captions for caption in (*sample, *[""] * (rows - len(sample)))]
         unique = list(dict.fromkeys(flat))

@@ -27,12 +27,12 @@ _DIM = 192
 
 
 def text_encoder() -> WordEncoderConfig:
-    """The theatre's text encoder: all words of its world, and its questions."""
+    """Returns the theatre's text encoder: all words of its world, and its questions."""
     return WordEncoderConfig(words=vocabulary(), questions=QUESTIONS)
 
 
 def model() -> ModelConfig:
-    """The theatre's model."""
+    """Returns the configuration of the theatre's model."""
     return ModelConfig(
         dit=DiTConfig(
             latent_channels=16,
@@ -49,12 +49,12 @@ def model() -> ModelConfig:
 
 
 def stories() -> StoryPoolConfig:
-    """The stories that the theatre's teacher learns from."""
+    """Returns the configuration of the stories that the theatre's teacher is trained on."""
     return StoryPoolConfig(batch_size=24, num_blocks=10, steps_per_block=80, caption_drop=0.1)
 
 
 def theatre_codec() -> CodecRecipe:
-    """The theatre's codec: about a quarter of an hour on two CPU cores."""
+    """Returns the recipe of the theatre's codec: about a quarter of an hour on two CPU cores."""
     return Recipe(
         name="theatre_codec",
         model=PatchCodecConfig(num_colours=len(NAMES)),
@@ -66,7 +66,7 @@ def theatre_codec() -> CodecRecipe:
 
 
 def theatre_decoder() -> DecoderRecipe:
-    """The finish of the codec's decoder: hours on a CPU core. Latents stay as they are."""
+    """Returns the recipe of the codec's finish: hours on a CPU core. Latents do not change."""
     return Recipe(
         name="theatre_decoder",
         model=PatchCodecConfig(
@@ -81,7 +81,7 @@ def theatre_decoder() -> DecoderRecipe:
 
 
 def theatre_text() -> TextEncoderRecipe:
-    """The theatre's text encoder: some minutes on a CPU core."""
+    """Returns the recipe of the theatre's text encoder: some minutes on a CPU core."""
     return Recipe(
         name="theatre_text",
         model=text_encoder(),
@@ -93,10 +93,10 @@ def theatre_text() -> TextEncoderRecipe:
 
 
 def theatre_teacher() -> TeacherRecipe:
-    """The theatre's teacher, bidirectional and causal in one: hours on two CPU cores.
+    """Returns the recipe of the theatre's teacher, bidirectional and causal in one: hours on two CPU cores.
 
-    As long as the run whose end is packed in `resume/theatre_teacher.pt`; a larger number of steps goes on
-    from it.
+    It is as long as the run whose end is packed in `resume/theatre_teacher.pt`; a larger number of steps
+    continues that run.
     """
     return Recipe(
         name="theatre_teacher",
@@ -110,7 +110,7 @@ def theatre_teacher() -> TeacherRecipe:
 
 
 def theatre_ode_pairs() -> OdePairsRecipe:
-    """Three thousand trajectories of the causal teacher, guided by context: some minutes on a CPU."""
+    """Returns the recipe of three thousand trajectories of the causal teacher: some minutes on a CPU."""
     return Recipe(
         name="theatre_ode_pairs",
         model=model(),
@@ -123,7 +123,7 @@ def theatre_ode_pairs() -> OdePairsRecipe:
 
 
 def theatre_causal_init() -> CausalInitRecipe:
-    """The four-step causal student, from its teacher and the teacher's trajectories."""
+    """Returns the recipe of the four-step causal student, from its teacher's trajectories."""
     return Recipe(
         name="theatre_causal_init",
         model=model(),
@@ -138,13 +138,13 @@ def theatre_causal_init() -> CausalInitRecipe:
 
 
 def theatre_published_pairs() -> OdePairsRecipe:
-    """As many trajectories as `theatre_ode_pairs` has, of the bidirectional teacher over whole shots."""
+    """Returns the recipe of trajectories of the bidirectional teacher over whole shots."""
     pairs = theatre_ode_pairs()
     return replace(pairs, name="theatre_published_pairs", stage=replace(pairs.stage, flow="bidirectional"))
 
 
 def theatre_published_init() -> CausalInitRecipe:
-    """The causal initialisation on trajectories of the published kind, beside `theatre_causal_init`."""
+    """Returns the recipe of the causal initialisation on the published kind of trajectories."""
     init = theatre_causal_init()
     return replace(
         init, name="theatre_published_init", inputs=replace(init.inputs, pairs="theatre_published_pairs")
@@ -152,7 +152,7 @@ def theatre_published_init() -> CausalInitRecipe:
 
 
 def theatre_intra_shot() -> IntraShotRecipe:
-    """The student matched to the bidirectional teacher, given true earlier shots."""
+    """Returns the recipe of the student matched to its teacher, with true earlier shots."""
     return Recipe(
         name="theatre_intra_shot",
         model=model(),
@@ -167,7 +167,7 @@ def theatre_intra_shot() -> IntraShotRecipe:
 
 
 def theatre_inter_shot() -> InterShotRecipe:
-    """The student matched to the bidirectional teacher, given its own earlier shots."""
+    """Returns the recipe of the student matched to its teacher, with its own earlier shots."""
     return Recipe(
         name="theatre_inter_shot",
         model=model(),

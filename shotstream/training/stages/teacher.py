@@ -1,8 +1,8 @@
-"""The teacher stage: flow matching on next shots, with context frames and a caption per shot.
+"""The teacher stage: flow matching on next shots, with context frames and one caption per shot.
 
 A share of the steps trains the same weights causally: each chunk has its own noise level, earlier chunks are
-often clean (as in streaming), and the causal mask hides the future. So one set of weights is the
-bidirectional teacher and the causal one from which a few-step student is made without a gap (the causal
+often clean (as in streaming), and the causal mask hides later chunks. One set of weights is therefore both
+the bidirectional teacher and the causal one from which a few-step student is made without a gap (the causal
 initialisation of Causal Forcing, arXiv 2602.02214). A text encoder that was not trained before (by
 `text_encoder.py`) is trained here and frozen afterwards.
 """
@@ -35,13 +35,13 @@ from shotstream.training.start import begin_at
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.train_state import TrainState
 
-# Matrices that are not hidden: AdamW trains them.
+# Matrices that are not hidden, for which AdamW is used.
 _ADAMW_NAMES = ("head", "text.embedding", "position", "dit.text_embedding", "time_embedding")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherConfig:
-    """The numbers of the teacher stage.
+    """Configuration of the teacher stage.
 
     Those that weigh the loss and draw its levels are of training alone: the held-out losses of the log are
     those of the defaults, so that runs with other weights can be compared.
@@ -50,14 +50,15 @@ class TeacherConfig:
     learns: Literal["all", "self_attention"] = "all"
     """Which parameters are trained."""
     causal_share: float = 0.5
-    """Share of the steps trained with the causal mask and a level per chunk."""
+    """Share of the steps with the causal mask and a level per chunk, in [0, 1]."""
     clean_history: float = 0.5
-    """Chance that an earlier chunk is clean in a causal step."""
+    """Probability that an earlier chunk is clean in a causal step."""
     figure_share: float = 0.5
-    """Share of the loss that cells showing an actor have. In a wide shot these are a tenth of all: with equal
-    weights they are learnt last. The optimum is the same."""
+    """Share of the loss that is on cells that show an actor, in [0, 1]. In a wide shot these are a tenth of
+    all cells, and with equal weights they are learnt last. The optimum is the same.
+    """
     max_figure_weight: float = 8.0
-    """Most that one such cell may weigh."""
+    """Maximum weight of one such cell."""
 
     def __post_init__(self) -> None:
         require_within(self, 0, 1, ("causal_share", "clean_history", "figure_share"))
@@ -65,7 +66,7 @@ class TeacherConfig:
         refuse_unknown_words(self)
 
     def check(self, recipe: Recipe[Any, Any, Any]) -> None:
-        """Nothing: any teacher can be trained on any shots."""
+        """Does nothing: any teacher can be trained on any shots."""
 
 
 TeacherRecipe = Recipe[ModelConfig, StoryPoolConfig | ShardsConfig, TeacherConfig]
@@ -82,14 +83,14 @@ class TeacherStage:
         parallel: ParallelConfig | None = None,
         text_encoder: WordEncoder | None = None,
     ) -> None:
-        """The model lives on `device`, what the source gives on the CPU.
+        """Creates the stage with a model on `device`; the source returns batches on the CPU.
 
         Args:
-            recipe: of the run.
-            source: the shots to learn from.
-            device: where to train.
+            recipe: recipe of the run.
+            source: source of the training shots.
+            device: device of the training.
             parallel: how steps are computed.
-            text_encoder: the trained one of a model whose captions are read for questions; stays as it is.
+            text_encoder: the trained text encoder of a model with questions; it is not trained further.
         """
         torch.manual_seed(recipe.train.seed)  # the initial weights
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
@@ -113,11 +114,11 @@ class TeacherStage:
 
     @property
     def batch_size(self) -> int:
-        """Samples of a step."""
+        """Number of samples of a step."""
         return self.recipe.data.batch_size
 
     def step(self, step: int) -> Mapping[str, float]:
-        """One step; see `Stage.step`."""
+        """Does one step; see `Stage.step`."""
         causal = self._causal(step)
 
         def loss_of(samples: range) -> Tensor:
@@ -128,7 +129,7 @@ class TeacherStage:
         return {"loss": loss, "causal_loss" if causal else "full_loss": loss, "norm": norm.item()}
 
     def training_data(self, step: int) -> dict[str, Any]:
-        """This process's batches of a step, as latents, captions and levels."""
+        """Returns this process's batches of a step, as latents, captions and levels."""
         found: list[dict[str, Any]] = []
         for samples in self.parallel.shares(self.batch_size):
             batch = self.source.batch(step, samples)
@@ -157,17 +158,17 @@ class TeacherStage:
         causal: bool,
         numbers: TeacherConfig | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean squared error of the velocity over frames that carry noise, in float32.
+        """Returns the mean squared error of the velocity over noisy frames, in float32.
 
-        The mean is over the effective batch: means over parts of it average to it, though the parts differ
-        in how many of their frames carry noise.
+        The mean is over the effective batch: means over parts of it average to it, even if the parts have
+        different numbers of noisy frames.
 
         Args:
-            model: what to ask.
-            batch: some of the effective batch.
-            step: keys noise and levels, with each sample's place in the batch.
-            causal: whether chunks have levels of their own and do not see what follows them.
-            numbers: those that weigh the loss and draw the levels; None: the recipe's.
+            model: the model.
+            batch: a part of the effective batch.
+            step: keys noise and levels, with each sample's index in the batch.
+            causal: whether chunks have their own levels and do not attend to later ones.
+            numbers: configuration of the loss weights and the levels; None: the recipe's.
         """
         numbers = numbers or self.recipe.stage
         dit, seed = self.recipe.model.dit, self.recipe.train.seed
@@ -191,7 +192,7 @@ class TeacherStage:
         )
 
     def _levels(self, step: int, f: int, causal: bool, numbers: TeacherConfig) -> tuple[Tensor, Tensor]:
-        """A level per frame `[b, f]` of the whole effective batch, and which frames carry noise."""
+        """Returns the level of each frame `[b, f]` of the effective batch, and which frames are noisy."""
         size = self.recipe.model.dit.chunk_latent_frames
         chunks = -(-f // size)
         sigmas: list[Tensor] = []
@@ -207,16 +208,16 @@ class TeacherStage:
         return levels, levels > 0
 
     def averaged(self) -> TextConditionedDiT:
-        """The model with averaged weights, in eval mode."""
+        """Returns the model with averaged weights, in eval mode."""
         model = self.recipe.model
         return self.state.averaged(model.build().to(self.device))
 
     def preview(self, step: int, directory: Path) -> Mapping[str, float]:
-        """Shots of held-out stories beside their truth, and the held-out loss; see `previews.py`."""
+        """Writes shots of held-out stories beside their truth; see `previews.py`."""
         from shotstream.training.previews import preview_teacher
 
         if not isinstance(self.source, StoryPool):
-            return {}  # held-out stories are the theatre's
+            return {}  # only the theatre has held-out stories
         model = self.averaged()
         return (
             preview_teacher(self, model, step, directory)
@@ -226,7 +227,7 @@ class TeacherStage:
 
 
 def cell_weight(figures: Bool[Tensor, "b f h w"], numbers: TeacherConfig) -> Float[Tensor, "b f h w"]:
-    """The weight of each cell in the loss; about one on average."""
+    """Returns the weight of each cell in the loss; about one on average."""
     share = figures.float().mean(dim=(1, 2, 3), keepdim=True)
     figure = (numbers.figure_share / share).clamp(max=numbers.max_figure_weight)
     rest = (1 - share * figure) / (1 - share).clamp(min=1e-6)
