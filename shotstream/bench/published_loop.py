@@ -31,7 +31,12 @@ from shotstream.model.attention import SelfAttention, attend_all
 from shotstream.model.cross_attention import CaptionKeys, CrossAttention
 from shotstream.model.dit import Block, modulated_norm, sigma_embedding
 from shotstream.model.positions import FramePositions
-from shotstream.streaming.conditioning import Conditioning, caption_shots, first_shot, next_shot
+from shotstream.streaming.conditioning import (
+    Conditioning,
+    caption_shots,
+    first_shot_conditioning,
+    planned_conditioning,
+)
 from shotstream.streaming.context_sampling import (
     ContextCandidate,
     NextShot,
@@ -117,7 +122,7 @@ class PublishedLoop:
     def _condition(self, shots: Sequence[PublishedShot]) -> Conditioning:
         pipeline = self._pipeline
         if not shots:
-            return first_shot(self._dit.config, pipeline.latent_size, device=pipeline.device)
+            return first_shot_conditioning(self._dit.config, pipeline.latent_size, device=pipeline.device)
         candidates: list[ContextCandidate] = []
         for index, shot in enumerate(shots):
             kept = kept_frames(len(shot.frames), index, pipeline.context_budget)
@@ -128,7 +133,7 @@ class PublishedLoop:
             pipeline.context_budget,
             pipeline.config.context_policy,
         )
-        conditioning = next_shot(plan, device=pipeline.device)
+        conditioning = planned_conditioning(plan, device=pipeline.device)
         # All captions are given here, so that a caption's row is its shot.
         rows = torch.tensor([*caption_shots(plan), len(shots)], device=pipeline.device)
         positions = conditioning.positions

@@ -21,7 +21,7 @@ from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
-from shotstream.streaming.conditioning import Conditioning, first_shot
+from shotstream.streaming.conditioning import Conditioning, first_shot_conditioning
 from shotstream.training.causal_masks import token_grid
 from shotstream.training.lora import attach_adapters
 from shotstream.training.recipe import ModelConfig
@@ -221,7 +221,7 @@ class _Sample:
 
     def __init__(self, config: DiTConfig, shot: Shot, lora_rank: int = 0) -> None:
         self.config, self.dtype, self._lora_rank = config, torch.bfloat16, lora_rank
-        self.conditioning: Conditioning = first_shot(config, shot.latent_size, device=_META)
+        self.conditioning: Conditioning = first_shot_conditioning(config, shot.latent_size, device=_META)
         num_frames = shot.num_chunks * config.chunk_latent_frames
         shape = (1, config.latent_channels, num_frames, *self.conditioning.context.shape[-2:])
         self.noisy = torch.empty(shape, device=_META)

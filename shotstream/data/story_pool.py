@@ -148,7 +148,7 @@ def draw_shots(stories: Sequence[StoryLatents], pool: StoryPool, step: int, samp
         x0.append(story.shots[index].target[:, :length].float())
         figures.append(story.shots[index].figures[:length])
         conditioning, rows = dropped(
-            *condition(story, index, pool.dit, pool.policy, rng),
+            *condition_story_shot(story, index, pool.dit, pool.policy, rng),
             rng,
             has_context=index > 0,
             context_drop=config.context_drop,
@@ -161,7 +161,7 @@ def draw_shots(stories: Sequence[StoryLatents], pool: StoryPool, step: int, samp
     )
 
 
-def condition(
+def condition_story_shot(
     story: StoryLatents,
     index: int,
     config: DiTConfig,

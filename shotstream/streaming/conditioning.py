@@ -19,7 +19,9 @@ The phase that marks a cut and the caption that a frame reads are two fields. Fo
 
 Context is dropped in training only, so that a sample teaches what a first shot needs. Captions are
 stacked without repeats: those of the shots kept, oldest first, then the target's. `condition_next_shot` is
-where all of it comes together, for sessions and for training.
+where all of it comes together, for a session (`condition_request` in `shot`) and for training, of a rendered
+story (`condition_story_shot`), a clip in shards (`condition_sample`) and films of the student's own
+(`condition_batch`).
 
 Source: section 3.2 of arXiv 2603.25746; the published code's inference for the first shot. That code's
 training confuses phase and caption when it drops the context; here the target always reads its own
@@ -148,7 +150,7 @@ def condition_next_shot(
     """
     own = text_of(caption, len(memories))
     if not memories:
-        return ConditionedShot(first_shot(config, latent_size, device=device), [own])
+        return ConditionedShot(first_shot_conditioning(config, latent_size, device=device), [own])
     plan = choose_context(
         [
             candidate
@@ -161,10 +163,10 @@ def condition_next_shot(
         rng,
     )
     captions = [text_of(memories[shot_index].caption, shot_index) for shot_index in caption_shots(plan)]
-    return ConditionedShot(next_shot(plan, device=device), [*captions, own])
+    return ConditionedShot(planned_conditioning(plan, device=device), [*captions, own])
 
 
-def first_shot(
+def first_shot_conditioning(
     config: DiTConfig,
     latent_size: LatentSize,
     *,
@@ -184,7 +186,7 @@ def first_shot(
     )
 
 
-def next_shot(
+def planned_conditioning(
     plan: ContextPlan, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Conditioning:
     """Conditioning of one shot after others, reading the captions of `caption_shots(plan)`, then its own."""

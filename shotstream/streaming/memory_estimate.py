@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from shotstream.geometry import PixelSize
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import CacheSnapshot, DualCache, KeysValues
-from shotstream.streaming.conditioning import first_shot
+from shotstream.streaming.conditioning import first_shot_conditioning
 from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.parts import dit_config, load_codec, load_dit, pipeline_config
 from shotstream.vae.codec import Codec
@@ -122,7 +122,7 @@ def pass_peak(dit: DiT, cache: DualCache, codec: Codec, size: PixelSize) -> int:
     """Returns the maximum of a shot's passes: the context, and a chunk with a full window."""
     config, latent_size = dit.config, codec.geometry.latent_size(size)
     device = dit.patch_embedding.weight.device
-    conditioning = first_shot(config, latent_size, device=device)
+    conditioning = first_shot_conditioning(config, latent_size, device=device)
     last, frames = config.window_chunks - 1, config.chunk_latent_frames
     shape = (1, config.latent_channels, frames, latent_size.height, latent_size.width)
     before = (config.num_context_frames + last * frames) * cache.token_grid.num_tokens

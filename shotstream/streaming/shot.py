@@ -164,7 +164,7 @@ def _denoising(
         cache = pipeline.borrow_cache()
         ended.callback(pipeline.return_cache, cache)
         with stopwatch.part("context"):
-            conditioning, captions = condition_shot(pipeline, request)
+            conditioning, captions = condition_request(pipeline, request)
         with stopwatch.part("text"):
             text = pipeline.text_cache(captions)
         noise = KeyedNoise(seeds=(request.seed,), shape=pipeline.chunk_shape, device=pipeline.device)
@@ -199,7 +199,7 @@ def _denoising(
             yield ended.enter_context(pipeline.prefetcher.prefetching(next_chunk, token))
 
 
-def condition_shot(pipeline: StreamingPipeline, request: ShotRequest) -> ConditionedShot:
+def condition_request(pipeline: StreamingPipeline, request: ShotRequest) -> ConditionedShot:
     """The conditioning of a shot, a batch of one on the pipeline's device, and its caption rows."""
     return condition_next_shot(
         request.memories,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shotstream.model.positions import context_positions
-from shotstream.streaming.conditioning import Conditioning, first_shot
+from shotstream.streaming.conditioning import Conditioning, first_shot_conditioning
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.rollout import Rollout
@@ -69,6 +69,6 @@ def _run(pipeline: StreamingPipeline, chunks: Iterable[Tensor]) -> None:
 
 def _conditioning(pipeline: StreamingPipeline, num_captions: int) -> Conditioning:
     """Returns the conditioning of a first shot, except for the number of captions in its context."""
-    conditioning = first_shot(pipeline.dit.config, pipeline.latent_size, device=pipeline.device)
+    conditioning = first_shot_conditioning(pipeline.dit.config, pipeline.latent_size, device=pipeline.device)
     rows = torch.arange(pipeline.context_budget, device=pipeline.device)[None] % num_captions
     return replace(conditioning, positions=context_positions(rows, rows))

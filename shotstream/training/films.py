@@ -18,7 +18,7 @@ from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import PipelineConfig
 from shotstream.streaming.saved_session import Take
-from shotstream.streaming.shot import condition_shot, finish_shot
+from shotstream.streaming.shot import condition_request, finish_shot
 from shotstream.streaming.shot_request import ShotRequest
 from shotstream.theatre.render import FPS
 from shotstream.theatre.sets import STAGE_SIZE
@@ -109,7 +109,7 @@ def teacher_films(
                 takes=tuple(takes) if context else (),
                 pins=(),
             )
-            conditioning, captions = condition_shot(pipeline, request)
+            conditioning, captions = condition_request(pipeline, request)
             noise = _noise(pipeline, request)
             text, uncond = (
                 pipeline.text_encoder.encode(texts).to(pipeline.device)[None]

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from shotstream.data.story_latents import StoryLatents, encode_story
-from shotstream.data.story_pool import StoryPool, condition, draw_shots
+from shotstream.data.story_pool import StoryPool, condition_story_shot, draw_shots
 from shotstream.diffusion.samplers import VelocityFunction, euler
 from shotstream.evaluation.run import EvaluationConfig, evaluate
 from shotstream.streaming.conditioning import Conditioning, stack_conditioning
@@ -130,7 +130,8 @@ def sample_shots(
     """Latents of shots sampled bidirectionally, given the true frames of the earlier shots."""
     model_config = stage.recipe.model
     pairs = [
-        condition(story, index, model_config.dit, model_config.context_policy) for story, index in samples
+        condition_story_shot(story, index, model_config.dit, model_config.context_policy)
+        for story, index in samples
     ]
     conditioning = stack_conditioning([pair[0] for pair in pairs]).to(stage.device)
     text, uncond = (

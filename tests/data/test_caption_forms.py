@@ -19,7 +19,7 @@ from shotstream.data.rng import numpy_rng
 from shotstream.data.shards import ShardDirectory
 from shotstream.data.story_captions import StoryCaptions, StoryCaptionsConfig
 from shotstream.data.story_latents import encode_story
-from shotstream.data.story_pool import condition
+from shotstream.data.story_pool import condition_story_shot
 from shotstream.manifest import Clip, write_manifest
 from shotstream.story import CaptionStyle, Shot, Story
 from shotstream.streaming.context_sampling import POLICIES, TheatrePolicy
@@ -84,7 +84,9 @@ def test_a_session_is_told_of_a_shot_what_a_teachers_data_told_of_it(
     budget, policy = pipeline.context_budget, pipeline.config.context_policy
     encoded = encode_story(cast("Codec", codec), story, (9,) * 4, budget)
     of_data = [
-        text for index in range(4) for text in condition(encoded, index, pipeline.dit.config, policy).captions
+        text
+        for index in range(4)
+        for text in condition_story_shot(encoded, index, pipeline.dit.config, policy).captions
     ]
     assert told_in_a_session(pipeline, story.global_caption, story.captions) == of_data
     assert ("shot3:" in of_data[-1]) == (style == "published")

@@ -12,9 +12,9 @@ from shotstream.streaming.conditioning import (
     condition_next_shot,
     context_levels,
     drop_context,
-    first_shot,
+    first_shot_conditioning,
     full_pass,
-    next_shot,
+    planned_conditioning,
     stack_conditioning,
     target_part,
 )
@@ -23,7 +23,7 @@ from tests.streaming.tiny import LATENT_SIZE, tiny_conditioning, tiny_config, ti
 
 def test_a_first_shot_has_zero_context_phase_1_and_its_own_caption() -> None:
     config = tiny_config()
-    conditioning = first_shot(config, LATENT_SIZE, batch=2)
+    conditioning = first_shot_conditioning(config, LATENT_SIZE, batch=2)
     assert conditioning.context.shape == (2, 4, 3, 4, 6)
     assert not conditioning.context.any()
     assert not conditioning.positions.shot_phase.any()
@@ -65,7 +65,7 @@ def test_the_first_of_all_shots_is_conditioned_on_nothing_and_pins_on_their_shot
 
 def test_published_phases_count_all_shots_while_captions_are_those_kept() -> None:
     plan = tiny_plan([9] * 8, 6, "published")
-    conditioning = next_shot(plan)
+    conditioning = planned_conditioning(plan)
     assert conditioning.positions.shot_phase.tolist() == [[2, 3, 4, 5, 6, 7]]
     assert conditioning.positions.caption_index.tolist() == [[0, 1, 2, 3, 4, 5]]
     assert conditioning.target_phase.tolist() == [8]
@@ -92,7 +92,7 @@ def test_a_dropped_context_is_that_of_a_first_shot_and_the_target_keeps_its_capt
     config = tiny_config()
     conditioning = tiny_conditioning(config, batch=2)
     dropped = drop_context(conditioning, torch.tensor([False, True]))
-    first = first_shot(config, LATENT_SIZE)
+    first = first_shot_conditioning(config, LATENT_SIZE)
     assert torch.equal(dropped.context[0], conditioning.context[0])
     assert torch.equal(dropped.context[1], first.context[0])
     assert dropped.positions.shot_phase.tolist() == [[0, 0, 1], [0, 0, 0]]
@@ -103,7 +103,7 @@ def test_a_dropped_context_is_that_of_a_first_shot_and_the_target_keeps_its_capt
 
 def test_samples_stack_to_a_batch() -> None:
     config = tiny_config()
-    both = stack_conditioning([first_shot(config, LATENT_SIZE), tiny_conditioning(config)])
+    both = stack_conditioning([first_shot_conditioning(config, LATENT_SIZE), tiny_conditioning(config)])
     assert both.context.shape[0] == 2
     assert both.target_phase.tolist() == [1, 2]
     assert both.positions.caption_index.tolist() == [[0, 0, 0], [0, 0, 1]]
@@ -113,7 +113,7 @@ def test_phases_stay_phases_and_captions_captions_however_samples_are_joined_sen
     """Under the published policy the two differ once there are more shots than context frames."""
     config = tiny_config(num_context_frames=6)
     plan = tiny_plan([9] * 8, 6, "published")
-    one = next_shot(plan)
+    one = planned_conditioning(plan)
     phases, captions = [2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5]
     both = stack_conditioning([one, one])
     for made in (both, both.to("cpu"), drop_context(both, torch.tensor([False, False]))):
@@ -140,9 +140,9 @@ def test_what_a_shot_is_given_is_on_its_device_in_the_dtype_asked_for_and_number
     config, half = tiny_config(), torch.bfloat16
     plan = tiny_plan([9] * 3, 3, "theatre")
     for made in (
-        first_shot(config, LATENT_SIZE, device="meta", dtype=half),
-        next_shot(plan, device="meta", dtype=half),
-        first_shot(config, LATENT_SIZE, dtype=half).to("meta"),
+        first_shot_conditioning(config, LATENT_SIZE, device="meta", dtype=half),
+        planned_conditioning(plan, device="meta", dtype=half),
+        first_shot_conditioning(config, LATENT_SIZE, dtype=half).to("meta"),
     ):
         numbers = [made.target_phase, made.target_caption]
         for field in fields(made.positions):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from shotstream.streaming.conditioning import caption_shots, next_shot
+from shotstream.streaming.conditioning import caption_shots, planned_conditioning
 from shotstream.streaming.context_sampling import (
     POLICIES,
     ContextCandidate,
@@ -202,7 +202,7 @@ class _TargetCaption(TheatrePolicy):
 
 def test_a_policy_may_have_the_context_read_the_caption_of_the_shot_to_be_made() -> None:
     plan = tiny_plan([9] * 3, 3, _TargetCaption())
-    conditioning = next_shot(plan)
+    conditioning = planned_conditioning(plan)
     assert caption_shots(plan) == ()
     assert conditioning.positions.caption_index.tolist() == [[0, 0, 0]]
     assert conditioning.target_caption.tolist() == [0]

@@ -19,7 +19,7 @@ from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.model.positions import context_positions
-from shotstream.streaming.conditioning import Conditioning, first_shot
+from shotstream.streaming.conditioning import Conditioning, first_shot_conditioning
 from shotstream.streaming.noise import KeyedNoise, NoiseSource
 from shotstream.streaming.rollout import Observe, Rollout
 from shotstream.streaming.timing import Stopwatch
@@ -272,7 +272,7 @@ def test_keyed_noise_is_a_function_of_seed_chunk_and_step() -> None:
 
 def test_a_first_shot_reads_its_one_caption() -> None:
     dit = tiny_dit()
-    conditioning = first_shot(dit.config, LATENT_SIZE)
+    conditioning = first_shot_conditioning(dit.config, LATENT_SIZE)
     for num_captions, expected in ((1, True), (2, True)):
         text = tiny_text(dit.config, num_captions=2)[:, :num_captions]
         rollout = Rollout(dit, conditioning, text, tiny_cache(dit), keyed(7), SIGMAS)

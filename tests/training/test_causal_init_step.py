@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shotstream.data.ode_pairs import OdePairs, PairFiles
 from shotstream.geometry import LatentSize
-from shotstream.streaming.conditioning import first_shot, stack_conditioning
+from shotstream.streaming.conditioning import first_shot_conditioning, stack_conditioning
 from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.stages.causal_init import CausalInitStage
 from tests.training.test_student import student
@@ -33,7 +33,9 @@ def stage_of(tmp_path: Path, num_steps: int, *more: str, files: int = 2) -> Caus
         pairs = OdePairs(
             states=states,
             history=states[:, 0, :, :0],
-            conditioning=stack_conditioning([first_shot(model.dit.config, LatentSize(2, 4))] * 2),
+            conditioning=stack_conditioning(
+                [first_shot_conditioning(model.dit.config, LatentSize(2, 4))] * 2
+            ),
             captions=[["A wide view of a fox."], ["A wide view of an owl."]],
         )
         paths.append(tmp_path / f"pairs_{number:06d}.safetensors")

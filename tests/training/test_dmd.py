@@ -26,7 +26,7 @@ from shotstream.training.run import run_recipe
 from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages import dmd as dmd_module
 from shotstream.training.stages.dmd import DmdStage, RolloutBatch
-from shotstream.training.stages.inter_shot import condition_on, look_back_at
+from shotstream.training.stages.inter_shot import condition_batch, look_back_at
 from tests.params import first
 from tests.training.test_run import MODEL, STORIES, codec, same, teacher, weights
 from tests.training.test_student import pairs, student
@@ -301,7 +301,7 @@ def test_history_is_what_a_session_would_look_back_at(runs: Path) -> None:
     size = pipeline.latent_size
     for index, num_chunks in enumerate(drawn.num_chunks[:-1]):
         list(session.shot(story.captions[index], num_chunks=num_chunks))
-        conditioning, captions = condition_on(memories, drawn.captions, made.model, size)
+        conditioning, captions = condition_batch(memories, drawn.captions, made.model, size)
         with torch.no_grad():
             rollout = dmd_module.student_rollout(
                 model.dit,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from shotstream.geometry import LatentSize
 from shotstream.model.dit import DiT
-from shotstream.streaming.conditioning import first_shot
+from shotstream.streaming.conditioning import first_shot_conditioning
 from shotstream.training.parallelize import ParallelConfig
 from shotstream.training.stages.dmd import DmdRecipe, DmdStage, Microbatch, RolloutBatch, fake_of
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
@@ -47,7 +47,9 @@ class FirstShots:
     def batch(self, step: int, samples: range) -> RolloutBatch:
         del step
         captions = [[f"A wide view of a fox {sample}."] for sample in samples]
-        return RolloutBatch(first_shot(self._dit, SIZE, batch=len(samples)), captions, 2, samples)
+        return RolloutBatch(
+            first_shot_conditioning(self._dit, SIZE, batch=len(samples)), captions, 2, samples
+        )
 
 
 def stage_of(*overrides: str, parallel: ParallelConfig | None = None) -> DmdStage:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shotstream.data.batches import ShotBatch
 from shotstream.geometry import LatentSize
-from shotstream.streaming.conditioning import first_shot
+from shotstream.streaming.conditioning import first_shot_conditioning
 from shotstream.training.stages import ode_pairs
 from shotstream.training.stages.ode_pairs import OdePairsStage
 from tests.training.test_student import pairs
@@ -52,7 +52,7 @@ def stage_of(monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[OdePairsStage
         def batch(self, step: int, samples: range) -> ShotBatch:
             del step
             rows = slice(samples.start, samples.stop)
-            given = first_shot(made.model.dit, LatentSize(2, 4), batch=len(samples))
+            given = first_shot_conditioning(made.model.dit, LatentSize(2, 4), batch=len(samples))
             return ShotBatch(x0[rows], x0[rows, 0] > 0, given, [["A fox."]] * len(samples), samples)
 
     stage = OdePairsStage(made, Drawn(), model, Path())

@@ -150,7 +150,11 @@ def test_the_table_has_every_number_of_every_section() -> None:
         config: Any = getattr(recipe(name), section)
         if config is not None:
             numbers = {one.name for one in fields(config) if type(getattr(config, one.name)) in (int, float)}
-            assert numbers <= known.get(type(config), set()), (name, section)
+            missing = numbers - known.get(type(config), set())
+            assert not missing, (
+                f"no row for {sorted(missing)} of {type(config).__name__}: check each in __post_init__, and "
+                f"give TABLE[{name!r}, {section!r}] what is taken and what is refused of it"
+            )
 
 
 def settings_of_words(config: Any) -> Iterator[tuple[Any, str, str, tuple[str, ...]]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from shotstream.data.batches import DataSource, ShotBatch, dropped
 from shotstream.geometry import LatentSize
-from shotstream.streaming.conditioning import first_shot
+from shotstream.streaming.conditioning import first_shot_conditioning
 from shotstream.training.causal_masks import mask_form
 from shotstream.training.recipes import recipe
 from shotstream.training.stages.teacher import TeacherRecipe, TeacherStage, cell_weight
@@ -137,7 +137,7 @@ def test_the_loss_is_the_weighted_mean_square_of_the_velocity(causal: bool) -> N
 
     def batch(samples: range) -> ShotBatch:
         rows = slice(samples.start, samples.stop)
-        given = first_shot(stage.recipe.model.dit, SIZE, batch=len(samples))
+        given = first_shot_conditioning(stage.recipe.model.dit, SIZE, batch=len(samples))
         return ShotBatch(x0[rows], figures[rows], given, [["A fox."]] * len(samples), samples)
 
     noise = torch.stack(
@@ -180,7 +180,7 @@ def test_a_step_clips_updates_once_at_its_rate_and_averages_once(monkeypatch: py
         def batch(self, step: int, samples: range) -> ShotBatch:
             done.append(("drawn", step, list(samples)))
             rows = slice(samples.start, samples.stop)
-            given = first_shot(recipe_of().model.dit, SIZE, batch=len(samples))
+            given = first_shot_conditioning(recipe_of().model.dit, SIZE, batch=len(samples))
             figures = torch.zeros(len(samples), 3, 2, 4, dtype=torch.bool)
             return ShotBatch(x0[rows], figures, given, [["A fox."]] * len(samples), samples)
 
@@ -218,7 +218,7 @@ def test_a_step_clips_updates_once_at_its_rate_and_averages_once(monkeypatch: py
 def test_context_and_captions_are_dropped_by_their_own_chances() -> None:
     """Two numbers that differ, for samples of a first shot and of a later one."""
 
-    given = first_shot(recipe_of().model.dit, SIZE)
+    given = first_shot_conditioning(recipe_of().model.dit, SIZE)
     full = replace(given, context=torch.ones_like(given.context))
     for later in (True, False):
         drawn = [

@@ -7,7 +7,12 @@ from torch import Tensor
 from shotstream.diffusion.samplers import VelocityFunction
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
-from shotstream.streaming.conditioning import Conditioning, condition_next_shot, drop_context, first_shot
+from shotstream.streaming.conditioning import (
+    Conditioning,
+    condition_next_shot,
+    drop_context,
+    first_shot_conditioning,
+)
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.training.velocity import guided_velocity
 
@@ -77,13 +82,13 @@ def test_the_prediction_is_moved_along_each_difference(
 
 
 def test_a_first_shot_has_no_context_to_be_guided_by() -> None:
-    shot = first_shot(config(), SIZE, batch=2)
+    shot = first_shot_conditioning(config(), SIZE, batch=2)
     dropped = drop_context(shot, torch.ones(2, dtype=torch.bool))
     for one, other in ((shot.context, dropped.context), (shot.target_phase, dropped.target_phase)):
         assert torch.equal(one, other)
     for name in ("shot_phase", "caption_index"):
         assert torch.equal(getattr(shot.positions, name), getattr(dropped.positions, name))
     ask = Asked()
-    first = first_shot(config(), SIZE)
+    first = first_shot_conditioning(config(), SIZE)
     moved = guided_velocity(ask, first, TEXT, FREE, captions=1.0, context=3.0)
     assert (moved(torch.zeros(1, 1, 3, 2, 2), torch.zeros(1, 3)) == 3.0).all()

@@ -86,7 +86,7 @@ class OwnHistory:
         stories, model = self.captions.batch(step, samples), self.recipe.model
         memories: list[list[ShotMemory]] = [[] for _ in stories.captions]
         for index, num_chunks in enumerate(stories.num_chunks[:-1]):
-            conditioning, captions = condition_on(memories, stories.captions, model, self.latent_size)
+            conditioning, captions = condition_batch(memories, stories.captions, model, self.latent_size)
             seeds = [
                 derive_seed(self.recipe.train.seed, "history", step, index, sample) for sample in samples
             ]
@@ -95,7 +95,7 @@ class OwnHistory:
             made = look_back_at(self.codec, latents, own, index, model.dit.num_context_frames)
             for before, memory in zip(memories, made, strict=True):
                 before.append(memory)
-        conditioning, captions = condition_on(memories, stories.captions, model, self.latent_size)
+        conditioning, captions = condition_batch(memories, stories.captions, model, self.latent_size)
         return RolloutBatch(conditioning, captions, stories.num_chunks[-1], samples)
 
     @torch.no_grad()
@@ -160,7 +160,7 @@ def adapt(dit: DiT, recipe: InterShotRecipe, name: str) -> None:
         attach_adapters(dit, rank=recipe.stage.lora_rank, alpha=recipe.stage.lora_alpha, seed=seed)
 
 
-def condition_on(
+def condition_batch(
     memories: Sequence[Sequence[ShotMemory]],
     captions: Sequence[Sequence[str]],
     model: ModelConfig,
