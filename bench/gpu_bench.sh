@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything about the 1.3B model at 832x480 on one GPU, from random weights, full VAE, text encoder and H.264
-# included. What matters most comes first, and each answer is on the disk as soon as it is known.
+# included. What matters most comes first, and each result is written as soon as it is known.
 #
-#   bench/gpu_bench.sh -o DIR [--limit SECONDS]   one GPU; DIR gets answers.jsonl, answers.md and log.txt
+#   bench/gpu_bench.sh -o DIR [--limit SECONDS]   one GPU; DIR gets results.jsonl, results.md and log.txt
 #   bench/gpu_bench.sh -o DIR --tiny              the same way on a CPU at a tiny size: measures nothing
 #
 # Needs no installation: Python with torch, transformers and typer in it; .venv/bin/python where that is there.

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What training takes on one GPU, in under three minutes and without any files: a step of the 1.3B teacher, of
 # intra-shot and of inter-shot distribution matching at 832x480, and samples per second of the theatre's
-# teacher. Appends a JSON line to DIR/answers.jsonl as each answer is known. Has not been run on a GPU.
+# teacher. Appends a JSON line to DIR/results.jsonl as each result is known. Has not been run on a GPU.
 #
 #   bench/gpu_training.sh -o DIR             one GPU, bfloat16
-#   bench/gpu_training.sh -o DIR --limit S   begins no question after S seconds
+#   bench/gpu_training.sh -o DIR --limit S   starts no benchmark after S seconds
 #   bench/gpu_training.sh -o DIR --tiny      the same path on a CPU at a tiny size: measures nothing
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"

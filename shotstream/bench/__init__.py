@@ -1,4 +1,4 @@
-"""Measurements, one file per question; results are kept under bench/results/ at the root.
+"""Measurements, one file per benchmark; results are kept under bench/results/ at the root.
 
 Every measurement says what it includes, warms up first, and names hardware, software and model.
 """

@@ -11,23 +11,25 @@ import time
 import numpy as np
 import torch
 
-from shotstream.bench.denoise import PartConfig, Tell, silent
+from shotstream.bench.denoise import OnProgress, PartConfig, no_progress
 from shotstream.bench.report import Report, Row, Spread, milliseconds, peak_rows, pipeline_facts, synchronize
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.vae.codec import DecodeState
 
 
-def bench_decode(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = silent) -> Report:
+def bench_decode(
+    pipeline: StreamingPipeline, config: PartConfig, on_progress: OnProgress = no_progress
+) -> Report:
     """Measures decoding."""
     num_chunks = config.num_chunks or pipeline.num_chunks
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(num_chunks, 1, *pipeline.chunk_shape, generator=generator).to(pipeline.codec_device)
-    tell("warming up")
+    on_progress("warming up")
     start_s = time.perf_counter()
     _decode_shot(pipeline, latents)
     warm_up_s = time.perf_counter() - start_s
-    shots = [_decode_shot(pipeline, latents) for _ in config.repeats(tell)]
+    shots = [_decode_shot(pipeline, latents) for _ in config.repeats(on_progress)]
     num_frames = pipeline.codec.geometry.shot_num_frames(num_chunks)
     shot_s = Spread(tuple(map(sum, shots)))
     later = milliseconds([chunk_s for shot in shots for chunk_s in shot[1:]])
@@ -41,7 +43,9 @@ def bench_decode(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = s
     return Report(bench="decode", facts=facts, rows=(*rows, *peak_rows(pipeline.codec_device)))
 
 
-def bench_encode(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = silent) -> Report:
+def bench_encode(
+    pipeline: StreamingPipeline, config: PartConfig, on_progress: OnProgress = no_progress
+) -> Report:
     """Measures the encoding of context frames."""
     num_frames = pipeline.codec.geometry.shot_num_frames(config.num_chunks or pipeline.num_chunks)
     size = pipeline.pixel_size
@@ -53,7 +57,7 @@ def bench_encode(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = s
     for shot_index, name in ((0, "first"), (pipeline.context_budget, "late")):
         kept = frames[list(kept_frames(num_frames, shot_index, pipeline.context_budget))]
         warm_up_s += _encode_s(pipeline, kept)
-        samples = milliseconds([_encode_s(pipeline, kept) for _ in config.repeats(tell)])
+        samples = milliseconds([_encode_s(pipeline, kept) for _ in config.repeats(on_progress)])
         rows.append(Row(f"{name}_shot_ms", f"{len(kept)} frames of a film's {name} shot, ms", samples))
         per_frame = samples.p50 / len(kept)
         rows.append(Row(f"{name}_shot_ms_per_frame", "of that, ms per frame", per_frame))

@@ -13,7 +13,7 @@ It would be cheating to repeat a caption (its embedding is remembered) or to sto
 import time
 from collections.abc import Iterator
 
-from shotstream.bench.denoise import PartConfig, Tell, silent
+from shotstream.bench.denoise import OnProgress, PartConfig, no_progress
 from shotstream.bench.generate import bench_story
 from shotstream.bench.light import LightSession
 from shotstream.bench.report import Report, Row, Spread, peak_rows, pipeline_facts
@@ -25,20 +25,20 @@ _PARTS = ("context", "text", "denoise", "decode")
 
 
 def bench_cut(
-    pipeline: StreamingPipeline, config: PartConfig, tell: Tell = silent, *, scale: int = 1
+    pipeline: StreamingPipeline, config: PartConfig, on_progress: OnProgress = no_progress, *, scale: int = 1
 ) -> Report:
     """Measures cuts of a pipeline that was loaded with `synchronize=True`.
 
     Args:
         pipeline: What to measure.
         config: Its `num_shots` is the number of cuts of each kind; one of each warms up.
-        tell: Is told how far it is.
+        on_progress: Is told how far it is.
         scale: Enlargement before H.264.
     """
     cuts = Cuts(pipeline, config, scale=scale)
-    tell("warming up")
+    on_progress("warming up")
     for number, _ in enumerate(cuts.make(), start=1):
-        tell(f"measured {number} of {config.num_shots}")
+        on_progress(f"measured {number} of {config.num_shots}")
     rows = (
         Row("idle_s", "prompt to first pixels, queue empty, s", Spread(tuple(cuts.to_frames_s["idle"]))),
         Row("idle_h264_s", "the same, to the H.264 fragment, s", Spread(tuple(cuts.to_fragment_s["idle"]))),

@@ -33,7 +33,7 @@ from shotstream.streaming.timing import Stopwatch
 
 _NUM_EARLIER_SHOTS = 3
 
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 """What is being done, for whoever waits."""
 
 
@@ -56,30 +56,33 @@ class PartConfig:
         if min(self.num_shots, self.num_chunks or 1, self.num_steps or 1) < 1:
             raise ValueError("shots, chunks and steps must be at least 1")
 
-    def repeats(self, tell: Tell) -> Iterator[int]:
+    def repeats(self, on_progress: OnProgress) -> Iterator[int]:
         """The numbers of the measured ones, each told of before it begins."""
         for number in range(self.num_shots):
-            tell(f"measuring {number + 1} of {self.num_shots}")
+            on_progress(f"measuring {number + 1} of {self.num_shots}")
             yield number
 
 
-def silent(_text: str) -> None:
+def no_progress(_text: str) -> None:
     """Tells nobody."""
 
 
-def bench_denoise(pipeline: StreamingPipeline, config: PartConfig, tell: Tell = silent) -> Report:
+def bench_denoise(
+    pipeline: StreamingPipeline, config: PartConfig, on_progress: OnProgress = no_progress
+) -> Report:
     """Measures the transformer of a pipeline that was loaded with `synchronize=True`."""
     num_chunks = config.num_chunks or pipeline.num_chunks
     num_steps = config.num_steps or pipeline.num_steps
     conditioning, text = later_shot(pipeline)
-    tell("warming up")
+    on_progress("warming up")
     start_s = time.perf_counter()
     time_shot(pipeline, conditioning, text, num_chunks, num_steps)
     first_shot_s = time.perf_counter() - start_s
     shots = [
-        time_shot(pipeline, conditioning, text, num_chunks, num_steps, seed) for seed in config.repeats(tell)
+        time_shot(pipeline, conditioning, text, num_chunks, num_steps, seed)
+        for seed in config.repeats(on_progress)
     ]
-    tell("measuring the machine's ceilings")
+    on_progress("measuring the machine's ceilings")
     # A chunk's pass is complete once it is committed; the last of a shot is not.
     denoise = [milliseconds([shot[chunk]["denoise"] for shot in shots]) for chunk in range(num_chunks)]
     commit = milliseconds([part["commit"] for shot in shots for part in shot[1:]])

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import torch
 
-from shotstream.streaming.keeping import Keeping
+from shotstream.streaming.context_encoder import ContextEncoder
 from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Take
@@ -54,10 +54,10 @@ class LightSession:
         return self._open
 
     def _film(self, request: ShotRequest) -> Generator[Chunk]:
-        keeping = Keeping(self._pipeline, request, is_seen_lightly=True)
+        encoder = ContextEncoder(self._pipeline, request, has_preview=True)
         try:
-            with closing(make_shot(self._pipeline, request, self._decoder, keeping)) as chunks:
+            with closing(make_shot(self._pipeline, request, self._decoder, encoder)) as chunks:
                 yield from chunks
         finally:
-            if keeping.num_chunks:
-                self.shots.append(keeping.take())
+            if encoder.num_chunks:
+                self.shots.append(encoder.take())

@@ -34,7 +34,7 @@ from shotstream.weights.official import PublishedWeights
 WAN_TINY = "wan-tiny"
 """A model of the Wan family so small that a CPU runs every part of it in no time. Always random."""
 
-# One layer and a short vocabulary: for questions in which the text encoder is not asked anything.
+# One layer and a short vocabulary: for benchmarks that do not run the text encoder.
 _SHORT_TEXT = {"num_layers": 1, "vocab_size": 512}
 
 

@@ -57,8 +57,8 @@ class PowerMeter:
         elapsed_s = time.perf_counter() - self._start_s
         for name, watching in self._watching.items():
             watching.terminate()
-            told, _ = watching.communicate()
-            if samples := _numbers(told):
+            output, _ = watching.communicate()
+            if samples := _numbers(output):
                 self.watts[name] = sum(samples) / len(samples)
         if self._counters:
             used = [

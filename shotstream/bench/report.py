@@ -57,16 +57,16 @@ class Row:
     key: str
     """Its name in the JSON line, with its unit."""
     label: str
-    """What a person is told that it is, with its unit."""
+    """Label, with its unit."""
     value: float | int | Spread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """The answer to one question."""
+    """The result of one benchmark."""
 
     bench: str
-    """Name of the question, as of the command."""
+    """Name of the benchmark, as in the command."""
     facts: Mapping[str, object]
     """Hardware, software, model and regime."""
     rows: tuple[Row, ...]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from shotstream.bench.answers import error_text
 from shotstream.bench.report import Row, synchronize
+from shotstream.bench.results import error_text
 from shotstream.geometry import TokenGrid
 from shotstream.model.config import DiTConfig
 

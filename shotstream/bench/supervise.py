@@ -1,9 +1,9 @@
-"""Asks all questions and cannot fail to answer: the asking is done by another process, which may die.
+"""The supervisor of `shotstream bench all`: it runs the benchmarks in a worker process, which may crash.
 
-That process (`everything.py`) holds the device. It writes each answer itself, and says through a pipe what it
-is about to ask. If it ends, hangs or takes too long, its question gets an answer that names the error, and
-another process goes on with the next one. If this process ends, by whatever signal, the other one sees its
-standard input close, and ends too. Imports nothing that takes time.
+The worker (`suite_worker.py`) holds the device. It writes each result itself, and reports through a pipe
+which benchmark it starts. If it ends, hangs or takes too long, its benchmark gets a result with the error,
+and another worker continues with the next one. If this process ends, the worker's standard input is closed,
+and it ends too. Imports nothing that takes time.
 """
 
 import contextlib
@@ -20,22 +20,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from shotstream.bench.answers import AnswerFile, Say, as_markdown, gist, table, title
-from shotstream.bench.questions import Asked, Question
+from shotstream.bench.results import ResultFile, Say, as_markdown, summary, table, title
+from shotstream.bench.suite import Benchmark, SuiteConfig
 
-ANSWERS, LOG, DOCUMENT = "answers.jsonl", "log.txt", "answers.md"
+RESULTS, LOG, REPORT = "results.jsonl", "log.txt", "results.md"
 MAX_BYTES = 7800
-"""That are shown to a person in all."""
+"""Maximum number of bytes that are printed."""
 
-ASKER = (sys.executable, "-m", "shotstream.bench.everything")
-"""What asks."""
+WORKER = (sys.executable, "-m", "shotstream.bench.suite_worker")
+"""Command of the worker process."""
 
 _TABLE_BYTES, _UNTIL_TABLE_BYTES = 4200, 3500
 _LOADING_S = 300.0
 _MAX_FAILED_STARTS = 2
-_GIST = 52
+_SUMMARY = 52
 _GRACE = 1.5, 30.0
-"""A question that has not ended by itself is ended at its budget times the first, plus the second."""
+"""A benchmark that has not ended by itself is ended at its budget times the first, plus the second."""
 
 
 class _Stopped(Exception):
@@ -51,38 +51,40 @@ class _End:
     """The end of a measuring process, and why it came."""
 
     reason: str
-    """What went wrong with the question under way, or with loading; empty where nothing did."""
+    """What went wrong with the benchmark under way, or with loading; empty where nothing did."""
     is_done: bool = False
-    """Whether there is nothing more to ask."""
-    has_asked: bool = False
-    """Whether it came so far as to ask something."""
+    """Whether nothing is left to measure."""
+    has_measured: bool = False
+    """Whether it started a benchmark."""
 
 
 def supervise(
-    asked: Asked,
-    questions: Sequence[Question],
+    suite: SuiteConfig,
+    benchmarks: Sequence[Benchmark],
     directory: Path,
     *,
     limit_s: float,
     command: str,
     say: Say,
-    asker: Sequence[str] = ASKER,
+    worker: Sequence[str] = WORKER,
 ) -> int:
-    """Exit code: 0 with a film's rate among the answers or none asked for, 1 without, 128 and more by signal.
+    """Runs the benchmarks, and returns the exit code.
+
+    It is 0 if a film's rate is among the results or no film was selected, 1 without, 128 and more by signal.
 
     Args:
-        asked: Of what.
-        questions: In the order in which they are asked.
-        directory: Gets the answers, a log of all that libraries print, and a document of both.
-        limit_s: No question is begun after it; the first counts as begun at once.
+        suite: Model, device and numbers of repetitions.
+        benchmarks: In the order in which they are run.
+        directory: Gets the results, a log of all that libraries print, and a document of both.
+        limit_s: No benchmark is started after it, except the first.
         command: How a person called this, for the document.
         say: Shows text, of which no more than `MAX_BYTES` come in all.
-        asker: The other process; it is given what to ask as one more argument.
+        worker: Command of the worker process; the benchmarks are added as one more argument.
     """
     screen = _Screen(say)
-    run = _Run(asked, list(questions), directory, time.time() + limit_s, screen, asker)
-    screen.begin(f"{len(questions)} questions, none after {limit_s:.0f} s; answers in {run.file.path}")
-    screen.begin(f"loading {asked.model} ... ")
+    run = _Run(suite, list(benchmarks), directory, time.time() + limit_s, screen, worker)
+    screen.begin(f"{len(benchmarks)} benchmarks, none after {limit_s:.0f} s; results in {run.file.path}")
+    screen.begin(f"loading {suite.model} ... ")
     code = 0
     with _signals_raise():
         try:
@@ -90,14 +92,14 @@ def supervise(
         except _Stopped as stop:
             run.give_up(str(stop))
             code = 128 + stop.number
-    answers = run.file.read()
-    (directory / DOCUMENT).write_text(as_markdown(answers, command), encoding="utf-8")
-    if run.questions and not code:
-        left = [title({"question": x.name, "variant": x.variant}) for x in run.questions]
-        say(f"not asked: {'; '.join(left)[:300]}\n")
-    say(table(answers, max_bytes=_TABLE_BYTES - 320) + "\n")
-    wanted = any(question.name == "generate" for question in questions)
-    return code or int(wanted and not any("fps" in answer for answer in answers))
+    results = run.file.read()
+    (directory / REPORT).write_text(as_markdown(results, command), encoding="utf-8")
+    if run.benchmarks and not code:
+        left = [title({"benchmark": x.name, "variant": x.variant}) for x in run.benchmarks]
+        say(f"not run: {'; '.join(left)[:300]}\n")
+    say(table(results, max_bytes=_TABLE_BYTES - 320) + "\n")
+    wanted = any(benchmark.name == "generate" for benchmark in benchmarks)
+    return code or int(wanted and not any("fps" in result for result in results))
 
 
 class _Screen:
@@ -116,7 +118,7 @@ class _Screen:
 
     def end(self, text: str) -> None:
         """Its second half."""
-        self._show(f"{text[:_GIST]}\n")
+        self._show(f"{text[:_SUMMARY]}\n")
         self._is_open = False
 
     def _show(self, text: str) -> None:
@@ -126,71 +128,71 @@ class _Screen:
 
 
 class _Run:
-    """The state of a run: the questions left, and the processes that ask them."""
+    """The state of a run: the remaining benchmarks, and the current worker."""
 
     def __init__(
         self,
-        asked: Asked,
-        questions: list[Question],
+        suite: SuiteConfig,
+        benchmarks: list[Benchmark],
         directory: Path,
         until_s: float,
         screen: _Screen,
-        asker: Sequence[str],
+        worker: Sequence[str],
     ) -> None:
-        self.questions = questions
-        self.file = AnswerFile(directory / ANSWERS)
+        self.benchmarks = benchmarks
+        self.file = ResultFile(directory / RESULTS)
         self.file.begin()
-        self._asked, self._log, self._until_s, self._screen = asked, directory / LOG, until_s, screen
+        self._suite, self._log, self._until_s, self._screen = suite, directory / LOG, until_s, screen
         self._log.write_bytes(b"")
-        self._start_s, self._asker = time.time(), asker
-        self._device = "cpu" if asked.device == "cpu" else "unknown"
-        self._current: Question | None = None
+        self._start_s, self._worker = time.time(), worker
+        self._device = "cpu" if suite.device == "cpu" else "unknown"
+        self._current: Benchmark | None = None
         self._hung_at_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
     def all(self) -> None:
-        """Asks until nothing is left, the limit has passed, or no process starts any more."""
+        """Runs workers until nothing is left, the limit has passed, or no worker starts any more."""
         failed_starts = 0
-        while self.questions and failed_starts < _MAX_FAILED_STARTS:
+        while self.benchmarks and failed_starts < _MAX_FAILED_STARTS:
             if self.file.read() and time.time() > self._until_s:
                 return
-            end = self._ask()
+            end = self._run_worker()
             if end.is_done:
                 return
-            self._drop_answered()
-            failed_starts = 0 if end.has_asked else failed_starts + 1
-            # One that ends between two questions, because the device can no longer be used, is not to blame.
-            if self._current or not end.has_asked:
+            self._drop_measured()
+            failed_starts = 0 if end.has_measured else failed_starts + 1
+            # One that ends between two benchmarks, because the device can no longer be used, is not to blame.
+            if self._current or not end.has_measured:
                 self._fail(end.reason)
 
     def give_up(self, reason: str) -> None:
-        """Ends the asking process and says so of its question."""
+        """Ends the worker, and records that for its benchmark."""
         self._end_process()
-        self._drop_answered()
-        if self.questions:
+        self._drop_measured()
+        if self.benchmarks:
             self._fail(reason)
 
-    def _drop_answered(self) -> None:
-        """An answer may be in the file of which its process could not tell any more."""
-        known = {(answer["question"], answer.get("variant", "")) for answer in self.file.read()}
+    def _drop_measured(self) -> None:
+        """The file may hold a result that its worker could no longer report."""
+        known = {(result["benchmark"], result.get("variant", "")) for result in self.file.read()}
         if self._current is not None and self._current.key in known:
             self._current = None
-        self.questions = [question for question in self.questions if question.key not in known]
+        self.benchmarks = [benchmark for benchmark in self.benchmarks if benchmark.key not in known]
 
-    def _ask(self) -> _End:
+    def _run_worker(self) -> _End:
         """Runs one process until it ends."""
         self._current = None
         reading, writing = os.pipe()
         message = {
-            "asked": self._asked.document(),
-            "questions": [list(question.key) for question in self.questions],
-            "answers": str(self.file.path),
+            "suite": self._suite.document(),
+            "benchmarks": [list(benchmark.key) for benchmark in self.benchmarks],
+            "results": str(self.file.path),
             "until_s": self._until_s,
             "events": writing,
         }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._asker, json.dumps(message)],
+                [*self._worker, json.dumps(message)],
                 stdin=subprocess.PIPE,  # its end is how it learns of ours
                 stdout=log,
                 stderr=log,
@@ -206,43 +208,44 @@ class _Run:
             self._end_process()
 
     def _follow(self, reading: int) -> _End:
-        self._hung_at_s, has_asked = time.monotonic() + _LOADING_S, False
+        self._hung_at_s, has_measured = time.monotonic() + _LOADING_S, False
         for event in _events(reading, lambda: self._hung_at_s):
             kind = event["event"]
             if kind == "loaded":
                 self._device = event["device"]
                 self._screen.end(f"on {self._device}, {event['threads']} threads")
-            elif kind == "asking":
-                self._current, has_asked = self.questions[0], True
+            elif kind == "started":
+                self._current, has_measured = self.benchmarks[0], True
                 name, variant = self._current.key
-                self._screen.begin(title({"question": name, "variant": variant}) + " ... ")
+                self._screen.begin(title({"benchmark": name, "variant": variant}) + " ... ")
                 self._hung_at_s = time.monotonic() + self._current.budget_s * _GRACE[0] + _GRACE[1]
-            elif kind == "left out":
-                self.questions.pop(0)
-            elif kind == "answered":
+            elif kind == "skipped":
+                self.benchmarks.pop(0)
+            elif kind == "finished":
                 self._current = None
-                self.questions.pop(0)
+                self.benchmarks.pop(0)
                 self._hung_at_s = time.monotonic() + _GRACE[1]
-                self._screen.end(gist(event["answer"]))
+                self._screen.end(summary(event["result"]))
             elif kind == "failed":
                 return _End(event["error"])
             elif kind == "done":
                 return _End("", is_done=True)
         assert self._process is not None
         if time.monotonic() >= self._hung_at_s:
-            return _End("did not come to an end, and was ended", has_asked=has_asked)
+            return _End("did not come to an end, and was ended", has_measured=has_measured)
         return _End(
-            f"its process ended with {self._process.wait()}: {_last_line(self._log)}", has_asked=has_asked
+            f"its process ended with {self._process.wait()}: {_last_line(self._log)}",
+            has_measured=has_measured,
         )
 
     def _fail(self, reason: str) -> None:
-        question = self.questions.pop(0)
-        answer: dict[str, Any] = {"question": question.name}
-        if question.variant:
-            answer["variant"] = question.variant
-        answer |= {"device": self._device, "at_s": time.time() - self._start_s, "error": reason}
-        self.file.add(answer)
-        self._screen.end(gist(answer))
+        benchmark = self.benchmarks.pop(0)
+        result: dict[str, Any] = {"benchmark": benchmark.name}
+        if benchmark.variant:
+            result["variant"] = benchmark.variant
+        result |= {"device": self._device, "at_s": time.time() - self._start_s, "error": reason}
+        self.file.add(result)
+        self._screen.end(summary(result))
 
     def _end_process(self) -> None:
         if self._process is not None:

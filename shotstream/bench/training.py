@@ -7,7 +7,7 @@ another, and would take minutes for the same numbers: each kind is timed at the 
 are the mean over all, and the step is their sum. Model-FLOP utilisation counts blocks once, though they are
 computed again in the backward pass as the recipes have it, and divides by the data sheet's dense bfloat16.
 
-Every answer is a JSON line in a file before the next question is asked; a question that fails is an answer
+Every result is a JSON line in a file before the next benchmark is run; a benchmark that fails is a result
 too. `bench/gpu_training.sh` runs this. It has not been run on a GPU.
 """
 
@@ -30,9 +30,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from shotstream.bench.answers import AnswerFile, error_text
 from shotstream.bench.models import WAN_TINY, draw_weights, part_shapes, random_config
 from shotstream.bench.report import synchronize
+from shotstream.bench.results import ResultFile, error_text
 from shotstream.bench.training_step import Shot, matching_flops, teacher_step
 from shotstream.configs import config_from_document
 from shotstream.data.batches import ShotBatch
@@ -164,7 +164,7 @@ class DrawnText(StoredText):
         return torch.stack([self._drawn[caption] for caption in captions])
 
 
-def ask_teacher(setting: Setting, *, causal: bool) -> dict[str, Any]:
+def measure_teacher(setting: Setting, *, causal: bool) -> dict[str, Any]:
     """A step of the 1.3B teacher, bidirectional or causal."""
     stage = _teacher_stage(setting, setting.wan("wan_teacher", f"stage.causal_share={int(causal)}"))
     first_s = _timed(setting, lambda: stage.step(0))
@@ -178,7 +178,7 @@ def ask_teacher(setting: Setting, *, causal: bool) -> dict[str, Any]:
     }
 
 
-def ask_intra_shot(setting: Setting) -> dict[str, Any]:
+def measure_intra_shot(setting: Setting) -> dict[str, Any]:
     """A step of distribution matching with the true history."""
     made = setting.wan("wan_intra_shot")
     stage = intra_shot_stage(
@@ -191,7 +191,7 @@ def ask_intra_shot(setting: Setting) -> dict[str, Any]:
     return _matching(setting, stage)
 
 
-def ask_inter_shot(setting: Setting) -> dict[str, Any]:
+def measure_inter_shot(setting: Setting) -> dict[str, Any]:
     """A step of it with the student's own history: two shots are filmed before the one that is learnt."""
     made = setting.wan("wan_inter_shot")
     codec = _drawn_codec(setting)
@@ -207,7 +207,7 @@ def ask_inter_shot(setting: Setting) -> dict[str, Any]:
     return _matching(setting, stage)
 
 
-def ask_theatre(setting: Setting, *, causal: bool, seconds: float = 25.0) -> dict[str, Any]:
+def measure_theatre(setting: Setting, *, causal: bool, seconds: float = 25.0) -> dict[str, Any]:
     """Samples per second of the theatre's teacher, at batches that double until memory or time is used up."""
     overrides = [f"stage.causal_share={int(causal)}", "data.num_blocks=1"]
     overrides += ["data.block_stories=8", "data.num_latent_frames=[9]"]
@@ -253,42 +253,44 @@ def ask_theatre(setting: Setting, *, causal: bool, seconds: float = 25.0) -> dic
     }
 
 
-QUESTIONS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
-    "wan_teacher": lambda setting: ask_teacher(setting, causal=False),
-    "wan_intra_shot": ask_intra_shot,
-    "wan_inter_shot": ask_inter_shot,
-    "theatre_teacher": lambda setting: ask_theatre(setting, causal=False),
-    "wan_teacher, causal": lambda setting: ask_teacher(setting, causal=True),
-    "theatre_teacher, causal": lambda setting: ask_theatre(setting, causal=True, seconds=15),
+MEASUREMENTS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
+    "wan_teacher": lambda setting: measure_teacher(setting, causal=False),
+    "wan_intra_shot": measure_intra_shot,
+    "wan_inter_shot": measure_inter_shot,
+    "theatre_teacher": lambda setting: measure_theatre(setting, causal=False),
+    "wan_teacher, causal": lambda setting: measure_teacher(setting, causal=True),
+    "theatre_teacher, causal": lambda setting: measure_theatre(setting, causal=True, seconds=15),
 }
 """In the order of what they are worth; causal steps come last, since their attention is compiled first."""
 
 
-def ask_all(setting: Setting, answers: AnswerFile, *, limit_s: float, began: float) -> list[dict[str, Any]]:
-    """Asks every question that can be begun before the limit; each answer is on the disk when it is known."""
+def measure_all(
+    setting: Setting, results: ResultFile, *, limit_s: float, began: float
+) -> list[dict[str, Any]]:
+    """Runs every benchmark that starts before the limit; each result is on disk as soon as it is known."""
     found: list[dict[str, Any]] = []
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as counting:
         flops = {name: counting.submit(count_flops, name, setting.is_tiny) for name in _LEARNT}
-        for name, ask in QUESTIONS.items():
-            answer: dict[str, Any] = {
-                "question": "training",
+        for name, measure in MEASUREMENTS.items():
+            result: dict[str, Any] = {
+                "benchmark": "training",
                 "variant": name,
                 "device": _device_name(setting),
             }
             if time.perf_counter() - began > limit_s:
-                answer["error"] = f"not asked: {limit_s:.0f} s had passed"
+                result["error"] = f"not run: {limit_s:.0f} s had passed"
             else:
                 log.info("%s", name)
                 try:
-                    answer |= ask(setting)
-                except Exception as error:  # whatever it was, the next question is asked
+                    result |= measure(setting)
+                except Exception as error:  # whatever it was, the next benchmark is run
                     log.exception("%s failed", name)
-                    answer["error"] = error_text(error)
+                    result["error"] = error_text(error)
                 else:
-                    answer |= _utilisation(setting, answer, flops.get(name.partition(",")[0]))
+                    result |= _utilisation(setting, result, flops.get(name.partition(",")[0]))
             _free()
-            answers.add(answer)
-            found.append(answer)
+            results.add(result)
+            found.append(result)
         for future in flops.values():
             future.cancel()
     return found
@@ -356,7 +358,7 @@ def _profiled(setting: Setting, function: Callable[[], object]) -> dict[str, Any
 
 
 def _utilisation(
-    setting: Setting, answer: Mapping[str, Any], counting: "Future[dict[str, float]] | None"
+    setting: Setting, result: Mapping[str, Any], counting: "Future[dict[str, float]] | None"
 ) -> dict[str, Any]:
     """Operations per second of the model, and their part of the data sheet's."""
     if counting is None:
@@ -365,7 +367,7 @@ def _utilisation(
         flops = counting.result(timeout=120)
     except Exception as error:  # the times stand without it
         return {"flops_error": error_text(error)}
-    spent_s = answer["step_s"] - answer.get("draw_s", 0.0)
+    spent_s = result["step_s"] - result.get("draw_s", 0.0)
     found: dict[str, Any] = {"model_pflop": flops["step"] / 1e15, "tflops": flops["step"] / 1e12 / spent_s}
     name = _device_name(setting)
     for known, peak in _DATA_SHEETS.items():
@@ -430,33 +432,35 @@ def _device_name(setting: Setting) -> str:
     return torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else "cpu"
 
 
-def _told(answer: Mapping[str, Any]) -> str:
-    """An answer in a line."""
-    if "error" in answer:
-        return f"{answer['variant']}: FAILED: {answer['error']}"
+def _summary(result: Mapping[str, Any]) -> str:
+    """A result in a line."""
+    if "error" in result:
+        return f"{result['variant']}: FAILED: {result['error']}"
     shown = ("step_s", "samples_per_s", "peak_gb", "tflops", "mfu", "busy", "dearest")
-    return f"{answer['variant']}: " + ", ".join(f"{name} {answer[name]}" for name in shown if name in answer)
+    return f"{result['variant']}: " + ", ".join(f"{name} {result[name]}" for name in shown if name in result)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Asks all questions; 1 if one of them failed."""
+    """Runs all benchmarks; returns 1 if one of them failed."""
     began = time.perf_counter()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("-o", dest="directory", type=Path, required=True, help="gets answers.jsonl")
+    parser.add_argument("-o", dest="directory", type=Path, required=True, help="gets results.jsonl")
     parser.add_argument("--tiny", action="store_true", help="on a CPU, at tiny size: measures nothing")
-    parser.add_argument("--limit", type=float, default=150.0, help="seconds after which no question is begun")
+    parser.add_argument(
+        "--limit", type=float, default=150.0, help="seconds after which no benchmark is started"
+    )
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if not given.tiny and not torch.cuda.is_available():
         log.error("there is no GPU here; --tiny tries the program on a CPU")
         return 2
     setting = Setting(device=torch.device("cpu" if given.tiny else "cuda"), is_tiny=given.tiny)
-    answers = AnswerFile(given.directory / "answers.jsonl")
+    results = ResultFile(given.directory / "results.jsonl")
     given.directory.mkdir(parents=True, exist_ok=True)
-    found = ask_all(setting, answers, limit_s=given.limit, began=began)
-    for answer in found:
-        log.info("%s", _told(answer))
-    return int(any("error" in answer for answer in found))
+    found = measure_all(setting, results, limit_s=given.limit, began=began)
+    for result in found:
+        log.info("%s", _summary(result))
+    return int(any("error" in result for result in found))
 
 
 if __name__ == "__main__":

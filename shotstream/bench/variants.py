@@ -1,7 +1,7 @@
 """Engines of `shotstream bench all`: one model's weights, run in any variant.
 
 Weights are drawn or read once; engines share them, except where a variant keeps them in other bits. One
-engine is alive at a time, so that each question's peak memory is its own.
+engine is alive at a time, so that each benchmark's peak memory is its own.
 """
 
 import gc
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from shotstream.bench.models import parse_size, random_bundle, random_config
-from shotstream.bench.questions import QUESTIONS, Asked, Question
 from shotstream.bench.report import synchronize
+from shotstream.bench.suite import SUITE, Benchmark, SuiteConfig
 from shotstream.streaming.choice import Choice, Options
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
 from shotstream.streaming.inference_options import InferenceOptions
@@ -35,34 +35,34 @@ class Models:
     """See the module.
 
     Args:
-        asked: Which model, where, and how much of everything.
+        suite: Model, device and numbers of repetitions.
         started_s: When the process began, of `time.time`.
 
     Raises:
         ValueError: No such model or device, or a size that its strides do not divide.
     """
 
-    def __init__(self, asked: Asked, started_s: float) -> None:
-        self.asked, self.started_s = asked, started_s
-        self.device = choose_device(asked.device)
-        if asked.is_tiny:
+    def __init__(self, suite: SuiteConfig, started_s: float) -> None:
+        self.suite, self.started_s = suite, started_s
+        self.device = choose_device(suite.device)
+        if suite.is_tiny:
             # The way is the same, and nothing is compiled: on a busy CPU that takes minutes for each variant.
             torch.compiler.set_stance("force_eager")
         self._directory = tempfile.TemporaryDirectory()
-        bundle = None if asked.is_random else read_bundle(resolve(asked.model))
-        config = random_config(asked.model, with_text=True) if bundle is None else bundle.config
-        if asked.size is not None:
-            size = asdict(parse_size(asked.size))
+        bundle = None if suite.is_random else read_bundle(resolve(suite.model))
+        config = random_config(suite.model, with_text=True) if bundle is None else bundle.config
+        if suite.size is not None:
+            size = asdict(parse_size(suite.size))
             config = {**config, "engine": {**config["engine"], "pixel_size": size}}
         self.is_wan = config["engine"]["family"] == "wan"
         # Of what is chosen only sizes are read, while all of the device is still free.
         meta = torch.device("meta")
         sizes = bundle or random_bundle(config, Path(self._directory.name), meta, torch.float32)
         self._choices = {
-            tuple(question.options.items()): _choose(replace(sizes, config=config), self.device, question)
-            for question in QUESTIONS
+            tuple(benchmark.options.items()): _choose(replace(sizes, config=config), self.device, benchmark)
+            for benchmark in SUITE
         }
-        self.dtype = self.choice(QUESTIONS[0]).dtype
+        self.dtype = self.choice(SUITE[0]).dtype
         if bundle is None:
             bundle = random_bundle(config, Path(self._directory.name), self.device, self.dtype)
         self._bundle = replace(bundle, config=config)
@@ -87,33 +87,33 @@ class Models:
     def scale(self) -> int:
         """Enlargement before H.264."""
         height = self._bundle.config["engine"]["pixel_size"]["height"]
-        return self.asked.scale or max(1, _COMFORTABLE_HEIGHT_PX // height)
+        return self.suite.scale or max(1, _COMFORTABLE_HEIGHT_PX // height)
 
-    def has(self, question: Question) -> bool:
-        """Whether this model, here, is something to ask it of."""
+    def has(self, benchmark: Benchmark) -> bool:
+        """Whether the benchmark can be run with this model on this machine."""
         here = {"gpu": self.device.type == "cuda", "wan": self.is_wan}
-        return all(here[need] for need in question.needs)
+        return all(here[need] for need in benchmark.needs)
 
-    def inference_options(self, question: Question) -> InferenceOptions:
-        """The inference options of a question's engine."""
-        start = InferenceOptions() if question.start == "plain" else self.choice(question).inference_options
-        return replace(start, **question.inference_options)
+    def inference_options(self, benchmark: Benchmark) -> InferenceOptions:
+        """The inference options of a benchmark's engine."""
+        start = InferenceOptions() if benchmark.start == "plain" else self.choice(benchmark).inference_options
+        return replace(start, **benchmark.inference_options)
 
-    def choice(self, question: Question) -> Choice:
+    def choice(self, benchmark: Benchmark) -> Choice:
         """The engine's choice on this machine. ValueError where it cannot do what is asked of it."""
-        chosen = self._choices[tuple(question.options.items())]
+        chosen = self._choices[tuple(benchmark.options.items())]
         if isinstance(chosen, ValueError):
             raise chosen
         return chosen
 
-    def pipeline(self, question: Question, *, waits: bool = False) -> StreamingPipeline:
-        """A question's pipeline, the last one where that is the same.
+    def pipeline(self, benchmark: Benchmark, *, waits: bool = False) -> StreamingPipeline:
+        """A benchmark's pipeline, the last one where that is the same.
 
         Args:
-            question: What is asked.
+            benchmark: What is measured.
             waits: Whether parts of a chunk are timed one by one, in turn and each waited for.
         """
-        inference_options = self.inference_options(question)
+        inference_options = self.inference_options(benchmark)
         in_turn = replace(inference_options, overlap_chunks=False)
         if self._pipeline is None or in_turn != self._switches:
             self.forget()
@@ -179,9 +179,9 @@ class Models:
         return {"off_by": ((made.float().cpu() - first).norm() / first.norm()).item()}
 
 
-def _choose(sizes: Bundle, device: torch.device, question: Question) -> Choice | ValueError:
+def _choose(sizes: Bundle, device: torch.device, benchmark: Benchmark) -> Choice | ValueError:
     try:
-        return choose_for(sizes, device, Options(**question.options))  # pyright: ignore[reportArgumentType]
+        return choose_for(sizes, device, Options(**benchmark.options))  # pyright: ignore[reportArgumentType]
     except ValueError as error:
         return error
 

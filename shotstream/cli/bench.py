@@ -1,6 +1,6 @@
-"""The commands `bench ...`: one benchmark for each question, with a table and one line of JSON at the end.
+"""The commands of `shotstream bench`: each prints a table, and one JSON line at the end.
 
-Every benchmark takes the same model options: a real model, or one with random weights of any size.
+All take the same model options: a real model or one with random weights, at any size.
 """
 
 import sys
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from shotstream.streaming.choice import Options
     from shotstream.streaming.pipeline import StreamingPipeline
 
-bench_app = typer.Typer(help="Measure; a table, and one JSON line last.")
+bench_app = typer.Typer(help="Measure speed and memory: a table, and one line of JSON at the end.")
 
 RandomOption = Annotated[
-    bool, typer.Option("--random", help="Random weights: a model's sizes without its files (wan-1.3b too).")
+    bool, typer.Option("--random", help="Random weights: needs no files, also for wan-1.3b.")
 ]
 SizeOption = Annotated[str | None, typer.Option(help="Frame size HxW; default: the model's.")]
 ChunksOption = Annotated[int | None, typer.Option(min=1, help="Chunks of a shot; default: the model's.")]
@@ -49,20 +49,20 @@ def bench_generate(
     size: SizeOption = None,
     device: DeviceOption = "auto",
     stories: Annotated[int, typer.Option(help="Measured stories; one more warms up.")] = 8,
-    shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
+    shots: Annotated[int, typer.Option(help="Shots of each film.")] = 5,
     chunks: ChunksOption = None,
     steps: StepsOption = None,
-    seed: Annotated[int, typer.Option(help="Of the stories and of their noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the stories and of their noise.")] = 0,
     scale: ScaleOption = None,
     h264_beside: Annotated[
-        bool, typer.Option("--h264-beside", help="H.264 in a thread of its own, as in a studio.")
+        bool, typer.Option("--h264-beside", help="Encode H.264 in a separate thread, as the studio does.")
     ] = False,
     *,
     options: "Options",
 ) -> None:
     """Frames per second of a whole film, end to end."""
 
-    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+    def measure(pipeline: "StreamingPipeline", on_progress: Callable[[str], None]) -> "Report":
         from shotstream.bench import generate
 
         config = generate.BenchConfig(
@@ -74,9 +74,9 @@ def bench_generate(
             scale=comfortable_scale(pipeline) if scale is None else scale,
             overlap=h264_beside,
         )
-        tell("warming up")
+        on_progress("warming up")
         return generate.bench_generate(
-            pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories")
+            pipeline, config, lambda num_done: on_progress(f"{num_done} of {stories} stories")
         )
 
     _run(measure, model, random, size, device, options)
@@ -95,12 +95,12 @@ def bench_denoise(
     *,
     options: "Options",
 ) -> None:
-    """Time of the transformer for a chunk, and how near it is to the machine's limits."""
+    """Time of the transformer for a chunk, and the share of the machine's peak that it reaches."""
 
-    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+    def measure(pipeline: "StreamingPipeline", on_progress: Callable[[str], None]) -> "Report":
         from shotstream.bench.denoise import bench_denoise
 
-        return bench_denoise(pipeline, _part(repeats, chunks, steps), tell)
+        return bench_denoise(pipeline, _part(repeats, chunks, steps), on_progress)
 
     _run(measure, model, random, size, device, options, with_text=False)
 
@@ -119,10 +119,10 @@ def bench_decode(
 ) -> None:
     """Time of the codec to decode latents into frames."""
 
-    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+    def measure(pipeline: "StreamingPipeline", on_progress: Callable[[str], None]) -> "Report":
         from shotstream.bench.codec import bench_decode
 
-        return bench_decode(pipeline, _part(repeats, chunks, None), tell)
+        return bench_decode(pipeline, _part(repeats, chunks, None), on_progress)
 
     _run(measure, model, random, size, device, options, with_text=False)
 
@@ -141,10 +141,10 @@ def bench_encode(
 ) -> None:
     """Time of the codec to encode the frames that later shots are conditioned on."""
 
-    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+    def measure(pipeline: "StreamingPipeline", on_progress: Callable[[str], None]) -> "Report":
         from shotstream.bench.codec import bench_encode
 
-        return bench_encode(pipeline, _part(repeats, chunks, None), tell)
+        return bench_encode(pipeline, _part(repeats, chunks, None), on_progress)
 
     _run(measure, model, random, size, device, options, with_text=False)
 
@@ -165,11 +165,11 @@ def bench_cut(
 ) -> None:
     """Latency of a cut: from a prompt to its first pixels, with the engine idle and busy."""
 
-    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+    def measure(pipeline: "StreamingPipeline", on_progress: Callable[[str], None]) -> "Report":
         from shotstream.bench.cut import bench_cut
 
         chosen = comfortable_scale(pipeline) if scale is None else scale
-        return bench_cut(pipeline, _part(repeats, chunks, steps), tell, scale=chosen)
+        return bench_cut(pipeline, _part(repeats, chunks, steps), on_progress, scale=chosen)
 
     _run(measure, model, random, size, device, options)
 
@@ -186,12 +186,14 @@ def bench_shots(
     *,
     options: "Options",
 ) -> None:
-    """Does a chunk cost more at shot 100 than at shot 1?"""
+    """Time of a chunk at shots 1, 10, 50 and 100."""
 
-    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+    def measure(pipeline: "StreamingPipeline", on_progress: Callable[[str], None]) -> "Report":
         from shotstream.bench.shots import bench_shots
 
-        return bench_shots(pipeline, _part(1, chunks, steps), on_shot=lambda number: tell(f"shot {number}"))
+        return bench_shots(
+            pipeline, _part(1, chunks, steps), on_shot=lambda number: on_progress(f"shot {number}")
+        )
 
     _run(measure, model, random, size, device, options)
 
@@ -203,22 +205,26 @@ def bench_baseline(
     random: RandomOption = False,
     size: SizeOption = None,
     device: DeviceOption = "auto",
-    stories: Annotated[int, typer.Option(help="Filmed by both, turn by turn; one more warms up.")] = 6,
-    shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
+    stories: Annotated[
+        int, typer.Option(help="Stories that both generate, alternating; one more warms up.")
+    ] = 6,
+    shots: Annotated[int, typer.Option(help="Shots of each film.")] = 5,
     chunks: ChunksOption = None,
     steps: StepsOption = None,
     *,
     options: "Options",
 ) -> None:
-    """Speed against the published loop, with the same weights and the same results."""
+    """Speed compared with the published loop, with the same weights and the same results."""
 
-    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+    def measure(pipeline: "StreamingPipeline", on_progress: Callable[[str], None]) -> "Report":
         from shotstream.bench.baseline import bench_baseline
         from shotstream.bench.generate import BenchConfig
 
         config = BenchConfig(num_stories=stories, num_shots=shots, num_chunks=chunks, num_steps=steps)
-        tell("warming up")
-        return bench_baseline(pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories"))
+        on_progress("warming up")
+        return bench_baseline(
+            pipeline, config, lambda num_done: on_progress(f"{num_done} of {stories} stories")
+        )
 
     _run(measure, model, random, size, device, options)
 
@@ -230,16 +236,16 @@ def bench_overlap(
     random: RandomOption = False,
     size: SizeOption = None,
     device: DeviceOption = "auto",
-    stories: Annotated[int, typer.Option(help="Filmed each way; one more warms up.")] = 10,
-    shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
+    stories: Annotated[int, typer.Option(help="Stories per setting; one more warms up.")] = 10,
+    shots: Annotated[int, typer.Option(help="Shots of each film.")] = 5,
     chunks: ChunksOption = None,
     scale: ScaleOption = None,
     *,
     options: "Options",
 ) -> None:
-    """Gain of encoding H.264 beside the engine, and of prefetching chunks."""
+    """Gain of encoding H.264 in a thread, and of prefetching chunks."""
 
-    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+    def measure(pipeline: "StreamingPipeline", on_progress: Callable[[str], None]) -> "Report":
         from shotstream.bench.generate import BenchConfig
         from shotstream.bench.overlap import bench_overlap
 
@@ -249,8 +255,10 @@ def bench_overlap(
             num_chunks=chunks,
             scale=comfortable_scale(pipeline) if scale is None else scale,
         )
-        tell("warming up")
-        return bench_overlap(pipeline, config, lambda num_done: tell(f"{num_done} of {stories} stories"))
+        on_progress("warming up")
+        return bench_overlap(
+            pipeline, config, lambda num_done: on_progress(f"{num_done} of {stories} stories")
+        )
 
     _run(measure, model, random, size, device, options)
 
@@ -261,16 +269,16 @@ def bench_threads(
     model: ModelOption = "theatre",
     random: RandomOption = False,
     size: SizeOption = None,
-    stories: Annotated[int, typer.Option(help="Filmed each way; one more warms up.")] = 4,
-    shots: Annotated[int, typer.Option(help="Shots of each.")] = 3,
+    stories: Annotated[int, typer.Option(help="Stories per setting; one more warms up.")] = 4,
+    shots: Annotated[int, typer.Option(help="Shots of each film.")] = 3,
     chunks: ChunksOption = None,
     scale: ScaleOption = None,
     *,
     options: "Options",
 ) -> None:
-    """With how many threads should a CPU compute, idle and while other programs hold its cores?"""
+    """Speed with different numbers of CPU threads, on an idle and on a busy machine."""
 
-    def measure(pipeline: "StreamingPipeline", tell: Callable[[str], None]) -> "Report":
+    def measure(pipeline: "StreamingPipeline", on_progress: Callable[[str], None]) -> "Report":
         from shotstream.bench.generate import BenchConfig
         from shotstream.bench.threads import bench_threads
 
@@ -280,8 +288,8 @@ def bench_threads(
             num_chunks=chunks,
             scale=comfortable_scale(pipeline) if scale is None else scale,
         )
-        tell("warming up")
-        return bench_threads(pipeline, config, tell)
+        on_progress("warming up")
+        return bench_threads(pipeline, config, on_progress)
 
     _run(measure, model, random, size, "cpu", options)
 
@@ -303,34 +311,35 @@ def bench_memory(
 @bench_app.command("all")
 def bench_all(
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="A directory for answers.jsonl, answers.md and log.txt.")
+        Path, typer.Option("-o", "--output", help="A directory for results.jsonl, results.md and log.txt.")
     ],
     model: ModelOption = "theatre",
     random: RandomOption = False,
     size: SizeOption = None,
     device: DeviceOption = "auto",
     tiny: Annotated[
-        bool, typer.Option("--tiny", help="Try the program: few repetitions, and nothing is compiled.")
+        bool, typer.Option("--tiny", help="A quick trial: few repetitions, nothing is compiled.")
     ] = False,
-    limit: Annotated[float, typer.Option(help="Seconds after which no question is begun.")] = 540.0,
+    limit: Annotated[float, typer.Option(help="No benchmark is started after this many seconds.")] = 540.0,
     only: Annotated[
-        str | None, typer.Option(help="Ask these questions, commas between: decode, denoise: compiled ...")
+        str | None,
+        typer.Option(help="Run only these benchmarks, separated by commas: decode, denoise: compiled ..."),
     ] = None,
-    begin: Annotated[str | None, typer.Option(help="Leave out what comes before this question.")] = None,
-    stories: Annotated[int, typer.Option(min=1, help="Films of each kind.")] = 1,
-    shots: Annotated[int, typer.Option(min=1, help="Shots of each.")] = 2,
+    begin: Annotated[str | None, typer.Option(help="Skip the benchmarks before this one.")] = None,
+    stories: Annotated[int, typer.Option(min=1, help="Films per benchmark.")] = 1,
+    shots: Annotated[int, typer.Option(min=1, help="Shots of each film.")] = 2,
     chunks: ChunksOption = None,
     repeats: RepeatsOption = 5,
-    cuts: Annotated[int, typer.Option(min=1, help="Of each kind, for latencies.")] = 12,
-    last_shot: Annotated[int, typer.Option(min=1, help="Where the long film ends.")] = 100,
+    cuts: Annotated[int, typer.Option(min=1, help="Cuts of each kind, for latencies.")] = 12,
+    last_shot: Annotated[int, typer.Option(min=1, help="Number of shots of the long film.")] = 100,
     scale: ScaleOption = None,
 ) -> None:
-    """Every question about one model, what matters most first; each answer is on the disk at once."""
-    from shotstream.bench.questions import Asked, chosen_questions
+    """All benchmarks of one model, the most important first; each result is written at once."""
+    from shotstream.bench.suite import SuiteConfig, select_benchmarks
     from shotstream.bench.supervise import supervise
 
     with bad_input():
-        asked = Asked(
+        suite = SuiteConfig(
             model=model,
             is_random=random,
             size=size,
@@ -345,8 +354,8 @@ def bench_all(
             scale=1 if tiny and scale is None else scale,
         )
         code = supervise(
-            asked,
-            chosen_questions(only, begin),
+            suite,
+            select_benchmarks(only, begin),
             output,
             limit_s=limit,
             command=f"shotstream {' '.join(sys.argv[1:])}",
@@ -375,10 +384,10 @@ def _run(
     """Loads the model, runs a benchmark and prints its report."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
-        tell = status.update if console.is_terminal else _lines()
-        tell(f"loading {model}")
+        on_progress = status.update if console.is_terminal else _lines()
+        on_progress(f"loading {model}")
         pipeline, facts = _load(model, is_random, size, device, options, with_text=with_text)
-        report = measure(pipeline, tell)
+        report = measure(pipeline, on_progress)
     _show(replace(report, facts={**report.facts, **facts}))
 
 
@@ -410,7 +419,7 @@ def _load(
     )
     pipeline = load_bench_model(chosen, with_text=with_text)
     choice = pipeline.choice
-    facts: dict[str, object] = {"switches": asdict(choice.inference_options), "chosen": choice.told}
+    facts: dict[str, object] = {"inference_options": asdict(choice.inference_options), "chosen": choice.told}
     if choice.inference_options.needs_warm_up:
         facts["compile_s"] = round(warm_up(pipeline), 1)
     return pipeline, facts

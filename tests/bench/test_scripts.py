@@ -38,7 +38,8 @@ def bare(tmp_path: Path) -> dict[str, str]:
 def test_what_makes_frames_is_imported_without_what_writes_films(bare: dict[str, str]) -> None:
     program = """
 import importlib, sys
-for name in ("asking", "everything", "supervise", "codec", "denoise", "cut", "shots", "overlap", "memory"):
+names = "measurements suite_worker supervise codec denoise cut shots overlap memory"
+for name in names.split():
     importlib.import_module(f"shotstream.bench.{name}")
 import shotstream.cli
 assert not {"av", "diffusers", "ftfy", "beartype"} & set(sys.modules)
@@ -55,24 +56,24 @@ except ModuleNotFoundError as error:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_script_answers_every_question_without_what_a_gpus_machine_lacks(
+def test_the_script_runs_every_benchmark_without_what_a_gpus_machine_lacks(
     bare: dict[str, str], tmp_path: Path
 ) -> None:
     done = run(tmp_path / "out", bare)
     assert len(done.encode()) <= 8000
-    answers = read(tmp_path / "out")
-    assert answers[0]["question"] == "generate" and answers[0]["fps"] > 0
-    assert all(answer["device"] == "cpu" for answer in answers)
-    # Only the question of H.264 cannot be answered, and says why and what it has.
-    (failed,) = [answer for answer in answers if "error" in answer]
-    assert failed["question"] == "h264" and failed["error"] == "ModuleNotFoundError: No module named 'av'"
+    results = read(tmp_path / "out")
+    assert results[0]["benchmark"] == "generate" and results[0]["fps"] > 0
+    assert all(result["device"] == "cpu" for result in results)
+    # Only the benchmark of H.264 cannot be answered, and says why and what it has.
+    (failed,) = [result for result in results if "error" in result]
+    assert failed["benchmark"] == "h264" and failed["error"] == "ModuleNotFoundError: No module named 'av'"
     assert failed["none_fps"] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("after", [0, 1, 4])
-def test_a_kill_loses_the_answer_under_way_alone(after: int, tmp_path: Path) -> None:
+def test_a_kill_loses_the_result_under_way_alone(after: int, tmp_path: Path) -> None:
     script = [ROOT / "bench" / "gpu_bench.sh", "-o", tmp_path, "--tiny"]
     program = subprocess.Popen(script, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
@@ -83,9 +84,9 @@ def test_a_kill_loses_the_answer_under_way_alone(after: int, tmp_path: Path) -> 
     finally:
         program.send_signal(signal.SIGKILL)
         program.wait()
-    answers = read(tmp_path)
-    assert len(answers) in (after, after + 1)
-    assert all("fps" in answer for answer in answers[:1])
+    results = read(tmp_path)
+    assert len(results) in (after, after + 1)
+    assert all("fps" in result for result in results[:1])
 
 
 def run(output: Path, environment: dict[str, str]) -> str:
@@ -96,8 +97,8 @@ def run(output: Path, environment: dict[str, str]) -> str:
 
 
 def read(output: Path) -> list[dict[str, object]]:
-    """All answers; each line must be one."""
-    file = output / "answers.jsonl"
+    """All results; each line must be one."""
+    file = output / "results.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 

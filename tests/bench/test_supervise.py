@@ -1,4 +1,4 @@
-"""Whatever becomes of the process that asks, every question but the one under way keeps its answer."""
+"""Whatever happens to the worker, every benchmark but the current one keeps its result."""
 
 import json
 import os
@@ -11,44 +11,44 @@ from typing import Any
 
 import pytest
 
-from shotstream.bench.questions import QUESTIONS, Asked
+from shotstream.bench.suite import SUITE, SuiteConfig
 from shotstream.bench.supervise import MAX_BYTES, supervise
 
 ROOT = Path(__file__).parents[2]
 
-# Stands in for the process that asks: each question's number says what becomes of it.
-ASKER = """
+# Stands in for the worker: `deeds` says what happens to each benchmark.
+WORKER = """
 import json, os, sys, threading, time
 from pathlib import Path
-from shotstream.bench.answers import AnswerFile
-from shotstream.bench.everything import _end_with_parent
+from shotstream.bench.results import ResultFile
+from shotstream.bench.suite_worker import _end_with_parent
 
 given, deeds = json.loads(sys.argv[2]), json.loads(sys.argv[1])
 threading.Thread(target=_end_with_parent, daemon=True).start()
-Path(given["answers"]).with_name("pids").open("a").write(f"{os.getpid()}\\n")
+Path(given["results"]).with_name("pids").open("a").write(f"{os.getpid()}\\n")
 events = os.fdopen(given["events"], "w", buffering=1)
 tell = lambda event, **values: events.write(json.dumps({"event": event, **values}) + "\\n")
 print("a library's words", flush=True)
 if deeds.get("load") == "fails":
     sys.exit("no such card")
 tell("loaded", device="card", threads=1)
-for name, variant in given["questions"]:
-    deed = deeds.get(f"{name}: {variant}", deeds.get(name, "answers"))
+for name, variant in given["benchmarks"]:
+    deed = deeds.get(f"{name}: {variant}", deeds.get(name, "results"))
     if deed == "is left out":
-        tell("left out")
+        tell("skipped")
         continue
-    tell("asking")
+    tell("started")
     if deed == "ends":
         os._exit(7)
     if deed == "hangs":
         time.sleep(60)
-    answer = {"question": name, "variant": variant, "device": "card", "fps": 2.0}
+    result = {"benchmark": name, "variant": variant, "device": "card", "fps": 2.0}
     if deed == "spoils the card":
-        answer["error"] = "RuntimeError: CUDA"
-    AnswerFile(Path(given["answers"])).add(answer)
-    if deed == "ends untold":
+        result["error"] = "RuntimeError: CUDA"
+    ResultFile(Path(given["results"])).add(result)
+    if deed == "ends unreported":
         os._exit(7)
-    tell("answered", answer=answer)
+    tell("finished", result=result)
     if deed == "spoils the card":
         sys.exit(3)
 tell("done")
@@ -56,101 +56,102 @@ tell("done")
 
 
 def run(directory: Path, limit_s: float = 60.0, **deeds: str) -> tuple[int, list[dict[str, Any]], str]:
-    """Exit code, answers, and what was shown."""
+    """Exit code, results, and what was shown."""
     shown: list[str] = []
-    asker = (sys.executable, "-c", ASKER, json.dumps(deeds))
+    worker = (sys.executable, "-c", WORKER, json.dumps(deeds))
     code = supervise(
-        Asked(), QUESTIONS, directory, limit_s=limit_s, command="c", say=shown.append, asker=asker
+        SuiteConfig(), SUITE, directory, limit_s=limit_s, command="c", say=shown.append, worker=worker
     )
-    lines = (directory / "answers.jsonl").read_text().splitlines()
+    lines = (directory / "results.jsonl").read_text().splitlines()
     return code, [json.loads(line) for line in lines], "".join(shown)
 
 
-def test_every_question_has_an_answer_in_its_order_and_the_table_comes_last(tmp_path: Path) -> None:
-    code, answers, shown = run(tmp_path, machine="is left out")
+def test_every_benchmark_has_a_result_in_its_order_and_the_table_comes_last(tmp_path: Path) -> None:
+    code, results, shown = run(tmp_path, machine="is left out")
     assert code == 0
-    asked = [question.key for question in QUESTIONS if question.name != "machine"]
-    assert [(answer["question"], answer["variant"]) for answer in answers] == asked
+    asked = [benchmark.key for benchmark in SUITE if benchmark.name != "machine"]
+    assert [(result["benchmark"], result["variant"]) for result in results] == asked
     assert len(shown.encode()) <= MAX_BYTES < 8000
     assert shown.splitlines()[-len(asked)].startswith("generate, nothing compiled")
     assert "library" not in shown and "library" in (tmp_path / "log.txt").read_text()
-    assert "| generate, nothing compiled | fps 2 |" in (tmp_path / "answers.md").read_text()
+    assert "| generate, nothing compiled | fps 2 |" in (tmp_path / "results.md").read_text()
 
 
-def test_a_process_that_ends_costs_its_question_and_no_other(tmp_path: Path) -> None:
-    code, answers, _ = run(tmp_path, baseline="ends", encode="ends")
-    assert code == 0 and len(answers) == len(QUESTIONS)
-    failed = [answer for answer in answers if "error" in answer]
-    assert [answer["question"] for answer in failed] == ["baseline", "encode"]
-    assert all(answer["device"] == "card" and "ended with 7" in answer["error"] for answer in failed)
+def test_a_process_that_ends_costs_its_benchmark_and_no_other(tmp_path: Path) -> None:
+    code, results, _ = run(tmp_path, baseline="ends", encode="ends")
+    assert code == 0 and len(results) == len(SUITE)
+    failed = [result for result in results if "error" in result]
+    assert [result["benchmark"] for result in failed] == ["baseline", "encode"]
+    assert all(result["device"] == "card" and "ended with 7" in result["error"] for result in failed)
 
 
-def test_a_question_that_leaves_the_card_unusable_keeps_its_own_error(tmp_path: Path) -> None:
-    _, answers, _ = run(tmp_path, baseline="spoils the card")
-    assert len(answers) == len(QUESTIONS)
-    assert [answer["error"] for answer in answers if "error" in answer] == ["RuntimeError: CUDA"]
+def test_a_benchmark_that_leaves_the_card_unusable_keeps_its_own_error(tmp_path: Path) -> None:
+    _, results, _ = run(tmp_path, baseline="spoils the card")
+    assert len(results) == len(SUITE)
+    assert [result["error"] for result in results if "error" in result] == ["RuntimeError: CUDA"]
     assert len((tmp_path / "pids").read_text().splitlines()) == 2
 
 
-def test_a_question_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_benchmark_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shotstream.bench.supervise._GRACE", (0.0, 1.0))
-    code, answers, _ = run(tmp_path, baseline="hangs")
-    assert code == 0 and len(answers) == len(QUESTIONS)
-    assert "did not come to an end" in answers[3]["error"]
+    code, results, _ = run(tmp_path, baseline="hangs")
+    assert code == 0 and len(results) == len(SUITE)
+    assert "did not come to an end" in results[3]["error"]
 
 
-def test_an_answer_that_its_process_could_not_tell_of_is_kept_and_nothing_is_blamed(tmp_path: Path) -> None:
-    code, answers, _ = run(tmp_path, baseline="ends untold")
-    assert code == 0 and len(answers) == len(QUESTIONS)
-    assert not any("error" in answer for answer in answers)
-    asked = [(answer["question"], answer["variant"]) for answer in answers]
-    assert len(set(asked)) == len(asked), "nothing is asked twice"
+def test_a_result_that_its_process_could_not_tell_of_is_kept_and_nothing_is_blamed(tmp_path: Path) -> None:
+    code, results, _ = run(tmp_path, baseline="ends unreported")
+    assert code == 0 and len(results) == len(SUITE)
+    assert not any("error" in result for result in results)
+    asked = [(result["benchmark"], result["variant"]) for result in results]
+    assert len(set(asked)) == len(asked), "nothing is run twice"
 
 
-def test_what_cannot_be_loaded_is_an_answer_too_and_is_not_tried_for_ever(tmp_path: Path) -> None:
-    code, answers, shown = run(tmp_path, load="fails")
+def test_what_cannot_be_loaded_is_a_result_too_and_is_not_tried_for_ever(tmp_path: Path) -> None:
+    code, results, shown = run(tmp_path, load="fails")
     assert code == 1
-    assert [answer["question"] for answer in answers] == ["generate", "machine"]
-    assert all("no such card" in answer["error"] for answer in answers)
-    assert "not asked: " in shown
+    assert [result["benchmark"] for result in results] == ["generate", "machine"]
+    assert all("no such card" in result["error"] for result in results)
+    assert "not run: " in shown
 
 
 def test_after_the_limit_no_other_process_is_started(tmp_path: Path) -> None:
-    """The process itself looks at the limit too; this one ends at its first question."""
-    _, answers, _ = run(tmp_path, limit_s=0.0, generate="ends")
-    assert len(answers) == 1 and answers[0]["question"] == "generate"
+    """The process itself looks at the limit too; this one ends at its first benchmark."""
+    _, results, _ = run(tmp_path, limit_s=0.0, generate="ends")
+    assert len(results) == 1 and results[0]["benchmark"] == "generate"
 
 
 PROGRAM = f"""
 import json, sys
 from pathlib import Path
-from shotstream.bench.questions import QUESTIONS, Asked
+from shotstream.bench.suite import SUITE, SuiteConfig
 from shotstream.bench.supervise import supervise
-asker = (sys.executable, "-c", {ASKER!r}, json.dumps({{"baseline": "hangs"}}))
+worker = (sys.executable, "-c", {WORKER!r}, json.dumps({{"baseline": "hangs"}}))
 say = lambda text: print(text, end="", flush=True)
-sys.exit(supervise(Asked(), QUESTIONS, Path(sys.argv[1]), limit_s=60.0, command="c", say=say, asker=asker))
+options = {{"limit_s": 60.0, "command": "c", "say": say, "worker": worker}}
+sys.exit(supervise(SuiteConfig(), SUITE, Path(sys.argv[1]), **options))
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_signal_loses_one_answer_and_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_loses_one_result_and_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, tmp_path],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    file, pids = tmp_path / "answers.jsonl", tmp_path / "pids"
+    file, pids = tmp_path / "results.jsonl", tmp_path / "pids"
     wait_for(lambda: file.is_file() and file.read_text().count("\n") == 3)
     program.send_signal(number)
     shown, _ = program.communicate(timeout=30)
-    answers = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [answer["fps"] for answer in answers[:3]] == [2.0] * 3
+    results = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [result["fps"] for result in results[:3]] == [2.0] * 3
     if number == signal.SIGKILL:
-        assert program.returncode == -signal.SIGKILL and len(answers) == 3
+        assert program.returncode == -signal.SIGKILL and len(results) == 3
     else:
         assert program.returncode == 128 + number
-        assert answers[3]["question"] == "baseline" and number.name in answers[3]["error"]
+        assert results[3]["benchmark"] == "baseline" and number.name in results[3]["error"]
         assert "FAILED: stopped by" in shown.splitlines()[-1]
     pid = int(pids.read_text())
     wait_for(lambda: not is_alive(pid))

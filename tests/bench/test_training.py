@@ -1,4 +1,4 @@
-"""What training takes: the recipes' own stages on drawn data, and a line for every question."""
+"""What training takes: the recipes' own stages on drawn data, and a line for every benchmark."""
 
 import json
 import time
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from shotstream.bench import training
-from shotstream.bench.answers import AnswerFile
-from shotstream.bench.training import Setting, ask_all, ask_intra_shot, ask_teacher, count_flops
+from shotstream.bench.results import ResultFile
+from shotstream.bench.training import Setting, count_flops, measure_all, measure_intra_shot, measure_teacher
 
 TINY = Setting(device=torch.device("cpu"), is_tiny=True)
 
@@ -41,35 +41,35 @@ class _Here:
 @pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_teachers_step_is_timed_and_profiled(causal: bool) -> None:
-    found = ask_teacher(TINY, causal=causal)
+    found = measure_teacher(TINY, causal=causal)
     assert found["step_s"] > 0 and found["peak_gb"] > 0
     assert len(found["dearest"]) == 3 and 0 < sum(found["dearest"].values()) <= 1
 
 
 @pytest.mark.slow
 def test_a_step_of_matching_is_the_sum_of_its_updates() -> None:
-    found = ask_intra_shot(TINY)
+    found = measure_intra_shot(TINY)
     assert found["fake_updates"] == 5
     updates_s = 5 * found["fake_update_s"] + found["student_update_s"]
     assert found["step_s"] == pytest.approx(found["draw_s"] + updates_s)
 
 
 @pytest.mark.slow
-def test_a_question_that_fails_is_an_answer_and_the_next_one_is_asked(
+def test_a_benchmark_that_fails_is_a_result_and_the_next_one_is_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fails(_: Setting) -> dict[str, Any]:
         raise RuntimeError("the card\nfell out")
 
-    questions = {"wan_teacher": fails, "theatre_teacher": lambda _: {"step_s": 2.0}}
-    monkeypatch.setattr(training, "QUESTIONS", questions)
-    file = AnswerFile(tmp_path / "answers.jsonl")
-    ask_all(TINY, file, limit_s=60.0, began=time.perf_counter())
-    first, second = map(json.loads, (tmp_path / "answers.jsonl").read_text().splitlines())
+    benchmarks = {"wan_teacher": fails, "theatre_teacher": lambda _: {"step_s": 2.0}}
+    monkeypatch.setattr(training, "MEASUREMENTS", benchmarks)
+    file = ResultFile(tmp_path / "results.jsonl")
+    measure_all(TINY, file, limit_s=60.0, began=time.perf_counter())
+    first, second = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
     assert first["error"] == "RuntimeError: the card fell out" and first["device"] == "cpu"
     assert second["step_s"] == 2.0 and "error" not in second
-    ask_all(TINY, file, limit_s=0.0, began=time.perf_counter() - 1)
-    assert [answer.get("error", "")[:9] for answer in file.read()[2:]] == ["not asked"] * 2
+    measure_all(TINY, file, limit_s=0.0, began=time.perf_counter() - 1)
+    assert [result.get("error", "")[:9] for result in file.read()[2:]] == ["not run: "] * 2
 
 
 @pytest.mark.slow
@@ -81,8 +81,8 @@ def test_what_is_counted_beside_is_what_the_parts_cost() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", training.QUESTIONS)
-def test_every_question_is_answered_on_a_gpu(name: str) -> None:
+@pytest.mark.parametrize("name", training.MEASUREMENTS)
+def test_every_benchmark_runs_on_a_gpu(name: str) -> None:
     """Steps of the teacher, of both kinds of distribution matching, and of the theatre's teacher."""
-    found = training.QUESTIONS[name](Setting(device=torch.device("cuda"), is_tiny=True))
+    found = training.MEASUREMENTS[name](Setting(device=torch.device("cuda"), is_tiny=True))
     assert found["peak_gb"] > 0 and found["busy"] > 0

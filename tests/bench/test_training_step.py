@@ -70,7 +70,7 @@ def test_more_updates_of_the_fake_score_and_filmed_shots_cost_what_they_are() ->
         matching_step(matching(**{name: scale}), SHOT).flops - one.flops
         for name, scale in (("guidance", 1.0), ("context_guidance", 2.0))
     ]
-    assert 0 < asked[1] == pytest.approx(-asked[0]), "a question to the teacher less, or one more"
+    assert 0 < asked[1] == pytest.approx(-asked[0]), "a benchmark to the teacher less, or one more"
     filmed = matching_step(matching(), SHOT, num_filmed=2).flops - one.flops
     assert 0 < filmed < 2 * one.flops
     cached = 2 * DIT.num_layers * DIT.dim * 16 * (2 + DIT.window_chunks * DIT.chunk_latent_frames)

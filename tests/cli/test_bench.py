@@ -1,4 +1,4 @@
-"""The questions of `shotstream bench` as a person asks them."""
+"""The benchmarks of `shotstream bench` from the command line."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def run(*arguments: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("question", "options"),
+    ("benchmark", "options"),
     [
         pytest.param(  # in bfloat16 a CPU's ceiling alone takes most of a minute
             "denoise",
@@ -39,45 +39,45 @@ def run(*arguments: str) -> int:
         ),
     ],
 )
-def test_every_question_ends_in_one_json_line(
-    question: str, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+def test_every_benchmark_ends_in_one_json_line(
+    benchmark: str, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(question, *TINY, *options) == 0
+    assert run(benchmark, *TINY, *options) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert document["bench"] == question
-    assert document["switches"]["float8_cache"] == ("lowest" in options)
+    assert document["bench"] == benchmark
+    assert document["inference_options"]["float8_cache"] == ("lowest" in options)
     assert document["weights_sha256"] == "random" and document["pixel_size"] == [32, 48]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("question", ["denoise", "decode", "encode", "cut"])
+@pytest.mark.parametrize("benchmark", ["denoise", "decode", "encode", "cut"])
 def test_who_waits_without_a_terminal_is_told_how_far_it_is(
-    question: str, capsys: pytest.CaptureFixture[str]
+    benchmark: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(question, *TINY, "--chunks", "1", "--repeats", "2") == 0
+    assert run(benchmark, *TINY, "--chunks", "1", "--repeats", "2") == 0
     told = [line.split(" s  ")[1] for line in capsys.readouterr().err.splitlines() if " s  " in line]
     assert told[0].startswith("loading") and any("2 of 2" in line for line in told)
 
 
 @pytest.mark.slow
-def test_all_writes_answers_and_prints_little(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_all_writes_results_and_prints_little(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "results"
     assert run("all", *TINY, "--tiny", "--limit", "0.001", "-o", str(output)) == 0
-    (line,) = (output / "answers.jsonl").read_text(encoding="ascii").splitlines()
-    # The first question is always asked.
-    answer = json.loads(line)
-    assert answer["question"] == "generate" and answer["device"] == "cpu"
-    assert answer["fps"] > 0 and answer["num_frames"] == 2 * 21 and len(answer["interval_ms"]) == 3
+    (line,) = (output / "results.jsonl").read_text(encoding="ascii").splitlines()
+    # The first benchmark is always run.
+    result = json.loads(line)
+    assert result["benchmark"] == "generate" and result["device"] == "cpu"
+    assert result["fps"] > 0 and result["num_frames"] == 2 * 21 and len(result["interval_ms"]) == 3
     shown = capfd.readouterr().out
-    assert len(shown.encode()) <= 8000 and "not asked" in shown
+    assert len(shown.encode()) <= 8000 and "not run" in shown
     assert shown.splitlines()[-1].startswith("generate, nothing compiled")
 
 
-def test_a_question_that_there_is_not_is_bad_input(
+def test_a_benchmark_that_there_is_not_is_bad_input(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("all", "-o", str(tmp_path), "--only", "what") == 2
-    assert "no question 'what'" in capsys.readouterr().err
+    assert "no benchmark 'what'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

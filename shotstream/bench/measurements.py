@@ -1,8 +1,7 @@
 """The measurements of `shotstream bench all`: each yields values as they become known.
 
-Every answer tells the number of repetitions. Timings end with the device's last work. Frames per second are
-of captions to encoded film, and hold all that a film needs; where something is left out the name of the
-value says so.
+Every result has its number of repetitions. Timings include the device's last work. Frames per second are
+measured from captions to the encoded film; where something is left out the name of the value says so.
 """
 
 import importlib
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from shotstream.bench.answers import error_text
 from shotstream.bench.baseline import bench_baseline
 from shotstream.bench.budget import Budget
 from shotstream.bench.codec import bench_decode, bench_encode
@@ -28,10 +26,11 @@ from shotstream.bench.generate import PARTS, BenchConfig, FilmRun, bench_story, 
 from shotstream.bench.light import LightSession, random_light_decoder
 from shotstream.bench.power import PowerMeter
 from shotstream.bench.published_loop import forget_captions
-from shotstream.bench.questions import Question
 from shotstream.bench.report import machine_facts
+from shotstream.bench.results import error_text
 from shotstream.bench.roofline import measure_ceilings, product_ceilings, shot_cost
 from shotstream.bench.shots import bench_shots
+from shotstream.bench.suite import Benchmark
 from shotstream.bench.variants import Models, num_cores
 from shotstream.model.attention import AttentionName, attend_all, attention_kernel
 from shotstream.model.eight_bit_attention import EightBitKeysValues, check_eight_bits
@@ -44,31 +43,31 @@ Values = Generator[dict[str, Any]]
 _OPTIONAL = ("av", "diffusers", "ftfy", "transformers", "triton")
 
 
-def ask(models: Models, question: Question, budget: Budget) -> Values:
-    """The values of an answer, piece by piece; between two pieces the caller may stop."""
-    return _ASKED[question.name](models, question, budget)
+def measure(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
+    """The values of one result, as they become known; the caller may stop between any two."""
+    return _MEASUREMENTS[benchmark.name](models, benchmark, budget)
 
 
-def _generate(models: Models, question: Question, budget: Budget) -> Values:
-    """Films end to end, H.264 beside the engine; what was compiled and warmed up before is told apart."""
+def _generate(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
+    """Films end to end, H.264 beside the engine; compilation and warm-up are separate values."""
     yield {"load_s": models.load_s}
     built = Budget()
-    pipeline = models.pipeline(question)
+    pipeline = models.pipeline(benchmark)
     yield {"build_s": built.spent_s}
     compiling = Budget()
-    inference_options = models.inference_options(question)
+    inference_options = models.inference_options(benchmark)
     if inference_options.needs_warm_up:
-        warm_up(pipeline, models.asked.num_chunks)
-    yield {"switches": asdict(inference_options), "compile_s": compiling.spent_s}
-    config = _film_config(models, question)
+        warm_up(pipeline, models.suite.num_chunks)
+    yield {"inference_options": asdict(inference_options), "compile_s": compiling.spent_s}
+    config = _film_config(models, benchmark)
     warming = Budget()
-    light = random_light_decoder(pipeline) if question.is_light else None
+    light = random_light_decoder(pipeline) if benchmark.is_light else None
     FilmRun(pipeline, replace(config, num_chunks=2), light=light).film(bench_story(2, 900_001))
     yield {"warm_up_s": compiling.spent_s, "first_film_s": warming.spent_s}
     run = FilmRun(pipeline, config, budget, light)
     filming = Budget()
     with PowerMeter(models.device) as meter:
-        for story in range(models.asked.num_stories):
+        for story in range(models.suite.num_stories):
             forget_captions(pipeline.text_encoder)
             run.film(bench_story(config.num_shots, story))
             wall_s = filming.spent_s
@@ -81,24 +80,24 @@ def _generate(models: Models, question: Question, budget: Budget) -> Values:
                 "interval_ms": _spread(run.intervals_s, 1e3),
                 "num_frames": run.num_frames,
                 "num_stories": story + 1,
-                "num_steps": question.num_steps or pipeline.num_steps,
+                "num_steps": benchmark.num_steps or pipeline.num_steps,
                 "wall_s": wall_s,
             }
     yield {f"power_{kind}_w": watts for kind, watts in meter.watts.items()}
 
 
-def _machine(models: Models, question: Question, budget: Budget) -> Values:
-    del question, budget
+def _machine(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
+    del benchmark, budget
     yield {
         **machine_facts(models.device),
         "device": models.device_name,
         "cores": num_cores(),
         "python": platform.python_version(),
         "missing": [name for name in _OPTIONAL if not _is_there(name)],
-        "model": models.asked.model,
+        "model": models.suite.model,
         "dtype": str(models.dtype).removeprefix("torch."),
-        "is_random": models.asked.is_random,
-        "size": models.asked.size,
+        "is_random": models.suite.is_random,
+        "size": models.suite.size,
     }
     if models.device.type == "cuda":
         free, total = torch.cuda.mem_get_info(models.device)
@@ -110,11 +109,11 @@ def _machine(models: Models, question: Question, budget: Budget) -> Values:
         }
 
 
-def _baseline(models: Models, question: Question, budget: Budget) -> Values:
+def _baseline(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
     """Both films are cut to the same captions, by turns."""
-    pipeline = models.pipeline(question)
+    pipeline = models.pipeline(benchmark)
     yield {}
-    config = replace(_film_config(models, question), num_stories=models.asked.num_stories)
+    config = replace(_film_config(models, benchmark), num_stories=models.suite.num_stories)
     report = bench_baseline(pipeline, config, is_over=lambda: budget.is_over, warm_up_chunks=2)
     yield {
         **{row.key: report.value(row.key) for row in report.rows},
@@ -123,36 +122,36 @@ def _baseline(models: Models, question: Question, budget: Budget) -> Values:
     }
 
 
-def _latency(models: Models, question: Question, budget: Budget) -> Values:
+def _latency(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
     """p50, p95 and p99: from a prompt to its pixels, the engine idle and busy, and from chunk to chunk."""
     del budget
-    pipeline = models.pipeline(question)
-    part = PartConfig(num_shots=models.asked.num_cuts, num_chunks=models.asked.num_chunks)
-    light = random_light_decoder(pipeline) if question.is_light else None
+    pipeline = models.pipeline(benchmark)
+    part = PartConfig(num_shots=models.suite.num_cuts, num_chunks=models.suite.num_chunks)
+    light = random_light_decoder(pipeline) if benchmark.is_light else None
     cuts = Cuts(pipeline, part, scale=models.scale if _is_there("av") else None, light=light)
     for _ in cuts.make():
-        told: dict[str, Any] = {"num_cuts": len(cuts.to_frames_s["idle"])}
+        values: dict[str, Any] = {"num_cuts": len(cuts.to_frames_s["idle"])}
         for kind in ("idle", "busy"):
-            told[f"{kind}_s"] = _spread(cuts.to_frames_s[kind])
+            values[f"{kind}_s"] = _spread(cuts.to_frames_s[kind])
             if _is_there("av"):
-                told[f"{kind}_h264_s"] = _spread(cuts.to_fragment_s[kind])
-        yield told
+                values[f"{kind}_h264_s"] = _spread(cuts.to_fragment_s[kind])
+        yield values
     intervals_s: list[float] = []
     words = "a fox in the forest"
     session = pipeline.session(words) if light is None else LightSession(pipeline, light, words)
-    while len(intervals_s) < models.asked.num_cuts:
+    while len(intervals_s) < models.suite.num_cuts:
         chunk = Budget()
-        for made in session.shot(f"it walks on {len(intervals_s)}", num_chunks=models.asked.num_chunks):
+        for made in session.shot(f"it walks on {len(intervals_s)}", num_chunks=models.suite.num_chunks):
             if made.chunk_index:
                 intervals_s.append(chunk.spent_s)
             chunk = Budget()
         yield {"interval_ms": _spread(intervals_s, 1e3), "num_intervals": len(intervals_s)}
 
 
-def _h264(models: Models, question: Question, budget: Budget) -> Values:
+def _h264(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
     """A film of one shot three ways, and what encoding takes alone; "smooth": as many moving pictures."""
-    pipeline = models.pipeline(question)
-    config = replace(_film_config(models, question), num_shots=1)
+    pipeline = models.pipeline(benchmark)
+    config = replace(_film_config(models, benchmark), num_shots=1)
     _film(pipeline, replace(config, num_chunks=2, with_h264=False))
     ways: dict[str, dict[str, Any]] = {
         "none": {"with_h264": False},
@@ -168,7 +167,7 @@ def _h264(models: Models, question: Question, budget: Budget) -> Values:
         importlib.import_module("av")
     for name, frames in pictures.items():
         writer = FragmentWriter(pipeline.fps, H264Settings(scale=models.scale))
-        taken = models.seconds(partial(writer.write, frames), models.asked.num_repeats)
+        taken = models.seconds(partial(writer.write, frames), models.suite.num_repeats)
         yield {
             f"{name}_ms": 1e3 * median(taken) / len(frames),
             f"{name}_kb_per_frame": len(writer.write(frames)[1]) / len(frames) / 1e3,
@@ -178,10 +177,10 @@ def _h264(models: Models, question: Question, budget: Budget) -> Values:
         yield {f"{name}_fps": _film(pipeline, replace(config, **change), budget), "num_stories": 1}
 
 
-def _parts(models: Models, question: Question, budget: Budget) -> Values:
+def _parts(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
     """Time of each part of a frame, each waited for; H.264 inline."""
-    pipeline = models.pipeline(question, waits=True)
-    config = replace(_film_config(models, question), overlap=False)
+    pipeline = models.pipeline(benchmark, waits=True)
+    config = replace(_film_config(models, benchmark), overlap=False)
     _film(pipeline, replace(config, num_shots=1, num_chunks=2))
     run = FilmRun(pipeline, config, budget)
     filming = Budget()
@@ -193,19 +192,19 @@ def _parts(models: Models, question: Question, budget: Budget) -> Values:
     }
 
 
-def _denoise(models: Models, question: Question, budget: Budget) -> Values:
+def _denoise(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
     """Time of a pass in each chunk of a shot after three others, with the arithmetic of the whole."""
     del budget
-    pipeline = models.pipeline(question, waits=True)
-    num_chunks = models.asked.num_chunks or pipeline.config.num_chunks
-    num_steps = question.num_steps or len(pipeline.config.student_steps)
+    pipeline = models.pipeline(benchmark, waits=True)
+    num_chunks = models.suite.num_chunks or pipeline.config.num_chunks
+    num_steps = benchmark.num_steps or len(pipeline.config.student_steps)
     conditioning, text = later_shot(pipeline)
     warming = Budget()
     timed_shot(pipeline, conditioning, text, num_chunks, num_steps)
     yield {"warm_up_s": warming.spent_s}
     grid = pipeline.codec.geometry.token_grid(pipeline.latent_size)
     cost = shot_cost(pipeline.dit.config, grid, num_chunks, num_steps, pipeline.dtype.itemsize)
-    ceilings = measure_ceilings(pipeline.device, pipeline.dtype, size=256 if models.asked.is_tiny else None)
+    ceilings = measure_ceilings(pipeline.device, pipeline.dtype, size=256 if models.suite.is_tiny else None)
     shots: list[list[dict[str, float]]] = []
     for _ in range(2):
         parts, latents = timed_shot(pipeline, conditioning, text, num_chunks, num_steps)
@@ -230,10 +229,10 @@ def _denoise(models: Models, question: Question, budget: Budget) -> Values:
         }
 
 
-def _decode(models: Models, question: Question, budget: Budget) -> Values:
+def _decode(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
     del budget
-    pipeline = models.pipeline(question, waits=True)
-    part = PartConfig(num_shots=2, num_chunks=min(4, models.asked.num_chunks or 4))
+    pipeline = models.pipeline(benchmark, waits=True)
+    part = PartConfig(num_shots=2, num_chunks=min(4, models.suite.num_chunks or 4))
     report = bench_decode(pipeline, part)
     yield {
         **{key: report.value(key) for key in ("chunk_ms", "first_chunk_ms", "decode_fps", "warm_up_s")},
@@ -247,24 +246,24 @@ def _decode(models: Models, question: Question, budget: Budget) -> Values:
     yield {"levels_off": float(np.abs(made - plain).mean())}
 
 
-def _encode(models: Models, question: Question, budget: Budget) -> Values:
+def _encode(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
     del budget
-    pipeline = models.pipeline(question, waits=True)
+    pipeline = models.pipeline(benchmark, waits=True)
     report = bench_encode(
-        pipeline, PartConfig(num_shots=models.asked.num_repeats, num_chunks=models.asked.num_chunks)
+        pipeline, PartConfig(num_shots=models.suite.num_repeats, num_chunks=models.suite.num_chunks)
     )
     yield {
         **{row.key: report.value(row.key) for row in report.rows if "peak" not in row.key},
-        "num_repeats": models.asked.num_repeats,
+        "num_repeats": models.suite.num_repeats,
     }
 
 
-def _shots(models: Models, question: Question, budget: Budget) -> Values:
+def _shots(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
     """A later chunk's time at the first shot and at later ones up to the hundredth."""
-    pipeline = models.pipeline(question, waits=True)
-    last = models.asked.last_shot
+    pipeline = models.pipeline(benchmark, waits=True)
+    last = models.suite.last_shot
     probed = tuple(number for number in (1, 10, 50, 100) if number <= last)
-    config = PartConfig(num_shots=1, num_chunks=models.asked.num_chunks)
+    config = PartConfig(num_shots=1, num_chunks=models.suite.num_chunks)
     report = bench_shots(
         pipeline,
         config,
@@ -282,19 +281,19 @@ def _shots(models: Models, question: Question, budget: Budget) -> Values:
     }
 
 
-def _ceilings(models: Models, question: Question, budget: Budget) -> Values:
-    del question, budget
+def _ceilings(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
+    del benchmark, budget
     yield {"num_rounds": 5}
-    for name, value in product_ceilings(models.device, size=256 if models.asked.is_tiny else None).items():
+    for name, value in product_ceilings(models.device, size=256 if models.suite.is_tiny else None).items():
         yield {f"{name}_tflops" if isinstance(value, float) else f"{name}_error": value}
-    ceilings = measure_ceilings(models.device, models.dtype, size=256 if models.asked.is_tiny else None)
+    ceilings = measure_ceilings(models.device, models.dtype, size=256 if models.suite.is_tiny else None)
     yield {"copy_gbyte_per_s": ceilings.bytes_per_s / 1e9}
 
 
-def _attention(models: Models, question: Question, budget: Budget) -> Values:
+def _attention(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
     """Every kernel there is, over the keys of a shot's first, middle and last chunk."""
     del budget
-    pipeline = models.pipeline(question)
+    pipeline = models.pipeline(benchmark)
     config, grid = pipeline.dit.config, pipeline.codec.geometry.token_grid(pipeline.latent_size)
     tokens = grid.num_tokens * config.chunk_latent_frames
     heads = config.num_heads
@@ -325,7 +324,7 @@ def _attention(models: Models, question: Question, budget: Budget) -> Values:
         yield {"tflops": dict(tflops), "off_by": dict(off_by), "failed": dict(failed), "num_repeats": 5}
 
 
-_ASKED: dict[str, Callable[[Models, Question, Budget], Values]] = {
+_MEASUREMENTS: dict[str, Callable[[Models, Benchmark, Budget], Values]] = {
     "generate": _generate,
     "machine": _machine,
     "baseline": _baseline,
@@ -341,12 +340,12 @@ _ASKED: dict[str, Callable[[Models, Question, Budget], Values]] = {
 }
 
 
-def _film_config(models: Models, question: Question) -> BenchConfig:
+def _film_config(models: Models, benchmark: Benchmark) -> BenchConfig:
     return BenchConfig(
         num_stories=1,
-        num_shots=models.asked.num_shots,
-        num_chunks=models.asked.num_chunks,
-        num_steps=question.num_steps,
+        num_shots=models.suite.num_shots,
+        num_chunks=models.suite.num_chunks,
+        num_steps=benchmark.num_steps,
         scale=models.scale,
         overlap=True,
         with_h264=_is_there("av"),

@@ -1,8 +1,8 @@
-"""The questions of `shotstream bench all`, in the order of what their answers are worth; none is asked here.
+"""The benchmarks of `shotstream bench all`, the most important first; none is run here.
 
-Each has seconds of its own. They are counted for the 1.3B model at 480x832 on one data-centre GPU, with room;
-the first has the whole headline in it and compiles nothing, so that it stands whatever becomes of the rest.
-Imports nothing that takes time.
+Each has a time budget, with a margin, for the 1.3B model at 480x832 on one data-centre GPU. The first gives
+the headline and compiles nothing, so that it is there whatever happens to the rest. Imports nothing that
+takes time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,19 +10,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Start = Literal["plain", "chosen"]
-"""What a variant's inference options are changes of: none at all, or the engine's own choice."""
+"""What `inference_options` are added to: no options, or those that the engine chooses for the machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class Benchmark:
     """A measurement in one variant of the engine."""
 
     name: str
-    """Of the function that answers it."""
+    """Name of the function that measures it."""
     variant: str = ""
-    """Tells it from others of the same name."""
+    """Distinguishes benchmarks of the same name."""
     budget_s: int = 60
-    """After it the question is stopped where that is safe, and says what it has."""
+    """Seconds after which it is stopped where that is safe; the values so far are the result."""
     start: Start = "chosen"
     inference_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What is set otherwise than in `start`."""
@@ -35,7 +35,7 @@ class Question:
     changes_films: bool = False
     """Whether films are others than those of all bits and steps, so that no headline may come of it."""
     needs: tuple[Literal["gpu", "wan"], ...] = ()
-    """Without which it is not asked."""
+    """Requirements; without them it is skipped."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -44,7 +44,7 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class SuiteConfig:
     """The selection of measurements, and how much of each.
 
     Raises:
@@ -83,13 +83,13 @@ class Asked:
         return asdict(self)
 
 
-def _film(variant: str, budget_s: int = 60, *, changes_films: bool = False, **more: Any) -> Question:
-    return Question(name="generate", variant=variant, budget_s=budget_s, changes_films=changes_films, **more)
+def _film(variant: str, budget_s: int = 60, *, changes_films: bool = False, **more: Any) -> Benchmark:
+    return Benchmark(name="generate", variant=variant, budget_s=budget_s, changes_films=changes_films, **more)
 
 
-def _denoise(variant: str, budget_s: int, start: Start = "plain", **inference_options: Any) -> Question:
+def _denoise(variant: str, budget_s: int, start: Start = "plain", **inference_options: Any) -> Benchmark:
     fewer_bits = "weights" in inference_options or inference_options.get("attention") == "eight-bit"
-    return Question(
+    return Benchmark(
         name="denoise",
         variant=variant,
         budget_s=budget_s,
@@ -100,8 +100,8 @@ def _denoise(variant: str, budget_s: int, start: Start = "plain", **inference_op
     )
 
 
-def _decode(variant: str, budget_s: int = 30, **inference_options: Any) -> Question:
-    return Question(
+def _decode(variant: str, budget_s: int = 30, **inference_options: Any) -> Benchmark:
+    return Benchmark(
         name="decode",
         variant=variant,
         budget_s=budget_s,
@@ -113,24 +113,24 @@ def _decode(variant: str, budget_s: int = 30, **inference_options: Any) -> Quest
 
 _FLOAT8 = {"precision": "float8"}
 
-QUESTIONS: Sequence[Question] = (
+SUITE: Sequence[Benchmark] = (
     _film("nothing compiled", 90, start="plain"),
-    Question(name="machine", budget_s=20, start="plain"),
+    Benchmark(name="machine", budget_s=20, start="plain"),
     # One engine, compiled once, as long as nothing but the order of its work changes.
     _film("the engine's choice", 240),
-    Question(name="baseline", budget_s=90),
-    Question(name="latency", variant="full decoder", budget_s=60),
-    Question(name="h264", budget_s=60),
-    Question(name="latency", variant="light decoder", budget_s=60, is_light=True, needs=("wan",)),
+    Benchmark(name="baseline", budget_s=90),
+    Benchmark(name="latency", variant="full decoder", budget_s=60),
+    Benchmark(name="h264", budget_s=60),
+    Benchmark(name="latency", variant="light decoder", budget_s=60, is_light=True, needs=("wan",)),
     _film("light decoder", is_light=True, needs=("wan",), changes_films=True),
     _film("2 steps", num_steps=2, changes_films=True),
     _film("1 step", num_steps=1, changes_films=True),
-    Question(name="denoise", variant="the engine's choice", budget_s=60),
-    Question(name="parts", budget_s=45),
+    Benchmark(name="denoise", variant="the engine's choice", budget_s=60),
+    Benchmark(name="parts", budget_s=45),
     _film("chunks in turn", inference_options={"overlap_chunks": False}),
-    Question(name="encode", budget_s=30),
+    Benchmark(name="encode", budget_s=30),
     _film("float8", 240, options=_FLOAT8, changes_films=True, needs=("gpu",)),
-    Question(
+    Benchmark(
         name="denoise",
         variant="float8",
         budget_s=90,
@@ -138,7 +138,7 @@ QUESTIONS: Sequence[Question] = (
         changes_films=True,
         needs=("gpu",),
     ),
-    Question(name="ceilings", budget_s=20, start="plain"),
+    Benchmark(name="ceilings", budget_s=20, start="plain"),
     _denoise("nothing compiled", 45),
     _denoise("cuDNN's attention", 45, attention="cudnn"),
     _denoise("eight-bit attention", 45, attention="eight-bit"),
@@ -146,8 +146,8 @@ QUESTIONS: Sequence[Question] = (
     _decode("whole chunk", chunk_decode=True),
     _decode("whole chunk and benchmarked", 60, chunk_decode=True, cudnn_benchmark=True),
     _decode("all that and compiled", 120, chunk_decode=True, cudnn_benchmark=True, compile_decoder=True),
-    Question(name="shots", budget_s=120),
-    Question(name="attention", budget_s=45, start="plain"),
+    Benchmark(name="shots", budget_s=120),
+    Benchmark(name="attention", budget_s=45, start="plain"),
     _denoise("compiled", 120, compile=True),
     _denoise("compiled and float8 products", 120, weights="float8-products", compile=True),
     _film("memory low", 120, options={"memory": "low"}, needs=("wan",)),
@@ -155,26 +155,26 @@ QUESTIONS: Sequence[Question] = (
 )
 
 
-def chosen_questions(only: str | None = None, begin: str | None = None) -> list[Question]:
-    """The questions with one of the names in `only` (commas between), or all from `begin` on, or all.
+def select_benchmarks(only: str | None = None, begin: str | None = None) -> list[Benchmark]:
+    """The benchmarks with one of the names in `only` (commas between), or all from `begin` on, or all.
 
-    A name is that of a question, or of one variant: "decode" or "decode: whole chunk".
+    A name is that of a benchmark, or of one variant: "decode" or "decode: whole chunk".
 
     Raises:
         ValueError: A name is none.
     """
 
-    def matches(question: Question, name: str) -> bool:
-        return name.strip() in (question.name, f"{question.name}: {question.variant}")
+    def matches(benchmark: Benchmark, name: str) -> bool:
+        return name.strip() in (benchmark.name, f"{benchmark.name}: {benchmark.variant}")
 
-    questions = list(QUESTIONS)
+    benchmarks = list(SUITE)
     for name in (*(only.split(",") if only else ()), *((begin,) if begin else ())):
-        if not any(matches(question, name) for question in questions):
-            names = ", ".join(dict.fromkeys(question.name for question in questions))
-            raise ValueError(f"no question {name.strip()!r}; there are {names}")
+        if not any(matches(benchmark, name) for benchmark in benchmarks):
+            names = ", ".join(dict.fromkeys(benchmark.name for benchmark in benchmarks))
+            raise ValueError(f"no benchmark {name.strip()!r}; there are {names}")
     if begin:
-        first = next(place for place, question in enumerate(questions) if matches(question, begin))
-        questions = questions[first:]
+        first = next(place for place, benchmark in enumerate(benchmarks) if matches(benchmark, begin))
+        benchmarks = benchmarks[first:]
     if only:
-        questions = [x for x in questions if any(matches(x, name) for name in only.split(","))]
-    return questions
+        benchmarks = [x for x in benchmarks if any(matches(x, name) for name in only.split(","))]
+    return benchmarks

@@ -1,8 +1,7 @@
-"""Answers on disk, one JSON object a line, and the table that a person is shown of them.
+"""Result files of `shotstream bench all`, one JSON object per line, and the table that is printed of them.
 
-A line is written whole, in one call, and is on the disk before the next question is asked: whoever kills the
-program loses the answer under way and no other, and a file can be read at any moment. Imports nothing that
-takes time.
+A line is written in one call, and is on disk before the next benchmark starts: if the program is killed, only
+the current result is lost, and the file can be read at any time. Imports nothing that takes time.
 """
 
 import json
@@ -12,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 Say = Callable[[str], None]
-"""Shows a person something."""
+"""Prints text."""
 
-Answer = Mapping[str, Any]
-"""`question`, `variant` where a question is asked in several, `device`, and the values or an `error`."""
+Result = Mapping[str, Any]
+"""`benchmark`, `variant` if there are several, `device`, and the values or an `error`."""
 
 _MAX_ERROR = 300
 
 
-class AnswerFile:
-    """A file that answers are added to; several processes may do so, one after the other."""
+class ResultFile:
+    """A file of results; several processes may append to it, one after the other."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,9 +30,9 @@ class AnswerFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_bytes(b"")
 
-    def add(self, answer: Answer) -> None:
+    def add(self, result: Result) -> None:
         """Returns once it is on the disk."""
-        line = json.dumps(_finite(answer), ensure_ascii=True, allow_nan=False) + "\n"
+        line = json.dumps(_finite(result), ensure_ascii=True, allow_nan=False) + "\n"
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(file, line.encode("ascii"))
@@ -42,7 +41,7 @@ class AnswerFile:
             os.close(file)
 
     def read(self) -> list[dict[str, Any]]:
-        """Reads all answers; none where there is no file."""
+        """Reads all results; none where there is no file."""
         if not self.path.is_file():
             return []
         return [json.loads(line) for line in self.path.read_text(encoding="ascii").splitlines()]
@@ -54,45 +53,45 @@ def error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}"[:_MAX_ERROR] if message else type(error).__name__
 
 
-def title(answer: Answer) -> str:
-    """The question in words."""
-    variant = answer.get("variant")
-    return f"{answer['question']}, {variant}" if variant else str(answer["question"])
+def title(result: Result) -> str:
+    """Name and variant of the benchmark."""
+    variant = result.get("variant")
+    return f"{result['benchmark']}, {variant}" if variant else str(result["benchmark"])
 
 
-def gist(answer: Answer) -> str:
-    """A summary of the answer, shorter than a line."""
-    told = [
-        f"{label} {_number(answer[key])}{unit}"
-        for key, label, unit in _TOLD.get(str(answer["question"]), ())
-        if answer.get(key) not in (None, [], "")
+def summary(result: Result) -> str:
+    """A summary of the result, shorter than a line."""
+    shown = [
+        f"{label} {_number(result[key])}{unit}"
+        for key, label, unit in _SHOWN.get(str(result["benchmark"]), ())
+        if result.get(key) not in (None, [], "")
     ]
-    if "stopped_after_s" in answer:
-        told.append(f"stopped after {_number(answer['stopped_after_s'])} s")
-    if "error" in answer:
-        told.insert(0, f"FAILED: {answer['error']}"[:120])
-    return ", ".join(told)
+    if "stopped_after_s" in result:
+        shown.append(f"stopped after {_number(result['stopped_after_s'])} s")
+    if "error" in result:
+        shown.insert(0, f"FAILED: {result['error']}"[:120])
+    return ", ".join(shown)
 
 
-def headline(answers: Iterable[Answer]) -> list[str]:
+def headline(results: Iterable[Result]) -> list[str]:
     """The fastest film of all bits and steps, the ratio to the published loop, the fastest film of any."""
-    answers = list(answers)
-    films = [answer for answer in answers if answer["question"] == "generate" and "fps" in answer]
+    results = list(results)
+    films = [result for result in results if result["benchmark"] == "generate" and "fps" in result]
     lines: list[str] = []
     whole = [film for film in films if not film.get("changes_films")]
     for kind, some in (("films as they are", whole), ("with fewer bits or steps", films)):
         best = max(some, key=lambda film: film["fps"], default=None)
         if best is not None and (some is whole or best.get("changes_films")):
-            lines.append(f"{best['device']}, {kind}: {gist(best)} ({best.get('variant', '')})")
-    ratios = [x for x in answers if x["question"] == "baseline" and "ratio" in x]
-    return lines[:1] + [f"beside the published loop: {gist(answer)}" for answer in ratios] + lines[1:]
+            lines.append(f"{best['device']}, {kind}: {summary(best)} ({best.get('variant', '')})")
+    ratios = [x for x in results if x["benchmark"] == "baseline" and "ratio" in x]
+    return lines[:1] + [f"beside the published loop: {summary(result)}" for result in ratios] + lines[1:]
 
 
-def table(answers: Sequence[Answer], *, max_bytes: int) -> str:
-    """The headline, then a line for each answer, cut where they are too many."""
-    width = max((len(title(answer)) for answer in answers), default=0)
-    lines = [*headline(answers), ""]
-    lines += [f"{title(answer):{width}}  {gist(answer)}" for answer in answers]
+def table(results: Sequence[Result], *, max_bytes: int) -> str:
+    """The headline, then a line for each result, cut where they are too many."""
+    width = max((len(title(result)) for result in results), default=0)
+    lines = [*headline(results), ""]
+    lines += [f"{title(result):{width}}  {summary(result)}" for result in results]
     shown: list[str] = []
     for line in (line[:180] for line in lines):
         if sum(len(x.encode()) + 1 for x in [*shown, line]) > max_bytes:
@@ -101,14 +100,14 @@ def table(answers: Sequence[Answer], *, max_bytes: int) -> str:
     return "\n".join(shown)
 
 
-def as_markdown(answers: Sequence[Answer], command: str) -> str:
+def as_markdown(results: Sequence[Result], command: str) -> str:
     """A document for bench/results/: the table, then the JSON lines."""
-    rows = [f"| {title(answer)} | {gist(answer)} |" for answer in answers]
-    lines = [json.dumps(answer) for answer in answers]
+    rows = [f"| {title(result)} | {summary(result)} |" for result in results]
+    lines = [json.dumps(result) for result in results]
     return "\n".join(
         [
-            *("# bench all", "", f"`{command}`", "", *headline(answers), ""),
-            *("| question | answer |", "|---|---|", *rows, "", "## JSON", "", "```"),
+            *("# bench all", "", f"`{command}`", "", *headline(results), ""),
+            *("| benchmark | result |", "|---|---|", *rows, "", "## JSON", "", "```"),
             *lines,
             *("```", ""),
         ]
@@ -120,7 +119,7 @@ _LATENCY = (
     ("busy_s", "busy", " s"),
     ("interval_ms", "chunk", " ms"),
 )
-_TOLD: Mapping[str, Sequence[tuple[str, str, str]]] = {
+_SHOWN: Mapping[str, Sequence[tuple[str, str, str]]] = {
     "generate": (
         ("fps", "fps", ""),
         ("cut_s", "cut", " s"),
@@ -181,7 +180,7 @@ _TOLD: Mapping[str, Sequence[tuple[str, str, str]]] = {
     ),
     "attention": (("tflops", "Tflop/s at three lengths", ""), ("off_by", "off", "")),
 }
-"""Of each question: the values that a person is shown, what they are called, and their unit."""
+"""For each benchmark: the values that are printed, with label and unit."""
 
 
 def _number(value: Any) -> str:
