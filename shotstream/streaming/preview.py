@@ -1,9 +1,9 @@
-"""A shot looked at through a light decoder while it is made; what is kept is the model's own codec's.
+"""Previews of a shot by a light decoder while it is generated; what is stored is the codec's.
 
-What is shown live is the light decoder's. What is kept is not: each chunk is decoded once more by the codec
-while the next one is denoised (`keeping.Keeping`), in the same pieces, so that its frames, their hashes and
-the context of later shots are to the bit those of a film made without. Between two shots there is left the
-decoding of the last chunk: the first pictures come sooner, and the film as a whole takes hardly longer.
+A viewer sees the frames of the light decoder. Each chunk is also decoded by the codec while the next one is
+denoised (`context_encoder.ContextEncoder`), in the same pieces. The shot's own frames, their hashes and the
+context of later shots are therefore bit-identical to those without a preview. Only the decoding of the last
+chunk remains between two shots: the first pictures come sooner, and the film takes hardly longer.
 """
 
 from pathlib import Path

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from shotstream.story import MAX_SEED
+from shotstream.streaming.context_encoder import ContextEncoder, as_picture
 from shotstream.streaming.context_sampling import max_pins
-from shotstream.streaming.keeping import Keeping, as_picture
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import (
@@ -255,16 +255,16 @@ class StorySession:
 
     @closed_at_exit
     def _film(self, request: ShotRequest) -> Generator[Chunk, None, None]:
-        keeping = Keeping(self._pipeline, request)
-        with closing(make_shot(self._pipeline, request, keeping=keeping)) as chunks:
+        encoder = ContextEncoder(self._pipeline, request)
+        with closing(make_shot(self._pipeline, request, context_encoder=encoder)) as chunks:
             try:
                 yield from chunks
             except GeneratorExit:
                 # Nothing is made any more that nobody asked for, while what stays is encoded.
                 chunks.close()
-                self._set((*request.takes, keeping.take()))
+                self._set((*request.takes, encoder.take()))
                 raise
-        self._set((*request.takes, keeping.take()))
+        self._set((*request.takes, encoder.take()))
 
     def _set(self, takes: tuple[Take, ...]) -> None:
         replaced_from = next(

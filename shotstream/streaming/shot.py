@@ -22,9 +22,9 @@ from torch import Tensor
 
 from shotstream.streaming.chunk_prefetcher import CancelToken
 from shotstream.streaming.conditioning import ConditionedShot, condition_next_shot
+from shotstream.streaming.context_encoder import ContextEncoder
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.inference_group import ShotInputs
-from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.pipeline import StreamingPipeline, to_frames
 from shotstream.streaming.rollout import Rollout
@@ -108,16 +108,15 @@ def make_shot(
     pipeline: StreamingPipeline,
     request: ShotRequest,
     preview: StreamDecoder | None = None,
-    keeping: Keeping | None = None,
+    context_encoder: ContextEncoder | None = None,
 ) -> Generator[Chunk]:
-    """The chunks of one shot, each computed when it is asked for.
+    """Generates the chunks of one shot, each on request.
 
     Args:
-        pipeline: What it is made with.
-        request: What it is made from.
-        preview: Makes frames to look at in the codec's place; a shot's own are then those that `keeping`
-            decodes behind them.
-        keeping: Is given each chunk, and works on it once it was handed out, beside the next.
+        pipeline: The pipeline.
+        request: The inputs of the shot.
+        preview: A decoder for the chunk's frames; `context_encoder` then decodes the shot with the codec.
+        context_encoder: Gets each chunk, and encodes its context frames during the next one.
     """
     with _denoising(pipeline, request) as next_chunk:
         decoding, state = pipeline.stopwatch(), None
@@ -128,8 +127,8 @@ def make_shot(
             with decoding.part("decode"), pipeline.beside(denoised.latents, denoised.ready):
                 levels, state = pipeline.decode_levels(denoised.latents, state, preview)
                 frames = to_frames(levels)
-            if keeping is not None:
-                keeping.add(denoised.latents, levels, frames)
+            if context_encoder is not None:
+                context_encoder.add(denoised.latents, levels, frames)
             yield Chunk(
                 frames=frames,
                 latents=denoised.latents,
@@ -139,8 +138,8 @@ def make_shot(
             )
             if _process_ends.is_set():
                 return
-            if keeping is not None:
-                keeping.work()
+            if context_encoder is not None:
+                context_encoder.encode_pending()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from shotstream.film.replay import hash_frames
+from shotstream.streaming.context_encoder import ContextEncoder
 from shotstream.streaming.context_sampling import kept_frames
-from shotstream.streaming.keeping import Keeping
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot import make_shot
 from shotstream.streaming.shot_request import ShotRequest
@@ -78,8 +78,10 @@ class TakeJob:
             ),
         )
         pipeline, preview = app.pipeline, app.preview
-        self._keeping = Keeping(pipeline, self._shot, is_seen_lightly=preview is not None, whole=True)
-        self._stream = make_shot(pipeline, self._shot, preview, self._keeping)
+        self._context_encoder = ContextEncoder(
+            pipeline, self._shot, has_preview=preview is not None, keep_all=True
+        )
+        self._stream = make_shot(pipeline, self._shot, preview, self._context_encoder)
         self._writer = fragment_writer(app.pipeline, app.scale)
         self._header = b""
         self._fragments: list[bytes] = []
@@ -129,8 +131,8 @@ class TakeJob:
         app, request = self._app, self.request
         files = TakeFiles(
             recording=Recording(header=self._header, fragments=tuple(self._fragments[:num_chunks])),
-            frames=self._keeping.frames(num_chunks),
-            memory=self._keeping.take(num_chunks),
+            frames=self._context_encoder.frames(num_chunks),
+            memory=self._context_encoder.take(num_chunks),
         )
         record = TakeRecord(
             take_id=self.take_id,

@@ -14,7 +14,7 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shotstream import transfer
-from shotstream.streaming import keeping as keeping_module
+from shotstream.streaming import context_encoder as context_encoder_module
 from shotstream.streaming import pipeline as pipeline_module
 from shotstream.streaming.choice import Expert
 from shotstream.streaming.loading import load
@@ -133,7 +133,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
     monkeypatch.setattr(transfer, "pinned", pin)
-    for module in (pipeline_module, keeping_module):
+    for module in (pipeline_module, context_encoder_module):
         monkeypatch.setattr(module, "fetch", fetch)
     return seen
 

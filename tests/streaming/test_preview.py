@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from shotstream.streaming.keeping import Keeping
+from shotstream.streaming.context_encoder import ContextEncoder
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.preview import read_preview
 from shotstream.streaming.shot import make_shot
@@ -38,39 +38,39 @@ def test_frames_decoded_behind_are_those_of_a_shot_without_preview(tmp_path: Pat
     torch.save(published_tensors(4), tmp_path / "taew2_1.pth")
     order = ORDER
     plain_engine = wan_engine()
-    plain_keeping = Keeping(plain_engine, order)
-    plain = [chunk.frames for chunk in make_shot(plain_engine, order, keeping=plain_keeping)]
+    plain_encoder = ContextEncoder(plain_engine, order)
+    plain = [chunk.frames for chunk in make_shot(plain_engine, order, context_encoder=plain_encoder)]
     pipeline = wan_engine()
     preview = read_preview(tmp_path / "taew2_1.pth", pipeline)
-    keeping = Keeping(pipeline, order, is_seen_lightly=True, whole=True)
+    encoder = ContextEncoder(pipeline, order, has_preview=True, keep_all=True)
     decoded: list[int] = []
     seen = []
-    for chunk in make_shot(pipeline, order, preview, keeping):
+    for chunk in make_shot(pipeline, order, preview, encoder):
         seen.append(chunk)
-        decoded.append(len(keeping._chunks))
+        decoded.append(len(encoder._chunks))
     # When a chunk is seen, those before it are decoded already.
     assert decoded == [0, 1, 2]
     assert [chunk.frames.shape for chunk in seen] == [frames.shape for frames in plain]
     assert not any(np.array_equal(chunk.frames, frames) for chunk, frames in zip(seen, plain, strict=True))
-    assert np.array_equal(keeping.frames(3), np.concatenate(plain))
-    assert np.array_equal(keeping.frames(2), np.concatenate(plain[:2]))
-    assert torch.equal(keeping.take().latents, plain_keeping.take().latents)
+    assert np.array_equal(encoder.frames(3), np.concatenate(plain))
+    assert np.array_equal(encoder.frames(2), np.concatenate(plain[:2]))
+    assert torch.equal(encoder.take().latents, plain_encoder.take().latents)
 
 
 def test_a_shot_seen_lightly_and_cut_decodes_no_more_than_it_keeps(tmp_path: Path) -> None:
     torch.save(published_tensors(4), tmp_path / "taew2_1.pth")
     pipeline = wan_engine()
     order = replace(ORDER, num_chunks=5)
-    keeping = Keeping(pipeline, order, is_seen_lightly=True, whole=True)
-    shot = make_shot(pipeline, order, read_preview(tmp_path / "taew2_1.pth", pipeline), keeping)
+    encoder = ContextEncoder(pipeline, order, has_preview=True, keep_all=True)
+    shot = make_shot(pipeline, order, read_preview(tmp_path / "taew2_1.pth", pipeline), encoder)
     for _ in range(3):
         next(shot)
     shot.close()
-    take = keeping.take(2)
-    assert len(keeping._chunks) == 2
+    take = encoder.take(2)
+    assert len(encoder._chunks) == 2
     short = wan_engine()
-    expected = Keeping(short, replace(order, num_chunks=2))
-    list(make_shot(short, replace(order, num_chunks=2), keeping=expected))
+    expected = ContextEncoder(short, replace(order, num_chunks=2))
+    list(make_shot(short, replace(order, num_chunks=2), context_encoder=expected))
     assert torch.equal(take.latents, expected.take().latents)
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from shotstream.streaming.keeping import Keeping, as_picture
+from shotstream.streaming.context_encoder import ContextEncoder, as_picture
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Pin, SessionError, Take, read_session
@@ -664,13 +664,13 @@ def test_a_cut_shot_is_no_longer_made_while_what_stays_of_it_is_encoded(
     pipeline: StreamingPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spare: list[int] = []
-    take = Keeping.take
+    take = ContextEncoder.take
 
-    def watched(keeping: Keeping) -> Take:
+    def watched(encoder: ContextEncoder) -> Take:
         spare.append(len(pipeline._spare_caches))  # pyright: ignore[reportPrivateUsage]
-        return take(keeping)
+        return take(encoder)
 
-    monkeypatch.setattr(Keeping, "take", watched)
+    monkeypatch.setattr(ContextEncoder, "take", watched)
     shot = start(pipeline).shot("a fox", num_chunks=3, steps=1)
     next(shot)
     shot.close()  # pyright: ignore[reportAttributeAccessIssue]

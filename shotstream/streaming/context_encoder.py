@@ -1,13 +1,13 @@
-"""The recording of a shot's memory: frames that later shots may look back at, encoded while it is made.
+"""The context encoder of a shot: it encodes the frames that later shots may use as context.
 
-Which frames these are depends on where the shot ends. Those of its full length are known from the start and
-encoded as they are decoded, beside the next chunk, so that a shot that runs to its end leaves only its last
-ones to be encoded when the next shot is asked for. When it is cut, what its real end asks for is encoded
-then, and what was encoded for an end that never came is thrown away: at most the frames of a full-length
-shot, 11 of a film's first shot at a budget of 6 and 1 to 3 of later ones. A latent does not depend on when it
-is made (`StreamingPipeline.encode_levels`), so that neither does a film.
+Which frames these are depends on the length of the shot. Those for its full length are known from the start.
+They are encoded as soon as they are decoded, during the next chunk, so that only the last ones remain when
+the next shot is requested. If the shot is cut, the frames for its actual length are encoded then, and those
+for its full length are discarded: at most 11 for a film's first shot at a budget of 6, and 1 to 3 for later
+ones. A latent does not depend on when it is encoded (`StreamingPipeline.encode_levels`), and so neither does
+a film.
 
-Frames in main memory are copied one by one and dropped as soon as no end can ask for them.
+Single frames are copied to main memory and dropped as soon as no possible length needs them.
 """
 
 from bisect import bisect_right
@@ -45,30 +45,30 @@ def as_picture(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     return np.rint(image.astype(np.float64) * 255).astype(np.uint8)
 
 
-class Keeping:
-    """The recorder of one shot in the making; `make_shot` feeds it."""
+class ContextEncoder:
+    """The context encoder of one shot; `make_shot` gives it each chunk."""
 
     def __init__(
         self,
         pipeline: StreamingPipeline,
         request: ShotRequest,
         *,
-        is_seen_lightly: bool = False,
-        whole: bool = False,
+        has_preview: bool = False,
+        keep_all: bool = False,
     ) -> None:
         """Computes nothing yet.
 
         Args:
-            pipeline: What the shot is made with.
-            request: What it is made from.
-            is_seen_lightly: The frames handed out are a light decoder's: the codec decodes its own here, a
-                chunk behind what is seen.
-            whole: Hold all frames, for `frames`, and for a cut at an earlier chunk than the last one made.
+            pipeline: The pipeline that generates the shot.
+            request: The inputs of the shot.
+            has_preview: The chunk's frames come from a preview decoder; the codec decodes the shot here, one
+                chunk behind.
+            keep_all: Keep all frames, for `frames`, and for a cut before the last generated chunk.
         """
         self._pipeline = pipeline
         self._request = request
-        self._is_seen_lightly = is_seen_lightly
-        self._whole = whole
+        self._has_preview = has_preview
+        self._keep_all = keep_all
         self._planned = frozenset(self._candidates(request.num_chunks))
         self._stopwatch = pipeline.stopwatch()
         self._undecoded: list[Tensor] = []
@@ -76,12 +76,12 @@ class Keeping:
         self._unencoded: dict[int, Tensor] = {}
         self._latents: dict[int, Tensor] = {}
         self._chunks: list[UInt8[np.ndarray, "f h w 3"]] = []
-        self._spare: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
+        self._held_frames: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
         self._num_chunks = self._num_kept = 0
 
     @property
     def num_chunks(self) -> int:
-        """Chunks that were handed out."""
+        """Number of chunks that were added."""
         return self._num_chunks
 
     def add(
@@ -90,34 +90,34 @@ class Keeping:
         levels: UInt8[Tensor, "f h w 3"],
         frames: UInt8[np.ndarray, "f h w 3"],
     ) -> None:
-        """The next chunk, about to be handed out: on the codec's device, and in main memory."""
+        """Adds the next chunk: latents and levels on the codec's device, frames in main memory."""
         self._num_chunks += 1
-        if self._is_seen_lightly:
+        if self._has_preview:
             self._undecoded.append(latents)
         else:
-            self._see(levels, frames)
+            self._collect(levels, frames)
 
-    def work(self) -> None:
-        """Does what can be done of what was added, after it was handed out."""
+    def encode_pending(self) -> None:
+        """Decodes and encodes what was added so far; called after the chunk was yielded."""
         self._decode(self._num_chunks)
         self._encode()
 
     def frames(self, num_chunks: int) -> UInt8[np.ndarray, "f h w 3"]:
-        """The codec's frames of the first chunks; of a keeping that holds all of them."""
-        assert self._whole
+        """The codec's frames of the first chunks; requires `keep_all`."""
+        assert self._keep_all
         self._decode(num_chunks)
         return np.concatenate(self._chunks[:num_chunks])
 
     def take(self, num_chunks: int | None = None) -> Take:
-        """The take of the first `num_chunks` chunks; None: of all that were handed out.
+        """The take of the first `num_chunks` chunks; None: of all chunks.
 
-        Fewer only of a keeping that holds all frames.
+        Fewer than all require `keep_all`.
         """
         num_chunks = self._num_chunks if num_chunks is None else num_chunks
-        assert self._whole or num_chunks == self._num_chunks
+        assert self._keep_all or num_chunks == self._num_chunks
         candidates = self._candidates(num_chunks)
         self._decode(num_chunks)
-        # Of the last chunk, what the full length would have asked for, only where this end does too.
+        # Frames that only the full length would need are not encoded.
         self._unencoded = {index: level for index, level in self._unencoded.items() if index in candidates}
         self._encode()
         with self._stopwatch.part("keep"), self._pipeline.beside():
@@ -140,42 +140,42 @@ class Keeping:
 
     @torch.no_grad()
     def _decode(self, num_chunks: int) -> None:
-        """The codec's own frames of the first chunks, where another decoder's were handed out."""
+        """Decodes the first chunks with the codec, if their frames came from a preview decoder."""
         while self._undecoded and self._num_kept < num_chunks:
             with self._stopwatch.part("keep"), self._pipeline.beside():
                 levels, self._state = self._pipeline.decode_levels(self._undecoded.pop(0), self._state)
-                self._see(levels, to_frames(levels))
+                self._collect(levels, to_frames(levels))
 
     @torch.no_grad()
     def _encode(self) -> None:
         with self._stopwatch.part("keep"), self._pipeline.beside():
             for index, level in self._unencoded.items():
                 self._latents[index] = self._pipeline.encode_levels(level[None])[0]
-                self._spare.pop(index, None)
+                self._held_frames.pop(index, None)
             self._unencoded = {}
 
-    def _see(self, levels: Tensor, frames: np.ndarray) -> None:
+    def _collect(self, levels: Tensor, frames: np.ndarray) -> None:
         first = self._num_frames(self._num_kept)
         self._num_kept += 1
-        wanted = self._wanted()
-        self._spare = {index: frame for index, frame in self._spare.items() if index in wanted}
-        if self._whole:
+        wanted = self._possible_candidates()
+        self._held_frames = {index: frame for index, frame in self._held_frames.items() if index in wanted}
+        if self._keep_all:
             self._chunks.append(frames)
         for offset, frame in enumerate(frames):
             index = first + offset
             if index in self._planned:
                 self._unencoded[index] = levels[offset]
-            if index in wanted and not self._whole:
-                self._spare[index] = frame.copy()
+            if index in wanted and not self._keep_all:
+                self._held_frames[index] = frame.copy()
 
-    def _wanted(self) -> set[int]:
-        """Frames that some end from here on may ask for."""
+    def _possible_candidates(self) -> set[int]:
+        """Frames that are candidates for some length from here on."""
         ends = range(self._num_kept, self._request.num_chunks + 1)
         return {index for end in ends for index in self._candidates(end)}
 
     def _frame(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        if not self._whole:
-            return self._spare[index]
+        if not self._keep_all:
+            return self._held_frames[index]
         ends = list(accumulate(map(len, self._chunks)))
         chunk = bisect_right(ends, index)
         return self._chunks[chunk][index - ends[chunk]]  # counted from the chunk's end
