@@ -27,18 +27,18 @@ _ROWS = ", ".join(f"{name} ({row.published})" for name, row in ROWS.items())
 def ablate(
     row: Annotated[str, typer.Argument(help=f"Name of a row: {_ROWS}.")],
     runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
-    seed: Annotated[int, typer.Option(help="Of training and of the stories that are filmed.", min=0)] = 0,
-    stories: Annotated[int, typer.Option(help="Held-out stories that are filmed.", min=1)] = 50,
-    shots: Annotated[int, typer.Option(help="Shots of each.", min=1)] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of training and of the scored stories.", min=0)] = 0,
+    stories: Annotated[int, typer.Option(help="Number of held-out stories.", min=1)] = 50,
+    shots: Annotated[int, typer.Option(help="Shots of each story.", min=1)] = 5,
     teacher_steps: Annotated[
-        int, typer.Option(help="Steps that the theatre's teacher goes on for under the row's change.", min=1)
+        int, typer.Option(help="Training steps of the teacher with the row's change.", min=1)
     ] = 400,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Override, STAGE:key=value, for all rows alike; repeatable."),
+        typer.Option("--set", help="Change a setting, STAGE:key=value; the same for all rows. Repeatable."),
     ] = None,
 ) -> None:
-    """Train and score one ablation, forked from `theatre_teacher`; prints its line and one line of JSON.
+    """Train and score one ablation, starting from `theatre_teacher`; print a table row and a line of JSON.
 
     The line stands in a table with a header, in Markdown. The same command goes on with a row that was
     stopped.

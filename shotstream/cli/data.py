@@ -10,33 +10,36 @@ import typer
 from shotstream.cli.shared import FAULT, DeviceOption, Fault, ModelOption, bad_input, complain, make_console
 from shotstream.process import number_from_torchrun
 
-data_app = typer.Typer(help="Data that training streams.")
+data_app = typer.Typer(help="Data sets for training.")
 
 
 @data_app.command("encode")
 def data_encode(
-    manifest: Annotated[Path, typer.Argument(help="A CSV in the published format, or our JSON Lines.")],
-    directory: Annotated[Path, typer.Option("--output", "-o", help="Where the shards go.")],
+    manifest: Annotated[Path, typer.Argument(help="A CSV in the published format, or JSON Lines.")],
+    directory: Annotated[Path, typer.Option("--output", "-o", help="Output directory of the shards.")],
     model: ModelOption = "theatre",
-    shard_size: Annotated[int, typer.Option(min=1, help="Clips of a shard.")] = 64,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that read videos ahead.")] = 1,
+    shard_size: Annotated[int, typer.Option(min=1, help="Clips per shard.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that prefetch videos.")] = 1,
     max_bad: Annotated[
-        str, typer.Option(help="Clips that may be left out: a number, or a share of the manifest.")
+        str, typer.Option(help="Maximum of bad clips: a number, or a share of the manifest.")
     ] = "1%",
     max_latent_frames: Annotated[
-        int | None, typer.Option(help="Cut longer shots; default: the model's usual length.")
+        int | None, typer.Option(help="Truncate longer shots; default: the model's usual length.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of what is stored: float16 or bfloat16.")] = "float16",
+    dtype: Annotated[str, typer.Option(help="Dtype of stored tensors: float16 or bfloat16.")] = "float16",
     text: Annotated[
-        bool, typer.Option("--text/--no-text", help="Store captions as embeddings too, not as text alone.")
+        bool,
+        typer.Option("--text/--no-text", help="Also store embeddings of the captions, or only their text."),
     ] = True,
     shard_of: Annotated[
         str | None,
-        typer.Option(help="i/n: make every n-th shard, from i on; default: RANK and WORLD_SIZE, if set."),
+        typer.Option(
+            help="i/n: encode every n-th shard, starting at i; default: RANK and WORLD_SIZE, if set."
+        ),
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Encode the clips of a manifest once; the same command goes on after the last whole shard."""
+    """Encode the clips of a manifest once; the same command resumes after the last complete shard."""
     console = make_console()
 
     def kept() -> str:
@@ -92,7 +95,7 @@ def data_encode(
 
 @data_app.command("check")
 def data_check(
-    directory: Annotated[Path, typer.Argument(help="Shards that `data encode` made.")],
+    directory: Annotated[Path, typer.Argument(help="Directory that `data encode` wrote.")],
 ) -> None:
     """Read every file, compare it with its hashes, and show a table and one line of JSON."""
     with bad_input():

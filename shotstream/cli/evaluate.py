@@ -21,19 +21,21 @@ if TYPE_CHECKING:
 def evaluate(
     model: ModelOption = "theatre",
     stories: Annotated[int, typer.Option(help="Number of held-out stories.")] = 50,
-    shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the stories and of their noise.")] = 0,
+    shots: Annotated[int, typer.Option(help="Shots of each story.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the stories and of their noise.")] = 0,
     no_context: Annotated[
-        bool, typer.Option("--no-context", help="Film each shot without memory of the others.")
+        bool, typer.Option("--no-context", help="Generate each shot without context.")
     ] = False,
     other_captions: Annotated[
-        bool, typer.Option("--other-captions", help="Tell it another story's captions than it is judged by.")
+        bool,
+        typer.Option("--other-captions", help="Use captions of another story than the one it is scored by."),
     ] = False,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps per chunk; default: the model's.")
     ] = None,
     codec_only: Annotated[
-        bool, typer.Option("--codec-only", help="Score the truth encoded and decoded: the best there can be.")
+        bool,
+        typer.Option("--codec-only", help="Score the ground truth, encoded and decoded: an upper bound."),
     ] = False,
     run: Annotated[
         str | None, typer.Option(help="Score a training run instead of a model, for example theatre_teacher.")
@@ -41,13 +43,13 @@ def evaluate(
     runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
     sampler_steps: Annotated[int, typer.Option(help="Euler steps of a teacher's run.", min=1)] = 25,
     guidance: Annotated[
-        float, typer.Option(help="Guidance of a teacher's run by captions; 1: none.", min=0)
+        float, typer.Option(help="Caption guidance of a teacher's run; 1: none.", min=0)
     ] = 1.5,
     context_guidance: Annotated[
-        float, typer.Option(help="Guidance of a teacher's run by earlier shots; 1: none.", min=0)
+        float, typer.Option(help="Context guidance of a teacher's run; 1: none.", min=0)
     ] = 1.0,
     by_shot: Annotated[
-        bool, typer.Option("--by-shot", help="Also print the scores at each place in the stories.")
+        bool, typer.Option("--by-shot", help="Also print the scores by position of the shot.")
     ] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Directory for the contact sheet and the report.")
@@ -56,7 +58,7 @@ def evaluate(
     *,
     options: "Options",
 ) -> None:
-    """Film held-out stories and score them; one JSON line last."""
+    """Generate held-out stories and score them; one line of JSON at the end."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
         from shotstream.evaluation.run import EvaluationConfig, evaluate_model, write_report

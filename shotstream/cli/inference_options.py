@@ -25,8 +25,8 @@ _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
             str,
             typer.Option(
                 metavar="auto|float32|bfloat16|float8",
-                help="What is computed in. auto: float32, and bfloat16 for Wan on a GPU; float8: products "
-                "and attention in eight bits, which changes the pictures (slow on a CPU: to judge them).",
+                help="auto: float32, and bfloat16 for Wan on a GPU; float8: matrix products "
+                "and attention in 8 bits, which changes the pictures (slow on a CPU, to judge quality).",
             ),
         ],
         "auto",
@@ -36,8 +36,8 @@ _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
             str,
             typer.Option(
                 metavar="auto|low|lowest",
-                help="auto: all on the device if it fits; low: less memory, slower; lowest: also weights, "
-                "keys and values in a byte each, which changes the pictures a little.",
+                help="auto: everything on the device if it fits; low: less memory, slower; lowest: also "
+                "8-bit weights, keys and values, which changes the pictures a little.",
             ),
         ],
         "auto",
@@ -46,7 +46,7 @@ _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
         Annotated[
             str | None,
             typer.Option(
-                help="What computes self-attention: sdpa (torch's choice), cudnn or eight-bit.",
+                help="Attention kernel: sdpa (torch's choice), cudnn or eight-bit.",
                 rich_help_panel=_EXPERT,
             ),
         ],
@@ -68,7 +68,7 @@ _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
             bool | None,
             typer.Option(
                 "--overlap/--no-overlap",
-                help="Make a chunk while the one before is decoded and used.",
+                help="Denoise a chunk while the one before is decoded.",
                 rich_help_panel=_EXPERT,
             ),
         ],

@@ -7,14 +7,14 @@ import typer
 
 from shotstream.cli.shared import bad_input, make_console
 
-theatre_app = typer.Typer(help="The embedded world.")
+theatre_app = typer.Typer(help="The drawn world: vocabulary, data, calibration of its scores.")
 
-SeedOption = Annotated[int, typer.Option(help="Of the stories.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the stories.")]
 
 
 @theatre_app.command("vocabulary")
 def theatre_vocabulary() -> None:
-    """Show what the theatre understands."""
+    """Show the words that the theatre understands."""
     with bad_input():
         from shotstream.theatre.vocabulary import describe
 
@@ -23,16 +23,19 @@ def theatre_vocabulary() -> None:
 
 @theatre_app.command("write")
 def theatre_write(
-    directory: Annotated[Path, typer.Argument(help="Where to; made if absent, and must be empty.")],
+    directory: Annotated[Path, typer.Argument(help="Output directory; created if missing, must be empty.")],
     stories: Annotated[int, typer.Option(help="Number of stories.")] = 100,
-    shots: Annotated[int, typer.Option(help="Shots of each.")] = 5,
+    shots: Annotated[int, typer.Option(help="Shots of each story.")] = 5,
     seed: SeedOption = 0,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Star pairs of species and colour kept from training.")
+        bool,
+        typer.Option(
+            "--held-out", help="Use combinations of species and colour that are not in the training data."
+        ),
     ] = False,
     scale: Annotated[int, typer.Option(min=1, max=32, help="Enlargement.")] = 1,
 ) -> None:
-    """Write stories as ordinary training data: videos, captions and manifests in the published format."""
+    """Write stories as training data: videos, captions and manifests in the published format."""
     console = make_console()
     with bad_input(), console.status("writing") as status:
         from shotstream.theatre.dataset import DatasetConfig, write_dataset
@@ -49,7 +52,7 @@ def theatre_calibrate(
     stories: Annotated[int, typer.Option(help="Number of held-out stories.")] = 50,
     seed: SeedOption = 0,
 ) -> None:
-    """Score films whose scores are known: the truth, and the truth made worse step by step."""
+    """Calibrate the scores: ground truth, and ground truth with increasing degradations."""
     console = make_console()
     with bad_input(), console.status("judging") as status:
         from shotstream.evaluation.calibration import calibrate, calibration_table

@@ -18,11 +18,12 @@ def train(
     recipe: Annotated[str, typer.Argument(help=f"Name of a recipe: {', '.join(recipes.RECIPES)}.")],
     runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, for example train.num_steps=100; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Change a setting, for example train.num_steps=100. Repeatable."),
     ] = None,
     device: DeviceOption = "auto",
     start_from: Annotated[
-        Path | None, typer.Option(help="Where a new run begins: a file that `weights pack` made.")
+        Path | None, typer.Option(help="Start of a new run: a file written by `weights pack`.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved recipe and stop.")] = False,
 ) -> None:

@@ -23,7 +23,7 @@ def verify(
     device: DeviceOption = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
 ) -> None:
-    """Compare what this install computes with recorded results of the published implementation."""
+    """Compare this installation with recorded results of the published implementation."""
     with bad_input():
         import torch
         from rich.table import Table

@@ -18,26 +18,27 @@ weights_app = typer.Typer(help="Import, download and show model weights.")
 @weights_app.command("import")
 def weights_import(
     source: Annotated[Path, typer.Argument(help="Directory of published files.")],
-    as_: Annotated[str, typer.Option("--as", help="Name of the model from now on.")] = "wan-1.3b",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Bundle directory to make.")] = None,
+    as_: Annotated[str, typer.Option("--as", help="Name of the imported model.")] = "wan-1.3b",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Output directory of the bundle.")
+    ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="File or directory whose transformer replaces the base one.")
+        Path | None,
+        typer.Option(help="File or directory with the transformer to use instead of the base model's."),
     ] = None,
     ema: Annotated[
         bool | None,
         typer.Option(
             "--ema/--no-ema",
-            help="The checkpoint's average over training, or its weights as trained (default, if there).",
+            help="The checkpoint's EMA weights, or its raw weights (default, if there).",
         ),
     ] = None,
     lora: Annotated[
-        list[Path] | None, typer.Option(help="LoRA to add, a file or directory; several add up.")
+        list[Path] | None, typer.Option(help="LoRA to add, a file or a directory. Repeatable.")
     ] = None,
     lora_scale: Annotated[
         list[float] | None,
-        typer.Option(
-            help="Times the strength that the LoRA's file says (alpha / rank); one for each --lora."
-        ),
+        typer.Option(help="Multiplies the strength in the LoRA's file (alpha / rank); one for each --lora."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
@@ -87,10 +88,10 @@ def _with_scales(loras: list[Path], scales: list[float]) -> "tuple[LoraSource, .
 def weights_download(
     repository: Annotated[str, typer.Argument(help="For example KlingTeam/ShotStream.")],
     revision: Annotated[
-        str | None, typer.Option(help="Default: the locked one, the newest at first.")
+        str | None, typer.Option(help="Default: the locked revision; for the first download the newest.")
     ] = None,
 ) -> None:
-    """Fetch published weights; revision and hashes are locked by the first download."""
+    """Download published weights; the first download locks revision and hashes."""
     with bad_input():
         from shotstream.weights.hub import DownloadError, download
 
@@ -105,7 +106,7 @@ def weights_download(
 def weights_show(
     model: Annotated[str | None, typer.Argument(help="A name or a bundle's directory; default: all.")] = None,
 ) -> None:
-    """Show which models there are, or what one holds; its hashes are checked."""
+    """List the models, or show one and check its hashes."""
     console = make_console(stderr=False)
     with bad_input():
         from shotstream.weights.bundle import read_bundle
@@ -148,11 +149,13 @@ def _hash(file: "Mapping[str, Any]") -> str:
 
 @weights_app.command("export")
 def weights_export(
-    run: Annotated[str, typer.Argument(help="The run of a recipe, for example theatre_causal_init.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle directory to make or replace.")],
+    run: Annotated[str, typer.Argument(help="Name of a run, for example theatre_causal_init.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Output directory of the bundle; replaced if it exists.")
+    ],
     runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
 ) -> None:
-    """Make a bundle of what a run has trained: averaged weights in half precision."""
+    """Export a run as a bundle: EMA weights in half precision."""
     with bad_input():
         from shotstream.training.export import export_run
 
@@ -162,11 +165,11 @@ def weights_export(
 
 @weights_app.command("pack")
 def weights_pack(
-    run: Annotated[str, typer.Argument(help="The run of a recipe, for example theatre_teacher.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to make or replace.")],
+    run: Annotated[str, typer.Argument(help="Name of a run, for example theatre_teacher.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output file; replaced if it exists.")],
     runs: Annotated[Path, typer.Option(help="Directory of all runs.")] = Path("runs"),
 ) -> None:
-    """Make a small file that starts the run elsewhere: `train --start-from`. The optimiser is left out."""
+    """Pack a run into a small file for `train --start-from`, without optimizer state."""
     with bad_input():
         from shotstream.training.checkpoint import write_portable
         from shotstream.training.inputs import newest_checkpoint
