@@ -139,7 +139,7 @@ def handle_make_shot(control: MakeShot, story: OpenStory) -> Effect:
 def handle_retake(control: Retake, story: OpenStory) -> Effect:
     index, shot = _find_shot(story, control.shot_id)
     if shot.take_id is None:
-        raise ApiError("refused", f"shot {index + 1} has no take yet; make it first")
+        raise ApiError("refused", f"shot {index + 1} has no take yet; generate it first")
     if control.caption is not None:
         check_caption_length(control.caption, story.app.limits)
     check_shot_length(control.num_chunks, story.app.limits)

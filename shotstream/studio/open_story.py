@@ -403,11 +403,11 @@ class OpenStory:
             self.send(
                 Notice(
                     code="storage",
-                    message=f"the files of {name} were damaged; they are repaired, every frame as before",
+                    message=f"the files of {name} were damaged and have been repaired; no frame has changed",
                 )
             )
         except UnrecoverableTakeError as error:
-            message = f"the files of {name} are damaged: {error}; take that shot again"
+            message = f"the files of {name} are damaged: {error}; generate the shot again"
             _log.error("story %s, take %s: %s", self.story_id, take_id, error)
             self.app.unrecoverable_takes[take_id] = message
             self.send(Notice(code="storage", message=message))

@@ -56,7 +56,11 @@ def test_a_film_is_directed_taken_home_and_made_again(seen: Seen, tmp_path: Path
     seen.until(lambda: seen.frame == 0)
     page.fill("#next-shot", CAPTION)
     page.click(".composer .cut")
-    seen.until(lambda: page.get_by_title("from prompt to picture").count() and CAPTION in cards(seen))
+    seen.until(
+        lambda: (
+            page.get_by_title("time from the prompt to the first frame").count() and CAPTION in cards(seen)
+        )
+    )
     at = next(i for i, shot in enumerate(seen.story()["shots"]) if shot["caption"] == CAPTION)
     cut_shot = seen.story()["shots"][at - 1]
     assert next(t for t in cut_shot["takes"] if t["take_id"] == cut_shot["take_id"])["was_cut"]
@@ -70,10 +74,10 @@ def test_a_film_is_directed_taken_home_and_made_again(seen: Seen, tmp_path: Path
     # Re-take: the later shots become stale, and are made again.
     page.click(".card >> nth=0 >> .face")
     old = seen.story()["shots"][0]["take_id"]
-    page.click("text=Re-take")
+    page.click("text=Retake")
     seen.until(lambda: seen.story()["shots"][0]["take_id"] != old and "stale" in seen.statuses())
     seen.save("stale-dark")
-    page.click("[aria-label='Shots'] >> text=Make again")
+    page.click("[aria-label='Shots'] >> text=Generate again")
     seen.until_made()
     assert page.locator(".take").count() >= 2
 
@@ -105,7 +109,7 @@ def test_a_film_is_directed_taken_home_and_made_again(seen: Seen, tmp_path: Path
     page.fill("#next-shot", "Close-up: the grey robot sleeps on the beach at night.")
     page.keyboard.press("Enter")
     page.wait_for_selector(".card >> nth=2")
-    page.click("text=Make it")
+    page.click(".inspector >> text=Generate")
     seen.until(lambda: seen.statuses() == ["done"] * 3)
     seen.save("branch-dark")
     page.click(".tab >> nth=0")
@@ -224,6 +228,7 @@ def test_the_keyboard_reaches_everything_and_types_where_it_is(seen: Seen) -> No
     page = seen.page
     seen.begin("fox-and-owl")
     seen.pause()
+    seen.until(lambda: page.is_enabled(".export"))
     page.focus(".mark")
     wanted = [
         ".title",
@@ -298,7 +303,7 @@ def test_the_routes_are_listed_from_our_own_files(seen: Seen) -> None:
         len(methods) for methods in json.loads(seen.server.read("api/openapi.json"))["paths"].values()
     )
     page.click(".route summary:has-text('/api/model')")
-    page.click("text=Ask it")
+    page.click("text=Send the request")
     seen.until(lambda: '"weights_sha256"' in page.text_content(".route pre"))
     seen.save("routes-dark")
 

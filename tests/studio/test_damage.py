@@ -27,16 +27,16 @@ from shotstream.studio.schemas.server_messages import Notice
 from shotstream.studio.take_job import encode_take_memory
 from shotstream.studio.take_record import TakeRecord
 from shotstream.video.video_io import VideoError, read_frames
-from tests.studio.stage import Stage
+from tests.studio.studio_harness import StudioHarness
 
 FILES = ("recording.mp4", "frames.mkv", "memory.safetensors")
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    stage = Stage(tmp_path)
-    yield stage
-    stage.close()
+def studio(tmp_path: Path) -> Iterator[StudioHarness]:
+    studio = StudioHarness(tmp_path)
+    yield studio
+    studio.close()
 
 
 def flip(path: Path, seed: int = 0) -> None:
@@ -47,51 +47,51 @@ def flip(path: Path, seed: int = 0) -> None:
     path.write_bytes(content)
 
 
-def record_of(stage: Stage, index: int) -> TakeRecord:
-    take_id = stage.film()[index]
+def record_of(studio: StudioHarness, index: int) -> TakeRecord:
+    take_id = studio.take_ids()[index]
     assert take_id is not None
-    return stage.open_story.history.takes[take_id]
+    return studio.open_story.history.takes[take_id]
 
 
-def files_of(stage: Stage, index: int) -> dict[str, bytes]:
-    folder = stage.media._take_dir(stage.story_id, record_of(stage, index).take_id)
+def files_of(studio: StudioHarness, index: int) -> dict[str, bytes]:
+    folder = studio.media._take_dir(studio.story_id, record_of(studio, index).take_id)
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-def reopened(tmp_path: Path) -> Stage:
+def reopened(tmp_path: Path) -> StudioHarness:
     """With nothing left in memory."""
-    return Stage(tmp_path)
+    return StudioHarness(tmp_path)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_single_flipped_bit_is_noticed(stage: Stage, name: str) -> None:
-    stage.run()
-    record = record_of(stage, 1)
-    path = stage.media._take_dir(stage.story_id, record.take_id) / name
+def test_a_single_flipped_bit_is_noticed(studio: StudioHarness, name: str) -> None:
+    studio.run()
+    record = record_of(studio, 1)
+    path = studio.media._take_dir(studio.story_id, record.take_id) / name
     read = {
-        "recording.mp4": stage.media.read_recording,
-        "frames.mkv": stage.media.read_frames,
-        "memory.safetensors": stage.media.read_memory,
+        "recording.mp4": studio.media.read_recording,
+        "frames.mkv": studio.media.read_frames,
+        "memory.safetensors": studio.media.read_memory,
     }[name]
     whole = path.read_bytes()
     for seed in range(5):
-        read(stage.story_id, record)
+        read(studio.story_id, record)
         flip(path, seed)
         # A flip that FFmpeg mends without changing a pixel is no damage.
-        if name == "frames.mkv" and not damages(stage, record):
+        if name == "frames.mkv" and not damages(studio, record):
             path.write_bytes(whole)
             continue
         with pytest.raises(CorruptTakeError):
-            read(stage.story_id, record)
+            read(studio.story_id, record)
         path.write_bytes(whole)
     path.unlink()
     with pytest.raises(CorruptTakeError):
-        read(stage.story_id, record)
+        read(studio.story_id, record)
 
 
-def damages(stage: Stage, record: TakeRecord) -> bool:
+def damages(studio: StudioHarness, record: TakeRecord) -> bool:
     try:
-        frames = read_frames(stage.media._take_dir(stage.story_id, record.take_id) / "frames.mkv")
+        frames = read_frames(studio.media._take_dir(studio.story_id, record.take_id) / "frames.mkv")
     except VideoError:
         return True
     return hash_frames(frames) != record.frame_sha256
@@ -100,102 +100,104 @@ def damages(stage: Stage, record: TakeRecord) -> bool:
 @pytest.mark.parametrize("names", [FILES, *(pytest.param((name,), marks=pytest.mark.slow) for name in FILES)])
 @pytest.mark.parametrize("index", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_damaged_take_is_made_anew_as_it_was(tmp_path: Path, names: tuple[str, ...], index: int) -> None:
-    stage = Stage(tmp_path)
-    stage.run()
-    stage.control("pin", frame={"take_id": stage.film()[0], "frame_index": 4})
-    stage.control("retake", shot_id=stage.story.shots[1].shot_id)  # The shot that is mended looks at a pin.
-    stage.run()
-    whole = files_of(stage, index)
-    memory = stage.media.read_memory(stage.story_id, record_of(stage, index))
-    folder = stage.media._take_dir(stage.story_id, record_of(stage, index).take_id)
-    take_id = record_of(stage, index).take_id
-    stage.close()
+    studio = StudioHarness(tmp_path)
+    studio.run()
+    studio.send_ok("pin", frame={"take_id": studio.take_ids()[0], "frame_index": 4})
+    studio.send_ok("retake", shot_id=studio.story.shots[1].shot_id)  # The shot that is mended looks at a pin.
+    studio.run()
+    whole = files_of(studio, index)
+    memory = studio.media.read_memory(studio.story_id, record_of(studio, index))
+    folder = studio.media._take_dir(studio.story_id, record_of(studio, index).take_id)
+    take_id = record_of(studio, index).take_id
+    studio.close()
     for name in names:
         (folder / name).write_bytes(b"damaged")
-    stage = reopened(tmp_path)
-    stage.manager.repair_take(stage.story_id, take_id)
-    stage.run()
-    mended = files_of(stage, index)
-    record = record_of(stage, index)
+    studio = reopened(tmp_path)
+    studio.manager.repair_take(studio.story_id, take_id)
+    studio.run()
+    mended = files_of(studio, index)
+    record = record_of(studio, index)
     assert mended["recording.mp4"] == whole["recording.mp4"]
-    assert stage.media.read_memory(stage.story_id, record).latents.equal(memory.latents)
-    assert hash_frames(stage.media.read_frames(stage.story_id, record)) == record.frame_sha256
-    assert stage.store.get_take(stage.story_id, take_id) == record
-    assert "damaged" in stage.inbox.of(Notice)[-1].message
-    assert stage.app.stored_bytes() == stage.store.num_bytes()
+    assert studio.media.read_memory(studio.story_id, record).latents.equal(memory.latents)
+    assert hash_frames(studio.media.read_frames(studio.story_id, record)) == record.frame_sha256
+    assert studio.store.get_take(studio.story_id, take_id) == record
+    assert "damaged" in studio.outbox.of(Notice)[-1].message
+    assert studio.app.stored_bytes() == studio.store.num_bytes()
     assert not list(folder.glob(".part.*"))
-    stage.close()
+    studio.close()
 
 
 @pytest.mark.slow
 def test_damaged_memories_do_not_stop_a_story_and_the_next_shot_is_as_without_damage(tmp_path: Path) -> None:
     """It stopped without a word: the files were read outside of what a failure is caught in."""
     (tmp_path / "plain").mkdir()
-    plain = Stage(tmp_path / "plain")
-    plain.control("add_shot", shot={"caption": "a owl sleeps"})
+    plain = StudioHarness(tmp_path / "plain")
+    plain.send_ok("add_shot", shot={"caption": "a owl sleeps"})
     plain.run()
-    expected = plain.hashes()
+    expected = plain.frame_hashes()
     plain.close()
     (tmp_path / "harmed").mkdir()
-    stage = Stage(tmp_path / "harmed")
-    stage.run()
-    folders = [stage.media._take_dir(stage.story_id, record_of(stage, index).take_id) for index in range(3)]
-    stage.close()
+    studio = StudioHarness(tmp_path / "harmed")
+    studio.run()
+    folders = [
+        studio.media._take_dir(studio.story_id, record_of(studio, index).take_id) for index in range(3)
+    ]
+    studio.close()
     flip(folders[0] / "memory.safetensors")
     (folders[1] / "frames.mkv").write_bytes(b"")
     (folders[1] / "memory.safetensors").write_bytes(b"")
     (folders[2] / "memory.safetensors").unlink()
-    stage = reopened(tmp_path / "harmed")
-    stage.control("add_shot", shot={"caption": "a owl sleeps"})
-    stage.run()
-    assert stage.statuses == ["done"] * 4
-    assert stage.hashes() == expected
-    assert len([n for n in stage.inbox.of(Notice) if n.code == "storage"]) == 3
-    stage.close()
+    studio = reopened(tmp_path / "harmed")
+    studio.send_ok("add_shot", shot={"caption": "a owl sleeps"})
+    studio.run()
+    assert studio.statuses == ["done"] * 4
+    assert studio.frame_hashes() == expected
+    assert len([n for n in studio.outbox.of(Notice) if n.code == "storage"]) == 3
+    studio.close()
 
 
 @pytest.mark.slow
 def test_a_take_of_other_weights_that_is_lost_is_said_and_the_shot_waits(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    stage.run()
-    record = record_of(stage, 1)
-    folder = stage.media._take_dir(stage.story_id, record.take_id)
-    stage.close()
+    studio = StudioHarness(tmp_path)
+    studio.run()
+    record = record_of(studio, 1)
+    folder = studio.media._take_dir(studio.story_id, record.take_id)
+    studio.close()
     (folder / "frames.mkv").write_bytes(b"damaged")
-    stage = Stage(tmp_path, seed=1)
-    stage.control("add_shot", shot={"caption": "a owl walks"})
-    stage.run()
-    assert stage.statuses == ["done", "done", "done", "failed"]
-    failure = stage.story.shots[3].failure
-    assert failure is not None and "take of shot 2" in failure and "take that shot again" in failure
+    studio = StudioHarness(tmp_path, seed=1)
+    studio.send_ok("add_shot", shot={"caption": "a owl walks"})
+    studio.run()
+    assert studio.statuses == ["done", "done", "done", "failed"]
+    failure = studio.story.shots[3].failure
+    assert failure is not None and "take of shot 2" in failure and "generate the shot again" in failure
     with pytest.raises(ApiError) as refusal:
-        stage.manager.repair_take(stage.story_id, record.take_id)
+        studio.manager.repair_take(studio.story_id, record.take_id)
     assert refusal.value.code == "failed"
-    stage.control("retake", shot_id=stage.story.shots[1].shot_id)
-    stage.control("make_shot", shot_id=stage.story.shots[3].shot_id)
-    stage.run()
-    assert [shot.status for shot in stage.story.shots][1::2] == ["done", "done"]
-    stage.close()
+    studio.send_ok("retake", shot_id=studio.story.shots[1].shot_id)
+    studio.send_ok("make_shot", shot_id=studio.story.shots[3].shot_id)
+    studio.run()
+    assert [shot.status for shot in studio.story.shots][1::2] == ["done", "done"]
+    studio.close()
 
 
 @pytest.mark.slow
 def test_what_comes_out_otherwise_is_not_put_in_a_takes_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = Stage(tmp_path)
-    stage.run()
-    record = record_of(stage, 1)
-    path = stage.media._take_dir(stage.story_id, record.take_id) / "frames.mkv"
+    studio = StudioHarness(tmp_path)
+    studio.run()
+    record = record_of(studio, 1)
+    path = studio.media._take_dir(studio.story_id, record.take_id) / "frames.mkv"
     path.write_bytes(b"damaged")
-    made = stage.pipeline.decode_levels
+    made = studio.pipeline.decode_levels
     monkeypatch.setattr(
-        type(stage.pipeline), "decode_levels", lambda _, *given: _other(made(*given)), raising=True
+        type(studio.pipeline), "decode_levels", lambda _, *given: _other(made(*given)), raising=True
     )
-    stage.manager.repair_take(stage.story_id, record.take_id)
-    stage.run()
+    studio.manager.repair_take(studio.story_id, record.take_id)
+    studio.run()
     assert path.read_bytes() == b"damaged"
-    assert "do not come out the same" in stage.inbox.of(Notice)[-1].message
-    stage.close()
+    assert "do not come out the same" in studio.outbox.of(Notice)[-1].message
+    studio.close()
 
 
 def _other(decoded: object) -> object:
@@ -203,41 +205,41 @@ def _other(decoded: object) -> object:
     return levels.flip(-1), state  # pyright: ignore
 
 
-def test_a_cut_of_a_damaged_take_is_refused_until_it_is_made_anew(stage: Stage) -> None:
-    stage.run()
-    record = record_of(stage, 1)
-    flip(stage.media._take_dir(stage.story_id, record.take_id) / "recording.mp4")
+def test_a_cut_of_a_damaged_take_is_refused_until_it_is_made_anew(studio: StudioHarness) -> None:
+    studio.run()
+    record = record_of(studio, 1)
+    flip(studio.media._take_dir(studio.story_id, record.take_id) / "recording.mp4")
     playing = {"take_id": record.take_id, "frame_index": 0}
-    assert stage.refused("cut", playing=playing).code == "busy"
-    stage.run()
-    stage.control("cut", playing=playing)
-    assert record_of(stage, 1).frame_sha256 == record.frame_sha256[:9]
+    assert studio.send_refused("cut", playing=playing).code == "busy"
+    studio.run()
+    studio.send_ok("cut", playing=playing)
+    assert record_of(studio, 1).frame_sha256 == record.frame_sha256[:9]
 
 
 @pytest.mark.parametrize("num_removed", [1, 2])
 def test_a_shot_is_made_after_the_first_ones_are_removed(tmp_path: Path, num_removed: int) -> None:
     """It failed: a take keeps the frames that its place in the film asks for, the first one's the most."""
-    stage = Stage(tmp_path)
-    stage.run()
-    records = [record_of(stage, index) for index in range(num_removed, 3)]
-    for shot in stage.story.shots[:num_removed]:
-        stage.control("remove_shot", shot_id=shot.shot_id)
-    stage.control("add_shot", shot={"caption": "a owl walks", "seed": "11"})
-    stage.run()
-    assert stage.statuses[-1] == "done"
+    studio = StudioHarness(tmp_path)
+    studio.run()
+    records = [record_of(studio, index) for index in range(num_removed, 3)]
+    for shot in studio.story.shots[:num_removed]:
+        studio.send_ok("remove_shot", shot_id=shot.shot_id)
+    studio.send_ok("add_shot", shot={"caption": "a owl walks", "seed": "11"})
+    studio.run()
+    assert studio.statuses[-1] == "done"
     # The same with memories that hold what a first shot's do: all that any place may ask for.
     whole = [
-        encode_take_memory(stage.app, first(record), stage.media.read_frames(stage.story_id, record))
+        encode_take_memory(studio.app, first(record), studio.media.read_frames(studio.story_id, record))
         for record in records
     ]
-    made = record_of(stage, len(records))
+    made = record_of(studio, len(records))
     order = ShotRequest(
         global_caption=made.global_caption, caption=made.caption, seed=11,
         num_steps=made.num_steps, num_chunks=2, takes=tuple(whole), pins=(),
     )  # fmt: skip
-    chunks = make_shot(stage.pipeline, order)
+    chunks = make_shot(studio.pipeline, order)
     assert made.frame_sha256 == tuple(h for chunk in chunks for h in hash_frames(chunk.frames))
-    stage.close()
+    studio.close()
 
 
 def first(record: TakeRecord) -> TakeRecord:
@@ -245,16 +247,16 @@ def first(record: TakeRecord) -> TakeRecord:
 
 
 @pytest.mark.slow
-def test_a_memory_offers_what_its_place_asks_for_wherever_the_take_was_filmed(stage: Stage) -> None:
+def test_a_memory_offers_what_its_place_asks_for_wherever_the_take_was_filmed(studio: StudioHarness) -> None:
     """A take that had moved to the front offered what it was filmed with and what its plan had chosen."""
-    stage.run()
-    record = record_of(stage, 2)
-    cache = ContextCache(stage.app, stage.story_id)
-    whole = encode_take_memory(stage.app, first(record), stage.media.read_frames(stage.story_id, record))
+    studio.run()
+    record = record_of(studio, 2)
+    cache = ContextCache(studio.app, studio.story_id)
+    whole = encode_take_memory(studio.app, first(record), studio.media.read_frames(studio.story_id, record))
     assert len(cache.take(record, 2).candidate_frames) < len(whole.candidate_frames)
     for index in (0, 2, 1, 0):
         take = cache.take(record, index)
-        assert take.candidate_frames == kept_frames(record.num_frames, index, stage.pipeline.context_budget)
+        assert take.candidate_frames == kept_frames(record.num_frames, index, studio.pipeline.context_budget)
         for frame_index in {*take.candidate_frames} & {*whole.candidate_frames}:
             assert take.latent_of(frame_index).equal(whole.latent_of(frame_index))
 
@@ -285,18 +287,18 @@ class EveryCandidate:
 
 @pytest.mark.slow
 def test_a_policy_is_offered_the_same_when_a_shot_is_planned_and_when_it_is_made(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    studio: StudioHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage.run()
-    name = stage.pipeline.config.context_policy
+    studio.run()
+    name = studio.pipeline.config.context_policy
     policy = EveryCandidate(named_policy(name))
     monkeypatch.setitem(cast("dict[str, Any]", POLICIES), name, policy)
-    stage.control("pin", frame={"take_id": stage.film()[1], "frame_index": 3})
-    stage.control("move_shot", shot_id=stage.story.shots[2].shot_id, index=0)
-    stage.control("add_shot", shot={"caption": "a owl walks"})
-    stage.run()
+    studio.send_ok("pin", frame={"take_id": studio.take_ids()[1], "frame_index": 3})
+    studio.send_ok("move_shot", shot_id=studio.story.shots[2].shot_id, index=0)
+    studio.send_ok("add_shot", shot={"caption": "a owl walks"})
+    studio.run()
     planned, *others = [seen for caption, seen in policy.offered if caption == "a owl walks"]
-    assert len(planned) > stage.pipeline.context_budget and others
+    assert len(planned) > studio.pipeline.context_budget and others
     assert all(seen == planned for seen in others), "the last of them is what the shot was made of"
 
 
@@ -306,9 +308,9 @@ def test_no_order_of_removals_additions_undo_branches_and_pins_makes_a_shot_impo
     tmp_path: Path, seed: int
 ) -> None:
     rng = random.Random(seed)
-    stage = Stage(tmp_path)
+    studio = StudioHarness(tmp_path)
     for _ in range(30):
-        shots, film = stage.story.shots, [take_id for take_id in stage.film() if take_id is not None]
+        shots, film = studio.story.shots, [take_id for take_id in studio.take_ids() if take_id is not None]
         shot_id = rng.choice(shots).shot_id if shots else "f" * 16
         frame = {"take_id": rng.choice(film or ["f" * 16]), "frame_index": rng.randrange(9)}
         control, fields = rng.choice(
@@ -319,28 +321,28 @@ def test_no_order_of_removals_additions_undo_branches_and_pins_makes_a_shot_impo
                 ("undo", {}),
                 ("redo", {}),
                 ("branch", {}),
-                ("switch_branch", {"branch_id": rng.choice(stage.story.branches).branch_id}),
+                ("switch_branch", {"branch_id": rng.choice(studio.story.branches).branch_id}),
                 ("pin", {"frame": frame}),
-                ("unpin", {"pin_id": stage.story.pins[0].pin_id if stage.story.pins else "f" * 16}),
+                ("unpin", {"pin_id": studio.story.pins[0].pin_id if studio.story.pins else "f" * 16}),
                 ("retake", {"shot_id": shot_id}),
                 ("remake_stale", {}),
                 ("cut", {"playing": frame}),
                 ("stop", {}),
             ]
         )
-        answer = stage.send(control, **fields)
+        answer = studio.send(control, **fields)
         assert answer.type == "done" or answer.code in ("refused", "not_found", "limit"), (control, answer)
         if rng.random() < 0.7:
-            stage.control("set_autoplay", on=True)
-        stage.run(rng.choice([1, 2, 20]))
-        assert "failed" not in stage.statuses, [shot.failure for shot in stage.story.shots]
-    stage.control("set_autoplay", on=True)
-    stage.run()
-    with_stale = stage.send("remake_stale")
-    stage.run()
-    assert set(stage.statuses) <= {"done"}, (with_stale, stage.statuses)
-    told = stage.story
-    stage.close()
+            studio.send_ok("set_autoplay", on=True)
+        studio.run(rng.choice([1, 2, 20]))
+        assert "failed" not in studio.statuses, [shot.failure for shot in studio.story.shots]
+    studio.send_ok("set_autoplay", on=True)
+    studio.run()
+    with_stale = studio.send("remake_stale")
+    studio.run()
+    assert set(studio.statuses) <= {"done"}, (with_stale, studio.statuses)
+    told = studio.story
+    studio.close()
     again = reopened(tmp_path)
     assert (again.story.shots, again.story.pins, again.story.undo) == (told.shots, told.pins, told.undo)
     again.close()

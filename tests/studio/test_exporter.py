@@ -12,33 +12,33 @@ from shotstream.studio.api_error import ApiError
 from shotstream.studio.exporter import Exporter
 from shotstream.studio.media_store import CorruptTakeError
 from shotstream.video.video_io import read_frames
-from tests.studio.stage import CAPTIONS, Stage
+from tests.studio.studio_harness import CAPTIONS, StudioHarness
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    stage = Stage(tmp_path)
+def studio(tmp_path: Path) -> Iterator[StudioHarness]:
+    studio = StudioHarness(tmp_path)
     for index, length in ((0, 1), (1, 3)):
-        stage.control("edit_shot", shot_id=stage.story.shots[index].shot_id, num_chunks=length)
-    stage.run()
-    yield stage
-    stage.close()
+        studio.send_ok("edit_shot", shot_id=studio.story.shots[index].shot_id, num_chunks=length)
+    studio.run()
+    yield studio
+    studio.close()
 
 
-def exporter(stage: Stage) -> Exporter:
-    return Exporter(stage.app, stage.manager.film_snapshot(stage.story_id))
+def exporter(studio: StudioHarness) -> Exporter:
+    return Exporter(studio.app, studio.manager.film_snapshot(studio.story_id))
 
 
-def refused(stage: Stage) -> str:
+def refused(studio: StudioHarness) -> str:
     with pytest.raises(ApiError) as refusal:
-        exporter(stage).replay()
+        exporter(studio).replay()
     assert refusal.value.code == "refused"
     return str(refusal.value)
 
 
 @pytest.mark.slow
-def test_a_films_chapters_are_its_shots(stage: Stage, tmp_path: Path) -> None:
-    exporter(stage).mp4(tmp_path / "film.mp4")
+def test_a_films_chapters_are_its_shots(studio: StudioHarness, tmp_path: Path) -> None:
+    exporter(studio).mp4(tmp_path / "film.mp4")
     with av.open(tmp_path / "film.mp4") as container:
         chapters = container.chapters()
         found = [(c["metadata"]["title"], float(c["start"] * c["time_base"])) for c in chapters]
@@ -53,52 +53,52 @@ def test_a_films_chapters_are_its_shots(stage: Stage, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_shot_alone_is_that_shot(stage: Stage, tmp_path: Path) -> None:
-    exporter(stage).for_shot(stage.story.shots[1].shot_id).mp4(tmp_path / "shot.mp4")
+def test_one_shot_alone_is_that_shot(studio: StudioHarness, tmp_path: Path) -> None:
+    exporter(studio).for_shot(studio.story.shots[1].shot_id).mp4(tmp_path / "shot.mp4")
     assert len(read_frames(tmp_path / "shot.mp4")) == 33
 
 
-def test_a_replay_is_given_of_what_it_makes_again_alone(stage: Stage, tmp_path: Path) -> None:
-    (tmp_path / "replay.json").write_text(exporter(stage).replay())
+def test_a_replay_is_given_of_what_it_makes_again_alone(studio: StudioHarness, tmp_path: Path) -> None:
+    (tmp_path / "replay.json").write_text(exporter(studio).replay())
     replay = read_replay(tmp_path / "replay.json")
-    assert list(replay.frame_sha256) == stage.hashes()
+    assert list(replay.frame_sha256) == studio.frame_hashes()
     assert [shot.num_chunks for shot in replay.plan.story.shots] == [1, 3, 2]
     # The last shot looked at another take of the second.
-    stage.control("retake", shot_id=stage.story.shots[1].shot_id)
-    stage.run()
-    assert refused(stage) == "shot 3 is stale; make it again"
-    stage.control("undo")
+    studio.send_ok("retake", shot_id=studio.story.shots[1].shot_id)
+    studio.run()
+    assert refused(studio) == "shot 3 is stale; generate it again"
+    studio.send_ok("undo")
     # All but the first were made under another caption for all; then all.
-    stage.control("edit_story", global_caption="a owl night")
-    assert refused(stage) == "shot 1 was made under another global caption; make it again"
-    stage.control("undo")
-    stage.control("set_autoplay", on=False)
-    stage.control("add_shot", shot={"caption": "a owl walks"}, index=1)
-    assert "shot 2 is not made yet" in refused(stage)
-    stage.control("undo")
-    stage.control("add_shot", shot={"caption": "a owl walks"})
-    assert exporter(stage).replay() == (tmp_path / "replay.json").read_text(), "what comes last may wait"
+    studio.send_ok("edit_story", global_caption="a owl night")
+    assert refused(studio) == "shot 1 was generated with another global caption; generate it again"
+    studio.send_ok("undo")
+    studio.send_ok("set_autoplay", on=False)
+    studio.send_ok("add_shot", shot={"caption": "a owl walks"}, index=1)
+    assert "shot 2 is not generated yet" in refused(studio)
+    studio.send_ok("undo")
+    studio.send_ok("add_shot", shot={"caption": "a owl walks"})
+    assert exporter(studio).replay() == (tmp_path / "replay.json").read_text(), "what comes last may wait"
 
 
-def test_a_replay_is_of_one_model_on_one_machine(stage: Stage) -> None:
-    takes = stage.open_story.history.takes
+def test_a_replay_is_of_one_model_on_one_machine(studio: StudioHarness) -> None:
+    takes = studio.open_story.history.takes
     whole = dict(takes)
-    last = takes[stage.film()[2] or ""]
-    first = takes[stage.film()[0] or ""]
+    last = takes[studio.take_ids()[2] or ""]
+    first = takes[studio.take_ids()[0] or ""]
     takes[last.take_id] = replace(last, environment={**last.environment, "num_threads": 99})
-    assert "shots 1 and 3 were made by different models or on different machines" in refused(stage)
+    assert "shots 1 and 3 were generated by different models or on different machines" in refused(studio)
     takes[last.take_id] = replace(last, weights_sha256="f" * 64)
-    assert "shots 1 and 3" in refused(stage)
+    assert "shots 1 and 3" in refused(studio)
     takes |= whole
     takes[first.take_id] = replace(first, weights_sha256="f" * 64)
-    assert "shots 1 and 2" in refused(stage)
+    assert "shots 1 and 2" in refused(studio)
     for take_id, take in whole.items():
         takes[take_id] = replace(take, weights_sha256="f" * 64)
-    assert "other weights" in refused(stage)
+    assert "other weights" in refused(studio)
 
 
-def test_a_damaged_take_is_in_no_export(stage: Stage, tmp_path: Path) -> None:
-    folder = stage.media._take_dir(stage.story_id, stage.film()[1] or "")
+def test_a_damaged_take_is_in_no_export(studio: StudioHarness, tmp_path: Path) -> None:
+    folder = studio.media._take_dir(studio.story_id, studio.take_ids()[1] or "")
     (folder / "frames.mkv").write_bytes((folder / "frames.mkv").read_bytes()[:5000])
     for make in (
         lambda e: e.mp4(tmp_path / "x.mp4"),
@@ -106,4 +106,4 @@ def test_a_damaged_take_is_in_no_export(stage: Stage, tmp_path: Path) -> None:
         Exporter.storyboard,
     ):
         with pytest.raises(CorruptTakeError):
-            make(exporter(stage))
+            make(exporter(studio))

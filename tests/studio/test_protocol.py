@@ -19,29 +19,29 @@ from shotstream.studio.routers import viewer_socket
 from shotstream.studio.schemas.server_messages import Hello, Media, Notice, Story, TakeEnded, TakeStarted
 from shotstream.studio.schemas.viewer_messages import FROM_VIEWER
 from shotstream.studio.storage_errors import one_line_reason
-from tests.studio.stage import CAPTIONS, Inbox, Stage
+from tests.studio.studio_harness import CAPTIONS, RecordingOutbox, StudioHarness
 
 STUDIO = Path(inspect.getfile(shotstream.studio)).parent
 SOURCES = "".join(path.read_text(encoding="utf-8") for path in STUDIO.glob("*.py"))
 
 
 @pytest.fixture(scope="module")
-def filmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudioHarness]:
     """Three shots of two chunks, and a fourth that waits."""
-    stage = Stage(tmp_path_factory.mktemp("filmed"))
-    stage.run()
-    stage.control("set_autoplay", on=False)
-    stage.control("add_shot", shot={"caption": CAPTIONS[3]})
-    yield stage
-    stage.close()
+    harness = StudioHarness(tmp_path_factory.mktemp("filmed"))
+    harness.run()
+    harness.send_ok("set_autoplay", on=False)
+    harness.send_ok("add_shot", shot={"caption": CAPTIONS[3]})
+    yield harness
+    harness.close()
 
 
 @pytest.mark.parametrize("given", ["1", "a" * 64, " ", "a\nb", "\u200d", "\u00a0", "狐"])
-def test_any_text_of_at_most_64_characters_is_an_id_and_comes_back(filmed: Stage, given: str) -> None:
+def test_any_text_of_at_most_64_characters_is_an_id_and_comes_back(filmed: StudioHarness, given: str) -> None:
     """One with a line break came back in `done`, and not in `error`: no page knew what was refused."""
     event = FROM_VIEWER.validate_python({"type": "set_autoplay", "id": given, "on": False})
     filmed.manager.handle_control(filmed.story_id, filmed.viewer, event)  # pyright: ignore[reportArgumentType]
-    assert filmed.inbox.messages[-1].reply_to == given
+    assert filmed.outbox.messages[-1].reply_to == given
     assert viewer_socket._reply_to({"id": given, "type": "nonsense"}) == given
 
 
@@ -83,9 +83,9 @@ EFFECTS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 
 
 @pytest.mark.parametrize("control", EFFECTS)
-def test_done_tells_the_chunk_at_which_a_control_takes_effect(filmed: Stage, control: str) -> None:
+def test_done_tells_the_chunk_at_which_a_control_takes_effect(filmed: StudioHarness, control: str) -> None:
     before = filmed.open_story.shot_list
-    shots, film = filmed.story.shots, filmed.film()
+    shots, film = filmed.story.shots, filmed.take_ids()
     fields, (shot_index, chunk_index, film_frame) = EFFECTS[control]
 
     def meant(name: str, value: Any) -> Any:
@@ -96,108 +96,112 @@ def test_done_tells_the_chunk_at_which_a_control_takes_effect(filmed: Stage, con
         return value
 
     given = {name: meant(name, value) for name, value in fields.items()}
-    effect = filmed.control(control.strip(), **given).effect
+    effect = filmed.send_ok(control.strip(), **given).effect
     after = filmed.story
     assert (effect.shot_index, effect.chunk_index, effect.film_frame) == (shot_index, chunk_index, film_frame)
     assert effect.shot_id == (after.shots[shot_index].shot_id if shot_index < len(after.shots) else None)
     filmed.open_story.history.set_queue(autoplay=False, queue={})
     if control == "branch":
-        filmed.control("switch_branch", branch_id=filmed.story.branches[0].branch_id)
+        filmed.send_ok("switch_branch", branch_id=filmed.story.branches[0].branch_id)
     elif control == "undo":
-        filmed.control("redo")
+        filmed.send_ok("redo")
     elif filmed.open_story.shot_list != before:
-        filmed.control("undo")
+        filmed.send_ok("undo")
     assert filmed.open_story.shot_list == before
 
 
-def test_who_comes_is_told_hello_then_notices_then_the_story_then_what_is_being_made(filmed: Stage) -> None:
-    takes, first = filmed.open_story.history.takes, filmed.film()[0] or ""
+def test_who_comes_is_told_hello_then_notices_then_the_story_then_what_is_being_made(
+    filmed: StudioHarness,
+) -> None:
+    takes, first = filmed.open_story.history.takes, filmed.take_ids()[0] or ""
     own = takes[first]
     takes[first] = replace(own, weights_sha256="f" * 64)
-    filmed.control("make_shot", shot_id=filmed.story.shots[3].shot_id)
+    filmed.send_ok("make_shot", shot_id=filmed.story.shots[3].shot_id)
     filmed.run(1)
-    inbox = Inbox()
-    viewer = filmed.add_viewer(inbox)
-    assert [type(message) for message in inbox.messages] == [Hello, Notice, Story, TakeStarted, Media]
-    assert inbox.messages[1].code == "weights_changed"
+    outbox = RecordingOutbox()
+    viewer = filmed.add_viewer(outbox)
+    assert [type(message) for message in outbox.messages] == [Hello, Notice, Story, TakeStarted, Media]
+    assert outbox.messages[1].code == "weights_changed"
     filmed.manager.remove_viewer(filmed.story_id, viewer.viewer_id)
     takes[first] = own
     filmed.open_story.history.set_queue(queue={})
     filmed.open_story.discard_job()
 
 
-def test_a_pin_takes_effect_at_the_next_shot_to_be_made_behind_the_one_in_the_making(filmed: Stage) -> None:
+def test_a_pin_takes_effect_at_the_next_shot_to_be_made_behind_the_one_in_the_making(
+    filmed: StudioHarness,
+) -> None:
     """A finished shot behind the one that was taken again was told, which stays as it is."""
-    filmed.control("retake", shot_id=filmed.story.shots[1].shot_id)
+    filmed.send_ok("retake", shot_id=filmed.story.shots[1].shot_id)
     filmed.run(1)
-    filmed.control("set_autoplay", on=True)
-    pin = {"take_id": filmed.film()[0], "frame_index": 0}
-    assert filmed.control("pin", frame=pin).effect.shot_index == 3
-    filmed.control("undo")  # The take in the making.
-    filmed.control("undo")
+    filmed.send_ok("set_autoplay", on=True)
+    pin = {"take_id": filmed.take_ids()[0], "frame_index": 0}
+    assert filmed.send_ok("pin", frame=pin).effect.shot_index == 3
+    filmed.send_ok("undo")  # The take in the making.
+    filmed.send_ok("undo")
     assert not filmed.story.pins
 
 
-def test_a_cut_at_the_last_chunk_of_a_finished_shot_leaves_the_film_as_it_is(filmed: Stage) -> None:
-    film = filmed.film()
-    effect = filmed.control("cut", playing={"take_id": film[0], "frame_index": 20}).effect
+def test_a_cut_at_the_last_chunk_of_a_finished_shot_leaves_the_film_as_it_is(filmed: StudioHarness) -> None:
+    film = filmed.take_ids()
+    effect = filmed.send_ok("cut", playing={"take_id": film[0], "frame_index": 20}).effect
     assert (effect.shot_index, effect.film_frame) == (1, 21)
-    filmed.control("stop")
-    assert filmed.film() == film
+    filmed.send_ok("stop")
+    assert filmed.take_ids() == film
 
 
-def test_a_cut_in_a_take_that_is_not_in_the_film_is_refused(filmed: Stage) -> None:
+def test_a_cut_in_a_take_that_is_not_in_the_film_is_refused(filmed: StudioHarness) -> None:
     """The last shot that was made was cut in its place."""
-    old = filmed.film()[0]
-    filmed.control("retake", shot_id=filmed.story.shots[0].shot_id)
+    old = filmed.take_ids()[0]
+    filmed.send_ok("retake", shot_id=filmed.story.shots[0].shot_id)
     filmed.run()
-    assert filmed.film()[0] != old
-    assert filmed.refused("cut", playing={"take_id": old, "frame_index": 3}).code == "refused"
-    filmed.control("undo")
-    assert filmed.film()[0] == old
+    assert filmed.take_ids()[0] != old
+    assert filmed.send_refused("cut", playing={"take_id": old, "frame_index": 3}).code == "refused"
+    filmed.send_ok("undo")
+    assert filmed.take_ids()[0] == old
 
 
-def test_what_was_asked_for_by_name_is_made_behind_a_shot_that_failed(filmed: Stage) -> None:
+def test_what_was_asked_for_by_name_is_made_behind_a_shot_that_failed(filmed: StudioHarness) -> None:
     """It waited for ever: the failed one was first in turn, and waits for the person."""
-    filmed.control("add_shot", shot={"caption": "a fox walks"}, index=1)
+    filmed.send_ok("add_shot", shot={"caption": "a fox walks"}, index=1)
     filmed.open_story.failures[filmed.story.shots[1].shot_id] = "it could not be made"
-    filmed.control("set_autoplay", on=True)
+    filmed.send_ok("set_autoplay", on=True)
     assert filmed.run() == 0, "by itself nothing is made behind it"
-    last = filmed.film()[3]
-    filmed.control("retake", shot_id=filmed.story.shots[3].shot_id)
+    last = filmed.take_ids()[3]
+    filmed.send_ok("retake", shot_id=filmed.story.shots[3].shot_id)
     assert filmed.run() == 2
-    assert filmed.film()[3] != last
+    assert filmed.take_ids()[3] != last
     assert filmed.statuses[1] == "failed"
     filmed.open_story.failures.clear()
-    filmed.control("undo")
-    filmed.control("undo")
-    assert filmed.film()[2] == last
+    filmed.send_ok("undo")
+    filmed.send_ok("undo")
+    assert filmed.take_ids()[2] == last
 
 
 def test_a_take_in_the_making_is_dropped_when_everybody_has_been_away_for_a_while(tmp_path: Path) -> None:
     assert Limits().linger_s == 20
-    stage = Stage(tmp_path)
-    stage.run(1)
-    open_story, job = stage.open_story, stage.open_story.job
+    harness = StudioHarness(tmp_path)
+    harness.run(1)
+    open_story, job = harness.open_story, harness.open_story.job
     assert job is not None
-    stage.manager.remove_viewer(stage.story_id, stage.viewer.viewer_id)
-    stage.manager._telemetry_s = -1e9
-    stage.manager.do_housekeeping()
+    harness.manager.remove_viewer(harness.story_id, harness.viewer.viewer_id)
+    harness.manager._telemetry_s = -1e9
+    harness.manager.do_housekeeping()
     assert open_story.job is job, "a page can be reloaded"
     assert open_story.empty_since_s is not None
     open_story.empty_since_s -= 21
-    stage.manager._telemetry_s = -1e9
-    stage.manager.do_housekeeping()
+    harness.manager._telemetry_s = -1e9
+    harness.manager.do_housekeeping()
     assert open_story.job is None
-    stage.close()
+    harness.close()
 
 
-def test_a_film_of_several_numbers_of_steps_has_no_replay(filmed: Stage) -> None:
-    takes, last = filmed.open_story.history.takes, filmed.film()[2] or ""
+def test_a_film_of_several_numbers_of_steps_has_no_replay(filmed: StudioHarness) -> None:
+    takes, last = filmed.open_story.history.takes, filmed.take_ids()[2] or ""
     own = takes[last]
     Exporter(filmed.app, filmed.manager.film_snapshot(filmed.story_id)).replay()
     takes[last] = replace(own, num_steps=own.num_steps + 1)
-    with pytest.raises(ApiError, match="shots 1 and 3 were made by different models"):
+    with pytest.raises(ApiError, match="shots 1 and 3 were generated by different models"):
         Exporter(filmed.app, filmed.manager.film_snapshot(filmed.story_id)).replay()
     takes[last] = own
 

@@ -65,10 +65,10 @@ export function composerView(app) {
       { class: "row" },
       suggestions.species.length > 0 && choicesView(app),
       h("span", { class: "grow" }),
-      h("button", { class: "queue", disabled: isEmpty, onclick: queue, title: "Add it to the strip (Enter)" }, icon("plus"), "Queue"),
+      h("button", { class: "queue", disabled: isEmpty, onclick: queue, title: "Add the shot at the end (Enter)" }, icon("plus"), "Queue"),
       h(
         "button",
-        { class: "primary cut", onclick: () => cutOrAsk(client, app), title: "The next shot begins at the next chunk (C)" },
+        { class: "primary cut", onclick: () => cutOrAsk(client, app), title: "End the playing shot with this chunk, and start the next shot (C)" },
         icon("cut"),
         "Cut",
       ),

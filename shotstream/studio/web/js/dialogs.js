@@ -6,19 +6,19 @@ import { icon } from "./icons.js";
 import { KEYS } from "./keys.js";
 
 const FILM = [
-  ["film.mp4", "Film", "MP4, a chapter for each shot"],
-  ["film.gif", "Animation", "GIF, repeated"],
-  ["storyboard.png", "Storyboard", "PNG, a picture of each shot"],
+  ["film.mp4", "Film", "MP4 with a chapter for each shot"],
+  ["film.gif", "Animation", "GIF, looping"],
+  ["storyboard.png", "Storyboard", "PNG with a picture of each shot"],
   ["film.srt", "Subtitles", "SRT"],
   ["film.vtt", "Subtitles for the web", "WebVTT"],
-  ["edit.zip", "For an editing program", "ZIP: a clip for each shot, and EDL, FCPXML and OpenTimelineIO over them"],
-  ["story.yaml", "Script", "YAML, for shotstream generate"],
-  ["replay.json", "Replay", "every frame again, checked one by one"],
+  ["edit.zip", "For an editing program", "ZIP: a clip of each shot, with EDL, FCPXML and OpenTimelineIO"],
+  ["story.yaml", "Story", "YAML with captions, lengths and seeds"],
+  ["replay.json", "Replay", "reproduces every frame with shotstream generate"],
 ];
 
 export function dialogView(app) {
-  if (app.dialog === "export") return sheet(app, "Take it home", exportView(app));
-  if (app.dialog === "help") return sheet(app, "Keys", keysView());
+  if (app.dialog === "export") return sheet(app, "Export", exportView(app));
+  if (app.dialog === "help") return sheet(app, "Keyboard shortcuts", keysView());
   return null;
 }
 
@@ -66,13 +66,13 @@ function exportView(app) {
         "button",
         { class: "file", "data-file": file, onclick: () => fetchFile(app, `api/stories/${storyId}/export/${path}`, file) },
         h("span", { class: "what" }, label, h("small", null, about)),
-        app.fetching === file ? h("span", { class: "spin", "aria-label": "Being made" }) : icon("save"),
+        app.fetching === file ? h("span", { class: "spin", "aria-label": "In progress" }) : icon("save"),
       ),
     );
   return [
     app.exportError && h("p", { class: "why", role: "alert" }, app.exportError),
     h("ul", { class: "files" }, FILM.map(([path, label, about]) => row(path, `${name}.${path.replace(/^film\.|^story\./, "")}`, label, about))),
-    shots.length > 0 && h("h3", null, "Shot by shot"),
+    shots.length > 0 && h("h3", null, "Single shots"),
     h(
       "ul",
       { class: "files shots" },
@@ -102,7 +102,7 @@ function keysView() {
     "dl",
     { class: "keys" },
     KEYS.map(([key, what]) => h("div", { key }, h("dt", null, h("kbd", null, key)), h("dd", null, what))),
-    h("div", null, h("dt", null, h("kbd", null, "Enter")), h("dd", null, "In the caption: queue the shot")),
-    h("div", null, h("dt", null, h("kbd", null, "Shift+Enter")), h("dd", null, "In the caption: cut to it")),
+    h("div", null, h("dt", null, h("kbd", null, "Enter")), h("dd", null, "In the caption: add the shot to the queue")),
+    h("div", null, h("dt", null, h("kbd", null, "Shift+Enter")), h("dd", null, "In the caption: cut to the shot")),
   );
 }

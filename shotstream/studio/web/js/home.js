@@ -30,9 +30,9 @@ export function homeView(app) {
       null,
       h("h1", null, "Direct a film while it is being made."),
       home && composeView(app),
-      home && h("h2", null, "Begin with one of these"),
+      home && h("h2", null, "Start with an example"),
       home && h("ul", { class: "posters" }, home.bundled.map((story) => bundledView(app, story))),
-      home?.stories.length > 0 && h("h2", null, "Go on with"),
+      home?.stories.length > 0 && h("h2", null, "Continue a story"),
       home?.stories.length > 0 && h("ul", { class: "stories" }, home.stories.map((story) => storyView(app, story))),
       home && importView(app),
     ),
@@ -90,7 +90,7 @@ function composeView(app) {
       { class: "row" },
       knows && h("button", { class: "quiet", onclick: () => write(inventStory(suggestions)) }, icon("dice"), "Surprise me"),
       h("span", { class: "grow" }),
-      h("button", { class: "primary", disabled: !(text.trim() || knows) || home.isBusy, onclick: start }, icon("play"), "Begin"),
+      h("button", { class: "primary", disabled: !(text.trim() || knows) || home.isBusy, onclick: start }, icon("play"), "Start"),
     ),
     knows &&
       h(
@@ -162,8 +162,8 @@ function importView(app) {
         onchange: (event) => event.target.files[0] && begin(app, event.target.files[0]),
       }),
     ),
-    h("small", null, "YAML or JSON, as for shotstream generate"),
+    h("small", null, "YAML or JSON, the same files as for shotstream generate"),
     h("span", { class: "grow" }),
-    h("a", { href: "api/docs" }, "For programs"),
+    h("a", { href: "api/docs" }, "API"),
   );
 }

@@ -27,8 +27,8 @@ function shotView(app) {
       null,
       h("h2", null, `Shot ${index + 1}`),
       h("span", { class: "grow" }),
-      iconButton("left", "Move it to the left", index === 0, () => client.call("move_shot", { shot_id: shot.shot_id, index: index - 1 })),
-      iconButton("right", "Move it to the right", index === story.shots.length - 1, () => client.call("move_shot", { shot_id: shot.shot_id, index: index + 1 })),
+      iconButton("left", "Move left", index === 0, () => client.call("move_shot", { shot_id: shot.shot_id, index: index - 1 })),
+      iconButton("right", "Move right", index === story.shots.length - 1, () => client.call("move_shot", { shot_id: shot.shot_id, index: index + 1 })),
       iconButton("bin", "Remove the shot", false, () => client.call("remove_shot", { shot_id: shot.shot_id })),
     ),
     field("Caption", {
@@ -64,7 +64,7 @@ function shotView(app) {
     ),
     shot.failure && h("p", { class: "why" }, shot.failure),
     shot.status === "stale" && h("p", { class: "why" }, `Stale: ${staleText(shot)}.`),
-    take && !take.weights_match && h("p", { class: "why" }, "Made with other weights than are loaded now."),
+    take && !take.weights_match && h("p", { class: "why" }, "Generated with other weights than those loaded now."),
     actionsView(client, shot, take),
     shot.takes.length > 0 && takesView(client, shot),
   );
@@ -88,15 +88,15 @@ function actionsView(client, shot, take) {
   return h(
     "div",
     { class: "row" },
-    shot.status === "waiting" && make("Make it"),
+    shot.status === "waiting" && make("Generate"),
     shot.status === "failed" && make("Try again"),
-    shot.status === "stale" && make("Make again"),
+    shot.status === "stale" && make("Generate again"),
     take &&
       h(
         "button",
-        { key: "retake", onclick: () => client.retake(shot.shot_id), title: "One more take, with a new seed (R)" },
+        { key: "retake", onclick: () => client.retake(shot.shot_id), title: "Another take with a new seed (R)" },
         icon("again"),
-        "Re-take",
+        "Retake",
       ),
   );
 }
@@ -131,7 +131,7 @@ function storyPart(app) {
     "section",
     { key: "story", class: "part" },
     h("h2", null, "Story"),
-    field("What all shots share", {
+    field("Shared by all shots", {
       tag: "textarea",
       rows: 3,
       maxlength: limits.caption_chars,

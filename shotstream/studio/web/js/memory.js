@@ -10,8 +10,8 @@ export function memoryView(app) {
   const numbers = new Map(story.shots.map((shot, index) => [shot.shot_id, index + 1]));
   const next = story.shots.findIndex((shot) => !shot.take_id);
   const target = story.making
-    ? `shot ${story.making.shot_index + 1} looks back at`
-    : `shot ${(next < 0 ? story.shots.length : next) + 1} will look back at`;
+    ? `what shot ${story.making.shot_index + 1} remembers`
+    : `what shot ${(next < 0 ? story.shots.length : next) + 1} will remember`;
   const here = client.playingSegment?.takeId;
   const frames = story.memory.map((frame, index) => {
     const number = numbers.get(frame.shot_id);
@@ -44,7 +44,7 @@ export function memoryView(app) {
     "aside",
     { class: "memory", "aria-label": "Memory" },
     h("h2", null, "Memory"),
-    h("p", { class: "hint" }, frames.length ? target : "the first shot looks back at nothing"),
+    h("p", { class: "hint" }, frames.length ? target : "the first shot has nothing to remember"),
     h(
       "ol",
       { class: "film" },

@@ -27,13 +27,13 @@ function pageView(schema, draw) {
     h(
       "main",
       null,
-      h("h1", null, "Routes of the studio"),
+      h("h1", null, "API of the studio"),
       h(
         "p",
         { class: "lead" },
-        "For tools: ",
+        "For other programs: ",
         h("a", { href: urlOf("api/openapi.json") }, "openapi.json"),
-        `, OpenAPI ${schema.openapi}. Live control and pictures go over one WebSocket, `,
+        `, OpenAPI ${schema.openapi}. Live controls and video use one WebSocket, `,
         h("code", null, "/api/stories/{story_id}/live"),
         "; its messages are in docs/studio_protocol.md.",
       ),
@@ -52,11 +52,11 @@ function routeView(schema, { path, method, operation }, draw) {
     "details",
     { key: `${method} ${path}`, class: "route" },
     h("summary", null, h("span", { class: `method ${method}` }, method.toUpperCase()), h("code", null, path), h("span", { class: "told" }, operation.description ?? "")),
-    parameters.length > 0 && part("In the address", rowsView(parameters.map((one) => [one.name, one.schema, one.required]), schema)),
-    body && part(`It takes ${body[0]}`, shapeView(body[1].schema, schema)),
-    good && part(`It answers ${good[0]}${answer ? `, ${answer[0]}` : ""}`, answer ? shapeView(answer[1].schema, schema) : null),
-    canTry && h("button", { class: "small", onclick: () => tryIt(path, draw) }, "Ask it"),
-    ANSWERS.has(path) && h("pre", { tabindex: 0, "aria-label": `The answer of ${path}` }, ANSWERS.get(path)),
+    parameters.length > 0 && part("Parameters", rowsView(parameters.map((one) => [one.name, one.schema, one.required]), schema)),
+    body && part(`Request body: ${body[0]}`, shapeView(body[1].schema, schema)),
+    good && part(`Response: ${good[0]}${answer ? `, ${answer[0]}` : ""}`, answer ? shapeView(answer[1].schema, schema) : null),
+    canTry && h("button", { class: "small", onclick: () => tryIt(path, draw) }, "Send the request"),
+    ANSWERS.has(path) && h("pre", { tabindex: 0, "aria-label": `Response of ${path}` }, ANSWERS.get(path)),
   );
 }
 

@@ -33,10 +33,10 @@ function overlayView(app) {
   if (!client.isConnected && !player.numFrames) return h("p", { class: "overlay" }, "Opening the story");
   if (story && player.numFrames === 0) {
     const next = story.shots[0];
-    if (!next) return h("p", { class: "overlay" }, "Say what happens first, and the film begins");
+    if (!next) return h("p", { class: "overlay" }, "Write the first shot to start the film");
     if (next.status === "failed") return h("p", { class: "overlay" }, next.failure);
     if (next.status === "waiting") return makeButton(client, next, 1);
-    return h("p", { class: "overlay" }, "The first shot is being made");
+    return h("p", { class: "overlay" }, "Generating the first shot");
   }
   if (story && player.isAtEnd) {
     const at = story.shots.findIndex((shot) => shot.status === "waiting");
@@ -49,7 +49,7 @@ function makeButton(client, shot, number) {
   return h(
     "p",
     { class: "overlay" },
-    h("button", { class: "primary", onclick: () => client.make(shot.shot_id) }, icon("play"), `Make shot ${number}`),
+    h("button", { class: "primary", onclick: () => client.make(shot.shot_id) }, icon("play"), `Generate shot ${number}`),
   );
 }
 
@@ -60,7 +60,7 @@ export function transportView(app) {
   const label = isPlaying ? "Pause" : isAtEnd && player.numFrames ? "Play again" : "Play";
   return h(
     "div",
-    { class: "transport", role: "toolbar", "aria-label": "Playing" },
+    { class: "transport", role: "toolbar", "aria-label": "Playback" },
     h(
       "button",
       {
@@ -77,20 +77,20 @@ export function transportView(app) {
     h("span", { class: "time total" }, clock(player.numFrames, model.fps)),
     h(
       "button",
-      { class: "quiet", disabled: !story.making, onclick: () => client.call("stop"), title: "End the shot that is being made, and make no more (S)" },
+      { class: "quiet", disabled: !story.making, onclick: () => client.call("stop"), title: "End the shot that is being generated, and generate no more (S)" },
       icon("stop"),
       h("span", null, "Stop"),
     ),
     story.max_pins > 0 &&
       h(
         "button",
-        { class: "quiet", disabled: !player.place, onclick: () => client.pinHere(), title: "Keep this frame in the memory of every later shot (P)" },
+        { class: "quiet", disabled: !player.place, onclick: () => client.pinHere(), title: "Keep this frame in the memory of all later shots (P)" },
         icon("pin"),
         h("span", null, "Pin"),
       ),
     h(
       "label",
-      { class: "switch", title: "Make the shots of the strip without being asked (A)" },
+      { class: "switch", title: "Generate the next shots automatically (A)" },
       h("input", {
         type: "checkbox",
         role: "switch",
@@ -116,14 +116,14 @@ function readoutView(app) {
       h(
         "span",
         { key: "making", class: "making" },
-        `making shot ${making.shot_index + 1}: ${Math.min(made + 1, making.num_chunks)} of ${making.num_chunks}`,
+        `generating shot ${making.shot_index + 1}: ${Math.min(made + 1, making.num_chunks)} of ${making.num_chunks}`,
       ),
   );
 }
 
 function whereText({ client, model }) {
   const { player, playingSegment: segment } = client;
-  if (!segment) return "nothing is made yet";
+  if (!segment) return "no frames yet";
   const chunk = chunkOf(player.frame - segment.start, model) + 1;
   return `shot ${segment.shotIndex + 1}, chunk ${chunk} of ${chunkOf(segment.length - 1, model) + 1}`;
 }
@@ -149,7 +149,7 @@ function scrubberView(app) {
       id: "scrubber",
       role: "slider",
       tabindex: 0,
-      "aria-label": "Place in the film",
+      "aria-label": "Position in the film",
       "aria-valuemin": 0,
       "aria-valuemax": Math.max(0, total - 1),
       "aria-valuenow": player.frame,

@@ -72,7 +72,7 @@ export class StoryClient {
       this.lay();
     } else if (message.type === "take_ended") {
       if (message.outcome === "failed" || message.outcome === "discarded") this.player.jump = null;
-      if (message.outcome === "failed") this.handlers.say("a shot could not be made; its card says why", "error");
+      if (message.outcome === "failed") this.handlers.say("a shot failed; its card says why", "error");
     }
     this.handlers.redraw();
   }
@@ -153,7 +153,7 @@ export class StoryClient {
   /** Cuts to a new shot or the next one; false: there is none. */
   async cut(caption) {
     if (!caption && !this.nextShot) {
-      this.handlers.say("say what comes next, then cut to it");
+      this.handlers.say("write the next shot, then cut to it");
       return false;
     }
     const began = performance.now();
@@ -209,7 +209,7 @@ export class StoryClient {
   pinHere() {
     const { place } = this.player;
     if (place) return this.call("pin", { frame: place });
-    return this.handlers.say("nothing is on the screen yet that could be pinned");
+    return this.handlers.say("there is no frame to pin yet");
   }
 
   step(numFrames) {

@@ -8,7 +8,7 @@ import { icon } from "./icons.js";
 const STATUS = {
   waiting: "waiting",
   queued: "queued",
-  generating: "making",
+  generating: "generating",
   done: "done",
   stale: "stale",
   failed: "failed",
@@ -38,13 +38,13 @@ export function stripView(app) {
       { class: "strip-head" },
       branchesView(client),
       h("span", { class: "grow" }),
-      numForeign > 0 && h("p", { key: "foreign", class: "stale-note" }, `${numForeign} ${numForeign === 1 ? "shot" : "shots"} made with other weights than are loaded now`),
+      numForeign > 0 && h("p", { key: "foreign", class: "stale-note" }, `${numForeign} ${numForeign === 1 ? "shot" : "shots"} generated with other weights than those loaded now`),
       numStale > 0 &&
         h(
           "p",
           { class: "stale-note" },
-          `${numStale} ${numStale === 1 ? "shot" : "shots"} made from what has changed since`,
-          h("button", { class: "small", onclick: () => client.remakeStale() }, icon("again"), "Make again"),
+          numStale === 1 ? "1 shot is stale: something it depends on has changed" : `${numStale} shots are stale: something they depend on has changed`,
+          h("button", { class: "small", onclick: () => client.remakeStale() }, icon("again"), "Generate again"),
         ),
     ),
     h(
@@ -82,7 +82,7 @@ function branchesView(client) {
         key: "new",
         class: "tab new",
         disabled: at < 0,
-        title: `A branch with the film up to shot ${at + 1} (B)`,
+        title: `New branch with the film up to shot ${at + 1} (B)`,
         onclick: () => client.travel("branch", { shot_id: client.shot.shot_id }),
       },
       icon("branch"),
@@ -138,7 +138,7 @@ function cardView(app, shot, index) {
 function progressView(client, making) {
   const made = client.player.numReceived(making.take_id);
   const chunks = Array.from({ length: making.num_chunks }, (_, index) => h("span", { "data-made": index < made }));
-  return h("span", { class: "chunks", role: "progressbar", "aria-label": "Chunks made", "aria-valuemin": 0, "aria-valuemax": making.num_chunks, "aria-valuenow": made }, chunks);
+  return h("span", { class: "chunks", role: "progressbar", "aria-label": "Chunks generated", "aria-valuemin": 0, "aria-valuemax": making.num_chunks, "aria-valuenow": made }, chunks);
 }
 
 function choose(app, shot) {

@@ -10,8 +10,8 @@ import { movePlayhead, stageView, transportView } from "./stage.js";
 import { stripView } from "./strip.js";
 
 const STATES = {
-  generating: "making",
-  ahead: "ahead",
+  generating: "generating",
+  ahead: "buffered",
   idle: "idle",
   paused: "paused",
   full: "disk full",
@@ -70,12 +70,12 @@ function barView(app) {
     story && telemetryView(app),
     story && button("undo", story.undo ? `Undo: ${story.undo} (Z)` : "Nothing to undo", () => client.travel("undo"), { disabled: !story.undo, "data-act": "undo" }),
     story && button("redo", story.redo ? `Redo: ${story.redo} (Shift+Z)` : "Nothing to redo", () => client.travel("redo"), { disabled: !story.redo, "data-act": "redo" }),
-    story && button("help", "Keys (?)", open("help"), { "data-act": "help" }),
+    story && button("help", "Keyboard shortcuts (?)", open("help"), { "data-act": "help" }),
     themeButton(app),
     story &&
       h(
         "button",
-        { class: "export", disabled: !story.num_frames, onclick: open("export"), title: "Take the film home (E)" },
+        { class: "export", disabled: !story.num_frames, onclick: open("export"), title: "Export the film (E)" },
         icon("save"),
         h("span", null, "Export"),
       ),
@@ -110,10 +110,10 @@ function telemetryView(app) {
   const seconds = client.cutS ?? client.pictureS;
   const facts = [
     ["state", client.isConnected ? STATES[telemetry?.state] ?? "open" : "offline"],
-    telemetry && ["frames made per second", `${Math.round(telemetry.fps)} fps`],
-    seconds !== null && ["from prompt to picture", `${Math.round(seconds * 1000)} ms`],
+    telemetry && ["frames generated per second", `${Math.round(telemetry.fps)} fps`],
+    seconds !== null && ["time from the prompt to the first frame", `${Math.round(seconds * 1000)} ms`],
     ["shots in the queue", `${waiting} queued`],
-    telemetry?.num_generating > 1 && ["chunks of other stories before", `${telemetry.queue_position} before`],
+    telemetry?.num_generating > 1 && ["chunks of other stories that are generated first", `${telemetry.queue_position} ahead`],
     telemetry?.num_viewers > 1 && ["viewers", `${telemetry.num_viewers} viewers`],
   ].filter(Boolean);
   return h(
