@@ -11,7 +11,7 @@ import pytest
 from shotstream.film import read_replay
 from shotstream.streaming.loading import load
 from shotstream.video.video_io import read_frames
-from tests.studio.served import served
+from tests.studio.live_server import live_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -95,7 +95,7 @@ def test_evaluate(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("studio"), pipeline=load("theatre", "cpu")) as port:
+    with live_server(tmp_path_factory.mktemp("studio"), pipeline=load("theatre", "cpu")) as port:
         yield f"127.0.0.1:{port}"
 
 

@@ -23,7 +23,7 @@ from shotstream.studio.proxy import (
     validate_root_path,
 )
 from shotstream.studio.server import bind_socket
-from tests.studio.served import served, until
+from tests.studio.live_server import live_server, wait_until
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "studio.md"
 TOKEN = "a token&+#%/0123456789".replace(" ", "-")
@@ -121,7 +121,7 @@ def test_a_root_path_is_one_form_of_itself() -> None:
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with served(tmp_path_factory.mktemp("studio"), token=TOKEN) as port:
+    with live_server(tmp_path_factory.mktemp("studio"), token=TOKEN) as port:
         yield port
 
 
@@ -143,7 +143,7 @@ def running(command: list[str], address: str) -> Iterator[str]:
             return False
 
     try:
-        until(answers)
+        wait_until(answers)
         yield address
     finally:
         process.terminate()

@@ -23,7 +23,7 @@ from shotstream.studio.limits import Limits
 from shotstream.studio.rate_limit import TokenBucket, TokenBuckets
 from shotstream.studio.routers.viewer_socket import _RateLimit
 from shotstream.studio.server import _tell_fault
-from tests.studio.served import served, until
+from tests.studio.live_server import live_server, wait_until
 
 QUICK = Limits(request_s=0.6, body_s=0.8, unread_s=0.6, look_ahead_s=100.0, messages_per_s=0.1)
 MOST = 6
@@ -36,7 +36,7 @@ HALF = {
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with served(tmp_path_factory.mktemp("studio"), limits=QUICK, max_connections=MOST) as port:
+    with live_server(tmp_path_factory.mktemp("studio"), limits=QUICK, max_connections=MOST) as port:
         yield port
 
 
@@ -69,7 +69,7 @@ def test_a_request_that_does_not_come_ends_its_connection(port: int, kind: str) 
     with opened(port, HALF[kind]) as one:
         start_s = time.monotonic()
         assert not is_ended(one)
-        until(lambda: is_ended(one))
+        wait_until(lambda: is_ended(one))
         assert time.monotonic() - start_s > 0.4, "it had its time"
     assert alive(port) == 200
 
@@ -85,7 +85,7 @@ def test_a_byte_now_and_then_is_no_request(port: int, kind: str) -> None:
                 return True
             return is_ended(one)
 
-        until(drips)
+        wait_until(drips)
 
 
 def test_a_connection_is_given_its_time_anew_for_each_request(port: int) -> None:
@@ -98,7 +98,7 @@ def test_a_connection_is_given_its_time_anew_for_each_request(port: int) -> None
             while not answer.endswith(b"alive\n"):
                 answer += one.recv(65536)
             assert answer.startswith(b"HTTP/1.1 200")
-        until(lambda: is_ended(one))
+        wait_until(lambda: is_ended(one))
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_who_does_not_read_what_was_asked_for_is_left(port: int) -> None:
                 return True
             return False
 
-        until(is_reset)
+        wait_until(is_reset)
 
 
 @pytest.mark.parametrize("kind", HALF)
@@ -140,7 +140,7 @@ def test_connections_that_do_not_read_make_room(port: int) -> None:
             one.settimeout(0.2)
             with suppress(TimeoutError):
                 one.sendall(asked)
-        until(lambda: alive(port) == 200)
+        wait_until(lambda: alive(port) == 200)
 
 
 def test_viewers_are_no_half_open_connections_and_others_are_told_to_wait(port: int) -> None:
@@ -158,7 +158,7 @@ def test_viewers_are_no_half_open_connections_and_others_are_told_to_wait(port: 
         for viewer in viewers:
             while json.loads(viewer.recv(timeout=20))["type"] != "done":
                 pass
-    until(lambda: alive(port) == 200)
+    wait_until(lambda: alive(port) == 200)
 
 
 def test_a_burst_is_answered_control_by_control_and_then_the_connection_ends(port: int) -> None:
@@ -201,7 +201,7 @@ def test_a_lack_of_files_is_told_in_lines_and_not_as_a_fault(
     async def out_of_files(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    with served(tmp_path) as port:
+    with live_server(tmp_path) as port:
         address = f"http://127.0.0.1:{port}/js/main.js"
         monkeypatch.setattr(anyio, "open_file", out_of_files)
         for _ in range(3):
@@ -306,14 +306,14 @@ def test_as_many_descriptors_as_are_allowed_are_asked_for() -> None:
 
 def test_no_token_is_written_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     token = "a-secret-of-16-characters"
-    with served(tmp_path, token=token) as port:
+    with live_server(tmp_path, token=token) as port:
         address = f"http://127.0.0.1:{port}"
         assert httpx2.get(f"{address}/", params={"token": token}).status_code == 303
         assert httpx2.get(f"{address}/", params={"token": token + "x"}).status_code == 401
         bearer = {"authorization": f"Bearer {token}"}
         assert httpx2.get(f"{address}/no", headers=bearer).status_code == 404
         with opened(port, f"GET /?token={token} HTTP/9\r\n\r\n".encode()) as one:
-            until(lambda: is_ended(one))
+            wait_until(lambda: is_ended(one))
         with pytest.raises(InvalidStatus), connect(f"ws://127.0.0.1:{port}/no?token={token}"):
             pass
     written = "".join(capfd.readouterr())

@@ -17,7 +17,7 @@ from shotstream.studio.media_store import MediaStore
 from shotstream.studio.story_store import StoryStore
 from tests.params import first
 from tests.streaming.tiny import tiny_pipeline
-from tests.studio.stage import Stage
+from tests.studio.studio_harness import StudioHarness
 
 PIPELINE = tiny_pipeline()
 
@@ -26,8 +26,8 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-class Opened(Stage):
-    """A stage in a data folder, as a server opens one."""
+class Opened(StudioHarness):
+    """A studio in a data folder, as a server opens one."""
 
     def __init__(self, folder: Path, **fields: Any) -> None:
         self.folder = DataDir(folder)
@@ -59,9 +59,9 @@ def opened(folder: Path) -> tuple[StoryStore, MediaStore]:
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Path]:
     """A folder with a finished story of one shot."""
-    stage = Opened(tmp_path / "data", num_shots=1)
-    stage.run()
-    stage.close()
+    studio = Opened(tmp_path / "data", num_shots=1)
+    studio.run()
+    studio.close()
     yield tmp_path / "data"
 
 
@@ -81,9 +81,9 @@ def test_an_empty_database_does_not_open_a_folder_with_takes_and_deletes_nothing
     assert files(made / "media") == before
     (made / "stories.sqlite").unlink()
     (made / "elsewhere.sqlite").rename(made / "stories.sqlite")
-    stage = Opened(made)
-    assert stage.statuses == ["done"]
-    stage.close()
+    studio = Opened(made)
+    assert studio.statuses == ["done"]
+    studio.close()
 
 
 def test_a_folder_is_looked_at_before_anything_large_is_loaded(tmp_path: Path) -> None:
@@ -115,49 +115,49 @@ def test_another_database_is_refused_and_so_is_another_folder(made: Path, tmp_pa
 def test_a_folder_and_a_database_without_takes_may_meet_and_stay_bound(tmp_path: Path) -> None:
     Opened(tmp_path / "data").close()
     (tmp_path / "data" / "stories.sqlite").unlink()
-    stage = Opened(tmp_path / "data")
-    assert (tmp_path / "data" / "studio.id").read_text().strip() == stage.store.folder_id()
-    stage.close()
+    studio = Opened(tmp_path / "data")
+    assert (tmp_path / "data" / "studio.id").read_text().strip() == studio.store.folder_id()
+    studio.close()
 
 
 @pytest.mark.slow
 def test_a_folder_of_an_earlier_version_is_bound_to_the_database_that_knows_its_takes(made: Path) -> None:
     (made / "studio.id").unlink()
-    stage = Opened(made)
-    with stage.store.engine.begin() as connection:
+    studio = Opened(made)
+    with studio.store.engine.begin() as connection:
         connection.exec_driver_sql("delete from folders")
-    stage.close()
-    stage = Opened(made)
-    assert stage.statuses == ["done"]
-    assert (made / "studio.id").read_text().strip() == stage.store.folder_id()
-    stage.close()
+    studio.close()
+    studio = Opened(made)
+    assert studio.statuses == ["done"]
+    assert (made / "studio.id").read_text().strip() == studio.store.folder_id()
+    studio.close()
 
 
 @pytest.mark.slow
 def test_lost_files_are_made_again_once_a_person_says_that_they_are_lost(made: Path, tmp_path: Path) -> None:
-    stage = Opened(made)
-    hashes, bound = stage.hashes(), stage.store.folder_id()
-    stage.close()
+    studio = Opened(made)
+    hashes, bound = studio.frame_hashes(), studio.store.folder_id()
+    studio.close()
     (tmp_path / "new").mkdir()
     (made / "stories.sqlite").rename(tmp_path / "new" / "stories.sqlite")
     with pytest.raises(StorageError, match=f"write {bound} into"):
         Opened(tmp_path / "new")
     (tmp_path / "new" / "studio.id").write_text(f"{bound}\n")
-    stage = Opened(tmp_path / "new")
-    stage.control("add_shot", shot={"caption": "a owl walks"})
-    stage.run()
-    assert stage.statuses == ["done"] * 2 and stage.hashes()[:1] == hashes
-    stage.close()
+    studio = Opened(tmp_path / "new")
+    studio.send_ok("add_shot", shot={"caption": "a owl walks"})
+    studio.run()
+    assert studio.statuses == ["done"] * 2 and studio.frame_hashes()[:1] == hashes
+    studio.close()
 
 
 def test_takes_that_the_database_does_not_know_are_set_aside_and_other_files_left_alone(
     made: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage = Opened(made)
-    unknown = made / "media" / stage.story_id / ("e" * 16)
-    unfinished = made / "media" / stage.story_id / f".part.{'e' * 16}"
+    studio = Opened(made)
+    unknown = made / "media" / studio.story_id / ("e" * 16)
+    unfinished = made / "media" / studio.story_id / f".part.{'e' * 16}"
     foreign = made / "media" / "lost+found"
-    stage.close()
+    studio.close()
     for folder in (unknown, unfinished, foreign, made / "exports" / "own"):
         folder.mkdir()
         (folder / "frames.mkv").write_bytes(b"precious")
@@ -175,14 +175,14 @@ def test_takes_that_the_database_does_not_know_are_set_aside_and_other_files_lef
 def test_everything_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        stage = Opened(tmp_path / "data", num_shots=1)
-        stage.run()
+        studio = Opened(tmp_path / "data", num_shots=1)
+        studio.run()
         paths = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
         assert {path.name for path in paths} >= {"stories.sqlite", "stories.sqlite-wal", "frames.mkv", "lock"}
         for path in paths:
             mode = stat.S_IMODE(path.stat().st_mode)
             assert mode == (0o700 if path.is_dir() else 0o600), (path, oct(mode))
-        stage.close()
+        studio.close()
     finally:
         os.umask(before)
 
@@ -225,18 +225,18 @@ def test_nothing_is_open_to_others_even_for_a_moment(tmp_path: Path, monkeypatch
 def test_files_that_were_made_anew_are_their_owners_alone_too(made: Path) -> None:
     before = os.umask(0)
     try:
-        stage = Opened(made)
-        [take_id] = stage.open_story.history.takes
-        folder = made / "media" / stage.story_id / take_id
+        studio = Opened(made)
+        [take_id] = studio.open_story.history.takes
+        folder = made / "media" / studio.story_id / take_id
         for path in folder.iterdir():
             path.write_bytes(b"")
             path.chmod(0o644)
-        stage.manager.repair_take(stage.story_id, take_id)
-        stage.run()
+        studio.manager.repair_take(studio.story_id, take_id)
+        studio.run()
         assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == dict.fromkeys(
             ("recording.mp4", "frames.mkv", "memory.safetensors"), 0o600
         )
-        stage.close()
+        studio.close()
     finally:
         os.umask(before)
 
@@ -278,20 +278,20 @@ def die_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 def test_a_take_that_was_told_finished_is_there_after_an_end_at_any_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    stage = Opened(tmp_path, num_shots=1)
+    studio = Opened(tmp_path, num_shots=1)
     with monkeypatch.context() as patched:
         die_at(patched, number)
         with contextlib.suppress(Killed):
-            stage.run()
-    told = [e.outcome for e in stage.inbox.messages if e.type == "take_ended"]
-    stage.killed()
+            studio.run()
+    told = [e.outcome for e in studio.outbox.messages if e.type == "take_ended"]
+    studio.killed()
     again = Opened(tmp_path)
     assert again.statuses == (["done"] if told else again.statuses)
     known = {(again.story_id, take_id) for take_id in again.open_story.history.takes}
     assert again.media.take_ids() == known
     again.run()
     assert again.statuses == ["done"]
-    again.media.read_frames(again.story_id, again.open_story.history.takes[again.film()[0] or ""])
+    again.media.read_frames(again.story_id, again.open_story.history.takes[again.take_ids()[0] or ""])
     again.close()
 
 
@@ -299,13 +299,13 @@ def test_a_take_that_was_told_finished_is_there_after_an_end_at_any_step(
 def test_a_deletion_that_was_cut_off_leaves_the_story_whole_or_nothing(
     made: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    stage = Opened(made)
-    story_id = stage.story_id
+    studio = Opened(made)
+    story_id = studio.story_id
     with monkeypatch.context() as patched:
         die_at(patched, number)
         with pytest.raises(Killed):
-            stage.manager.delete_story(story_id)
-    stage.killed()
+            studio.manager.delete_story(story_id)
+    studio.killed()
     again = Opened(made)
     assert again.story_id != story_id, "a deletion that has begun is finished"
     assert list((made / "media").iterdir()) == [] and not (made / "set-aside").exists()
@@ -317,22 +317,22 @@ def test_a_deletion_that_was_cut_off_leaves_the_story_whole_or_nothing(
 def test_mending_that_was_cut_off_is_finished_later(
     made: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    stage = Opened(made)
-    [take_id] = stage.open_story.history.takes
-    hashes = stage.hashes()
-    folder = made / "media" / stage.story_id / take_id
+    studio = Opened(made)
+    [take_id] = studio.open_story.history.takes
+    hashes = studio.frame_hashes()
+    folder = made / "media" / studio.story_id / take_id
     (folder / "frames.mkv").write_bytes(b"")
     (folder / "memory.safetensors").write_bytes(b"")
     with monkeypatch.context() as patched:
         die_at(patched, number)
-        stage.manager.repair_take(stage.story_id, take_id)
+        studio.manager.repair_take(studio.story_id, take_id)
         with contextlib.suppress(Killed):
-            stage.run()
-    stage.killed()
+            studio.run()
+    studio.killed()
     again = Opened(made)
-    again.control("add_shot", shot={"caption": "a owl walks"})
+    again.send_ok("add_shot", shot={"caption": "a owl walks"})
     again.run()
-    assert again.statuses == ["done"] * 2 and again.hashes()[:1] == hashes
+    assert again.statuses == ["done"] * 2 and again.frame_hashes()[:1] == hashes
     record = again.open_story.history.takes[take_id]
     again.media.read_frames(again.story_id, record)
     again.media.read_memory(again.story_id, record)

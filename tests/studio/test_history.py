@@ -16,7 +16,7 @@ from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
 from shotstream.studio.shot_list import ShotEntry, ShotList
 from shotstream.studio.story_store import StoryStore
-from tests.studio.stage import Stage
+from tests.studio.studio_harness import StudioHarness
 
 SHOT_LIST = ShotList(
     title="0", global_caption="a forest", shots=(ShotEntry(shot_id="1" * 16, caption="a fox"),)
@@ -201,36 +201,36 @@ def test_a_step_and_its_branch_are_one_transaction(
 
 
 def test_stories_count_their_history_and_a_deletion_gives_it_back(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    stage.run(2)
+    studio = StudioHarness(tmp_path)
+    studio.run(2)
     for number in range(5):
-        stage.control("edit_story", title=f"Title {number}")
-        assert stage.app.stored_bytes() == stage.store.num_bytes()
-    stage.control("branch")
-    stage.control("undo") if stage.story.undo else None
-    assert stage.app.stored_bytes() == stage.store.num_bytes()
-    taken = sum(take.num_bytes for take in stage.open_story.history.takes.values())
-    assert stage.app.stored_bytes() == taken + stage.open_story.history.num_bytes
-    stage.manager.delete_story(stage.story_id)
-    assert stage.app.stored_bytes() == stage.store.num_bytes() == 0
-    stage.close()
+        studio.send_ok("edit_story", title=f"Title {number}")
+        assert studio.app.stored_bytes() == studio.store.num_bytes()
+    studio.send_ok("branch")
+    studio.send_ok("undo") if studio.story.undo else None
+    assert studio.app.stored_bytes() == studio.store.num_bytes()
+    taken = sum(take.num_bytes for take in studio.open_story.history.takes.values())
+    assert studio.app.stored_bytes() == taken + studio.open_story.history.num_bytes
+    studio.manager.delete_story(studio.story_id)
+    assert studio.app.stored_bytes() == studio.store.num_bytes() == 0
+    studio.close()
 
 
 def test_at_the_quota_history_grows_no_more_and_new_takes_are_refused(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    stage.run()
-    size = stage.open_story.history.num_bytes
-    object.__setattr__(stage.app.limits, "quota_bytes", 1)
+    studio = StudioHarness(tmp_path)
+    studio.run()
+    size = studio.open_story.history.num_bytes
+    object.__setattr__(studio.app.limits, "quota_bytes", 1)
     for number in range(10):
-        stage.control("edit_story", title=f"Title {number}")
-        assert stage.open_story.history.num_bytes <= size
-    assert stage.story.title == "Title 9" and stage.story.undo is not None
-    before = stage.media.take_ids()
-    playing = {"take_id": stage.film()[0], "frame_index": 0}
-    assert stage.refused("cut", playing=playing).code == "quota"
-    assert stage.refused("branch").code == "quota"
-    assert stage.media.take_ids() == before
-    stage.close()
+        studio.send_ok("edit_story", title=f"Title {number}")
+        assert studio.open_story.history.num_bytes <= size
+    assert studio.story.title == "Title 9" and studio.story.undo is not None
+    before = studio.media.take_ids()
+    playing = {"take_id": studio.take_ids()[0], "frame_index": 0}
+    assert studio.send_refused("cut", playing=playing).code == "quota"
+    assert studio.send_refused("branch").code == "quota"
+    assert studio.media.take_ids() == before
+    studio.close()
 
 
 @pytest.mark.slow
@@ -287,24 +287,24 @@ def test_the_order_of_takes_branches_and_stories_does_not_depend_on_the_clock(
 
     monkeypatch.setattr(store_module, "utc_now", earlier)
     monkeypatch.setattr("shotstream.studio.take_job.utc_now", earlier)
-    stage = Stage(tmp_path)
-    stage.run()
+    studio = StudioHarness(tmp_path)
+    studio.run()
     for _ in range(2):
-        stage.control("retake", shot_id=stage.story.shots[1].shot_id)
-        stage.run()
+        studio.send_ok("retake", shot_id=studio.story.shots[1].shot_id)
+        studio.run()
     for name in ("Second", "Third"):
-        stage.control("branch", name=name)
-    told = stage.story
-    other = stage.create_story(1)
-    assert [story.story_id for story in stage.store.load_stories()] == [other, stage.story_id]
-    stage.control("edit_story", title="Changed last")
-    assert [story.story_id for story in stage.store.load_stories()] == [stage.story_id, other]
-    stored = stage.store.load_story(stage.story_id)
+        studio.send_ok("branch", name=name)
+    told = studio.story
+    other = studio.create_story(1)
+    assert [story.story_id for story in studio.store.load_stories()] == [other, studio.story_id]
+    studio.send_ok("edit_story", title="Changed last")
+    assert [story.story_id for story in studio.store.load_stories()] == [studio.story_id, other]
+    stored = studio.store.load_story(studio.story_id)
     assert stored is not None
-    assert [t.take_id for t in stored.takes] == list(stage.open_story.history.takes)
+    assert [t.take_id for t in stored.takes] == list(studio.open_story.history.takes)
     times = [t.created_at for t in stored.takes]
     assert times == sorted(times, reverse=True)
-    again = History(stage.store, stored)
+    again = History(studio.store, stored)
     assert [b.name for b in again.branches.values()] == [b.name for b in told.branches]
     assert [b.name for b in told.branches] == ["Main", "Second", "Third"]
-    stage.close()
+    studio.close()

@@ -13,7 +13,7 @@ from shotstream.studio.api_error import ApiError
 from shotstream.studio.limits import Limits
 from shotstream.studio.story_manager import StoryManager
 from shotstream.studio.worker import Worker
-from tests.studio.served import until
+from tests.studio.live_server import wait_until
 
 
 class Quiet(StoryManager):
@@ -82,7 +82,7 @@ def test_as_much_waits_as_may_and_what_undoes_an_earlier_call_always_does(
     assert refusal.value.code == "busy"
     worker.post_always(studio.does("d"))
     worker.start()
-    until(lambda: "turn" in studio.done)
+    wait_until(lambda: "turn" in studio.done)
     assert studio.done[:4] == ["a", "b", "d", "turn"], "in their order, and before the next chunk"
 
 
@@ -90,7 +90,7 @@ def test_calls_without_end_do_not_keep_a_chunk_waiting(worker: Worker, studio: Q
     for _ in range(500):
         worker.post_always(studio.does("call"))
     worker.start()
-    until(lambda: studio.done.count("call") == 500)
+    wait_until(lambda: studio.done.count("call") == 500)
     assert studio.done.index("turn") == 200
 
 

@@ -1,4 +1,4 @@
-"""A studio without threads: the tests do the worker's rounds themselves, and read what viewers are sent."""
+"""A studio without threads: tests call the worker's steps themselves, and read what viewers are sent."""
 
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ GLOBAL_CAPTION = "a forest night"
 CAPTIONS = ("a fox walks", "a fox sleeps", "a owl flies", "a owl sleeps")
 
 
-class Inbox(Outbox):
-    """What one viewer was sent."""
+class RecordingOutbox(Outbox):
+    """An outbox that records what one viewer was sent."""
 
     def __init__(self) -> None:
         self.messages: list[Any] = []
@@ -47,8 +47,8 @@ class Inbox(Outbox):
         return [message for message in self.messages if isinstance(message, kind)]
 
 
-class Stage:
-    """A studio of a tiny model, one story of which a viewer watches."""
+class StudioHarness:
+    """A studio with a tiny model, one open story and one viewer."""
 
     def __init__(
         self,
@@ -76,8 +76,8 @@ class Stage:
         self.manager = StoryManager(self.app)
         known = self.store.load_stories()
         self.story_id = known[-1].story_id if known else self.create_story(num_shots)
-        self.inbox = Inbox()
-        self.viewer = self.add_viewer(self.inbox)
+        self.outbox = RecordingOutbox()
+        self.viewer = self.add_viewer(self.outbox)
         self._num_sent = 0
 
     def create_story(self, num_shots: int = 3, *, autoplay: bool = True) -> str:
@@ -87,8 +87,8 @@ class Stage:
         )
         return created.story_id
 
-    def add_viewer(self, inbox: Inbox) -> Viewer:
-        return self.manager.add_viewer(self.story_id, new_id(), inbox)
+    def add_viewer(self, outbox: RecordingOutbox) -> Viewer:
+        return self.manager.add_viewer(self.story_id, new_id(), outbox)
 
     @property
     def open_story(self) -> OpenStory:
@@ -96,36 +96,36 @@ class Stage:
 
     @property
     def story(self) -> StoryState:
-        """As the viewer was last told it."""
+        """The state that the viewer was sent last."""
         from shotstream.studio.schemas.server_messages import Story
 
-        return self.inbox.of(Story)[-1].story
+        return self.outbox.of(Story)[-1].story
 
     @property
     def statuses(self) -> list[str]:
         return [shot.status for shot in self.story.shots]
 
-    def film(self) -> list[str | None]:
+    def take_ids(self) -> list[str | None]:
         return [shot.take_id for shot in self.story.shots]
 
-    def hashes(self) -> list[tuple[str, ...]]:
-        """Of the film's frames, shot by shot."""
+    def frame_hashes(self) -> list[tuple[str, ...]]:
+        """The hashes of the film's frames, shot by shot."""
         takes = self.open_story.history.takes
-        return [takes[take_id].frame_sha256 for take_id in self.film() if take_id is not None]
+        return [takes[take_id].frame_sha256 for take_id in self.take_ids() if take_id is not None]
 
     def run(self, most: int = 1000) -> int:
-        """Makes chunks until nothing more may be made; how many."""
+        """Generates chunks until there is nothing to do; returns how many."""
         for number in range(most):
             if not self.manager.make_next_chunk():
                 return number
         return most
 
-    def control(self, type_: str, **fields: Any) -> Done:
+    def send_ok(self, type_: str, **fields: Any) -> Done:
         answer = self.send(type_, **fields)
         assert isinstance(answer, Done), answer
         return answer
 
-    def refused(self, type_: str, **fields: Any) -> Error:
+    def send_refused(self, type_: str, **fields: Any) -> Error:
         before = self.open_story.shot_list
         answer = self.send(type_, **fields)
         assert isinstance(answer, Error), answer
@@ -136,7 +136,7 @@ class Stage:
         self._num_sent += 1
         message = {"type": type_, "id": str(self._num_sent), **fields}
         self.manager.handle_control(self.story_id, self.viewer, FROM_VIEWER.validate_python(message))  # pyright: ignore
-        answer = self.inbox.messages[-1]
+        answer = self.outbox.messages[-1]
         assert answer.reply_to == str(self._num_sent)
         return answer
 
@@ -148,7 +148,7 @@ class Stage:
         self.manager.handle_report(self.story_id, viewer or self.viewer, report)  # pyright: ignore
 
     def media_of(self, take_id: str) -> list[Media]:
-        return [media for media in self.inbox.of(Media) if media.take_id == take_id]
+        return [media for media in self.outbox.of(Media) if media.take_id == take_id]
 
     def close(self) -> None:
         self.manager.close()

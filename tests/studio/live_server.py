@@ -15,7 +15,7 @@ from tests.streaming.tiny import tiny_pipeline
 
 
 @contextmanager
-def served(
+def live_server(
     folder: Path,
     *,
     limits: Limits | None = None,
@@ -37,7 +37,7 @@ def served(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
-        until(lambda: server.started)
+        wait_until(lambda: server.started)
         yield port
     finally:
         server.should_exit = True
@@ -45,7 +45,7 @@ def served(
         bound.close()
 
 
-def until(holds: Any, within_s: float = 30.0) -> None:
+def wait_until(holds: Any, within_s: float = 30.0) -> None:
     """Waits until something holds; fails when it does not for long."""
     end_s = time.monotonic() + within_s
     while not holds():
