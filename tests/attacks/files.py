@@ -202,8 +202,8 @@ def kinds() -> tuple[Kind, ...]:
         ),
         Kind(name="manifest (JSON Lines)", make=_jsonl, read=_clips, refusals=(ManifestError,), judge=sound),
         Kind(name="clip (H.264)", make=_mp4, read=_shots_of, refusals=(VideoError,), judge=of_a_size),
-        Kind(name="a film's work", make=_work, read=_shot, refusals=(WorkDirError,), judge=same),
-        Kind(name="a studio's take", make=_take, read=_kept, refusals=(CorruptTakeError,), judge=same),
+        Kind(name="working files of a film", make=_work, read=_shot, refusals=(WorkDirError,), judge=same),
+        Kind(name="take of the studio", make=_take, read=_kept, refusals=(CorruptTakeError,), judge=same),
         Kind(name="shards of latents", make=_shards, read=_findings, refusals=(ShardError,), judge=never),
         Kind(name="bundle", make=_bundle, read=read_bundle, refusals=(BundleError,), judge=same),
         Kind(

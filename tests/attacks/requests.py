@@ -111,8 +111,8 @@ def attack_requests(tries: int, folder: Path, rng: random.Random) -> Iterator[Ta
         for name, attack, count in (
             ("requests with the token", _with_token, tries * 2 // 3),
             ("requests without it", _without, tries // 6),
-            ("bytes that are no HTTP", _raw, tries // 30),
-            ("messages to the socket", _messages, tries // 8),
+            ("bytes that are not HTTP", _raw, tries // 30),
+            ("messages to the WebSocket", _messages, tries // 8),
         ):
             tally = Tally(name=name)
             with tally.timed():
@@ -124,7 +124,7 @@ def attack_requests(tries: int, folder: Path, rng: random.Random) -> Iterator[Ta
 
 def _afterwards(host: str, process: subprocess.Popen[bytes], log: Path, before: int, story_id: str) -> Tally:
     """Is it still the same server, without a traceback and without much more memory?"""
-    tally = Tally(name="the studio afterwards")
+    tally = Tally(name="checks of the studio afterwards")
     tally.add(None if process.poll() is None else "the server has ended")
     status, _ = _ask(host, "GET", f"/api/stories/{story_id}", b"", {"Authorization": f"Bearer {TOKEN}"})
     tally.add(None if status == 200 else f"the story answers {status}")
