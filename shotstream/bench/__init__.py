@@ -1,4 +1,4 @@
-"""Measurements, one file per benchmark; results are kept under bench/results/ at the root.
+"""Benchmarks, one file per question; results are stored under bench/results/ at the repository's root.
 
-Every measurement says what it includes, warms up first, and names hardware, software and model.
+Every benchmark says what it includes, warms up first, and records hardware, software and model.
 """

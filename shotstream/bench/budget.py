@@ -1,17 +1,17 @@
-"""Time budgets of measurements, which look at the clock wherever they can stop and still have a result."""
+"""Time budgets of measurements, which check them wherever they can stop and still have a result."""
 
 import time
 
 
 class Budget:
-    """Seconds, counted from when it is made."""
+    """A time budget in seconds, counted from its creation."""
 
     def __init__(self, seconds: float = float("inf")) -> None:
         self._start_s, self._seconds = time.monotonic(), seconds
 
     @property
     def spent_s(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since its creation."""
         return time.monotonic() - self._start_s
 
     @property
@@ -21,4 +21,4 @@ class Budget:
 
 
 UNLIMITED = Budget()
-"""Never over."""
+"""A budget that is never over."""

@@ -1,9 +1,9 @@
 """Benchmark: time of the codec to decode latents, and to encode the frames that become context.
 
-Decode: whole shots of random latents, chunk by chunk with the state between, up to frames in the machine's
-memory: what the engine does, conversion to levels and the copy from a GPU included. Encode: the frames that
-a finished shot keeps, each alone as a video of one frame. No transformer, no text, no H.264. The first shot
-warms up and is told apart.
+Decode: whole shots of random latents, chunk by chunk with the state between, up to frames in main memory,
+like the engine, with conversion to uint8 and the copy from a GPU. Encode: the context frames of a finished
+shot, each alone as a video of one frame. No transformer, no text encoder, no H.264. The first shot is a
+warm-up and reported separately.
 """
 
 import time
@@ -21,7 +21,7 @@ from shotstream.vae.codec import DecodeState
 def bench_decode(
     pipeline: StreamingPipeline, config: PartConfig, on_progress: OnProgress = no_progress
 ) -> Report:
-    """Measures decoding."""
+    """Returns the report of decoding."""
     num_chunks = config.num_chunks or pipeline.num_chunks
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(num_chunks, 1, *pipeline.chunk_shape, generator=generator).to(pipeline.codec_device)
@@ -46,14 +46,14 @@ def bench_decode(
 def bench_encode(
     pipeline: StreamingPipeline, config: PartConfig, on_progress: OnProgress = no_progress
 ) -> Report:
-    """Measures the encoding of context frames."""
+    """Returns the report of encoding context frames."""
     num_frames = pipeline.codec.geometry.shot_num_frames(config.num_chunks or pipeline.num_chunks)
     size = pipeline.pixel_size
     shape = (num_frames, size.height, size.width, 3)
     frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     rows: list[Row] = []
     warm_up_s = 0.0
-    # The first shot of a film keeps the most, a shot past the budget the fewest.
+    # The first shot of a film has the most context frames, a shot beyond the budget the fewest.
     for shot_index, name in ((0, "first"), (pipeline.context_budget, "late")):
         kept = frames[list(kept_frames(num_frames, shot_index, pipeline.context_budget))]
         warm_up_s += _encode_s(pipeline, kept)

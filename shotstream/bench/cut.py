@@ -1,13 +1,13 @@
-"""Benchmark: latency of a cut, from a new prompt to its first pixels.
+"""Benchmark: latency of a cut, from a new caption to its first pixels.
 
-Measured: a film under way, cut by a caption it has never seen. Queue empty: the engine has nothing to do
-when the prompt comes. Queue full: it comes just as the next chunk of the running shot has been begun, the
-worst moment, and waits for that chunk, since a chunk is never interrupted; chunks that are made and not yet
-shown are dropped. Counted in both: ending the shot with the encoding of what it keeps, captions, context,
-all steps of the first chunk, decoding, and its H.264 fragment. Not counted: a network between engine
-and viewer.
+Measured: a film that is being generated, cut by a new caption. Queue empty: the engine is idle when the
+caption arrives. Queue full: the caption arrives when the next chunk of the running shot has just been
+started, the worst moment, and waits for that chunk, since a chunk is never interrupted; chunks that are
+generated and not yet shown are dropped. Included in both: ending the shot with the encoding of its context
+frames, captions, context, all steps of the first chunk, decoding, and its H.264 fragment. Not included: a
+network between engine and viewer.
 
-It would be cheating to repeat a caption (its embedding is remembered) or to stop at latents.
+It would be cheating to repeat a caption (its embedding is cached) or to stop at latents.
 """
 
 import time
@@ -27,13 +27,13 @@ _PARTS = ("context", "text", "denoise", "decode")
 def bench_cut(
     pipeline: StreamingPipeline, config: PartConfig, on_progress: OnProgress = no_progress, *, scale: int = 1
 ) -> Report:
-    """Measures cuts of a pipeline that was loaded with `synchronize=True`.
+    """Returns the report of cuts, for a pipeline that was loaded with `synchronize=True`.
 
     Args:
-        pipeline: What to measure.
-        config: Its `num_shots` is the number of cuts of each kind; one of each warms up.
-        on_progress: Is told how far it is.
-        scale: Enlargement before H.264.
+        pipeline: The pipeline.
+        config: Its `num_shots` is the number of cuts of each kind; one more of each is a warm-up.
+        on_progress: Called with the progress as text.
+        scale: Factor by which frames are enlarged before H.264.
     """
     cuts = Cuts(pipeline, config, scale=scale)
     on_progress("warming up")
@@ -55,13 +55,13 @@ def bench_cut(
 
 
 class Cuts:
-    """Cuts of a running film and what each took, `idle` and `busy` in turn.
+    """The cuts of a running film and their latencies, idle and busy in turn.
 
     Args:
-        pipeline: What to measure.
-        config: Its `num_shots` is the number of cuts of each kind; one of each warms up.
-        scale: Enlargement before H.264; None: nothing is encoded.
-        light: What makes the pictures that are shown; None: the pipeline's own codec.
+        pipeline: The pipeline.
+        config: Its `num_shots` is the number of cuts of each kind; one more of each is a warm-up.
+        scale: Factor by which frames are enlarged before H.264; None: nothing is encoded.
+        light: Light decoder of the shown frames; None: the pipeline's own codec.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Cuts:
         self.first_chunk_s = 0.0
 
     def make(self) -> Iterator[None]:
-        """Yields after one cut of each kind has been made and noted."""
+        """Yields after one cut of each kind has been made and recorded."""
         pipeline, config = self._pipeline, self._config
         story = bench_story(2 * (config.num_shots + 1) + 1, seed=0)
         session = (
@@ -90,7 +90,7 @@ class Cuts:
             if self._light is None
             else LightSession(pipeline, self._light, story.global_caption)
         )
-        # A caption is met once: words of its own make each new to the memo of embeddings.
+        # Every caption is used once: unique words make each new to the cache of embeddings.
         captions = iter(f"{caption} {number}" for number, caption in enumerate(story.captions))
         running = session.shot(next(captions), num_chunks=config.num_chunks, steps=config.num_steps)
         start_s = time.perf_counter()

@@ -1,10 +1,10 @@
-"""Benchmark: time of the transformer for a chunk, at each place in a shot.
+"""Benchmark: time of the transformer for a chunk, at each position in a shot.
 
 Measured: shots of noise after three earlier ones, each chunk denoised in all its steps and committed, with
-the context in the cache, so that later chunks attend to more. Counted in: the drawing of noise, rotary
-tables, every pass. Not counted, and told apart: the context's own pass, the very first shot (which compiles
-and fills caches). No codec, no text encoder: the frames per second of this line are an upper bound of what a
-film can reach, never a claim about one.
+the context in the cache, so that later chunks attend to more. Included: noise generation, rotary tables,
+every pass. Not included, and reported separately: the context's pass, and the very first shot (which compiles
+and fills caches). No codec, no text encoder: the frames per second of this benchmark are an upper bound for
+films, never a measurement of one.
 """
 
 import time
@@ -34,43 +34,43 @@ from shotstream.streaming.timing import Stopwatch
 _NUM_EARLIER_SHOTS = 3
 
 OnProgress = Callable[[str], None]
-"""What is being done, for whoever waits."""
+"""Callback with a description of the current work."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartConfig:
-    """Configuration of a measurement of one part of the engine.
+    """Configuration of a benchmark of one part of the engine.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: A number is out of range.
     """
 
     num_shots: int = 10
-    """Measured ones; one more warms up."""
+    """Number of measured shots, at least 1; one more is a warm-up."""
     num_chunks: int | None = None
-    """Chunks of each; None: the model's usual number."""
+    """Number of chunks of each shot; None: the model's default length."""
     num_steps: int | None = None
-    """Denoising steps per chunk; None: the model's own."""
+    """Number of denoising steps per chunk; None: the model's own."""
 
     def __post_init__(self) -> None:
         if min(self.num_shots, self.num_chunks or 1, self.num_steps or 1) < 1:
             raise ValueError("shots, chunks and steps must be at least 1")
 
     def repeats(self, on_progress: OnProgress) -> Iterator[int]:
-        """The numbers of the measured ones, each told of before it begins."""
+        """Yields the indices of the measured shots, each reported before it begins."""
         for number in range(self.num_shots):
             on_progress(f"measuring {number + 1} of {self.num_shots}")
             yield number
 
 
 def no_progress(_text: str) -> None:
-    """Tells nobody."""
+    """Ignores the progress."""
 
 
 def bench_denoise(
     pipeline: StreamingPipeline, config: PartConfig, on_progress: OnProgress = no_progress
 ) -> Report:
-    """Measures the transformer of a pipeline that was loaded with `synchronize=True`."""
+    """Returns the report of the transformer, for a pipeline that was loaded with `synchronize=True`."""
     num_chunks = config.num_chunks or pipeline.num_chunks
     num_steps = config.num_steps or pipeline.num_steps
     conditioning, text = later_shot(pipeline)
@@ -96,7 +96,9 @@ def bench_denoise(
         Row("denoise_fps", "frames per second of the transformer alone", num_frames / shot_s.p50),
         Row("first_shot_s", "first shot, compilation included, s", first_shot_s),
     ]
-    peaks = peak_rows(pipeline.device)  # before the ceilings, whose matrices are none of a film's
+    peaks = peak_rows(
+        pipeline.device
+    )  # before the limits are measured, whose matrices are not part of a film
     grid = pipeline.codec.geometry.token_grid(pipeline.latent_size)
     cost = shot_cost(pipeline.dit.config, grid, num_chunks, num_steps, pipeline.dtype.itemsize)
     rows += [
@@ -109,7 +111,7 @@ def bench_denoise(
 
 
 def later_shot(pipeline: StreamingPipeline) -> tuple[Conditioning, Tensor]:
-    """Conditioning and caption embeddings, both drawn, of a shot that follows three others."""
+    """Returns random conditioning and caption embeddings of a shot that follows three others."""
     generator = torch.Generator().manual_seed(0)
     config = pipeline.dit.config
     channels, _, height, width = pipeline.chunk_shape
@@ -141,7 +143,10 @@ def time_shot(
     num_steps: int,
     seed: int = 0,
 ) -> list[dict[str, float]]:
-    """Seconds of each part of each chunk: context (in the first), denoise, commit (of the one before)."""
+    """Returns seconds of each part of each chunk: context, denoise, commit.
+
+    The context's part is in the first chunk; the commit is that of the previous chunk.
+    """
     return timed_shot(pipeline, conditioning, text, num_chunks, num_steps, seed)[0]
 
 
@@ -154,7 +159,7 @@ def timed_shot(
     num_steps: int,
     seed: int = 0,
 ) -> tuple[list[dict[str, float]], Tensor]:
-    """The same, and the latents of the last chunk."""
+    """Returns the same, and the latents of the last chunk."""
     stopwatch: Stopwatch = pipeline.stopwatch()
     cache = pipeline.borrow_cache()
     try:

@@ -1,16 +1,15 @@
-"""Benchmark: frames per second of a whole film, end to end.
+"""Benchmark: frames per second of complete films.
 
-Measured: held-out stories of the theatre, each in a session of its own, one after the other, from the
-captions to encoded H.264 fragments at the scale that `shotstream generate` writes. Counted in: text, context,
-denoising, commits, decoding, the encoding of frames that later shots look back at, and H.264. Not counted:
-loading the model, a warm-up story, whose time is told apart and holds what is compiled, the writing of
-files.
+Measured: held-out stories of the theatre, each in its own session, one after the other, from the captions to
+encoded H.264 fragments at the scale of `shotstream generate`. Included: text, context, denoising, commits,
+decoding, the encoding of context frames, and H.264. Not included: loading the model, a warm-up story, whose
+time is reported separately and includes compilation, and writing files.
 
-It would be cheating to reuse captions (their embeddings are remembered: every story here is new), to leave
-out the commit pass or the codec, to encode while the clock stands still, or to name the rate of a shot's
-later chunks alone. By default everything runs in one thread of ours, part after part, so that the parts add
-up. With `overlap` H.264 has a thread of its own, as a studio has; its part is then what the engine waits for
-it, and the story ends with its last fragment all the same.
+It would be cheating to reuse captions (their embeddings are cached: every story here is new), to leave out
+the commit pass or the codec, to encode while the clock is stopped, or to report the rate of a shot's later
+chunks alone. By default everything runs in one thread, part after part, so that the parts add up. With
+`overlap` H.264 has its own thread, as in a studio; its part is then the time that the engine waits for it,
+and the story still ends with its last fragment.
 """
 
 import time
@@ -35,42 +34,45 @@ from shotstream.video.fragment_thread import FragmentThread
 from shotstream.video.video_io import FragmentWriter, Frames, H264Settings
 
 PARTS = ("text", "context", "denoise", "commit", "decode", "keep", "h264")
-"""In the order in which a shot goes through them; `keep` encodes what later shots may look back at."""
+"""Parts of a shot, in order; `keep` is the encoding of its context frames."""
 
 Pictures = Literal["film", "smooth"]
 
 _WARM_UP_SEED_OFFSET = 900_001
 _MOST_FRAMES = 24
-"""Of smooth pictures there are twice as many, so that any chunk finds its own in a row."""
+"""Maximum number of frames of a chunk; there are twice as many smooth frames, so that any chunk finds its own
+in a row.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchConfig:
-    """Configuration of the films that are timed.
+    """Configuration of the measured films.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: A number is out of range.
     """
 
     num_stories: int = 8
-    """Measured ones; one more warms up."""
+    """Number of measured stories, at least 1; one more is a warm-up."""
     num_shots: int = 5
-    """Shots of each."""
+    """Number of shots of each story, at least 1."""
     num_chunks: int | None = None
-    """Chunks of each shot; None: the model's usual number."""
+    """Number of chunks of each shot; None: the model's default length."""
     num_steps: int | None = None
-    """Denoising steps per chunk; None: the model's own."""
+    """Number of denoising steps per chunk; None: the model's own."""
     scale: int = 1
-    """Enlargement before H.264."""
+    """Factor by which frames are enlarged before H.264."""
     seed: int = 0
-    """Of the stories and of their noise."""
+    """Seed of the stories and of their noise."""
     overlap: bool = False
-    """H.264 in a thread of its own, while the next chunk is made."""
+    """Whether H.264 has its own thread, beside the generation of the next chunk."""
     with_h264: bool = True
-    """Whether pictures are encoded at all."""
+    """Whether frames are encoded at all."""
     pictures: Pictures = "film"
-    """What is encoded: the film's own, or as many smooth moving ones. Random weights make noise, which takes
-    an encoder several times as long as anything that one would look at."""
+    """Frames to encode: the film's own, or as many smooth moving ones. Random weights generate noise, which
+    takes an encoder several times as long as real pictures.
+    """
 
     def __post_init__(self) -> None:
         numbers = (self.num_stories, self.num_shots, self.num_chunks or 1, self.num_steps or 1, self.scale)
@@ -81,12 +83,14 @@ class BenchConfig:
 def bench_generate(
     pipeline: StreamingPipeline, config: BenchConfig, on_story: Callable[[int], None] | None = None
 ) -> Report:
-    """Measures a pipeline; load it with `synchronize=True`, so that a GPU's parts hold their own work.
+    """Returns the report of a pipeline.
+
+    Load it with `synchronize=True`, so that a GPU's parts measure their own work.
 
     Args:
-        pipeline: what to measure.
-        config: what it films.
-        on_story: told the number of measured stories done.
+        pipeline: the pipeline.
+        config: configuration of the films.
+        on_story: called with the number of measured stories.
     """
     start_s = time.perf_counter()
     FilmRun(pipeline, config).film(bench_story(config.num_shots, config.seed + _WARM_UP_SEED_OFFSET))
@@ -100,7 +104,7 @@ def bench_generate(
             if on_story is not None:
                 on_story(index + 1)
         wall_s = time.perf_counter() - start_s
-    peaks = peak_rows(*devices)  # before the ceilings, whose matrices are none of a film's
+    peaks = peak_rows(*devices)  # before the limits are measured, whose matrices are not part of a film
     return Report(
         bench="generate",
         facts={
@@ -119,12 +123,12 @@ def bench_generate(
 
 
 def bench_story(num_shots: int, seed: int) -> TheatreStory:
-    """A held-out story; its words are only words to a model of another family."""
+    """Returns a held-out story; a model of another family reads it as plain text."""
     return sample_story(np.random.default_rng(seed), num_shots, held_out=True)
 
 
 def smooth_pictures(num_frames: int, size: PixelSize, first_frame: int = 0) -> Frames:
-    """Colours that change slowly from pixel to pixel and drift from frame to frame."""
+    """Returns frames with colours that change slowly from pixel to pixel and from frame to frame."""
     rows, columns = np.arange(size.height)[:, None], np.arange(size.width)[None]
     frames = np.empty((num_frames, size.height, size.width, 3), dtype=np.uint8)
     for place, frame in enumerate(frames):
@@ -138,13 +142,13 @@ def smooth_pictures(num_frames: int, size: PixelSize, first_frame: int = 0) -> F
 
 
 class FilmRun:
-    """Films stories and adds up what they took.
+    """Generates films of stories and adds up the times of their parts.
 
     Args:
-        pipeline: Films them.
-        config: How; its numbers of stories and shots are not used.
-        budget: Once it is over a story ends with the chunk in hand.
-        light: What makes the pictures that are shown; None: the pipeline's own codec.
+        pipeline: The pipeline.
+        config: Configuration of the films; its numbers of stories and shots are not used.
+        budget: Time budget; once it is over a story ends with the current chunk.
+        light: Light decoder of the shown frames; None: the pipeline's own codec.
     """
 
     def __init__(
@@ -167,7 +171,7 @@ class FilmRun:
         self._interval_s: list[float] = []
 
     def film(self, story: TheatreStory) -> None:
-        """From its captions to its last fragment."""
+        """Generates a film from captions to its last fragment."""
         config = self._config
         writer = FragmentWriter(self._pipeline.fps, H264Settings(scale=config.scale))
         story_s = time.perf_counter()
@@ -224,12 +228,12 @@ class FilmRun:
 
     @property
     def first_frames_s(self) -> tuple[float, ...]:
-        """From each story's captions to its first chunk in memory."""
+        """Seconds from each story's captions to its first chunk in memory."""
         return tuple(self._first_frame_s)
 
     @property
     def intervals_s(self) -> tuple[float, ...]:
-        """From chunk to chunk, cuts included."""
+        """Seconds between consecutive chunks, including cuts."""
         return tuple(self._interval_s)
 
     @property
@@ -239,13 +243,13 @@ class FilmRun:
 
     @property
     def cuts_s(self) -> tuple[float, ...]:
-        """From asking for each shot after a first to its first chunk in memory."""
+        """Seconds from the request of each shot after the first to its first chunk in memory."""
         return tuple(self._cut_s)
 
     def roofline(self) -> list[Row]:
-        """The transformer's parts against the device's limits, measured now.
+        """Returns the transformer's parts compared with the device's limits, which are measured now.
 
-        Without `synchronize`, on a GPU, the parts do not hold their own work.
+        Without `synchronize`, the parts on a GPU do not measure their own work.
         """
         pipeline, config = self._pipeline, self._config
         shot = shot_cost(
@@ -260,7 +264,7 @@ class FilmRun:
         return roofline_rows(shot * self._num_shots, passes_s, ceilings)
 
     def rows(self, wall_s: float) -> tuple[Row, ...]:
-        """The rows of the report, of stories that took `wall_s` in all."""
+        """Returns the rows of the report, for stories that took `wall_s` in all."""
         fps = self.num_frames / wall_s
         return (
             Row("fps", "frames per second, end to end", fps),

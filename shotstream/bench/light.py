@@ -1,7 +1,7 @@
-"""A film looked at through a light decoder, as a studio shows one: what there is to measure of it.
+"""A film shown through a light decoder, as in a studio's preview: the parts that benchmarks measure.
 
-The pictures are the light decoder's. What later shots look back at is decoded by the model's own codec, a
-chunk behind, which is counted. The weights are drawn: the speed does not depend on them.
+The shown frames are the light decoder's. Context frames are decoded by the model's own codec, one chunk
+later, which is included. The weights are random, because speed does not depend on them.
 """
 
 from collections.abc import Generator, Iterator
@@ -19,7 +19,7 @@ from shotstream.vae.tiny_decoder import TinyDecoder
 
 
 def random_light_decoder(pipeline: StreamingPipeline) -> TinyDecoder:
-    """TAEHV's decoder in its published sizes, where the engine's codec is."""
+    """Returns TAEHV's decoder in its published sizes, on the codec's device, with random weights."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         decoder = TinyDecoder(pipeline.codec.latent_channels)
@@ -27,7 +27,7 @@ def random_light_decoder(pipeline: StreamingPipeline) -> TinyDecoder:
 
 
 class LightSession:
-    """As much of a `StorySession` as a measurement needs, with pictures of a light decoder."""
+    """The part of a `StorySession` that a measurement needs, with frames of a light decoder."""
 
     def __init__(self, pipeline: StreamingPipeline, decoder: TinyDecoder, global_caption: str) -> None:
         self._pipeline, self._decoder, self._global_caption = pipeline, decoder, global_caption
@@ -37,7 +37,7 @@ class LightSession:
     def shot(
         self, caption: str, *, num_chunks: int | None = None, steps: int | None = None
     ) -> Iterator[Chunk]:
-        """The next shot, chunk by chunk. A shot still open is cut at its last chunk."""
+        """Yields the chunks of the next shot; an open shot is cut at its last chunk."""
         if self._open is not None:
             self._open.close()
         config = self._pipeline.config

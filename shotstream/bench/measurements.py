@@ -44,12 +44,12 @@ _OPTIONAL = ("av", "diffusers", "ftfy", "transformers", "triton")
 
 
 def measure(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
-    """The values of one result, as they become known; the caller may stop between any two."""
+    """Yields the values of one result, as they become known; the caller may stop between any two."""
     return _MEASUREMENTS[benchmark.name](models, benchmark, budget)
 
 
 def _generate(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
-    """Films end to end, H.264 beside the engine; compilation and warm-up are separate values."""
+    """Yields values of complete films, with H.264 beside the engine; compilation and warm-up are separate."""
     yield {"load_s": models.load_s}
     built = Budget()
     pipeline = models.pipeline(benchmark)
@@ -110,7 +110,7 @@ def _machine(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
 
 
 def _baseline(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
-    """Both films are cut to the same captions, by turns."""
+    """Yields values of the engine and the published loop, with the same captions in turn."""
     pipeline = models.pipeline(benchmark)
     yield {}
     config = replace(_film_config(models, benchmark), num_stories=models.suite.num_stories)
@@ -123,7 +123,7 @@ def _baseline(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
 
 
 def _latency(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
-    """p50, p95 and p99: from a prompt to its pixels, the engine idle and busy, and from chunk to chunk."""
+    """Yields p50, p95 and p99 from a caption to its pixels, engine idle and busy, and between chunks."""
     del budget
     pipeline = models.pipeline(benchmark)
     part = PartConfig(num_shots=models.suite.num_cuts, num_chunks=models.suite.num_chunks)
@@ -149,7 +149,7 @@ def _latency(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
 
 
 def _h264(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
-    """A film of one shot three ways, and what encoding takes alone; "smooth": as many moving pictures."""
+    """Yields values of a shot in three ways, and of encoding alone, with the shot's or smooth frames."""
     pipeline = models.pipeline(benchmark)
     config = replace(_film_config(models, benchmark), num_shots=1)
     _film(pipeline, replace(config, num_chunks=2, with_h264=False))
@@ -178,7 +178,7 @@ def _h264(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
 
 
 def _parts(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
-    """Time of each part of a frame, each waited for; H.264 inline."""
+    """Yields the time of each part of a frame, with synchronisation; H.264 inline."""
     pipeline = models.pipeline(benchmark, waits=True)
     config = replace(_film_config(models, benchmark), overlap=False)
     _film(pipeline, replace(config, num_shots=1, num_chunks=2))
@@ -193,7 +193,7 @@ def _parts(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
 
 
 def _denoise(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
-    """Time of a pass in each chunk of a shot after three others, with the arithmetic of the whole."""
+    """Yields the time of a pass in each chunk of a shot after three others, and its share of the limits."""
     del budget
     pipeline = models.pipeline(benchmark, waits=True)
     num_chunks = models.suite.num_chunks or pipeline.config.num_chunks
@@ -259,7 +259,7 @@ def _encode(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
 
 
 def _shots(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
-    """A later chunk's time at the first shot and at later ones up to the hundredth."""
+    """Yields a later chunk's time at the first shot and at later ones up to the hundredth."""
     pipeline = models.pipeline(benchmark, waits=True)
     last = models.suite.last_shot
     probed = tuple(number for number in (1, 10, 50, 100) if number <= last)
@@ -291,7 +291,7 @@ def _ceilings(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
 
 
 def _attention(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
-    """Every kernel there is, over the keys of a shot's first, middle and last chunk."""
+    """Yields the time of every available kernel, over the keys of a shot's first, middle and last chunk."""
     del budget
     pipeline = models.pipeline(benchmark)
     config, grid = pipeline.dit.config, pipeline.codec.geometry.token_grid(pipeline.latent_size)
@@ -355,7 +355,7 @@ def _film_config(models: Models, benchmark: Benchmark) -> BenchConfig:
 def _film(
     pipeline: StreamingPipeline, config: BenchConfig, budget: Budget | None = None, *, seed: int = 0
 ) -> float:
-    """Frames per second of one film."""
+    """Returns the frames per second of one film."""
     forget_captions(pipeline.text_encoder)
     run = FilmRun(pipeline, config, budget or Budget())
     filming = Budget()
@@ -364,7 +364,7 @@ def _film(
 
 
 def _attending(name: str, keys: Tensor, values: Tensor) -> Callable[[Tensor], Tensor]:
-    """A kernel over keys and values that are kept as it wants them."""
+    """Returns a kernel for given keys and values, stored in its format."""
     if name == "eight-bit":
         check_eight_bits(keys.device, keys.dtype)
         _, num_tokens, heads, width = keys.shape
@@ -392,7 +392,7 @@ def _is_there(name: str) -> bool:
 
 
 def _spread(samples: Sequence[float], unit: float = 1.0) -> list[float]:
-    """p50, p95 and p99."""
+    """Returns p50, p95 and p99."""
     return [unit * float(np.quantile(samples, level)) for level in (0.5, 0.95, 0.99)] if samples else []
 
 

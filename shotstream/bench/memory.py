@@ -1,7 +1,7 @@
 """GPU memory that films need, computed from sizes on any machine; nothing is measured.
 
-How it is computed, and what is not in it, is told in `streaming/memory_estimate.py`; loading a model chooses
-by the same numbers.
+`streaming/memory_estimate.py` says how it is computed and what is not included; loading a model uses the same
+numbers.
 """
 
 import tempfile
@@ -24,13 +24,13 @@ _LEVELS: tuple[MemoryLevel, ...] = ("auto", "low", "lowest")
 
 
 def bench_memory(name: str, size: PixelSize | None) -> Report:
-    """A table of memory by precision and level. ValueError for an unknown model or size."""
+    """Returns a report of memory by precision and level; raises ValueError for an unknown model or size."""
     rows: list[Row] = []
     config = random_config(name, with_text=True)
     machine = Machine(device_type="cuda", capability=(9, 0))
     for precision in _PRECISIONS:
         for level in _LEVELS:
-            # Without a limit "auto" is everything.
+            # Without a limit "auto" keeps everything on the device.
             options = Options(precision=precision, memory=level)
             choice = choose(options, config["engine"]["family"], machine, lambda _dtype, _switches: 0)
             memory = pipeline_memory(name, size, choice.dtype, choice.inference_options)
@@ -49,7 +49,7 @@ def bench_memory(name: str, size: PixelSize | None) -> Report:
 def pipeline_memory(
     name: str, size: PixelSize | None, dtype: torch.dtype, inference_options: InferenceOptions
 ) -> MemoryEstimate:
-    """Device memory for one film at a time, by a model's sizes."""
+    """Returns the device memory for one film at a time, from a model's sizes."""
     config = random_config(name, with_text=True)
     if size is not None:
         config = {**config, "engine": {**config["engine"], "pixel_size": asdict(size)}}
@@ -59,5 +59,5 @@ def pipeline_memory(
 
 
 def least_card_gib(memory: MemoryEstimate) -> int | None:
-    """The smallest of `CARDS_GIB` that it fits in; None: in none."""
+    """Returns the smallest of `CARDS_GIB` in which it fits; None: in none."""
     return next((card for card in CARDS_GIB if memory.total <= card * 2**30), None)

@@ -1,7 +1,7 @@
-"""The model that is measured: a real one or one with random weights, at any size of picture.
+"""The model of a benchmark: a real one or one with random weights, at any frame size.
 
-How long a network takes does not depend on the values of its weights, so that the speed of the 1.3B model
-can be measured without its files. What random weights show is noise: they say nothing of quality.
+The speed of a network does not depend on the values of its weights, so the speed of the 1.3B model can be
+measured without its files. Random weights generate noise: they say nothing about quality.
 """
 
 import json
@@ -32,7 +32,7 @@ from shotstream.weights.hub import WAN, WeightsNotFoundError, bundle_config, res
 from shotstream.weights.official import PublishedWeights
 
 WAN_TINY = "wan-tiny"
-"""A model of the Wan family so small that a CPU runs every part of it in no time. Always random."""
+"""Name of a model of the Wan family that is small enough for a CPU; always random."""
 
 # One layer and a short vocabulary: for benchmarks that do not run the text encoder.
 _SHORT_TEXT = {"num_layers": 1, "vocab_size": 512}
@@ -40,28 +40,29 @@ _SHORT_TEXT = {"num_layers": 1, "vocab_size": 512}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchModel:
-    """The model to measure: its name, device, precision and size."""
+    """The model of a benchmark: its name, device, options and frame size."""
 
     name: str = "theatre"
-    """A model's name or a bundle's directory."""
+    """Name of a model, or a bundle's directory."""
     is_random: bool = False
-    """Only its sizes are read; its weights are drawn."""
+    """Whether only its sizes are read, and its weights are random."""
     size: PixelSize | None = None
-    """Of its frames; None: the model's own."""
+    """Size of its frames; None: the model's own."""
     device: str = "auto"
     options: Options = DEFAULT_OPTIONS
-    """How it is run."""
+    """Options for running it."""
 
 
 def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingPipeline:
-    """The pipeline, whose timings wait for the device.
+    """Returns the pipeline, loaded so that timings wait for the device.
 
     Args:
-        model: What to measure.
-        with_text: Whether captions are encoded. Without, a random model's text encoder is cut to a layer.
+        model: The model.
+        with_text: Whether captions are encoded. If not, a random model's text encoder has a single layer.
 
     Raises:
-        ValueError: No such model or device, a damaged bundle, or a size that its strides do not divide.
+        ValueError: There is no such model or device, the bundle is damaged, or its strides do not divide the
+            size.
     """
     device = choose_device(model.device)
     bundle = None if model.is_random else read_bundle(resolve(model.name))
@@ -73,7 +74,7 @@ def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingP
         if bundle is None:
             bundle = random_bundle(settings, Path(directory), torch.device("meta"), torch.float32)
         bundle = replace(bundle, config=settings)
-        # Before anything is on the device, whose free memory it depends on.
+        # Before anything is loaded, because the choice depends on the device's free memory.
         choice = choose_for(bundle, device, model.options)
         if is_drawn:
             codec_device = choice.inference_options.codec_device
@@ -83,7 +84,7 @@ def load_bench_model(model: BenchModel, *, with_text: bool = True) -> StreamingP
 
 
 def parse_size(text: str) -> PixelSize:
-    """The size written HxW, for example 480x832; ValueError otherwise."""
+    """Returns the size in a text HxW, for example 480x832; raises ValueError for any other text."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal()):
         raise ValueError(f"no size {text!r}; write height x width, for example 480x832")
@@ -91,9 +92,12 @@ def parse_size(text: str) -> PixelSize:
 
 
 def random_config(name: str, *, with_text: bool) -> dict[str, Any]:
-    """The config of a bundle that may not be there, JSON values only; without text its encoder is cut short.
+    """Returns the config of a bundle, which need not exist, as JSON values.
 
-    WeightsNotFoundError for a name that is no model's.
+    Without text its text encoder is small.
+
+    Raises:
+        WeightsNotFoundError: The name is not that of a model.
     """
     try:
         config = read_bundle(resolve(name), parts=()).config if name != WAN_TINY else _wan_config(WAN_TINY)
@@ -125,7 +129,7 @@ def _wan_config(name: str) -> dict[str, Any]:
         text_encoder={},
         tokenizer=Path(),
     )
-    # Through JSON, so that tuples are lists as in a bundle that was read.
+    # Through JSON, so that tuples become lists, as in a bundle.
     return json.loads(json.dumps(bundle_config(published, name)))
 
 
@@ -137,9 +141,10 @@ def random_bundle(
     *,
     codec_device: torch.device | None = None,
 ) -> Bundle:
-    """A bundle of drawn weights, or of none on the device "meta"; the directory gets its tokenizer.
+    """Returns a bundle of random weights; its tokenizer is written to the directory.
 
-    With a `codec_device` all but the transformer is drawn there.
+    On the device "meta" the tensors have no data. With a `codec_device` all parts except the transformer are
+    created there.
     """
     parts = {
         part: draw_weights(shapes, device if part == "dit" else codec_device or device, dtype)
@@ -153,7 +158,7 @@ def random_bundle(
 
 
 def part_shapes(config: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Shapes of all tensors by part and name."""
+    """Returns the shapes of all tensors by part and name."""
 
     def read(cls: type[Any], part: str) -> Any:
         return config_from_document(cls, config[part], part)
@@ -176,8 +181,10 @@ def _module_shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 def draw_weights(
     shapes: Mapping[str, tuple[int, ...]], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Matrices that keep the size of what they are given, scales of one, biases of zero: nothing overflows,
-    and no number is so small that a processor slows down over it."""
+    """Returns random matrices that keep the size of their inputs, scales of one and biases of zero.
+
+    Nothing overflows, and no value is denormal, which would slow down a processor.
+    """
     if device.type == "meta":
         return {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
     generator = torch.Generator(device).manual_seed(0)
@@ -201,7 +208,7 @@ def draw_weights(
 
 
 def _byte_tokenizer() -> Tokenizer:
-    """A token per byte: enough to give a text encoder, which pads to its full length anyway, its work."""
+    """Returns a tokenizer with a token per byte, enough for a text encoder that pads to full length."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     vocabulary = {letter: index for index, letter in enumerate(sorted(alphabet))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

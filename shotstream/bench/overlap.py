@@ -1,11 +1,11 @@
-"""Benchmark: gain of running the parts of generation beside each other.
+"""Benchmark: gain from running parts of the generation in parallel.
 
-Measured: the same stories from captions to their last fragment, three ways in one process, turn by turn, who
-begins rotating: one part after the other; H.264 in a thread of its own (`video/fragment_thread.py`); each
-chunk denoised while the one before is decoded and encoded (`streaming/chunk_prefetcher.py`). The frames are
-the engine's in all. Every story begins without memory of its captions. Told apart: how long a cut takes to
-its first pixels, since whoever works ahead could make a viewer wait. On a machine that does other work too a
-second thread also wins a larger share of it: compare on an idle one.
+Measured: the same stories from captions to their last fragment, three ways in one process, in turn with
+rotating order: one part after the other; H.264 in its own thread (`video/fragment_thread.py`); each chunk
+denoised while the previous one is decoded and encoded (`streaming/chunk_prefetcher.py`). All frames are the
+engine's. Every story begins without cached captions. Reported separately: the time from a cut to its first
+pixels, since prefetching could make a viewer wait. On a machine with other load a second thread also gets a
+larger share of it: compare on an idle one.
 """
 
 import time
@@ -24,7 +24,10 @@ _WAYS = ("between", "beside", "ahead")
 def bench_overlap(
     pipeline: StreamingPipeline, config: BenchConfig, on_story: Callable[[int], None] | None = None
 ) -> Report:
-    """Measures the three ways; `overlap` of the config is not used, and one more story warms up."""
+    """Returns the report of the three ways.
+
+    `overlap` of the config is not used, and one more story is a warm-up.
+    """
     was_ahead = pipeline.prefetcher
     thread = was_ahead or ChunkPrefetcher(pipeline.device, pipeline.codec_device)
     turns: list[dict[str, float]] = []

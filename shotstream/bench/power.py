@@ -1,9 +1,9 @@
-"""Power of a device during a measurement, as the device itself reports it, where it does.
+"""Power consumption of devices during a measurement, as the devices report it.
 
-An NVIDIA GPU is asked through `nvidia-smi`, five times a second, in a process of its own: what is measured
-waits for nothing. This was tried with a stand-in of that name, never beside a GPU. A processor that counts
-its energy (Linux's powercap) is read before and after. Neither counts the rest of the machine. A machine that
-tells nothing, such as most virtual ones, gives no number.
+An NVIDIA GPU is read through `nvidia-smi`, five times a second, in a separate process, so that the
+measurement does not wait. This was tested with a substitute of that name, never with a GPU. A processor's
+energy counter (Linux's powercap) is read before and after. Neither includes the rest of the machine. Without
+such counters, as on most virtual machines, there are no values.
 """
 
 import subprocess
@@ -24,7 +24,7 @@ _GPU_INTERVAL_MS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class _Counter:
-    """A processor's counter of energy, in microjoules; it begins again at zero after `wrap`."""
+    """A processor's energy counter in microjoules; it restarts at zero after `wrap`."""
 
     path: Path
     wrap: int
@@ -34,11 +34,11 @@ class _Counter:
 
 
 class PowerMeter:
-    """Measures the watts drawn within its `with` block; read `watts` after it."""
+    """Measures the power during its `with` block; read `watts` afterwards."""
 
     def __init__(self, *devices: torch.device, powercap: Path = POWERCAP) -> None:
         self.watts: dict[str, float] = {}
-        """Mean watts of "cpu" and of the GPUs among the devices, of those that tell; see `gpus_of`."""
+        """Mean watts of "cpu" and of the GPUs among the devices that report them; see `gpus_of`."""
         self._counters = _counters(powercap)
         self._gpus = gpus_of(*devices)
         self._watching: dict[str, subprocess.Popen[str]] = {}
@@ -68,7 +68,7 @@ class PowerMeter:
             self.watts["cpu"] = sum(used) / 1e6 / elapsed_s
 
     def rows(self, num_frames: int, wall_s: float) -> tuple[Row, ...]:
-        """Watts, and joules of each frame, as rows; none of a device that tells nothing."""
+        """Returns watts, and joules per frame, as rows; none for a device without values."""
         return tuple(
             row
             for kind, watts in self.watts.items()
@@ -82,7 +82,7 @@ class PowerMeter:
 
 
 def _counters(powercap: Path) -> Sequence[_Counter]:
-    """The counters of whole processors that can be read; those of their parts are in the whole."""
+    """Returns the readable counters of whole processors, which include those of their parts."""
     found: list[_Counter] = []
     for path in sorted(powercap.glob("intel-rapl:*/energy_uj")):
         if path.parent.name.count(":") != 1:
@@ -91,14 +91,14 @@ def _counters(powercap: Path) -> Sequence[_Counter]:
             wrap = int((path.parent / "max_energy_range_uj").read_text(encoding="utf-8"))
             counter = _Counter(path, wrap + 1)
             counter.read()
-        except (OSError, ValueError):  # since 2020 Linux shows it to the administrator alone
+        except (OSError, ValueError):  # since 2020 only root can read it on Linux
             continue
         found.append(counter)
     return found
 
 
 def _watch_gpu(uuid: str) -> subprocess.Popen[str] | None:
-    """A process that prints a GPU's watts; None where there is no such program."""
+    """Returns a process that prints a GPU's watts; None without such a program."""
     name = uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"
     command = ["nvidia-smi", f"--id={name}", "--query-gpu=power.draw", "--format=csv,noheader,nounits"]
     try:
@@ -113,7 +113,7 @@ def _watch_gpu(uuid: str) -> subprocess.Popen[str] | None:
 
 
 def _numbers(text: str) -> list[float]:
-    """The numbers among lines; "[N/A]" is none."""
+    """Returns the numbers among lines; "[N/A]" is skipped."""
     found: list[float] = []
     for line in text.splitlines():
         try:

@@ -1,18 +1,18 @@
-"""The published loop, rendered plainly, with our weights: what the engine is compared with.
+"""The published loop, reimplemented with this project's weights: the baseline of the engine.
 
 It does what the published inference of ShotStream does (arXiv 2603.25746) where that costs time:
 
 - at every cut all captions of the film so far are encoded again, every context frame is encoded again from
-  its pixels, one after another, and every cache is allocated anew;
-- at every pass each layer clones its whole local and its whole context cache, puts the new keys into the
-  clone, concatenates both, asks the device how full they are, and writes back when all layers are done;
-- rotations are complex numbers in double precision, their table made on the CPU at every pass;
-- the captions' keys are gathered frame by frame at every pass;
-- nothing is decoded before the whole shot is denoised, and its last chunk is committed for nobody.
+  its pixels, one after another, and every cache is allocated again;
+- in every pass each layer clones its whole local and its whole context cache, puts the new keys into the
+  clone, concatenates both, reads their lengths from the device, and writes back when all layers are done;
+- rotations are complex numbers in double precision, with a table computed on the CPU in every pass;
+- the captions' keys are gathered frame by frame in every pass;
+- nothing is decoded before the whole shot is denoised, and its last chunk is committed without use.
 
-All else is the engine's own: weights, dtype, threads, fused attention, norms, sampler, noise, codec. So the
-results are the same and only the arrangement differs. It knows shots up to the window, and inference only.
-It was written from a description of the behaviour; no line of the published code is in it.
+Everything else is the engine's own: weights, dtype, threads, fused attention, norms, sampler, noise, codec.
+The results are therefore the same, and only the arrangement differs. It supports shots up to the window, and
+inference only. It was written from a description of the behaviour; it contains no line of the published code.
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ _ROPE_TABLE_LENGTH = 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedShot:
-    """A whole shot of the published loop."""
+    """A complete shot of the published loop."""
 
     latents: Float[Tensor, "1 c f h w"]
     frames: UInt8[np.ndarray, "frames pixel_h pixel_w 3"]
@@ -63,7 +63,7 @@ class PublishedShot:
 
 @dataclass(slots=True)
 class _LayerCache:
-    """The cache of one layer; lengths are tensors on the device."""
+    """The KV cache of one layer; lengths are tensors on the device."""
 
     keys: Float[Tensor, "1 n heads k"]
     values: Float[Tensor, "1 n heads k"]
@@ -72,7 +72,7 @@ class _LayerCache:
 
 @dataclass(slots=True)
 class _ShotCaches:
-    """The caches of all layers for one shot."""
+    """The KV caches of all layers for one shot."""
 
     context: list[_LayerCache]
     local: list[_LayerCache]
@@ -80,7 +80,7 @@ class _ShotCaches:
 
 
 class PublishedLoop:
-    """Films whole stories the published way with an engine's parts."""
+    """Generates complete stories in the published way, with an engine's networks."""
 
     def __init__(self, pipeline: StreamingPipeline) -> None:
         self._pipeline = pipeline
@@ -92,10 +92,10 @@ class PublishedLoop:
     def film(
         self, global_caption: str, captions: Sequence[str], *, seed: int, num_chunks: int, num_steps: int
     ) -> Iterator[PublishedShot]:
-        """The shots of a story as they are done, with the noise that a session of this seed draws.
+        """Yields the shots of a story as they are finished, with the noise of a session with this seed.
 
         Raises:
-            ValueError: More chunks than the window holds.
+            ValueError: There are more chunks than the window holds.
         """
         if num_chunks > self._dit.config.window_chunks:
             raise ValueError(
@@ -134,7 +134,7 @@ class PublishedLoop:
             pipeline.config.context_policy,
         )
         conditioning = planned_conditioning(plan, device=pipeline.device)
-        # All captions are given here, so that a caption's row is its shot.
+        # All captions are given here, so that the index of a caption is that of its shot.
         rows = torch.tensor([*caption_shots(plan), len(shots)], device=pipeline.device)
         positions = conditioning.positions
         return Conditioning(
@@ -273,7 +273,7 @@ class PublishedLoop:
 
 
 def forget_captions(text_encoder: TextEncoder) -> None:
-    """Every caption is new to the encoder again; ValueError for an encoder without a known memo."""
+    """Clears the cache of a text encoder; raises ValueError for an encoder without a known cache."""
     if not isinstance(text_encoder, WordEncoder | UMT5TextEncoder):
         raise ValueError(f"{type(text_encoder).__name__} has no memo of captions that could be emptied")
     text_encoder.memo.reset()
@@ -298,7 +298,7 @@ def _turn(
 
 
 def _rope_powers(channels: Sequence[int]) -> list[Complex[Tensor, "position pairs"]]:
-    """Rotations of every position on every axis, in double precision."""
+    """Returns the rotations of every position on every axis, in double precision."""
     positions = torch.arange(_ROPE_TABLE_LENGTH, dtype=torch.float64)
     powers: list[Tensor] = []
     for count in channels:

@@ -1,6 +1,6 @@
-"""Reports of measurements: rows for a person, one JSON line for programs, and the environment.
+"""Reports of benchmarks: rows for the user, one line of JSON for programs, and the environment.
 
-Numbers of a report are medians and 95th percentiles of repetitions, never the best of them.
+Numbers of a report are medians and 95th percentiles of repetitions, never their best.
 """
 
 import json
@@ -21,7 +21,7 @@ from shotstream.streaming.pipeline import StreamingPipeline
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Repetitions of one measurement."""
+    """The repetitions of one measurement."""
 
     samples: tuple[float, ...]
 
@@ -36,11 +36,11 @@ class Spread:
         return self.quantile(0.95)
 
     def quantile(self, level: float) -> float:
-        """The value below which a part `level` of the samples lies; 0 without samples."""
+        """Returns the value below which a share `level` of the samples is; 0 without samples."""
         return float(np.quantile(self.samples, level)) if self.samples else 0.0
 
     def document(self) -> dict[str, float | int]:
-        """For JSON."""
+        """Returns the spread for JSON."""
         return {
             "p50": _rounded(self.p50),
             "p95": _rounded(self.p95),
@@ -55,9 +55,9 @@ class Row:
     """A row of a report: one measured quantity."""
 
     key: str
-    """Its name in the JSON line, with its unit."""
+    """Name in the JSON line, with its unit."""
     label: str
-    """Label, with its unit."""
+    """Label for the user, with its unit."""
     value: float | int | Spread
 
 
@@ -68,15 +68,15 @@ class Report:
     bench: str
     """Name of the benchmark, as in the command."""
     facts: Mapping[str, object]
-    """Hardware, software, model and regime."""
+    """Hardware, software, model and setup."""
     rows: tuple[Row, ...]
 
     def table(self) -> list[tuple[str, str]]:
-        """(what, value) for a table; p50 / p95 where there are repetitions."""
+        """Returns (label, value) for a table; p50 / p95 for repetitions."""
         return [(row.label, _shown(row.value)) for row in self.rows]
 
     def json_line(self) -> str:
-        """The report as one line of JSON."""
+        """Returns the report as one line of JSON."""
         values = {
             row.key: row.value.document() if isinstance(row.value, Spread) else _rounded(row.value)
             for row in self.rows
@@ -84,7 +84,7 @@ class Report:
         return json.dumps({"bench": self.bench, **self.facts, **values})
 
     def value(self, key: str) -> float | int:
-        """A row's number, the median where there are repetitions; KeyError without such a row."""
+        """Returns a row's number, the median for repetitions; raises KeyError without such a row."""
         for row in self.rows:
             if row.key == key:
                 return row.value.p50 if isinstance(row.value, Spread) else row.value
@@ -92,7 +92,7 @@ class Report:
 
 
 def pipeline_facts(pipeline: StreamingPipeline) -> dict[str, object]:
-    """The model, and the machine and program that it runs on."""
+    """Returns facts about the model, the machine and the software."""
     return {
         "model": pipeline.model_id,
         "weights_sha256": pipeline.weights_sha256 or "random",
@@ -104,7 +104,7 @@ def pipeline_facts(pipeline: StreamingPipeline) -> dict[str, object]:
 
 
 def machine_facts(device: torch.device) -> dict[str, object]:
-    """Hardware and software."""
+    """Returns facts about hardware and software."""
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {
         "device": device.type,
@@ -118,13 +118,13 @@ def machine_facts(device: torch.device) -> dict[str, object]:
 
 
 def gpus_of(*devices: torch.device) -> dict[str, torch.device]:
-    """The GPUs among devices, each once: "gpu", or "gpu_0", "gpu_1" of several."""
+    """Returns the GPUs among devices, each once: "gpu", or "gpu_0", "gpu_1" for several."""
     found = [device for device in dict.fromkeys(devices) if device.type == "cuda"]
     return {"gpu" if len(found) == 1 else f"gpu_{place}": device for place, device in enumerate(found)}
 
 
 def peak_bytes(*devices: torch.device) -> dict[str, int]:
-    """Peak memory of the process so far, and of each GPU among its devices."""
+    """Returns the peak memory of the process so far, and of each GPU among its devices."""
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
@@ -134,7 +134,7 @@ def peak_bytes(*devices: torch.device) -> dict[str, int]:
 
 
 def peak_rows(*devices: torch.device) -> tuple[Row, ...]:
-    """Peak memory as rows."""
+    """Returns peak memory as rows."""
     return tuple(
         Row(f"peak_{kind}_mb", f"peak memory, {kind}, MB", peak / 1e6)
         for kind, peak in peak_bytes(*devices).items()
@@ -142,13 +142,13 @@ def peak_rows(*devices: torch.device) -> tuple[Row, ...]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until a GPU has done what it was given; a CPU has."""
+    """Waits for all queued work of a GPU; does nothing for a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def milliseconds(samples_s: Sequence[float]) -> Spread:
-    """Repetitions measured in seconds, in milliseconds."""
+    """Returns repetitions measured in seconds, in milliseconds."""
     return Spread(tuple(1e3 * sample for sample in samples_s))
 
 

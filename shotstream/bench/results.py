@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 Say = Callable[[str], None]
-"""Prints text."""
+"""Function that prints text."""
 
 Result = Mapping[str, Any]
-"""`benchmark`, `variant` if there are several, `device`, and the values or an `error`."""
+"""A result: `benchmark`, `variant` if there are several, `device`, and the values or an `error`."""
 
 _MAX_ERROR = 300
 
@@ -26,12 +26,12 @@ class ResultFile:
         self.path = path
 
     def begin(self) -> None:
-        """An empty file, whatever was there."""
+        """Empties the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_bytes(b"")
 
     def add(self, result: Result) -> None:
-        """Returns once it is on the disk."""
+        """Appends a result; returns once it is on disk."""
         line = json.dumps(_finite(result), ensure_ascii=True, allow_nan=False) + "\n"
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -41,26 +41,26 @@ class ResultFile:
             os.close(file)
 
     def read(self) -> list[dict[str, Any]]:
-        """Reads all results; none where there is no file."""
+        """Returns all results; an empty list without a file."""
         if not self.path.is_file():
             return []
         return [json.loads(line) for line in self.path.read_text(encoding="ascii").splitlines()]
 
 
 def error_text(error: BaseException) -> str:
-    """Kind and message in one line that is not too long."""
+    """Returns the kind and the message of an error in one short line."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message}"[:_MAX_ERROR] if message else type(error).__name__
 
 
 def title(result: Result) -> str:
-    """Name and variant of the benchmark."""
+    """Returns name and variant of the benchmark."""
     variant = result.get("variant")
     return f"{result['benchmark']}, {variant}" if variant else str(result["benchmark"])
 
 
 def summary(result: Result) -> str:
-    """A summary of the result, shorter than a line."""
+    """Returns a summary of the result, shorter than a line."""
     shown = [
         f"{label} {_number(result[key])}{unit}"
         for key, label, unit in _SHOWN.get(str(result["benchmark"]), ())
@@ -74,7 +74,11 @@ def summary(result: Result) -> str:
 
 
 def headline(results: Iterable[Result]) -> list[str]:
-    """The fastest film of all bits and steps, the ratio to the published loop, the fastest film of any."""
+    """Returns the most important results as lines.
+
+    They are the fastest film without approximations, the ratio to the published loop, and the fastest film of
+    all.
+    """
     results = list(results)
     films = [result for result in results if result["benchmark"] == "generate" and "fps" in result]
     lines: list[str] = []
@@ -88,7 +92,7 @@ def headline(results: Iterable[Result]) -> list[str]:
 
 
 def table(results: Sequence[Result], *, max_bytes: int) -> str:
-    """The headline, then a line for each result, cut where they are too many."""
+    """Returns the headline, then a line for each result, truncated if there are too many."""
     width = max((len(title(result)) for result in results), default=0)
     lines = [*headline(results), ""]
     lines += [f"{title(result):{width}}  {summary(result)}" for result in results]
@@ -101,7 +105,7 @@ def table(results: Sequence[Result], *, max_bytes: int) -> str:
 
 
 def as_markdown(results: Sequence[Result], command: str) -> str:
-    """A document for bench/results/: the table, then the JSON lines."""
+    """Returns a document for bench/results/: the table, then the JSON lines."""
     rows = [f"| {title(result)} | {summary(result)} |" for result in results]
     lines = [json.dumps(result) for result in results]
     return "\n".join(
@@ -180,7 +184,7 @@ _SHOWN: Mapping[str, Sequence[tuple[str, str, str]]] = {
     ),
     "attention": (("tflops", "Tflop/s at three lengths", ""), ("off_by", "off", "")),
 }
-"""For each benchmark: the values that are printed, with label and unit."""
+"""Values that are printed for each benchmark, with label and unit."""
 
 
 def _number(value: Any) -> str:
@@ -194,7 +198,7 @@ def _number(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """As JSON knows it: floats rounded to five digits, none that is no number."""
+    """Returns a value for JSON: floats rounded to five digits, None for one that is not finite."""
     if isinstance(value, float):
         return float(f"{value:.5g}") if abs(value) < float("inf") else None
     if isinstance(value, Mapping):

@@ -1,9 +1,9 @@
-"""Does a chunk cost more the longer the film is, or the longer its shot?
+"""Benchmark: cost of a chunk as a function of the film's length and of the shot's length.
 
-Measured: one film, its shots 1, 10, 50 and 100 probed: the later chunks of a probed shot, its first chunk
-apart, since it also pays for text and context, what it keeps, memory, and the size of the saved session.
-The shots between are one chunk long, which changes nothing that a later shot's cost depends on. Then one long
-shot, its chunks by their place: each costs more than the one before until the window is full, then the same.
+Measured: one film with shots 1, 10, 50 and 100 probed: the later chunks of a probed shot; its first chunk
+separately, since it includes text and context; the encoding of its context frames; memory; and the size of
+the saved session. Other shots are one chunk long, which does not change the cost of later ones. Then one long
+shot, its chunks by position: each costs more than the previous one until the window is full, then the same.
 """
 
 import tempfile
@@ -33,17 +33,17 @@ def bench_shots(
     with_long_shot: bool = True,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Measures a film of `max(probed)` shots; `num_shots` of the config is not used.
+    """Returns the report of a film of `max(probed)` shots; `num_shots` of the config is not used.
 
     Args:
-        pipeline: What to measure; loaded with `synchronize=True`.
-        config: Chunks of a probed shot (at least 2), and steps.
-        probed: Numbers of the shots, from 1.
-        on_shot: Told the number of shots done.
-        between_steps: Denoising steps of the shots between, whose pictures nobody looks at; None: as of the
+        pipeline: The pipeline; loaded with `synchronize=True`.
+        config: Number of chunks of a probed shot (at least 2), and of steps.
+        probed: Numbers of the probed shots, from 1.
+        on_shot: Called with the number of finished shots.
+        between_steps: Denoising steps of the shots between, whose frames are not used; None: those of the
             others.
-        with_long_shot: Whether a long shot ends it.
-        is_over: Asked after each shot, whether it was the last.
+        with_long_shot: Whether to add a long shot at the end.
+        is_over: Returns whether the shot is the last; called after each.
     """
     num_chunks = max(2, config.num_chunks or pipeline.num_chunks)
     list(pipeline.session("warm-up").shot("a fox", num_chunks=2, steps=config.num_steps))
@@ -93,7 +93,7 @@ def _probe(
 
 
 def _probe_length(session: StorySession, num_steps: int | None, window: int) -> list[Row]:
-    """A long shot's chunks by place: the second, the last that adds to the window, and all after it."""
+    """Returns rows of a long shot's chunks: the second, the last that fills the window, and later ones."""
     stream = session.shot("a fox walks on and on", num_chunks=LONG_SHOT_WINDOWS * window, steps=num_steps)
     chunks_s = [sum(asdict(chunk.timings).values()) for chunk in stream]
     return [

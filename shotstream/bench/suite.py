@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Start = Literal["plain", "chosen"]
-"""What `inference_options` are added to: no options, or those that the engine chooses for the machine."""
+"""The base of `inference_options`: no options, or those that the engine chooses for the machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """A measurement in one variant of the engine."""
+    """A measurement of one variant of the engine."""
 
     name: str
     """Name of the function that measures it."""
@@ -25,27 +25,27 @@ class Benchmark:
     """Seconds after which it is stopped where that is safe; the values so far are the result."""
     start: Start = "chosen"
     inference_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What is set otherwise than in `start`."""
+    """Inference options that differ from `start`."""
     options: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What the engine's choice is asked for: `precision`, `memory`; nothing: what suits it."""
+    """User options for the engine's choice: `precision`, `memory`; empty: the defaults."""
     num_steps: int | None = None
-    """Denoising steps per chunk; None: the model's own."""
+    """Number of denoising steps per chunk; None: the model's own."""
     is_light: bool = False
-    """Whether pictures come from the light decoder."""
+    """Whether shown frames come from the light decoder."""
     changes_films: bool = False
-    """Whether films are others than those of all bits and steps, so that no headline may come of it."""
+    """Whether films differ from those without approximations, so that they are not in the headline."""
     needs: tuple[Literal["gpu", "wan"], ...] = ()
     """Requirements; without them it is skipped."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """No two are alike."""
+        """Unique key: name and variant."""
         return self.name, self.variant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuiteConfig:
-    """The selection of measurements, and how much of each.
+    """The model of a suite, and the number of repetitions of its benchmarks.
 
     Raises:
         ValueError: A number is out of range.
@@ -54,24 +54,24 @@ class SuiteConfig:
     model: str = "theatre"
     is_random: bool = False
     size: str | None = None
-    """Height x width; None: the model's."""
+    """Frame size as height x width; None: the model's."""
     device: str = "auto"
     is_tiny: bool = False
-    """Whether this is a trial of the program: nothing is compiled, however a variant is called."""
+    """Whether this is a trial run: nothing is compiled, whatever the variant."""
     num_shots: int = 2
-    """Shots of a film."""
+    """Number of shots of a film."""
     num_stories: int = 1
-    """Films of each kind."""
+    """Number of films of each kind."""
     num_chunks: int | None = None
-    """Chunks of a shot; None: the model's usual number."""
+    """Number of chunks of a shot; None: the model's default length."""
     num_repeats: int = 5
-    """Of each part of the engine."""
+    """Number of repetitions for each part of the engine."""
     num_cuts: int = 12
-    """Of each kind, and no fewer intervals between chunks."""
+    """Number of cuts of each kind, and minimum number of intervals between chunks."""
     last_shot: int = 100
-    """Where the long film ends."""
+    """Number of the long film's last shot."""
     scale: int | None = None
-    """Enlargement before H.264; None: to a comfortable size."""
+    """Factor by which frames are enlarged before H.264; None: a comfortable size."""
 
     def __post_init__(self) -> None:
         numbers = (self.num_shots, self.num_stories, self.num_chunks or 1, self.num_repeats, self.num_cuts)
@@ -79,7 +79,7 @@ class SuiteConfig:
             raise ValueError("shots, stories, chunks, repeats, cuts and scale must be at least 1")
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the configuration for JSON."""
         return asdict(self)
 
 
@@ -116,7 +116,7 @@ _FLOAT8 = {"precision": "float8"}
 SUITE: Sequence[Benchmark] = (
     _film("nothing compiled", 90, start="plain"),
     Benchmark(name="machine", budget_s=20, start="plain"),
-    # One engine, compiled once, as long as nothing but the order of its work changes.
+    # One engine, compiled once, while only the order of its work changes.
     _film("the engine's choice", 240),
     Benchmark(name="baseline", budget_s=90),
     Benchmark(name="latency", variant="full decoder", budget_s=60),
@@ -156,12 +156,12 @@ SUITE: Sequence[Benchmark] = (
 
 
 def select_benchmarks(only: str | None = None, begin: str | None = None) -> list[Benchmark]:
-    """The benchmarks with one of the names in `only` (commas between), or all from `begin` on, or all.
+    """Returns the benchmarks named in `only` (comma-separated), or all from `begin` on, or all.
 
     A name is that of a benchmark, or of one variant: "decode" or "decode: whole chunk".
 
     Raises:
-        ValueError: A name is none.
+        ValueError: A name is unknown.
     """
 
     def matches(benchmark: Benchmark, name: str) -> bool:

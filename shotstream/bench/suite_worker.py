@@ -20,7 +20,7 @@ _UNUSABLE = 3
 
 
 def main(message: str) -> int:
-    """Exit code."""
+    """Runs the benchmarks of a message from the supervisor; returns the exit code."""
     given = json.loads(message)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     events = os.fdopen(given["events"], "w", buffering=1)
@@ -85,7 +85,7 @@ def _measure(models: Any, benchmark: Benchmark) -> dict[str, Any]:
 
 
 def _end_with_parent() -> None:
-    """Whatever ended it, its end of this pipe is closed."""
+    """Ends the process when its parent has ended, however, which closes this end of the pipe."""
     while os.read(0, 1024):
         pass
     os._exit(1)

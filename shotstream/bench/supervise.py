@@ -35,11 +35,11 @@ _LOADING_S = 300.0
 _MAX_FAILED_STARTS = 2
 _SUMMARY = 52
 _GRACE = 1.5, 30.0
-"""A benchmark that has not ended by itself is ended at its budget times the first, plus the second."""
+"""Factor on a benchmark's budget, and seconds added to it, after which it is terminated."""
 
 
 class _Stopped(Exception):
-    """A signal asked this process to end."""
+    """A signal that asked this process to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -48,10 +48,10 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """The end of a measuring process, and why it came."""
+    """The end of a worker process, and its reason."""
 
     reason: str
-    """What went wrong with the benchmark under way, or with loading; empty where nothing did."""
+    """Error of the current benchmark, or of loading; empty without an error."""
     is_done: bool = False
     """Whether nothing is left to measure."""
     has_measured: bool = False
@@ -74,11 +74,11 @@ def supervise(
 
     Args:
         suite: Model, device and numbers of repetitions.
-        benchmarks: In the order in which they are run.
-        directory: Gets the results, a log of all that libraries print, and a document of both.
-        limit_s: No benchmark is started after it, except the first.
-        command: How a person called this, for the document.
-        say: Shows text, of which no more than `MAX_BYTES` come in all.
+        benchmarks: The benchmarks, in the order in which they are run.
+        directory: Directory of the results, of a log of all that libraries print, and of a document of both.
+        limit_s: No benchmark is started after this time, except the first.
+        command: The command line, for the document.
+        say: Function that prints text, of at most `MAX_BYTES` in all.
         worker: Command of the worker process; the benchmarks are added as one more argument.
     """
     screen = _Screen(say)
@@ -103,21 +103,21 @@ def supervise(
 
 
 class _Screen:
-    """Shows what happens, until the room is used that the table leaves."""
+    """Prints progress, up to the space that the table needs."""
 
     def __init__(self, say: Say) -> None:
         self._say, self._left, self._start_s = say, _UNTIL_TABLE_BYTES, time.time()
         self._is_open = False
 
     def begin(self, text: str) -> None:
-        """The first half of a line, with the seconds so far."""
+        """Prints the first half of a line, with the seconds so far."""
         if self._is_open:
             self.end("")
         self._is_open = True
         self._show(f"[{time.time() - self._start_s:4.0f} s] {text}")
 
     def end(self, text: str) -> None:
-        """Its second half."""
+        """Prints the second half of a line."""
         self._show(f"{text[:_SUMMARY]}\n")
         self._is_open = False
 
@@ -161,7 +161,7 @@ class _Run:
                 return
             self._drop_measured()
             failed_starts = 0 if end.has_measured else failed_starts + 1
-            # One that ends between two benchmarks, because the device can no longer be used, is not to blame.
+            # A worker that ends between two benchmarks, as the device is unusable, causes no failed result.
             if self._current or not end.has_measured:
                 self._fail(end.reason)
 
@@ -173,14 +173,14 @@ class _Run:
             self._fail(reason)
 
     def _drop_measured(self) -> None:
-        """The file may hold a result that its worker could no longer report."""
+        """Drops benchmarks whose results are in the file, although their worker could not report them."""
         known = {(result["benchmark"], result.get("variant", "")) for result in self.file.read()}
         if self._current is not None and self._current.key in known:
             self._current = None
         self.benchmarks = [benchmark for benchmark in self.benchmarks if benchmark.key not in known]
 
     def _run_worker(self) -> _End:
-        """Runs one process until it ends."""
+        """Runs one worker until it ends."""
         self._current = None
         reading, writing = os.pipe()
         message = {
@@ -193,11 +193,11 @@ class _Run:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._worker, json.dumps(message)],
-                stdin=subprocess.PIPE,  # its end is how it learns of ours
+                stdin=subprocess.PIPE,  # the worker ends when this pipe is closed
                 stdout=log,
                 stderr=log,
                 pass_fds=(writing,),
-                # A terminal's interrupt is for this process alone.
+                # An interrupt from the terminal must reach this process alone.
                 process_group=0,
             )
         os.close(writing)
@@ -257,7 +257,7 @@ class _Run:
 
 
 def _events(reading: int, until_s: Callable[[], float]) -> Generator[dict[str, Any]]:
-    """Lines of a pipe until it is closed or a deadline, which may move, has passed."""
+    """Yields lines of a pipe until it is closed or a deadline, which may move, has passed."""
     buffer = b""
     with selectors.DefaultSelector() as selector:
         selector.register(reading, selectors.EVENT_READ)
@@ -279,7 +279,7 @@ def _last_line(log: Path) -> str:
 
 @contextlib.contextmanager
 def _signals_raise() -> Generator[None]:
-    """Within it a request to end becomes an exception, once."""
+    """Turns the first signal to end into an exception."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame

@@ -1,10 +1,10 @@
-"""With how many threads should a CPU compute, on an idle machine and on a busy one?
+"""Benchmark: number of CPU threads, on an idle machine and on a busy one.
 
-Measured: the same stories filmed with one thread and with one for each core, in turn and with chunks made
-ahead, first on the machine as it is found and then while other processes, one for each core, count for ever;
-from the captions to H.264, as `bench generate` does. Ways take turns story by story, so that a slow minute
-of the machine slows all of them. A machine that is not idle to begin with makes the first half a busy one
-too: look at both.
+Measured: the same stories generated with one thread and with one for each core, with and without prefetched
+chunks, first on the machine as it is and then while other processes, one for each core, compute continuously;
+from the captions to H.264, like `bench generate`. The ways alternate story by story, so that a slow minute of
+the machine slows all of them. If the machine is not idle at the start, the first half is busy as well: look
+at both.
 
 It would be cheating to lower the other processes' priority or to raise one's own.
 """
@@ -26,21 +26,21 @@ from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
 from shotstream.streaming.pipeline import StreamingPipeline
 
 _SETTLE_S = 0.5
-"""Until the other processes hold the cores."""
+"""Seconds until the other processes occupy the cores."""
 
 
 def bench_threads(
     pipeline: StreamingPipeline, config: BenchConfig, on_story: Callable[[str], None] | None = None
 ) -> Report:
-    """Measures a pipeline on a CPU; one more story of each way warms up.
+    """Returns the report of a pipeline on a CPU; one more story of each way is a warm-up.
 
     Args:
-        pipeline: What to measure.
-        config: What is filmed; `overlap` is not used.
-        on_story: Told, in words, what has been measured.
+        pipeline: The pipeline.
+        config: Configuration of the films; `overlap` is not used.
+        on_story: Called with the progress as text.
 
     Raises:
-        ValueError: It is not on a CPU.
+        ValueError: The pipeline is not on a CPU.
     """
     if pipeline.device.type != "cpu":
         raise ValueError("threads are a CPU's; give --device cpu")
@@ -83,7 +83,7 @@ def bench_threads(
 
 
 def _film(pipeline: StreamingPipeline, config: BenchConfig, index: int) -> float:
-    """Frames per second of one story."""
+    """Returns the frames per second of one story."""
     forget_captions(pipeline.text_encoder)
     run = FilmRun(pipeline, replace(config, overlap=False))
     start_s = time.perf_counter()
@@ -97,7 +97,7 @@ def _key(way: str) -> str:
 
 @contextmanager
 def _cores_held(number: int) -> Generator[None]:
-    """Within it so many other processes compute without a pause."""
+    """Runs `number` other processes that compute continuously."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
     try:
         if others:

@@ -1,11 +1,12 @@
 """Benchmark: time and memory of a training step, of the recipes' own stages on random weights and data.
 
-Nothing is downloaded and no shards are read: latents and caption embeddings of the right shapes are drawn.
-Counted in a step's time is all that the stage does in it, the copies to the device included; not counted are
-reading shards and saving. A step of distribution matching is `fake_updates` updates of one kind and one of
-another, and would take minutes for the same numbers: each kind is timed at the two middle exit steps, which
-are the mean over all, and the step is their sum. Model-FLOP utilisation counts blocks once, though they are
-computed again in the backward pass as the recipes have it, and divides by the data sheet's dense bfloat16.
+Nothing is downloaded and no shards are read: latents and caption embeddings are random tensors of the right
+shapes. The time of a step includes everything that the stage does in it, with the copies to the device, but
+neither reading shards nor saving. A step of distribution matching consists of `fake_updates` updates of one
+kind and one of another, and would take minutes for the same numbers: each kind is timed at the two middle
+exit steps, whose mean is that of all, and the step is their sum. Model-FLOP utilisation counts blocks once,
+although they are recomputed in the backward pass as in the recipes, and divides by the data sheet's dense
+bfloat16.
 
 Every result is a JSON line in a file before the next benchmark is run; a benchmark that fails is a result
 too. `bench/gpu_training.sh` runs this. It has not been run on a GPU.
@@ -65,10 +66,10 @@ from shotstream.weights.hub import WAN
 log = logging.getLogger(__name__)
 
 _DATA_SHEETS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense bfloat16 operations per second, by a part of the card's name."""
+"""Dense bfloat16 operations per second, by a part of the GPU's name."""
 
 _NUM_PAST = 2
-"""Shots before the one that is learnt."""
+"""Number of shots before the target shot."""
 _WAN_SIZE, _TINY_SIZE = LatentSize(60, 104), LatentSize(4, 6)
 _TINY_DIT = ("num_heads=2", "dim=48", "ffn_dim=48", "num_layers=1", "text_dim=8", "text_length=4")
 _LEARNT = "wan_teacher", "wan_intra_shot", "wan_inter_shot"
@@ -76,19 +77,19 @@ _LEARNT = "wan_teacher", "wan_intra_shot", "wan_inter_shot"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """The setting of a measurement: device and size."""
+    """Device and size of the benchmarks."""
 
     device: torch.device
     is_tiny: bool = False
-    """The same path at a size that a CPU runs in no time: measures nothing."""
+    """Whether to run the same code at a size for a CPU, which measures nothing."""
 
     @property
     def latent_size(self) -> LatentSize:
-        """The size of the 1.3B recipes' latents; 832x480 pixels."""
+        """Size of the latents of the 1.3B recipes, for 832x480 pixels."""
         return _TINY_SIZE if self.is_tiny else _WAN_SIZE
 
     def wan(self, name: str, *more: str) -> AnyRecipe:
-        """A 1.3B recipe for one sample, from random weights."""
+        """Returns a 1.3B recipe for one sample, from random weights."""
         overrides = ["data.batch_size=1", "model.start=''"]
         if self.is_tiny:
             overrides += [f"model.dit.{setting}" for setting in _TINY_DIT]
@@ -98,7 +99,7 @@ class Setting:
 
 
 class DrawnShots:
-    """A `DataSource` of random latents with two shots before them; the same at every step and place."""
+    """A `DataSource` of random latents with two earlier shots; the same for every step and sample."""
 
     def __init__(self, model: ModelConfig, size: LatentSize, num_latent_frames: int) -> None:
         self._model, config = model, model.dit
@@ -124,7 +125,7 @@ class DrawnShots:
         )
 
     def batch(self, step: int, samples: range) -> ShotBatch:
-        """See `DataSource.batch`."""
+        """Returns a batch; see `DataSource.batch`."""
         del step
         conditioning, captions = condition_sample(self._shot, self._model.dit, self._model.context_policy)
         x0 = torch.stack([self._shot.latents.float()] * len(samples))
@@ -134,13 +135,13 @@ class DrawnShots:
 
 
 class DrawnStories:
-    """A `DataSource` of captions of stories that end with their third shot."""
+    """A `DataSource` of captions of stories of three shots."""
 
     def __init__(self, num_chunks: int) -> None:
         self._num_chunks = num_chunks
 
     def batch(self, step: int, samples: range) -> StoryCaptionsBatch:
-        """See `DataSource.batch`."""
+        """Returns a batch; see `DataSource.batch`."""
         del step
         captions = [stored_caption("0", place) for place in range(_NUM_PAST + 1)]
         lengths = [self._num_chunks] * (_NUM_PAST + 1)
@@ -148,7 +149,7 @@ class DrawnStories:
 
 
 class DrawnText(StoredText):
-    """Random embeddings in the place of stored ones, drawn once for each caption."""
+    """Random embeddings in place of stored ones, generated once for each caption."""
 
     def __init__(self, dit: DiTConfig) -> None:
         super().__init__(StoredTextConfig(directory="nowhere"))
@@ -156,7 +157,7 @@ class DrawnText(StoredText):
         self._drawn: dict[str, Tensor] = {}
 
     def embed(self, captions: Sequence[str]) -> Float[Tensor, "u n d"]:
-        """See `StoredText.embed`."""
+        """Returns embeddings; see `StoredText.embed`."""
         for caption in captions:
             if caption not in self._drawn:
                 generator = torch_rng(len(self._drawn), "bench/text")
@@ -165,7 +166,7 @@ class DrawnText(StoredText):
 
 
 def measure_teacher(setting: Setting, *, causal: bool) -> dict[str, Any]:
-    """A step of the 1.3B teacher, bidirectional or causal."""
+    """Returns values of a step of the 1.3B teacher, bidirectional or causal."""
     stage = _teacher_stage(setting, setting.wan("wan_teacher", f"stage.causal_share={int(causal)}"))
     first_s = _timed(setting, lambda: stage.step(0))
     _forget_peak()
@@ -179,7 +180,7 @@ def measure_teacher(setting: Setting, *, causal: bool) -> dict[str, Any]:
 
 
 def measure_intra_shot(setting: Setting) -> dict[str, Any]:
-    """A step of distribution matching with the true history."""
+    """Returns values of a step of distribution matching with the true history."""
     made = setting.wan("wan_intra_shot")
     stage = intra_shot_stage(
         made,
@@ -192,7 +193,7 @@ def measure_intra_shot(setting: Setting) -> dict[str, Any]:
 
 
 def measure_inter_shot(setting: Setting) -> dict[str, Any]:
-    """A step of it with the student's own history: two shots are filmed before the one that is learnt."""
+    """Returns values of a step of distribution matching with two shots of the student's own history."""
     made = setting.wan("wan_inter_shot")
     codec = _drawn_codec(setting)
     stage = inter_shot_stage(
@@ -208,7 +209,10 @@ def measure_inter_shot(setting: Setting) -> dict[str, Any]:
 
 
 def measure_theatre(setting: Setting, *, causal: bool, seconds: float = 25.0) -> dict[str, Any]:
-    """Samples per second of the theatre's teacher, at batches that double until memory or time is used up."""
+    """Returns samples per second of the theatre's teacher.
+
+    Batches are doubled until memory or `seconds` are exhausted.
+    """
     overrides = [f"stage.causal_share={int(causal)}", "data.num_blocks=1"]
     overrides += ["data.block_stories=8", "data.num_latent_frames=[9]"]
     if setting.is_tiny:
@@ -241,7 +245,7 @@ def measure_theatre(setting: Setting, *, causal: bool, seconds: float = 25.0) ->
             break
         batch *= 2
     largest = int(next(reversed(rates)))
-    stage.model.zero_grad()  # of the batch that was too large
+    stage.model.zero_grad()  # memory of the batch that was too large
     _free()
     stage.recipe = replace(made, data=replace(made.data, batch_size=largest))
     return {
@@ -261,7 +265,7 @@ MEASUREMENTS: Mapping[str, Callable[[Setting], dict[str, Any]]] = {
     "wan_teacher, causal": lambda setting: measure_teacher(setting, causal=True),
     "theatre_teacher, causal": lambda setting: measure_theatre(setting, causal=True, seconds=15),
 }
-"""In the order of what they are worth; causal steps come last, since their attention is compiled first."""
+"""The benchmarks, the most important first; causal steps are last, since their attention is compiled."""
 
 
 def measure_all(
@@ -283,7 +287,7 @@ def measure_all(
                 log.info("%s", name)
                 try:
                     result |= measure(setting)
-                except Exception as error:  # whatever it was, the next benchmark is run
+                except Exception as error:  # after any error the next benchmark is run
                     log.exception("%s failed", name)
                     result["error"] = error_text(error)
                 else:
@@ -297,7 +301,10 @@ def measure_all(
 
 
 def count_flops(name: str, is_tiny: bool) -> dict[str, float]:
-    """Counts the operations of a recipe's step, on no hardware; in a process of its own: it takes long."""
+    """Returns the number of operations of a recipe's step.
+
+    It is called in a separate process, because counting takes long.
+    """
     setting = Setting(device=torch.device("cpu"), is_tiny=is_tiny)
     made = setting.wan(name)
     shot = Shot(latent_size=setting.latent_size, num_chunks=_num_chunks(made))
@@ -309,7 +316,7 @@ def count_flops(name: str, is_tiny: bool) -> dict[str, float]:
 
 
 def _matching(setting: Setting, stage: DmdStage) -> dict[str, Any]:
-    """The parts of a step of distribution matching; see the module's docstring."""
+    """Returns values of the parts of a step of distribution matching; see the module's docstring."""
     short = [part._replace(batch=part.batch._replace(num_chunks=1)) for part in stage.microbatches(0)]
     middle = _keys_of_middle_exits(stage)
     _timed(setting, lambda: (stage.update_fake(short, middle[0]), stage.update_student(short, middle[0])))
@@ -331,7 +338,7 @@ def _matching(setting: Setting, stage: DmdStage) -> dict[str, Any]:
 
 
 def _keys_of_middle_exits(stage: DmdStage) -> list[tuple[int, int]]:
-    """Keys at which rollouts end one step before the middle and one after it: their mean is that of all."""
+    """Returns keys of rollouts that end in the two middle steps, whose mean is that of all steps."""
     last = len(stage.recipe.stage.student_steps) - 1
     wanted = (last // 2, math.ceil(last / 2))
     found = {stage.exit_step((0, update)): (0, update) for update in range(64)}
@@ -339,7 +346,7 @@ def _keys_of_middle_exits(stage: DmdStage) -> list[tuple[int, int]]:
 
 
 def _profiled(setting: Setting, function: Callable[[], object]) -> dict[str, Any]:
-    """The three operations that took the most of the device's time, with their shares of it."""
+    """Returns the three operations with the most device time, and their shares of it."""
     on_gpu = setting.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities, acc_events=True) as profiled:
@@ -347,7 +354,7 @@ def _profiled(setting: Setting, function: Callable[[], object]) -> dict[str, Any
     spent_us = {
         event.key: float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
         for event in profiled.key_averages()
-        if event.device_type.name == "CPU"  # kernels count for the operation they belong to
+        if event.device_type.name == "CPU"  # the time of kernels counts for their operation
     }
     total_us = sum(spent_us.values())
     dearest = sorted(spent_us, key=spent_us.__getitem__, reverse=True)[:3]
@@ -360,12 +367,12 @@ def _profiled(setting: Setting, function: Callable[[], object]) -> dict[str, Any
 def _utilisation(
     setting: Setting, result: Mapping[str, Any], counting: "Future[dict[str, float]] | None"
 ) -> dict[str, Any]:
-    """Operations per second of the model, and their part of the data sheet's."""
+    """Returns the model's operations per second, and their share of the data sheet's."""
     if counting is None:
         return {}
     try:
         flops = counting.result(timeout=120)
-    except Exception as error:  # the times stand without it
+    except Exception as error:  # the times are valid without it
         return {"flops_error": error_text(error)}
     spent_s = result["step_s"] - result.get("draw_s", 0.0)
     found: dict[str, Any] = {"model_pflop": flops["step"] / 1e15, "tflops": flops["step"] / 1e12 / spent_s}
@@ -378,7 +385,7 @@ def _utilisation(
 
 def _teacher_stage(setting: Setting, made: AnyRecipe) -> TeacherStage:
     source = DrawnShots(made.model, setting.latent_size, made.data.max_latent_frames)
-    with setting.device:  # weights are drawn where they are used
+    with setting.device:  # weights are created on the device that uses them
         stage = TeacherStage(made, source, setting.device, parallel_config_of(made.train, SINGLE_PROCESS))
     _furnished(stage.model, made.model)
     return stage
@@ -391,14 +398,17 @@ def _drawn_model(setting: Setting, config: ModelConfig) -> TextConditionedDiT:
 
 
 def _furnished(model: TextConditionedDiT, config: ModelConfig) -> TextConditionedDiT:
-    """A new model with captions to read, and a head that is not zero: else all gradients below it were."""
+    """Returns a new model with captions and a non-zero head.
+
+    With a zero head all gradients below it would be zero.
+    """
     model.text = DrawnText(config.dit)
     nn.init.normal_(model.dit.head.head.weight, std=0.02)
     return model
 
 
 def _drawn_codec(setting: Setting) -> Codec:
-    """Wan's codec with random weights, in float32 as the stage has it."""
+    """Returns Wan's codec with random weights, in float32 like the stage's."""
     config = random_config(WAN_TINY if setting.is_tiny else WAN, with_text=False)
     tensors = draw_weights(part_shapes(config)["codec"], setting.device, torch.float32)
     read = config_from_document(WanVAEConfig, config["codec"], "codec")
@@ -433,7 +443,7 @@ def _device_name(setting: Setting) -> str:
 
 
 def _summary(result: Mapping[str, Any]) -> str:
-    """A result in a line."""
+    """Returns a result as one line."""
     if "error" in result:
         return f"{result['variant']}: FAILED: {result['error']}"
     shown = ("step_s", "samples_per_s", "peak_gb", "tflops", "mfu", "busy", "dearest")

@@ -1,7 +1,7 @@
 """Engines of `shotstream bench all`: one model's weights, run in any variant.
 
-Weights are drawn or read once; engines share them, except where a variant keeps them in other bits. One
-engine is alive at a time, so that each benchmark's peak memory is its own.
+Weights are created or read once; engines share them, except for variants that store them in another format.
+Only one engine exists at a time, so that each benchmark's peak memory is its own.
 """
 
 import gc
@@ -32,21 +32,21 @@ _COMFORTABLE_HEIGHT_PX = 384
 
 
 class Models:
-    """See the module.
+    """The engines of a suite; see the module.
 
     Args:
         suite: Model, device and numbers of repetitions.
-        started_s: When the process began, of `time.time`.
+        started_s: Start of the process, in `time.time`.
 
     Raises:
-        ValueError: No such model or device, or a size that its strides do not divide.
+        ValueError: There is no such model or device, or its strides do not divide the size.
     """
 
     def __init__(self, suite: SuiteConfig, started_s: float) -> None:
         self.suite, self.started_s = suite, started_s
         self.device = choose_device(suite.device)
         if suite.is_tiny:
-            # The way is the same, and nothing is compiled: on a busy CPU that takes minutes for each variant.
+            # The same code without compilation, which takes minutes per variant on a busy CPU.
             torch.compiler.set_stance("force_eager")
         self._directory = tempfile.TemporaryDirectory()
         bundle = None if suite.is_random else read_bundle(resolve(suite.model))
@@ -55,7 +55,7 @@ class Models:
             size = asdict(parse_size(suite.size))
             config = {**config, "engine": {**config["engine"], "pixel_size": size}}
         self.is_wan = config["engine"]["family"] == "wan"
-        # Of what is chosen only sizes are read, while all of the device is still free.
+        # The choice reads only sizes, while all of the device's memory is still free.
         meta = torch.device("meta")
         sizes = bundle or random_bundle(config, Path(self._directory.name), meta, torch.float32)
         self._choices = {
@@ -69,49 +69,50 @@ class Models:
         self._switches: InferenceOptions | None = None
         self._pipeline: StreamingPipeline | None = None
         self.references: dict[str, Any] = {}
-        """What the plain variants made, to compare the others with."""
+        """Results of the plain variants, to compare the others with."""
         synchronize(self.device)
         self.load_s = time.time() - started_s
 
     @property
     def device_name(self) -> str:
-        """The card's name, or cpu."""
+        """Name of the GPU, or cpu."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
     @property
     def num_threads(self) -> int:
-        """The number of threads that torch computes with on the CPU."""
+        """Number of threads that torch computes with on the CPU."""
         return torch.get_num_threads()
 
     @property
     def scale(self) -> int:
-        """Enlargement before H.264."""
+        """Factor by which frames are enlarged before H.264."""
         height = self._bundle.config["engine"]["pixel_size"]["height"]
         return self.suite.scale or max(1, _COMFORTABLE_HEIGHT_PX // height)
 
     def has(self, benchmark: Benchmark) -> bool:
-        """Whether the benchmark can be run with this model on this machine."""
+        """Returns whether the benchmark can be run with this model on this machine."""
         here = {"gpu": self.device.type == "cuda", "wan": self.is_wan}
         return all(here[need] for need in benchmark.needs)
 
     def inference_options(self, benchmark: Benchmark) -> InferenceOptions:
-        """The inference options of a benchmark's engine."""
+        """Returns the inference options of a benchmark's engine."""
         start = InferenceOptions() if benchmark.start == "plain" else self.choice(benchmark).inference_options
         return replace(start, **benchmark.inference_options)
 
     def choice(self, benchmark: Benchmark) -> Choice:
-        """The engine's choice on this machine. ValueError where it cannot do what is asked of it."""
+        """Returns the engine's choice on this machine; raises ValueError if the options are impossible."""
         chosen = self._choices[tuple(benchmark.options.items())]
         if isinstance(chosen, ValueError):
             raise chosen
         return chosen
 
     def pipeline(self, benchmark: Benchmark, *, waits: bool = False) -> StreamingPipeline:
-        """A benchmark's pipeline, the last one where that is the same.
+        """Returns a benchmark's pipeline, the previous one if it is the same.
 
         Args:
-            benchmark: What is measured.
-            waits: Whether parts of a chunk are timed one by one, in turn and each waited for.
+            benchmark: The benchmark.
+            waits: Whether the parts of a chunk are timed separately, without overlap and with
+                synchronisation.
         """
         inference_options = self.inference_options(benchmark)
         in_turn = replace(inference_options, overlap_chunks=False)
@@ -121,7 +122,7 @@ class Models:
             self._pipeline, self._switches = assemble_pipeline(self._bundle, self.device, choice), in_turn
         pipeline = self._pipeline
         pipeline.synchronize = waits
-        # The order of an engine's work can be changed, and nothing need be compiled again for it.
+        # The order of an engine's work can change without another compilation.
         if waits or not inference_options.overlap_chunks:
             pipeline.prefetcher = None
         elif pipeline.prefetcher is None:
@@ -129,7 +130,7 @@ class Models:
         return self._pipeline
 
     def forget(self) -> None:
-        """Frees the last engine, compiled code included."""
+        """Frees the last engine, including its compiled code."""
         self._pipeline = self._switches = None
         torch.backends.cudnn.benchmark = False
         gc.collect()
@@ -138,18 +139,18 @@ class Models:
             torch.cuda.empty_cache()
 
     def start_measuring(self) -> None:
-        """Peaks are from now on."""
+        """Resets the peaks of memory."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peaks(self) -> Mapping[str, float]:
-        """Most memory of a GPU since then."""
+        """Returns the peak memory of each GPU since then."""
         if self.device.type != "cuda":
             return {}
         return {"peak_gb": torch.cuda.max_memory_allocated(self.device) / 1e9}
 
     def recover(self) -> bool:
-        """After an error: whether the device can still be used."""
+        """Returns whether the device can still be used after an error."""
         try:
             self.forget()
             torch.ones(8, device=self.device).sum().item()
@@ -158,11 +159,11 @@ class Models:
         return True
 
     def wait(self) -> None:
-        """Until the device has done all it was given."""
+        """Waits for all queued work of the device."""
         synchronize(self.device)
 
     def seconds(self, work: Any, num_repeats: int, warm: int = 2) -> list[float]:
-        """Seconds of each repeat, between two synchronisations."""
+        """Returns the seconds of each repetition, between two synchronisations."""
         taken: list[float] = []
         for repeat in range(-warm, num_repeats):
             self.wait()
@@ -174,7 +175,7 @@ class Models:
         return taken
 
     def compare(self, name: str, made: Tensor) -> dict[str, float]:
-        """The relative distance of a result from the first one's."""
+        """Returns the relative distance of a result from the first one's."""
         first = self.references.setdefault(name, made.float().cpu())
         return {"off_by": ((made.float().cpu() - first).norm() / first.norm()).item()}
 
@@ -187,5 +188,5 @@ def _choose(sizes: Bundle, device: torch.device, benchmark: Benchmark) -> Choice
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

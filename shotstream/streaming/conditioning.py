@@ -1,15 +1,15 @@
-"""The conditioning of a shot: context frames, their positions, and the captions that each frame reads.
+"""The conditioning of a shot: context frames, their positions, and the caption of each frame.
 
-Context frames stand before the frames to be generated. Their content is never noised; what differs
-between networks is the level that the network is told for them, `DiTConfig.context_sigma`:
+Context frames precede the frames to be generated, without noise. Networks differ in the noise level that is
+passed for them, `DiTConfig.context_sigma`:
 
-| network                          | content | level told for context | for target frames          |
-|----------------------------------|---------|------------------------|----------------------------|
-| published teacher and fake score | clean   | the target's           | the one used to noise them |
-| published student                | clean   | 0                      | the one used to noise them |
-| theatre: teacher, student, score | clean   | 0                      | the one used to noise them |
+| network                          | content | level passed for context | for target frames          |
+|----------------------------------|---------|--------------------------|----------------------------|
+| published teacher and fake score | clean   | the target's             | the one used to noise them |
+| published student                | clean   | 0                        | the one used to noise them |
+| theatre: teacher, student, score | clean   | 0                        | the one used to noise them |
 
-The phase that marks a cut and the caption that a frame reads are two fields. For every family:
+The phase that marks a cut and the index of the caption are two fields. For every family:
 
 | shot                | context            | its phase  | its caption    | target phase | target caption |
 |---------------------|--------------------|------------|----------------|--------------|----------------|
@@ -17,15 +17,12 @@ The phase that marks a cut and the caption that a frame reads are two fields. Fo
 | a later one         | the plan's frames  | the plan's | of their shots | the plan's   | its own        |
 | context dropped     | zeros (of latents) | 0          | the target's   | 1            | its own        |
 
-Context is dropped in training only, so that a sample teaches what a first shot needs. Captions are
-stacked without repeats: those of the shots kept, oldest first, then the target's. `condition_next_shot` is
-where all of it comes together, for a session (`condition_request` in `shot`) and for training, of a rendered
-story (`condition_story_shot`), a clip in shards (`condition_sample`) and films of the student's own
-(`condition_batch`).
+Context is dropped in training only, so that a sample trains the case of a first shot. Captions are stacked
+without repeats: those of the shots in the context, oldest first, then the target's. `condition_next_shot`
+combines all of this, for sessions and for training.
 
 Source: section 3.2 of arXiv 2603.25746; the published code's inference for the first shot. That code's
-training confuses phase and caption when it drops the context; here the target always reads its own
-caption.
+training confuses phase and caption when it drops the context; here the target always has its own caption.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,7 +55,7 @@ from shotstream.transfer import send
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditioning:
-    """The context of a batch of shots, and where their own frames stand."""
+    """The context of a batch of shots, and the positions of their own frames."""
 
     context: Float[Tensor, "b c f h w"] = field(repr=False)
     """Clean normalised latents of the context frames."""
@@ -67,7 +64,7 @@ class Conditioning:
     target_phase: Int[Tensor, " b"]
     """RoPE phase of the frames to be generated."""
     target_caption: Int[Tensor, " b"]
-    """Caption of the frames to be generated, a row of the captions given with this conditioning."""
+    """Index of the caption of the frames to be generated."""
 
     def __post_init__(self) -> None:
         if self.context.shape[2] != self.positions.frame_index.shape[1]:
@@ -76,7 +73,7 @@ class Conditioning:
             )
 
     def to(self, device: torch.device | str) -> "Conditioning":
-        """The same conditioning on `device`, whose queue is not waited for."""
+        """Returns the same conditioning on `device`, without waiting for queued work."""
         positions = FramePositions(
             send(self.positions.frame_index, device),
             send(self.positions.shot_phase, device),
@@ -91,25 +88,25 @@ class Conditioning:
         )
 
     def chunk(self, chunk_index: int, config: DiTConfig) -> FramePositions:
-        """Positions of chunk `chunk_index` of the shot."""
+        """Returns the positions of chunk `chunk_index` of the shot."""
         return chunk_positions(self.target_phase, self.target_caption, chunk_index, config)
 
     def target(self, num_latent_frames: int, config: DiTConfig) -> FramePositions:
-        """Positions of the first `num_latent_frames` of the shot."""
+        """Returns the positions of the first `num_latent_frames` of the shot."""
         return target_positions(self.target_phase, self.target_caption, num_latent_frames, config)
 
 
 class ConditionedShot(NamedTuple):
-    """The inputs of a network for the next shot, beside its noise."""
+    """The inputs of a network for the next shot, except its noise."""
 
     conditioning: Conditioning
-    """Context and positions of a batch of one."""
+    """Context and positions, in a batch of one."""
     captions: list[str]
-    """The texts that `conditioning` names as rows, for the text encoder."""
+    """Texts for the text encoder, in the order of the caption indices in `conditioning`."""
 
 
 class FullPass(NamedTuple):
-    """The inputs of a pass over context and target together; its output's context frames mean nothing."""
+    """The inputs of a pass over context and target together; outputs of context frames have no meaning."""
 
     x: Float[Tensor, "b c f h w"]
     sigma: Float[Tensor, "b f"]
@@ -132,21 +129,21 @@ def condition_next_shot(
     rng: np.random.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> ConditionedShot:
-    """The conditioning of the shot after `memories` and its caption rows.
+    """Returns the conditioning of the shot after `memories` and its caption rows.
 
     Args:
-        memories: The shots before it, the oldest first; empty for a first shot.
+        memories: Memories of the earlier shots, the oldest first; empty for a first shot.
         caption: The shot's own caption.
-        config: Sizes of the transformer; says how many context frames it takes.
+        config: Sizes of the transformer, including the number of context frames.
         latent_size: Size of a latent frame.
-        policy: Chooses the context among what the memories offer.
-        text_of: Gives, for (a shot's own caption, its index in the film), the text for the text encoder; by
-            default the caption itself. Only asked for captions that are read.
-        rng: What the policy may draw from, see `choose_context`.
-        device: Where the conditioning is wanted; its queue is not waited for.
+        policy: The policy that chooses the context among the candidates of the memories.
+        text_of: Returns the text for the text encoder from a shot's own caption and its index in the film; by
+            default the caption itself. It is called only for captions that are used.
+        rng: Generator for the policy, see `choose_context`.
+        device: Device of the conditioning; queued work on it is not waited for.
 
     Raises:
-        ValueError: As `choose_context` does.
+        ValueError: As in `choose_context`.
     """
     own = text_of(caption, len(memories))
     if not memories:
@@ -174,7 +171,7 @@ def first_shot_conditioning(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Conditioning:
-    """Conditioning of a shot with nothing before it; it reads the one caption given with it."""
+    """Returns the conditioning of a shot without earlier ones; all frames have the one caption."""
     num_frames = config.num_context_frames
     zeros = torch.zeros(batch, num_frames, dtype=torch.long, device=device)
     shape = (batch, config.latent_channels, num_frames, latent_size.height, latent_size.width)
@@ -189,7 +186,7 @@ def first_shot_conditioning(
 def planned_conditioning(
     plan: ContextPlan, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Conditioning:
-    """Conditioning of one shot after others, reading the captions of `caption_shots(plan)`, then its own."""
+    """Returns the conditioning of a shot with a context plan; its own caption follows the others."""
     rows = {shot_index: row for row, shot_index in enumerate(caption_shots(plan))}
     phases = torch.tensor([[slot.shot_phase for slot in plan.slots]])
     own = len(rows)
@@ -204,12 +201,12 @@ def planned_conditioning(
 
 
 def caption_shots(plan: ContextPlan) -> tuple[int, ...]:
-    """The earlier shots whose captions the context reads, oldest first; the target's caption follows them."""
+    """Returns the earlier shots whose captions the context has, oldest first; the target's one follows."""
     return tuple(sorted({slot.candidate.shot_index for slot in plan.slots})) if plan.own_captions else ()
 
 
 def stack_conditioning(samples: Sequence[Conditioning]) -> Conditioning:
-    """The samples as one batch; each keeps its caption rows, which are per sample."""
+    """Returns the samples as one batch; caption indices remain those of each sample."""
     return Conditioning(
         context=torch.cat([sample.context for sample in samples]),
         positions=context_positions(
@@ -222,9 +219,9 @@ def stack_conditioning(samples: Sequence[Conditioning]) -> Conditioning:
 
 
 def drop_context(conditioning: Conditioning, dropped: Bool[Tensor, " b"]) -> Conditioning:
-    """The same batch with the marked samples conditioned as first shots are. For training.
+    """Returns the same batch with the marked samples conditioned as first shots. For training.
 
-    The target goes on reading its own caption, whatever its phase becomes.
+    The target keeps its own caption, whatever its phase becomes.
     """
     phases = conditioning.positions.shot_phase.expand(len(dropped), -1)
     captions = conditioning.positions.caption_index.expand(len(dropped), -1)
@@ -241,9 +238,10 @@ def drop_context(conditioning: Conditioning, dropped: Bool[Tensor, " b"]) -> Con
 
 
 def context_levels(sigma: Float[Tensor, "b f"], config: DiTConfig) -> Float[Tensor, "b c"]:
-    """The level told for each context frame, given those of the target frames (see the table above).
+    """Returns the noise level passed for each context frame, given those of the target frames.
 
-    With `context_sigma` "target" it is that of the first target frame: such networks are given one for all.
+    See the table in the module. With `context_sigma` "target" it is that of the first target frame: such
+    networks get one level for all.
     """
     if config.context_sigma == "target":
         return sigma[:, :1].expand(-1, config.num_context_frames)
@@ -256,7 +254,7 @@ def full_pass(
     sigma: Float[Tensor, "b target_f"],
     config: DiTConfig,
 ) -> FullPass:
-    """Inputs of a pass without a cache, full or masked: context first, then the noisy target."""
+    """Returns the inputs of a pass without a cache, full or masked: context first, then the noisy target."""
     return FullPass(
         torch.cat([conditioning.context.to(noisy.dtype), noisy], dim=2),
         torch.cat([context_levels(sigma, config), sigma], dim=1),
@@ -265,5 +263,5 @@ def full_pass(
 
 
 def target_part(output: Float[Tensor, "b c f h w"], config: DiTConfig) -> Float[Tensor, "b c target_f h w"]:
-    """The target frames of the output of a full pass."""
+    """Returns the target frames of the output of a full pass."""
     return output[:, :, config.num_context_frames :]

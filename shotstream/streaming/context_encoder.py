@@ -27,10 +27,10 @@ from shotstream.vae.codec import DecodeState
 
 
 def as_picture(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """An RGB picture in eight bits; floats of 0 to 1 are rounded to the nearest of its levels.
+    """Returns an RGB picture as uint8; floats from 0 to 1 are rounded to the nearest level.
 
     Raises:
-        ValueError: It is no such picture.
+        ValueError: It is not such a picture.
     """
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
@@ -56,7 +56,7 @@ class ContextEncoder:
         has_preview: bool = False,
         keep_all: bool = False,
     ) -> None:
-        """Computes nothing yet.
+        """Creates a context encoder; nothing is computed yet.
 
         Args:
             pipeline: The pipeline that generates the shot.
@@ -103,13 +103,13 @@ class ContextEncoder:
         self._encode()
 
     def frames(self, num_chunks: int) -> UInt8[np.ndarray, "f h w 3"]:
-        """The codec's frames of the first chunks; requires `keep_all`."""
+        """Returns the codec's frames of the first chunks; requires `keep_all`."""
         assert self._keep_all
         self._decode(num_chunks)
         return np.concatenate(self._chunks[:num_chunks])
 
     def take(self, num_chunks: int | None = None) -> Take:
-        """The take of the first `num_chunks` chunks; None: of all chunks.
+        """Returns the take of the first `num_chunks` chunks; None: of all chunks.
 
         Fewer than all require `keep_all`.
         """
@@ -169,7 +169,7 @@ class ContextEncoder:
                 self._held_frames[index] = frame.copy()
 
     def _possible_candidates(self) -> set[int]:
-        """Frames that are candidates for some length from here on."""
+        """Returns the frames that are candidates for some length from here on."""
         ends = range(self._num_kept, self._request.num_chunks + 1)
         return {index for end in ends for index in self._candidates(end)}
 

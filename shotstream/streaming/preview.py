@@ -1,4 +1,4 @@
-"""Previews of a shot by a light decoder while it is generated; what is stored is the codec's.
+"""Previews of a shot by a light decoder while it is generated; stored frames are the codec's.
 
 A viewer sees the frames of the light decoder. Each chunk is also decoded by the codec while the next one is
 denoised (`context_encoder.ContextEncoder`), in the same pieces. The shot's own frames, their hashes and the
@@ -14,10 +14,10 @@ from shotstream.weights.tensor_files import lazy_tensors, read_pytorch, read_saf
 
 
 def read_preview(path: Path, pipeline: StreamingPipeline) -> TinyDecoder:
-    """TAEHV's decoder from its published file (.pth, or .safetensors with the same names), for a pipeline.
+    """Returns TAEHV's decoder from its published file (.pth, or .safetensors with the same names).
 
     Raises:
-        ValueError: The pipeline is not of the Wan family, or the file does not hold what it should.
+        ValueError: The pipeline is not of the Wan family, or the file is not that of the decoder.
     """
     if pipeline.config.family != "wan":
         raise ValueError(

@@ -1,15 +1,15 @@
-"""A story in the making: shots one after another, each chunk handed out as soon as it is decoded.
+"""A session: the generation of a film, shot after shot, each chunk yielded as soon as it is decoded.
 
-A session is its takes: what each shot was made from, and the latents of the few frames of it that later
-shots may look back at. Takes never change, so that a fork shares them, undo drops one, and a saved
-session is them written down. A shot is a pure function of (weights, its context, its captions, its seed):
-on the same hardware, dtype, thread count and torch version it comes out with identical frames.
+A session consists of its takes: the inputs of each shot, and the latents of the few frames of it that later
+shots may use as context. Takes never change: a fork shares them, undo removes one, and a saved session is a
+file of them. A shot is a pure function of (weights, its context, its captions, its seed): on the same
+hardware, dtype, number of threads and torch version its frames are identical.
 
-A cut is just the next call of `shot`. Closing the iterator of a shot early, or letting go of it, is a cut
-at that chunk: the session keeps what was handed out. An error in the middle of a shot keeps nothing of
-it.
+A cut is simply the next call of `shot`. Closing or deleting the iterator of a shot early is a cut at that
+chunk: the session keeps the chunks that were yielded. After an error in a shot nothing of it is kept.
 
-Not for several threads at once; sessions of one pipeline may be interleaved freely between chunks.
+A session must not be used by several threads at once; sessions of one pipeline may be interleaved between
+chunks.
 """
 
 import os
@@ -39,18 +39,18 @@ from shotstream.streaming.shot_request import ShotRequest
 
 
 class StorySession:
-    """A film under one global caption. Made by `StreamingPipeline.session`."""
+    """A session: the film of one global caption. Created by `StreamingPipeline.session`."""
 
     def __init__(self, pipeline: StreamingPipeline, global_caption: str, *, seed: int = 0) -> None:
-        """An empty film.
+        """Creates an empty session.
 
         Args:
-            pipeline: What it is made with; shared with other sessions.
-            global_caption: What all shots share.
-            seed: Shots without a seed of their own derive one from it and their index.
+            pipeline: The pipeline; other sessions may share it.
+            global_caption: Caption of all shots.
+            seed: Seed of the session; shots without their own seed derive one from it and their index.
 
         Raises:
-            ValueError: The caption is empty or the seed out of range.
+            ValueError: The caption is empty or the seed is out of range.
         """
         if not global_caption.strip():
             raise ValueError("the global caption is empty; say what all shots share")
@@ -66,10 +66,10 @@ class StorySession:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], pipeline: StreamingPipeline) -> "StorySession":
-        """The session saved at `path`; it goes on as if it had never ended.
+        """Returns the session saved at `path`; it continues as if it had never ended.
 
         Raises:
-            SessionError: The file is no saved session, is damaged, or belongs to another model.
+            SessionError: The file is not a saved session, is damaged, or belongs to another model.
         """
         saved = read_session(Path(path))
         _check_origin(saved, pipeline, Path(path))
@@ -79,22 +79,22 @@ class StorySession:
 
     @property
     def global_caption(self) -> str:
-        """The caption that all shots share."""
+        """Caption of all shots."""
         return self._global_caption
 
     @property
     def seed(self) -> int:
-        """The seed of shots without one."""
+        """Seed of the session, for shots without their own."""
         return self._seed
 
     @property
     def shots(self) -> tuple[Take, ...]:
-        """The finished shots; one whose iterator is held, and not exhausted or closed, is not there yet."""
+        """The finished shots; not the one whose iterator is still open."""
         return self._takes
 
     @property
     def pinned_shots(self) -> tuple[int, ...]:
-        """The shot that each pinned picture belongs to, in the order of pinning."""
+        """Index of the shot of each pinned picture, in the order of pinning."""
         return tuple(pin.shot_index for pin in self._pins)
 
     def shot(
@@ -105,21 +105,22 @@ class StorySession:
         seed: int | None = None,
         steps: int | None = None,
     ) -> Iterator[Chunk]:
-        """The next shot, chunk by chunk, as it is made. A shot still open is cut at its last chunk.
+        """Returns an iterator that generates the next shot, chunk by chunk.
 
-        Nothing is computed before the first chunk is asked for. A chunk is committed to the cache after it
-        was handed out, when the next one is asked for.
+        An open shot is cut at its last chunk. Nothing is computed before the first chunk is requested. A
+        chunk is committed to the cache after it was yielded, when the next one is requested.
 
         Args:
-            caption: What this shot shows.
-            num_chunks: Its length; None is the model's usual one. Close the iterator to end it earlier.
-            seed: Of its noise; None derives one from the session's seed and the shot's index.
-            steps: Denoising steps per chunk; None is what the model was trained for.
+            caption: Caption of this shot.
+            num_chunks: Length in chunks; None: the model's default length. Close the iterator to end it
+                earlier.
+            seed: Seed of the noise; None: derived from the session's seed and the shot's index.
+            steps: Denoising steps per chunk; None: the number that the model was trained for.
 
         Raises:
-            ValueError: An empty caption, or a number out of range.
+            ValueError: The caption is empty, or a number is out of range.
         """
-        self._request(caption, num_chunks, 0 if seed is None else seed, steps, 0)  # wrong ones cut nothing
+        self._request(caption, num_chunks, 0 if seed is None else seed, steps, 0)  # checks the arguments
         self._end_open_shot()
         seed = shot_seed(self._seed, len(self._takes)) if seed is None else seed
         return self._start(self._request(caption, num_chunks, seed, steps, len(self._takes)))
@@ -133,18 +134,18 @@ class StorySession:
         num_chunks: int | None = None,
         steps: int | None = None,
     ) -> Iterator[Chunk]:
-        """Shot `shot_index` once more, chunk by chunk; it replaces the old take and every shot after it.
+        """Returns an iterator that generates shot `shot_index` again.
 
-        The shots after it were made from the old take, so they go; `fork` first to keep them. Until the new
-        take is finished or cut the session is as it was, and an error or no chunk at all leaves it so.
+        The take replaces the old one and all later shots, because these were generated from the old take;
+        `fork` first to keep them. Until the new take is finished or cut the session does not change, nor
+        after an error or without any chunk.
 
         Args:
-            shot_index: A finished shot, 0-based; negative counts from the end.
-            caption: None keeps the old one.
-            seed: None keeps the old one for another caption, length or number of steps, else derives the
-                next one.
-            num_chunks: None keeps the old length.
-            steps: None keeps the old number.
+            shot_index: A finished shot, from 0; negative counts from the end.
+            caption: New caption; None: unchanged.
+            seed: New seed; None: unchanged if another argument is given, else the next seed is derived.
+            num_chunks: New length in chunks; None: unchanged.
+            steps: New number of denoising steps; None: unchanged.
 
         Raises:
             ValueError: There is no such shot, or as in `shot`.
@@ -172,7 +173,9 @@ class StorySession:
         )
 
     def undo(self) -> Take:
-        """Drop the last shot and the pictures pinned to it; returns it. A shot still open is cut, and last.
+        """Removes the last shot and the pictures pinned to it, and returns it.
+
+        An open shot is cut, and is the last.
 
         Raises:
             ValueError: There is no shot.
@@ -185,23 +188,23 @@ class StorySession:
         return last
 
     def fork(self) -> "StorySession":
-        """Another session with the same finished shots and pins; neither sees what becomes of the other."""
+        """Returns a session with the same finished shots and pins; afterwards both are independent."""
         other = StorySession(self._pipeline, self._global_caption, seed=self._seed)
         other._takes, other._pins = self._takes, self._pins
         return other
 
     def pin(self, image: np.ndarray, shot_index: int) -> None:
-        """Keep a picture in the context of every shot to come, as a frame of a finished shot.
+        """Pins a picture: it is in the context of every later shot.
 
         Args:
-            image: RGB at the model's frame size, "h w 3": a frame of the film, or any other picture in uint8,
-                or in floats of 0 to 1.
-            shot_index: The shot it counts as a frame of: it gets that shot's phase and caption. Negative
-                counts from the end.
+            image: RGB at the model's frame size, "h w 3": a frame of the film, or any other picture, in uint8
+                or in floats from 0 to 1.
+            shot_index: The finished shot that it counts as a frame of, whose phase and caption it gets.
+                Negative counts from the end.
 
         Raises:
-            ValueError: No such shot, no picture or one of another size, as many pins as the context allows,
-                or a model whose context policy knows no pins.
+            ValueError: There is no such shot, the picture is invalid or has another size, the maximum number
+                of pins is reached, or the model's context policy does not support pins.
         """
         shot_index = self._existing(shot_index)
         policy, budget = self._pipeline.config.context_policy, self._pipeline.context_budget
@@ -214,12 +217,12 @@ class StorySession:
         self._pins = (*self._pins, Pin(shot_index=shot_index, latent=latent))
 
     def unpin(self, shot_index: int | None = None) -> None:
-        """Forget the pictures pinned to a shot; None forgets all."""
+        """Removes the pictures pinned to a shot; None removes all."""
         freed = None if shot_index is None else self._existing(shot_index)
         self._pins = tuple(pin for pin in self._pins if freed is not None and pin.shot_index != freed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the finished shots and pins to one file, whole or not at all; lossless, see `load`."""
+        """Writes the finished shots and pins to one file, atomically and without loss; see `load`."""
         write_session(
             Path(path),
             SavedSession(
@@ -249,7 +252,7 @@ class StorySession:
 
     def _start(self, request: ShotRequest) -> Iterator[Chunk]:
         shot = self._film(request)
-        # Weak, so that a caller who lets go of the iterator ends the shot there and then.
+        # Weak, so that deleting the iterator ends the shot at once.
         self._open_shot, self._open_shot_index = weakref.ref(shot), len(request.takes)
         return shot
 
@@ -260,7 +263,7 @@ class StorySession:
             try:
                 yield from chunks
             except GeneratorExit:
-                # Nothing is made any more that nobody asked for, while what stays is encoded.
+                # Closed first, so that no chunk is prefetched while the context frames are encoded.
                 chunks.close()
                 self._set((*request.takes, encoder.take()))
                 raise
@@ -279,7 +282,7 @@ class StorySession:
         self._pins = tuple(pin for pin in self._pins if pin.shot_index < replaced_from)
 
     def _num_shots_if_cut(self) -> int:
-        """The number of shots once the open one has ended; one that has handed out nothing leaves no take."""
+        """Returns the number of shots after the open one ends; without any chunk it leaves no take."""
         shot = self._open_shot() if self._open_shot is not None else None
         if shot is None or getgeneratorstate(shot) != GEN_SUSPENDED:
             return len(self._takes)

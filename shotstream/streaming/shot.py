@@ -1,7 +1,7 @@
-"""Generates a shot, chunk by chunk: from a request to decoded frames, without changing a session.
+"""The generation of a shot, chunk by chunk: from a request to decoded frames, without changing a session.
 
-A chunk is handed out as soon as it is decoded; its commit pass runs when the next one is asked for, or
-before, in a pipeline that overlaps.
+A chunk is yielded as soon as it is decoded. Its commit pass runs when the next chunk is requested, or earlier
+if the pipeline prefetches chunks.
 """
 
 import atexit
@@ -37,47 +37,49 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkTimings:
-    """Seconds on the way to a chunk; see `timing` for what they mean on a GPU.
+    """Seconds for each part of a chunk; see `timing` for their meaning on a GPU.
 
-    In a pipeline that overlaps, decoding ran beside the rest of the next chunk's.
+    If the pipeline prefetches chunks, decoding ran beside the denoising of the next chunk.
     """
 
     text_s: float
-    """Encoding captions; first chunk of a shot only."""
+    """Seconds for encoding captions; first chunk of a shot only."""
     context_s: float
-    """Sampling and committing the context; first chunk of a shot only."""
+    """Seconds for choosing and committing the context; first chunk of a shot only."""
     denoise_s: float
-    """Denoising this chunk."""
+    """Seconds for denoising this chunk."""
     commit_s: float
-    """Committing the chunk before it, which runs after that one was handed out; not in the first chunk."""
+    """Seconds for committing the previous chunk, which happens after that was yielded; 0 for the first
+    chunk.
+    """
     decode_s: float
-    """From latents to frames in memory."""
+    """Seconds from latents to frames in memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """Frames of a shot, as they are done."""
+    """A chunk of a shot: its frames, its latents and their timings."""
 
     frames: UInt8[np.ndarray, "f h w 3"] = field(repr=False)
-    """RGB, read-only: later shots look back at this very memory."""
+    """RGB frames, read-only, because they may become context of later shots."""
     latents: Float[Tensor, "1 z latent_f latent_h latent_w"] = field(repr=False)
-    """What they were decoded from, on the pipeline's device."""
+    """Latents of the frames, on the pipeline's device."""
     shot_index: int
-    """0-based, in the film."""
+    """Index of the shot in the film, from 0."""
     chunk_index: int
-    """0-based, in the shot."""
+    """Index of the chunk in the shot, from 0."""
     timings: ChunkTimings
-    """How long its parts took."""
+    """Seconds for each of its parts."""
 
 
 _LAST_CHUNK_S = 60.0
-"""How long the end of the process waits for a chunk that a thread is making."""
+"""Maximum seconds that the end of the process waits for a chunk that a thread is generating."""
 _process_ends = threading.Event()
 _open_shots: "weakref.WeakSet[Generator[Chunk, None, None]]" = weakref.WeakSet()
 
 
 def closed_at_exit(make: Callable[P, Generator[Chunk]]) -> Callable[P, Generator[Chunk]]:
-    """The same function; its generators are closed when the process ends, if someone still holds them."""
+    """Returns the same function; its generators are closed when the process ends."""
 
     @wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Generator[Chunk]:
@@ -90,13 +92,13 @@ def closed_at_exit(make: Callable[P, Generator[Chunk]]) -> Callable[P, Generator
 
 @atexit.register
 def _close_shots() -> None:
-    """Closes open shots: torch aborts a process whose generators go on while the interpreter ends."""
+    """Closes open shots: torch aborts a process whose generators run while the interpreter ends."""
     _process_ends.set()
     last_s = time.monotonic() + _LAST_CHUNK_S
     if threading.active_count() > 1:
-        time.sleep(0.1)  # a thread that is between two chunks goes on to the one that ends its shot
+        time.sleep(0.1)  # a thread between two chunks continues until the chunk that ends its shot
     for shot in tuple(_open_shots):
-        # One that a thread is making ends with its chunk.
+        # A shot that a thread is generating ends with its current chunk.
         while getgeneratorstate(shot) == GEN_RUNNING and time.monotonic() < last_s:
             time.sleep(0.01)
         if getgeneratorstate(shot) == GEN_SUSPENDED:
@@ -110,7 +112,7 @@ def make_shot(
     preview: StreamDecoder | None = None,
     context_encoder: ContextEncoder | None = None,
 ) -> Generator[Chunk]:
-    """Generates the chunks of one shot, each on request.
+    """Yields the chunks of one shot, each generated on request.
 
     Args:
         pipeline: The pipeline.
@@ -147,16 +149,16 @@ class _Denoised:
     latents: Tensor
     parts_s: Mapping[str, float]
     ready: torch.cuda.Event | None
-    """When the latents are there; for whoever reads them on another stream."""
+    """CUDA event at which the latents are complete, for readers on other streams; None on a CPU."""
 
 
 @contextmanager
 def _denoising(
     pipeline: StreamingPipeline, request: ShotRequest
 ) -> Generator[Callable[[], _Denoised | None]]:
-    """Gives a function that denoises the next chunk of a shot; it commits the one before first.
+    """Yields a function that denoises the next chunk of a shot, after it has committed the previous one.
 
-    With an inference group all processes do so together; with a prefetcher a thread does, one chunk ahead.
+    With an inference group all processes do this together; with a prefetcher a thread does, one chunk ahead.
     """
     stopwatch = pipeline.stopwatch()
     with ExitStack() as ended:
@@ -199,7 +201,7 @@ def _denoising(
 
 
 def condition_request(pipeline: StreamingPipeline, request: ShotRequest) -> ConditionedShot:
-    """The conditioning of a shot, a batch of one on the pipeline's device, and its caption rows."""
+    """Returns the conditioning of a shot, a batch of one on the pipeline's device, and its caption rows."""
     return condition_next_shot(
         request.memories,
         request.caption,
@@ -214,13 +216,13 @@ def condition_request(pipeline: StreamingPipeline, request: ShotRequest) -> Cond
 def finish_shot(
     pipeline: StreamingPipeline, request: ShotRequest, frames: UInt8[np.ndarray, "f h w 3"], num_chunks: int
 ) -> Take:
-    """The take of a shot whose frames are there: what later shots may look at of them is encoded now.
+    """Returns the take of a shot with given frames; its memory is encoded now.
 
     Args:
-        pipeline: What it was made with.
-        request: What it was made from.
-        frames: All of them.
-        num_chunks: Those that were made, which may be fewer than were ordered.
+        pipeline: The pipeline that generated it.
+        request: The request of the shot.
+        frames: All its frames.
+        num_chunks: Number of generated chunks, which may be fewer than requested.
     """
     stopwatch = pipeline.stopwatch()
     with stopwatch.part("keep"):

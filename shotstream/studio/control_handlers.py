@@ -85,6 +85,7 @@ def check_shot_length(num_chunks: int | None, limits: Limits) -> None:
 
 @apply_control.register
 def handle_add_shot(control: AddShot, story: OpenStory) -> Effect:
+    """Adds a shot to the film; see `AddShot`."""
     shot = new_shot_entry(control.shot, story.app.limits)
     shot_list = _insert_shot(story, story.shot_list, shot, control.index)
     story.commit(shot_list, f"Add {_truncate(shot.caption)}")
@@ -93,6 +94,7 @@ def handle_add_shot(control: AddShot, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_edit_shot(control: EditShot, story: OpenStory) -> Effect:
+    """Changes the caption, length or seed of a shot; see `EditShot`."""
     index, shot = _find_shot(story, control.shot_id)
     if control.caption is not None:
         check_caption_length(control.caption, story.app.limits)
@@ -109,6 +111,7 @@ def handle_edit_shot(control: EditShot, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_remove_shot(control: RemoveShot, story: OpenStory) -> Effect:
+    """Removes a shot from the film; see `RemoveShot`."""
     index, shot = _find_shot(story, control.shot_id)
     shots = tuple(c for c in story.shot_list.shots if c.shot_id != shot.shot_id)
     story.commit(replace(story.shot_list, shots=shots), f"Remove shot {index + 1}")
@@ -118,6 +121,7 @@ def handle_remove_shot(control: RemoveShot, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_move_shot(control: MoveShot, story: OpenStory) -> Effect:
+    """Moves a shot to another index; see `MoveShot`."""
     index, shot = _find_shot(story, control.shot_id)
     shots = [c for c in story.shot_list.shots if c.shot_id != shot.shot_id]
     shots.insert(control.index, shot)
@@ -127,6 +131,7 @@ def handle_move_shot(control: MoveShot, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_make_shot(control: MakeShot, story: OpenStory) -> Effect:
+    """Queues a shot, and earlier ones without a take; see `MakeShot`."""
     index, shot = _find_shot(story, control.shot_id)
     if shot.take_id is not None and not stale_reasons(story.shot_list, index, story.history.takes):
         raise ApiError("refused", f"shot {index + 1} is finished; use retake for another take")
@@ -137,6 +142,7 @@ def handle_make_shot(control: MakeShot, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_retake(control: Retake, story: OpenStory) -> Effect:
+    """Queues another take of a shot, with the next unused seed by default; see `Retake`."""
     index, shot = _find_shot(story, control.shot_id)
     if shot.take_id is None:
         raise ApiError("refused", f"shot {index + 1} has no take yet; generate it first")
@@ -158,6 +164,7 @@ def handle_retake(control: Retake, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_remake_stale(control: RemakeStale, story: OpenStory) -> Effect:
+    """Queues the first stale shot and all later ones with a take; see `RemakeStale`."""
     del control
     shot_list, takes = story.shot_list, story.history.takes
     stale = [i for i in range(len(shot_list.shots)) if stale_reasons(shot_list, i, takes)]
@@ -171,6 +178,7 @@ def handle_remake_stale(control: RemakeStale, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_choose_take(control: ChooseTake, story: OpenStory) -> Effect:
+    """Chooses a finished take, and takes its caption, length and seed over; see `ChooseTake`."""
     index, shot = _find_shot(story, control.shot_id)
     take = story.history.takes.get(control.take_id)
     if take is None or take.shot_id != shot.shot_id:
@@ -188,6 +196,7 @@ def handle_choose_take(control: ChooseTake, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_cut(control: Cut, story: OpenStory) -> Effect:
+    """Ends the shot that is playing with the playing chunk, and queues the next shot; see `Cut`."""
     added = None if control.shot is None else new_shot_entry(control.shot, story.app.limits)
     if added is not None:
         _check_shot_count(story, story.shot_list)
@@ -233,6 +242,7 @@ def handle_cut(control: Cut, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_stop(control: Stop, story: OpenStory) -> Effect:
+    """Ends the running take with its last finished chunk, and turns autoplay off; see `Stop`."""
     del control
     job = story.job
     if job is None or job.num_made == 0:
@@ -251,6 +261,7 @@ def handle_stop(control: Stop, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_set_autoplay(control: SetAutoplay, story: OpenStory) -> Effect:
+    """Turns autoplay on or off; see `SetAutoplay`."""
     story.history.set_queue(autoplay=control.on)
     story.mark_changed()
     return _effect_at_next(story)
@@ -258,6 +269,7 @@ def handle_set_autoplay(control: SetAutoplay, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_edit_story(control: EditStory, story: OpenStory) -> Effect:
+    """Changes the title or the global caption; see `EditStory`."""
     old = story.shot_list
     shot_list = old
     if control.title is not None:
@@ -273,6 +285,7 @@ def handle_edit_story(control: EditStory, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_undo(control: Undo, story: OpenStory) -> Effect:
+    """Discards the running take, or reverts the last change; see `Undo`."""
     del control
     if story.job is not None:
         index = story.job.request.index
@@ -284,12 +297,14 @@ def handle_undo(control: Undo, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_redo(control: Redo, story: OpenStory) -> Effect:
+    """Applies the last reverted change again; see `Redo`."""
     del control
     return _switch_shot_list(story, story.history.redo)
 
 
 @apply_control.register
 def handle_branch(control: Branch, story: OpenStory) -> Effect:
+    """Creates a branch from the film up to a shot, and shows it; see `Branch`."""
     shot_list = story.shot_list
     if control.shot_id is not None:
         index, _ = _find_shot(story, control.shot_id)
@@ -303,6 +318,7 @@ def handle_branch(control: Branch, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_switch_branch(control: SwitchBranch, story: OpenStory) -> Effect:
+    """Shows another branch; see `SwitchBranch`."""
     if control.branch_id not in story.history.branches:
         raise ApiError("not_found", "this story has no such branch")
     return _switch_shot_list(story, lambda: story.history.switch_branch(control.branch_id))
@@ -310,6 +326,7 @@ def handle_switch_branch(control: SwitchBranch, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_pin(control: Pin, story: OpenStory) -> Effect:
+    """Pins a frame of the film; see `Pin`."""
     pipeline, shot_list, frame = story.app.pipeline, story.shot_list, control.frame
     most = max_pins(pipeline.config.context_policy, pipeline.context_budget)
     if len(shot_list.pins) >= most:
@@ -327,6 +344,7 @@ def handle_pin(control: Pin, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_unpin(control: Unpin, story: OpenStory) -> Effect:
+    """Removes a pin; see `Unpin`."""
     pins = tuple(pin for pin in story.shot_list.pins if pin.pin_id != control.pin_id)
     if len(pins) == len(story.shot_list.pins):
         raise ApiError("not_found", "this story has no such pin")

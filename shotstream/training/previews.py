@@ -1,4 +1,4 @@
-"""Pictures and numbers drawn while a theatre model trains, always from the same held-out stories."""
+"""Previews of a theatre model in training: pictures and scores, always from the same held-out stories."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ _NUM_STORIES, _NUM_SHOTS, _NUM_LATENT_FRAMES = 4, 3, 6
 
 
 def held_out_stories(codec: Codec, budget: int) -> list[StoryLatents]:
-    """The stories of every preview."""
+    """Returns the stories of every preview."""
     rng = np.random.default_rng(20_000)
     lengths = [1 + 4 * (_NUM_LATENT_FRAMES - 1)] * _NUM_SHOTS
     return [
@@ -43,15 +43,16 @@ def held_out_stories(codec: Codec, budget: int) -> list[StoryLatents]:
 def preview_teacher(
     stage: TeacherStage, model: TextConditionedDiT, step: int, directory: Path
 ) -> Mapping[str, float]:
-    """Writes a sheet, a story per pair of rows (truth, generated); the oracle's scores and the held-out loss.
+    """Writes a sheet with truth and generated shots of each story; returns scores and held-out losses.
 
-    Each shot was given the true earlier ones, so memory is that of shots made apart from each other.
+    Each shot has the true earlier shots as context, so memory scores are those of independently generated
+    shots.
 
     Args:
-        stage: whose settings and codec these are.
+        stage: the teacher's stage.
         model: its averaged model.
-        step: steps done.
-        directory: where the sheet is written.
+        step: number of steps done.
+        directory: directory of the sheet.
     """
     pool = stage.source
     assert isinstance(pool, StoryPool)
@@ -85,14 +86,14 @@ def preview_teacher(
 def held_out_losses(
     stage: TeacherStage, model: TextConditionedDiT, stories: list[StoryLatents]
 ) -> Mapping[str, float]:
-    """The losses on held-out stories, bidirectional and causal, always with the default `TeacherConfig`.
+    """Returns the losses on held-out stories, bidirectional and causal, with the default `TeacherConfig`.
 
     The recipe's own weights and shares do not enter, so that runs can be compared that differ in them.
     Batches are drawn as its `data` says: seed, size and shares of places, pairs and drops still count.
     """
     pool = stage.source
     assert isinstance(pool, StoryPool)
-    # These stories have one length, training's have several.
+    # These stories have one length; those of training have several.
     config = dataclasses.replace(pool.config, num_latent_frames=(_NUM_LATENT_FRAMES,))
     held_out = StoryPool(config, pool.codec, pool.dit, pool.policy, seed=pool.seed)
     losses: dict[str, float] = {}
@@ -107,7 +108,7 @@ def held_out_losses(
 
 
 def _judged(stories: list[StoryLatents], decoded: np.ndarray) -> dict[str, float]:
-    """The oracle's mean score on every axis that could be judged."""
+    """Returns the oracle's mean score on every axis that could be judged."""
     films = decoded.reshape(len(stories), _NUM_SHOTS, *decoded.shape[1:])
     scores = joined(
         [
@@ -127,7 +128,7 @@ def sample_shots(
     num_steps: int,
     guidance: float,
 ) -> Tensor:
-    """Latents of shots sampled bidirectionally, given the true frames of the earlier shots."""
+    """Returns latents of bidirectionally sampled shots, with the true frames of earlier shots as context."""
     model_config = stage.recipe.model
     pairs = [
         condition_story_shot(story, index, model_config.dit, model_config.context_policy)
@@ -148,7 +149,7 @@ def sample_shots(
 
 
 def preview_student(pipeline: StreamingPipeline, step: int, directory: Path) -> Mapping[str, float]:
-    """Writes a sheet of held-out films with their truth above, and scores them with the oracle."""
+    """Writes a sheet of held-out films with their truth, and returns the oracle's scores."""
     config = EvaluationConfig(num_stories=_NUM_STORIES, num_shots=_NUM_SHOTS, num_chunks=2, judge_truth=False)
     report = evaluate(pipeline, config, sheet=directory / f"preview_{step:07d}.png")
     return {row.axis: row.mean for row in report.rows if row.mean is not None}
