@@ -39,7 +39,9 @@ MAX_CHUNKS_PER_SHOT = 1000
 MAX_SEED = 2**63 - 1
 
 CaptionStyle = Literal["plain", "published"]
-"""How a global caption and a shot's caption become one text: joined plainly, or as in the published code."""
+"""Form of the text from a global caption and a shot's caption: joined plainly, or as in the published
+code.
+"""
 
 _STORIES_DIR = Path(__file__).parent / "stories"
 _NUMBERED = re.compile(r"shot[\s_-]*([0-9]{1,6})")

@@ -56,7 +56,7 @@ class TextEncoder(Protocol):
         ...
 
     def suggestions(self, word: str) -> tuple[str, ...]:
-        """Known words close to an unknown one, the closest first."""
+        """Returns known words close to an unknown one, the closest first."""
         ...
 
 
@@ -218,7 +218,7 @@ class UMT5TextEncoder:
         return ()
 
     def suggestions(self, word: str) -> tuple[str, ...]:  # noqa: ARG002 (the protocol's argument)
-        """Nothing: no word is unknown."""
+        """Returns an empty tuple, because no word is unknown."""
         return ()
 
     def _encode_one(self, caption: str) -> Float[Tensor, "n d"]:

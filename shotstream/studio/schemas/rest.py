@@ -59,7 +59,7 @@ class Suggestions(Message):
     spots: tuple[str, ...]
     cameras: tuple[str, ...]
     held_out: tuple[tuple[str, str], ...]
-    """(species, colour) pairs that were never shown in training."""
+    """Pairs (species, colour) that were never shown in training."""
     words: tuple[str, ...]
     """Every word of the vocabulary."""
     examples: tuple[str, ...]

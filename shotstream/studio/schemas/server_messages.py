@@ -70,8 +70,8 @@ class TakeEnded(Message):
     take_id: Id
     shot_id: Id
     outcome: Literal["finished", "cut", "discarded", "failed"]
-    """How it ended. finished, cut: the take is on disk and in the database; discarded, failed: nothing of it
-    is kept.
+    """Outcome of the generation. finished, cut: the take is on disk and in the database; discarded, failed:
+    nothing of it is kept.
     """
     num_chunks: int
     """Chunks that the take keeps; chunks sent beyond these are void."""
@@ -82,9 +82,9 @@ class Telemetry(Message):
 
     type: Literal["telemetry"] = "telemetry"
     state: Literal["generating", "ahead", "idle", "paused", "full"]
-    """What the story does. generating: a take; ahead: it waits, because the look-ahead limit before the
-    slowest viewer is reached; idle: nothing to generate; paused: no viewer is connected; full: the quota is
-    reached, or disk or database cannot be written now.
+    """State of generation. generating: a take is generated; ahead: it waits, because the look-ahead limit
+    before the slowest viewer is reached; idle: nothing to generate; paused: no viewer is connected; full: the
+    quota is reached, or disk or database cannot be written now.
     """
     fps: float
     """Frames generated per second for this story, over the last few seconds."""
