@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.browser.seen import WAIT_S, WIDE
+from tests.browser.studio_page import WAIT_S, WIDE
 
 
 class Server:

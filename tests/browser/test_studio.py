@@ -12,7 +12,7 @@ import pytest
 
 from shotstream.film.replay import read_replay
 from tests.browser.conftest import Server
-from tests.browser.seen import PHONE, WIDE, Seen
+from tests.browser.studio_page import PHONE, WIDE, StudioPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -22,112 +22,115 @@ MAX_ERROR = 6.0
 
 
 @pytest.fixture
-def seen(page: Any, server: Server) -> Seen:
-    return Seen(page, server)
+def studio_page(page: Any, server: Server) -> StudioPage:
+    return StudioPage(page, server)
 
 
-def test_the_pictures_that_are_shown_are_the_engines(seen: Seen) -> None:
-    seen.page.goto(seen.server.address)
-    seen.page.wait_for_selector("[data-story=fox-and-owl] img")
-    seen.save("home-dark")
-    seen.begin("fox-and-owl")
-    first = seen.frame
-    seen.until(lambda: seen.frame > first)
-    seen.until_made()
-    seen.pause()
-    seen.save("playing-dark")
-    seen.press("Home")
-    seen.page.focus("#scrubber")
+def test_the_pictures_that_are_shown_are_the_engines(studio_page: StudioPage) -> None:
+    studio_page.page.goto(studio_page.server.address)
+    studio_page.page.wait_for_selector("[data-story=fox-and-owl] img")
+    studio_page.screenshot("home-dark")
+    studio_page.start_story("fox-and-owl")
+    first = studio_page.frame
+    studio_page.wait_until(lambda: studio_page.frame > first)
+    studio_page.wait_until_generated()
+    studio_page.pause()
+    studio_page.screenshot("playing-dark")
+    studio_page.press("Home")
+    studio_page.page.focus("#scrubber")
     for key in ("Home", "ArrowRight", "PageDown", "PageDown", "PageDown", "End", "ArrowLeft"):
-        seen.page.keyboard.press(key)
-        seen.until_shown(MAX_ERROR)
-    own, other = seen.engines(seen.frame), seen.engines(0)
+        studio_page.page.keyboard.press(key)
+        studio_page.wait_until_shown(MAX_ERROR)
+    own, other = studio_page.expected_frame(studio_page.frame), studio_page.expected_frame(0)
     assert np.abs(own - other).mean() > 2 * MAX_ERROR, "another frame would have been told apart"
 
 
-def test_a_film_is_directed_taken_home_and_made_again(seen: Seen, tmp_path: Path) -> None:
-    page = seen.page
-    seen.begin("robot-by-the-sea")
+def test_a_film_is_directed_taken_home_and_made_again(studio_page: StudioPage, tmp_path: Path) -> None:
+    page = studio_page.page
+    studio_page.start_story("robot-by-the-sea")
 
     # Cut in the first chunk: the next shot begins there, with what was written.
-    seen.pause()
+    studio_page.pause()
     page.focus("#scrubber")
     page.keyboard.press("Home")
-    seen.until(lambda: seen.frame == 0)
+    studio_page.wait_until(lambda: studio_page.frame == 0)
     page.fill("#next-shot", CAPTION)
     page.click(".composer .cut")
-    seen.until(
+    studio_page.wait_until(
         lambda: (
-            page.get_by_title("time from the prompt to the first frame").count() and CAPTION in cards(seen)
+            page.get_by_title("time from the prompt to the first frame").count()
+            and CAPTION in cards(studio_page)
         )
     )
-    at = next(i for i, shot in enumerate(seen.story()["shots"]) if shot["caption"] == CAPTION)
-    cut_shot = seen.story()["shots"][at - 1]
+    at = next(i for i, shot in enumerate(studio_page.story()["shots"]) if shot["caption"] == CAPTION)
+    cut_shot = studio_page.story()["shots"][at - 1]
     assert next(t for t in cut_shot["takes"] if t["take_id"] == cut_shot["take_id"])["was_cut"]
-    seen.until(
+    studio_page.wait_until(
         lambda: page.get_attribute(".card[data-here] .face", "aria-label").startswith(f"Shot {at + 1},")
     )
-    seen.save("after-a-cut-dark")
-    seen.until_made()
-    seen.pause()
+    studio_page.screenshot("after-a-cut-dark")
+    studio_page.wait_until_generated()
+    studio_page.pause()
 
     # Re-take: the later shots become stale, and are made again.
     page.click(".card >> nth=0 >> .face")
-    old = seen.story()["shots"][0]["take_id"]
+    old = studio_page.story()["shots"][0]["take_id"]
     page.click("text=Retake")
-    seen.until(lambda: seen.story()["shots"][0]["take_id"] != old and "stale" in seen.statuses())
-    seen.save("stale-dark")
+    studio_page.wait_until(
+        lambda: studio_page.story()["shots"][0]["take_id"] != old and "stale" in studio_page.statuses()
+    )
+    studio_page.screenshot("stale-dark")
     page.click("[aria-label='Shots'] >> text=Generate again")
-    seen.until_made()
+    studio_page.wait_until_generated()
     assert page.locator(".take").count() >= 2
 
     # Choose the earlier take, and undo that.
-    new = seen.story()["shots"][0]["take_id"]
+    new = studio_page.story()["shots"][0]["take_id"]
     page.click(".take[aria-pressed=false] >> nth=0")
-    seen.until(lambda: seen.story()["shots"][0]["take_id"] != new)
+    studio_page.wait_until(lambda: studio_page.story()["shots"][0]["take_id"] != new)
     page.click("[data-act=undo]")
-    seen.until(lambda: seen.story()["shots"][0]["take_id"] == new)
+    studio_page.wait_until(lambda: studio_page.story()["shots"][0]["take_id"] == new)
     page.click("[data-act=redo]")
-    seen.until(lambda: seen.story()["shots"][0]["take_id"] != new)
+    studio_page.wait_until(lambda: studio_page.story()["shots"][0]["take_id"] != new)
     page.click("[data-act=undo]")
-    seen.until(lambda: set(seen.statuses()) == {"done"})
+    studio_page.wait_until(lambda: set(studio_page.statuses()) == {"done"})
 
     # Pin a frame of the memory, and let it go.
     page.hover(".film li >> nth=0")
     page.click(".film li >> nth=0 >> .pin")
-    seen.until(lambda: seen.story()["pins"])
+    studio_page.wait_until(lambda: studio_page.story()["pins"])
     page.wait_for_selector(".film li[data-pinned]")
-    seen.save("pinned-dark")
+    studio_page.screenshot("pinned-dark")
     page.click(".film li[data-pinned] .pin")
-    seen.until(lambda: not seen.story()["pins"])
+    studio_page.wait_until(lambda: not studio_page.story()["pins"])
 
     # A branch after the second shot goes on by itself; the other one is as it was.
-    before = [shot["take_id"] for shot in seen.story()["shots"]]
+    before = [shot["take_id"] for shot in studio_page.story()["shots"]]
     page.click(".card >> nth=1 >> .face")
     page.click(".tab.new")
-    seen.until(lambda: len(seen.statuses()) == 2)
+    studio_page.wait_until(lambda: len(studio_page.statuses()) == 2)
     page.fill("#next-shot", "Close-up: the grey robot sleeps on the beach at night.")
     page.keyboard.press("Enter")
     page.wait_for_selector(".card >> nth=2")
     page.click(".inspector >> text=Generate")
-    seen.until(lambda: seen.statuses() == ["done"] * 3)
-    seen.save("branch-dark")
+    studio_page.wait_until(lambda: studio_page.statuses() == ["done"] * 3)
+    studio_page.screenshot("branch-dark")
     page.click(".tab >> nth=0")
-    seen.until(lambda: [shot["take_id"] for shot in seen.story()["shots"]] == before)
+    studio_page.wait_until(lambda: [shot["take_id"] for shot in studio_page.story()["shots"]] == before)
 
     # Everything is there after a reload, at the same place.
-    frame = seen.frame
+    frame = studio_page.frame
     page.reload()
     page.wait_for_selector("#scrubber .head")
-    seen.until(lambda: abs(seen.frame - frame) <= 12)
-    assert seen.statuses() == ["done"] * len(before)
+    studio_page.wait_until(lambda: abs(studio_page.frame - frame) <= 12)
+    assert studio_page.statuses() == ["done"] * len(before)
     page.wait_for_timeout(500)
-    seen.pause()
-    seen.until_shown(MAX_ERROR)
+    studio_page.pause()
+    studio_page.wait_until_shown(MAX_ERROR)
 
     # Taken home; the command line makes the film again and checks every frame.
     page.click(".export")
-    seen.save("export-dark")
+    studio_page.screenshot("export-dark")
     for ending in (".mp4", ".gif", ".srt", ".vtt", ".zip", ".png", ".yaml", ".json"):
         with page.expect_download() as download:
             page.click(f".file[data-file$='{ending}'] >> nth=0")
@@ -135,7 +138,8 @@ def test_a_film_is_directed_taken_home_and_made_again(seen: Seen, tmp_path: Path
         assert (tmp_path / f"film{ending}").stat().st_size > 0
     replay = read_replay(tmp_path / "film.json")
     taken = [
-        json.loads(seen.server.read(f"api/stories/{seen.story_id}/takes/{take}/hashes")) for take in before
+        json.loads(studio_page.server.read(f"api/stories/{studio_page.story_id}/takes/{take}/hashes"))
+        for take in before
     ]
     assert [list(hashes) for hashes in replay.frame_sha256] == taken
     again = subprocess.run(
@@ -161,39 +165,39 @@ def test_a_film_is_directed_taken_home_and_made_again(seen: Seen, tmp_path: Path
     assert "every frame" in again.stdout + again.stderr
 
 
-def test_every_cut_reaches_the_screen(seen: Seen) -> None:
+def test_every_cut_reaches_the_screen(studio_page: StudioPage) -> None:
     """Once a picture that the decoder had read beyond the cut sent the page back to the old shot's end."""
-    seen.begin("fox-and-owl")
+    studio_page.start_story("fox-and-owl")
     for number in range(6):
-        count = seen.num_cuts_shown()
-        seen.page.wait_for_timeout(200 * number)
-        seen.page.fill("#next-shot", CAPTION)
-        seen.page.click(".composer .cut")
-        seen.until(lambda count=count: seen.num_cuts_shown() == count + 1)
+        count = studio_page.num_cuts_shown()
+        studio_page.page.wait_for_timeout(200 * number)
+        studio_page.page.fill("#next-shot", CAPTION)
+        studio_page.page.click(".composer .cut")
+        studio_page.wait_until(lambda count=count: studio_page.num_cuts_shown() == count + 1)
 
 
-def test_it_comes_back_by_itself_after_the_server_was_killed(seen: Seen) -> None:
-    seen.begin("frog-and-rabbit")
-    seen.until(lambda: seen.statuses()[0] == "done")
-    seen.server.kill()
-    seen.until(lambda: "connection was lost" in seen.line)
-    seen.save("lost-dark")
-    seen.server.start()
-    seen.until(lambda: "connected again" in seen.line)
-    seen.until_made()
+def test_it_comes_back_by_itself_after_the_server_was_killed(studio_page: StudioPage) -> None:
+    studio_page.start_story("frog-and-rabbit")
+    studio_page.wait_until(lambda: studio_page.statuses()[0] == "done")
+    studio_page.server.kill()
+    studio_page.wait_until(lambda: "connection was lost" in studio_page.line)
+    studio_page.screenshot("lost-dark")
+    studio_page.server.start()
+    studio_page.wait_until(lambda: "connected again" in studio_page.line)
+    studio_page.wait_until_generated()
 
 
-def test_what_is_refused_is_said_in_one_line(seen: Seen) -> None:
-    seen.begin("fox-and-owl")
-    seen.page.fill("input[inputmode=numeric]", "99999999999999999999")
-    seen.page.keyboard.press("Enter")
-    seen.until(lambda: "seed: a seed is a whole number" in seen.line)
-    seen.page.fill("#next-shot", "A dragon reads.")
-    seen.until(lambda: "dragon, reads" in seen.page.text_content("#advice"))
-    seen.press("?")
-    seen.save("keys-dark")
-    seen.page.keyboard.press("Escape")
-    seen.page.wait_for_selector("dialog", state="detached")
+def test_what_is_refused_is_said_in_one_line(studio_page: StudioPage) -> None:
+    studio_page.start_story("fox-and-owl")
+    studio_page.page.fill("input[inputmode=numeric]", "99999999999999999999")
+    studio_page.page.keyboard.press("Enter")
+    studio_page.wait_until(lambda: "seed: a seed is a whole number" in studio_page.line)
+    studio_page.page.fill("#next-shot", "A dragon reads.")
+    studio_page.wait_until(lambda: "dragon, reads" in studio_page.page.text_content("#advice"))
+    studio_page.press("?")
+    studio_page.screenshot("keys-dark")
+    studio_page.page.keyboard.press("Escape")
+    studio_page.page.wait_for_selector("dialog", state="detached")
 
 
 @pytest.mark.parametrize(("scheme", "size"), [("light", None), ("dark", PHONE), ("light", PHONE)])
@@ -203,32 +207,34 @@ def test_light_and_dark_wide_and_on_a_phone(
     context = browser.new_context(viewport=size or WIDE, color_scheme=scheme, has_touch=size is not None)
     kind = f"phone-{scheme}" if size else scheme
     try:
-        seen = Seen(context.new_page(), server)
-        seen.page.goto(server.address)
-        seen.page.wait_for_selector("[data-story=fox-and-owl] img")
-        seen.save(f"home-{kind}")
-        seen.begin("fox-and-owl")
-        seen.until(lambda: seen.statuses()[2] == "done")
-        seen.save(f"playing-{kind}")
+        studio_page = StudioPage(context.new_page(), server)
+        studio_page.page.goto(server.address)
+        studio_page.page.wait_for_selector("[data-story=fox-and-owl] img")
+        studio_page.screenshot(f"home-{kind}")
+        studio_page.start_story("fox-and-owl")
+        studio_page.wait_until(lambda: studio_page.statuses()[2] == "done")
+        studio_page.screenshot(f"playing-{kind}")
         is_wider = "() => document.documentElement.scrollWidth > innerWidth"
-        assert not seen.page.evaluate(is_wider), "nothing sticks out sideways"
-        ground = seen.page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        assert not studio_page.page.evaluate(is_wider), "nothing sticks out sideways"
+        ground = studio_page.page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         lightness = sum(int(part) for part in ground[4:-1].split(","))
         assert (lightness > 600) == (scheme == "light")
-        width = seen.page.evaluate("() => document.querySelector('video').getBoundingClientRect().width")
+        width = studio_page.page.evaluate(
+            "() => document.querySelector('video').getBoundingClientRect().width"
+        )
         assert width % 80 == 0, "each of the engine's pixels is a whole number of the screen's"
         buttons = "() => [...document.querySelectorAll('button')].map(b => b.ariaLabel || b.textContent)"
-        assert all(seen.page.evaluate(buttons)), "every button has a name"
+        assert all(studio_page.page.evaluate(buttons)), "every button has a name"
     finally:
         context.close()
 
 
-def test_the_keyboard_reaches_everything_and_types_where_it_is(seen: Seen) -> None:
+def test_the_keyboard_reaches_everything_and_types_where_it_is(studio_page: StudioPage) -> None:
     """Once a handler that returned false kept every key out of the title, Tab included."""
-    page = seen.page
-    seen.begin("fox-and-owl")
-    seen.pause()
-    seen.until(lambda: page.is_enabled(".export"))
+    page = studio_page.page
+    studio_page.start_story("fox-and-owl")
+    studio_page.pause()
+    studio_page.wait_until(lambda: page.is_enabled(".export"))
     page.focus(".mark")
     wanted = [
         ".title",
@@ -250,31 +256,33 @@ def test_the_keyboard_reaches_everything_and_types_where_it_is(seen: Seen) -> No
     page.keyboard.press("Control+A")
     page.keyboard.type("Two friends")
     page.keyboard.press("Enter")
-    seen.until(lambda: seen.story()["title"] == "Two friends")
+    studio_page.wait_until(lambda: studio_page.story()["title"] == "Two friends")
 
 
-def test_a_caption_that_is_being_edited_stays_while_the_film_goes_on(seen: Seen) -> None:
-    seen.begin("fox-and-owl")
-    seen.until(lambda: len([status for status in seen.statuses() if status == "done"]) >= 2)
-    seen.pause()
-    seen.page.focus("#scrubber")
-    seen.page.keyboard.press("Home")
-    seen.until(lambda: seen.page.text_content(".inspector h2 >> nth=0") == "Shot 1")
-    seen.page.click(".inspector textarea >> nth=0")
-    seen.page.keyboard.press("End")
-    seen.page.keyboard.type(" Slowly.")
+def test_a_caption_that_is_being_edited_stays_while_the_film_goes_on(studio_page: StudioPage) -> None:
+    studio_page.start_story("fox-and-owl")
+    studio_page.wait_until(
+        lambda: len([status for status in studio_page.statuses() if status == "done"]) >= 2
+    )
+    studio_page.pause()
+    studio_page.page.focus("#scrubber")
+    studio_page.page.keyboard.press("Home")
+    studio_page.wait_until(lambda: studio_page.page.text_content(".inspector h2 >> nth=0") == "Shot 1")
+    studio_page.page.click(".inspector textarea >> nth=0")
+    studio_page.page.keyboard.press("End")
+    studio_page.page.keyboard.type(" Slowly.")
     here = ".card[data-here] .face"
-    seen.page.evaluate("() => document.querySelector('.play').click()")
-    seen.until(lambda: seen.page.get_attribute(here, "aria-label").startswith("Shot 2,"))
-    assert seen.page.input_value(".inspector textarea >> nth=0").endswith("Slowly.")
-    assert seen.page.text_content(".inspector h2 >> nth=0") == "Shot 1"
-    seen.press("Escape")
-    seen.until(lambda: seen.story()["shots"][0]["caption"].endswith("Slowly."))
+    studio_page.page.evaluate("() => document.querySelector('.play').click()")
+    studio_page.wait_until(lambda: studio_page.page.get_attribute(here, "aria-label").startswith("Shot 2,"))
+    assert studio_page.page.input_value(".inspector textarea >> nth=0").endswith("Slowly.")
+    assert studio_page.page.text_content(".inspector h2 >> nth=0") == "Shot 1"
+    studio_page.press("Escape")
+    studio_page.wait_until(lambda: studio_page.story()["shots"][0]["caption"].endswith("Slowly."))
 
 
-def test_cards_put_words_into_a_story(seen: Seen) -> None:
-    page = seen.page
-    page.goto(seen.server.address)
+def test_cards_put_words_into_a_story(studio_page: StudioPage) -> None:
+    page = studio_page.page
+    page.goto(studio_page.server.address)
     page.click(".compose summary")
     told = "A purple fox and a yellow owl in the forest at night."
     cards = (
@@ -288,25 +296,25 @@ def test_cards_put_words_into_a_story(seen: Seen) -> None:
     )
     for words in cards:
         page.click(f".compose [aria-label='Add {words}']")
-    seen.save("cast-dark")
-    seen.until(lambda: page.input_value(".compose textarea") == told)
+    studio_page.screenshot("cast-dark")
+    studio_page.wait_until(lambda: page.input_value(".compose textarea") == told)
     page.click(".compose .primary")
-    seen.until(lambda: seen.story_id and seen.story()["global_caption"] == told)
-    assert len(seen.story()["shots"]) == 3
+    studio_page.wait_until(lambda: studio_page.story_id and studio_page.story()["global_caption"] == told)
+    assert len(studio_page.story()["shots"]) == 3
 
 
-def test_the_routes_are_listed_from_our_own_files(seen: Seen) -> None:
-    page = seen.page
-    page.goto(seen.server.address + "api/docs")
+def test_the_routes_are_listed_from_our_own_files(studio_page: StudioPage) -> None:
+    page = studio_page.page
+    page.goto(studio_page.server.address + "api/docs")
     page.wait_for_selector(".route")
     assert page.locator(".route").count() == sum(
-        len(methods) for methods in json.loads(seen.server.read("api/openapi.json"))["paths"].values()
+        len(methods) for methods in json.loads(studio_page.server.read("api/openapi.json"))["paths"].values()
     )
     page.click(".route summary:has-text('/api/model')")
     page.click("text=Send the request")
-    seen.until(lambda: '"weights_sha256"' in page.text_content(".route pre"))
-    seen.save("routes-dark")
+    studio_page.wait_until(lambda: '"weights_sha256"' in page.text_content(".route pre"))
+    studio_page.screenshot("routes-dark")
 
 
-def cards(seen: Seen) -> list[str]:
-    return [card.text_content() for card in seen.page.query_selector_all(".card .caption")]
+def cards(studio_page: StudioPage) -> list[str]:
+    return [card.text_content() for card in studio_page.page.query_selector_all(".card .caption")]

@@ -1,4 +1,4 @@
-"""What a person sees of the page: its pictures, its shots, its words."""
+"""The page object of the studio: what a user sees and does on the page."""
 
 import io
 import json
@@ -31,7 +31,7 @@ _PAUSE = """() => {
 }"""
 
 
-class Seen:
+class StudioPage:
     """A page of the studio in a browser.
 
     Args:
@@ -59,11 +59,11 @@ class Seen:
     def line(self) -> str:
         return self.page.text_content(".line")
 
-    def begin(self, name: str) -> None:
+    def start_story(self, name: str) -> None:
         """From the first page into a new bundled story."""
         self.page.goto(self.server.address)
         self.page.click(f"[data-story={name}]")
-        self.until(
+        self.wait_until(
             lambda: self.page.evaluate("() => document.querySelector('video')?.currentTime ?? 0") > 0.5
         )
 
@@ -80,15 +80,15 @@ class Seen:
         text = self.server.read("metrics").decode()
         return round(float(re.search(r"^shotstream_cut_seconds_count (\S+)$", text, re.MULTILINE)[1]))
 
-    def until(self, holds: Callable[[], Any]) -> None:
+    def wait_until(self, holds: Callable[[], Any]) -> None:
         """Waits until something holds; fails when it does not for long."""
         end_s = time.monotonic() + WAIT_S
         while not holds():
             assert time.monotonic() < end_s, f"waited in vain; the page says {self.line!r}"
             self.page.wait_for_timeout(25)
 
-    def until_made(self) -> None:
-        self.until(lambda: set(self.statuses()) == {"done"})
+    def wait_until_generated(self) -> None:
+        self.wait_until(lambda: set(self.statuses()) == {"done"})
 
     def press(self, key: str) -> None:
         """A shortcut, wherever the focus is."""
@@ -97,16 +97,16 @@ class Seen:
 
     def pause(self) -> None:
         """Pauses; a film that has come to its end meanwhile stands still by itself."""
-        self.until(lambda: self.page.evaluate(_PAUSE))
+        self.wait_until(lambda: self.page.evaluate(_PAUSE))
 
     def picture(self) -> np.ndarray:
         """What the video shows now, each of the engine's pixels averaged over its square: h w 3."""
-        seen = self.page.evaluate(_PICTURE)
-        pixels = np.array(seen["data"], np.float32).reshape(seen["height"], seen["width"], 4)[..., :3]
-        scale = seen["height"] // 48
+        shown = self.page.evaluate(_PICTURE)
+        pixels = np.array(shown["data"], np.float32).reshape(shown["height"], shown["width"], 4)[..., :3]
+        scale = shown["height"] // 48
         return pixels.reshape(48, scale, 80, scale, 3).mean((1, 3))
 
-    def engines(self, film_frame: int) -> np.ndarray:
+    def expected_frame(self, film_frame: int) -> np.ndarray:
         """The engine's own frame at a place of the film: h w 3."""
         for shot in self.story()["shots"]:
             take = next(take for take in shot["takes"] if take["take_id"] == shot["take_id"])
@@ -116,12 +116,12 @@ class Seen:
                 return np.asarray(Image.open(io.BytesIO(self.server.read(path))), np.float32)
         raise AssertionError(f"the film has no frame {film_frame}")
 
-    def until_shown(self, max_error: float) -> None:
+    def wait_until_shown(self, max_error: float) -> None:
         """Waits until the picture is the engine's frame at the playhead, but for so many levels of 255."""
-        own = self.engines(self.frame)
-        self.until(lambda: np.abs(self.picture() - own).mean() < max_error)
+        own = self.expected_frame(self.frame)
+        self.wait_until(lambda: np.abs(self.picture() - own).mean() < max_error)
 
-    def save(self, name: str) -> None:
+    def screenshot(self, name: str) -> None:
         """A screenshot, if somebody wants them."""
         folder = os.environ.get("SHOTSTREAM_PICTURES")
         if folder:
