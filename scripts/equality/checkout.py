@@ -101,11 +101,11 @@ class Checkout:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         ended = self._answer()["code"]
-        said = log.read_text(errors="replace")
+        output = log.read_text(errors="replace")
         if code is not None and ended != code:
-            last = "\n".join(said.splitlines()[-12:])
+            last = "\n".join(output.splitlines()[-12:])
             raise CommandFailed(f"`shotstream {' '.join(words)}` ended with code {ended}:\n{last}")
-        return said
+        return output
 
     def start(self, *arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
         """A command in a process that the caller ends; its messages are read from `stderr`."""

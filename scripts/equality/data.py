@@ -17,9 +17,9 @@ HERE = Path(__file__).parent
 
 def models(run: Recording) -> None:
     """A tiny model of the 1.3B family, imported from files in the published layout; they are the old ones."""
-    with run.trying("models/import"):
-        if run.is_own:
-            run.checkout.run(run.fresh("published"), script=HERE / "published.py")
+    with run.section("models/import"):
+        if run.continues_itself:
+            run.checkout.run(run.empty_dir("published"), script=HERE / "published.py")
         run.checkout.run(
             "weights",
             "import",
@@ -30,35 +30,35 @@ def models(run: Recording) -> None:
             run.work / "imported",
             "--overwrite",
         )
-        run.keep("models/import", bundle(run.work / "imported"))
+        run.add("models/import", bundle(run.work / "imported"))
         size = {"height": 32, "width": 48}
         with_engine(run.work / "imported", run.work / "wan", pixel_size=size, num_chunks=2)
-    with run.trying("models/show"):
-        said = run.checkout.run("weights", "show", run.old / "imported")
-        run.keep("models/show", re.findall(r"sha256 \w+", said))
+    with run.section("models/show"):
+        output = run.checkout.run("weights", "show", run.old / "imported")
+        run.add("models/show", re.findall(r"sha256 \w+", output))
 
 
 def data(run: Recording) -> None:
     """Clips of the theatre are written and encoded."""
-    clips = run.fresh("clips")
-    with run.trying("data/write"):
+    clips = run.empty_dir("clips")
+    with run.section("data/write"):
         run.checkout.run("theatre", "write", clips, "--stories", 5, "--shots", 4, "--seed", 1)
         for path in sorted(clips.iterdir()):
-            run.keep(f"data/{path.name}", frames(path) if path.suffix == ".mp4" else path.read_text())
+            run.add(f"data/{path.name}", frames(path) if path.suffix == ".mp4" else path.read_text())
     for name, model, more in (
         ("theatre", "theatre", ("--no-text",)),
         ("wan", run.work / "wan", ("--max-latent-frames", 6)),
     ):
-        with run.trying(f"data/encode {name}"):
-            shards = run.fresh(f"shards-{name}")
+        with run.section(f"data/encode {name}"):
+            shards = run.empty_dir(f"shards-{name}")
             common = ("--model", model, "--shard-size", 2, "--workers", 0, "--device", "cpu")
             run.checkout.run("data", "encode", clips / "clips.jsonl", "-o", shards, *common, *more)
             for path in sorted(shards.iterdir()):
-                run.keep(f"data/encode {name}/{path.name}", _file(path))
-        with run.trying(f"data/check {name}"):
-            said = run.checkout.run("data", "check", run.old / f"shards-{name}")
-            checked = json.loads(said.splitlines()[-1])
-            run.keep(f"data/check {name}", {key: checked[key] for key in checked if key != "directory"})
+                run.add(f"data/encode {name}/{path.name}", _file(path))
+        with run.section(f"data/check {name}"):
+            output = run.checkout.run("data", "check", run.old / f"shards-{name}")
+            checked = json.loads(output.splitlines()[-1])
+            run.add(f"data/check {name}", {key: checked[key] for key in checked if key != "directory"})
 
 
 def _file(path: Path) -> Any:
@@ -78,11 +78,11 @@ def _file(path: Path) -> Any:
 
 def numbers(run: Recording) -> None:
     """Goldens of the published code, and the oracle's scores at fixed seeds."""
-    with run.trying("numbers/goldens"):
+    with run.section("numbers/goldens"):
         goldens = run.checkout.path / "tests" / "assets" / "goldens"
-        said = run.checkout.run("verify", goldens, "--device", "cpu")
-        lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines()]
-        run.keep("numbers/goldens", [cells for cells in lines if cells])
+        output = run.checkout.run("verify", goldens, "--device", "cpu")
+        lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines()]
+        run.add("numbers/goldens", [cells for cells in lines if cells])
     scored = {
         "theatre": ("--stories", 2),
         "without context": ("--stories", 1, "--no-context", "--seed", 5),
@@ -95,9 +95,9 @@ def numbers(run: Recording) -> None:
         guided = ("--sampler-steps", 3, "--guidance", 2, "--context-guidance", 1.5)
         scored |= {"teacher's run": (*runs, "--run", "theatre_teacher", *guided)}
     for name, options in scored.items():
-        with run.trying(f"numbers/{name}"):
+        with run.section(f"numbers/{name}"):
             out = run.work / "evaluation" / name.replace(" ", "-").replace("'", "")
-            said = run.checkout.run("evaluate", "-o", out, *options)
-            run.keep(f"numbers/{name}", scores(said))
+            output = run.checkout.run("evaluate", "-o", out, *options)
+            run.add(f"numbers/{name}", scores(output))
             for path in sorted(out.glob("*.png")):
-                run.keep(f"numbers/{name}/{path.name}", picture(path))
+                run.add(f"numbers/{name}/{path.name}", picture(path))

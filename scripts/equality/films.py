@@ -79,40 +79,40 @@ def film(
 def keep_film(run: Recording, what: str, path: Path, *, all_: bool) -> None:
     """Records a film that was made."""
     replay = json.loads(path.with_suffix(".replay.json").read_text())
-    run.keep(f"{what}/frames", replay["frame_sha256"])
+    run.add(f"{what}/frames", replay["frame_sha256"])
     if all_:
-        run.keep(f"{what}/replay", {key: value for key, value in replay.items() if key != "frame_sha256"})
-        run.keep(f"{what}/mp4 decoded", frames(path))
-        run.keep(f"{what}/mp4 file", sha256_of(path))
-        run.keep(f"{what}/subtitles", path.with_suffix(".srt").read_text())
-        run.keep(f"{what}/storyboard", picture(path.with_suffix(".storyboard.png")))
+        run.add(f"{what}/replay", {key: value for key, value in replay.items() if key != "frame_sha256"})
+        run.add(f"{what}/mp4 decoded", frames(path))
+        run.add(f"{what}/mp4 file", sha256_of(path))
+        run.add(f"{what}/subtitles", path.with_suffix(".srt").read_text())
+        run.add(f"{what}/storyboard", picture(path.with_suffix(".storyboard.png")))
 
 
 def films(run: Recording) -> None:
     """Films, and those that the old code began or made, gone on with or made again."""
-    with run.trying("films/eight shots"):
+    with run.section("films/eight shots"):
         film(run, "films/eight shots", STORY, all_=True)
     for name, options in OPTIONS.items():
-        with run.trying(f"films/{name}"):
+        with run.section(f"films/{name}"):
             film(run, f"films/{name}", SHORT, *options)
     shipped = run.checkout.path / "shotstream" / "theatre" / "bundle"
     for policy in POLICIES:
-        with run.trying(f"films/policy {policy}"):
+        with run.section(f"films/policy {policy}"):
             model = with_engine(shipped, run.work / "bundles" / policy, context_policy=policy)
             film(run, f"films/policy {policy}", STORY, "--steps", 1, model=model)
     if (run.work / "wan").exists():
-        with run.trying("films/wan"):
+        with run.section("films/wan"):
             film(run, "films/wan", STORY, model=run.work / "wan", all_=True)
-    with run.trying("films/replayed"):
+    with run.section("films/replayed"):
         made = run.old / "films" / "films-eight-shots.replay.json"
         again = run.work / "films" / "again.mp4"
         run.checkout.run("generate", made, "-o", again, "--scale", 1, "--device", "cpu", "--overwrite")
         keep_film(run, "films/replayed", again, all_=True)
-    with run.trying("films/pinned"):
+    with run.section("films/pinned"):
         _pinned(run)
-    with run.trying("films/killed"):
+    with run.section("films/killed"):
         _killed(run)
-    with run.trying("films/session"):
+    with run.section("films/session"):
         _session(run)
 
 
@@ -129,8 +129,8 @@ def _pinned(run: Recording) -> None:
 
 def _killed(run: Recording) -> None:
     """A film that the old code was killed in is made to its end, and equals the one that was not."""
-    if run.is_own:
-        folder = run.fresh("killed")
+    if run.continues_itself:
+        folder = run.empty_dir("killed")
         shutil.copy(STORY, folder / "story.yaml")
         process = run.checkout.start("generate", "story.yaml", "--scale", 1, "--device", "cpu", cwd=folder)
         partial, end_s = folder / "film.mp4.partial", time.monotonic() + 120
@@ -139,9 +139,9 @@ def _killed(run: Recording) -> None:
             time.sleep(0.01)
         process.kill()
         process.communicate()
-    folder = run.copy_of_old("killed", "gone on")
+    folder = run.copy_from_old("killed", "gone on")
     session = max((folder / "film.mp4.partial").glob("session_????"))
-    run.keep("films/killed/session", _takes(session, KILLED_AFTER))
+    run.add("films/killed/session", _takes(session, KILLED_AFTER))
     run.checkout.run("generate", "story.yaml", "--scale", 1, "--device", "cpu", cwd=folder)
     keep_film(run, "films/killed", folder / "film.mp4", all_=True)
 
@@ -159,12 +159,12 @@ def _session(run: Recording) -> None:
     folder = run.work / "session"
     folder.mkdir(exist_ok=True)
     script = HERE / "session.py"
-    if run.is_own:
+    if run.continues_itself:
         run.checkout.run("begin", folder / "begun", script=script)
-    run.copy_of_old("session/begun", "session/copied")
-    said = run.checkout.run("go-on", folder / "copied", folder / "ended", script=script)
-    run.keep("films/session/frames", json.loads(said.splitlines()[-1]))
+    run.copy_from_old("session/begun", "session/copied")
+    output = run.checkout.run("go-on", folder / "copied", folder / "ended", script=script)
+    run.add("films/session/frames", json.loads(output.splitlines()[-1]))
     for name in ("copied", "ended"):
         with safe_open(folder / name, "pt") as file:
-            run.keep(f"films/session/{name}", json.loads(file.metadata()["session"]))
-        run.keep(f"films/session/{name} latents", _takes(folder / name, 99))
+            run.add(f"films/session/{name}", json.loads(file.metadata()["session"]))
+        run.add(f"films/session/{name} latents", _takes(folder / name, 99))

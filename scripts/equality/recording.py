@@ -1,4 +1,4 @@
-"""A recording in the making: things under names, progress for a person, and files that are kept."""
+"""The recording of one checkout: values under names, progress on stderr, and the files that were made."""
 
 import json
 import shutil
@@ -16,10 +16,10 @@ _FAULTS = (CommandFailed, OSError, ValueError, KeyError, IndexError, RuntimeErro
 
 
 class Recording:
-    """What is recorded of a checkout into a directory."""
+    """Records values of a checkout, and writes them to a directory."""
 
     def __init__(self, directory: Path, checkout: Checkout, old: Path | None) -> None:
-        """`old`: a recording whose files are to be read and gone on with; None: those of this one."""
+        """`old`: a recording whose files are read and continued; None: this recording's own files."""
         self.directory, self.checkout = directory, checkout
         self.old = (old or directory) / "work"
         self.things: dict[str, Any] = {}
@@ -28,46 +28,46 @@ class Recording:
 
     @property
     def work(self) -> Path:
-        """Where files are made."""
+        """Directory of the files that are made."""
         return self.checkout.work
 
     @property
-    def is_own(self) -> bool:
-        """Whether it is its own files that are gone on with."""
+    def continues_itself(self) -> bool:
+        """Whether it continues its own files, not those of an older recording."""
         return self.old == self.work
 
-    def keep(self, what: str, thing: Any) -> None:
-        """Records a thing."""
+    def add(self, what: str, thing: Any) -> None:
+        """Records a value."""
         assert what not in self.things, what
         self.things[what] = json.loads(json.dumps(thing))
 
-    def note(self, what: str, thing: Any) -> None:
-        """Records what is only shown where it differs: a name may have changed."""
+    def add_note(self, what: str, thing: Any) -> None:
+        """Records a value that is only reported if it differs, because names in it may change."""
         self.notes[what] = json.loads(json.dumps(thing))
 
     @contextmanager
-    def trying(self, what: str) -> Iterator[None]:
-        """A part that may fail: then it is recorded as failed, and the others still are."""
+    def section(self, what: str) -> Iterator[None]:
+        """A section; if it fails, that is recorded and the other sections still run."""
         began_s = time.monotonic()
         try:
             yield
         except _FAULTS as error:
             self.num_failed += 1
             self.things[what] = {ERROR: f"{type(error).__name__}: {error}"}
-            tell(f"  {what}: FAILED: {error}")
+            log(f"  {what}: FAILED: {error}")
         else:
-            tell(f"  {what} ({time.monotonic() - began_s:.1f} s)")
+            log(f"  {what} ({time.monotonic() - began_s:.1f} s)")
 
-    def fresh(self, name: str) -> Path:
-        """An empty folder under `work`."""
+    def empty_dir(self, name: str) -> Path:
+        """Creates an empty directory under `work`."""
         path = self.work / name
         if path.exists():
             shutil.rmtree(path)
         path.mkdir(parents=True)
         return path
 
-    def copy_of_old(self, name: str, new: str) -> Path:
-        """A copy of a folder or file of the old recording."""
+    def copy_from_old(self, name: str, new: str) -> Path:
+        """Copies a directory or file of the old recording."""
         source, target = self.old / name, self.work / new
         if target.is_dir():
             shutil.rmtree(target)
@@ -84,12 +84,12 @@ class Recording:
         (self.directory / FILE).write_text(json.dumps(document, indent=1) + "\n")
 
 
-def scores(said: str) -> dict[str, Any]:
-    """What the oracle gave, of a command that ends in a line of JSON; without the time that it took."""
-    found = json.loads(said.splitlines()[-1])
+def scores(output: str) -> dict[str, Any]:
+    """The scores in the last line of a command's output, without the time that it took."""
+    found = json.loads(output.splitlines()[-1])
     return {name: found[name] for name in found if name != "wall_s"}
 
 
-def tell(line: str) -> None:
-    """A line of progress."""
+def log(line: str) -> None:
+    """Prints a line of progress."""
     print(line, file=sys.stderr, flush=True)

@@ -113,22 +113,22 @@ def _errors(left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
 def _tensors(left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
     gone = [name for name in left if name not in right]
     new = [name for name in right if name not in left]
-    told: list[str] = []
+    notes: list[str] = []
     if gone or new:
-        told.append(f"names differ: {len(gone)} gone ({_first(gone)}), {len(new)} new ({_first(new)})")
+        notes.append(f"names differ: {len(gone)} gone ({_first(gone)}), {len(new)} new ({_first(new)})")
         before, after = (Counter(json.dumps(entry[:3]) for entry in side.values()) for side in (left, right))
         if before == after:
-            told.append("values are equal")
+            notes.append("values are equal")
     changed = [name for name in left if name in right and left[name][:3] != right[name][:3]]
     if changed:
         one, other = left[changed[0]], right[changed[0]]
-        told.append(
+        notes.append(
             f"values differ: {len(changed)} of {len(left)}, the first {changed[0]}: "
             f"{one[0]} {one[1]} norm {one[3]!r}, then {other[0]} {other[1]} norm {other[3]!r}"
         )
-    elif (gone or new) and len(told) == 1:
-        told.append("values differ beyond the names")
-    return "; ".join(told)
+    elif (gone or new) and len(notes) == 1:
+        notes.append("values differ beyond the names")
+    return "; ".join(notes)
 
 
 def notes(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
@@ -139,12 +139,12 @@ def notes(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
             {(name, json.dumps(value)) for name in side for value in side[name]}
             for side in (left[what], right[what])
         ]
-        told = [
+        notes = [
             f"{word} {', '.join(f'{name}={value}' for name, value in sorted(found))}"
             for word, found in (("gone", sides[0] - sides[1]), ("new", sides[1] - sides[0]))
             if found
         ]
-        lines += [f"{what}: {'; '.join(told)}"] if told else []
+        lines += [f"{what}: {'; '.join(notes)}"] if notes else []
     return lines
 
 

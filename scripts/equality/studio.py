@@ -46,13 +46,13 @@ class Server:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         assert process.stderr is not None
-        said = ""
-        while "open at" not in said:
+        output = ""
+        while "open at" not in output:
             line = process.stderr.readline()
             if not line:
-                raise ValueError(f"the server ended: {said}")
-            said += line
-        self.host = said.partition("http://")[2].partition("/")[0]
+                raise ValueError(f"the server ended: {output}")
+            output += line
+        self.host = output.partition("http://")[2].partition("/")[0]
 
     def get(self, path: str, body: Any = None) -> bytes:
         """The answer of a route under /api/; with a body it is posted."""
@@ -98,7 +98,7 @@ class Viewer:
         """Of each take, in order: the hashes of a chunk's frames, and of its picture."""
         self._media: Any = None
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         """The next message; None for a picture."""
         raw = self._socket.recv(timeout=60)
         if isinstance(raw, bytes):
@@ -114,23 +114,23 @@ class Viewer:
             self.story = message["story"]
         return message
 
-    def ask(self, kind: str, **fields: Any) -> None:
+    def send(self, kind: str, **fields: Any) -> None:
         """Sends a control and waits for its answer."""
         self._socket.send(json.dumps({"type": kind, "id": kind, **fields}))
         while True:
-            message = self.hear()
+            message = self.receive()
             if message and message.get("reply_to") == kind:
                 if message["type"] != "done":
                     raise ValueError(f"{kind} was refused: {message}")
                 return
 
-    def until_made(self) -> None:
+    def wait_until_generated(self) -> None:
         """Waits until every shot has its take."""
         end_s = time.monotonic() + 120
         while self.story is None or any(shot["status"] != "done" for shot in self.story["shots"]):
             if time.monotonic() > end_s:
                 raise ValueError("the shots were not made in time")
-            self.hear()
+            self.receive()
 
 
 def _form(value: Any) -> Any:
@@ -162,37 +162,37 @@ def _joined(one: Any, other: Any) -> Any:
 
 def studio(run: Recording) -> None:
     """A story is directed; what was kept of it is read by another server."""
-    if run.is_own:
-        with run.trying("studio/directed"), served(run, run.fresh("studio")) as server:
+    if run.continues_itself:
+        with run.section("studio/directed"), served(run, run.empty_dir("studio")) as server:
             direct(server)
-    folder = run.copy_of_old("studio", "studio opened")
-    with run.trying("studio/opened"), served(run, folder) as server:
+    folder = run.copy_from_old("studio", "studio opened")
+    with run.section("studio/opened"), served(run, folder) as server:
         for story in server.json("stories"):
             keep_story(run, server, "studio/opened", story["story_id"])
         keep_exports(run, server, "studio/opened", story["story_id"])
-        with run.trying("studio/gone on"), server.watch(story["story_id"]) as socket:
+        with run.section("studio/gone on"), server.watch(story["story_id"]) as socket:
             viewer = Viewer(socket)
             more = {
                 "caption": "Wide shot: the yellow owl jumps on the beach by day.",
                 "num_chunks": 1,
                 "seed": "8",
             }
-            viewer.ask("add_shot", shot=more)
-            viewer.ask("set_autoplay", on=True)
-            viewer.until_made()
-            run.keep("studio/gone on/chunks", list(viewer.chunks.values())[-1])
-    with run.trying("studio/anew"), served(run, run.fresh("studio anew")) as server:
+            viewer.send("add_shot", shot=more)
+            viewer.send("set_autoplay", on=True)
+            viewer.wait_until_generated()
+            run.add("studio/gone on/chunks", list(viewer.chunks.values())[-1])
+    with run.section("studio/anew"), served(run, run.empty_dir("studio anew")) as server:
         viewer = direct(server)
-        run.keep("studio/anew/chunks", list(viewer.chunks.values()))
-        run.keep(
+        run.add("studio/anew/chunks", list(viewer.chunks.values()))
+        run.add(
             "studio/anew/messages",
             {kind: viewer.forms[kind] for kind in sorted(viewer.forms) if kind not in TIMED},
         )
         schema = server.json("openapi.json")
-        run.keep("studio/anew/routes", {path: sorted(methods) for path, methods in schema["paths"].items()})
-        run.keep("studio/anew/suggestions", server.json("suggestions"))
-        run.keep("studio/anew/bundled", server.json("bundled"))
-        run.keep("studio/anew/model", _form(server.json("model")))
+        run.add("studio/anew/routes", {path: sorted(methods) for path, methods in schema["paths"].items()})
+        run.add("studio/anew/suggestions", server.json("suggestions"))
+        run.add("studio/anew/bundled", server.json("bundled"))
+        run.add("studio/anew/model", _form(server.json("model")))
 
 
 def direct(server: Server) -> Viewer:
@@ -200,41 +200,41 @@ def direct(server: Server) -> Viewer:
     story_id = server.json("stories", {**STORY, "shots": SHOTS, "autoplay": False})["story_id"]
     with server.watch(story_id) as socket:
         viewer = Viewer(socket)
-        viewer.ask("set_autoplay", on=True)
-        viewer.until_made()
+        viewer.send("set_autoplay", on=True)
+        viewer.wait_until_generated()
         first, second, third = (shot["shot_id"] for shot in viewer.story["shots"])
-        viewer.ask("pin", frame={"take_id": viewer.story["shots"][0]["take_id"], "frame_index": 3})
-        viewer.ask("retake", shot_id=third)
+        viewer.send("pin", frame={"take_id": viewer.story["shots"][0]["take_id"], "frame_index": 3})
+        viewer.send("retake", shot_id=third)
         while len(viewer.story["shots"][2]["takes"]) < 2:
-            viewer.hear()
-        viewer.until_made()
-        viewer.ask("branch", shot_id=second)
-        viewer.ask(
+            viewer.receive()
+        viewer.wait_until_generated()
+        viewer.send("branch", shot_id=second)
+        viewer.send(
             "edit_shot", shot_id=first, caption="Close-up: the grey robot sleeps in the city at night."
         )
-        viewer.ask("remake_stale")
-        viewer.until_made()
+        viewer.send("remake_stale")
+        viewer.wait_until_generated()
         for shot in MORE_SHOTS:
-            viewer.ask("add_shot", shot=shot)
-        viewer.ask("set_autoplay", on=True)
-        viewer.until_made()
-        viewer.ask("move_shot", shot_id=first, index=1)
-        viewer.ask("undo")
+            viewer.send("add_shot", shot=shot)
+        viewer.send("set_autoplay", on=True)
+        viewer.wait_until_generated()
+        viewer.send("move_shot", shot_id=first, index=1)
+        viewer.send("undo")
     return viewer
 
 
 def keep_story(run: Recording, server: Server, what: str, story_id: str) -> None:
     """Records all that the server tells of a story, whose ids are those that it was made with."""
-    run.keep(f"{what}/stories", server.json("stories"))
+    run.add(f"{what}/stories", server.json("stories"))
     story = server.json(f"stories/{story_id}")
-    run.keep(f"{what}/story", story)
+    run.add(f"{what}/story", story)
     for part in ("shots", "takes", "branches"):
-        run.keep(f"{what}/{part}", server.json(f"stories/{story_id}/{part}"))
+        run.add(f"{what}/{part}", server.json(f"stories/{story_id}/{part}"))
     for take in server.json(f"stories/{story_id}/takes"):
         at, name = f"stories/{story_id}/takes/{take['take_id']}", f"{what}/take {take['take_id']}"
-        run.keep(f"{name}/frames", server.json(f"{at}/hashes"))
-        run.keep(f"{name}/media", sha256(server.get(f"{at}/media.mp4")))
-        run.keep(f"{name}/last frame", _pixels(server.get(f"{at}/frames/{take['num_frames'] - 1}.png")))
+        run.add(f"{name}/frames", server.json(f"{at}/hashes"))
+        run.add(f"{name}/media", sha256(server.get(f"{at}/media.mp4")))
+        run.add(f"{name}/last frame", _pixels(server.get(f"{at}/frames/{take['num_frames'] - 1}.png")))
 
 
 def keep_exports(run: Recording, server: Server, what: str, story_id: str) -> None:
@@ -244,20 +244,20 @@ def keep_exports(run: Recording, server: Server, what: str, story_id: str) -> No
         kind = name.rpartition(".")[2]
         if kind == "zip":
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                run.keep(
+                run.add(
                     f"{what}/export {name}", {part: sha256(archive.read(part)) for part in archive.namelist()}
                 )
         elif kind in ("mp4", "gif"):
             path = run.work / f"exported.{kind}"
             path.write_bytes(content)
-            run.keep(f"{what}/export {name}", frames(path))
-            run.keep(f"{what}/export {name} file", sha256(content))
+            run.add(f"{what}/export {name}", frames(path))
+            run.add(f"{what}/export {name} file", sha256(content))
         elif kind == "png":
-            run.keep(f"{what}/export {name}", _pixels(content))
+            run.add(f"{what}/export {name}", _pixels(content))
         elif kind == "json":
-            run.keep(f"{what}/export {name}", json.loads(content))
+            run.add(f"{what}/export {name}", json.loads(content))
         else:
-            run.keep(f"{what}/export {name}", content.decode())
+            run.add(f"{what}/export {name}", content.decode())
 
 
 def _pixels(content: bytes) -> str:

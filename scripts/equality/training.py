@@ -71,17 +71,17 @@ def keep_run(run: Recording, what: str, directory: Path) -> None:
     log = directory / "log.jsonl"
     if log.exists():
         lines = [json.loads(line) for line in log.read_text().splitlines()]
-        run.keep(f"{what}/log", [{name: line[name] for name in line if name not in TIMES} for line in lines])
+        run.add(f"{what}/log", [{name: line[name] for name in line if name not in TIMES} for line in lines])
     for path in sorted(directory.glob("step_*.pt")):
-        run.keep(f"{what}/{path.stem}", file_tensors(path))
+        run.add(f"{what}/{path.stem}", file_tensors(path))
     pairs = {path.stem: _tensors(path) for path in sorted(directory.glob("*.safetensors"))}
     if pairs:
-        run.keep(
+        run.add(
             f"{what}/pairs", {"tensors": {f"{a}.{b}": entry for a in pairs for b, entry in pairs[a].items()}}
         )
     previews = sorted(directory.glob("*.png"))
     if previews:
-        run.keep(f"{what}/previews", {path.name: picture(path) for path in previews})
+        run.add(f"{what}/previews", {path.name: picture(path) for path in previews})
 
 
 def _tensors(path: Path) -> dict[str, Any]:
@@ -90,15 +90,15 @@ def _tensors(path: Path) -> dict[str, Any]:
 
 def recipes(run: Recording) -> None:
     """Twenty steps of every recipe."""
-    runs = run.fresh("runs")
+    runs = run.empty_dir("runs")
     names = [name for name in RECIPES if not name.startswith("wan_") or (run.work / "wan").exists()]
     for name in names:
-        with run.trying(f"recipes/{name}"):
+        with run.section(f"recipes/{name}"):
             train(run, runs, name, settings_of(run, name))
             keep_run(run, f"recipes/{name}", runs / name)
     for name in RECIPES:
-        with run.trying(f"settings/{name}"):
-            run.note(name, _values(json.loads(run.checkout.run("train", name, "--dry-run"))))
+        with run.section(f"settings/{name}"):
+            run.add_note(name, _values(json.loads(run.checkout.run("train", name, "--dry-run"))))
 
 
 def _values(document: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -116,11 +116,11 @@ def resumed(run: Recording) -> None:
     """Runs that were stopped half-way, by the old code, and end as those that were not."""
     for name in RECIPES:
         what, half, whole = f"resumed/{name}", f"stopped/{name}", run.work / "resumed" / name
-        with run.trying(what):
+        with run.section(what):
             steps = settings_of(run, name)[NUM_STEPS]
             stop = {STOP_AT: min(HALF, (steps + 1) // 2)}
-            if run.is_own:
-                run.fresh(half)
+            if run.continues_itself:
+                run.empty_dir(half)
                 # What the run begins at is there; the run itself is not.
                 shutil.copytree(
                     run.work / "runs",
@@ -129,7 +129,7 @@ def resumed(run: Recording) -> None:
                     dirs_exist_ok=True,
                 )
                 train(run, run.work / half, name, _where_it_was(run, settings_of(run, name, stop)))
-            run.copy_of_old(half, f"resumed/{name}")
+            run.copy_from_old(half, f"resumed/{name}")
             train(run, whole, name, _where_it_was(run, settings_of(run, name)))
             keep_run(run, what, whole / name)
             straight = [
@@ -138,7 +138,7 @@ def resumed(run: Recording) -> None:
                 if key.startswith((f"recipes/{name}/step_", f"recipes/{name}/pairs"))
             ]
             differing = [key for key in straight if run.things[f"resumed{key[7:]}"] != run.things[key]]
-            run.keep(f"{what}/differs from the straight run in", differing)
+            run.add(f"{what}/differs from the straight run in", differing)
 
 
 def _where_it_was(run: Recording, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,15 +155,15 @@ def ablations(run: Recording) -> None:
     for stage, values in ROWS.items():
         document = json.loads(run.checkout.run("train", stage, "--dry-run"))
         settings += [f"{stage}:{setting}" for setting in spelled({**LOOP, **values}, document)]
-    runs = run.fresh("rows")
+    runs = run.empty_dir("rows")
     for name in ("theatre_codec", "theatre_decoder", "theatre_text"):
         shutil.copytree(run.work / "runs" / name, runs / name)
     train(run, runs, "theatre_teacher", settings_of(run, "theatre_teacher", {"text.questions": "[]"}))
     for row in ROW_NAMES:
-        with run.trying(f"ablations/{row}"):
-            said = ablate(run, row, runs, settings)
+        with run.section(f"ablations/{row}"):
+            output = ablate(run, row, runs, settings)
             found = runs / "rows" / f"{row}-0"
-            run.keep(f"ablations/{row}/scores", scores(said))
+            run.add(f"ablations/{row}/scores", scores(output))
             for directory in sorted(path for path in found.iterdir() if path.name.startswith("mini_")):
                 keep_run(run, f"ablations/{row}/{directory.name}", directory)
 
@@ -185,21 +185,21 @@ def weights(run: Recording) -> None:
         "wan_teacher",
         "wan_inter_shot",
     ):
-        with run.trying(f"weights/export {name}"):
-            said = run.checkout.run(
+        with run.section(f"weights/export {name}"):
+            output = run.checkout.run(
                 "weights", "export", name, "--runs", runs, "-o", run.work / "exported" / name
             )
-            run.keep(f"weights/export {name}", bundle(run.work / "exported" / name))
-            run.keep(f"weights/export {name}/sha256", said.split()[-1])
+            run.add(f"weights/export {name}", bundle(run.work / "exported" / name))
+            run.add(f"weights/export {name}/sha256", output.split()[-1])
     for name in ("theatre_codec", "theatre_decoder", "theatre_teacher", "theatre_inter_shot"):
-        with run.trying(f"weights/pack {name}"):
+        with run.section(f"weights/pack {name}"):
             (run.work / "packed").mkdir(exist_ok=True)
             path = run.work / "packed" / f"{name}.pt"
             run.checkout.run("weights", "pack", name, "--runs", runs, "-o", path)
-            run.keep(f"weights/pack {name}", file_tensors(path))
+            run.add(f"weights/pack {name}", file_tensors(path))
     for name in ("theatre_codec", "theatre_teacher"):
-        with run.trying(f"weights/start {name}"):
-            begun = run.fresh(f"begun/{name}")
+        with run.section(f"weights/start {name}"):
+            begun = run.empty_dir(f"begun/{name}")
             if name != "theatre_codec":
                 for needed in ("theatre_codec", "theatre_decoder", "theatre_text"):
                     shutil.copytree(run.old / "runs" / needed, begun / needed)
@@ -213,13 +213,13 @@ def weights(run: Recording) -> None:
                 run.old / "packed" / f"{name}.pt",
             )
             keep_run(run, f"weights/start {name}", begun / name)
-    with run.trying("weights/resume"):
+    with run.section("weights/resume"):
         _shipped(run)
 
 
 def _shipped(run: Recording) -> None:
     """The packed runs of the embedded model are read, and its teacher goes on for a step at full size."""
-    runs, packed = run.fresh("shipped"), run.checkout.path / "resume"
+    runs, packed = run.empty_dir("shipped"), run.checkout.path / "resume"
     for name in ("theatre_codec", "theatre_decoder", "theatre_text", "theatre_teacher"):
         steps = torch.load(packed / f"{name}.pt", map_location="cpu", weights_only=True)["step"]
         more: dict[str, Any] = {NUM_STEPS: steps, **LOOP}

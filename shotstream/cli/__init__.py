@@ -111,7 +111,7 @@ def _show_version(wanted: bool) -> bool:
 @app.callback()
 def _options(  # pyright: ignore[reportUnusedFunction]
     debug: Annotated[
-        bool, typer.Option("--debug", help=f"On a fault, write the traceback to {DEBUG_LOG}.")
+        bool, typer.Option("--debug", help=f"After an internal error, write the traceback to {DEBUG_LOG}.")
     ] = False,
     version: Annotated[  # noqa: ARG001 (its callback acts)
         bool,

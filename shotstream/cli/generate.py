@@ -42,7 +42,7 @@ def generate(
     model: ModelOption = "theatre",
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, help=f"Default: the story's own, or {DEFAULT_SEED}."),
+        typer.Option(min=0, max=2**63 - 1, help=f"Seed; default: the story's, or {DEFAULT_SEED}."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Denoising steps per chunk; default: the model's.")
@@ -57,8 +57,8 @@ def generate(
 ) -> None:
     """Make a film of a story.
 
-    Given a replay file, make its film again and check every frame. The same command goes on with a film that
-    was interrupted. Several processes make it together:
+    From a replay file, reproduce the film and check every frame. The same command resumes an interrupted
+    film. Several processes can make a film together:
     torchrun --nproc-per-node N -m shotstream.cli generate ...
     """
     console = make_console()

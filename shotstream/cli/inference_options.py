@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shotstream.streaming.inference_group import InferenceGroup
     from shotstream.streaming.pipeline import StreamingPipeline
 
-_EXPERT = "Expert: each takes the place of what is chosen"
+_EXPERT = "Expert: overrides of the automatic choice"
 
 _OPTIONS: Mapping[str, tuple[Any, str | bool | None]] = {
     "precision": (
