@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +13,9 @@ from shotstream.film.replay import hash_frames
 from shotstream.streaming.context_sampling import (
     POLICIES,
     ContextCandidate,
-    ContextPolicy,
     NextShot,
+    TheatrePolicy,
     kept_frames,
-    named_policy,
 )
 from shotstream.streaming.shot import make_shot
 from shotstream.streaming.shot_request import ShotRequest
@@ -261,13 +260,10 @@ def test_a_memory_offers_what_its_place_asks_for_wherever_the_take_was_filmed(st
             assert take.latent_of(frame_index).equal(whole.latent_of(frame_index))
 
 
-class EveryCandidate:
-    """A policy that chooses as another does, and notes what it is offered; latents too."""
+class EveryCandidate(TheatrePolicy):
+    """The policy `theatre`, which notes what it is offered; latents too."""
 
-    ranks_phases = own_captions = allows_pins = True
-
-    def __init__(self, policy: ContextPolicy) -> None:
-        self.policy = policy
+    def __init__(self) -> None:
         self.offered: list[tuple[str, list[tuple[Any, ...]]]] = []
 
     def choose(
@@ -276,13 +272,13 @@ class EveryCandidate:
         budget: int,
         next_shot: NextShot,
         rng: np.random.Generator,
-    ) -> Sequence[ContextCandidate]:
+    ) -> list[ContextCandidate]:
         seen = [
             (one.shot_index, one.frame_index, one.pin_index, one.caption, one.latent().numpy().tobytes())
             for one in candidates
         ]
         self.offered.append((next_shot.caption, seen))
-        return self.policy.choose(candidates, budget, next_shot, rng)
+        return super().choose(candidates, budget, next_shot, rng)
 
 
 @pytest.mark.slow
@@ -290,9 +286,8 @@ def test_a_policy_is_offered_the_same_when_a_shot_is_planned_and_when_it_is_made
     studio: StudioHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studio.run()
-    name = studio.pipeline.config.context_policy
-    policy = EveryCandidate(named_policy(name))
-    monkeypatch.setitem(cast("dict[str, Any]", POLICIES), name, policy)
+    policy = EveryCandidate()
+    monkeypatch.setitem(POLICIES, studio.pipeline.config.context_policy, policy)
     studio.send_ok("pin", frame={"take_id": studio.take_ids()[1], "frame_index": 3})
     studio.send_ok("move_shot", shot_id=studio.story.shots[2].shot_id, index=0)
     studio.send_ok("add_shot", shot={"caption": "a owl walks"})
