@@ -61,10 +61,10 @@ def config_from_document(
     """Returns an instance of the dataclass `cls` from plain JSON; lists become tuples, objects dataclasses.
 
     Args:
-        cls: the dataclass.
-        document: result of `config_to_document`, with or without the names of the classes.
-        where: name of the document, for messages.
-        kinds: the dataclasses that a field without a specific class may hold.
+        cls: The dataclass.
+        document: Result of `config_to_document`, with or without the names of the classes.
+        where: Name of the document, for messages.
+        kinds: The dataclasses that a field without a specific class may hold.
 
     Raises:
         ConfigError: `document` is not an object, has an unknown key, lacks a field without a default, or

@@ -78,8 +78,8 @@ def read_manifest(path: Path, warn: Callable[[str], None] | None = None) -> Iter
     """Yields the clips of a table (`.csv`, `.tsv`, or by its first line) or of JSON Lines, one at a time.
 
     Args:
-        path: the manifest.
-        warn: called after the last clip, with the parts of the manifest and its captions that were ignored.
+        path: The manifest.
+        warn: Called after the last clip, with the parts of the manifest and its captions that were ignored.
 
     Raises:
         ManifestError: A line is invalid; only empty lines are skipped.

@@ -150,9 +150,9 @@ def compose_caption(global_caption: str, caption: str, shot_index: int, *, style
     """Returns the text that the model gets for one shot.
 
     Args:
-        global_caption: the caption of all shots; may be empty in the plain style.
-        caption: the shot's own caption.
-        shot_index: index of the shot, from 0; part of the published text, ignored by the plain one.
+        global_caption: The caption of all shots; may be empty in the plain style.
+        caption: The shot's own caption.
+        shot_index: Index of the shot, from 0; part of the published text, ignored by the plain one.
         style: "plain" joins the two with a space, and collapses white space. "published" is the string of the
             published code: its label counts from 0, and nothing is inserted around it.
     """
@@ -175,13 +175,13 @@ def fit_caption(
     The shot's own caption is never cut here: if it alone is too long, the encoder truncates it.
 
     Args:
-        global_caption: the caption of all shots.
-        caption: the shot's own caption.
-        max_tokens: maximum number of tokens of the encoder.
-        count_tokens: returns the number of tokens of a text, with special tokens; it must not decrease when
+        global_caption: The caption of all shots.
+        caption: The shot's own caption.
+        max_tokens: Maximum number of tokens of the encoder.
+        count_tokens: Returns the number of tokens of a text, with special tokens; it must not decrease when
             words are added.
-        shot_index: index of the shot, from 0.
-        style: see `compose_caption`.
+        shot_index: Index of the shot, from 0.
+        style: See `compose_caption`.
     """
     whole = compose_caption(global_caption, caption, shot_index, style=style)
     if count_tokens(whole) <= max_tokens:

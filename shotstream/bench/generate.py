@@ -62,7 +62,7 @@ class BenchConfig:
     num_steps: int | None = None
     """Number of denoising steps per chunk; None: the model's own."""
     scale: int = 1
-    """Factor by which frames are enlarged before H.264."""
+    """Factor by which frames are enlarged before H.264, at least 1."""
     seed: int = 0
     """Seed of the stories and of their noise."""
     overlap: bool = False
@@ -88,9 +88,9 @@ def bench_generate(
     Load it with `synchronize=True`, so that a GPU's parts measure their own work.
 
     Args:
-        pipeline: the pipeline.
-        config: configuration of the films.
-        on_story: called with the number of measured stories.
+        pipeline: The pipeline.
+        config: Configuration of the films.
+        on_story: Called with the number of measured stories.
     """
     start_s = time.perf_counter()
     FilmRun(pipeline, config).film(bench_story(config.num_shots, config.seed + _WARM_UP_SEED_OFFSET))

@@ -59,13 +59,13 @@ class SuiteConfig:
     is_tiny: bool = False
     """Whether this is a trial run: nothing is compiled, whatever the variant."""
     num_shots: int = 2
-    """Number of shots of a film."""
+    """Number of shots of a film, at least 1."""
     num_stories: int = 1
-    """Number of films of each kind."""
+    """Number of films of each kind, at least 1."""
     num_chunks: int | None = None
     """Number of chunks of a shot; None: the model's default length."""
     num_repeats: int = 5
-    """Number of repetitions for each part of the engine."""
+    """Number of repetitions for each part of the engine, at least 1."""
     num_cuts: int = 12
     """Number of cuts of each kind, and minimum number of intervals between chunks."""
     last_shot: int = 100

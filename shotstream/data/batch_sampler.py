@@ -25,9 +25,9 @@ class BatchSampler:
         """Creates a sampler; nothing is shuffled yet.
 
         Args:
-            lengths: length of every shot in latent frames.
-            batch_size: shots per step, over all ranks.
-            seed: seed of all orders.
+            lengths: Length of every shot in latent frames.
+            batch_size: Shots per step, over all ranks.
+            seed: Seed of all orders.
 
         Raises:
             ValueError: There is no shot, or `batch_size` is below 1.

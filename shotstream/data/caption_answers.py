@@ -33,15 +33,17 @@ class CaptionAnswersConfig:
     """Configuration of the captions: their number, and how information is removed."""
 
     batch_size: int = 96
-    """Number of captions per step, over all processes."""
+    """Number of captions per step, over all processes, at least 1."""
     max_shots: int = 5
-    """Maximum number of shots of the stories that captions are taken from."""
+    """Maximum number of shots of the stories that captions are taken from, at least 1."""
     empty_share: float = 0.03
     """Share of the captions that are empty, in [0, 1]."""
     global_drop: float = 0.1
-    """Probability that the global caption is left out."""
+    """Probability, in [0, 1], that the global caption is left out."""
     word_drop: float = 0.15
-    """Probability, in half of the captions, that a word without meaning for the questions is left out."""
+    """Probability, in [0, 1], that a word without meaning for the questions is left out, in half of the
+    captions.
+    """
 
     def __post_init__(self) -> None:
         require_within(self, 1, inf, ("batch_size", "max_shots"))

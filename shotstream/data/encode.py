@@ -133,13 +133,13 @@ def encode_manifest(
     """Encodes this process's share of a manifest, or resumes it after its last complete shard.
 
     Args:
-        manifest: the published CSV, or ShotStream's JSON Lines.
-        encoders: the frozen codec and text encoder.
-        directory: directory of the shards; created if it does not exist.
-        config: configuration of the encoding.
-        progress: called with this process's number of finished clips, the number of all its clips, and the
+        manifest: The published CSV, or ShotStream's JSON Lines.
+        encoders: The frozen codec and text encoder.
+        directory: Directory of the shards; created if it does not exist.
+        config: Configuration of the encoding.
+        progress: Called with this process's number of finished clips, the number of all its clips, and the
             reason if one was left out, else "".
-        warn: called with the parts of the manifest that are ignored.
+        warn: Called with the parts of the manifest that are ignored.
 
     Raises:
         ValueError: The manifest is invalid, or the directory holds shards made with other settings.

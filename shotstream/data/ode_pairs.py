@@ -49,8 +49,8 @@ class OdePairs:
         """Writes a file atomically, with latents in half precision.
 
         Args:
-            path: the file.
-            made_by: result of `digest_of` for the teacher.
+            path: The file.
+            made_by: Result of `digest_of` for the teacher.
         """
         tensors = {
             "states": self.states.half(),
@@ -123,8 +123,8 @@ class PairFilesConfig:
     """Configuration of the files of ODE pairs to train on."""
 
     max_bad_files: int = 4
-    """Maximum number of files that are unreadable or hold non-finite values; they are reported and
-    skipped.
+    """Maximum number, at least 0, of files that are unreadable or hold non-finite values; they are reported
+    and skipped.
     """
 
     def __post_init__(self) -> None:

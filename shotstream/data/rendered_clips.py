@@ -29,7 +29,7 @@ class ClipsConfig:
     """Configuration of clips of one chunk: frame 4k of a shot and the eight after it."""
 
     batch_size: int = 16
-    """Number of clips per step, over all processes."""
+    """Number of clips per step, over all processes, at least 1."""
 
     def __post_init__(self) -> None:
         require_within(self, 1, inf, ("batch_size",))
@@ -68,13 +68,13 @@ class ActorClipsConfig:
     """Configuration of clips of actors, most of them in wide shots and in motion."""
 
     batch_size: int = 24
-    """Number of clips per step."""
+    """Number of clips per step, at least 1."""
     num_latent_frames: int = 4
-    """Number of latent frames of a clip."""
+    """Number of latent frames of a clip, at least 1."""
     framing_weights: tuple[float, ...] = (1.0, 0.9, 0.3)
-    """Probability that a random shot is used, by framing: wide, medium, close-up."""
+    """Probabilities in [0, 1] that a random shot is used, for wide, medium and close-up framing."""
     still_weight: float = 0.4
-    """Factor on this probability for shots in which nobody walks, jumps or dances."""
+    """Factor on this probability, in [0, 1], for shots in which nobody walks, jumps or dances."""
 
     def __post_init__(self) -> None:
         require_within(self, 1, inf, ("batch_size", "num_latent_frames"))

@@ -54,21 +54,21 @@ class ShardsConfig:
     directory: str
     """Directory that `shotstream data encode` made, relative to the working directory."""
     seed: int = 0
-    """Seed of the order."""
+    """Seed of the order, at least 0."""
     batch_size: int = 16
-    """Number of shots per step, over all processes."""
+    """Number of shots per step, over all processes, at least 1."""
     context_drop: float = 0.1
-    """Probability that a later shot is conditioned like a first one, without context."""
+    """Probability, in [0, 1], that a later shot is conditioned like a first one, without context."""
     caption_drop: float = 0.0
-    """Probability that a sample's captions are empty: the unconditional case of guidance."""
+    """Probability, in [0, 1], that a sample's captions are empty: the unconditional case of guidance."""
     max_latent_frames: int = 21
-    """Maximum number of latent frames of a shot, rounded down to whole chunks; longer shots are cut at the
-    end.
+    """Maximum number of latent frames of a shot, at least 1, rounded down to whole chunks; longer shots are
+    cut at the end.
     """
     num_workers: int = 2
     """Number of threads that read ahead; 0: the training thread reads."""
     read_ahead: int = 2
-    """Number of batches that are read ahead."""
+    """Number of batches that are read ahead, at least 0."""
     max_bad: str = "1%"
     """Maximum of clips that are replaced in a run: a number, or a share of all, rounded down."""
 
@@ -100,10 +100,10 @@ class ShardSource:
         """Opens the shards and lists their shots.
 
         Args:
-            config: which shards, and how they are read.
-            dit: the transformer that is trained on them.
-            policy: the context policy.
-            seed: seed of all random choices except the order.
+            config: Which shards, and how they are read.
+            dit: The transformer that is trained on them.
+            policy: The context policy.
+            seed: Seed of all random choices except the order.
 
         Raises:
             ValueError: The shards were encoded for another model.

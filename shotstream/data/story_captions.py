@@ -21,11 +21,13 @@ class StoryCaptionsConfig:
     """Configuration of captions of random stories of the theatre."""
 
     batch_size: int = 8
-    """Number of stories per step, over all processes."""
+    """Number of stories per step, over all processes, at least 1."""
     shot_weights: tuple[float, ...] = (0.3, 0.25, 0.2, 0.1, 0.1, 0.0, 0.05)
-    """Relative frequency with which a step's target is the first, second, ... shot of its stories."""
+    """Relative frequencies, at least 0, with which a step's target is the first, second, ... shot of its
+    stories.
+    """
     num_latent_frames: tuple[int, ...] = (3, 6, 9)
-    """Possible lengths of a shot in latent frames, chosen uniformly."""
+    """Possible lengths of a shot in latent frames, each at least 1, chosen uniformly."""
 
     def __post_init__(self) -> None:
         require_within(self, 1, inf, ("batch_size", "num_latent_frames"))
@@ -40,11 +42,13 @@ class ShardCaptionsConfig:
     directory: str
     """Directory that `shotstream data encode` made, relative to the working directory."""
     batch_size: int = 8
-    """Number of stories per step, over all processes."""
+    """Number of stories per step, over all processes, at least 1."""
     shot_weights: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2, 0.2)
-    """Relative frequency with which a step's target is the first, second, ... shot of its stories."""
+    """Relative frequencies, at least 0, with which a step's target is the first, second, ... shot of its
+    stories.
+    """
     max_latent_frames: int = 21
-    """Length of the shots in latent frames, rounded down to whole chunks."""
+    """Length of the shots in latent frames, at least 1, rounded down to whole chunks."""
 
     def __post_init__(self) -> None:
         require_within(self, 1, inf, ("batch_size", "max_latent_frames"))

@@ -35,29 +35,31 @@ class StoryPoolConfig:
     """Configuration of a pool: its stories, how fast they are replaced, and how batches are drawn."""
 
     seed: int = 0
-    """Seed of the stories."""
+    """Seed of the stories, at least 0."""
     batch_size: int = 16
-    """Number of shots per step, over all processes."""
+    """Number of shots per step, over all processes, at least 1."""
     block_stories: int = 64
-    """Number of stories that are rendered and replaced together."""
+    """Number of stories that are rendered and replaced together, at least 1."""
     num_blocks: int = 16
-    """Number of blocks in the pool."""
+    """Number of blocks in the pool, at least 1."""
     steps_per_block: int = 50
-    """Number of training steps after which the oldest block is replaced."""
+    """Number of training steps after which the oldest block is replaced, at least 1."""
     num_shots: tuple[int, ...] = (2, 3, 5, 7)
-    """Possible numbers of shots of a story, chosen uniformly."""
+    """Possible numbers of shots of a story, each at least 1, chosen uniformly."""
     num_latent_frames: tuple[int, ...] = (3, 6, 9)
-    """Possible lengths of a shot in latent frames, chosen uniformly."""
+    """Possible lengths of a shot in latent frames, each at least 1, chosen uniformly."""
     shot_weights: tuple[float, ...] = (0.3, 0.25, 0.2, 0.1, 0.1, 0.0, 0.05)
-    """Relative frequency with which a step's target is the first, second, ... shot of its stories."""
+    """Relative frequencies, at least 0, with which a step's target is the first, second, ... shot of its
+    stories.
+    """
     pair_share: float = 0.3
-    """Share of the samples that are drawn only from shots with two actors, which are rare, and in which a
-    model learns last which actor is which. Other samples are drawn from all shots.
+    """Share of the samples, in [0, 1], that are drawn only from shots with two actors, which are rare, and in
+    which a model learns last which actor is which. Other samples are drawn from all shots.
     """
     context_drop: float = 0.1
-    """Probability that a later shot is conditioned like a first one, without context."""
+    """Probability, in [0, 1], that a later shot is conditioned like a first one, without context."""
     caption_drop: float = 0.0
-    """Probability that a sample's captions are empty: the unconditional case of guidance."""
+    """Probability, in [0, 1], that a sample's captions are empty: the unconditional case of guidance."""
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("seed", "shot_weights"))
@@ -82,11 +84,11 @@ class StoryPool:
         """Creates a pool; nothing is rendered yet.
 
         Args:
-            config: configuration of the pool.
-            codec: the codec that encodes the stories, on the CPU.
-            dit: the transformer that is trained on them.
-            policy: the context policy.
-            seed: seed of the random choices in batches.
+            config: Configuration of the pool.
+            codec: The codec that encodes the stories, on the CPU.
+            dit: The transformer that is trained on them.
+            policy: The context policy.
+            seed: Seed of the random choices in batches.
         """
         self.config, self.codec, self.dit, self.seed = config, codec, dit, seed
         self.policy: str = policy

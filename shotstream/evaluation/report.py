@@ -136,11 +136,11 @@ def make_report(
     """Returns the report: means, intervals and reference levels.
 
     Args:
-        facts: what was judged, for the JSON line.
-        stories: the stories of the films.
-        verdicts: the oracle's verdict on each film.
-        true_scores: the scores of the world's own films; None if they were not judged.
-        chance_stories: other stories of the same kind, for the chance levels.
+        facts: What was judged, for the JSON line.
+        stories: The stories of the films.
+        verdicts: The oracle's verdict on each film.
+        true_scores: The scores of the world's own films; None if they were not judged.
+        chance_stories: Other stories of the same kind, for the chance levels.
     """
     scores = [verdict.scores for verdict in verdicts]
     chances = chance_levels(stories, scores, chance_stories)

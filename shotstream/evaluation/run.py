@@ -86,11 +86,11 @@ def evaluate(
     """Returns the scores of a model.
 
     Args:
-        pipeline: a theatre model.
-        config: the stories, and how their films are generated; None: 50 stories of 5 shots.
+        pipeline: A theatre model.
+        config: The stories, and how their films are generated; None: 50 stories of 5 shots.
         context: False generates each shot in its own session, without context from earlier shots.
-        sheet: path of a PNG with some films below the ground truth; None writes none.
-        progress: called after each story.
+        sheet: Path of a PNG with some films below the ground truth; None writes none.
+        progress: Called after each story.
 
     Raises:
         ValueError: The model is not of the theatre.
@@ -129,11 +129,11 @@ def score_films(
     """Returns the scores of any source of films; see `evaluate`.
 
     Args:
-        source: the source of the films.
-        config: the stories, and how their films are generated.
-        facts: facts about the source, for the report's JSON line.
-        sheet: path of a PNG; None writes none.
-        progress: called after each story.
+        source: The source of the films.
+        config: The stories, and how their films are generated.
+        facts: Facts about the source, for the report's JSON line.
+        sheet: Path of a PNG; None writes none.
+        progress: Called after each story.
     """
     started_s = time.perf_counter()
     stories = held_out_stories(config.num_stories, config.num_shots, config.seed)

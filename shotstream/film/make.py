@@ -155,11 +155,11 @@ def make_film(
     is.
 
     Args:
-        pipeline: the plan's model, loaded.
-        plan: the shots, and everything that their frames depend on.
-        environment: the environment of `pipeline`.
-        settings: how the film is generated and written.
-        on_progress: called before each shot and after each chunk.
+        pipeline: The plan's model, loaded.
+        plan: The shots, and everything that their frames depend on.
+        environment: The environment of `pipeline`.
+        settings: How the film is generated and written.
+        on_progress: Called before each shot and after each chunk.
 
     Raises:
         FilmExistsError: A file would be overwritten. Nothing was generated.

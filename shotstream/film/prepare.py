@@ -23,10 +23,10 @@ def plan_film(
     """Returns the plan of a story.
 
     Args:
-        story: the story; its own seed is ignored.
-        pipeline: the pipeline that will generate the film; a shot without a length gets its default length.
-        seed: seed of the film; a shot without a seed gets one derived from it and the shot's index.
-        num_steps: denoising steps per chunk; None: the number that the model was trained for.
+        story: The story; its own seed is ignored.
+        pipeline: The pipeline that will generate the film; a shot without a length gets its default length.
+        seed: Seed of the film; a shot without a seed gets one derived from it and the shot's index.
+        num_steps: Denoising steps per chunk; None: the number that the model was trained for.
     """
     shots = tuple(
         replace(

@@ -29,9 +29,9 @@ def subtitles(captions: Sequence[str], shot_num_frames: Sequence[int], fps: int 
     """Returns the text of an .srt file with one entry per shot.
 
     Args:
-        captions: one per shot.
-        shot_num_frames: length of each shot in frames.
-        fps: frames per second.
+        captions: One per shot.
+        shot_num_frames: Length of each shot in frames.
+        fps: Frames per second.
     """
     return "\n".join(_entries(captions, shot_num_frames, fps, ",", _plain))
 

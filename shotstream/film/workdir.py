@@ -54,10 +54,10 @@ class WorkDir:
     It is a context manager; the directory stays unless `remove` is called.
 
     Args:
-        path: the directory, created if it does not exist.
-        plan: the plan of the film.
-        environment: the environment in which it is generated.
-        fps: frames per second of the stored frames.
+        path: The directory, created if it does not exist.
+        plan: The plan of the film.
+        environment: The environment in which it is generated.
+        fps: Frames per second of the stored frames.
 
     Raises:
         OtherWorkError: It holds the work of another film.
@@ -110,9 +110,9 @@ class WorkDir:
         """Stores a shot: its frames, then the session's state, then the record that marks it as finished.
 
         Args:
-            shot_index: index of the shot, from 0; shots are stored in order.
-            frames: all its frames.
-            save_session: writes the session's state after this shot to the path that it is given.
+            shot_index: Index of the shot, from 0; shots are stored in order.
+            frames: All its frames.
+            save_session: Writes the session's state after this shot to the path that it is given.
         """
         hashes = hash_frames(frames)
         make_atomically(self._frames(shot_index), lambda part: write_lossless(part, frames, self._fps))

@@ -181,7 +181,7 @@ def _compiled_flex() -> Callable[..., Tensor]:
 
 
 def expect_graphs(count: int) -> None:
-    """Raises torch's limit of compiled variants of a function to `count`; the default is 8.
+    """Increases torch's limit of compiled variants of a function to `count`; the default is 8.
 
     The limit is for all compiled functions: a limit per function exists only from torch 2.12 on.
     """

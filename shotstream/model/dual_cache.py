@@ -129,7 +129,8 @@ class DualCache:
             token_grid: Size of their latent frames in tokens.
             dtype: Dtype of stored keys and values; one with fewer bits than the network's saves memory, not
                 time. int8 is for 8-bit attention, which saves both: a key and a value need two bytes per
-                channel, and half a percent more for scales. Such a cache supports no pass with gradients.
+                channel, and 4 bytes per token and head for the key's step. Such a cache supports no pass with
+                gradients.
             device: Device of the buffers.
             num_heads: Number of heads whose keys it holds; None: all.
         """

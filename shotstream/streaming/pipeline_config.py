@@ -29,11 +29,11 @@ class PipelineConfig:
     model_id: str
     """Name of the model, for users and replay files."""
     fps: int
-    """Frames per second of the films."""
+    """Frames per second of the films, at least 1."""
     pixel_size: PixelSize
     """Size of a frame in pixels."""
     num_chunks: int
-    """Default length of a shot in chunks."""
+    """Default length of a shot in chunks, at least 1."""
     context_policy: str
     """Name of the policy that chooses context frames."""
     student_steps: tuple[int, ...] = STUDENT_STEPS

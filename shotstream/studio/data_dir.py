@@ -23,7 +23,7 @@ class DataDir:
     """A data directory, locked until `close`.
 
     Args:
-        root: the directory; created if it does not exist.
+        root: The directory; created if it does not exist.
 
     Raises:
         StorageError: Another server uses it.

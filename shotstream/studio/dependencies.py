@@ -27,9 +27,9 @@ class Backend:
     """The backend of the routes: the application context, the worker, and exports.
 
     Args:
-        app: the application context.
-        worker: the worker thread.
-        exports_dir: the directory of export files that are not downloaded yet.
+        app: The application context.
+        worker: The worker thread.
+        exports_dir: The directory of export files that are not downloaded yet.
     """
 
     def __init__(self, app: AppContext, worker: Worker, exports_dir: Path) -> None:
@@ -62,11 +62,11 @@ class Backend:
         """Writes an export of a film, or of one shot, and returns it as a download.
 
         Args:
-            story_id: the story.
-            name: the file name of the download.
-            media_type: its media type.
-            write: writes the file.
-            shot_id: export this shot alone.
+            story_id: The story.
+            name: The file name of the download.
+            media_type: Its media type.
+            write: Writes the file.
+            shot_id: Export this shot alone.
 
         Raises:
             ApiError: There is nothing to export, too many exports run already, a take is corrupt, or the disk

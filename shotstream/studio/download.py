@@ -15,11 +15,11 @@ class DownloadResponse(FileResponse):
     """A file download. A range outside the file is answered with 416 and a `Problem`.
 
     Args:
-        path: the file.
-        media_type: its media type.
-        filename: the name to save it as; None: it is shown in the browser.
-        headers: additional headers.
-        on_finished: called once, when the file was sent, refused, or the client disconnected.
+        path: The file.
+        media_type: Its media type.
+        filename: The name to save it as; None: it is shown in the browser.
+        headers: Additional headers.
+        on_finished: Called once, when the file was sent, refused, or the client disconnected.
     """
 
     def __init__(

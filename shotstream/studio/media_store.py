@@ -84,8 +84,8 @@ class MediaStore:
     """Reads and writes the files of takes.
 
     Args:
-        root: a directory that no other server uses; created if it does not exist.
-        pipeline: the pipeline that generates the takes.
+        root: A directory that no other server uses; created if it does not exist.
+        pipeline: The pipeline that generates the takes.
     """
 
     def __init__(self, root: Path, pipeline: StreamingPipeline) -> None:

@@ -21,10 +21,10 @@ class ForwardedHeadersMiddleware:
     """ASGI middleware that applies X-Forwarded-... headers of trusted proxies.
 
     Args:
-        app: the ASGI app.
-        root_path: the path prefix under which a proxy serves the studio, "" for none. It does not matter
+        app: The ASGI app.
+        root_path: The path prefix under which a proxy serves the studio, "" for none. It does not matter
             whether the proxy removes it.
-        trusted: addresses of trusted proxies, as uvicorn's `forwarded_allow_ips`.
+        trusted: Addresses of trusted proxies, as uvicorn's `forwarded_allow_ips`.
     """
 
     def __init__(self, app: ASGIApp, *, root_path: str, trusted: str) -> None:

@@ -9,8 +9,8 @@ class TokenBucket:
     """A token bucket: each event takes a token, and tokens are refilled at a constant rate.
 
     Args:
-        per_s: tokens refilled per second.
-        capacity: maximum number of tokens, with which it starts: the largest burst.
+        per_s: Tokens refilled per second.
+        capacity: Maximum number of tokens, with which it starts: the largest burst.
     """
 
     def __init__(self, per_s: float, capacity: float) -> None:
@@ -49,9 +49,9 @@ class TokenBuckets:
     """One token bucket for each key; beyond `max_keys` the least recently used is removed.
 
     Args:
-        per_s: as in `TokenBucket`.
-        capacity: as in `TokenBucket`.
-        max_keys: maximum number of buckets.
+        per_s: As in `TokenBucket`.
+        capacity: As in `TokenBucket`.
+        max_keys: Maximum number of buckets.
     """
 
     def __init__(self, per_s: float, capacity: float, max_keys: int = 4096) -> None:

@@ -68,9 +68,9 @@ class SecurityMiddleware:
     """ASGI middleware that refuses requests without access. It must run after `ForwardedHeadersMiddleware`.
 
     Args:
-        app: the ASGI app.
-        token: the access token; None: every request that names a loopback host has access.
-        limits: limits of bodies and of wrong tokens.
+        app: The ASGI app.
+        token: The access token; None: every request that names a loopback host has access.
+        limits: Limits of bodies and of wrong tokens.
     """
 
     def __init__(self, app: ASGIApp, *, token: str | None, limits: Limits) -> None:

@@ -37,8 +37,8 @@ class StudioServer(uvicorn.Server):
     """A uvicorn server for the studio. An interrupt or SIGTERM shuts it down without an error.
 
     Args:
-        app: the app, from `create_app`.
-        limits: limits of connections.
+        app: The app, from `create_app`.
+        limits: Limits of connections.
     """
 
     def __init__(self, app: FastAPI, limits: Limits) -> None:

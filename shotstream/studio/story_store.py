@@ -171,13 +171,13 @@ class StoryStore(Database):
         """Saves a change of a story in one transaction.
 
         Args:
-            story_id: the story.
-            branch: the branch that is shown after the change, with its new head and tip.
-            autoplay: as in `StoryState`.
-            wanted: the queued takes.
-            step: a new step.
-            takes: new takes, whose files are on disk.
-            history_limit: the maximum size of the history; None: unlimited.
+            story_id: The story.
+            branch: The branch that is shown after the change, with its new head and tip.
+            autoplay: As in `StoryState`.
+            wanted: The queued takes.
+            step: A new step.
+            takes: New takes, whose files are on disk.
+            history_limit: The maximum size of the history; None: unlimited.
         """
         with self.transaction() as session:
             row = session.get_one(StoryRow, story_id)

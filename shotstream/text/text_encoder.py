@@ -144,11 +144,11 @@ class UMT5TextEncoder:
         """Creates an encoder.
 
         Args:
-            config: the sizes.
+            config: The sizes.
             module: transformers' encoder.
-            tokenizer: the tokenizer.
-            memo: the cache of embeddings; None: a new one.
-            device: the device on which the layers compute; None: that of the weights.
+            tokenizer: The tokenizer.
+            memo: The cache of embeddings; None: a new one.
+            device: The device on which the layers compute; None: that of the weights.
         """
         self._config = config
         self._device = module.shared.weight.device if device is None else torch.device(device)

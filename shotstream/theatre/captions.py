@@ -115,10 +115,10 @@ def shot_caption(shot: Shot, place: Place, time: Time, rng: np.random.Generator)
     """Returns the caption of one shot.
 
     Args:
-        shot: the shot.
-        place: the place in the global caption; a shot there need not repeat it.
-        time: the time in the global caption.
-        rng: the generator that chooses the words.
+        shot: The shot.
+        place: The place in the global caption; a shot there need not repeat it.
+        time: The time in the global caption.
+        rng: The generator that chooses the words.
     """
     parts: list[str] = []
     for performance in shot.performances:

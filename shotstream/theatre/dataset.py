@@ -62,9 +62,9 @@ def write_dataset(
     If it is interrupted or fails, the directory is emptied again.
 
     Args:
-        directory: the directory.
-        config: the configuration of the dataset.
-        progress: called with the number of finished stories and the number of all stories.
+        directory: The directory.
+        config: The configuration of the dataset.
+        progress: Called with the number of finished stories and the number of all stories.
 
     Raises:
         ValueError: The directory is not empty.

@@ -41,8 +41,8 @@ def answers(shot: Shot, text: str) -> tuple[int, ...]:
     """Returns the index of the correct answer to each of `QUESTIONS`.
 
     Args:
-        shot: the shot.
-        text: its composed caption; a fact that it does not mention is "not said".
+        shot: The shot.
+        text: Its composed caption; a fact that it does not mention is "not said".
     """
     text = text.lower()
     found = [

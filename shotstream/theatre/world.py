@@ -86,9 +86,9 @@ def sample_story(rng: np.random.Generator, num_shots: int, *, held_out: bool = F
     """Returns a random story.
 
     Args:
-        rng: the only source of randomness.
-        num_shots: number of shots, at least 1.
-        held_out: whether the cast has a pair of species and colour that training never shows.
+        rng: The only source of randomness.
+        num_shots: Number of shots, at least 1.
+        held_out: Whether the cast has a pair of species and colour that training never shows.
     """
     if num_shots < 1:
         raise ValueError(f"a story has at least one shot, got {num_shots}")

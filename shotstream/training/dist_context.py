@@ -97,7 +97,7 @@ def init_dist_context(device: torch.device | str = "cpu") -> Generator[DistConte
     """Yields the context of the processes that torchrun has started, and leaves the process group at the end.
 
     Args:
-        device: device of this process; decides whether parameters are exchanged by NCCL or by gloo.
+        device: Device of this process; decides whether parameters are exchanged by NCCL or by gloo.
 
     Raises:
         ValueError: Machines run different numbers of processes.

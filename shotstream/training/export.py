@@ -31,10 +31,10 @@ def export_run(name: str, runs: Path, directory: Path) -> str:
     """Writes the bundle of a run, replacing an existing one; returns its SHA-256.
 
     Args:
-        name: a recipe that trains a model (the causal teacher can stream as well, with more steps) or the
+        name: A recipe that trains a model (the causal teacher can stream as well, with more steps) or the
             finish of a decoder.
-        runs: directory of all runs.
-        directory: the bundle.
+        runs: Directory of all runs.
+        directory: The bundle.
 
     Raises:
         ValueError: The run trains neither, has no checkpoint, or latents differ.

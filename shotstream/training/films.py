@@ -35,9 +35,9 @@ def theatre_pipeline_config(
     """Returns the pipeline configuration of a theatre model.
 
     Args:
-        model: configuration of the model.
-        student_steps: timesteps that it was trained for.
-        num_chunks: default length of a shot in chunks.
+        model: Configuration of the model.
+        student_steps: Timesteps that it was trained for.
+        num_chunks: Default length of a shot in chunks.
     """
     return PipelineConfig(
         family="theatre",
@@ -84,13 +84,13 @@ def teacher_films(
     Whole shots are generated, by Euler steps.
 
     Args:
-        pipeline: pipeline of the teacher, see `theatre_pipeline`.
+        pipeline: Pipeline of the teacher, see `theatre_pipeline`.
         context: False generates each shot as a first one, without context.
-        num_chunks: length of a shot in chunks.
-        seed: seed of the noise; as in `model_films` a shot has the same noise with and without context.
-        num_steps: number of Euler steps.
-        guidance: scale of guidance by captions; 1: none.
-        context_guidance: scale of guidance by context, see `guided_velocity`; 1: none.
+        num_chunks: Length of a shot in chunks.
+        seed: Seed of the noise; as in `model_films` a shot has the same noise with and without context.
+        num_steps: Number of Euler steps.
+        guidance: Scale of guidance by captions; 1: none.
+        context_guidance: Scale of guidance by context, see `guided_velocity`; 1: none.
     """
     schedule = FlowSchedule(shift=pipeline.config.shift)
     sigmas = schedule.sampling_sigmas(num_steps).to(pipeline.device)

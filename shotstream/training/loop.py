@@ -39,11 +39,11 @@ def train(
     """Trains until `num_steps` or `stop_at` steps are done, or until SIGTERM or SIGINT; saves in each case.
 
     Args:
-        stage: the stage in its state after `first` steps.
-        config: length of the run, and what it saves and logs.
-        directory: directory of the run.
-        first: number of steps done before.
-        dist_context: the processes of the run; a signal to one of them stops all.
+        stage: The stage in its state after `first` steps.
+        config: Length of the run, and what it saves and logs.
+        directory: Directory of the run.
+        first: Number of steps done before.
+        dist_context: The processes of the run; a signal to one of them stops all.
 
     Returns:
         The total number of steps; less than `num_steps` after SIGTERM or at `stop_at`.

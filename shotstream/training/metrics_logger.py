@@ -36,13 +36,13 @@ class MetricsLogger:
         """Creates a logger; nothing is written before the first step.
 
         Args:
-            directory: directory of the run.
-            first: number of steps done before.
-            num_steps: number of steps of the whole run.
-            log_every: number of steps between entries of the log.
-            batch_size: number of samples of a step.
-            tensorboard: whether scalars are also written for TensorBoard.
-            speaks: whether this process writes anything.
+            directory: Directory of the run.
+            first: Number of steps done before.
+            num_steps: Number of steps of the whole run.
+            log_every: Number of steps between entries of the log.
+            batch_size: Number of samples of a step.
+            tensorboard: Whether scalars are also written for TensorBoard.
+            speaks: Whether this process writes anything.
         """
         self._directory, self._log_every, self._batch_size = directory, log_every, batch_size
         self._speaks = speaks

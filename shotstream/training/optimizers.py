@@ -25,8 +25,8 @@ class ClippedOptimizer:
         """Wraps optimizers, whose current learning rates are the peaks.
 
         Args:
-            optimizers: the optimizers by name.
-            max_norm: maximum norm of all gradients together.
+            optimizers: The optimizers by name.
+            max_norm: Maximum norm of all gradients together.
         """
         self._optimizers, self._max_norm = dict(optimizers), max_norm
         groups = [optimizer.param_groups for optimizer in optimizers.values()]
@@ -91,11 +91,11 @@ def muon_adamw(
     """Returns Muon for hidden matrices and AdamW for all other parameters.
 
     Args:
-        named_parameters: parameters to train; matrices whose name contains none of `adamw_names` use Muon.
-        learning_rate: learning rate of AdamW; Muon's is three times it, with updates of the same root mean
+        named_parameters: Parameters to train; matrices whose name contains none of `adamw_names` use Muon.
+        learning_rate: Learning rate of AdamW; Muon's is three times it, with updates of the same root mean
             square.
-        adamw_names: parts of the names of matrices that are not hidden: embeddings, heads.
-        max_norm: maximum norm of the gradients.
+        adamw_names: Parts of the names of matrices that are not hidden: embeddings, heads.
+        max_norm: Maximum norm of the gradients.
     """
     hidden: list[nn.Parameter] = []
     others: list[nn.Parameter] = []

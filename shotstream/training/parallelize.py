@@ -80,10 +80,10 @@ class ParallelConfig:
         """Adds the gradient of the mean loss over an effective batch; returns that loss.
 
         Args:
-            batch_size: number of samples of the whole batch.
-            loss_of: returns the mean loss over some of its samples.
-            name: name of the loss, for the message.
-            step: number of the step, for the message.
+            batch_size: Number of samples of the whole batch.
+            loss_of: Returns the mean loss over some of its samples.
+            name: Name of the loss, for the message.
+            step: Number of the step, for the message.
 
         Raises:
             FloatingPointError: The loss is not finite in some process; all processes raise.
@@ -123,9 +123,9 @@ class ParallelConfig:
         """Shards a module's parameters over the processes, in place.
 
         Args:
-            module: the root module.
-            parts: submodules that are gathered one at a time.
-            methods: methods of the root, besides `forward`, that use its parameters.
+            module: The root module.
+            parts: Submodules that are gathered one at a time.
+            methods: Methods of the root, besides `forward`, that use its parameters.
         """
         if self.dist_context.mesh is None:
             return

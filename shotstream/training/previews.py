@@ -49,10 +49,10 @@ def preview_teacher(
     shots.
 
     Args:
-        stage: the teacher's stage.
-        model: its averaged model.
-        step: number of steps done.
-        directory: directory of the sheet.
+        stage: The teacher's stage.
+        model: Its averaged model.
+        step: Number of steps done.
+        directory: Directory of the sheet.
     """
     pool = stage.source
     assert isinstance(pool, StoryPool)

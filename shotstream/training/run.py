@@ -68,11 +68,11 @@ def prepare_run(
     It checks everything that the run needs, and writes the directory only if all checks pass.
 
     Args:
-        recipe: the recipe.
-        runs: directory of all runs, including those of the recipe's inputs.
-        device: device of the training.
-        start_from: a portable checkpoint from which a run without checkpoints of its own starts.
-        dist_context: the processes of the run; all of them must see the same files.
+        recipe: The recipe.
+        runs: Directory of all runs, including those of the recipe's inputs.
+        device: Device of the training.
+        start_from: A portable checkpoint from which a run without checkpoints of its own starts.
+        dist_context: The processes of the run; all of them must see the same files.
 
     Raises:
         ValueError: An input has not been trained, the directory holds a run of another configuration, the

@@ -26,15 +26,15 @@ def evaluate_run(
     """Returns the scores of a run's newest checkpoint: a teacher generates whole shots, a student streams.
 
     Args:
-        name: name of the run.
-        runs: directory of all runs.
-        config: configuration of the evaluation; `steps` is for a student.
+        name: Name of the run.
+        runs: Directory of all runs.
+        config: Configuration of the evaluation; `steps` is for a student.
         context: False generates each shot as a first one, without context.
-        sampler_steps: number of Euler steps of a teacher.
-        guidance: scale of a teacher's guidance by captions; 1: none.
-        context_guidance: scale of a teacher's guidance by context; 1: none.
-        sheet: path of a PNG; None writes none.
-        progress: called after each story.
+        sampler_steps: Number of Euler steps of a teacher.
+        guidance: Scale of a teacher's guidance by captions; 1: none.
+        context_guidance: Scale of a teacher's guidance by context; 1: none.
+        sheet: Path of a PNG; None writes none.
+        progress: Called after each story.
 
     Raises:
         ValueError: There is no such run, or it trains no model.

@@ -33,11 +33,11 @@ class TrainState:
         """Creates the state of a module, after it was sharded; frozen parameters stay frozen.
 
         Args:
-            module: the module that checkpoints hold.
-            config: configuration of the optimizer.
-            num_steps: number of steps of the run.
-            part: the part of it that is trained and averaged; None: all.
-            adamw_names: see `muon_adamw`.
+            module: The module that checkpoints hold.
+            config: Configuration of the optimizer.
+            num_steps: Number of steps of the run.
+            part: The part of it that is trained and averaged; None: all.
+            adamw_names: See `muon_adamw`.
         """
         self.module, self.part = module, module if part is None else part
         self.config, self.num_steps = config, num_steps
@@ -61,8 +61,8 @@ class TrainState:
         """Returns a module that is not sharded, filled with the averaged weights and in eval mode.
 
         Args:
-            module: a module of the same sizes as the trained one; it is changed in place.
-            part: the part of it that corresponds to the averaged one; None: all.
+            module: A module of the same sizes as the trained one; it is changed in place.
+            part: The part of it that corresponds to the averaged one; None: all.
         """
         module.load_state_dict(whole_state(self.module.state_dict()))
         self.ema.copy_to(module if part is None else part)

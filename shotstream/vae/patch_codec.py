@@ -77,7 +77,7 @@ class PatchCodec(nn.Module):
         """Creates a codec with random weights.
 
         Args:
-            config: the sizes.
+            config: The sizes.
             palette: RGB in 0..255; None if a checkpoint will provide it.
         """
         super().__init__()
@@ -166,8 +166,8 @@ class PatchCodec(nn.Module):
         """Returns the logits of every colour, for each picture of each latent frame.
 
         Args:
-            latents: latent frames in order.
-            before: the latent frames before them; see `before` for those of a video's first.
+            latents: Latent frames in order.
+            before: The latent frames before them; see `before` for those of a video's first.
         """
         stride = self._geometry.spatial_stride
         pixels = self.head(self._finished(self.surroundings(latents, before)))

@@ -35,13 +35,13 @@ class WanVAEConfig:
     """Sizes of the autoencoder; the defaults are those of the published Wan2.1 VAE."""
 
     dim: int = 96
-    """Number of channels at full resolution."""
+    """Number of channels at full resolution, at least 1."""
     latent_channels: int = 16
-    """Number of channels of a latent frame."""
+    """Number of channels of a latent frame, at least 1."""
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     """Number of channels of each level, in multiples of `dim`; height and width are halved between levels."""
     num_res_blocks: int = 2
-    """Number of residual blocks of each encoder level; a decoder level has one more."""
+    """Number of residual blocks of each encoder level, at least 1; a decoder level has one more."""
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     """Whether each halving of height and width also halves the number of frames."""
     latents_mean: tuple[float, ...] = _PUBLISHED_MEAN

@@ -70,11 +70,11 @@ class Mp4Writer:
     It is a context manager: the file is complete only after an exit without an error.
 
     Args:
-        path: the file; FFmpeg rewrites it at the end, so it must be a regular file.
-        fps: frames per second.
-        settings: settings of the encoder.
-        title: title of the film, stored in the file.
-        chapters: the chapters; they must be known in advance, since players read them from the header.
+        path: The file; FFmpeg rewrites it at the end, so it must be a regular file.
+        fps: Frames per second.
+        settings: Settings of the encoder.
+        title: Title of the film, stored in the file.
+        chapters: The chapters; they must be known in advance, since players read them from the header.
     """
 
     def __init__(

@@ -102,9 +102,9 @@ def iter_pictures(
     """Yields (index, frame as a player shows it) for the frames in `spans`, each once.
 
     Args:
-        path: the video.
-        timeline: its timeline.
-        spans: ascending indices of frames; no frame from the first to the last of a span may be damaged.
+        path: The video.
+        timeline: Its timeline.
+        spans: Ascending indices of frames; no frame from the first to the last of a span may be damaged.
 
     Raises:
         VideoError: The file cannot be read, or a frame is damaged, missing, or of an unsupported kind.

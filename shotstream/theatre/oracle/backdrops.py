@@ -58,10 +58,10 @@ def best_backdrops(
     """Returns the sets that match the frames best, each with its best camera; the best first.
 
     Args:
-        counts: result of `colour_counts`.
-        framing: distance of the camera.
-        frames: indices of the frames in their shot, from 0.
-        num_best: number of sets to return.
+        counts: Result of `colour_counts`.
+        framing: Distance of the camera.
+        frames: Indices of the frames in their shot, from 0.
+        num_best: Number of sets to return.
     """
     pictures = _pictures(framing)
     shares = _agreeing(counts.mean(axis=0), pictures).max(axis=1)

@@ -26,8 +26,8 @@ def cut_offset(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> int | Non
     """Returns the offset of a film's cut from the plan in frames, -6 to 6; negative is early. None: no cut.
 
     Args:
-        before: palette indices `[f, h, w]` of the film up to the planned cut.
-        after: palette indices of the film from the planned cut on. Of each shot the `WINDOW` frames at the
+        before: Palette indices `[f, h, w]` of the film up to the planned cut.
+        after: Palette indices of the film from the planned cut on. Of each shot the `WINDOW` frames at the
             cut are needed; with fewer frames the search is shorter.
 
     Raises:

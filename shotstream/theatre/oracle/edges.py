@@ -11,8 +11,8 @@ def edge_agreement(seen: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> float:
     some. Whether the colours are correct does not matter.
 
     Args:
-        seen: palette indices `[n, h, w]` of the frames.
-        drawn: palette indices of the drawing, of the same shape.
+        seen: Palette indices `[n, h, w]` of the frames.
+        drawn: Palette indices of the drawing, of the same shape.
     """
     common = in_seen = in_drawn = 0
     for axis in (1, 2):

@@ -71,8 +71,8 @@ def judge_film(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> Ver
     """Returns the scores of a film.
 
     Args:
-        shots: the plan.
-        takes: the generated frames of each shot, RGB `[f, 48, 80, 3]`, with 3 frames or more.
+        shots: The plan.
+        takes: The generated frames of each shot, RGB `[f, 48, 80, 3]`, with 3 frames or more.
 
     Raises:
         ValueError: The numbers of shots and takes differ, or a take has another size or is too short.

@@ -60,9 +60,9 @@ def portray(shot: Shot, facts: ShotFacts, frames: NDArray[np.uint8]) -> Portrait
     """Returns the scores of the drawings in every frame of a shot.
 
     Args:
-        shot: the plan.
-        facts: result of `read_shot` for the frames; set, camera and framing are used.
-        frames: palette indices `[f, 48, 80]`.
+        shot: The plan.
+        facts: Result of `read_shot` for the frames; set, camera and framing are used.
+        frames: Palette indices `[f, 48, 80]`.
     """
     framing, order = facts.framing, np.arange(len(frames))
     counts = colour_counts(frames, framing)

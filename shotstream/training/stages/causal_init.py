@@ -64,12 +64,12 @@ class CausalInitStage:
         """Creates the stage; the student is `teacher`, changed in place.
 
         Args:
-            recipe: recipe of the run.
-            source: the ODE pairs.
-            teacher: the model from which the student starts, on the training device.
-            batch_size: number of samples of a file of pairs.
-            film: generates and scores films of the averaged student; see `Stage.preview`.
-            parallel: how steps are computed.
+            recipe: Recipe of the run.
+            source: The ODE pairs.
+            teacher: The model from which the student starts, on the training device.
+            batch_size: Number of samples of a file of pairs.
+            film: Generates and scores films of the averaged student; see `Stage.preview`.
+            parallel: How steps are computed.
         """
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
         self.batch_size = batch_size
@@ -133,9 +133,9 @@ class CausalInitStage:
         """Returns the squared error of the data predicted from the chosen states.
 
         Args:
-            pairs: the pairs, on the CPU.
-            chosen: index of the state in the trajectory, for each chunk.
-            num_noised: average number of noised chunks per sample over the effective batch, so that means
+            pairs: The pairs, on the CPU.
+            chosen: Index of the state in the trajectory, for each chunk.
+            num_noised: Average number of noised chunks per sample over the effective batch, so that means
                 over microbatches average to the mean over all; None: the pairs are the whole batch.
         """
         config, device = self.model.dit.config, self.model.device

@@ -41,11 +41,11 @@ class DecoderConfig:
     """Configuration of the decoder stage."""
 
     cells_per_clip: int = 64
-    """Number of cells of a clip in the loss of a step, those with an actor first."""
+    """Number of cells of a clip in the loss of a step, at least 1; those with an actor are first."""
     pixels_per_cell: int = 48
-    """Number of random pixels of each cell in the loss of a step."""
+    """Number of random pixels of each cell in the loss of a step, at least 1."""
     figure_weight: float = 3.0
-    """Weight of an actor's pixels, and of those next to them, relative to others."""
+    """Weight of an actor's pixels, and of those next to them, relative to others; above 0."""
     max_noise: float = 0.7
     """Maximum scale of the noise on latents, in standard deviations; the scale is uniform in [0,
     max_noise].

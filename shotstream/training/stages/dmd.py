@@ -73,11 +73,11 @@ class DmdConfig:
     fake_updates: int = 5
     """Number of updates of the fake score per step, at least 1."""
     fake_warmup_steps: int = 20
-    """Number of steps at the beginning in which only the fake score is updated."""
+    """Number of steps at the beginning in which only the fake score is updated, at least 0."""
     fake_learning_rate: float = 1e-4
-    """Learning rate of the fake score."""
+    """Learning rate of the fake score, above 0."""
     fake_max_norm: float = 10.0
-    """Maximum norm of the fake score's gradient."""
+    """Maximum norm of the fake score's gradient, above 0."""
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("guidance", "context_guidance", "fake_warmup_steps"))
@@ -142,13 +142,13 @@ class DmdStage:
         Frozen parameters stay frozen.
 
         Args:
-            recipe: recipe of the run.
-            student: a causal few-step model; its text encoder is frozen.
-            teacher: a bidirectional model, frozen.
-            fake: initial fake score.
-            source: source of the shots' conditioning, on any device; it may depend on the student.
-            film: generates and scores films of the averaged student; see `Stage.preview`.
-            parallel: how steps are computed.
+            recipe: Recipe of the run.
+            student: A causal few-step model; its text encoder is frozen.
+            teacher: A bidirectional model, frozen.
+            fake: Initial fake score.
+            source: Source of the shots' conditioning, on any device; it may depend on the student.
+            film: Generates and scores films of the averaged student; see `Stage.preview`.
+            parallel: How steps are computed.
         """
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
         self.parallel.shares(self.batch_size)
@@ -256,10 +256,10 @@ class DmdStage:
         """Returns the student's loss on its own samples, and the DMD gradient that it stands for.
 
         Args:
-            batch: the shots.
-            text: embeddings of its captions.
-            uncond: embeddings of empty captions, for the teacher's guidance.
-            key: key of all randomness.
+            batch: The shots.
+            text: Embeddings of its captions.
+            uncond: Embeddings of empty captions, for the teacher's guidance.
+            key: Key of all randomness.
         """
         x0 = self.rollout(batch, text, key)
         gradient = self.gradient(batch, text, uncond, x0.detach(), key)

@@ -45,7 +45,7 @@ class InterShotConfig(DmdConfig):
     lora_rank: int = 32
     """Rank of the adapters; 0: no adapters, all weights of student and fake score are trained."""
     lora_alpha: int = 32
-    """Alpha of the adapters, whose output is scaled by alpha / rank."""
+    """Alpha of the adapters, at least 1; their output is scaled by alpha / rank."""
 
     def __post_init__(self) -> None:
         DmdConfig.__post_init__(self)
@@ -70,11 +70,11 @@ class OwnHistory:
         """Creates a source, which uses the student's current weights in each step.
 
         Args:
-            recipe: recipe of the run.
-            captions: captions of the stories.
-            student: the student that generates the history.
-            codec: codec that decodes shots and encodes context frames; on the student's device.
-            latent_size: size of a latent frame.
+            recipe: Recipe of the run.
+            captions: Captions of the stories.
+            student: The student that generates the history.
+            codec: Codec that decodes shots and encodes context frames; on the student's device.
+            latent_size: Size of a latent frame.
         """
         self.recipe, self.captions, self.student = recipe, captions, student
         self.codec, self.latent_size = codec, latent_size
@@ -130,14 +130,14 @@ def inter_shot_stage(
     """Returns the inter-shot stage, which trains adapters of student and fake score.
 
     Args:
-        recipe: recipe of the run.
-        student: a student of the intra-shot stage; changed in place.
-        teacher: the teacher, frozen in place; the fake score starts as a copy of it.
-        codec: codec that decodes shots and encodes context frames; on the student's device.
-        latent_size: size of a latent frame.
-        captions: captions of the stories.
-        film: see `DmdStage`.
-        parallel: how steps are computed.
+        recipe: Recipe of the run.
+        student: A student of the intra-shot stage; changed in place.
+        teacher: The teacher, frozen in place; the fake score starts as a copy of it.
+        codec: Codec that decodes shots and encodes context frames; on the student's device.
+        latent_size: Size of a latent frame.
+        captions: Captions of the stories.
+        film: See `DmdStage`.
+        parallel: How steps are computed.
     """
     fake = fake_of(teacher)
     adapt(student.dit, recipe, "student")
@@ -169,10 +169,10 @@ def condition_batch(
     """Returns the conditioning of the next shot in every story, and its caption rows.
 
     Args:
-        memories: memories of the earlier shots, for each story; the same number in all.
-        captions: composed captions of all shots, for each story.
-        model: configuration of the model.
-        size: size of a latent frame.
+        memories: Memories of the earlier shots, for each story; the same number in all.
+        captions: Composed captions of all shots, for each story.
+        model: Configuration of the model.
+        size: Size of a latent frame.
     """
     shots = [
         condition_next_shot(before, rows[len(before)], model.dit, size, model.context_policy)

@@ -52,12 +52,12 @@ def intra_shot_stage(
     """Returns the intra-shot stage, which trains all weights of student and fake score.
 
     Args:
-        recipe: recipe of the run.
-        student: the student, changed in place.
-        teacher: the teacher, frozen in place; the fake score starts as a copy of it.
-        source: source of shots with their true history.
-        film: see `DmdStage`.
-        parallel: how steps are computed.
+        recipe: Recipe of the run.
+        student: The student, changed in place.
+        teacher: The teacher, frozen in place; the fake score starts as a copy of it.
+        source: Source of shots with their true history.
+        film: See `DmdStage`.
+        parallel: How steps are computed.
     """
     return DmdStage(
         recipe,

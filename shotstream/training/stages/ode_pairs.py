@@ -90,11 +90,11 @@ class OdePairsStage:
         """Creates the stage; raises ValueError for settings that only a stage that trains can use.
 
         Args:
-            recipe: recipe of the run; a file holds one of its batches.
-            source: the shots that give conditioning and history.
-            model: the teacher, frozen in place.
-            directory: directory of the files.
-            parallel: how steps are computed.
+            recipe: Recipe of the run; a file holds one of its batches.
+            source: The shots that give conditioning and history.
+            model: The teacher, frozen in place.
+            directory: Directory of the files.
+            parallel: How steps are computed.
         """
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
         self.parallel.refuse(("activation_checkpointing", "compile"), "making ODE pairs learns nothing")

@@ -52,13 +52,13 @@ class TeacherConfig:
     causal_share: float = 0.5
     """Share of the steps with the causal mask and a level per chunk, in [0, 1]."""
     clean_history: float = 0.5
-    """Probability that an earlier chunk is clean in a causal step."""
+    """Probability, in [0, 1], that an earlier chunk is clean in a causal step."""
     figure_share: float = 0.5
     """Share of the loss that is on cells that show an actor, in [0, 1]. In a wide shot these are a tenth of
     all cells, and with equal weights they are learnt last. The optimum is the same.
     """
     max_figure_weight: float = 8.0
-    """Maximum weight of one such cell."""
+    """Maximum weight of one such cell, above 0."""
 
     def __post_init__(self) -> None:
         require_within(self, 0, 1, ("causal_share", "clean_history", "figure_share"))
@@ -86,11 +86,11 @@ class TeacherStage:
         """Creates the stage with a model on `device`; the source returns batches on the CPU.
 
         Args:
-            recipe: recipe of the run.
-            source: source of the training shots.
-            device: device of the training.
-            parallel: how steps are computed.
-            text_encoder: the trained text encoder of a model with questions; it is not trained further.
+            recipe: Recipe of the run.
+            source: Source of the training shots.
+            device: Device of the training.
+            parallel: How steps are computed.
+            text_encoder: The trained text encoder of a model with questions; it is not trained further.
         """
         torch.manual_seed(recipe.train.seed)  # the initial weights
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
@@ -164,11 +164,11 @@ class TeacherStage:
         different numbers of noisy frames.
 
         Args:
-            model: the model.
-            batch: a part of the effective batch.
-            step: keys noise and levels, with each sample's index in the batch.
-            causal: whether chunks have their own levels and do not attend to later ones.
-            numbers: configuration of the loss weights and the levels; None: the recipe's.
+            model: The model.
+            batch: A part of the effective batch.
+            step: Keys noise and levels, with each sample's index in the batch.
+            causal: Whether chunks have their own levels and do not attend to later ones.
+            numbers: Configuration of the loss weights and the levels; None: the recipe's.
         """
         numbers = numbers or self.recipe.stage
         dit, seed = self.recipe.model.dit, self.recipe.train.seed
