@@ -1,20 +1,19 @@
-"""Operations and bytes of a training step of the 1.3B stages; counted, not measured.
+"""Operations of a training step of the 1.3B stages; counted, not measured.
 
 The networks are built on the device meta, which computes nothing, and the very functions that the stages
-call are run there under torch's counter of operations, and under hooks that see what the backward pass
-would need. So it is arithmetic over the code as it is, on no hardware. Multiplications and additions in
+call are run there under torch's counter of operations. So it is arithmetic over the code as it is, on no
+hardware. Multiplications and additions in
 matrix products and attention are counted, as two operations; nothing else is, and neither are the codec and
 the optimisers. Recomputed blocks are counted apart: they are work of the machine, not of the model.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from shotstream.diffusion.schedule import FlowSchedule
@@ -30,33 +29,16 @@ from shotstream.training.stages.inter_shot import InterShotConfig
 from shotstream.training.stages.teacher import TeacherRecipe
 from shotstream.training.velocity import shot_velocity
 
-_FLOAT32_BYTES, _BFLOAT16_BYTES = 4, 2
 _META = torch.device("meta")
 
 
-@dataclass(frozen=True, slots=True)
-class StepCost:
-    """Cost of one step, for each sample of its batch; `state_bytes` whatever the batch."""
+class StepCost(NamedTuple):
+    """The operations of one step, for each sample of its batch."""
 
     flops: float
-    """Of the model, the backward passes included."""
+    """Operations of the model, the backward passes included."""
     recomputed_flops: float
-    """Of blocks that are computed again in backward passes."""
-    activation_bytes: int
-    """What the backward pass over whole shots needs, apart from parameters, where nothing is recomputed."""
-    input_bytes: int
-    """The inputs of all blocks, for which activations can be recomputed."""
-    cache_bytes: int
-    """Keys and values of the dual cache."""
-    state_bytes: int
-    """Parameters, gradients, moments and averages of all networks, in float32; shared out over all GPUs."""
-    num_layers: int
-    """Of the network."""
-
-    @property
-    def checkpointed_bytes(self) -> int:
-        """Bytes that a backward pass needs when blocks are recomputed: their inputs, and all of one block."""
-        return self.input_bytes + self.activation_bytes // self.num_layers
+    """Operations of blocks that are computed again in backward passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,29 +93,21 @@ class Shot:
 def teacher_step(made: TeacherRecipe, shot: Shot) -> StepCost:
     """The cost of a bidirectional step of the teacher."""
     learns_all = made.stage.learns == "all"
-    return _of_all_layers(made.model.dit, lambda dit: _teacher_step(dit, shot, learns_all=learns_all))
+    return StepCost(
+        *_of_all_layers(made.model.dit, lambda dit: _teacher_step(dit, shot, learns_all=learns_all))
+    )
 
 
 def _teacher_step(config: DiTConfig, shot: Shot, *, learns_all: bool) -> StepCost:
     sample = _Sample(config, shot)
     dit = sample.network(lambda name: learns_all or ".self_attn." in name)
-    step = sample.count(dit, lambda: sample.velocity(dit))
-    parameters = sum(value.numel() for value in dit.parameters())
-    learning = sum(value.numel() for value in dit.parameters() if value.requires_grad)
-    # Parameters; of what learns an average, a gradient and two moments.
-    states = _FLOAT32_BYTES * (parameters + 4 * learning)
-    return StepCost(step.flops, step.recomputed, *sample.saved_bytes(dit), 0, states, config.num_layers)
+    return sample.count(dit, lambda: sample.velocity(dit))
 
 
-def _of_all_layers(dit: DiTConfig, cost_of: Callable[[DiTConfig], StepCost]) -> StepCost:
-    """The cost at the full depth, from those at depths 1 and 2: blocks are alike, and counting takes long."""
-    one, two = (cost_of(replace(dit, num_layers=depth)) for depth in (1, 2))
-    values = {
-        field.name: getattr(one, field.name)
-        + (dit.num_layers - 1) * (getattr(two, field.name) - getattr(one, field.name))
-        for field in fields(StepCost)
-    }
-    return StepCost(**values)
+def _of_all_layers(dit: DiTConfig, cost_of: Callable[[DiTConfig], Sequence[float]]) -> list[float]:
+    """Returns the values at full depth, from those at depths 1 and 2: blocks are alike, counting takes long."""
+    ends = (cost_of(replace(dit, num_layers=depth)) for depth in (1, 2))
+    return [one + (dit.num_layers - 1) * (two - one) for one, two in zip(*ends, strict=True)]
 
 
 def matching_step(made: DmdRecipe, shot: Shot, num_filmed: int = 0) -> StepCost:
@@ -148,10 +122,7 @@ def matching_step(made: DmdRecipe, shot: Shot, num_filmed: int = 0) -> StepCost:
     flops = updates * counted.fake_update(counted.mean_exit)
     flops += counted.student_update(counted.mean_exit) + num_filmed * counted.filmed
     recomputed = updates * counted.recomputed[1] + counted.recomputed[0]
-    memory = _of_all_layers(
-        made.model.dit, partial(_matching_memory, shot=shot, lora_rank=_lora_rank(made.stage))
-    )
-    return replace(memory, flops=flops, recomputed_flops=recomputed)
+    return StepCost(flops, recomputed)
 
 
 def _lora_rank(stage: DmdConfig) -> int:
@@ -159,34 +130,19 @@ def _lora_rank(stage: DmdConfig) -> int:
     return stage.lora_rank if isinstance(stage, InterShotConfig) else 0
 
 
-def _matching_memory(dit: DiTConfig, shot: Shot, lora_rank: int) -> StepCost:
-    sample = _Sample(dit, shot, lora_rank)
-    network = sample.network(lambda _: True)
-    seen = dit.num_context_frames + dit.window_chunks * dit.chunk_latent_frames
-    cached = 2 * dit.num_layers * dit.dim * seen * sample.tokens_per_frame
-    learning = sum(value.numel() for value in network.parameters() if value.requires_grad)
-    teacher = sample.network(lambda _: True, adapted=False)
-    parameters = sum(value.numel() for value in teacher.parameters())
-    matrices = sum(layer.weight.numel() for layer in teacher.modules() if isinstance(layer, nn.Linear))
-    frozen = parameters if lora_rank else 0
-    # Of student and fake score what is frozen and what learns, with moments; the student's average; and a
-    # gradient, of which there is one at a time. The teacher's matrices are kept in half precision.
-    states = _FLOAT32_BYTES * (2 * frozen + (3 + 3 + 1 + 1) * learning + parameters - matrices)
-    states += _BFLOAT16_BYTES * matrices
-    return StepCost(0.0, 0.0, *sample.saved_bytes(network), cached * _BFLOAT16_BYTES, states, dit.num_layers)
-
-
 def matching_flops(made: DmdRecipe, shot: Shot) -> MatchingFlops:
     """The operations of the parts of such a step; see `matching_step`."""
-    found: list[list[float]] = []
-    dit, num_steps = made.model.dit, len(made.stage.student_steps)
-    for depth in (1, 2):
-        model = replace(made.model, dit=replace(dit, num_layers=depth))
-        found.append(_matching_flops(model, made.stage, shot))
-    values = [one + (dit.num_layers - 1) * (two - one) for one, two in zip(*found, strict=True)]
+    values = _of_all_layers(
+        made.model.dit, lambda dit: _matching_flops(replace(made.model, dit=dit), made.stage, shot)
+    )
     first, last, learnt_first, learnt_last, fake, asked, again, fake_again = values
     return MatchingFlops(
-        (first, last), (learnt_first, learnt_last), fake, asked, (again, fake_again), num_steps
+        (first, last),
+        (learnt_first, learnt_last),
+        fake,
+        asked,
+        (again, fake_again),
+        len(made.stage.student_steps),
     )
 
 
@@ -212,8 +168,8 @@ def _matching_flops(model: ModelConfig, stage: DmdConfig, shot: Shot) -> list[fl
     guided = (stage.guidance != 1.0) + (stage.context_guidance != 1.0)
     # The fake score once, and the teacher, guided.
     asked += (1 + guided) * plain.flops
-    again = sum(one.recomputed for one in learnt) / 2
-    return [*filmed, *(one.flops for one in learnt), fake.flops, asked, again, fake.recomputed]
+    again = sum(one.recomputed_flops for one in learnt) / 2
+    return [*filmed, *(one.flops for one in learnt), fake.flops, asked, again, fake.recomputed_flops]
 
 
 class _Sample:
@@ -246,7 +202,7 @@ class _Sample:
     def velocity(self, dit: DiT) -> Tensor:
         return shot_velocity(dit, self.conditioning, self.text, self.noisy, self.sigma)
 
-    def count(self, dit: DiT, function: Callable[[], Tensor]) -> "_Count":
+    def count(self, dit: DiT, function: Callable[[], Tensor]) -> StepCost:
         """The cost of a function, its backward pass included if it has one."""
         flops: list[float] = []
         for checkpointed in (False, True) if torch.is_grad_enabled() else (False,):
@@ -256,36 +212,4 @@ class _Sample:
                 if result.requires_grad:
                     result.float().square().mean().backward()
             flops.append(float(counter.get_total_flops()))
-        return _Count(flops[0], flops[-1] - flops[0])
-
-    def saved_bytes(self, dit: DiT) -> tuple[int, int]:
-        """`StepCost.activation_bytes` and `input_bytes`.
-
-        The weights of attention are left out, which only this device has as a matrix.
-        """
-        num_tokens = (self.noisy.shape[2] + self.config.num_context_frames) * self.tokens_per_frame
-        parameters = {_identity(value.untyped_storage()) for value in dit.parameters()}
-        seen: dict[int, tuple[int, torch.UntypedStorage]] = {}
-        largest = num_tokens * max(self.config.ffn_dim, self.config.dim) * _FLOAT32_BYTES
-
-        def keep(value: Tensor) -> Tensor:
-            storage = value.untyped_storage()
-            if _identity(storage) not in parameters and storage.nbytes() <= largest:
-                seen[_identity(storage)] = storage.nbytes(), storage
-            return value
-
-        dit.activation_checkpointing = False
-        with saved_tensors_hooks(keep, lambda value: value):
-            self.velocity(dit)
-        inputs = self.config.num_layers * num_tokens * self.config.dim * _BFLOAT16_BYTES
-        return sum(size for size, _ in seen.values()), inputs
-
-
-class _Count(NamedTuple):
-    flops: float
-    recomputed: float
-
-
-def _identity(storage: torch.UntypedStorage) -> int:
-    """An identity of a storage that has no address."""
-    return storage._cdata  # pyright: ignore[reportPrivateUsage]
+        return StepCost(flops[0], flops[-1] - flops[0])

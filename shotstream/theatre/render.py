@@ -20,8 +20,6 @@ Spot = Literal["left", "middle", "right"]
 Camera = Literal["still", "pans left", "pans right"]
 
 FRAMINGS: Final[tuple[Framing, ...]] = get_args(Framing)
-SPOTS: Final[tuple[Spot, ...]] = get_args(Spot)
-CAMERAS: Final[tuple[Camera, ...]] = get_args(Camera)
 FPS: Final = 12
 
 ZOOM: Final[dict[Framing, int]] = {"wide": 1, "medium": 2, "close-up": 4}
