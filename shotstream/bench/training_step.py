@@ -105,7 +105,7 @@ def _teacher_step(config: DiTConfig, shot: Shot, *, learns_all: bool) -> StepCos
 
 
 def _of_all_layers(dit: DiTConfig, cost_of: Callable[[DiTConfig], Sequence[float]]) -> list[float]:
-    """Returns the values at full depth, from those at depths 1 and 2: blocks are alike, counting takes long."""
+    """Returns the values at full depth, from those at depths 1 and 2, since blocks are alike."""
     ends = (cost_of(replace(dit, num_layers=depth)) for depth in (1, 2))
     return [one + (dit.num_layers - 1) * (two - one) for one, two in zip(*ends, strict=True)]
 

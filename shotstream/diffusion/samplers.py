@@ -68,6 +68,19 @@ def few_step(
     return _predict_x0(velocity, noisy, per_frame(sigmas[last], noise))
 
 
+def guide(
+    uncond: Float[Tensor, "b c f h w"], cond: Float[Tensor, "b c f h w"], scale: float
+) -> Float[Tensor, "b c f h w"]:
+    """Returns the guided prediction u + scale (c - u): 0 is unconditional, 1 is conditional.
+
+    It is linear, so it can be applied to velocities or to x0. Code that uses c + w (c - u), such as the
+    published distribution-matching stage with w = 3, corresponds to scale = w + 1.
+
+    Source: Ho and Salimans, arXiv 2207.12598.
+    """
+    return uncond + scale * (cond - uncond)
+
+
 def per_frame(sigma: Float[Tensor, ""], latents: Latents) -> Sigma:
     """Returns a level for every latent frame of `latents`, as a view on its device."""
     return sigma.to(latents.device).expand(latents.shape[0], latents.shape[2])

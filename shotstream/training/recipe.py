@@ -20,7 +20,6 @@ from shotstream.model.dit import DiT
 from shotstream.streaming.context_sampling import named_policy
 from shotstream.text.word_encoder import WordEncoderConfig
 from shotstream.training.precision import MatmulDtype
-from shotstream.training.rates import rate_factor
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 
 WHOLE_RUN = 2**31 - 1
@@ -83,10 +82,15 @@ class OptimConfig:
         require_decay(self, ("ema_decay",))
 
     def rate(self, step: int, num_steps: int) -> float:
-        """Returns the learning rate at a step, as a share of the peak; see `rates.py`."""
-        return rate_factor(
-            step, num_steps=num_steps, warmup_steps=self.warmup_steps, decay_steps=self.decay_steps
-        )
+        """Returns the learning rate at a step of a run, from 0, as a share of the peak; 0 past the end.
+
+        In a short run warm-up and decay are shortened, to at most half and all of it: no step of any run has
+        a rate below zero or above the peak. The last step of the warm-up is at the peak; the decay reaches
+        zero at the step after the last.
+        """
+        warmup, decay = min(self.warmup_steps, max(1, num_steps // 2)), min(self.decay_steps, num_steps)
+        risen, left = (step + 1) / warmup, (num_steps - step) / decay
+        return min(1.0, risen) * min(1.0, max(0.0, left))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

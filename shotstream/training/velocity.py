@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shotstream.diffusion.guidance import guide
-from shotstream.diffusion.samplers import VelocityFunction
+from shotstream.diffusion.samplers import VelocityFunction, guide
 from shotstream.model.dit import DiT
 from shotstream.streaming.conditioning import Conditioning, drop_context, full_pass, target_part
 

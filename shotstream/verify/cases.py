@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shotstream.diffusion.dmd import dmd_gradient, dmd_loss
 from shotstream.diffusion.flow import add_noise, x0_from_velocity
-from shotstream.diffusion.guidance import guide
+from shotstream.diffusion.samplers import guide
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.geometry import LatentSize, VideoGeometry
 from shotstream.model.causal_mask import CausalMask

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from shotstream.diffusion.flow import add_noise
-from shotstream.diffusion.guidance import guide
-from shotstream.diffusion.samplers import euler, euler_states, few_step
+from shotstream.diffusion.samplers import euler, euler_states, few_step, guide
 from shotstream.diffusion.schedule import FlowSchedule
 
 SCHEDULE = FlowSchedule(shift=8.0)

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from shotstream.configs import config_to_document
-from shotstream.training.rates import rate_factor
-from shotstream.training.recipe import AnyRecipe
+from shotstream.training.recipe import AnyRecipe, OptimConfig
 from shotstream.training.recipes import RECIPES, recipe
 from shotstream.training.run import prepare_run, run_recipe
 from shotstream.training.saved_recipes import recipe_of_run
@@ -24,18 +23,22 @@ def rate_of(made: AnyRecipe, step: int) -> float:
     return made.optimizer.rate(step, made.train.num_steps)
 
 
+def rate(step: int, num_steps: int, **steps: int) -> float:
+    return OptimConfig(learning_rate=1.0, **steps).rate(step, num_steps)
+
+
 def test_the_rate_rises_stays_and_falls_by_the_written_table() -> None:
-    ten = [rate_factor(step, num_steps=10, warmup_steps=4, decay_steps=5) for step in range(-1, 12)]
+    ten = [rate(step, 10, warmup_steps=4, decay_steps=5) for step in range(-1, 12)]
     assert ten == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0, 0])
-    assert [rate_factor(step, num_steps=3) for step in range(4)] == [1, 1, 1, 0], "constant, to the end"
-    whole = [rate_factor(step, num_steps=4, warmup_steps=2, decay_steps=4) for step in range(4)]
+    assert [rate(step, 3) for step in range(4)] == [1, 1, 1, 0], "constant, to the end"
+    whole = [rate(step, 4, warmup_steps=2, decay_steps=4) for step in range(4)]
     assert whole == pytest.approx([0.5, 0.75, 0.5, 0.25]), "both at once: their product"
 
 
 def test_what_does_not_fit_into_a_short_run_is_shortened_with_it() -> None:
-    short = [rate_factor(step, num_steps=4, warmup_steps=100, decay_steps=1000) for step in range(4)]
+    short = [rate(step, 4, warmup_steps=100, decay_steps=1000) for step in range(4)]
     assert short == pytest.approx([0.5, 0.75, 0.5, 0.25])
-    assert rate_factor(0, num_steps=1, warmup_steps=100, decay_steps=1000) == 1, "one step is at the peak"
+    assert rate(0, 1, warmup_steps=100, decay_steps=1000) == 1, "one step is at the peak"
 
 
 @pytest.mark.parametrize("name", SCHEDULED)
