@@ -1,8 +1,8 @@
-"""The paper's ablations, and all that serves only them: outside the package, which knows nothing of it.
+"""Experiments: the ablations of the paper, outside the package, which does not depend on them.
 
-`register` adds their context policies, their recipes and their model to the tables in which the package looks
-such things up by name. `python -m experiments` is the command `shotstream` after that, with one command more,
-`ablate`; so whatever was made of an ablation is trained, scored and filmed by the same commands as all else.
+`register` adds their context policies, recipes and model to the tables in which the package looks up names.
+`python -m experiments` is the command `shotstream` after that, with an additional command `ablate`; the
+results of an ablation can therefore be trained, scored and streamed with the same commands as all others.
 """
 
 from experiments.ablations import STAGES
@@ -14,7 +14,7 @@ from shotstream.training.saved_recipes import KINDS
 
 
 def register() -> None:
-    """Makes the names of the ablations known to everything in this process that reads names."""
+    """Registers the names of the ablations in this process."""
     POLICIES["first_frames"] = FirstFrames()
     POLICIES["first_and_last_frames"] = FirstAndLastFrames()
     POLICIES["target_caption"] = TargetCaption()

@@ -1,4 +1,4 @@
-"""`python -m experiments`: the command `shotstream` with the ablations, and one command more, `ablate`."""
+"""`python -m experiments`: the command `shotstream` with the ablations, and the command `ablate`."""
 
 import logging
 from collections.abc import Sequence
@@ -40,8 +40,7 @@ def ablate(
 ) -> None:
     """Train and score one ablation, starting from `theatre_teacher`; print a table row and a line of JSON.
 
-    The line stands in a table with a header, in Markdown. The same command goes on with a row that was
-    stopped.
+    The row belongs to a Markdown table with a header. The same command resumes an interrupted row.
     """
     with bad_input():
         require_row(row)
@@ -64,7 +63,7 @@ def ablate(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command with the given arguments (None: the process's) and exits with its code."""
+    """Runs a command with the given arguments (None: those of the process) and exits with its code."""
     register()
     cli.app.command()(ablate)
     cli.main(arguments)

@@ -1,10 +1,10 @@
-"""The paper's ablations in miniature: each row changes one thing, and the oracle scores what comes out.
+"""The ablations of the paper in miniature: each row changes one thing, and the oracle scores the result.
 
-All rows fork the teacher of the theatre, its codec and its text encoder, which are packed in `resume/`
-or are trained once by `shotstream train`. A row goes on with the teacher for a while under its own change;
-then it makes ODE pairs, the causal student and the two distillation stages, each a run of its own in
-`RUNS/rows/ROW-SEED`, so that a row that was stopped goes on where it stood. What a row has in common with the
-full method of its seed is taken from there, if it is done. It takes about ten minutes on a core.
+All rows start from the theatre's teacher, its codec and its text encoder, which are packed in `resume/` or
+trained once by `shotstream train`. A row continues the teacher's training for some steps under its own
+change. Then it makes ODE pairs, the causal student and the two distillation stages, each a run in
+`RUNS/rows/ROW-SEED`, so that an interrupted row can be resumed. Runs that a row has in common with the full
+method of its seed are taken from there, if they are complete. A row takes about ten minutes on a core.
 
 Source: the ablation tables of arXiv 2603.25746, without those of architectures that are not built here.
 """
@@ -39,9 +39,9 @@ STAGES: Final[tuple[str, ...]] = (
     "mini_intra_shot",
     "mini_inter_shot",
 )
-"""Of a row, in order."""
+"""Recipes of a row, in order."""
 BASE: Final = "theatre_teacher"
-"""The run that all rows fork."""
+"""Recipe of the run that all rows start from."""
 _FORK: Final = "fork.pt"
 _ADOPTED: Final = "adopted"
 _NEW_PARAMETER: Final = "dit.shot_embedding.weight"
@@ -49,18 +49,18 @@ _NEW_PARAMETER: Final = "dit.shot_embedding.weight"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A row of the ablation table: what differs from the full method."""
+    """A row of the ablation table: its differences from the full method."""
 
     published: str
-    """Its name in the paper's table."""
+    """Name in the paper's table."""
     changes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Settings of all stages that differ from the full method's."""
     pairs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """Settings of the trajectories that differ from the full method's."""
+    """Settings of the ODE pairs that differ from the full method's."""
     num_shot_embeddings: int = 0
-    """Learnt vectors that tell the shots apart; 0: none, as in the full method."""
+    """Number of learned vectors that mark the shots; 0: none, as in the full method."""
     left_out: tuple[str, ...] = ()
-    """Stages that it does without."""
+    """Stages that it leaves out."""
 
 
 ROWS: Final[Mapping[str, Row]] = {
@@ -87,7 +87,7 @@ ROWS: Final[Mapping[str, Row]] = {
 
 
 def require_row(name: str) -> None:
-    """ValueError unless there is a row of this name; it names those that there are."""
+    """Raises ValueError, with all names, unless there is a row of this name."""
     if name not in ROWS:
         raise ValueError(f"there is no row {name!r}; there are {', '.join(ROWS)}")
 
@@ -97,11 +97,11 @@ class RowConfig:
     """Configuration of a row: how it is trained and scored."""
 
     seed: int = 0
-    """Of the row: of what its runs draw and of the stories that are filmed."""
+    """Seed of the row's runs and of the stories that are scored."""
     teacher_steps: int = 400
-    """Steps that the teacher goes on for."""
+    """Number of steps by which the teacher's training is continued."""
     overrides: tuple[str, ...] = ()
-    """Further settings, `STAGE:key=value`, the same in every row that is to be compared."""
+    """Additional settings, `STAGE:key=value`, which must be the same in all rows of a comparison."""
     num_stories: int = 50
     num_shots: int = 5
 
@@ -111,22 +111,22 @@ class RowConfig:
         self.judged()  # found wrong before anything is trained
 
     def judged(self) -> EvaluationConfig:
-        """The evaluation that scores the row."""
+        """Configuration of the evaluation that scores the row."""
         return EvaluationConfig(
             num_stories=self.num_stories, num_shots=self.num_shots, seed=self.seed, judge_truth=False
         )
 
 
 def row_recipes(name: str, config: RowConfig, base_steps: int) -> list[AnyRecipe]:
-    """The runs of a row, in order.
+    """Returns the recipes of a row, in order.
 
     Args:
-        name: of the row.
-        config: how it is trained.
-        base_steps: steps of the teacher that it forks.
+        name: Name of the row.
+        config: Configuration of the row.
+        base_steps: Number of steps of the teacher that it starts from.
 
     Raises:
-        ValueError: there is no such row, or an override is wrong.
+        ValueError: There is no such row, or an override is wrong.
     """
     require_row(name)
     row = ROWS[name]
@@ -165,24 +165,24 @@ def _with_shot_embeddings(model: ModelConfig, number: int) -> ShotEmbeddingModel
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedRow:
-    """A row whose inputs have been found good."""
+    """A row with checked inputs, ready to train."""
 
     recipes: tuple[AnyRecipe, ...]
     directory: Path
-    """Where its runs are."""
+    """Directory of its runs."""
     config: RowConfig
 
 
 def prepare_row(name: str, runs: Path, config: RowConfig) -> PreparedRow:
-    """Forks the shared teacher for a row, unless that was done before.
+    """Prepares a row, whose training starts from the shared teacher, unless that was done before.
 
     Args:
-        name: of the row.
-        runs: folder of all runs; the shared ones are there.
-        config: how it is trained and judged.
+        name: Name of the row.
+        runs: Directory of all runs, including the shared ones.
+        config: Configuration of the row.
 
     Raises:
-        ValueError: there is no such row, a setting is wrong, or the shared runs have not been made.
+        ValueError: There is no such row, a setting is wrong, or the shared runs do not exist.
     """
     row_recipes(name, config, 1)  # what is wrong with them is told before anything is read
     directory = runs / "rows" / f"{name}-{config.seed}"
@@ -203,10 +203,10 @@ def prepare_row(name: str, runs: Path, config: RowConfig) -> PreparedRow:
 
 
 def run_row(row: PreparedRow) -> Report:
-    """Trains a row, or what is left of it, and scores it.
+    """Trains a row, or the rest of it, and returns its scores.
 
     Raises:
-        KeyboardInterrupt: a run was told to stop, and is saved.
+        KeyboardInterrupt: A run was interrupted, and is saved.
     """
     from shotstream.training.scores import evaluate_run
 
@@ -221,9 +221,10 @@ def run_row(row: PreparedRow) -> Report:
 
 
 def _adopt(made: AnyRecipe, full: Path, directory: Path) -> None:
-    """Takes a run over from the full method's row, if it is the same in all that is learnt and is done.
+    """Copies a complete run from the row of the full method, if all settings that change the result are
+    equal.
 
-    Each stage is taken only if those before it were, because its own configuration says nothing of theirs.
+    A stage is copied only if all earlier ones were, because its own configuration does not contain theirs.
     """
     before = [name for name in STAGES[: STAGES.index(made.name)] if (directory / name).exists()]
     found = checkpoints(full / made.name)
@@ -243,10 +244,10 @@ def _adopt(made: AnyRecipe, full: Path, directory: Path) -> None:
 
 
 def write_fork(base: Path, changed: AnyRecipe, path: Path) -> None:
-    """The shared teacher as a row's run begins at it; what the row adds begins at zero.
+    """Writes the shared teacher as the start of a row's run; parameters that the row adds start at zero.
 
-    It is the averaged teacher, and the average begins anew: over a row's few steps it would stay what the
-    teacher was before the row's change.
+    It holds the averaged weights, and the average starts again: over a row's few steps it would otherwise
+    remain that of the teacher before the row's change.
     """
     step, state = load_checkpoint(base)
     average = {name: value for name, value in state["ema"].items() if name != "num_updates"}
@@ -259,19 +260,19 @@ def write_fork(base: Path, changed: AnyRecipe, path: Path) -> None:
 
 
 def table_header(axes: Sequence[str]) -> str:
-    """The header of the table, in Markdown."""
+    """Returns the header of the table, in Markdown."""
     return f"| row | of the paper | {' | '.join(axes)} |\n|{'---|' * (len(axes) + 2)}"
 
 
 def table_line(name: str, report: Report, axes: Sequence[str]) -> str:
-    """A row of the table in Markdown."""
+    """Returns a row of the table, in Markdown."""
     means = {row.axis: row.mean for row in report.rows}
     cells = ["-" if means.get(axis) is None else f"{means[axis]:.3f}" for axis in axes]
     return f"| {name} | {ROWS[name].published} | {' | '.join(cells)} |"
 
 
 def _share(checkpoint: Path, directory: Path) -> None:
-    """Copies what a run is read by: its newest checkpoint and its configuration."""
+    """Copies the files from which a run is read: its newest checkpoint and its configuration."""
     directory.mkdir(exist_ok=True)
     step, state = load_checkpoint(checkpoint)
     if not checkpoints(directory):

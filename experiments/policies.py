@@ -1,6 +1,6 @@
-"""The context policies of the paper's ablations (arXiv 2603.25746), each `theatre` but for one thing.
+"""The context policies of the paper's ablations (arXiv 2603.25746), each with one difference from `theatre`.
 
-None chooses a frame that `theatre` never does, so that shots made without them serve as well.
+They choose only frames that `theatre` may choose as well, so that shots generated without them can be used.
 """
 
 from shotstream.streaming.context_sampling import TheatrePolicy
@@ -24,6 +24,6 @@ class FirstAndLastFrames(TheatrePolicy):
 
 
 class TargetCaption(TheatrePolicy):
-    """`target_caption`: every context frame reads the caption of the shot to be made, not of its own."""
+    """`target_caption`: every context frame has the caption of the next shot, not that of its own."""
 
     own_captions = False

@@ -1,4 +1,4 @@
-"""The recipes of the ablations: the theatre's stages in miniature, on the theatre's teacher."""
+"""The recipes of the ablations: the theatre's stages in miniature, starting from the theatre's teacher."""
 
 from dataclasses import replace
 
@@ -17,9 +17,9 @@ from shotstream.training.theatre import (
 
 
 def mini_teacher() -> TeacherRecipe:
-    """The beginning of an ablation, for which `ablate` forks the theatre's teacher.
+    """Returns the recipe of a row's teacher, which `ablate` starts from the theatre's teacher.
 
-    By itself the recipe would train all of it anew.
+    Alone, the recipe would train all of it again.
     """
     full, fork = theatre_teacher(), 400
     return replace(
@@ -32,7 +32,7 @@ def mini_teacher() -> TeacherRecipe:
 
 
 def mini_ode_pairs() -> OdePairsRecipe:
-    """Trajectories of a row's teacher."""
+    """Returns the recipe of the ODE pairs of a row's teacher."""
     full = theatre_ode_pairs()
     return replace(
         full,
@@ -45,7 +45,7 @@ def mini_ode_pairs() -> OdePairsRecipe:
 
 
 def mini_causal_init() -> CausalInitRecipe:
-    """A row's student."""
+    """Returns the recipe of a row's causal student."""
     full = theatre_causal_init()
     return replace(
         full,
@@ -57,7 +57,7 @@ def mini_causal_init() -> CausalInitRecipe:
 
 
 def mini_intra_shot() -> IntraShotRecipe:
-    """A row's student matched to its teacher, given true earlier shots."""
+    """Returns the recipe of a row's student matched to its teacher, with true earlier shots."""
     full = theatre_intra_shot()
     return replace(
         full,
@@ -71,7 +71,10 @@ def mini_intra_shot() -> IntraShotRecipe:
 
 
 def mini_inter_shot() -> InterShotRecipe:
-    """A row's student matched to its teacher, given its own earlier shots; few steps, so large ones."""
+    """Returns the recipe of a row's student matched to its teacher, with its own earlier shots.
+
+    It has few steps, with a large learning rate.
+    """
     full = theatre_inter_shot()
     return replace(
         full,

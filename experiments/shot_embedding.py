@@ -1,6 +1,6 @@
-"""A transformer that is told cuts by a learnt vector per shot: the alternative to RoPE phases in an ablation.
+"""A transformer in which a learned vector per shot marks cuts: the alternative to RoPE phases in an ablation.
 
-Source: arXiv 2603.25746, "learnable embedding instead". With `phase_angle` 0 the vectors are all that tells.
+Source: arXiv 2603.25746, "learnable embedding instead". With `phase_angle` 0 only the vectors mark cuts.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from shotstream.training.text_conditioned_dit import TextConditionedDiT
 
 
 class ShotEmbeddingDiT(DiT):
-    """A `DiT` that adds a learnt vector per shot phase to the tokens of its frames."""
+    """A `DiT` that adds a learned vector per shot phase to the tokens of its frames."""
 
     def __init__(
         self, config: DiTConfig, num_shot_embeddings: int, *, generator: torch.Generator | None = None
@@ -35,16 +35,16 @@ class ShotEmbeddingDiT(DiT):
     def embed_tokens(
         self, x: Float[Tensor, "b c f h w"], positions: FramePositions
     ) -> Float[Tensor, "b f p d"]:
-        """Returns a token for every patch, moved by the vector of its frame's shot phase."""
+        """Returns a token for every patch, with the vector of its frame's shot phase added."""
         return super().embed_tokens(x, positions) + self.shot_embedding(positions.shot_phase).unsqueeze(2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotEmbeddingModelConfig(ModelConfig):
-    """A `ModelConfig` whose transformer has a learnt vector per shot."""
+    """A `ModelConfig` whose transformer has a learned vector per shot."""
 
     num_shot_embeddings: int
-    """Number of the vectors: shot phases run from 0 to one less."""
+    """Number of the vectors; shot phases are from 0 to one less."""
 
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)  # slots make another class of this one, which super() does not know

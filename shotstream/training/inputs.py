@@ -105,6 +105,7 @@ def input_pairs(runs: Path, recipe: CausalInitRecipe, teacher: TextConditionedDi
 
 
 def pair_files(runs: Path, name: str) -> list[Path]:
+    """Returns the files of ODE pairs of a run; raises ValueError if there are none."""
     files = sorted((runs / name).glob("pairs_*.safetensors"))
     if not files:
         raise ValueError(f"there are no ODE pairs in {runs / name}; run `shotstream train {name}` first")

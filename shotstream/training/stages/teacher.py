@@ -48,7 +48,7 @@ class TeacherConfig:
     """
 
     learns: Literal["all", "self_attention"] = "all"
-    """Which parameters are trained."""
+    """Parameters that are trained: all, or those of self-attention alone."""
     causal_share: float = 0.5
     """Share of the steps with the causal mask and a level per chunk, in [0, 1]."""
     clean_history: float = 0.5
