@@ -221,8 +221,7 @@ def run_row(row: PreparedRow) -> Report:
 
 
 def _adopt(made: AnyRecipe, full: Path, directory: Path) -> None:
-    """Copies a complete run from the row of the full method, if all settings that change the result are
-    equal.
+    """Copies a complete run from the full method if all settings that change the result are equal.
 
     A stage is copied only if all earlier ones were, because its own configuration does not contain theirs.
     """

@@ -170,8 +170,8 @@ def render(shot: Shot, num_frames: int, *, empty: bool = False) -> NDArray[np.ui
     """Returns the first `num_frames` frames of a shot: `[f, 48, 80]` palette indices. A pure function.
 
     Args:
-        shot: the shot.
-        num_frames: number of frames, at least 1.
-        empty: whether to leave the actors out.
+        shot: The shot.
+        num_frames: Number of frames, at least 1.
+        empty: Whether to leave the actors out.
     """
     return np.stack([frame_at(shot, frame, empty=empty) for frame in range(num_frames)])

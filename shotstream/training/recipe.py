@@ -37,7 +37,7 @@ class ModelConfig:
     questions is trained together with the transformer.
     """
     shift: float = 3.0
-    """Shift of the noise schedule."""
+    """Shift of the noise schedule, above 0."""
     context_policy: str = "theatre"
     """Name of the policy that chooses context frames of earlier shots, see `context_sampling`."""
     start: str = ""
@@ -59,18 +59,18 @@ class OptimConfig:
     """The optimizer, its learning rate over the run, and the moving average of the weights (EMA)."""
 
     learning_rate: float
-    """AdamW's peak learning rate; Muon's is three times it."""
+    """AdamW's peak learning rate, above 0; Muon's is three times it."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Name of the optimizer. "muon": Muon for hidden matrices, AdamW for the rest. "adamw": AdamW without
     momentum for all, as in the published code.
     """
     max_norm: float = 1.0
-    """Maximum norm of the gradients, which are clipped to it."""
+    """Maximum norm of the gradients, above 0; larger ones are clipped to it."""
     warmup_steps: int = 1
-    """Number of steps over which the learning rate rises from zero; 1: it starts at its peak."""
+    """Number of steps, at least 1, over which the learning rate rises from zero; 1: it starts at its peak."""
     decay_steps: int = 1
-    """Number of steps at the end of the run over which the learning rate falls to zero; 1: no decay. At most
-    the whole run, which `WHOLE_RUN` always means.
+    """Number of steps at the end of the run over which the learning rate falls to zero; 1: no decay. At least
+    1, and at most the whole run, which `WHOLE_RUN` always means.
     """
     ema_decay: float = 0.999
     """Decay per step of the averaged weights (EMA), which are used after training; in [0, 1)."""
@@ -98,23 +98,23 @@ class TrainConfig:
     """Configuration of the run: its length, its seed, its output, and how its steps are computed."""
 
     num_steps: int
-    """Number of steps of the run, for which learning rates are planned."""
+    """Number of steps of the run, at least 1; learning rates are planned for it."""
     seed: int = 0
-    """Seed of the initial weights and of all randomness of a step."""
+    """Seed of the initial weights and of all randomness of a step, at least 0."""
     matmul_dtype: MatmulDtype = "float32"
     """Dtype of matrix products in linear layers; "auto" is bfloat16 if the device multiplies it faster."""
     stop_at: int = 0
     """Number of steps after which the run stops early, as after SIGTERM, and can be resumed; 0: never."""
     save_every: int = 500
-    """Number of steps between checkpoints."""
+    """Number of steps between checkpoints, at least 1."""
     log_every: int = 50
-    """Number of steps between entries of the log."""
+    """Number of steps between entries of the log, at least 1."""
     preview_every: int = 2000
-    """Number of steps between previews by the stage."""
+    """Number of steps between previews by the stage, at least 1."""
     keep: int = 2
-    """Number of newest checkpoints that are kept."""
+    """Number of newest checkpoints that are kept, at least 1."""
     accumulation: int = 1
-    """Number of microbatches of a process's share of a batch; more need less memory."""
+    """Number of microbatches of a process's share of a batch, at least 1; more need less memory."""
     samples_at_once: int = 0
     """Number of samples of a microbatch, instead of `accumulation`, on any number of processes. 0: given by
     `accumulation`.

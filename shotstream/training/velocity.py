@@ -43,12 +43,12 @@ def guided_velocity(
     the full prediction. Guidance by context is not published for this method.
 
     Args:
-        velocity_of: returns the prediction of a model, given conditioning and text.
-        conditioning: conditioning of the shots.
-        text: embeddings of their captions.
-        uncond: embeddings of empty captions.
-        captions: scale of guidance by captions.
-        context: scale of guidance by context.
+        velocity_of: Returns the prediction of a model, given conditioning and text.
+        conditioning: Conditioning of the shots.
+        text: Embeddings of their captions.
+        uncond: Embeddings of empty captions.
+        captions: Scale of guidance by captions.
+        context: Scale of guidance by context.
     """
     given = velocity_of(conditioning, text)
     unread = given if captions == 1.0 else velocity_of(conditioning, uncond)
