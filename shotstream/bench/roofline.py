@@ -1,12 +1,13 @@
 """The roofline model of a chunk: arithmetic and memory traffic, counted from the transformer's sizes.
 
-Counted: every matrix product and both products of every attention, a multiplication and an addition as two
-operations. Not counted: normalisations, rotations, activations, softmax, less than a hundredth of the
-arithmetic and all of it memory-bound. Bytes are a lower bound: each weight, each cached key and value
-read once per pass, own keys and values and the latents written once, nothing in between leaving the caches.
+Counted: every matrix product and both products of every attention, with multiplication and addition as two
+operations. Not counted: normalisations, rotations, activations, softmax, which are less than a hundredth of
+the arithmetic and memory-bound. Bytes are a lower bound: each weight, each cached key and value read once per
+pass, own keys and values and the latents written once, and all intermediate values in the caches of the
+processor.
 
-Ceilings are measured in the same run, on matrices and copies too large for any cache: the fraction reached
-then says how far the program is from this machine, and not from a data sheet.
+The limits are measured in the same run, on matrices and copies too large for any cache: the share of them
+that is reached then compares the program with this machine, not with a data sheet.
 """
 
 import time
@@ -22,7 +23,7 @@ from shotstream.model.config import DiTConfig
 
 _ROUNDS = 5
 _TOKENS_PER_CAPTION_KEY = 2
-"""A key and a value."""
+"""Two tensors per cached caption: its keys and its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,9 @@ class Cost:
     """Cost of some passes: operations and bytes."""
 
     flops: float
-    """Floating-point operations."""
+    """Number of floating-point operations."""
     num_bytes: float
-    """Least traffic to and from memory."""
+    """Minimum memory traffic in bytes."""
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.flops + other.flops, self.num_bytes + other.num_bytes)
@@ -46,12 +47,12 @@ class Ceilings:
     """The limits of a device: operations and bytes per second."""
 
     flops_per_s: float
-    """In products of large matrices."""
+    """Operations per second in products of large matrices."""
     bytes_per_s: float
-    """In copies: what is read and what is written, together."""
+    """Bytes per second in copies: reads and writes together."""
 
     def least_s(self, cost: Cost) -> float:
-        """The time that a cost takes on the roofline: arithmetic and traffic overlapping perfectly."""
+        """Returns the time of a cost on the roofline: arithmetic and traffic overlap perfectly."""
         return max(cost.flops / self.flops_per_s, cost.num_bytes / self.bytes_per_s)
 
 
@@ -65,16 +66,16 @@ def chunk_cost(
     num_context_frames: int | None = None,
     with_commit: bool = True,
 ) -> Cost:
-    """The cost of a chunk: all its denoise passes and its commit pass.
+    """Returns the cost of a chunk: all its denoise passes and its commit pass.
 
     Args:
         config: Sizes of the transformer.
-        grid: Tokens of a latent frame.
-        chunk_index: Its place in the shot: it attends to the context, the chunks of its window and itself.
-        num_steps: Denoise passes.
-        itemsize: Bytes of a number.
-        num_context_frames: In the cache; None: all that the model takes.
-        with_commit: Whether the chunk is committed, which costs a pass more.
+        grid: Size of a latent frame in tokens.
+        chunk_index: Index in the shot: the chunk attends to the context, the chunks of its window and itself.
+        num_steps: Number of denoise passes.
+        itemsize: Bytes of a value.
+        num_context_frames: Number of context frames in the cache; None: the model's maximum.
+        with_commit: Whether to include the commit pass.
     """
     context = config.num_context_frames if num_context_frames is None else num_context_frames
     seen = min(chunk_index + 1, config.window_chunks) * config.chunk_latent_frames + context
@@ -83,7 +84,7 @@ def chunk_cost(
 
 
 def shot_cost(config: DiTConfig, grid: TokenGrid, num_chunks: int, num_steps: int, itemsize: int) -> Cost:
-    """The passes of a shot; its last chunk is committed to nobody."""
+    """Returns the cost of a shot, whose last chunk is not committed."""
     cost = context_cost(config, grid, itemsize)
     for chunk in range(num_chunks):
         cost += chunk_cost(config, grid, chunk, num_steps, itemsize, with_commit=chunk + 1 < num_chunks)
@@ -91,14 +92,15 @@ def shot_cost(config: DiTConfig, grid: TokenGrid, num_chunks: int, num_steps: in
 
 
 def context_cost(config: DiTConfig, grid: TokenGrid, itemsize: int) -> Cost:
-    """The pass that commits the context."""
+    """Returns the cost of the pass that commits the context."""
     return pass_cost(config, grid, config.num_context_frames, config.num_context_frames, itemsize)
 
 
 def pass_cost(config: DiTConfig, grid: TokenGrid, num_frames: int, num_seen: int, itemsize: int) -> Cost:
-    """The cost of a pass over `num_frames` latent frames that attend to `num_seen`, their own included.
+    """Returns the cost of a pass over `num_frames` latent frames that attend to `num_seen`, including
+    themselves.
 
-    Captions' keys are in a cache. One caption is read per frame.
+    The captions' keys are cached. One caption is read per frame.
     """
     dim, tokens, seen = config.dim, num_frames * grid.num_tokens, num_seen * grid.num_tokens
     patch = config.latent_channels * config.patch_size**2
@@ -117,7 +119,7 @@ def pass_cost(config: DiTConfig, grid: TokenGrid, num_frames: int, num_seen: int
 
 
 def roofline_rows(cost: Cost, seconds: float, ceilings: Ceilings) -> list[Row]:
-    """Rows of a report: what passes of a `cost` reached in `seconds`, against the device's limits."""
+    """Returns rows that compare passes of a `cost`, done in `seconds`, with the device's limits."""
     return [
         Row("reached_tflops", "transformer, Tflop/s", cost.flops / seconds / 1e12),
         Row("matmul_tflops", "matrix products alone, Tflop/s", ceilings.flops_per_s / 1e12),
@@ -137,11 +139,11 @@ def roofline_rows(cost: Cost, seconds: float, ceilings: Ceilings) -> list[Row]:
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype, *, size: int | None = None) -> Ceilings:
-    """Measures the device's limits by large products and large copies; the best of a few rounds.
+    """Returns the device's limits, measured by large products and large copies; the best of a few rounds.
 
     Args:
-        device: Where.
-        dtype: Of the matrices.
+        device: The device.
+        dtype: Dtype of the matrices.
         size: Rows and columns of the matrices; None: large enough for the kind of device.
     """
     size = size or (8192 if device.type == "cuda" else 1536)
@@ -155,8 +157,9 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, *, size: int | No
 
 
 def product_ceilings(device: torch.device, *, size: int | None = None) -> dict[str, float | str]:
-    """Tera-operations per second of large products in each format that the device multiplies in, the best of
-    a few rounds; what went wrong with one that it does not.
+    """Returns tera-operations per second of large products, by number format; the best of a few rounds.
+
+    For an unsupported format it returns the error message.
     """
     size = size or (8192 if device.type == "cuda" else 1536)
     found: dict[str, float | str] = {}
@@ -176,7 +179,7 @@ def _products(device: torch.device, size: int) -> dict[str, Callable[[], object]
     whole = [x.mul(20).clamp(-127, 127).to(torch.int8) for x in (left, right)]
 
     def float8() -> object:
-        # The second one as the device wants it: columns together.
+        # The second matrix is column-major, as the device requires.
         return torch._scaled_mm(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
             eight[0], eight[1].t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True
         )
