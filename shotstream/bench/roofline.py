@@ -97,10 +97,9 @@ def context_cost(config: DiTConfig, grid: TokenGrid, itemsize: int) -> Cost:
 
 
 def pass_cost(config: DiTConfig, grid: TokenGrid, num_frames: int, num_seen: int, itemsize: int) -> Cost:
-    """Returns the cost of a pass over `num_frames` latent frames that attend to `num_seen`, including
-    themselves.
+    """Returns the cost of a pass over `num_frames` latent frames that attend to `num_seen`.
 
-    The captions' keys are cached. One caption is read per frame.
+    `num_seen` includes the frames themselves. The captions' keys are cached; one caption is read per frame.
     """
     dim, tokens, seen = config.dim, num_frames * grid.num_tokens, num_seen * grid.num_tokens
     patch = config.latent_channels * config.patch_size**2

@@ -1,10 +1,10 @@
 """Operations of a training step of the 1.3B stages; counted, not measured.
 
-The networks are built on the device meta, which computes nothing, and the very functions that the stages
-call are run there under torch's counter of operations. So it is arithmetic over the code as it is, on no
-hardware. Multiplications and additions in
-matrix products and attention are counted, as two operations; nothing else is, and neither are the codec and
-the optimisers. Recomputed blocks are counted apart: they are work of the machine, not of the model.
+The networks are built on the meta device, which computes nothing, and the functions of the stages run there
+under torch's counter of operations. The counts are therefore those of the actual code, without hardware.
+Multiplications and additions in matrix products and attention are counted, as two operations; nothing else
+is, nor are the codec and the optimizers. Recomputed blocks are counted separately: they are work of the
+machine, not of the model.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,12 +33,12 @@ _META = torch.device("meta")
 
 
 class StepCost(NamedTuple):
-    """The operations of one step, for each sample of its batch."""
+    """Operations of one step per sample of its batch."""
 
     flops: float
-    """Operations of the model, the backward passes included."""
+    """Number of the model's operations, including the backward passes."""
     recomputed_flops: float
-    """Operations of blocks that are computed again in backward passes."""
+    """Number of operations of blocks that are recomputed in backward passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +46,34 @@ class MatchingFlops:
     """Operations of the parts of distribution matching, per sample; all are linear in the exit step."""
 
     rolled: tuple[float, float]
-    """A shot filmed without gradients, ended at the first step and at the last."""
+    """Operations of a shot generated without gradients, ended at the first and at the last step."""
     learnt: tuple[float, float]
-    """The same with the student's gradient at that step, its backward pass included."""
+    """Operations with the student's gradient at that step, including its backward pass."""
     fake: float
-    """The fake score's pass over a shot, and its backward pass."""
+    """Operations of the fake score's pass over a shot, and of its backward pass."""
     asked: float
-    """All that the scores are asked for the student's gradient."""
+    """Operations of all passes of the scores for the student's gradient."""
     recomputed: tuple[float, float]
-    """Blocks computed again in the backward passes of `learnt` and of `fake`."""
+    """Operations of blocks recomputed in the backward passes of `learnt` and of `fake`."""
     num_steps: int
-    """Of the student."""
+    """Number of steps of the student."""
 
     def fake_update(self, exit_step: float) -> float:
-        """An update of the fake score on a shot that was ended at a step."""
+        """Returns the operations of an update of the fake score on a shot ended at a step."""
         return self._at(self.rolled, exit_step) + self.fake
 
     def student_update(self, exit_step: float) -> float:
-        """An update of the student."""
+        """Returns the operations of an update of the student on a shot ended at a step."""
         return self._at(self.learnt, exit_step) + self.asked
 
     @property
     def filmed(self) -> float:
-        """A shot filmed for the history, with all steps."""
+        """Operations of a shot generated for the history, with all steps."""
         return self.rolled[1]
 
     @property
     def mean_exit(self) -> float:
-        """Exit steps are drawn evenly."""
+        """Mean exit step; exit steps are uniformly distributed."""
         return (self.num_steps - 1) / 2
 
     def _at(self, ends: tuple[float, float], exit_step: float) -> float:
@@ -82,16 +82,16 @@ class MatchingFlops:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shot:
-    """The size of the shots that are trained on."""
+    """The size of the training shots."""
 
     latent_size: LatentSize
     num_chunks: int
     num_captions: int = 3
-    """Caption rows of a sample: of the shots kept, and its own."""
+    """Number of caption rows of a sample: those of context shots, and its own."""
 
 
 def teacher_step(made: TeacherRecipe, shot: Shot) -> StepCost:
-    """The cost of a bidirectional step of the teacher."""
+    """Returns the cost of a step of the bidirectional teacher."""
     learns_all = made.stage.learns == "all"
     return StepCost(
         *_of_all_layers(made.model.dit, lambda dit: _teacher_step(dit, shot, learns_all=learns_all))
@@ -111,12 +111,12 @@ def _of_all_layers(dit: DiTConfig, cost_of: Callable[[DiTConfig], Sequence[float
 
 
 def matching_step(made: DmdRecipe, shot: Shot, num_filmed: int = 0) -> StepCost:
-    """The cost of a step of distribution matching: the fake score's updates and one of the student.
+    """Returns the cost of a step of distribution matching: the fake score's updates and one of the student.
 
     Args:
-        made: the recipe.
-        shot: what is learnt.
-        num_filmed: shots that the student films before it, for a history of its own.
+        made: The recipe.
+        shot: Size of the target shot.
+        num_filmed: Number of shots that the student generates before it, for its own history.
     """
     counted, updates = matching_flops(made, shot), made.stage.fake_updates
     flops = updates * counted.fake_update(counted.mean_exit)
@@ -126,12 +126,12 @@ def matching_step(made: DmdRecipe, shot: Shot, num_filmed: int = 0) -> StepCost:
 
 
 def _lora_rank(stage: DmdConfig) -> int:
-    """The rank of the adapters that learn; 0: student and fake score learn whole."""
+    """Returns the rank of the trained adapters; 0: all weights of student and fake score are trained."""
     return stage.lora_rank if isinstance(stage, InterShotConfig) else 0
 
 
 def matching_flops(made: DmdRecipe, shot: Shot) -> MatchingFlops:
-    """The operations of the parts of such a step; see `matching_step`."""
+    """Returns the operations of the parts of such a step; see `matching_step`."""
     values = _of_all_layers(
         made.model.dit, lambda dit: _matching_flops(replace(made.model, dit=dit), made.stage, shot)
     )
@@ -166,14 +166,14 @@ def _matching_flops(model: ModelConfig, stage: DmdConfig, shot: Shot) -> list[fl
         plain = sample.count(teacher, lambda: sample.velocity(teacher))
         asked = sample.count(dit, lambda: sample.velocity(dit)).flops
     guided = (stage.guidance != 1.0) + (stage.context_guidance != 1.0)
-    # The fake score once, and the teacher, guided.
+    # One pass of the fake score, and the passes of the guided teacher.
     asked += (1 + guided) * plain.flops
     again = sum(one.recomputed_flops for one in learnt) / 2
     return [*filmed, *(one.flops for one in learnt), fake.flops, asked, again, fake.recomputed_flops]
 
 
 class _Sample:
-    """Inputs of a sample, and what networks do with them, on meta; in half precision, as autocast has it."""
+    """Inputs of a sample on the meta device, in half precision as with autocast, and passes of networks."""
 
     def __init__(self, config: DiTConfig, shot: Shot, lora_rank: int = 0) -> None:
         self.config, self.dtype, self._lora_rank = config, torch.bfloat16, lora_rank
@@ -203,7 +203,7 @@ class _Sample:
         return shot_velocity(dit, self.conditioning, self.text, self.noisy, self.sigma)
 
     def count(self, dit: DiT, function: Callable[[], Tensor]) -> StepCost:
-        """The cost of a function, its backward pass included if it has one."""
+        """Returns the cost of a function, including its backward pass if it has one."""
         flops: list[float] = []
         for checkpointed in (False, True) if torch.is_grad_enabled() else (False,):
             dit.activation_checkpointing = checkpointed
