@@ -50,7 +50,18 @@ def test_the_guide_for_contributors_names_files_and_code_that_are_there() -> Non
     paths = [ROOT / name for name in re.findall(r"`((?:shotstream|tests)/[\w/]+\.py)`", guide)]
     assert [path for path in paths if not path.is_file()] == []
     code = "\n".join(path.read_text(encoding="utf-8") for path in paths)
-    for name in ("CASES", "Recipe", "Stage", "DataSource", "RECIPES", "KINDS", "_BUILDERS", "Axis"):
+    for name in (
+        "CASES",
+        "Recipe",
+        "Stage",
+        "DataSource",
+        "RECIPES",
+        "POLICIES",
+        "ContextPolicy",
+        "KINDS",
+        "_BUILDERS",
+        "Axis",
+    ):
         assert f"`{name}`" in guide or f"`{name}(" in guide, name
         assert re.search(rf"^(class )?{name}\b", code, re.MULTILINE), name
     for name in ("check", "judge_film", "chance_levels"):

@@ -11,9 +11,8 @@ phase. There are two policies:
 - `theatre`: this project's own. The same allocation while the shots fit the budget. Otherwise one frame each
   of the first shot, which introduced cast and place, and of the most recent `budget - 1` shots. Pinned frames
   take slots first, and the rule applies to the remaining slots. Phases are ranks among the chosen shots, so
-  no
-  phase difference exceeds `budget`, whatever the length of the film: training on up to `budget` earlier shots
-  covers all of them.
+  no phase difference exceeds `budget`, whatever the length of the film: training on up to `budget` earlier
+  shots covers all of them.
 
 Another policy is a class with the members of `ContextPolicy` and a line in `POLICIES`;
 `experiments/policies.py` adds three. A policy can choose candidates alone. The candidates of a shot are the
