@@ -49,6 +49,7 @@ class BenchModel:
     size: PixelSize | None = None
     """Size of its frames; None: the model's own."""
     device: str = "auto"
+    """Device that it runs on; "auto" is a GPU if there is one, else the CPU."""
     options: Options = DEFAULT_OPTIONS
     """Options for running it."""
 

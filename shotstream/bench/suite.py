@@ -52,10 +52,13 @@ class SuiteConfig:
     """
 
     model: str = "theatre"
+    """Name of a model, or a bundle's directory."""
     is_random: bool = False
+    """Whether only the model's sizes are read, and its weights are random."""
     size: str | None = None
     """Frame size as height x width; None: the model's."""
     device: str = "auto"
+    """Device that it runs on; "auto" is a GPU if there is one, else the CPU."""
     is_tiny: bool = False
     """Whether this is a trial run: nothing is compiled, whatever the variant."""
     num_shots: int = 2

@@ -74,7 +74,7 @@ class ActorClipsConfig:
     framing_weights: tuple[float, ...] = (1.0, 0.9, 0.3)
     """Probabilities in [0, 1] that a random shot is used, for wide, medium and close-up framing."""
     still_weight: float = 0.4
-    """Factor on this probability, in [0, 1], for shots in which nobody walks, jumps or dances."""
+    """Factor on this probability, in [0, 1], for shots in which no actor walks, jumps or dances."""
 
     def __post_init__(self) -> None:
         require_within(self, 1, inf, ("batch_size", "num_latent_frames"))

@@ -90,7 +90,7 @@ class ShotSample:
     past: tuple[ShotMemory, ...]
     """The earlier shots of its clip; their captions are names, see `CaptionStore`."""
     caption: str
-    """Name of its own caption."""
+    """Name of the target shot's own caption."""
 
 
 class ShardSource:

@@ -144,7 +144,7 @@ class WorkDir:
 
 
 def num_finished_shots(path: Path) -> int:
-    """Returns the number of finished shots in a directory, whatever film it is of; 0 if it does not exist."""
+    """Returns the number of finished shots in the directory of any film; 0 if it does not exist."""
     num_shots = 0
     while (path / _record_name(num_shots)).is_file():
         num_shots += 1

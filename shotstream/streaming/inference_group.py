@@ -122,7 +122,7 @@ class InferenceGroup:
         self._is_in_step = False
 
     def follow(self, dit: DiT) -> None:
-        """Does a follower's part of the work until dismissed; `dit` has the leader's weights."""
+        """Runs a follower's share of every chunk until it is dismissed; `dit` has the leader's weights."""
         shots: dict[int, tuple[Iterator[Tensor], DualCache]] = {}
         spare: list[DualCache] = []
         with torch.no_grad():

@@ -108,7 +108,7 @@ class Encoders:
 def load_encoders(
     name: str | Path, device: torch.device | str = "auto", dtype: torch.dtype | None = None
 ) -> Encoders:
-    """Returns the codec and the text encoder of a model; None as dtype is that of generation."""
+    """Returns the codec and the text encoder of a model; `dtype` None takes the dtype of generation."""
     chosen = choose_device(device)
     bundle = read_bundle(resolve(name), parts=("codec", "text_encoder"))
     config = pipeline_config(bundle)

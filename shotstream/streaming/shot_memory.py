@@ -40,7 +40,10 @@ class ShotMemory:
         return self.latents[self.candidate_frames.index(frame_index)]
 
     def candidates(self, shot_index: int) -> list[ContextCandidate]:
-        """Returns its candidates for the context of a later shot, as shot `shot_index` of the film."""
+        """Returns the candidates for the context of a later shot.
+
+        `shot_index` is the index of this shot in the film.
+        """
         pinned = [
             ContextCandidate(
                 shot_index=shot_index,

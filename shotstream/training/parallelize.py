@@ -92,7 +92,7 @@ class ParallelConfig:
         return self.backward_parts(losses, name, step)
 
     def backward_parts(self, losses: Sequence[Callable[[], Tensor]], name: str, step: int) -> float:
-        """Does the same for the losses of microbatches that are given already."""
+        """Adds the gradient of the mean of given microbatch losses; returns that mean. See `backward`."""
         total: Tensor | float = 0.0
         for loss_of in losses:
             loss = loss_of()

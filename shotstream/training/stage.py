@@ -31,7 +31,7 @@ class Stage(Protocol):
         ...
 
     def step(self, step: int) -> Mapping[str, float]:
-        """Does optimizer step number `step` (from 0); returns scalars for the log, the same in every process.
+        """Runs optimizer step number `step` (from 0); returns scalars for the log, the same in every process.
 
         All randomness is keyed by (seed, step, sample).
 

@@ -50,6 +50,7 @@ class VideoError(ValueError):
 
 @contextmanager
 def opened_video(path: Path) -> Generator[tuple["InputContainer", "VideoStream"]]:
+    """Yields a video's container and its shown stream; raises VideoError if it cannot be read."""
     import av
     import av.error
 

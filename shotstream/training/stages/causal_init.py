@@ -91,7 +91,7 @@ class CausalInitStage:
         )
 
     def step(self, step: int) -> Mapping[str, float]:
-        """Does one step; see `Stage.step`."""
+        """Runs one step; see `Stage.step`."""
         _, chosen = self._draw(step)
         num_noised = (chosen < len(self.sigmas) - 1).float().sum().item() / len(chosen)
 

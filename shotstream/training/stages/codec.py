@@ -96,7 +96,7 @@ class CodecStage:
         return self.recipe.data.batch_size
 
     def step(self, step: int) -> Mapping[str, float]:
-        """Does one step; see `Stage.step`."""
+        """Runs one step; see `Stage.step`."""
         self.codec.train()
         right: list[Tensor] = []
 

@@ -116,7 +116,7 @@ class DecoderStage:
         return self.codec.encode(pixels.to(self.device))
 
     def step(self, step: int) -> Mapping[str, float]:
-        """Does one step; see `Stage.step`."""
+        """Runs one step; see `Stage.step`."""
         right: list[float] = []
 
         def loss_of(samples: range) -> Tensor:

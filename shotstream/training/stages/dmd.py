@@ -186,7 +186,7 @@ class DmdStage:
         return self.recipe.data.batch_size
 
     def step(self, step: int) -> Mapping[str, float]:
-        """Does one step; see `Stage.step`."""
+        """Runs one step; see `Stage.step`."""
         parts = self.microbatches(step)
         scalars = {"fake_loss": 0.0, "fake_norm": 0.0}
         for update in range(self.recipe.stage.fake_updates):

@@ -118,7 +118,7 @@ class TeacherStage:
         return self.recipe.data.batch_size
 
     def step(self, step: int) -> Mapping[str, float]:
-        """Does one step; see `Stage.step`."""
+        """Runs one step; see `Stage.step`."""
         causal = self._causal(step)
 
         def loss_of(samples: range) -> Tensor:

@@ -69,7 +69,7 @@ class TextEncoderStage:
         return self.recipe.data.batch_size
 
     def step(self, step: int) -> Mapping[str, float]:
-        """Does one step; see `Stage.step`."""
+        """Runs one step; see `Stage.step`."""
 
         def loss_of(samples: range) -> Tensor:
             return answer_loss(self.text_encoder, *self.source.batch(step, samples))
