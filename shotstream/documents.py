@@ -380,7 +380,7 @@ class _YamlValues:
         for key_node, value_node in cast("list[tuple[yaml.Node, yaml.Node]]", node.value):
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise DocumentError(f"line {line}: a key that is no text; put text with brackets in quotes")
+                raise DocumentError(f"line {line}: a key that is not text; put text with brackets in quotes")
             key = cast("str", key_node.value)
             if in_flow and not re.match(
                 r"\s*:", self._text[key_node.end_mark.index : key_node.end_mark.index + 200]
@@ -409,7 +409,7 @@ def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
         ("found character '\\t'", "a tab; indent with spaces"),
         (
             "could not find expected ':'",
-            "neither 'key: value' nor '- text' (is a space missing after : or -?); indent text that goes on",
+            "neither 'key: value' nor '- text' (is a space missing after : or -?); indent continued text",
         ),
         ("found undefined alias", "text that begins with * needs quotes"),
         ("found unknown escape", r"a single \ in double quotes; write \\"),

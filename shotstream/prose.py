@@ -116,7 +116,7 @@ class _Quoter:
         key = re.match(r"([^\"':{\[][^:]*):(\s|$)", rest)
         if key and not self._known.match(rest) and len(key[1].split()) > 1:
             raise DocumentError(
-                f"line {at + 1}: {shorten(key[1])!r} is no key; indent text that goes on, or put the whole "
+                f"line {at + 1}: {shorten(key[1])!r} is not a key; indent continued text, or put the whole "
                 "text in quotes"
             )
 
@@ -265,7 +265,7 @@ class _Quoter:
                 return piece[: found.start()]
             raise DocumentError(
                 f"line {number + 1}: YAML ends the text before '#'; put the whole text in quotes, or the "
-                "comment in a line of its own"
+                "comment on a separate line"
             )
         return piece
 

@@ -445,10 +445,10 @@ def _text(entries: Mapping[str, object], key: str) -> str:
         raise StoryError(f"'{key}' is missing")
     value = entries[key]
     if value is None:
-        raise StoryError(f"{key} is empty; say what is to be seen")
+        raise StoryError(f"{key} is empty; describe what the shot shows")
     if not isinstance(value, str):
         what_to_do = "write one text" if isinstance(value, list | dict) else "put it in quotes"
-        raise StoryError(f"{key} is no text but {kind_of(value)}; {what_to_do}")
+        raise StoryError(f"{key} is not text but {kind_of(value)}; {what_to_do}")
     return value
 
 
@@ -474,7 +474,7 @@ def _list(things: Sequence[str], most: int = 3) -> str:
 
 def _check_text(value: str, name: str, max_chars: int) -> None:
     if not value.strip():
-        raise StoryError(f"{name} is empty; say what is to be seen")
+        raise StoryError(f"{name} is empty; describe what the shot shows")
     if len(value) > max_chars:
         raise StoryError(f"{name} has {len(value)} characters; at most {max_chars} are allowed")
     if bad := NO_TEXT.search(value):

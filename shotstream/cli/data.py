@@ -129,7 +129,7 @@ def _kept(directory: Path) -> str:
     count = num_whole_shards(directory)
     if not count:
         return "nothing was made"
-    return f"{count} whole shards are kept in {directory}; the same command goes on with the others"
+    return f"{count} complete shards are kept in {directory}; the same command continues with the others"
 
 
 def _share(shard_of: str | None) -> tuple[int, int]:

@@ -93,7 +93,7 @@ def evaluate(
             if codec_only:
                 raise ValueError("--codec-only judges a model's codec; leave --run out")
             if options != DEFAULT_OPTIONS:
-                raise ValueError("a training run is scored as it is; leave the options of a loaded model out")
+                raise ValueError("model options do not apply to a training run; leave them out")
             from shotstream.files import require_directory
             from shotstream.training.scores import evaluate_run
 

@@ -159,9 +159,9 @@ def _kept(settings: "FilmSettings") -> str:
     partial = settings.files.partial
     num_shots = num_finished_shots(partial)
     if not num_shots:
-        return "no shot was finished, and nothing is kept: the same command begins anew"
+        return "no shot was finished, and nothing is kept: the same command starts again"
     shots = "1 finished shot is" if num_shots == 1 else f"{num_shots} finished shots are"
-    return f"{shots} kept in {partial}: the same command goes on"
+    return f"{shots} kept in {partial}: the same command resumes"
 
 
 def _report(console: "Console", film: "Film", fps: int) -> None:

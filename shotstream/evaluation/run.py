@@ -72,7 +72,7 @@ class EvaluationConfig:
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
         if self.codec_only and self.other_captions:
-            raise ValueError("the codec alone reads no captions: leave out other_captions")
+            raise ValueError("codec_only does not read captions; leave out other_captions")
 
 
 def evaluate(
@@ -115,7 +115,7 @@ def evaluate(
 
 def _require_effect(config: EvaluationConfig, context: bool) -> None:
     if config.codec_only and (config.steps is not None or not context):
-        raise ValueError("the codec alone films nothing: leave out steps and keep the context")
+        raise ValueError("codec_only generates nothing; leave out steps and keep the context")
 
 
 def score_films(

@@ -206,7 +206,7 @@ _ENVIRONMENT_KEYS: dict[str, type] = {
 def _hashes(document: object) -> tuple[str, ...]:
     hashes = cast("list[object]", document) if isinstance(document, list) else [None]
     if not hashes or not all(isinstance(found, str) and _SHA256.fullmatch(found) for found in hashes):
-        raise ReplayError("damaged: the hashes of a shot are no list of sha256 in hex")
+        raise ReplayError("damaged: the hashes of a shot are not a list of sha256 in hex")
     return tuple(cast("list[str]", hashes))
 
 

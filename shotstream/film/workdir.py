@@ -98,7 +98,7 @@ class WorkDir:
             try:
                 hashes = tuple(map(str, json.loads(record.read_text(encoding="utf-8"))["frame_sha256"]))
             except (ValueError, KeyError, TypeError) as error:
-                raise WorkDirError(f"{record} is damaged; delete {self.path} and start anew") from error
+                raise WorkDirError(f"{record} is damaged; delete {self.path} and start again") from error
             shots.append(
                 FinishedShot(shot_index=len(shots), frames_file=self._frames(len(shots)), frame_sha256=hashes)
             )
@@ -177,11 +177,11 @@ def load_frames(shot: FinishedShot) -> UInt8[np.ndarray, "f h w 3"]:
     try:
         frames = read_frames(shot.frames_file)
     except VideoError as error:
-        raise WorkDirError(f"{error}; delete {shot.frames_file.parent} and start anew") from error
+        raise WorkDirError(f"{error}; delete {shot.frames_file.parent} and start again") from error
     if hash_frames(frames) != shot.frame_sha256:
         raise WorkDirError(
             f"{shot.frames_file} has changed since it was written; "
-            f"delete {shot.frames_file.parent} and start anew"
+            f"delete {shot.frames_file.parent} and start again"
         )
     return frames
 

@@ -207,7 +207,9 @@ class DualCache:
         if write is not None and torch.is_grad_enabled():
             raise ValueError("a commit pass carries no gradient; run it under torch.no_grad()")
         if torch.is_grad_enabled() and isinstance(self.layers[0], EightBitKeysValues):
-            raise ValueError("a cache in eight bits takes no pass with gradients; keep whole keys to train")
+            raise ValueError(
+                "an 8-bit cache does not support gradients; train with a cache in full precision"
+            )
         if write == "global":
             return self._begin_context(num_frames)
         return self._begin_chunk(num_frames, chunk_index, write)

@@ -112,7 +112,7 @@ def read_session(path: Path) -> SavedSession:
         is_known = document["format"] == _FORMAT
         if is_known and not _is_whole(metadata, tensors):
             raise SessionError(
-                f"{path}: damaged: it is not what was written; take a copy of it, or begin anew"
+                f"{path}: damaged: it is not what was written; take a copy of it, or start again"
             )
         session = _session_from(document, tensors) if is_known else None
     except SessionError:

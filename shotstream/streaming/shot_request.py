@@ -32,7 +32,7 @@ class ShotRequest:
     def __post_init__(self) -> None:
         for caption in (self.global_caption, self.caption):
             if not caption.strip():
-                raise ValueError("a caption is empty; say what is to be seen")
+                raise ValueError("a caption is empty; describe what the shot shows")
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed {self.seed}; allowed are 0 to {MAX_SEED}")
         if self.num_chunks < 1 or self.num_steps < 1:

@@ -47,7 +47,7 @@ async def handle_invalid_request(_: Request, error: RequestValidationError) -> J
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
     if first["loc"][0] == "path":
-        return _problem(404, "not_found", "there is no such thing here")
+        return _problem(404, "not_found", "not found")
     message = f"{field}: {describe_validation_error(first)}"
     return _problem(400, "invalid", message[:_MAX_MESSAGE_CHARS])
 

@@ -54,7 +54,7 @@ _WRONG_TOKEN = (
     "last"
 )
 _LOOPBACK_ONLY = (
-    "without a token this studio is open to its own computer alone, by the address that `shotstream serve` "
+    "without a token this studio is open only to its own computer, at the address that `shotstream serve` "
     "printed; to reach it under another name, or through a proxy, start it with a token: "
     "`SHOTSTREAM_TOKEN=... shotstream serve`"
 )
@@ -127,7 +127,7 @@ class SecurityMiddleware:
                 return refusal
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
-            return _refused(400, "malformed", "Content-Length is no number", headers)
+            return _refused(400, "malformed", "Content-Length is not a number", headers)
         if int(length) > self._limits.upload_bytes:
             return _drain_and_refuse(self._limits)
         return None

@@ -64,7 +64,9 @@ class TinyDecoder(nn.Module):
         except KeyError as error:
             raise ValueError(f"no TAEHV decoder: {error} is not there; give taew2_1's file") from error
         except IndexError as error:
-            raise ValueError("no TAEHV decoder: its weights are no kernels; give taew2_1's file") from error
+            raise ValueError(
+                "not a TAEHV decoder: its weights are not kernels; give taew2_1's file"
+            ) from error
         if foreign:
             raise ValueError(f"no TAEHV decoder: unexpected {foreign[0]!r}; give taew2_1's file")
         with torch.device("meta"):

@@ -238,4 +238,4 @@ def _check(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor])
         if names
     ]
     if findings:
-        raise ValueError(f"these tensors are no Wan VAE of these sizes: {'; '.join(findings)}")
+        raise ValueError(f"these tensors are not a Wan VAE of these sizes: {'; '.join(findings)}")

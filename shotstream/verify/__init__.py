@@ -105,7 +105,7 @@ def _in_words(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     if isinstance(error, SafetensorError):
-        return "not a whole safetensors file; record or fetch it again"
+        return "not a complete safetensors file; record or fetch it again"
     if isinstance(
         error, ValueError | ImportError
     ):  # from this project, and from libraries whose messages say what to do

@@ -99,7 +99,7 @@ def _require_file(path: Path) -> None:
     except ValueError as error:
         raise VideoError(f"{str(path)!r}: not a readable video: no file can have this name") from error
     if not stat.S_ISREG(status.st_mode):
-        raise VideoError(f"{path}: not a readable video: it is no file")
+        raise VideoError(f"{path}: not a readable video: it is not a file")
     if not status.st_size:
         raise VideoError(f"{path}: not a readable video: the file is empty")
     with path.open("rb") as file:

@@ -192,7 +192,8 @@ def _stored(name: str, part: str, value: Tensor | LazyTensor, dtype: torch.dtype
         tensor = lazy.load()
         if tensor.is_floating_point() and not is_finite(tensor):
             raise BundleError(
-                f"{part}: {name} holds what is no finite number in {str(lazy.dtype).removeprefix('torch.')}; "
+                f"{part}: {name} holds a value that is not finite in "
+                f"{str(lazy.dtype).removeprefix('torch.')}; "
                 "the weights are damaged or too large for it, nothing was written"
             )
         return tensor
@@ -205,7 +206,7 @@ def _encode_config(config: Mapping[str, Any]) -> Any:
         return json.loads(json.dumps(config, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise BundleError(
-            f"the config is no plain JSON ({error}); give strings, numbers, lists and objects"
+            f"the config is not plain JSON ({error}); give strings, numbers, lists and objects"
         ) from error
 
 
@@ -329,7 +330,8 @@ def _read_part(path: Path, device: torch.device | str, dtype: torch.dtype | None
         loaded = _as_lazy(tensor, dtype).load()
         if loaded.is_complex() or (loaded.is_floating_point() and not is_finite(loaded)):
             raise BundleError(
-                f"{path}: {name} holds what is no finite real number; fetch or import the bundle again"
+                f"{path}: {name} holds a value that is not a finite real number; "
+                "fetch or import the bundle again"
             )
         tensors[name] = loaded.to(device)
     return tensors

@@ -169,7 +169,7 @@ def _of_dictionary(
             num_entries += 1
             if num_entries > _MOST_ENTRIES or depth > _MOST_DEPTH:
                 raise CheckpointError(
-                    f"{where}: dictionaries within dictionaries without end; it is no checkpoint of a model"
+                    f"{where}: dictionaries nested without end; it is not a checkpoint of a model"
                 )
             name = f"{at}{key}"
             if isinstance(value, Tensor):
@@ -277,7 +277,7 @@ def _choose(found: list[str], averaged: set[str], where: str, ema: bool | None, 
     if len(wanted) > 1:
         raise CheckpointError(
             f"{where}: {len(wanted)} transformers inside ({_in_words(wanted)}), and nothing says which one "
-            "is meant; save one of them alone and give that file"
+            "is meant; save only one of them and give that file"
         )
     is_average = wanted == averages
     taken = (
@@ -376,7 +376,7 @@ def _why_not(tensors: LazyTensors, shapes: Mapping[str, tuple[int, ...]], num_la
                 "it is a transformer for more than text (image to video, control and the like), another model"
             )
         if all(tensors[name].shape == shapes[name] for name in common) and not extra:
-            return "it is not whole; fetch it again, or save it again where it was made"
+            return "it is incomplete; fetch it again, or save it again where it was made"
     return "it belongs to a transformer of other sizes"
 
 
@@ -391,6 +391,6 @@ def _kind_of_keys(entries: LazyTensors, unnamed: list[str]) -> str:
     if any("lora_" in name or ".lora" in name for name in entries):
         return "it holds a LoRA: give it with --lora"
     if any("flat_param" in name for name in entries):
-        return "its weights are pieces of sharded training (FSDP); save the model whole where it was trained"
+        return "its weights are FSDP shards; save the full model where it was trained"
     shown = sorted(entries)[:3]
     return f"its {len(entries)} tensors are named {', '.join(shown)}{', ...' if len(entries) > 3 else ''}"

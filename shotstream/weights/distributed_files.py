@@ -81,7 +81,7 @@ class _Unpickler(pickle.Unpickler):
             return dtype
         raise CheckpointError(
             f"{self._path}: refused, it wants to run {module}.{name}, and what a file runs can do anything "
-            "to this machine; a distributed checkpoint consists of tensors alone"
+            "to this machine; a distributed checkpoint contains only tensors"
         )
 
 
@@ -132,7 +132,7 @@ def read_metadata(directory: Path) -> Metadata:
         ) from error
     if len(content) > _LONGEST_METADATA_BYTES:
         raise CheckpointError(
-            f"{path}: more than {_LONGEST_METADATA_BYTES:,} bytes; it is no checkpoint of ours"
+            f"{path}: more than {_LONGEST_METADATA_BYTES:,} bytes; it is not one of our checkpoints"
         )
     try:
         found = _Unpickler(io.BytesIO(content), path).load()
@@ -154,7 +154,7 @@ def _check(found: Any, directory: Path) -> None:
     entries: dict[Any, Any] = found.state_dict_metadata
     for name, value in entries.items():
         if not isinstance(name, str) or not isinstance(value, TensorStorageMetadata):
-            raise CheckpointError(f"{path}: refused, {name!r} is no tensor, and would be loaded as code")
+            raise CheckpointError(f"{path}: refused, {name!r} is not a tensor, and would be loaded as code")
         num_bytes += value.size.numel() * value.properties.dtype.itemsize
         if min(value.size, default=0) < 0:
             raise CheckpointError(f"{path}: {name!r} has the size {list(value.size)}; it is damaged")
@@ -166,7 +166,7 @@ def _check(found: Any, directory: Path) -> None:
     stored = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
     if num_bytes > stored:
         raise CheckpointError(
-            f"{path}: says to hold {num_bytes:,} bytes of tensors, and its files have {stored:,}; it is "
+            f"{path}: claims to hold {num_bytes:,} bytes of tensors, and its files have {stored:,}; it is "
             "damaged"
         )
 

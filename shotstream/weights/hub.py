@@ -203,7 +203,7 @@ def download(repository: str, revision: str | None = None, *, fetch: Fetch | Non
     """
     if _REPOSITORY.fullmatch(repository) is None:
         raise ValueError(
-            f"{repository!r} is no repository; write owner/name, for example Wan-AI/Wan2.1-T2V-1.3B"
+            f"{repository!r} is not a repository; write owner/name, for example Wan-AI/Wan2.1-T2V-1.3B"
         )
     target = home() / "downloads" / repository.replace("/", "--")
     lock_path = home() / _LOCK_NAME
@@ -330,9 +330,7 @@ def _read_lock(path: Path) -> dict[str, dict[str, Any]]:
     try:
         document = read_json(path)
     except CheckpointError as error:
-        raise LockError(
-            f"{error}; restore the lock file, or remove it to trust the next download anew"
-        ) from error
+        raise LockError(f"{error}; restore the lock file, or remove it to trust the next download") from error
     entries = document.get("repositories")
     sound = isinstance(entries, dict) and all(
         isinstance(entry, dict)
@@ -343,7 +341,7 @@ def _read_lock(path: Path) -> dict[str, dict[str, Any]]:
     if document.get("format_version") != _LOCK_VERSION or not sound:
         raise LockError(
             f"{path}: not a lock file of this version; restore it, or remove it to trust the next "
-            "download anew"
+            "download again"
         )
     return document["repositories"]
 

@@ -363,7 +363,7 @@ def _strength(module: _Module, config: AdapterConfig | None, where: str) -> tupl
 
 def _scalar(name: str, tensor: LazyTensor, where: str) -> float:
     if tensor.dtype == torch.bool or tensor.dtype.is_complex or tensor.shape not in ((), (1,)):
-        raise CheckpointError(f"{where}: {name} is no single number; the file is damaged")
+        raise CheckpointError(f"{where}: {name} is not a single number; the file is damaged")
     value = float(tensor.load())
     if not math.isfinite(value) or value <= 0:
         raise CheckpointError(f"{where}: {name} is {value:g}; an alpha is above 0")
@@ -414,8 +414,7 @@ def _whole(ours: str, module: _Module, weights: LazyTensors, source: LoraSource,
     name, tensor = module.parts["whole"]
     if source.multiplier != 1:
         raise CheckpointError(
-            f"{where}: {name} takes the place of a whole weight, which has no strength; leave --lora-scale "
-            "out"
+            f"{where}: {name} replaces a whole weight, which has no strength; leave --lora-scale out"
         )
     if tensor.shape != weights[ours].shape:
         raise CheckpointError(

@@ -139,7 +139,7 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: the LoRA's config in its metadata is not JSON") from error
     if not isinstance(document, dict):
-        raise CheckpointError(f"{where}: the LoRA's config in its metadata is no JSON object")
+        raise CheckpointError(f"{where}: the LoRA's config in its metadata is not a JSON object")
     return document
 
 
@@ -182,7 +182,7 @@ def _of_document(document: Mapping[str, Any], where: str) -> AdapterConfig:
 def _patterns(document: Mapping[str, Any], key: str, where: str) -> dict[str, float]:
     patterns = document.get(key) or {}
     if not isinstance(patterns, Mapping):
-        raise CheckpointError(f"{where}: {key} is no object from modules to numbers")
+        raise CheckpointError(f"{where}: {key} does not map modules to numbers")
     # An expression could be made to run for hours.
     odd = [str(pattern) for pattern in patterns if not _PLAIN_PATTERN.fullmatch(str(pattern))]
     if odd:

@@ -120,7 +120,7 @@ def _load(path: Path, is_zip: bool, mapped: bool) -> Any:
         raise CheckpointError(
             f"{path}: refused, it wants to run {shown}, and what a file runs can do anything to this "
             "machine; "
-            "only tensors in plain containers are read: where the file was made, save the weights alone "
+            "only tensors in plain containers are read: where the file was made, save only the weights "
             "(as safetensors, for example) and give that file"
         ) from error
 
@@ -167,7 +167,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     names = [member.filename.partition("/")[2] for member in members]
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise CheckpointError(
-            f"{path}: refused, it is a TorchScript program and not a file of tensors; save the weights alone "
+            f"{path}: refused, it is a TorchScript program and not a file of tensors; save only the weights "
             "(as safetensors, for example) and give that file"
         )
     if "data.pkl" not in names:
@@ -185,13 +185,13 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     size = path.stat().st_size
     if sum(member.file_size for member in members) > size:
         raise CheckpointError(
-            f"{path}: says to hold more than its {size:,} bytes; it is damaged or made to fill the memory"
+            f"{path}: claims to hold more than its {size:,} bytes; it is damaged or made to fill the memory"
         )
     pickled = next(m for m in members if m.filename.partition("/")[2] == "data.pkl")
     if pickled.file_size > _LONGEST_PICKLE_BYTES:
         raise CheckpointError(
             f"{path}: its table of contents takes {pickled.file_size:,} bytes, more than "
-            f"{_LONGEST_PICKLE_BYTES:,}; it holds other things than tensors, save the weights alone"
+            f"{_LONGEST_PICKLE_BYTES:,}; it holds other things than tensors, save only the weights"
         )
 
 
@@ -207,4 +207,4 @@ def _check_is_legacy(path: Path) -> None:
                 f"{path}: a tar archive, as PyTorch saved before version 0.4 or as weights are packed for "
                 "sending; unpack it, and give the file of weights in it"
             )
-        raise CheckpointError(f"{path}: refused, it is no PyTorch file; give a .pt or a .safetensors")
+        raise CheckpointError(f"{path}: refused, it is not a PyTorch file; give a .pt or a .safetensors")

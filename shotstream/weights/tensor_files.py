@@ -207,7 +207,7 @@ def _open(path: Path) -> Any:
 
 def _not_whole(path: Path, error: SafetensorError) -> CheckpointError:
     return CheckpointError(
-        f"{path}: not a whole safetensors file ({_brief(error)}); it is truncated or of another format, "
+        f"{path}: not a complete safetensors file ({_brief(error)}); it is truncated or of another format, "
         "fetch it again"
     )
 
@@ -296,7 +296,7 @@ def lazy_tensor(name: str, tensor: Tensor, where: str) -> LazyTensor:
             f"{where}: {name} is sparse, quantised or without data; save it as a plain tensor"
         )
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise CheckpointError(f"{where}: {name} says to be larger than what is stored of it; fetch it again")
+        raise CheckpointError(f"{where}: {name} is larger than its stored data; fetch it again")
     return LazyTensor.of(tensor.detach())
 
 
@@ -310,11 +310,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except IsADirectoryError as error:
         raise CheckpointError(f"{path}: a directory, not a JSON file") from error
     if len(content) > _LARGEST_JSON_BYTES:
-        raise CheckpointError(f"{path}: more than {_LARGEST_JSON_BYTES:,} bytes; it is no JSON of a model")
+        raise CheckpointError(f"{path}: more than {_LARGEST_JSON_BYTES:,} bytes; it is not a model's JSON")
     try:
         document = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path}: not JSON, for it is no UTF-8 text; fetch it again") from error
+        raise CheckpointError(f"{path}: not JSON, because it is not UTF-8 text; fetch it again") from error
     except RecursionError as error:
         raise CheckpointError(f"{path}: not JSON of ours, its values are nested too deeply") from error
     except (

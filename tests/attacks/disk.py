@@ -94,7 +94,7 @@ def _commands(where: Path, clips: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _full(home: Path, clips: Path, tally: Tally) -> None:
-    """Full: one line that says so, exit code 1; with room again, the same command goes on to its end."""
+    """Full: one line that says so, exit code 1; with room again, the same command resumes to its end."""
     for name, command in _commands(home / "disk", clips):
         with small_disk(home / "disk", "100k") as remount:
             code, said = _try(command, home)

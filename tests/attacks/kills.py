@@ -1,4 +1,4 @@
-"""SIGKILL at any moment of long work: the same command goes on, and what comes out is what would have."""
+"""SIGKILL at any moment of long work: the same command resumes, and what comes out is what would have."""
 
 import hashlib
 import json

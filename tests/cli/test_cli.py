@@ -194,7 +194,7 @@ def test_bad_stories_are_bad_input(
         ),
         (("generate", "story.yaml", "--model", "./tiny", "--attention", "cudnn"), "needs a CUDA device"),
         (("generate", "story.yaml", "--model", "./tiny", "--attention", "cudnn"), "CUDA device"),
-        (("evaluate", "--run", "absent", "--memory", "low"), "scored as it is"),
+        (("evaluate", "--run", "absent", "--memory", "low"), "do not apply to a training run"),
         (("generate", "story.yaml", "--float8-cache"), "Give --memory lowest."),
         (("serve", "--weights", "float8"), "Give --precision float8 or --memory lowest."),
         (("bench", "generate", "--dtype", "bfloat16"), "Give --precision."),
@@ -239,7 +239,7 @@ def test_unfinished_work_of_another_film_is_bad_input(capsys: pytest.CaptureFixt
         patch.setattr("shotstream.film.make.draw_storyboard", interrupt)
         assert run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1") == 130
     said = capsys.readouterr().err
-    assert "interrupted; 4 finished shots are kept in film.mp4.partial: the same command goes on" in said
+    assert "interrupted; 4 finished shots are kept in film.mp4.partial: the same command resumes" in said
     assert (
         run("generate", "story.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1", "--seed", "8") == 2
     )
@@ -292,15 +292,15 @@ def test_who_ends_a_film_is_told_what_is_kept(
         patch.setattr(LiveView, "__call__", end_in(0))
         assert run(*arguments) == code
         assert last_line() == (
-            f"shotstream: {word}; no shot was finished, and nothing is kept: the same command begins anew"
+            f"shotstream: {word}; no shot was finished, and nothing is kept: the same command starts again"
         )
         patch.setattr(LiveView, "__call__", end_in(1))
         assert run(*arguments) == code
-        kept = "finished shot is kept in film.mp4.partial: the same command goes on"
+        kept = "finished shot is kept in film.mp4.partial: the same command resumes"
         assert last_line() == f"shotstream: {word}; 1 {kept}"
         patch.setattr(LiveView, "__call__", end_in(3))
         assert run(*arguments) == code
-        kept = "finished shots are kept in film.mp4.partial: the same command goes on"
+        kept = "finished shots are kept in film.mp4.partial: the same command resumes"
         assert last_line() == f"shotstream: {word}; 3 {kept}"
 
         def end(*_: object) -> None:
@@ -328,7 +328,7 @@ def test_what_is_kept_is_looked_up_when_a_disk_fails(capsys: pytest.CaptureFixtu
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert said == (
             f"shotstream: film.mp4: {os.strerror(number)}; no shot was finished, and nothing is kept: "
-            "the same command begins anew"
+            "the same command starts again"
         )
 
 

@@ -103,7 +103,7 @@ def test_sigterm_ends_a_film_as_ctrl_c_does_with_its_own_code(
         patch.setattr("shotstream.film.make.draw_storyboard", ended_by_the_system)
         assert run(*arguments) == 143
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "shotstream: terminated; 4 finished shots are kept in film.mp4.partial: the same command goes on"
+        "shotstream: terminated; 4 finished shots are kept in film.mp4.partial: the same command resumes"
     )
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     with monkeypatch.context() as patch:

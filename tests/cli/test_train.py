@@ -67,7 +67,7 @@ def refuse(*_: object, **__: object) -> None:
         (("train", "theatre_intra_shot", "--set", "train.num_steps=20"), "would never learn"),
         (("evaluate", "-o", "{file}"), "is a file, and a directory is needed there"),
         (("evaluate", "--stories", "0"), "num_stories is 0"),
-        (("evaluate", "--codec-only", "--no-context"), "the codec alone films nothing"),
+        (("evaluate", "--codec-only", "--no-context"), "codec_only generates nothing"),
         (("evaluate", "--guidance", "2"), "name its run with --run"),
         (("evaluate", "--run", "theatre_teacher", "-o", "{file}"), "is a file, and a directory is needed"),
     ],

@@ -71,7 +71,9 @@ def test_a_kill_between_any_two_renames_loses_nothing_that_was_whole(
     assert report.is_complete and digests(tmp_path / "shards") == digests(world / "shards")
 
 
-@pytest.mark.parametrize(("stop_at", "said"), [(1, "nothing was made"), (4, "3 whole shards are kept in ")])
+@pytest.mark.parametrize(
+    ("stop_at", "said"), [(1, "nothing was made"), (4, "3 complete shards are kept in ")]
+)
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
     world: Path,
     tmp_path: Path,

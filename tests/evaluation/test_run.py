@@ -85,7 +85,7 @@ def test_the_codec_alone_bounds_its_models(bundled: StreamingPipeline) -> None:
 
 
 def test_options_that_the_codec_alone_cannot_follow_are_refused(bundled: StreamingPipeline) -> None:
-    with pytest.raises(ValueError, match="films nothing"):
+    with pytest.raises(ValueError, match="generates nothing"):
         evaluate(bundled, EvaluationConfig(codec_only=True), context=False)
 
 

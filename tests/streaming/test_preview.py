@@ -84,7 +84,7 @@ def test_both_kinds_of_file_are_read_and_others_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"other.pth: decodes 16 latent channels; the model has 4"):
         read_preview(tmp_path / "other.pth", pipeline)
     torch.save({"decoder.1.weight": torch.zeros(2, 4, 3, 3)}, tmp_path / "part.pth")
-    with pytest.raises(ValueError, match=r"part.pth: no TAEHV decoder"):
+    with pytest.raises(ValueError, match=r"part.pth: not a TAEHV decoder"):
         read_preview(tmp_path / "part.pth", pipeline)
     with pytest.raises(ValueError, match="no such file"):
         read_preview(tmp_path / "none.pth", pipeline)

@@ -56,7 +56,7 @@ def test_what_a_file_held_beside_the_story_is_told_to_whom_it_belongs(client: Te
         (b'{"global_caption": "a", "shot1": "b", "seed": ' + b"9" * 5000 + b"}", "seed is 9"),
         (b'{"global_caption": "a", "shot1": "b", "seed": 1e999}', "write a whole number"),
         (b"seed: &a [*a]\nglobal_caption: a\nshots: [b]", "line 1: an alias"),
-        (b"? [a]\n: b\nglobal_caption: a", "line 1: a key that is no text"),
+        (b"? [a]\n: b\nglobal_caption: a", "line 1: a key that is not text"),
         (b"global_caption: a\nshots:\n  - the fox # walks", "line 3: YAML ends the text before '#'"),
         (b"global_caption: a\nshots:\n  - the fox\x92s den", "line 3: not UTF-8"),
         (b'{"global_caption": "\xd7\xcf", "shot1": "a"}', "line 1: not UTF-8"),

@@ -137,7 +137,7 @@ def test_what_is_no_tensor_in_a_directory_is_refused_and_not_run(tmp_path: Path)
         name = "stage/weights/a.bias"
         save({name: _Malicious(victim)}, storage_writer=FileSystemWriter(path), no_dist=True)
     (path / "rest.pt").write_bytes(rest)
-    with pytest.raises(ValueError, match=rf"'{name}' is no tensor, and would be loaded as code"):
+    with pytest.raises(ValueError, match=rf"'{name}' is not a tensor, and would be loaded as code"):
         load_checkpoint(path)
     assert not victim.exists()
 
@@ -157,7 +157,7 @@ def test_a_directory_reads_no_file_elsewhere_and_no_more_than_it_has(tmp_path: P
     def larger(metadata: Any) -> None:
         metadata.state_dict_metadata["stage/weights/a.bias"].size = torch.Size([10**12])
 
-    for change, complaint in ((elsewhere, "outside the checkpoint"), (larger, "says to hold 4,000,000,")):
+    for change, complaint in ((elsewhere, "outside the checkpoint"), (larger, "claims to hold 4,000,000,")):
         with pytest.raises(ValueError, match=complaint):
             load_checkpoint(changed(change))
 

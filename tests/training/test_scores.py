@@ -94,7 +94,7 @@ def test_captions_are_taken_away_by_telling_those_of_another_story(runs: Path) -
     assert means[0]["cut"] == means[1]["cut"]
     small = replace(astray, num_stories=1)
     assert evaluate_run("theatre_causal_init", runs, small).facts["other_captions"] is True
-    with pytest.raises(ValueError, match="reads no captions"):
+    with pytest.raises(ValueError, match="does not read captions"):
         replace(astray, codec_only=True)
 
 

@@ -110,15 +110,15 @@ def test_the_published_sizes_are_the_default() -> None:
 def test_another_layout_is_refused() -> None:
     tensors = published_tensors()
     for name in ("decoder.7.conv.weight", "decoder.1.weight"):
-        with pytest.raises(ValueError, match="no TAEHV decoder"):
+        with pytest.raises(ValueError, match="not a TAEHV decoder"):
             TinyDecoder.from_tensors({key: t for key, t in tensors.items() if key != name})
     for name, change, told in (
         ("decoder.23.weight", torch.zeros(1), "'decoder.23.weight' is unexpected"),
         ("head.weight", torch.zeros(1), "unexpected 'head.weight'"),
-        ("decoder.1.weight", torch.zeros(()), "its weights are no kernels"),
+        ("decoder.1.weight", torch.zeros(()), "its weights are not kernels"),
         ("decoder.22.bias", torch.zeros(4), r"'decoder.22.bias' is \[4\] and should be \[3\]"),
     ):
-        with pytest.raises(ValueError, match=f"^no TAEHV decoder.*: {told}; give taew2_1's file$"):
+        with pytest.raises(ValueError, match=f"^not a TAEHV decoder.*: {told}; give taew2_1's file$"):
             TinyDecoder.from_tensors({**tensors, name: change})
     with pytest.raises(ValueError, match="no latent frame"):
         TinyDecoder.from_tensors(tensors).decode(torch.zeros(1, 16, 0, 2, 2))

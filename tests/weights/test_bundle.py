@@ -130,7 +130,7 @@ def test_unusable_names_and_configs_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="cannot be a file of a bundle"):
             write_bundle(tmp_path / "b", {}, _TENSORS, files={name: b""})
     for config in ({"x": float("nan")}, {"x": torch.zeros(1)}):
-        with pytest.raises(BundleError, match="no plain JSON"):
+        with pytest.raises(BundleError, match="not plain JSON"):
             write_bundle(tmp_path / "b", config, _TENSORS)
 
 
@@ -138,9 +138,9 @@ def test_what_is_no_finite_number_in_the_stored_precision_is_never_written(tmp_p
     """70,000 once became infinite on the way to half precision, without a word."""
     tensors = {"dit": {"a": torch.tensor([1.0, 70_000.0])}}
     write_bundle(tmp_path / "single", {}, tensors)
-    with pytest.raises(BundleError, match="dit: a holds what is no finite number in float16"):
+    with pytest.raises(BundleError, match="dit: a holds a value that is not finite in float16"):
         write_bundle(tmp_path / "half", {}, tensors, dtype=torch.float16)
-    with pytest.raises(BundleError, match="dit: a holds what is no finite number in float32"):
+    with pytest.raises(BundleError, match="dit: a holds a value that is not finite in float32"):
         write_bundle(tmp_path / "half", {}, {"dit": {"a": torch.tensor([float("nan")])}})
     assert [path.name for path in tmp_path.iterdir()] == ["single"]
 
@@ -174,7 +174,9 @@ def test_a_bundle_that_others_wrote_of_numbers_that_are_none_is_refused_by_the_t
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content)}
     del document["document_sha256"]
     config.write_text(json.dumps({**document, "files": {"dit.safetensors": entry}}))
-    with pytest.raises(BundleError, match=r"dit\.safetensors: odd holds what is no finite real number"):
+    with pytest.raises(
+        BundleError, match=r"dit\.safetensors: odd holds a value that is not a finite real number"
+    ):
         read_bundle(tmp_path / "b")
 
 

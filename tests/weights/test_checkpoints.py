@@ -220,7 +220,7 @@ def test_two_tensors_of_one_name_are_refused(tiny: Any, tmp_path: Path) -> None:
     [
         (
             lambda dit: dit.pop("model.blocks.1.ffn.2.bias"),
-            r"1 missing keys \(blocks\.1\.ffn\.2\.bias\); it is not whole; fetch it again",
+            r"1 missing keys \(blocks\.1\.ffn\.2\.bias\); it is incomplete; fetch it again",
         ),
         (
             lambda dit: dit.update({"model.blocks.0.self_attn.q.SCB": torch.ones(24)}),
@@ -264,7 +264,7 @@ def test_a_file_of_something_else_says_what_it_holds(tiny: Any, tmp_path: Path) 
     for content, complaint in (
         ({"conv.weight": torch.zeros(1), "epoch": 3}, r"its 1 tensors are named conv\.weight"),
         ({"blocks.0.self_attn.q.lora_A.weight": torch.zeros(1, 1)}, r"it holds a LoRA: give it with --lora"),
-        ({"model": {"_flat_param": torch.zeros(9)}}, r"pieces of sharded training \(FSDP\)"),
+        ({"model": {"_flat_param": torch.zeros(9)}}, r"its weights are FSDP shards"),
         ({"decay": 0.9, "shadow_params": [torch.zeros(9)]}, r"its tensors are in a list \(shadow_params\)"),
         ({"nets": [{"w": torch.zeros(9)}]}, r"its tensors are in a list \(nets\), where nothing says which"),
     ):
@@ -274,7 +274,7 @@ def test_a_file_of_something_else_says_what_it_holds(tiny: Any, tmp_path: Path) 
     endless: dict[str, Any] = {}
     endless["again"] = endless
     torch.save(endless, path)
-    with pytest.raises(CheckpointError, match="dictionaries within dictionaries without end"):
+    with pytest.raises(CheckpointError, match="dictionaries nested without end"):
         read_transformer(path, tiny.dit_config)
 
 

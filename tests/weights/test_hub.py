@@ -112,7 +112,7 @@ def test_a_damaged_lock_or_an_empty_answer_stops_the_download(home: Path) -> Non
 
 @pytest.mark.parametrize("repository", ["wan", "../../etc", "a/b/c", "a/..", ""])
 def test_only_repository_names_are_downloaded(repository: str) -> None:
-    with pytest.raises(ValueError, match="is no repository"):
+    with pytest.raises(ValueError, match="is not a repository"):
         download(repository, fetch=_Server())
 
 

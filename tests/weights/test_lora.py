@@ -357,8 +357,8 @@ _STEM = f"base_model.model.{_Q}"
         (lambda lora: lora.update({f"{_STEM}.alpha": torch.tensor(0.0)}), "alpha is 0; an alpha is above 0"),
         (lambda lora: lora.update({f"{_STEM}.alpha": torch.tensor(-4.0)}), "alpha is -4"),
         (lambda lora: lora.update({f"{_STEM}.alpha": torch.tensor(float("nan"))}), "alpha is nan"),
-        (lambda lora: lora.update({f"{_STEM}.alpha": torch.tensor(True)}), "no single number"),
-        (lambda lora: lora.update({f"{_STEM}.alpha": torch.ones(2)}), "no single number"),
+        (lambda lora: lora.update({f"{_STEM}.alpha": torch.tensor(True)}), "not a single number"),
+        (lambda lora: lora.update({f"{_STEM}.alpha": torch.ones(2)}), "not a single number"),
         (lambda lora: lora.update({f"{_STEM}.alpha": torch.tensor(1e20)}), "no LoRA is made for that"),
         (lambda lora: lora.clear(), "no LoRA tensor inside"),
         (lambda lora: (lora.clear(), lora.update(conv=torch.zeros(1))), "no LoRA tensor inside, but conv"),
@@ -401,7 +401,7 @@ def test_a_lora_that_would_not_act_as_it_was_made_to_is_refused(
         ({"lora_alpha": True}, "lora_alpha is True"),
         ({"lora_alpha": 1e300}, "no LoRA is made for that"),
         ({"use_rslora": "yes"}, "use_rslora is 'yes'"),
-        ({"alpha_pattern": ["q"]}, "alpha_pattern is no object"),
+        ({"alpha_pattern": ["q"]}, "alpha_pattern does not map modules to numbers"),
         ({"alpha_pattern": {"(a+)+$": 3}}, "only plain names of modules are read"),
     ],
 )
@@ -435,7 +435,7 @@ def test_whole_weights_are_replaced_once_and_have_no_strength(tiny: Any, tmp_pat
     save_file(_named(tiny.dit, "peft") | whole, path)
     merged = _merge(tiny.dit, LoraSource(path=path))
     _same(merged, _right(tiny.dit, 1.0) | {"head.head.weight": head, "head.head.bias": bias})
-    with pytest.raises(CheckpointError, match="takes the place of a whole weight, which has no strength"):
+    with pytest.raises(CheckpointError, match="replaces a whole weight, which has no strength"):
         _merge(tiny.dit, LoraSource(path=path, multiplier=0.5))
     save_file(
         {"head.head.lora_A.weight": torch.ones(1, 24), "head.head.lora_B.weight": torch.ones(16, 1)}, other

@@ -77,7 +77,7 @@ def test_every_file_of_the_original_layout_is_checked(tiny: Any, tmp_path: Path)
             lambda d: _edit_pth(d / text, lambda c: c.update(lm_head=torch.zeros(1))),
             r"unexpected keys \(lm_head\)",
         ),
-        (truncate(dit), "not a whole safetensors file"),
+        (truncate(dit), "not a complete safetensors file"),
         (truncate(vae), "truncated PyTorch file"),
         (lambda d: (d / text).unlink(), f"{text}: no such file"),
         (lambda d: (d / "google/umt5-xxl/tokenizer.json").unlink(), r"tokenizer\.json: no such file"),
