@@ -62,13 +62,13 @@ class TinyDecoder(nn.Module):
             widths = [given[f"{_PART}{place}.weight"].shape[0] for place in (1, 8, 14, 20)]
             latent_channels = given[f"{_PART}1.weight"].shape[1]
         except KeyError as error:
-            raise ValueError(f"no TAEHV decoder: {error} is not there; give taew2_1's file") from error
+            raise ValueError(f"not a TAEHV decoder: {error} is not there; give taew2_1's file") from error
         except IndexError as error:
             raise ValueError(
                 "not a TAEHV decoder: its weights are not kernels; give taew2_1's file"
             ) from error
         if foreign:
-            raise ValueError(f"no TAEHV decoder: unexpected {foreign[0]!r}; give taew2_1's file")
+            raise ValueError(f"not a TAEHV decoder: unexpected {foreign[0]!r}; give taew2_1's file")
         with torch.device("meta"):
             made = cls(latent_channels, (widths[0], widths[1], widths[2], widths[3]))
         shapes = {name: tensor.shape for name, tensor in made.state_dict().items()}
@@ -76,11 +76,11 @@ class TinyDecoder(nn.Module):
             if name not in given or name not in shapes:
                 what = "missing" if name not in given else "unexpected"
                 raise ValueError(
-                    f"no TAEHV decoder of Wan2.1's kind: {name!r} is {what}; give taew2_1's file"
+                    f"not a TAEHV decoder of Wan2.1's kind: {name!r} is {what}; give taew2_1's file"
                 )
             if given[name].shape != shapes[name]:
                 raise ValueError(
-                    f"no TAEHV decoder of Wan2.1's kind: {name!r} is {list(given[name].shape)} and should be "
+                    f"not a TAEHV decoder of Wan2.1's kind: {name!r} is {list(given[name].shape)} and should be "
                     f"{list(shapes[name])}; give taew2_1's file"
                 )
         placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in given.items()}
