@@ -80,8 +80,8 @@ class TinyDecoder(nn.Module):
                 )
             if given[name].shape != shapes[name]:
                 raise ValueError(
-                    f"not a TAEHV decoder of Wan2.1's kind: {name!r} is {list(given[name].shape)} and should be "
-                    f"{list(shapes[name])}; give taew2_1's file"
+                    f"not a TAEHV decoder of Wan2.1's kind: {name!r} is {list(given[name].shape)} and should "
+                    f"be {list(shapes[name])}; give taew2_1's file"
                 )
         placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in given.items()}
         made.load_state_dict(placed, strict=True, assign=True)
