@@ -180,7 +180,8 @@ def _check_inputs(recipe: AnyRecipe, runs: Path, now: Mapping[str, Mapping[str, 
         raise ValueError(
             f"{path} is damaged; without it the run goes on, with its inputs unchecked"
         ) from error
-    for kind, (old, checkpoint) in began_with.items():
+    for kind in now.keys() & began_with.keys():
+        old, checkpoint = began_with[kind]
         made = runs / getattr(recipe.inputs, kind)
         new = recipe_of_run(runs, made.name)
         if changed := _learnt_otherwise(old, new):
