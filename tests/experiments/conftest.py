@@ -7,16 +7,14 @@ import pytest
 
 from experiments import register
 from shotstream.streaming.context_sampling import POLICIES
-from shotstream.training import saved_recipes
 from shotstream.training.recipes import RECIPES
+from shotstream.training.saved_recipes import KINDS
 
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    with (
-        patch.dict(POLICIES),
-        patch.dict(RECIPES),
-        patch.object(saved_recipes, "KINDS", {*saved_recipes.KINDS}),
-    ):
+    kinds = {*KINDS}
+    with patch.dict(POLICIES), patch.dict(RECIPES):
         register()
         yield
+    KINDS.intersection_update(kinds)
