@@ -9,7 +9,7 @@ machine, not of the model.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -23,7 +23,6 @@ from shotstream.model.dit import DiT
 from shotstream.streaming.conditioning import Conditioning, first_shot_conditioning
 from shotstream.training.causal_masks import token_grid
 from shotstream.training.lora import attach_adapters
-from shotstream.training.recipe import ModelConfig
 from shotstream.training.stages.dmd import DmdConfig, DmdRecipe, student_rollout
 from shotstream.training.stages.inter_shot import InterShotConfig
 from shotstream.training.stages.teacher import TeacherRecipe
@@ -132,24 +131,27 @@ def _lora_rank(stage: DmdConfig) -> int:
 
 def matching_flops(made: DmdRecipe, shot: Shot) -> MatchingFlops:
     """Returns the operations of the parts of such a step; see `matching_step`."""
-    values = _of_all_layers(
-        made.model.dit, lambda dit: _matching_flops(replace(made.model, dit=dit), made.stage, shot)
-    )
-    first, last, learnt_first, learnt_last, fake, asked, again, fake_again = values
+    stage = made.stage
+    steps, lora_rank = tuple(stage.student_steps), _lora_rank(stage)
+    values = _of_all_layers(made.model.dit, lambda dit: _matching_flops(dit, steps, lora_rank, shot))
+    first, last, learnt_first, learnt_last, fake, fake_asked, teacher_asked, again, fake_again = values
+    guided = (stage.guidance != 1.0) + (stage.context_guidance != 1.0)
+    # One pass of the fake score, and the passes of the guided teacher.
+    asked = fake_asked + (1 + guided) * teacher_asked
     return MatchingFlops(
-        (first, last),
-        (learnt_first, learnt_last),
-        fake,
-        asked,
-        (again, fake_again),
-        len(made.stage.student_steps),
+        (first, last), (learnt_first, learnt_last), fake, asked, (again, fake_again), len(steps)
     )
 
 
-def _matching_flops(model: ModelConfig, stage: DmdConfig, shot: Shot) -> list[float]:
-    sample = _Sample(model.dit, shot, _lora_rank(stage))
+@cache
+def _matching_flops(
+    config: DiTConfig, student_steps: tuple[int, ...], lora_rank: int, shot: Shot
+) -> tuple[float, ...]:
+    """Cached: counting takes many seconds, and most recipes differ in other numbers only."""
+    sample = _Sample(config, shot, lora_rank)
     dit = sample.network(lambda _: True)
-    sigmas = FlowSchedule(shift=model.shift).student_sigmas(stage.student_steps).to(_META)
+    # Every shift costs the same.
+    sigmas = FlowSchedule(shift=1.0).student_sigmas(student_steps).to(_META)
 
     def rolled(exit_step: int) -> Tensor:
         rollout = student_rollout(
@@ -157,19 +159,20 @@ def _matching_flops(model: ModelConfig, stage: DmdConfig, shot: Shot) -> list[fl
         )
         return torch.cat(list(rollout.chunks(shot.num_chunks, [exit_step] * shot.num_chunks)), dim=2)
 
-    ends = (0, len(stage.student_steps) - 1)
-    learnt = [sample.count(dit, partial(rolled, end)) for end in ends]
+    ends = partial(rolled, 0), partial(rolled, len(student_steps) - 1)
+    # At every exit step one pass has a gradient, so its recomputed blocks are counted once.
+    first, last = sample.count(dit, ends[0]), sample.count(dit, ends[1], recompute=False)
     fake = sample.count(dit, lambda: sample.velocity(dit))
     with torch.no_grad():
-        filmed = [sample.count(dit, partial(rolled, end)).flops for end in ends]
+        filmed = [sample.count(dit, end, recompute=False).flops for end in ends]
         teacher = sample.network(lambda _: True, adapted=False)
-        plain = sample.count(teacher, lambda: sample.velocity(teacher))
-        asked = sample.count(dit, lambda: sample.velocity(dit)).flops
-    guided = (stage.guidance != 1.0) + (stage.context_guidance != 1.0)
-    # One pass of the fake score, and the passes of the guided teacher.
-    asked += (1 + guided) * plain.flops
-    again = sum(one.recomputed_flops for one in learnt) / 2
-    return [*filmed, *(one.flops for one in learnt), fake.flops, asked, again, fake.recomputed_flops]
+        asked = [
+            sample.count(network, partial(sample.velocity, network), recompute=False).flops
+            for network in (dit, teacher)
+        ]
+    return (
+        *filmed, first.flops, last.flops, fake.flops, *asked, first.recomputed_flops, fake.recomputed_flops
+    )  # fmt: skip
 
 
 class _Sample:
@@ -202,10 +205,16 @@ class _Sample:
     def velocity(self, dit: DiT) -> Tensor:
         return shot_velocity(dit, self.conditioning, self.text, self.noisy, self.sigma)
 
-    def count(self, dit: DiT, function: Callable[[], Tensor]) -> StepCost:
-        """Returns the cost of a function, including its backward pass if it has one."""
+    def count(self, dit: DiT, function: Callable[[], Tensor], *, recompute: bool = True) -> StepCost:
+        """Returns the cost of a function, including its backward pass if it has one.
+
+        Args:
+            dit: The network that the function calls.
+            function: What is counted.
+            recompute: Whether recomputed blocks are counted too, which takes as long again.
+        """
         flops: list[float] = []
-        for checkpointed in (False, True) if torch.is_grad_enabled() else (False,):
+        for checkpointed in (False, True) if recompute else (False,):
             dit.activation_checkpointing = checkpointed
             with FlopCounterMode(display=False) as counter:
                 result = function()

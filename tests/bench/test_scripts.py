@@ -72,7 +72,7 @@ def test_the_script_runs_every_benchmark_without_what_a_gpus_machine_lacks(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("after", [0, 1, 4])
+@pytest.mark.parametrize("after", [0, 2])
 def test_a_kill_loses_the_result_under_way_alone(after: int, tmp_path: Path) -> None:
     script = [ROOT / "bench" / "gpu_bench.sh", "-o", tmp_path, "--tiny"]
     program = subprocess.Popen(script, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
