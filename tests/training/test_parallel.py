@@ -16,7 +16,7 @@ from shotstream.training.parallelize import ParallelConfig
 from tests.training.processes import train
 from tests.training.test_run import CODEC, MODEL, TEACHER
 
-NUM_STEPS = 20
+NUM_STEPS = 10
 STAGES = (
     "theatre_codec",
     "theatre_teacher",
@@ -161,8 +161,8 @@ def test_a_run_goes_on_with_any_number_of_processes_and_in_any_parts(alone: Path
     """One process, two, and one again, the last in two parts; activations computed twice in the middle."""
     name = "theatre_teacher"
     runs = beside(tmp_path / "runs", alone, name)
-    train([order(runs, name, NUM_STEPS, "train.stop_at=7")])
-    train([order(runs, name, NUM_STEPS, "train.stop_at=13", "train.activation_checkpointing=true")], 2)
+    train([order(runs, name, NUM_STEPS, "train.stop_at=3")])
+    train([order(runs, name, NUM_STEPS, "train.stop_at=7", "train.activation_checkpointing=true")], 2)
     assert checkpoints(runs / name)[-1].is_dir()
     train([order(runs, name, NUM_STEPS, "train.accumulation=2")])
     assert distance(state(alone / name), state(runs / name)) < 1e-4
