@@ -180,10 +180,10 @@ def _check_inputs(recipe: AnyRecipe, runs: Path, now: Mapping[str, Mapping[str, 
         raise ValueError(
             f"{path} is damaged; without it the run goes on, with its inputs unchecked"
         ) from error
-    for kind in now.keys() & began_with.keys():
+    for kind in (kind for kind in now if kind in began_with):
         old, checkpoint = began_with[kind]
-        made = runs / getattr(recipe.inputs, kind)
-        new = recipe_of_run(runs, made.name)
+        name = getattr(recipe.inputs, kind)
+        made, new = runs / name, recipe_of_run(runs, name)
         if changed := _learnt_otherwise(old, new):
             raise ValueError(
                 f"{path.parent} began with {made} of {written_settings(old, changed)}, and that has "

@@ -63,6 +63,14 @@ def built(made: AnyRecipe, parallel: ParallelConfig | None = None) -> DecoderSta
     return DecoderStage(made, source, _plain(), parallel=parallel)
 
 
+def test_a_run_whose_input_is_in_a_folder_below_is_resumed(tmp_path: Path) -> None:
+    """The input's configuration was looked for under the last part of its name."""
+    run_recipe(codec(1), tmp_path / "below")
+    for last in (1, 2):
+        made = decoder(3, "inputs.codec=below/theatre_codec", f"train.stop_at={last}")
+        assert run_recipe(made, tmp_path) == last
+
+
 def test_a_finish_begins_by_changing_nothing() -> None:
     plain, latents = _plain(), torch.randn(2, 16, 3, 2, 3, generator=torch.Generator().manual_seed(1))
     codec = finished(plain, _config())
