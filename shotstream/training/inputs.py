@@ -167,8 +167,12 @@ def _require_same_model(trained: ModelConfig, wanted: ModelConfig, directory: Pa
 
 
 def _require_same(trained: Any, wanted: Any, directory: Path, prefix: str = "model.") -> None:
-    differing = differing_settings(trained, wanted)
-    if differing:
+    if type(trained) is not type(wanted):
+        raise ValueError(
+            f"{directory} was trained with a {type(trained).__name__}, and this recipe has a "
+            f"{type(wanted).__name__}; use another --runs folder, or train that run again"
+        )
+    if differing := differing_settings(trained, wanted):
         raise ValueError(
             f"{directory} was trained with {written_settings(trained, differing, prefix)}, and this recipe "
             f"has {written_settings(wanted, differing, prefix)}; set the same, or train that run again"

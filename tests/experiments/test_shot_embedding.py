@@ -88,3 +88,20 @@ def test_such_a_model_is_not_exported(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(export, "trained_model", lambda *_: tiny.build())
     with pytest.raises(ValueError, match="mini_teacher trained a ShotEmbeddingDiT, and a bundle holds a DiT"):
         export.export_run("mini_teacher", tmp_path, tmp_path / "out")
+
+
+def test_a_run_of_another_transformer_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended in an AttributeError, or was taken, with its shot vectors left out."""
+    from shotstream.training import inputs
+
+    with_vectors, *_ = row_recipes("shot_embedding", RowConfig(), 100)
+    plain, pairs, *_ = row_recipes("no_phase", RowConfig(), 100)
+    monkeypatch.setattr(inputs, "recipe_of_run", lambda *_: with_vectors)
+    with pytest.raises(
+        ValueError, match=r"mini_teacher was trained with a ShotEmbeddingModelConfig, and .* a ModelConfig"
+    ):
+        inputs.input_teacher(tmp_path, pairs)
+    pairs = replace(pairs, model=with_vectors.model)
+    monkeypatch.setattr(inputs, "recipe_of_run", lambda *_: plain)
+    with pytest.raises(ValueError, match="mini_teacher was trained with a ModelConfig"):
+        inputs.input_teacher(tmp_path, pairs)
