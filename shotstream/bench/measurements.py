@@ -283,7 +283,6 @@ def _shots(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
 
 def _ceilings(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
     del benchmark, budget
-    yield {"num_rounds": 5}
     for name, value in product_ceilings(models.device, size=256 if models.suite.is_tiny else None).items():
         yield {f"{name}_tflops" if isinstance(value, float) else f"{name}_error": value}
     ceilings = measure_ceilings(models.device, models.dtype, size=256 if models.suite.is_tiny else None)
