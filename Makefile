@@ -23,7 +23,7 @@ export TOKENIZERS_PARALLELISM := false
 
 help:
 	@echo 'make demo          write $(FILM), a film of 5 shots, with the embedded model'
-	@echo 'make test          checks (format, lint, types, floors, spelling) and the fast tests'
+	@echo 'make test          checks (format, lint, types, layers, spelling) and the fast tests'
 	@echo 'make test-fast     the fast tests alone; TORCH=2.11.0 runs them with that release of torch'
 	@echo 'make test-typed    the fast tests of what computes with tensors, every annotation checked as it runs'
 	@echo 'make test-slow     the slow tests'
