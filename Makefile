@@ -18,6 +18,8 @@ SLOW := slow and not browser and not gpu and not weights
 
 # Two cores: one thread per process keeps pytest's workers from fighting over them.
 export TOKENIZERS_PARALLELISM := false
+# Where it is set, every process of a test would compile all modules again, and pytest its assertions.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-fast test-typed test-slow test-browser check docs dist format clean
 
