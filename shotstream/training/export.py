@@ -51,7 +51,7 @@ def export_run(name: str, runs: Path, directory: Path) -> str:
     if isinstance(config.text, StoredTextConfig):
         return _write_successor(config, student_steps, model, directory)
     assert isinstance(model.text, WordEncoder)
-    codec = input_codec(runs)
+    codec = input_codec(runs, found.inputs.codec)
     engine = theatre_pipeline_config(config, student_steps)
     parts = {"dit": model.dit, "codec": codec, "text_encoder": model.text}
     return write_bundle(

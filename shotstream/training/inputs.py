@@ -37,14 +37,19 @@ def newest_checkpoint(runs: Path, name: str) -> Path:
     return found[-1]
 
 
-def input_codec(runs: Path) -> PatchCodec:
-    """Returns the averaged codec of a run of `theatre_decoder`; without a run, the codec before it.
+def input_codec(runs: Path, name: str = "theatre_codec") -> PatchCodec:
+    """Returns the averaged codec of a recipe's `inputs.codec`, with its finished decoder if there is one."""
+    return codec_from_run(runs, codec_run(runs, name))
 
-    Both have the same latents.
+
+def codec_run(runs: Path, name: str) -> str:
+    """Returns the name of the run whose codec is read for a recipe with the input codec `name`.
+
+    It is that of `theatre_decoder` if it started from `name`, which has the same latents; otherwise `name`.
     """
-    return codec_from_run(
-        runs, "theatre_decoder" if checkpoints(runs / "theatre_decoder") else "theatre_codec"
-    )
+    finished = "theatre_decoder"
+    is_finished = checkpoints(runs / finished) and recipe_of_run(runs, finished).inputs.codec == name
+    return finished if is_finished else name
 
 
 def codec_from_run(runs: Path, name: str) -> PatchCodec:
@@ -80,7 +85,7 @@ def needs_trained_text_encoder(model: ModelConfig) -> bool:
 
 def pool_codec(recipe: AnyRecipe, runs: Path) -> PatchCodec | None:
     """Returns the codec that encodes a recipe's stories; None: they are encoded already."""
-    return input_codec(runs) if isinstance(recipe.data, StoryPoolConfig) else None
+    return input_codec(runs, recipe.inputs.codec) if isinstance(recipe.data, StoryPoolConfig) else None
 
 
 def input_pairs(runs: Path, recipe: CausalInitRecipe, teacher: TextConditionedDiT) -> list[Path]:

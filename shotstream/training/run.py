@@ -13,12 +13,18 @@ from shotstream.configs import config_to_document, differing_settings, written_s
 from shotstream.files import require_directory, write_atomically
 from shotstream.training.checkpoint import checkpoints
 from shotstream.training.dist_context import SINGLE_PROCESS, DistContext
-from shotstream.training.inputs import needs_trained_text_encoder, newest_checkpoint, pair_files
+from shotstream.training.inputs import (
+    codec_run,
+    needs_trained_text_encoder,
+    newest_checkpoint,
+    pair_files,
+)
 from shotstream.training.loop import resume, train
 from shotstream.training.recipe import LEARNT_FROM_TRAIN, AnyRecipe, TrainConfig
 from shotstream.training.saved_recipes import recipe_from_document, recipe_of_run
 from shotstream.training.stage import Stage
 from shotstream.training.stage_builders import build_stage, parallel_config_of
+from shotstream.training.stages.inter_shot import InterShotConfig
 
 log = logging.getLogger(__name__)
 
@@ -146,20 +152,31 @@ def _check_config(recipe: AnyRecipe, directory: Path) -> None:
         )
 
 
-def _inputs_now(recipe: AnyRecipe, runs: Path) -> dict[str, dict[str, Any]]:
-    """Returns the newest checkpoint and the configuration of each run that is read at every start.
+def _runs_read(recipe: AnyRecipe, runs: Path) -> dict[str, str]:
+    """Returns the names of the runs that are read at every start, by kind.
 
-    A student and a text encoder are no such: from its first checkpoint on a run has its own of them. Of pairs
-    there may come more.
+    A student and a text encoder are not: from its first checkpoint on a run has its own of them.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for kind in ("codec", "teacher", "pairs"):
-        if name := getattr(recipe.inputs, kind):
-            found[kind] = {
-                "checkpoint": "" if kind == "pairs" else newest_checkpoint(runs, name).name,
-                "config": config_to_document(recipe_of_run(runs, name)),
-            }
-    return found
+    names = {kind: name for kind in ("codec", "teacher", "pairs") if (name := getattr(recipe.inputs, kind))}
+    if "codec" in names and isinstance(recipe.stage, InterShotConfig):
+        # Its history is decoded and encoded again, and a finished decoder decodes differently.
+        names["codec"] = codec_run(runs, names["codec"])
+    return names
+
+
+def _inputs_now(recipe: AnyRecipe, runs: Path) -> dict[str, dict[str, Any]]:
+    """Returns name, newest checkpoint and configuration of each run that is read at every start.
+
+    Pairs have no checkpoint: more of them may come.
+    """
+    return {
+        kind: {
+            "run": name,
+            "checkpoint": "" if kind == "pairs" else newest_checkpoint(runs, name).name,
+            "config": config_to_document(recipe_of_run(runs, name)),
+        }
+        for kind, name in _runs_read(recipe, runs).items()
+    }
 
 
 def _check_inputs(recipe: AnyRecipe, runs: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
@@ -173,7 +190,11 @@ def _check_inputs(recipe: AnyRecipe, runs: Path, now: Mapping[str, Mapping[str, 
     advice = "bring that back, or use another --runs folder"
     try:
         began_with = {
-            kind: (recipe_from_document(began["config"], f"{path}: {kind}"), began["checkpoint"])
+            kind: (
+                began.get("run", getattr(recipe.inputs, kind)),
+                recipe_from_document(began["config"], f"{path}: {kind}"),
+                began["checkpoint"],
+            )
             for kind, began in json.loads(path.read_bytes()).items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -181,9 +202,14 @@ def _check_inputs(recipe: AnyRecipe, runs: Path, now: Mapping[str, Mapping[str, 
             f"{path} is damaged; without it the run goes on, with its inputs unchecked"
         ) from error
     for kind in (kind for kind in now if kind in began_with):
-        old, checkpoint = began_with[kind]
-        name = getattr(recipe.inputs, kind)
+        began_run, old, checkpoint = began_with[kind]
+        name = now[kind]["run"]
         made, new = runs / name, recipe_of_run(runs, name)
+        if began_run != name:
+            raise ValueError(
+                f"{path.parent} began with the {kind} of {runs / began_run}, and would read that of {made} "
+                f"now; {advice}"
+            )
         if changed := _learnt_otherwise(old, new):
             raise ValueError(
                 f"{path.parent} began with {made} of {written_settings(old, changed)}, and that has "

@@ -43,7 +43,8 @@ def evaluate_run(
     model, student_steps = model_of(found)
     if isinstance(found.stage, TeacherConfig) and config.steps is not None:
         raise ValueError(f"{name} is a teacher's run: give --sampler-steps in the place of --steps")
-    pipeline = theatre_pipeline(input_codec(runs), trained_model(runs, name), model, student_steps)
+    codec = input_codec(runs, found.inputs.codec)
+    pipeline = theatre_pipeline(codec, trained_model(runs, name), model, student_steps)
     facts = {"run": name, "checkpoint": newest_checkpoint(runs, name).name, "context": context}
     if isinstance(found.stage, TeacherConfig):
         source = teacher_films(

@@ -140,7 +140,7 @@ def _inter_shot_stage(
     student, teacher = input_student(runs, recipe).to(device), input_teacher(runs, recipe).to(device)
     if isinstance(recipe.data, StoryCaptionsConfig):
         captions = StoryCaptions(recipe.data, recipe.model.dit, seed=recipe.train.seed)
-        codec = input_codec(runs).to(device)
+        codec = input_codec(runs, recipe.inputs.codec).to(device)
         size = codec.geometry.latent_size(STAGE_SIZE)
     else:
         captions = ShardCaptions(recipe.data, recipe.model.dit, seed=recipe.train.seed)
@@ -189,7 +189,7 @@ def _student_film(recipe: AnyRecipe, runs: Path) -> Film | None:
     """Returns a function that films and scores held-out stories with a student; None without a codec."""
     if not recipe.inputs.codec:
         return None
-    codec = input_codec(runs)
+    codec = input_codec(runs, recipe.inputs.codec)
 
     def film(student: TextConditionedDiT, step: int, directory: Path) -> Mapping[str, float]:
         from shotstream.training.previews import preview_student

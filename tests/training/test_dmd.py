@@ -1,6 +1,7 @@
 """Distribution matching: who learns when, from what, and that it leads to the teacher."""
 
 import copy
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from shotstream.streaming.rollout import Rollout
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.theatre.world import sample_story
 from shotstream.training.films import theatre_pipeline
-from shotstream.training.inputs import input_codec, trained_model
+from shotstream.training.inputs import codec_run, input_codec, trained_model
 from shotstream.training.lora import attach_adapters, merge_adapters
 from shotstream.training.recipe import AnyRecipe
 from shotstream.training.recipes import recipe
@@ -28,6 +29,7 @@ from shotstream.training.stages import dmd as dmd_module
 from shotstream.training.stages.dmd import DmdStage, RolloutBatch
 from shotstream.training.stages.inter_shot import condition_batch, look_back_at
 from tests.params import first
+from tests.training.test_decoder import decoder
 from tests.training.test_run import MODEL, STORIES, codec, same, teacher, weights
 from tests.training.test_student import pairs, student
 
@@ -179,6 +181,30 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name: str, runs: Path) -> Non
         path.unlink()
     run_recipe(matching(name, 4), runs)
     assert same(resumed, weights(runs, name))
+
+
+@pytest.mark.slow
+def test_a_decoder_finished_meanwhile_is_no_longer_the_codec_that_a_history_was_decoded_with(
+    runs: Path, tmp_path: Path
+) -> None:
+    """Latents are the same, so only a student with a history of its own is refused."""
+    for name in ("theatre_codec", "theatre_teacher", "theatre_causal_init", "theatre_intra_shot"):
+        shutil.copytree(runs / name, tmp_path / name)
+    run_recipe(matching("theatre_inter_shot", 2), tmp_path)
+    other = decoder(1, "inputs.codec=other_codec")
+    shutil.copytree(tmp_path / "theatre_codec", tmp_path / "other_codec")
+    run_recipe(other, tmp_path)
+    assert codec_run(tmp_path, "theatre_codec") == "theatre_codec", "that decoder is of another codec"
+    shutil.rmtree(tmp_path / "theatre_decoder")
+    run_recipe(decoder(1), tmp_path)
+    assert codec_run(tmp_path, "theatre_codec") == "theatre_decoder"
+    with pytest.raises(ValueError, match=r"began with the codec of .*theatre_codec.* would read .*_decoder"):
+        run_recipe(matching("theatre_inter_shot", 3), tmp_path)
+    assert run_recipe(teacher(4), tmp_path) == 4
+    shutil.rmtree(tmp_path / "theatre_decoder")
+    shutil.rmtree(tmp_path / "theatre_teacher")
+    shutil.copytree(runs / "theatre_teacher", tmp_path / "theatre_teacher")
+    assert run_recipe(matching("theatre_inter_shot", 3), tmp_path) == 3
 
 
 def test_context_and_captions_reach_the_student_and_both_scores(runs: Path) -> None:
