@@ -66,7 +66,7 @@ test-typed: $(VENV)/.stamp-dev
 
 # A file is one worker's: its tests share runs that take long to make.
 test-slow: $(VENV)/.stamp-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '$(SLOW)' -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '$(SLOW)' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m browser
