@@ -46,6 +46,7 @@ def test_a_real_model_takes_another_size() -> None:
     assert chunk.frames.shape == (9, 32, 48, 3)
 
 
+@pytest.mark.slow
 def test_the_published_shape_is_known_without_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
     from shotstream.bench import models
     from shotstream.weights.hub import WAN, WeightsNotFoundError

@@ -128,6 +128,7 @@ def test_a_film_has_its_four_files_and_nothing_else(tmp_path: Path) -> None:
     assert (told[-1].num_frames, made.num_new_frames, made.num_resumed_shots) == (84, 84, 0)
 
 
+@pytest.mark.slow
 def test_a_film_killed_in_its_third_shot_goes_on_to_the_same_frames(tmp_path: Path) -> None:
     whole = film(tmp_path / "whole")
     process = multiprocessing.get_context("spawn").Process(

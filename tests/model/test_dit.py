@@ -172,6 +172,7 @@ def test_checkpointing_changes_no_gradient(mask: CausalMask | None) -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_plain_text_to_video_agrees_with_diffusers() -> None:
     """Wan as it was: one caption, one level, one shot."""

@@ -264,6 +264,7 @@ def test_the_kernels_compile_for_hopper_to_products_of_eight_bits_without_spilli
     _run(COMPILED)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_keys_are_shared_where_that_fills_the_gpu_better() -> None:
     """37 blocks of queries of 12 heads are 444 programs: four rounds of 132, or seven of half the length."""

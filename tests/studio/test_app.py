@@ -164,6 +164,7 @@ def test_a_frame_is_the_engines_own(
     assert shared.get(f"{base}/frames/33.png").status_code == 404
 
 
+@pytest.mark.slow
 def test_every_export_is_what_it_says(client: TestClient, tmp_path: Path) -> None:
     story_id, story = made(client)
     base = f"/api/stories/{story_id}/export"

@@ -24,6 +24,7 @@ def test_a_recipe_survives_its_document(name: str) -> None:
     assert recipe_from_document(config_to_document(recipe(name)), name) == recipe(name)
 
 
+@pytest.mark.slow
 def test_an_exported_run_streams(tmp_path: Path) -> None:
     run_recipe(codec(1), tmp_path)
     run_recipe(teacher(1), tmp_path)

@@ -92,6 +92,7 @@ def test_a_resumed_codec_run_equals_an_uninterrupted_one(tmp_path: Path) -> None
     assert not same(half, weights(tmp_path / "whole", "theatre_codec"))
 
 
+@pytest.mark.slow
 def test_a_resumed_teacher_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     for part in ("parts", "whole"):
         run_recipe(codec(1), tmp_path / part)

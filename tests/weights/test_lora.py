@@ -242,6 +242,7 @@ def test_peft_itself_merges_to_the_same_weights(tiny: Any, tmp_path: Path, rslor
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_diffusers_itself_fuses_to_the_same_weights(tiny: Any, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="peft comes with the train extra")
     diffusers = pytest.importorskip("diffusers", reason="diffusers comes with the dev extra")

@@ -55,6 +55,7 @@ def _edit_pth(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None
     torch.save(content, path)
 
 
+@pytest.mark.slow
 def test_every_file_of_the_original_layout_is_checked(tiny: Any, tmp_path: Path) -> None:
     vae, text = "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"
     dit = "diffusion_pytorch_model.safetensors"

@@ -207,6 +207,7 @@ def _recast(shot: Shot, **changes: str) -> Shot:
     return replace(shot, performances=(replace(performance, actor=replace(performance.actor, **changes)),))
 
 
+@pytest.mark.slow
 def test_known_wrong_pictures_get_known_scores() -> None:
     """Films of another plan, drawn by the world: what differs is wrong, what is the same is right."""
     plan = _story()
