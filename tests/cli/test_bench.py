@@ -20,7 +20,7 @@ def run(*arguments: str) -> int:
 @pytest.mark.parametrize(
     ("benchmark", "options"),
     [
-        pytest.param(  # in bfloat16 a CPU's ceiling alone takes most of a minute
+        pytest.param(  # in bfloat16 a product of a CPU's ceiling takes seconds
             "denoise",
             ("--precision", "bfloat16", "--steps", "1", "--chunks", "2", "--repeats", "1"),
             marks=pytest.mark.slow,
