@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from shotstream.configs import config_from_document
+from shotstream.empty_weights import init_empty_weights
 from shotstream.geometry import PixelSize
 from shotstream.model.config import DiTConfig, wan_1_3b
 from shotstream.model.dit import DiT
@@ -164,7 +165,7 @@ def part_shapes(config: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...
     def read(cls: type[Any], part: str) -> Any:
         return config_from_document(cls, config[part], part)
 
-    with torch.device("meta"):
+    with init_empty_weights():
         shapes = {"dit": _module_shapes(DiT(read(DiTConfig, "dit")))}
         if config["engine"]["family"] == "theatre":
             shapes["codec"] = _module_shapes(PatchCodec(read(PatchCodecConfig, "codec")))

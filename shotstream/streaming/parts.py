@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from shotstream.configs import config_from_document
+from shotstream.empty_weights import init_empty_weights
 from shotstream.model.attention import attention_kernel
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
@@ -73,7 +74,7 @@ def load_dit(
         check_format(inference_options.weights, device, dtype)
     _section(bundle, "dit")
     config = dit_config(bundle)
-    with torch.device("meta"):
+    with init_empty_weights():
         dit = DiT(config)
     _check_fits(dit, bundle, "dit")
     if inference_options.weights is None:
@@ -98,7 +99,7 @@ def load_codec(
         if inference_options.of_wan_decoder:
             raise ValueError("only Wan's decoder can be compiled or given whole chunks")
         patches = config_from_document(PatchCodecConfig, _section(bundle, "codec"), where)
-        with torch.device("meta"):
+        with init_empty_weights():
             _check_fits(PatchCodec(patches), bundle, "codec")
         codec = PatchCodec(patches)
         _fill(codec, bundle, "codec", device, torch.float32)
@@ -123,7 +124,7 @@ def load_text_encoder(
         if inference_options.offload_text:
             raise ValueError("only Wan's text encoder can be kept off the device; the theatre's is tiny")
         config = config_from_document(WordEncoderConfig, _section(bundle, "text_encoder"), where)
-        with torch.device("meta"):
+        with init_empty_weights():
             _check_fits(WordEncoder(config), bundle, "text_encoder")
         words = WordEncoder(config)
         _fill(words, bundle, "text_encoder", device, torch.float32)

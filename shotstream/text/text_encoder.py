@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from shotstream.empty_weights import init_empty_weights
 from shotstream.sizes import refuse_sizes
 from shotstream.text.offload import bring, visit
 from shotstream.transfer import send
@@ -310,7 +311,7 @@ def _build_on_meta(config: UMT5Config) -> "UMT5EncoderModel":
         raise ValueError(
             "Wan's text encoder needs transformers; install it with: pip install 'shotstream[wan]'"
         ) from error
-    with torch.device("meta"):
+    with init_empty_weights():
         return UMT5EncoderModel(
             TransformersConfig(
                 vocab_size=config.vocab_size,

@@ -20,6 +20,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from shotstream.empty_weights import init_empty_weights
 from shotstream.vae.codec import DecodeState
 
 _PART = "decoder."
@@ -69,7 +70,7 @@ class TinyDecoder(nn.Module):
             ) from error
         if foreign:
             raise ValueError(f"not a TAEHV decoder: unexpected {foreign[0]!r}; give taew2_1's file")
-        with torch.device("meta"):
+        with init_empty_weights():
             made = cls(latent_channels, (widths[0], widths[1], widths[2], widths[3]))
         shapes = {name: tensor.shape for name, tensor in made.state_dict().items()}
         for name in sorted(shapes.keys() | given.keys()):

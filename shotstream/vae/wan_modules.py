@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from shotstream.empty_weights import init_empty_weights
 from shotstream.sizes import refuse_sizes
 
 _PUBLISHED_MEAN = (
@@ -101,7 +102,7 @@ class WanTensors(nn.Module):
             ValueError: A name is missing or unexpected, or a shape differs.
         """
         _check(wan_vae_shapes(config), tensors)
-        with torch.device("meta"):
+        with init_empty_weights():
             made = cls(config)
         made.load_state_dict(dict(tensors), assign=True)
         for part in made.modules():
@@ -222,7 +223,7 @@ class Norm(nn.Module):
 
 def wan_vae_shapes(config: WanVAEConfig) -> dict[str, tuple[int, ...]]:
     """Returns the name and shape of every tensor of the VAE."""
-    with torch.device("meta"):
+    with init_empty_weights():
         return {name: tuple(tensor.shape) for name, tensor in WanTensors(config).state_dict().items()}
 
 

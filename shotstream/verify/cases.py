@@ -14,6 +14,7 @@ from shotstream.diffusion.dmd import dmd_gradient, dmd_loss
 from shotstream.diffusion.flow import add_noise, x0_from_velocity
 from shotstream.diffusion.samplers import guide
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
+from shotstream.empty_weights import init_empty_weights
 from shotstream.geometry import LatentSize, VideoGeometry
 from shotstream.model.causal_mask import CausalMask
 from shotstream.model.config import DiTConfig
@@ -294,7 +295,7 @@ def _dit(golden: Golden, target: Target, prefix: str, *, window_chunks: int = 1)
         window_chunks=window_chunks,
     )
     # Made on the meta device: loading replaces every tensor, strictly.
-    with torch.device("meta"):
+    with init_empty_weights():
         dit = DiT(dit_config)
     tensors = {name.removeprefix("model."): tensor for name, tensor in golden.weights(prefix).items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in dit.state_dict().items()}

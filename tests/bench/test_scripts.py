@@ -36,13 +36,16 @@ def bare(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_what_makes_frames_is_imported_without_what_writes_films(bare: dict[str, str]) -> None:
+    """And the model is loaded without torch's compiler, which takes two seconds to import."""
     program = """
 import importlib, sys
 names = "measurements suite_worker supervise codec denoise cut shots overlap memory"
 for name in names.split():
     importlib.import_module(f"shotstream.bench.{name}")
 import shotstream.cli
-assert not {"av", "diffusers", "ftfy", "beartype"} & set(sys.modules)
+from shotstream.streaming.loading import load
+load("theatre", "cpu")
+assert not {"av", "diffusers", "ftfy", "beartype", "torch._dynamo"} & set(sys.modules)
 from shotstream.video.video_io import FragmentWriter
 import numpy as np
 try:
