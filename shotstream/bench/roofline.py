@@ -22,6 +22,7 @@ from shotstream.geometry import TokenGrid
 from shotstream.model.config import DiTConfig
 
 _ROUNDS = 5
+_MATRIX_SIZE = {"cuda": 8192, "cpu": 1536}
 _ENOUGH_S = 2.0
 """Rounds that have taken this long together are the last: a slow product varies little."""
 _TOKENS_PER_CAPTION_KEY = 2
@@ -147,7 +148,7 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, *, size: int | No
         dtype: Dtype of the matrices.
         size: Rows and columns of the matrices; None: large enough for the kind of device.
     """
-    size = size or (8192 if device.type == "cuda" else 1536)
+    size = size or _MATRIX_SIZE["cuda" if device.type == "cuda" else "cpu"]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
     product_s = _best_s(lambda: torch.mm(left, right, out=product), device)
@@ -162,7 +163,7 @@ def product_ceilings(device: torch.device, *, size: int | None = None) -> dict[s
 
     For an unsupported format it returns the error message.
     """
-    size = size or (8192 if device.type == "cuda" else 1536)
+    size = size or _MATRIX_SIZE["cuda" if device.type == "cuda" else "cpu"]
     found: dict[str, float | str] = {}
     for name, work in _products(device, size).items():
         try:

@@ -159,19 +159,24 @@ def _matching_flops(
         )
         return torch.cat(list(rollout.chunks(shot.num_chunks, [exit_step] * shot.num_chunks)), dim=2)
 
-    ends = partial(rolled, 0), partial(rolled, len(student_steps) - 1)
-    # At every exit step one pass has a gradient, so its recomputed blocks are counted once.
-    first, last = sample.count(dit, ends[0]), sample.count(dit, ends[1], recompute=False)
+    last = len(student_steps) - 1
+    # At every exit step one pass has a gradient, so its recomputed blocks are counted once, and every step
+    # before it is a pass without one, so that the first two exits tell all.
+    learnt = sample.count(dit, partial(rolled, 0))
     fake = sample.count(dit, lambda: sample.velocity(dit))
     with torch.no_grad():
-        filmed = [sample.count(dit, end, recompute=False).flops for end in ends]
+        first, second = (
+            sample.count(dit, partial(rolled, min(step, last)), recompute=False).flops for step in (0, 1)
+        )
         teacher = sample.network(lambda _: True, adapted=False)
         asked = [
             sample.count(network, partial(sample.velocity, network), recompute=False).flops
             for network in (dit, teacher)
         ]
+    steps = last * (second - first)
     return (
-        *filmed, first.flops, last.flops, fake.flops, *asked, first.recomputed_flops, fake.recomputed_flops
+        first, first + steps, learnt.flops, learnt.flops + steps, fake.flops, *asked,
+        learnt.recomputed_flops, fake.recomputed_flops,
     )  # fmt: skip
 
 

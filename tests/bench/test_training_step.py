@@ -4,12 +4,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from shotstream.bench.roofline import pass_cost
-from shotstream.bench.training_step import Shot, matching_step, teacher_step
+from shotstream.bench.training_step import (
+    Shot,
+    _Sample,  # pyright: ignore[reportPrivateUsage]
+    matching_flops,
+    matching_step,
+    teacher_step,
+)
+from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.geometry import LatentSize, TokenGrid
 from shotstream.model.config import DiTConfig
 from shotstream.training import wan
+from shotstream.training.stages.dmd import student_rollout
 from shotstream.training.stages.intra_shot import IntraShotRecipe
 from shotstream.training.stages.teacher import TeacherRecipe
 
@@ -70,6 +80,26 @@ def test_more_updates_of_the_fake_score_and_filmed_shots_cost_what_they_are() ->
     assert 0 < asked[1] == pytest.approx(-asked[0]), "a benchmark to the teacher less, or one more"
     filmed = matching_step(matching(), SHOT, num_filmed=2).flops - one.flops
     assert 0 < filmed < 2 * one.flops
+
+
+@pytest.mark.slow
+def test_a_shot_ended_at_the_last_step_costs_what_is_worked_out_from_the_first_two() -> None:
+    steps, dit_config = (1000, 750, 500, 250), replace(DIT, num_layers=1)
+    made = matching(student_steps=steps)
+    found = matching_flops(replace(made, model=replace(made.model, dit=dit_config)), SHOT)
+    sample = _Sample(dit_config, SHOT)
+    dit = sample.network(lambda _: True)
+    sigmas = FlowSchedule(shift=1.0).student_sigmas(steps).to("meta")
+
+    def shot() -> Tensor:
+        rollout = student_rollout(
+            dit, sample.conditioning, sample.text, sigmas, seeds=[0], dtype=sample.dtype
+        )
+        return torch.cat(list(rollout.chunks(SHOT.num_chunks, [3] * SHOT.num_chunks)), dim=2)
+
+    assert found.learnt[1] == sample.count(dit, shot, recompute=False).flops > 0
+    with torch.no_grad():
+        assert found.rolled[1] == sample.count(dit, shot, recompute=False).flops > 0
 
 
 @pytest.mark.slow
