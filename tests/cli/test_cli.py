@@ -15,6 +15,8 @@ import pytest
 from shotstream import cli
 from shotstream.film import Progress, read_replay
 from shotstream.film.live import LiveView
+from tests import forked
+from tests.forked import Forked
 from tests.streaming.test_pipeline import write_tiny
 from tests.streaming.tiny import tiny_pipeline
 
@@ -93,18 +95,8 @@ def test_a_replay_whose_frames_come_out_different_is_a_fault(
 
 @pytest.mark.slow
 def test_a_film_killed_in_its_third_shot_goes_on_to_equal_hashes(tiny: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "shotstream.cli",
-        "generate",
-        "story.yaml",
-        "--model",
-        "./tiny",
-        "--scale=1",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([*command, "-o", "killed.mp4"], env=environment, stderr=subprocess.PIPE)
+    command = ["-m", "shotstream.cli", "generate", "story.yaml", "--model", "./tiny", "--scale=1"]
+    process = Forked([*command, "-o", "killed.mp4"], stderr=subprocess.PIPE)
     deadline_s = time.monotonic() + 120
     while not (tiny / "killed.mp4.partial" / "shot_0001.json").exists() and time.monotonic() < deadline_s:
         time.sleep(0.002)
@@ -112,10 +104,10 @@ def test_a_film_killed_in_its_third_shot_goes_on_to_equal_hashes(tiny: Path) -> 
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (tiny / "killed.mp4").exists()
-    resumed = subprocess.run([*command, "-o", "killed.mp4"], env=environment, capture_output=True, text=True)
+    resumed = forked.run([*command, "-o", "killed.mp4"])
     assert resumed.returncode == 0, resumed.stderr
     assert "4 shots, 2 of them from before" in resumed.stderr
-    subprocess.run([*command, "-o", "whole.mp4"], env=environment, check=True, capture_output=True)
+    assert forked.run([*command, "-o", "whole.mp4"]).returncode == 0
     assert read_replay(tiny / "killed.replay.json") == read_replay(tiny / "whole.replay.json")
 
 

@@ -1,14 +1,12 @@
 """Compiled blocks compute what eager ones do and compile when they should."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 from shotstream.streaming import warm_up as warm_up_module
 from shotstream.streaming.warm_up import warm_up
+from tests import forked
 from tests.streaming.tiny import tiny_pipeline
 
 # In a process of its own: the shape checks that the other tests run under would break the graph.
@@ -53,7 +51,7 @@ for ours, theirs in zip(got, expected, strict=True):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_compiled_blocks_equal_eager_ones_and_a_warmed_up_film_with_cuts_compiles_nothing() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    done = forked.run(["-c", PROGRAM])
     assert done.returncode == 0, done.stderr[-4000:]
 
 

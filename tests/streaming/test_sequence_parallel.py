@@ -1,8 +1,5 @@
 """Several real processes make the film that one makes; gloo on a CPU."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from shotstream.streaming.sequence_parallel import shares
-
-ROOT = Path(__file__).parents[2]
-# A machine may be busy; the work itself takes seconds.
-LIMIT_S = 600
-
-
-def run(num_processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A module run by one process or by several, with one thread each and no world of the caller's."""
-    launcher = [sys.executable, "-m"]
-    if num_processes > 1:
-        launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes), "-m"]
-    ours = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    return subprocess.run(
-        [*launcher, *arguments],
-        env={**ours, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        timeout=LIMIT_S,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from tests.training.processes import run_by, torchrun
 
 
 def film(num_processes: int, path: Path) -> dict[str, Tensor]:
-    done = run(num_processes, "tests.streaming.inference_group_member", str(path))
+    done = run_by(num_processes, ["-m", "tests.streaming.inference_group_member", str(path)])
     assert done.returncode == 0, done.stderr[-4000:]
     return load_file(path)
 
@@ -50,13 +27,17 @@ def test_shares_are_consecutive_whole_and_even() -> None:
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    return film(1, tmp_path_factory.mktemp("alone") / "alone.safetensors")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_processes_stream_the_film_of_one_through_cuts_retakes_and_past_the_window(
-    num_processes: int, tmp_path: Path
+    num_processes: int, alone: dict[str, Tensor], tmp_path: Path
 ) -> None:
     """Three processes share 4 heads and 6 tokens a frame unevenly. Products of fewer rows round otherwise."""
-    alone = film(1, tmp_path / "alone.safetensors")
     together = film(num_processes, tmp_path / "together.safetensors")
     assert alone.keys() == together.keys() and len(alone) > 4
     for name in alone.keys() - {"frames"}:
@@ -71,17 +52,16 @@ def test_processes_stream_the_film_of_one_through_cuts_retakes_and_past_the_wind
 def test_the_command_makes_the_film_of_one_process_and_too_many_processes_are_refused(tmp_path: Path) -> None:
     from shotstream.video.video_io import read_frames
 
-    for number in (1, 2):
+    def generate(number: int) -> list[str]:
         film_path = tmp_path / f"{number}.mp4"
-        done = run(
-            number, "shotstream.cli", "generate", "fox-and-owl", "--device", "cpu", "-o", str(film_path)
-        )
+        return ["-m", "shotstream.cli", "generate", "fox-and-owl", "--device", "cpu", "-o", str(film_path)]
+
+    for number, launcher in ((1, []), (2, torchrun(2))):
+        done = run_by(1, [*launcher, *generate(number)])
         assert done.returncode == 0, done.stderr[-4000:]
     one, two = (np.asarray(read_frames(tmp_path / f"{number}.mp4")) for number in (1, 2))
     assert one.shape == two.shape
     assert (one != two).mean() < 1e-2
-    done = run(
-        4, "shotstream.cli", "generate", "fox-and-owl", "--device", "cpu", "-o", str(tmp_path / "4.mp4")
-    )
+    done = run_by(4, generate(4))
     assert done.returncode != 0
     assert "4 processes cannot share 3 heads" in done.stderr

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -20,19 +19,19 @@ from websockets.sync.client import ClientConnection, connect
 
 from shotstream.studio.schemas.server_messages import FROM_SERVER
 from shotstream.studio.schemas.state import StoryState
+from tests.forked import Forked
 from tests.streaming.test_pipeline import write_tiny
 from tests.streaming.tiny import tiny_pipeline
 
 
 @contextmanager
-def serving(folder: Path) -> Generator[tuple[str, subprocess.Popen[str]]]:
+def serving(folder: Path) -> Generator[tuple[str, Forked]]:
     """(Address, process); killed at the end."""
     arguments = ("serve", "--model", "./tiny", "--data", "studio", "--port", "0", "--device", "cpu")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "shotstream.cli", *arguments, "--look-ahead", "1000"],
+    process = Forked(
+        ["-m", "shotstream.cli", *arguments, "--look-ahead", "1000"],
         cwd=folder,
         stderr=subprocess.PIPE,
-        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"},
     )
     assert process.stderr is not None

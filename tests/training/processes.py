@@ -19,8 +19,9 @@ from shotstream.training import muon
 from shotstream.training.dist_context import init_dist_context
 from shotstream.training.recipes import recipe
 from shotstream.training.run import prepare_run
+from tests import forked
 
-ROOT = Path(__file__).parents[2]
+ROOT = forked.ROOT
 # A machine may be busy with other things; nothing of a test takes this long by itself.
 LIMIT_S = 1500
 
@@ -32,24 +33,21 @@ def environment() -> dict[str, str]:
 
 
 def torchrun(num_processes: int) -> list[str]:
-    """The beginning of a command that several processes run."""
-    return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes),
-    ]  # fmt: skip
+    """The beginning of the arguments of a Python that starts several processes, each a Python of its own."""
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
+
+
+def run_by(num_processes: int, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Runs a Python's arguments to the end by one process, or by several that know of each other."""
+    if num_processes == 1:
+        return forked.run(arguments, env=environment(), cwd=ROOT, timeout=LIMIT_S)
+    return forked.run_together(num_processes, arguments, env=environment(), cwd=ROOT, timeout=LIMIT_S)
 
 
 def train(orders: Sequence[Sequence[Any]], num_processes: int = 1) -> None:
     """Trains orders in real processes; AssertionError with their output when they fail."""
-    launcher = [sys.executable] if num_processes == 1 else torchrun(num_processes)
-    command = [
-        *launcher,
-        "-m",
-        "tests.training.processes",
-        *(json.dumps(order, default=str) for order in orders),
-    ]
-    done = subprocess.run(
-        command, env=environment(), cwd=ROOT, timeout=LIMIT_S, capture_output=True, text=True, check=False
-    )
+    told = (json.dumps(order, default=str) for order in orders)
+    done = run_by(num_processes, ["-m", "tests.training.processes", *told])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-9000:]
 
 

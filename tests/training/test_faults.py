@@ -7,7 +7,6 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -22,7 +21,8 @@ from shotstream.training.recipes import recipe
 from shotstream.training.run import run_recipe
 from shotstream.training.stage_builders import build_stage
 from shotstream.training.stages.causal_init import CausalInitStage
-from tests.training.processes import LIMIT_S, ROOT, environment, torchrun
+from tests.forked import Forked
+from tests.training.processes import LIMIT_S, ROOT, environment, run_by, torchrun
 from tests.training.test_run import CODEC, codec, same, teacher, weights
 from tests.training.test_student import pairs, student
 
@@ -75,17 +75,15 @@ def settings(num_steps: int, *more: str) -> list[str]:
 def command(runs: Path, num_steps: int, *more: str) -> list[str]:
     """A tiny codec's run that saves every three steps."""
     return [
-        sys.executable, "-m", "shotstream.cli", "train", NAME,
+        "-m", "shotstream.cli", "train", NAME,
         "--runs", str(runs), *settings(num_steps, *more),
     ]  # fmt: skip
 
 
 @contextlib.contextmanager
-def started(arguments: list[str]) -> Generator[subprocess.Popen[str]]:
+def started(arguments: list[str]) -> Generator[Forked]:
     """A process that is killed with all its children if the test leaves it running."""
-    process = subprocess.Popen(
-        arguments, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = Forked(arguments, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True)
     try:
         yield process
     finally:
@@ -101,7 +99,7 @@ def finished(arguments: list[str]) -> tuple[int, str]:
         return process.returncode, said
 
 
-def until(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def until(happened: Callable[[], object], process: Forked) -> None:
     """Waits for something that a process does."""
     limit = time.monotonic() + LIMIT_S
     while not happened():
@@ -114,7 +112,7 @@ def steps(runs: Path) -> list[int]:
     return [int(path.stem.removeprefix("step_")) for path in checkpoints(runs / NAME)]
 
 
-def workers_of(torchrun: subprocess.Popen[str]) -> list[int]:
+def workers_of(torchrun: Forked) -> list[int]:
     """The processes that it has started."""
     tasks = Path(f"/proc/{torchrun.pid}/task").glob("*/children")
     return [int(pid) for path in tasks for pid in path.read_text().split()]
@@ -151,7 +149,7 @@ def test_a_run_killed_in_mid_save_resumes_from_the_whole_checkpoint_before(
     script = tmp_path / "killed.py"
     script.write_text(KILLED_IN_SAVE)
     runs = tmp_path / "runs"
-    code, _ = finished([sys.executable, str(script), *command(runs, 40)[3:]])
+    code, _ = finished([str(script), *command(runs, 40)[2:]])
     assert code == -signal.SIGKILL
     assert steps(runs) == [3] and list((runs / NAME).glob(".part.*"))
     code, said = finished(command(runs, 40))
@@ -166,12 +164,12 @@ def test_a_checkpoint_of_two_processes_without_its_name_is_none(tmp_path: Path) 
     script = tmp_path / "killed.py"
     script.write_text(KILLED_BEFORE_THE_NAME)
     runs, more = tmp_path / "runs", ("data.batch_size=2",)
-    code, said = finished([*torchrun(2), str(script), *command(runs, 9, *more)[3:]])
-    assert code != 0, said
+    done = run_by(2, [str(script), *command(runs, 9, *more)[2:]])
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert steps(runs) == [3] and (runs / NAME / ".part.step_0000006" / ".metadata").exists()
-    code, said = finished([*torchrun(2), *command(runs, 9, *more)[1:]])
-    assert code == 0 and "resuming at step 3" in said, said
-    assert finished([*torchrun(2), *command(tmp_path / "whole", 9, *more)[1:]])[0] == 0
+    done = run_by(2, command(runs, 9, *more))
+    assert done.returncode == 0 and "resuming at step 3" in done.stderr, done.stderr
+    assert run_by(2, command(tmp_path / "whole", 9, *more)).returncode == 0
     assert same(weights(runs, NAME), weights(tmp_path / "whole", NAME))
 
 
@@ -195,7 +193,7 @@ def test_a_run_that_is_terminated_saves_and_exits(tmp_path: Path, uninterrupted:
 def test_a_process_that_is_killed_ends_the_whole_job_and_one_that_is_told_to_stop_saves(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    arguments = [*torchrun(2), *command(tmp_path, 100_000, "data.batch_size=2")[1:]]
+    arguments = [*torchrun(2), *command(tmp_path, 100_000, "data.batch_size=2")]
     with started(arguments) as process:
         until(lambda: steps(tmp_path), process)
         workers = workers_of(process)
@@ -220,7 +218,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, num_processe
     """No file may grow past 100 kB from some moment on: writing fails as on a full disk."""
     more = ("data.batch_size=2",)
     arguments = command(tmp_path, 100_000, *more)
-    with started(arguments if num_processes == 1 else [*torchrun(2), *arguments[1:]]) as process:
+    with started(arguments if num_processes == 1 else [*torchrun(2), *arguments]) as process:
         until(lambda: steps(tmp_path), process)
         for pid in [process.pid] if num_processes == 1 else workers_of(process):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
