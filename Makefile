@@ -43,12 +43,13 @@ $(BIN)/python:
 $(VENV)/constraints.txt: constraints.txt | $(BIN)/python
 	sed -e '/^triton==/d' -e 's/^torch==.*/torch==$(TORCH)/' $< > $@
 
+# Of a hundred libraries few modules are ever imported: Python compiles those when they are.
 $(VENV)/.stamp-core: pyproject.toml $(PINS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c $(PINS) -e .
+	$(BIN)/python -m pip install --quiet --no-compile -c $(PINS) -e .
 	@touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml $(PINS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c $(PINS) -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c $(PINS) -e '.[dev]'
 	@touch $@ $(VENV)/.stamp-core
 
 demo: $(VENV)/.stamp-core

@@ -3,10 +3,9 @@
 In a process of its own: the shape checks that the other tests run under would break the graph.
 """
 
-import subprocess
-import sys
-
 import pytest
+
+from tests import forked
 
 PROGRAM = """
 import torch
@@ -14,7 +13,7 @@ from shotstream.model.causal_mask import CausalMask
 from tests.model.tiny import *
 
 torch.set_num_threads(1)
-dit = tiny_dit()
+dit = tiny_dit(num_layers=1)
 compiled = torch.compile(dit, fullgraph=True, backend="aot_eager")
 text = captions()
 
@@ -37,7 +36,7 @@ assert cache.num_chunks == 1
 
 @pytest.mark.slow
 def test_every_kind_of_pass_compiles_in_one_graph_and_equals_the_eager_one() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    done = forked.run(["-c", PROGRAM])
     assert done.returncode == 0, done.stderr
 
 
@@ -81,5 +80,5 @@ assert film(1, 2, second) == 5, counters["stats"]
 @pytest.mark.slow
 def test_a_film_compiles_five_graphs_however_long_its_shots_and_however_many_its_captions() -> None:
     """Neither the length of the cache, nor a cut, nor a cache at another address compiles another."""
-    done = subprocess.run([sys.executable, "-c", FILMS], capture_output=True, text=True, check=False)
+    done = forked.run(["-c", FILMS])
     assert done.returncode == 0, done.stderr

@@ -22,6 +22,7 @@ from shotstream.model.eight_bit_attention import (
 )
 from shotstream.model.quantized import quantize_linears
 from shotstream.model.rope import rope_table
+from tests import forked
 from tests.model.tiny import (
     CONFIG,
     GRID,
@@ -148,7 +149,7 @@ def test_a_cache_in_eight_bits_refuses_gradients() -> None:
 
 
 def _run(program: str) -> None:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = forked.run(["-c", program])
     assert done.returncode == 0, done.stderr[-4000:]
 
 
@@ -185,21 +186,23 @@ def check(batch, num_queries, width, start, pieces, dtype=torch.bfloat16, shares
 """
 
 
+CASES = (
+    "1, 40, 32, 0, (128, 128)",  # full blocks
+    "2, 150, 32, 24, (50, 61, 150)",  # neither end full, several writes, queries past a block
+    "1, 20, 128, 8, (60, 20)",  # within one block
+    "1, 20, 64, 100, (28, 5)",  # two blocks, none full
+    "1, 20, 64, 128, (40,)",  # begins with a block
+    "1, 20, 32, 8, (130, 520), torch.float32, 3",  # keys shared among programs
+)
+
+
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    [
-        "1, 40, 32, 0, (128, 128)",  # full blocks
-        "2, 150, 32, 24, (50, 61, 150)",  # neither end full, several writes, queries past a block
-        "1, 20, 128, 8, (60, 20)",  # within one block
-        "1, 20, 64, 100, (28, 5)",  # two blocks, none full
-        "1, 20, 64, 128, (40,)",  # begins with a block
-        "1, 20, 32, 8, (130, 520), torch.float32, 3",  # keys shared among programs
-    ],
-)
-def test_the_kernels_equal_plain_operations(case: str) -> None:
-    _run(INTERPRETED + f"\ncheck({case})\n")
+def test_the_kernels_equal_plain_operations() -> None:
+    """In a Python that has not imported Triton yet, which decides then whether it interprets."""
+    program = "\n".join([INTERPRETED, *(f"check({case})" for case in CASES), f"print({len(CASES)}, 'equal')"])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{len(CASES)} equal\n"), done.stderr[-4000:]
 
 
 COMPILED = """

@@ -1,8 +1,6 @@
 """Weights in eight bits: how far they are from the whole ones, and that nothing but them is changed."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from shotstream.model.quantized import (
     quantize_linears,
     round_rows,
 )
+from tests import forked
 from tests.model.tiny import GRID, captions, chunk, context, latents, level, tiny_dit
 
 
@@ -124,7 +123,7 @@ for function, arguments in ((of_norm, (x, shift, scale)), (of_gelu, (x.flatten(0
 
 @pytest.mark.slow
 def test_compiled_rounding_is_part_of_the_kernel_before_also_for_queries_keys_and_values_together() -> None:
-    done = subprocess.run([sys.executable, "-c", FUSED], capture_output=True, text=True, check=False)
+    done = forked.run(["-c", FUSED])
     assert done.returncode == 0, done.stderr[-4000:]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from shotstream.vae import norm_silu as ours
 from shotstream.vae import norm_silu_triton as kernels
+from tests import forked
 
 _NEEDS_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton here")
 
@@ -105,7 +106,7 @@ for channels in (96, 192, 384, 5):
 @_NEEDS_TRITON
 @pytest.mark.slow
 def test_the_kernels_compile_for_a_hopper_without_one() -> None:
-    done = subprocess.run([sys.executable, "-c", COMPILED_AHEAD], capture_output=True, text=True, check=False)
+    done = forked.run(["-c", COMPILED_AHEAD])
     assert done.returncode == 0, done.stderr[-4000:]
 
 

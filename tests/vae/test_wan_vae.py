@@ -14,6 +14,7 @@ from shotstream.geometry import VideoGeometry
 from shotstream.vae.codec import Codec, DecodeState
 from shotstream.vae.wan_vae import WanDecoding, WanVAE, WanVAEConfig, wan_vae_shapes
 from shotstream.weights.key_names import vae_names
+from tests import forked
 from tests.vae.wan_library import library_of
 
 _GOLDEN = Path(__file__).parents[1] / "assets" / "goldens" / "vae.safetensors"
@@ -191,7 +192,7 @@ assert not counters["graph_break"], counters["graph_break"]
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_compiled_it_is_two_graphs_and_decodes_the_same() -> None:
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    done = forked.run(["-c", COMPILED])
     assert done.returncode == 0, done.stderr[-4000:]
 
 
