@@ -153,8 +153,9 @@ def run_together(
         said = process.communicate(timeout)
         if process.returncode != 0:
             codes.append(process.wait())
-            for other in members:
-                other.kill()
+            for other in members:  # each is asked for its end by one thread alone, its own
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(other.pid, signal.SIGKILL)
         return said
 
     codes: list[int] = []
