@@ -19,6 +19,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -169,6 +170,9 @@ def run_together(
 def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.forked", "tests.preloaded"])
+    # The server imports from where it starts, and says nothing when it does not find the tests there.
+    with contextlib.chdir(ROOT):
+        forkserver.ensure_running()
     return context
 
 
@@ -207,6 +211,7 @@ class _Start:
         return {**vars(self), "ends": [end if end is None else DupFd(end) for end in self.ends]}
 
     def __call__(self) -> None:
+        assert "tests.preloaded" in sys.modules, "this is no fork of what has imported everything"
         if self.new_session:
             os.setsid()
         for number, end in enumerate(cast("list[Any]", self.ends), start=1):
