@@ -43,11 +43,11 @@ $(BIN)/python:
 $(VENV)/constraints.txt: constraints.txt | $(BIN)/python
 	sed -e '/^triton==/d' -e 's/^torch==.*/torch==$(TORCH)/' $< > $@
 
-# Of a hundred libraries few modules are ever imported: Python compiles those when they are.
 $(VENV)/.stamp-core: pyproject.toml $(PINS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --no-compile -c $(PINS) -e .
+	$(BIN)/python -m pip install --quiet -c $(PINS) -e .
 	@touch $@
 
+# Of a hundred libraries few modules are ever imported: Python compiles those when they are.
 $(VENV)/.stamp-dev: pyproject.toml $(PINS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-compile -c $(PINS) -e '.[dev]'
 	@touch $@ $(VENV)/.stamp-core

@@ -63,11 +63,11 @@ def test_a_small_calibration_orders_films_as_they_deserve() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_all_calibration_films() -> None:
-    """Four held-out stories: truth at the top, chance where it belongs, a steady fall between.
+    """Six held-out stories: truth at the top, chance where it belongs, a steady fall between.
 
     `shotstream theatre calibrate` does the same with fifty, which takes ten minutes.
     """
-    reports = calibrate(EvaluationConfig(num_stories=4, num_shots=3, num_chunks=1, judge_truth=False))
+    reports = calibrate(EvaluationConfig(num_stories=6, num_shots=3, judge_truth=False))
     truth = reports["truth"]
     for axis in AXES:
         if axis != "flicker":

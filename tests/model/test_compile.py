@@ -13,7 +13,7 @@ from shotstream.model.causal_mask import CausalMask
 from tests.model.tiny import *
 
 torch.set_num_threads(1)
-dit = tiny_dit(num_layers=1)
+dit = tiny_dit()
 compiled = torch.compile(dit, fullgraph=True, backend="aot_eager")
 text = captions()
 

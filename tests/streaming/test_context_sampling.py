@@ -93,7 +93,7 @@ def test_one_free_slot_goes_to_the_most_recent_shot() -> None:
 
 
 def test_phase_differences_stay_within_the_budget_whatever_is_pinned() -> None:
-    for num_shots in (1, 2, 3, 5, 8, 11):
+    for num_shots in range(1, 12):
         for pins in itertools.chain.from_iterable(
             itertools.combinations_with_replacement(range(num_shots), count) for count in range(4)
         ):
@@ -117,7 +117,7 @@ def test_counts_sum_to_the_budget() -> None:
 def test_every_frame_a_policy_chooses_is_a_candidate(policy: str) -> None:
     for budget, num_frames, first in itertools.product((1, 3, 6, 8, 9), (1, 5, 9, 21, 33, 81, 82), (9, 34)):
         lengths = [first, *[num_frames] * 11]
-        for num_shots in (1, 2, 3, 6, 8, 9, 11):
+        for num_shots in range(1, 12):
             for shot, frame in chosen(lengths[:num_shots], budget, policy):
                 assert frame in kept_frames(lengths[shot], shot, budget)
 

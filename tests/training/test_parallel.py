@@ -16,7 +16,7 @@ from shotstream.training.parallelize import ParallelConfig
 from tests.training.processes import train
 from tests.training.test_run import CODEC, MODEL, TEACHER
 
-NUM_STEPS = 6
+NUM_STEPS = 10
 STAGES = (
     "theatre_codec",
     "theatre_teacher",
@@ -27,17 +27,17 @@ STAGES = (
 )
 MATCHING = (
     "train.matmul_dtype=float32", "optim.learning_rate=1e-3", "stage.fake_learning_rate=1e-3",
-    "stage.fake_warmup_steps=1", "stage.fake_updates=1",
+    "stage.fake_warmup_steps=3", "stage.fake_updates=1",
 )  # fmt: skip
 OWN: dict[str, tuple[str, ...]] = {
     "theatre_codec": (*CODEC, "data.batch_size=4"),
     "theatre_teacher": (
-        *TEACHER, "data.batch_size=4", "train.matmul_dtype=float32", "optim.warmup_steps=3",
+        *TEACHER, "data.batch_size=4", "train.matmul_dtype=float32", "optim.warmup_steps=5",
         "optim.learning_rate=5e-3",
     ),
     "theatre_ode_pairs": (*TEACHER, "data.batch_size=4", "stage.substeps=2"),
     "theatre_causal_init": (
-        *MODEL, "train.matmul_dtype=float32", "optim.learning_rate=2e-3", "optim.warmup_steps=3",
+        *MODEL, "train.matmul_dtype=float32", "optim.learning_rate=2e-3", "optim.warmup_steps=5",
     ),
     "theatre_intra_shot": (*TEACHER, "data.batch_size=4", *MATCHING),
     "theatre_inter_shot": (
@@ -49,12 +49,12 @@ OWN: dict[str, tuple[str, ...]] = {
 def order(runs: Path, name: str, num_steps: int, *more: str) -> list[str]:
     """An order of a tiny recipe whose models move enough to be seen moving."""
     loop = [f"train.num_steps={num_steps}", "train.log_every=1", "train.preview_every=1000"]
-    loop += ["train.save_every=3", "train.keep=9"]
+    loop += ["train.save_every=5", "train.keep=9"]
     return [str(runs), name, *OWN[name], *loop, *more]
 
 
 def steps_of(name: str) -> int:
-    return 3 if name == "theatre_ode_pairs" else NUM_STEPS
+    return 5 if name == "theatre_ode_pairs" else NUM_STEPS
 
 
 def beside(runs: Path, inputs: Path, name: str) -> Path:
@@ -82,7 +82,7 @@ def together(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         whole = beside(folder / name, alone, name)
         parts = beside(folder / f"{name}-resumed", alone, name)
         orders += [order(whole, name, steps_of(name))]
-        for pause in (2, 3):
+        for pause in (3, 5):
             orders += [order(parts, name, steps_of(name), f"train.stop_at={pause}")]
     train(orders, 2)
     return folder
@@ -150,7 +150,7 @@ def test_two_processes_make_the_pairs_that_one_makes(alone: Path, together: Path
 @pytest.mark.parametrize("name", [name for name in STAGES if name != "theatre_ode_pairs"])
 def test_two_processes_that_paused_end_where_they_would_have_ended(together: Path, name: str) -> None:
     whole, parts = state(together / name / name, 0), state(together / f"{name}-resumed" / name)
-    assert checkpoints(together / name / name)[0].name == "step_0000003"
+    assert checkpoints(together / name / name)[0].name == "step_0000005"
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
@@ -161,8 +161,8 @@ def test_a_run_goes_on_with_any_number_of_processes_and_in_any_parts(alone: Path
     """One process, two, and one again, the last in two parts; activations computed twice in the middle."""
     name = "theatre_teacher"
     runs = beside(tmp_path / "runs", alone, name)
-    train([order(runs, name, NUM_STEPS, "train.stop_at=2")])
-    train([order(runs, name, NUM_STEPS, "train.stop_at=4", "train.activation_checkpointing=true")], 2)
+    train([order(runs, name, NUM_STEPS, "train.stop_at=3")])
+    train([order(runs, name, NUM_STEPS, "train.stop_at=7", "train.activation_checkpointing=true")], 2)
     assert checkpoints(runs / name)[-1].is_dir()
     train([order(runs, name, NUM_STEPS, "train.accumulation=2")])
     assert distance(state(alone / name), state(runs / name)) < 1e-4
