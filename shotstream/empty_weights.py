@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_SHAPED_AS_GIVEN: Final = (
-    Tensor.normal_, Tensor.uniform_, Tensor.mul, Tensor.div, Tensor.add, Tensor.ge
-)  # fmt: skip
-"""Functions by which modules draw and scale first values; the result has the shape of the first argument."""
+_DRAWS: Final = (Tensor.normal_, Tensor.uniform_)
+_ELEMENTWISE: Final = (Tensor.mul, Tensor.div, Tensor.add, Tensor.ge)
+"""What modules do to their first values, besides the functions of torch.nn.init."""
 
 
 @contextmanager
@@ -35,8 +34,11 @@ class _NoValues(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _SHAPED_AS_GIVEN or getattr(func, "__module__", None) == "torch.nn.init":
+        if func in _DRAWS or getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
+        if func in _ELEMENTWISE:
+            shape = torch.broadcast_shapes(*(each.shape for each in args if isinstance(each, Tensor)))
+            return torch.empty(shape, dtype=torch.bool if func is Tensor.ge else args[0].dtype)
         if func is torch.stack:
             return torch.empty(len(args[0]), *args[0][0].shape)
         return func(*args, **kwargs)

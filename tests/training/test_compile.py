@@ -31,7 +31,6 @@ def plain(*more):
     return recipe("theatre_teacher", [*TEACHER, "train.num_steps=4", "train.matmul_dtype=float32", *more])
 
 for make in (plain, lambda *more: student(4, *more), lambda *more: matching("theatre_intra_shot", 4, *more)):
-    num_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     stages = [build_stage(make(*more), runs) for more in ((), ("train.compile=true",))]
     for stage in stages:
         model = getattr(stage, "model", None) or stage.student
@@ -44,7 +43,7 @@ for make in (plain, lambda *more: student(4, *more), lambda *more: matching("the
             torch.testing.assert_close(compiled[name], eager[name], rtol=1e-3, atol=1e-6)
         kinds |= set(eager)
     print(make, sorted(kinds))
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > num_graphs
+assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 3
 """
 
 
