@@ -19,6 +19,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.reduction import DupFd
@@ -193,19 +194,15 @@ def _all_of(pipe: IO[str] | None) -> str:
         return pipe.read()
 
 
+@dataclass
 class _Start:
     """What a fork does first; pickling it while the process is started hands its descriptors over."""
 
-    def __init__(
-        self, arguments: list[str], cwd: str, env: dict[str, str], new_session: bool, ends: list[int | None]
-    ) -> None:
-        self.arguments, self.cwd, self.env, self.new_session, self.ends = (
-            arguments,
-            cwd,
-            env,
-            new_session,
-            ends,
-        )
+    arguments: list[str]
+    cwd: str
+    env: dict[str, str]
+    new_session: bool
+    ends: list[int | None]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "ends": [end if end is None else DupFd(end) for end in self.ends]}

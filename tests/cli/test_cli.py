@@ -16,7 +16,6 @@ from shotstream import cli
 from shotstream.film import Progress, read_replay
 from shotstream.film.live import LiveView
 from tests import forked
-from tests.forked import Forked
 from tests.streaming.test_pipeline import write_tiny
 from tests.streaming.tiny import tiny_pipeline
 
@@ -96,7 +95,7 @@ def test_a_replay_whose_frames_come_out_different_is_a_fault(
 @pytest.mark.slow
 def test_a_film_killed_in_its_third_shot_goes_on_to_equal_hashes(tiny: Path) -> None:
     command = ["-m", "shotstream.cli", "generate", "story.yaml", "--model", "./tiny", "--scale=1"]
-    process = Forked([*command, "-o", "killed.mp4"], stderr=subprocess.PIPE)
+    process = forked.Forked([*command, "-o", "killed.mp4"], stderr=subprocess.PIPE)
     deadline_s = time.monotonic() + 120
     while not (tiny / "killed.mp4.partial" / "shot_0001.json").exists() and time.monotonic() < deadline_s:
         time.sleep(0.002)

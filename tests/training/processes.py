@@ -1,4 +1,4 @@
-"""What a process of a test runs: `python -m tests.training.processes ORDER...`, alone or under torchrun.
+"""What a process of a test runs, alone or with others: `python -m tests.training.processes ORDER...`.
 
 An order is a JSON list: the folder of runs, the recipe, overrides. Orders are trained one after the other.
 Muon multiplies in float32 here: one process is compared with several, and rounding to bfloat16 would drown
