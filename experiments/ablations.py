@@ -1,7 +1,7 @@
 """The ablations of the paper in miniature: each row changes one thing, and the oracle scores the result.
 
-All rows start from the theatre's teacher, its codec and its text encoder, which are packed in `resume/` or
-trained once by `shotstream train`. A row continues the teacher's training for some steps under its own
+All rows start from the theatre's teacher and its codec, which are packed in `resume/` or trained once by
+`shotstream train`. A row continues the teacher's training for some steps under its own
 change. Then it makes ODE pairs, the causal student and the two distillation stages, each a run in
 `RUNS/rows/ROW-SEED`, so that an interrupted row can be resumed. Runs that a row has in common with the full
 method of its seed are taken from there, if they are complete. A row takes about ten minutes on a core.
@@ -193,7 +193,7 @@ def prepare_row(name: str, runs: Path, config: RowConfig) -> PreparedRow:
     if fork.exists():
         base_steps, _ = load_checkpoint(fork)  # it goes on from where it was forked
     recipes = row_recipes(name, config, base_steps)
-    shared = [newest_checkpoint(runs, "theatre_codec"), *checkpoints(runs / "theatre_text")[-1:]]
+    shared = [newest_checkpoint(runs, "theatre_codec")]
     directory.mkdir(parents=True, exist_ok=True)
     for checkpoint in shared:
         _share(checkpoint, directory / checkpoint.parent.name)

@@ -28,7 +28,7 @@ DIT = {
     "dit.freq_dim": 8,
     "dit.text_dim": 8,
 }
-TEXT = {"text.dim|model.dim": 8, "text.num_layers|model.num_layers": 1, "text.num_heads|model.num_heads": 2}
+TEXT = {"text.dim|model.text.dim": 8}
 POOL = {
     "pool.block_stories|data.block_stories?": 2,
     "pool.num_blocks|data.num_blocks?": 1,
@@ -38,8 +38,7 @@ POOL = {
     "batch_size?": 2,
 }
 THEATRE = {**DIT, **TEXT, **POOL}
-MINI = {**THEATRE, "text.questions": "[]"}
-"""The words are learnt with the teacher."""
+MINI = THEATRE
 RISES_AND_FALLS = {"warmup_steps": 5, "decay_steps": 8}
 MATCHING = {"fake_updates": 1, "fake_warmup_steps": 3}
 ADAPTERS = {"lora_rank": 2}
@@ -59,7 +58,6 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "codec.num_finish_layers|model.num_finish_layers": 1,
         "codec.finish_dim|model.finish_dim": 16,
     },
-    "theatre_text": {**TEXT, **PREVIEWS, "batch_size": 8},
     "theatre_teacher": {**THEATRE, **RISES_AND_FALLS},
     "theatre_ode_pairs": {**THEATRE, **PAIRS},
     "theatre_causal_init": {**THEATRE, **INIT},

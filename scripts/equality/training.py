@@ -156,7 +156,7 @@ def ablations(run: Recording) -> None:
         document = json.loads(run.checkout.run("train", stage, "--dry-run"))
         settings += [f"{stage}:{setting}" for setting in spelled({**LOOP, **values}, document)]
     runs = run.empty_dir("rows")
-    for name in ("theatre_codec", "theatre_decoder", "theatre_text"):
+    for name in ("theatre_codec", "theatre_decoder"):
         shutil.copytree(run.work / "runs" / name, runs / name)
     train(run, runs, "theatre_teacher", settings_of(run, "theatre_teacher", {"text.questions": "[]"}))
     for row in ROW_NAMES:
@@ -201,7 +201,7 @@ def weights(run: Recording) -> None:
         with run.section(f"weights/start {name}"):
             begun = run.empty_dir(f"begun/{name}")
             if name != "theatre_codec":
-                for needed in ("theatre_codec", "theatre_decoder", "theatre_text"):
+                for needed in ("theatre_codec", "theatre_decoder"):
                     shutil.copytree(run.old / "runs" / needed, begun / needed)
             more = {NUM_STEPS: STEPS + 4, "save_every": 100}
             train(
@@ -220,7 +220,7 @@ def weights(run: Recording) -> None:
 def _shipped(run: Recording) -> None:
     """The packed runs of the embedded model are read, and its teacher goes on for a step at full size."""
     runs, packed = run.empty_dir("shipped"), run.checkout.path / "resume"
-    for name in ("theatre_codec", "theatre_decoder", "theatre_text", "theatre_teacher"):
+    for name in ("theatre_codec", "theatre_decoder", "theatre_teacher"):
         steps = torch.load(packed / f"{name}.pt", map_location="cpu", weights_only=True)["step"]
         more: dict[str, Any] = {NUM_STEPS: steps, **LOOP}
         if name == "theatre_teacher":

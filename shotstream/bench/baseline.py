@@ -104,7 +104,7 @@ def _ours(pipeline: StreamingPipeline, config: BenchConfig, story: TheatreStory)
     frames: list[np.ndarray] = []
     first_frame_s = 0.0
     start_s = time.perf_counter()
-    session = pipeline.session(story.global_caption, seed=config.seed)
+    session = pipeline.session(story.global_caption, seed=config.seed, quiet=True)
     for caption in story.captions:
         for chunk in session.shot(caption, num_chunks=config.num_chunks, steps=config.num_steps):
             first_frame_s = first_frame_s or time.perf_counter() - start_s

@@ -86,7 +86,7 @@ class Cuts:
         pipeline, config = self._pipeline, self._config
         story = bench_story(2 * (config.num_shots + 1) + 1, seed=0)
         session = (
-            pipeline.session(story.global_caption)
+            pipeline.session(story.global_caption, quiet=True)
             if self._light is None
             else LightSession(pipeline, self._light, story.global_caption)
         )

@@ -176,7 +176,7 @@ class FilmRun:
         writer = FragmentWriter(self._pipeline.fps, H264Settings(scale=config.scale))
         story_s = time.perf_counter()
         session = (
-            self._pipeline.session(story.global_caption, seed=config.seed)
+            self._pipeline.session(story.global_caption, seed=config.seed, quiet=True)
             if self._light is None
             else LightSession(self._pipeline, self._light, story.global_caption)
         )

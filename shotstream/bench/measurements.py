@@ -138,7 +138,7 @@ def _latency(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
         yield values
     intervals_s: list[float] = []
     words = "a fox in the forest"
-    session = pipeline.session(words) if light is None else LightSession(pipeline, light, words)
+    session = pipeline.session(words, quiet=True) if light is None else LightSession(pipeline, light, words)
     while len(intervals_s) < models.suite.num_cuts:
         chunk = Budget()
         for made in session.shot(f"it walks on {len(intervals_s)}", num_chunks=models.suite.num_chunks):
@@ -160,7 +160,7 @@ def _h264(models: Models, benchmark: Benchmark, budget: Budget) -> Values:
         "smooth_beside": {"overlap": True, "pictures": "smooth"},
         "smooth_inline": {"overlap": False, "pictures": "smooth"},
     }
-    (chunk,) = pipeline.session("a fox").shot("it walks", num_chunks=1, steps=1)
+    (chunk,) = pipeline.session("a fox", quiet=True).shot("it walks", num_chunks=1, steps=1)
     pictures = {"decoded": chunk.frames, "smooth": smooth_pictures(len(chunk.frames), pipeline.pixel_size)}
     if not _is_there("av"):
         yield {"none_fps": _film(pipeline, replace(config, **ways["none"]), budget)}

@@ -22,10 +22,9 @@ from shotstream.model.config import DiTConfig, wan_1_3b
 from shotstream.model.dit import DiT
 from shotstream.streaming.choice import DEFAULT_OPTIONS, Options
 from shotstream.streaming.loading import assemble_pipeline, choose_for
-from shotstream.streaming.parts import choose_device
+from shotstream.streaming.parts import choose_device, theatre_text_encoder
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.text.text_encoder import UMT5Config, umt5_shapes
-from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.vae.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.weights.bundle import Bundle, read_bundle
@@ -169,7 +168,7 @@ def part_shapes(config: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...
         shapes = {"dit": _module_shapes(DiT(read(DiTConfig, "dit")))}
         if config["engine"]["family"] == "theatre":
             shapes["codec"] = _module_shapes(PatchCodec(read(PatchCodecConfig, "codec")))
-            shapes["text_encoder"] = _module_shapes(WordEncoder(read(WordEncoderConfig, "text_encoder")))
+            shapes["text_encoder"] = _module_shapes(theatre_text_encoder(config["text_encoder"], "bundle"))
             return shapes
     shapes["codec"] = wan_vae_shapes(read(WanVAEConfig, "codec"))
     shapes["text_encoder"] = umt5_shapes(read(UMT5Config, "text_encoder"))

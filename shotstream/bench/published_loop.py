@@ -48,6 +48,7 @@ from shotstream.streaming.noise import KeyedNoise, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.text.text_encoder import TextEncoder, UMT5TextEncoder
 from shotstream.text.word_encoder import WordEncoder
+from shotstream.theatre.caption_encoder import CaptionEncoder
 
 _ROPE_BASE = 10000.0
 _ROPE_TABLE_LENGTH = 1024
@@ -105,8 +106,8 @@ class PublishedLoop:
         for index in range(len(captions)):
             forget_captions(self._pipeline.text_encoder)
             composed = [
-                self._pipeline.compose(global_caption, caption, shot_index)
-                for shot_index, caption in enumerate(captions[: index + 1])
+                self._pipeline.compose(global_caption, captions[: shot_index + 1], shot_seed(seed, 0))
+                for shot_index in range(index + 1)
             ]
             text = self._pipeline.text_encoder.encode(composed).to(self._pipeline.device).unsqueeze(0)
             conditioning = self._condition(shots)
@@ -274,7 +275,7 @@ class PublishedLoop:
 
 def forget_captions(text_encoder: TextEncoder) -> None:
     """Clears the cache of a text encoder; raises ValueError for an encoder without a known cache."""
-    if not isinstance(text_encoder, WordEncoder | UMT5TextEncoder):
+    if not isinstance(text_encoder, CaptionEncoder | WordEncoder | UMT5TextEncoder):
         raise ValueError(f"{type(text_encoder).__name__} has no memo of captions that could be emptied")
     text_encoder.memo.reset()
 

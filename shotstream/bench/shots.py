@@ -46,8 +46,8 @@ def bench_shots(
         is_over: Returns whether the shot is the last; called after each.
     """
     num_chunks = max(2, config.num_chunks or pipeline.num_chunks)
-    list(pipeline.session("warm-up").shot("a fox", num_chunks=2, steps=config.num_steps))
-    session = pipeline.session("a fox in the forest")
+    list(pipeline.session("warm-up", quiet=True).shot("a fox", num_chunks=2, steps=config.num_steps))
+    session = pipeline.session("a fox in the forest", quiet=True)
     rows: list[Row] = []
     for number in range(1, max(probed) + 1):
         if number in probed:

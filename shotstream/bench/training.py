@@ -47,7 +47,6 @@ from shotstream.model.config import DiTConfig
 from shotstream.streaming.conditioning import stack_conditioning
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.shot_memory import ShotMemory
-from shotstream.text.word_encoder import WordEncoder
 from shotstream.training.dist_context import SINGLE_PROCESS
 from shotstream.training.metrics_logger import peak_memory_bytes
 from shotstream.training.recipe import AnyRecipe, ModelConfig
@@ -222,10 +221,7 @@ def measure_theatre(setting: Setting, *, causal: bool, seconds: float = 25.0) ->
     torch.manual_seed(0)
     pool = open_shots(made, PatchCodec(recipe("theatre_codec").model).eval())
     assert isinstance(pool, StoryPool)
-    reader = WordEncoder(made.model.text)
-    stage = TeacherStage(
-        made, pool, setting.device, parallel_config_of(made.train, SINGLE_PROCESS), text_encoder=reader
-    )
+    stage = TeacherStage(made, pool, setting.device, parallel_config_of(made.train, SINGLE_PROCESS))
     pool.stories(0)
     began, batch, ended = time.perf_counter(), made.data.batch_size, "time"
     rates: dict[str, float] = {}

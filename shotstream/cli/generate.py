@@ -19,6 +19,8 @@ from shotstream.cli.shared import (
     interruptible,
     make_console,
     one_line,
+    print_reading,
+    refuse_unknown,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +54,10 @@ def generate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing film, and unfinished work.")
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse captions with things that the model's world does not have."),
+    ] = False,
     *,
     options: "Options",
 ) -> None:
@@ -73,6 +79,7 @@ def generate(
                 steps,
                 scale,
                 overwrite,
+                strict,
             )
             return
         from shotstream.streaming.loading import follow
@@ -89,6 +96,7 @@ def _generate(
     steps: int | None,
     scale: int | None,
     overwrite: bool,
+    strict: bool,
 ) -> None:
     from shotstream.film import FilmFiles, FilmSettings, check_target, is_replay, read_replay
 
@@ -105,7 +113,7 @@ def _generate(
             raise ValueError(f"{path} would be overwritten by the film that it checks; give another -o")
         check_target(settings)
     with bad_input(), interruptible(lambda: _kept(settings)), console.status("loading"):
-        from shotstream.film import caption_warnings, check_replay, plan_film, running_environment
+        from shotstream.film import caption_warnings, check_replay, plan_film, read_film, running_environment
         from shotstream.film.live import warn
 
         pipeline = load()
@@ -118,9 +126,14 @@ def _generate(
             plan = plan_film(
                 written, pipeline, seed=DEFAULT_SEED if chosen is None else chosen, num_steps=steps
             )
-        warnings = caption_warnings(written, pipeline)
+        warnings = caption_warnings(written, pipeline, plan.seed)
+        readings = read_film(plan.story, pipeline, plan.seed)
+        if strict:
+            refuse_unknown([word for shot in readings for word in shot.reading.unknown])
     if replay and (differences := replay.environment.differences(environment)):
         warnings.append(f"frames may differ from the replay's: then and now {'; '.join(differences)}")
+    for number, shot in enumerate(readings, 1):
+        print_reading(console, shot, f"shot {number}: ")
     for warning in warnings:
         warn(console, warning)
     if scale is None:

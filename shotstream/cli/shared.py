@@ -14,9 +14,13 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from shotstream.streaming.pipeline import StreamingPipeline
+    from shotstream.theatre.reading.reader import UnknownWord
+    from shotstream.theatre.reading.settled import SettledShot
 
 FAULT, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 # Errors in a path that the user gave; other file errors are faults.
@@ -171,3 +175,21 @@ def shown_path(name: str | bytes) -> str:
     """Returns a path for a message: complete, or its beginning and end."""
     text = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
     return text if len(text) <= 200 else f"{text[:80]}…{text[-80:]}"
+
+
+def print_reading(console: "Console", shot: "SettledShot", prefix: str = "") -> None:
+    """Prints what is understood of a shot: a sentence of what will be seen, and the reading as JSON."""
+    console.print(f"{prefix}{shot.caption}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{prefix}{json.dumps(shot.said.to_document())}",
+        style="dim", highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def refuse_unknown(unknown: "Sequence[UnknownWord]") -> None:
+    """Raises BadInput if there are words for things that the world does not have."""
+    from shotstream.theatre.reading.settled import NOT_HERE
+
+    words = list(dict.fromkeys(map(str, unknown)))
+    if words:
+        raise BadInput(f"{NOT_HERE}: {', '.join(words)}; change the captions")

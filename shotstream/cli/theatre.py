@@ -1,11 +1,12 @@
 """The commands `theatre ...`: the vocabulary of the theatre, its data, and the oracle's calibration."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from shotstream.cli.shared import bad_input, make_console
+from shotstream.cli.shared import bad_input, make_console, refuse_unknown
 
 theatre_app = typer.Typer(help="The drawn world: vocabulary, data, calibration of its scores.")
 
@@ -19,6 +20,33 @@ def theatre_vocabulary() -> None:
         from shotstream.theatre.vocabulary import describe
 
     print(describe())
+
+
+@theatre_app.command("read")
+def theatre_read(
+    shot: Annotated[str, typer.Argument(help="Caption of a shot, in plain English.")],
+    global_caption: Annotated[str, typer.Option("--global", help="Caption of the whole film.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line alone.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse words for things that the world does not have.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that chooses what is left open.")] = 7,
+) -> None:
+    """Show what is understood of a caption: what will be seen, and the reading as JSON."""
+    with bad_input():
+        from shotstream.theatre.reading.reader import read_shot
+        from shotstream.theatre.reading.settled import settle
+
+        reading = read_shot(shot, global_caption)
+        if strict:
+            refuse_unknown(reading.unknown)
+    if not as_json:
+        settled = settle(reading, seed)
+        console = make_console(stderr=False)
+        console.print(settled.caption, highlight=False, markup=False, soft_wrap=True)
+        for warning in settled.warnings:
+            console.print(warning, highlight=False, markup=False, soft_wrap=True)
+    print(json.dumps(reading.to_document()))
 
 
 @theatre_app.command("write")

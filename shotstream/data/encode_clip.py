@@ -62,12 +62,12 @@ def encode_clip(
         contexts[f"shot{position}"] = _stored(alone, clip, form)
         files[f"shot{position}.safetensors"] = save({"latents": latents})
         lengths.append(latents.shape[1])
-        caption = clip.story.shots[shot.shot_index].caption
+        captions = [own.caption for own in clip.story.shots[: shot.shot_index + 1]]
         told.append(
             {
                 "shot_index": shot.shot_index,
-                "caption": caption,
-                "composed": encoders.compose(clip.story.global_caption, caption, shot.shot_index),
+                "caption": captions[-1],
+                "composed": encoders.compose(clip.story.global_caption, captions),
                 "frame_range": clip.shot_ranges[shot.shot_index],
                 "num_frames": len(shot.frames),
                 "num_latent_frames": latents.shape[1],

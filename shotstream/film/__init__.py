@@ -10,7 +10,7 @@ from shotstream.film.make import (
     count_differences,
     make_film,
 )
-from shotstream.film.prepare import caption_warnings, check_replay, plan_film, running_environment
+from shotstream.film.prepare import caption_warnings, check_replay, plan_film, read_film, running_environment
 from shotstream.film.replay import Environment, FilmPlan, Replay, ReplayError, is_replay, read_replay
 from shotstream.film.workdir import WorkDirError, num_finished_shots
 
@@ -33,6 +33,7 @@ __all__ = [
     "make_film",
     "num_finished_shots",
     "plan_film",
+    "read_film",
     "read_replay",
     "running_environment",
 ]

@@ -180,9 +180,9 @@ def make_film(
         counter = _Counter(plan, on_progress)
         if num_resumed_shots < len(plan.story.shots):
             session = (
-                pipeline.load_session(work.session_file(num_resumed_shots - 1))
+                pipeline.load_session(work.session_file(num_resumed_shots - 1), quiet=True)
                 if num_resumed_shots
-                else pipeline.session(plan.story.global_caption, seed=plan.seed)
+                else pipeline.session(plan.story.global_caption, seed=plan.seed, quiet=True)
             )
             for shot_index in range(num_resumed_shots, len(plan.story.shots)):
                 if plan.pins:

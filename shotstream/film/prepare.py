@@ -1,6 +1,7 @@
 """The plan of a film: sets lengths and seeds of a story, and warns of captions that the model cannot take."""
 
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,6 +13,8 @@ from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import fitted_family_caption
 from shotstream.text.text_encoder import TextEncoder
+from shotstream.theatre.caption_encoder import CaptionEncoder
+from shotstream.theatre.reading.settled import NOT_HERE, SettledShot
 
 MAX_NAMED_WORDS = 5
 _NUM_CUT_WORDS_SHOWN = 6
@@ -73,27 +76,85 @@ def check_replay(replay: Replay, pipeline: StreamingPipeline) -> None:
             )
 
 
+def read_film(story: Story, pipeline: StreamingPipeline, seed: int) -> list[SettledShot]:
+    """Returns what the model understands of every shot, and what it will show; empty if it cannot say.
+
+    Args:
+        story: The story, with or without seeds of its shots.
+        pipeline: The pipeline that will generate it.
+        seed: Seed of the film.
+    """
+    captions = [shot.caption for shot in story.shots]
+    first = story.shots[0].seed if story.shots else None
+    first = shot_seed(seed, 0) if first is None else first
+    found = (
+        pipeline.read(story.global_caption, captions[: index + 1], first) for index in range(len(captions))
+    )
+    return [shot for shot in found if shot is not None]
+
+
 def unknown_words(encoder: TextEncoder, global_caption: str, caption: str) -> tuple[str, ...]:
     """Returns the words of a shot's captions that a model does not know."""
+    if isinstance(encoder, CaptionEncoder):
+        return encoder.unknown_words(f"{' '.join(global_caption.split())}\n{' '.join(caption.split())}")
     # In the plain style, because the published one joins a label to the words around it.
     return encoder.unknown_words(compose_caption(global_caption, caption, 0, style="plain"))
 
 
-def caption_warnings(story: Story, pipeline: StreamingPipeline) -> list[str]:
-    """Returns warnings about parts of a story that the model ignores or does not know; each kind once."""
+def caption_warnings(story: Story, pipeline: StreamingPipeline, seed: int = 0) -> list[str]:
+    """Returns warnings about parts of a story that the model ignores or does not know; each kind once.
+
+    `seed` is that of the film, which chooses what the captions of a theatre's film leave open.
+    """
+    if isinstance(pipeline.text_encoder, CaptionEncoder):
+        return [*story.warnings, *reading_warnings(read_film(story, pipeline, seed))]
+    return [*story.warnings, *_token_warnings(story, pipeline)]
+
+
+def reading_warnings(shots: Sequence[SettledShot]) -> list[str]:
+    """Returns all that a film will not show as its captions say, with the shots: words, then choices."""
+    unknown: dict[str, list[int]] = {}
+    notes: dict[str, list[int]] = {}
+    for number, shot in enumerate(shots, 1):
+        for word in shot.reading.unknown:
+            unknown.setdefault(str(word), []).append(number)
+        for note in shot.notes:
+            notes.setdefault(note, []).append(number)
+    warnings = [f"{_in_shots(numbers, len(shots))}{note}" for note, numbers in notes.items()]
+    if unknown:
+        words = [f"{word}{_of_shots(numbers, len(shots))}" for word, numbers in unknown.items()]
+        warnings.insert(0, f"{NOT_HERE}: {', '.join(words)}")
+    return warnings
+
+
+def _in_shots(numbers: Sequence[int], total: int) -> str:
+    return f"{_shots(numbers)}: " if len(numbers) < total else ""
+
+
+def _of_shots(numbers: Sequence[int], total: int) -> str:
+    return f" ({_shots(numbers)})" if len(numbers) < total else ""
+
+
+def _shots(numbers: Sequence[int]) -> str:
+    return f"shot {numbers[0]}" if len(numbers) == 1 else f"shots {', '.join(map(str, numbers))}"
+
+
+def _token_warnings(story: Story, pipeline: StreamingPipeline) -> list[str]:
+    """Returns warnings about words that are not in a vocabulary, and about captions that are cut."""
     encoder = pipeline.text_encoder
     unknown: dict[str, None] = {}
     cut: list[str] = []
+    captions = [shot.caption for shot in story.shots]
     for index, shot in enumerate(story.shots):
         unknown.update(dict.fromkeys(unknown_words(encoder, story.global_caption, shot.caption)))
-        fitted = fitted_family_caption(pipeline.family, encoder, story.global_caption, shot.caption, index)
+        fitted = fitted_family_caption(pipeline.family, encoder, story.global_caption, captions[: index + 1])
         if fitted.cut:
             cut.append(
                 f"shot {index + 1}: {_shorten(fitted.cut)!r} is cut from the end of the global caption"
             )
         if encoder.count_tokens(fitted.text) > encoder.text_length:
             cut.append(f"shot {index + 1}: the end of its own caption is cut")
-    warnings = list(story.warnings)
+    warnings: list[str] = []
     if unknown:
         named = [_with_suggestion(word, encoder) for word in list(unknown)[:MAX_NAMED_WORDS]]
         more = f" and {len(unknown) - MAX_NAMED_WORDS} more" if len(unknown) > MAX_NAMED_WORDS else ""

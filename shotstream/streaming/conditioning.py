@@ -113,9 +113,8 @@ class FullPass(NamedTuple):
     positions: FramePositions
 
 
-def _as_given(caption: str, shot_index: int) -> str:
-    del shot_index
-    return caption
+def _last(captions: Sequence[str]) -> str:
+    return captions[-1]
 
 
 def condition_next_shot(
@@ -125,7 +124,7 @@ def condition_next_shot(
     latent_size: LatentSize,
     policy: str | ContextPolicy,
     *,
-    text_of: Callable[[str, int], str] = _as_given,
+    text_of: Callable[[Sequence[str]], str] = _last,
     rng: np.random.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> ConditionedShot:
@@ -137,15 +136,16 @@ def condition_next_shot(
         config: Sizes of the transformer, including the number of context frames.
         latent_size: Size of a latent frame.
         policy: The policy that chooses the context among the candidates of the memories.
-        text_of: Returns the text for the text encoder from a shot's own caption and its index in the film; by
-            default the caption itself. It is called only for captions that are used.
+        text_of: Returns the text for the text encoder from the captions of the film up to a shot, its own
+            the last; by default its own. It is called only for shots that are used.
         rng: Generator for the policy, see `choose_context`.
         device: Device of the conditioning; queued work on it is not waited for.
 
     Raises:
         ValueError: As in `choose_context`.
     """
-    own = text_of(caption, len(memories))
+    told = [*(memory.caption for memory in memories), caption]
+    own = text_of(told)
     if not memories:
         return ConditionedShot(first_shot_conditioning(config, latent_size, device=device), [own])
     plan = choose_context(
@@ -159,7 +159,7 @@ def condition_next_shot(
         policy,
         rng,
     )
-    captions = [text_of(memories[shot_index].caption, shot_index) for shot_index in caption_shots(plan)]
+    captions = [text_of(told[: shot_index + 1]) for shot_index in caption_shots(plan)]
     return ConditionedShot(planned_conditioning(plan, device=device), [*captions, own])
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,11 +99,9 @@ class Encoders:
     weights_sha256: str
     """SHA-256 that identifies the bundle."""
 
-    def compose(self, global_caption: str, caption: str, shot_index: int) -> str:
-        """Returns the text that the text encoder gets for a shot, as in a session of the model."""
-        return fitted_family_caption(
-            self.config.family, self.text_encoder, global_caption, caption, shot_index
-        ).text
+    def compose(self, global_caption: str, captions: Sequence[str]) -> str:
+        """Returns the text for the last of a story's captions, as in a session of the model."""
+        return fitted_family_caption(self.config.family, self.text_encoder, global_caption, captions).text
 
 
 def load_encoders(

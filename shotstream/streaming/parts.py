@@ -23,6 +23,7 @@ from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.pipeline_config import CAPTION_STYLES, PipelineConfig
 from shotstream.text.text_encoder import TextEncoder, UMT5Config, UMT5TextEncoder
 from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.theatre.caption_encoder import CaptionEncoder, CaptionEncoderConfig
 from shotstream.vae.codec import Codec
 from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.vae.wan_vae import WanDecoding, WanVAE, WanVAEConfig
@@ -33,7 +34,10 @@ from shotstream.weights.tensor_files import LazyTensor, check_tensors, dtype_in_
 
 
 def theatre_bundle_config(
-    config: PipelineConfig, dit: DiTConfig, codec: PatchCodecConfig, text_encoder: WordEncoderConfig
+    config: PipelineConfig,
+    dit: DiTConfig,
+    codec: PatchCodecConfig,
+    text_encoder: CaptionEncoderConfig | WordEncoderConfig,
 ) -> dict[str, Any]:
     """Returns the config of a theatre bundle, whose parts are dit, codec and text_encoder."""
     return {
@@ -123,12 +127,12 @@ def load_text_encoder(
     if pipeline_config(bundle).family == "theatre":
         if inference_options.offload_text:
             raise ValueError("only Wan's text encoder can be kept off the device; the theatre's is tiny")
-        config = config_from_document(WordEncoderConfig, _section(bundle, "text_encoder"), where)
+        section = _section(bundle, "text_encoder")
         with init_empty_weights():
-            _check_fits(WordEncoder(config), bundle, "text_encoder")
-        words = WordEncoder(config)
-        _fill(words, bundle, "text_encoder", device, torch.float32)
-        return words
+            _check_fits(theatre_text_encoder(section, where), bundle, "text_encoder")
+        encoder = theatre_text_encoder(section, where)
+        _fill(encoder, bundle, "text_encoder", device, torch.float32)
+        return encoder
     config = config_from_document(UMT5Config, _section(bundle, "text_encoder"), where)
     if "tokenizer.json" not in bundle.files:
         raise BundleError(f"{bundle.directory}: no tokenizer.json; import the published files again")
@@ -140,6 +144,13 @@ def load_text_encoder(
         dtype=dtype,
         offload=inference_options.offload_text,
     )
+
+
+def theatre_text_encoder(section: Mapping[str, Any], where: str) -> CaptionEncoder | WordEncoder:
+    """Returns the text encoder of a theatre bundle's section: of English, or, in old bundles, of words."""
+    if "words" in section:
+        return WordEncoder(config_from_document(WordEncoderConfig, section, where))
+    return CaptionEncoder(config_from_document(CaptionEncoderConfig, section, where))
 
 
 def pipeline_config(bundle: Bundle) -> PipelineConfig:

@@ -25,10 +25,17 @@ from shotstream.streaming.choice import Choice
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
 from shotstream.streaming.inference_group import InferenceGroup, shared_cache
 from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
-from shotstream.streaming.pipeline_config import Family, PipelineConfig, fitted_family_caption
+from shotstream.streaming.pipeline_config import (
+    Family,
+    PipelineConfig,
+    fitted_family_caption,
+    read_and_settled,
+)
 from shotstream.streaming.sequence_parallel import HeadParallel
 from shotstream.streaming.timing import Stopwatch
 from shotstream.text.text_encoder import TextEncoder
+from shotstream.theatre.caption_encoder import CaptionEncoder
+from shotstream.theatre.reading.settled import SettledShot
 from shotstream.transfer import fetch, send
 from shotstream.vae.codec import Codec, DecodeState, StreamDecoder
 from shotstream.vae.pixels import from_uint8, to_uint8
@@ -179,9 +186,21 @@ class StreamingPipeline:
             self._sigmas[num_steps] = send(schedule.student_sigmas(steps), self.device)
         return self._sigmas[num_steps]
 
-    def compose(self, global_caption: str, caption: str, shot_index: int) -> str:
-        """Returns the text that the text encoder gets for a shot."""
-        return fitted_family_caption(self.family, self.text_encoder, global_caption, caption, shot_index).text
+    def compose(self, global_caption: str, captions: Sequence[str], seed: int = 0) -> str:
+        """Returns the text that the text encoder gets for the last of a film's captions.
+
+        `seed` chooses what the captions of a theatre's film leave open, the same for all its shots.
+        """
+        return fitted_family_caption(self.family, self.text_encoder, global_caption, captions, seed).text
+
+    def read(self, global_caption: str, captions: Sequence[str], seed: int = 0) -> SettledShot | None:
+        """Returns what the model understands of the last of a film's captions, and what it will show.
+
+        None: the model reads embeddings of text, and what it understands cannot be said.
+        """
+        if not isinstance(self.text_encoder, CaptionEncoder):
+            return None
+        return read_and_settled(global_caption, captions, seed)
 
     def stopwatch(self) -> Stopwatch:
         """Returns a stopwatch for one shot."""
@@ -263,17 +282,17 @@ class StreamingPipeline:
         """Takes back a borrowed cache, for the next shot."""
         self._spare_caches.append(cache)
 
-    def session(self, global_caption: str, *, seed: int = 0) -> "StorySession":
+    def session(self, global_caption: str, *, seed: int = 0, quiet: bool = False) -> "StorySession":
         """Returns a new session; see `StorySession`."""
         from shotstream.streaming.session import StorySession
 
-        return StorySession(self, global_caption, seed=seed)
+        return StorySession(self, global_caption, seed=seed, quiet=quiet)
 
-    def load_session(self, path: str | os.PathLike[str]) -> "StorySession":
+    def load_session(self, path: str | os.PathLike[str], *, quiet: bool = False) -> "StorySession":
         """Returns a session from `StorySession.save`; SessionError if damaged or of another model."""
         from shotstream.streaming.session import StorySession
 
-        return StorySession.load(path, self)
+        return StorySession.load(path, self, quiet=quiet)
 
 
 def to_frames(levels: UInt8[Tensor, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:

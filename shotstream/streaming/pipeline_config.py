@@ -1,6 +1,6 @@
 """The configuration of a pipeline, without the sizes of its networks: a section of a bundle's config."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,13 +11,16 @@ from shotstream.sizes import refuse_sizes
 from shotstream.story import CaptionStyle, FittedCaption, compose_caption, fit_caption
 from shotstream.streaming.context_sampling import named_policy
 from shotstream.text.text_encoder import TextEncoder
+from shotstream.theatre.caption_encoder import CaptionEncoder
+from shotstream.theatre.reading.reader import read_shot
+from shotstream.theatre.reading.settled import SettledShot, settle
 
 _MOST_FPS, _MOST_PIXELS = 240, 8192
 
 Family = Literal["theatre", "wan"]
 
 CAPTION_STYLES: Mapping[Family, CaptionStyle] = {"theatre": "plain", "wan": "published"}
-"""The form of each family's captions, in training data, films and sessions."""
+"""The form of each family's captions for a text encoder of words, in training data, films and sessions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,20 +57,44 @@ class PipelineConfig:
         FlowSchedule(shift=self.shift).student_sigmas(self.student_steps)
 
 
-def family_caption(family: Family, global_caption: str, caption: str, shot_index: int) -> str:
-    """Returns the text that a family's models get for a shot, whatever its length."""
-    return compose_caption(global_caption, caption, shot_index, style=CAPTION_STYLES[family])
+def family_caption(family: Family, global_caption: str, captions: Sequence[str]) -> str:
+    """Returns the text of training data for the last of a story's captions, whatever its length.
+
+    The theatre's captions are read, see `theatre/reading/`, and told in its own words, as in a session.
+    """
+    if family == "theatre":
+        return read_and_settled(global_caption, captions, 0).caption
+    return compose_caption(global_caption, captions[-1], len(captions) - 1, style=CAPTION_STYLES[family])
+
+
+def read_and_settled(global_caption: str, captions: Sequence[str], seed: int) -> SettledShot:
+    """Returns what the theatre shows for the last of a story's captions; `seed` chooses what is left open."""
+    *earlier, caption = captions
+    return settle(read_shot(caption, global_caption, tuple(earlier)), seed)
 
 
 def fitted_family_caption(
-    family: Family, text_encoder: TextEncoder, global_caption: str, caption: str, shot_index: int
+    family: Family, text_encoder: TextEncoder, global_caption: str, captions: Sequence[str], seed: int = 0
 ) -> FittedCaption:
-    """Returns the same text, with the global caption cut at its end to fit the text encoder."""
+    """Returns the text that a text encoder gets for the last of a story's captions.
+
+    For an encoder that reads English it is the shot in the world's own words; for others the composed
+    caption, with the global caption cut at its end to fit.
+
+    Args:
+        family: Family of the model.
+        text_encoder: Its text encoder.
+        global_caption: The caption of all shots.
+        captions: The captions of the shots so far, the last one's included.
+        seed: Chooses what the captions of a theatre's film leave open; one for all its shots.
+    """
+    if isinstance(text_encoder, CaptionEncoder):
+        return FittedCaption(text=read_and_settled(global_caption, captions, seed).caption)
     return fit_caption(
         global_caption,
-        caption,
+        captions[-1],
         text_encoder.text_length,
         text_encoder.count_tokens,
-        shot_index=shot_index,
+        shot_index=len(captions) - 1,
         style=CAPTION_STYLES[family],
     )

@@ -13,6 +13,7 @@ chunks.
 """
 
 import os
+import warnings
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -38,16 +39,23 @@ from shotstream.streaming.shot import Chunk, closed_at_exit, make_shot
 from shotstream.streaming.shot_request import ShotRequest
 
 
+class CaptionWarning(UserWarning):
+    """A warning that a shot will not show all that its captions say, or shows what they leave open."""
+
+
 class StorySession:
     """A session: the film of one global caption. Created by `StreamingPipeline.session`."""
 
-    def __init__(self, pipeline: StreamingPipeline, global_caption: str, *, seed: int = 0) -> None:
+    def __init__(
+        self, pipeline: StreamingPipeline, global_caption: str, *, seed: int = 0, quiet: bool = False
+    ) -> None:
         """Creates an empty session.
 
         Args:
             pipeline: The pipeline; other sessions may share it.
             global_caption: Caption of all shots.
             seed: Seed of the session; shots without their own seed derive one from it and their index.
+            quiet: Gives no `CaptionWarning`; the caller tells what `StreamingPipeline.read` says.
 
         Raises:
             ValueError: The caption is empty or the seed is out of range.
@@ -58,14 +66,16 @@ class StorySession:
             raise ValueError(f"seed {seed}; allowed are 0 to {MAX_SEED}")
         self._pipeline = pipeline
         self._global_caption = global_caption
-        self._seed = seed
+        self._seed, self._quiet = seed, quiet
         self._takes: tuple[Take, ...] = ()
         self._pins: tuple[Pin, ...] = ()
         self._open_shot: weakref.ref[Generator[Chunk, None, None]] | None = None
         self._open_shot_index = 0
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], pipeline: StreamingPipeline) -> "StorySession":
+    def load(
+        cls, path: str | os.PathLike[str], pipeline: StreamingPipeline, *, quiet: bool = False
+    ) -> "StorySession":
         """Returns the session saved at `path`; it continues as if it had never ended.
 
         Raises:
@@ -73,7 +83,7 @@ class StorySession:
         """
         saved = read_session(Path(path))
         _check_origin(saved, pipeline, Path(path))
-        session = cls(pipeline, saved.global_caption, seed=saved.seed)
+        session = cls(pipeline, saved.global_caption, seed=saved.seed, quiet=quiet)
         session._takes, session._pins = saved.takes, saved.pins
         return session
 
@@ -189,7 +199,7 @@ class StorySession:
 
     def fork(self) -> "StorySession":
         """Returns a session with the same finished shots and pins; afterwards both are independent."""
-        other = StorySession(self._pipeline, self._global_caption, seed=self._seed)
+        other = StorySession(self._pipeline, self._global_caption, seed=self._seed, quiet=self._quiet)
         other._takes, other._pins = self._takes, self._pins
         return other
 
@@ -251,10 +261,21 @@ class StorySession:
         )
 
     def _start(self, request: ShotRequest) -> Iterator[Chunk]:
+        self._warn(request)
         shot = self._film(request)
         # Weak, so that deleting the iterator ends the shot at once.
         self._open_shot, self._open_shot_index = weakref.ref(shot), len(request.takes)
         return shot
+
+    def _warn(self, request: ShotRequest) -> None:
+        """Warns of what the shot will not show as its captions say; the warning names the caller's line."""
+        if self._quiet:
+            return
+        captions = [*(take.caption for take in request.takes), request.caption]
+        shot = self._pipeline.read(request.global_caption, captions, request.film_seed)
+        if shot is not None and shot.warnings:
+            told = f"shot {len(captions)}: {'; '.join(shot.warnings)}"
+            warnings.warn(told, CaptionWarning, stacklevel=4)
 
     @closed_at_exit
     def _film(self, request: ShotRequest) -> Generator[Chunk, None, None]:

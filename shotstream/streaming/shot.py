@@ -208,7 +208,7 @@ def condition_request(pipeline: StreamingPipeline, request: ShotRequest) -> Cond
         pipeline.dit.config,
         pipeline.latent_size,
         pipeline.config.context_policy,
-        text_of=partial(pipeline.compose, request.global_caption),
+        text_of=partial(pipeline.compose, request.global_caption, seed=request.film_seed),
         device=pipeline.device,
     )
 

@@ -47,6 +47,11 @@ class ShotRequest:
                 )
 
     @property
+    def film_seed(self) -> int:
+        """The seed of the film's first shot, which chooses what captions leave open in all of them."""
+        return self.takes[0].seed if self.takes else self.seed
+
+    @property
     def memories(self) -> list[ShotMemory]:
         """The memories of the earlier shots, with the pictures pinned to each."""
         memories: list[ShotMemory] = list(self.takes)

@@ -21,7 +21,6 @@ from shotstream.theatre.captions import (
     PLACE_PHRASES,
     SPOT_PHRASES,
     TIME_PHRASES,
-    vocabulary,
 )
 from shotstream.theatre.cast import COLOURS, SPECIES, TRANSPARENT, Actor, Pose, sprite
 from shotstream.theatre.palette import to_rgb
@@ -78,7 +77,7 @@ def caption_suggestions(pipeline: StreamingPipeline) -> Suggestions:
     if pipeline.family != "theatre":
         return Suggestions(
             species=(), colours=(), places=(), times=(), framings=(), actions=(), spots=(), cameras=(),
-            held_out=(), words=(), examples=(), cast=(), sets=(), skies=(),
+            held_out=(), examples=(), cast=(), sets=(), skies=(),
         )  # fmt: skip
     return Suggestions(
         species=SPECIES,
@@ -90,7 +89,6 @@ def caption_suggestions(pipeline: StreamingPipeline) -> Suggestions:
         spots=_first_phrases(SPOT_PHRASES.values()),
         cameras=_first_phrases(CAMERA_PHRASES.values()),
         held_out=tuple(sorted(HELD_OUT)),
-        words=tuple(word for word in vocabulary() if word[0].isalpha()),
         examples=_EXAMPLES,
         cast=_cast(),
         sets=tuple(

@@ -1,4 +1,4 @@
-"""Captions of the theatre's stories, which also define the vocabulary of its model.
+"""Captions of the theatre's own stories.
 
 Captions are natural, varied English. They name species, colour, place, time, framing, action, side and
 camera; the caption of a shot may leave out what the global caption says already. They never mention scarves
@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from shotstream.theatre.cast import COLOURS, SPECIES, Action, Actor
+from shotstream.theatre.cast import Action, Actor
 from shotstream.theatre.render import Camera, Framing, Performance, Shot, Spot
 from shotstream.theatre.sets import Place, Time
 
@@ -136,22 +136,3 @@ def shot_caption(shot: Shot, place: Place, time: Time, rng: np.random.Generator)
         camera=f", {camera}" if camera else "",
     )
     return _tidy(text)
-
-
-def vocabulary() -> tuple[str, ...]:
-    """Returns all words and punctuation marks that a caption of the theatre can contain, sorted."""
-    tables = (PLACE_PHRASES, TIME_PHRASES, FRAMING_PHRASES, ACTION_PHRASES, SPOT_PHRASES, CAMERA_PHRASES)
-    texts = [phrase for table in tables for phrases in table.values() for phrase in phrases]
-    for pattern in (*GLOBAL_PATTERNS, *SHOT_PATTERNS):
-        for slot in ("cast", "place", "time", "framing", "who", "camera"):
-            pattern = pattern.replace("{" + slot + "}", " ")
-        texts.append(pattern)
-    texts += [*SPECIES, *COLOURS, "a an the and to . , :"]
-    words = {word for text in texts for word in split_words(text)}
-    return tuple(sorted(words))
-
-
-def split_words(text: str) -> list[str]:
-    """Returns the lower-case words and punctuation marks of a text; a hyphen stays inside its word."""
-    spaced = "".join(f" {mark} " if mark in '.,:;!?"()' else mark for mark in text.lower())
-    return spaced.split()

@@ -1,4 +1,4 @@
-"""The vocabulary of the theatre as a text, for users who write a story."""
+"""What the theatre's world has, as a text for users who write a story."""
 
 from collections.abc import Sequence
 from textwrap import fill
@@ -11,7 +11,6 @@ from shotstream.theatre.captions import (
     PLACE_PHRASES,
     SPOT_PHRASES,
     TIME_PHRASES,
-    vocabulary,
 )
 from shotstream.theatre.cast import COLOURS, SPECIES
 from shotstream.theatre.world import HELD_OUT
@@ -21,11 +20,11 @@ _INDENT: Final = 12
 
 _STORY: Final = """\
 title: The Fox and the Owl
-global_caption: A yellow fox and a blue owl in a green meadow on a sunny day.
+global_caption: Max, a yellow fox, and Luna, a blue owl, live in a meadow.
 shots:
-  - "Wide shot: the yellow fox waves and the blue owl jumps in the meadow by day."
-  - "Close-up: the fox stands still in the meadow by day."
-  - "Medium shot, at night: the blue owl walks to the right in the forest."
+  - "A sunny day, seen from afar: Max says hello while Luna hops up and down."
+  - "Close-up: he waits."
+  - "Midnight in the woods. Luna strolls to the right, in a medium shot."
 """
 
 
@@ -43,9 +42,10 @@ def describe() -> str:
         ("camera", list(CAMERA_PHRASES.values())),
     )
     untaught = ", ".join(f"{colour} {species}" for species, colour in sorted(HELD_OUT))
-    words = [word for word in vocabulary() if word[0].isalpha()]
     parts = [
-        "One or two characters in each shot, one in a close-up; a character is a colour and a species.",
+        "One or two characters in each shot, one in a close-up; a character is a colour and a species. These",
+        "are words for everything that there is; names, pronouns and hundreds of other words are understood",
+        "too: `shotstream theatre read CAPTION` shows how a caption is read.",
         "",
         *(row for name, entries in tables for row in _rows(name, entries)),
         "",
@@ -54,8 +54,6 @@ def describe() -> str:
         *(f"    {line}" for line in _STORY.splitlines()),
         "",
         fill(f"Never shown to the transformer in training, and a fair test: {untaught}.", _WIDTH),
-        "",
-        fill(f"All {len(words)} words: {' '.join(words)}", _WIDTH),
     ]
     return "\n".join(parts)
 

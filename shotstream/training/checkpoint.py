@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from shotstream.weights.tensor_files import is_finite
 log = logging.getLogger(__name__)
 
 # Errors of torch for files of other formats, truncated files and other content.
+_WORDS_VECTORS: Final = "text.reading.vectors"
 _UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -173,11 +174,22 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
         _check_step(saved["step"])
         step, state = saved["step"], dict(saved["stage"])
         _check_values(state)
+        _replace_word_encoder(state)
     except CheckpointError as error:
         raise ValueError(_not_ours(path, str(error))) from error
     except _UNREADABLE as error:
         raise ValueError(_not_ours(path)) from error
     return step, state
+
+
+def _replace_word_encoder(state: dict[str, Any]) -> None:
+    """Keeps, of a model's earlier text encoder, the vectors of its answers: today's has only these."""
+    weights = state.get("weights")
+    if isinstance(weights, Mapping) and _WORDS_VECTORS in weights:
+        for part in ("weights", "ema"):
+            if isinstance(values := state.get(part), Mapping):
+                state[part] = {name: value for name, value in values.items() if not name.startswith("text.")}
+        state["weights"]["text.vectors"] = weights[_WORDS_VECTORS]
 
 
 def _not_ours(path: Path, reason: str = "") -> str:

@@ -13,7 +13,7 @@ import torch
 from shotstream.data.captions import StoredTextConfig
 from shotstream.model.dit import DiT
 from shotstream.streaming.parts import theatre_bundle_config
-from shotstream.text.word_encoder import WordEncoder
+from shotstream.theatre.caption_encoder import CaptionEncoder
 from shotstream.training.films import theatre_pipeline_config
 from shotstream.training.inputs import codec_from_run, input_codec, model_of, trained_model
 from shotstream.training.recipe import ModelConfig
@@ -50,7 +50,7 @@ def export_run(name: str, runs: Path, directory: Path) -> str:
         )
     if isinstance(config.text, StoredTextConfig):
         return _write_successor(config, student_steps, model, directory)
-    assert isinstance(model.text, WordEncoder)
+    assert isinstance(model.text, CaptionEncoder)
     codec = input_codec(runs, found.inputs.codec)
     engine = theatre_pipeline_config(config, student_steps)
     parts = {"dit": model.dit, "codec": codec, "text_encoder": model.text}

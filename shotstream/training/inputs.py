@@ -12,14 +12,12 @@ from shotstream.configs import differing_settings, written_settings
 from shotstream.data.ode_pairs import OdePairs, digest_of
 from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.diffusion.schedule import STUDENT_STEPS
-from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
 from shotstream.training.checkpoint import checkpoints
 from shotstream.training.lora import merge_adapters
 from shotstream.training.recipe import AnyRecipe, ModelConfig
 from shotstream.training.saved_recipes import recipe_of_run
 from shotstream.training.stages.causal_init import CausalInitRecipe
 from shotstream.training.stages.inter_shot import InterShotConfig, adapt
-from shotstream.training.stages.teacher import TeacherRecipe
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.training.train_state import load_averaged
 from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
@@ -62,25 +60,6 @@ def codec_from_run(runs: Path, name: str) -> PatchCodec:
     if not isinstance(config, PatchCodecConfig):
         raise ValueError(f"{runs / name} trained no codec")
     return load_averaged(PatchCodec(config), newest_checkpoint(runs, name)).requires_grad_(False)
-
-
-def input_text_encoder(recipe: TeacherRecipe, runs: Path) -> WordEncoder | None:
-    """Returns the averaged text encoder of the recipe's input; None if it is trained with the teacher.
-
-    Raises:
-        ValueError: There is no such run, or it trained another encoder than the teacher needs.
-    """
-    if not needs_trained_text_encoder(recipe.model):
-        return None
-    name = recipe.inputs.text_encoder
-    trained = recipe_of_run(runs, name).model
-    _require_same(trained, recipe.model.text, runs / name, prefix="model.text.")
-    return load_averaged(WordEncoder(trained), newest_checkpoint(runs, name)).requires_grad_(False)
-
-
-def needs_trained_text_encoder(model: ModelConfig) -> bool:
-    """Returns whether a model's text encoder has questions, so that it is trained before the model."""
-    return isinstance(model.text, WordEncoderConfig) and bool(model.text.questions)
 
 
 def pool_codec(recipe: AnyRecipe, runs: Path) -> PatchCodec | None:

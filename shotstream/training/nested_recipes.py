@@ -26,7 +26,6 @@ _DMD: Final = (
 _DEFAULTS: Final[Mapping[str, _Document]] = {
     "CodecTraining": {"seed": 0, "batch_size": 16, "learning_rate": 5e-3},
     "DecoderTraining": {"seed": 0, "learning_rate": 1.5e-3, "warmup_steps": 30, "ema_decay": 0.995},
-    "ReaderTraining": {"seed": 5, "learning_rate": 1e-3, "ema_decay": 0.99},
     "TeacherTraining": {
         "batch_size": 16, "learning_rate": 1.5e-3, "warmup_steps": 100, "ema_decay": 0.9995,
         "caption_drop": 0.1, "matmul_dtype": "auto",
@@ -45,7 +44,7 @@ _DEFAULTS: Final[Mapping[str, _Document]] = {
 def flattened(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns a recipe's document in the form of this version; others are returned unchanged."""
     if "loop" not in document:
-        return _with_own_model(document)
+        return _with_own_model(_without_words(document))
     stage = _complete(document["stage"])
     kind = str(stage.get("kind"))
     if kind not in _STAGES:
@@ -57,6 +56,17 @@ def flattened(document: Mapping[str, Any]) -> Mapping[str, Any]:
             **_STAGES[kind](stage, _some(document["loop"], _TRAIN)),
         }
     )
+
+
+def _without_words(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the document of a model whose text encoder was trained, of words, with today's instead."""
+    model, inputs = document.get("model", {}), document.get("inputs", {})
+    if model.get("text", {}).get("kind") == "WordEncoderConfig":
+        document = {**document, "model": {**model, "text": _text(model["text"])}}
+    if "text_encoder" in inputs:
+        inputs = {role: name for role, name in inputs.items() if role != "text_encoder"}
+        document = {**document, "inputs": inputs}
+    return document
 
 
 def _with_own_model(document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -76,7 +86,7 @@ def _inputs(kind: str, names: list[str]) -> dict[str, str]:
         if name.endswith("_codec"):
             role = "codec"
         elif name.endswith("_text"):
-            role = "text_encoder"
+            continue
         elif name.endswith("_teacher"):
             role = "teacher"
         else:
@@ -106,17 +116,6 @@ def _decoder(stage: _Document, train: _Document) -> _Document:
         "optim": _optim(stage),
         "train": {**train, "seed": stage["seed"]},
         "stage": {"kind": "DecoderConfig", **_some(stage, own)},
-    }
-
-
-def _text_encoder(stage: _Document, train: _Document) -> _Document:
-    data = ("batch_size", "max_shots", "empty_share", "global_drop", "word_drop")
-    return {
-        "model": _text(stage["text"]),
-        "data": {"kind": "CaptionAnswersConfig", **_some(stage, data)},
-        "optim": _optim(stage, warmup_steps=50, decay_steps=WHOLE_RUN),
-        "train": {**train, "seed": stage["seed"]},
-        "stage": {"kind": "TextEncoderConfig"},
     }
 
 
@@ -191,7 +190,6 @@ def _inter_shot(stage: _Document, train: _Document) -> _Document:
 _STAGES: Final = {
     "CodecTraining": _codec,
     "DecoderTraining": _decoder,
-    "ReaderTraining": _text_encoder,
     "TeacherTraining": _teacher,
     "OdePairsTraining": _ode_pairs,
     "CausalInitTraining": _causal_init,
@@ -206,8 +204,8 @@ def _model(teacher: _Document) -> _Document:
 
 
 def _text(document: _Document) -> _Document:
-    """Returns a document without a setting that no longer exists."""
-    return {name: value for name, value in document.items() if name != "bigrams"}
+    """Returns the document of the text encoder; one of words is today's, which has the same vectors."""
+    return {"kind": "CaptionEncoderConfig"} if "words" in document else document
 
 
 def _shots(teacher: _Document, caption_drop: float = 0.0) -> _Document:

@@ -18,7 +18,7 @@ from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.streaming.context_sampling import named_policy
-from shotstream.text.word_encoder import WordEncoderConfig
+from shotstream.theatre.caption_encoder import CaptionEncoderConfig
 from shotstream.training.precision import MatmulDtype
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 
@@ -32,7 +32,7 @@ class ModelConfig:
 
     dit: DiTConfig
     """Sizes of the transformer."""
-    text: WordEncoderConfig | StoredTextConfig
+    text: CaptionEncoderConfig | StoredTextConfig
     """The text encoder: its sizes and words, or the directory of stored captions. A text encoder without
     questions is trained together with the transformer.
     """
@@ -152,8 +152,6 @@ class Inputs:
 
     codec: str = ""
     """Recipe of the codec that encodes generated stories and decodes previews."""
-    text_encoder: str = ""
-    """Recipe of the text encoder of a teacher."""
     teacher: str = ""
     """Recipe of the bidirectional teacher."""
     pairs: str = ""

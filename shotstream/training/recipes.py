@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 RECIPES: Final[dict[str, str]] = {
     "theatre_codec": "shotstream.training.theatre",
     "theatre_decoder": "shotstream.training.theatre",
-    "theatre_text": "shotstream.training.theatre",
     "theatre_teacher": "shotstream.training.theatre",
     "theatre_ode_pairs": "shotstream.training.theatre",
     "theatre_causal_init": "shotstream.training.theatre",

@@ -15,7 +15,6 @@ from shotstream.training.checkpoint import checkpoints
 from shotstream.training.dist_context import SINGLE_PROCESS, DistContext
 from shotstream.training.inputs import (
     codec_run,
-    needs_trained_text_encoder,
     newest_checkpoint,
     pair_files,
 )
@@ -121,8 +120,6 @@ def prepare_run(
 def _require_inputs(recipe: AnyRecipe, runs: Path) -> None:
     """Raises ValueError if a run that this one starts from does not exist, before any is loaded."""
     for name in recipe.inputs.names():
-        if name == recipe.inputs.text_encoder and not needs_trained_text_encoder(recipe.model):
-            continue
         if name == recipe.inputs.pairs:
             pair_files(runs, name)
         else:

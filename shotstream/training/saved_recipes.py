@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Final
 
 from shotstream.configs import ConfigError, config_from_document
-from shotstream.data.caption_answers import CaptionAnswersConfig
 from shotstream.data.captions import StoredTextConfig
 from shotstream.data.ode_pairs import PairFilesConfig
 from shotstream.data.rendered_clips import ActorClipsConfig, ClipsConfig
 from shotstream.data.shard_source import ShardsConfig
 from shotstream.data.story_captions import ShardCaptionsConfig, StoryCaptionsConfig
 from shotstream.data.story_pool import StoryPoolConfig
-from shotstream.text.word_encoder import WordEncoderConfig
+from shotstream.theatre.caption_encoder import CaptionEncoderConfig
 from shotstream.training.nested_recipes import flattened
 from shotstream.training.recipe import AnyRecipe, ModelConfig, OptimConfig, Recipe
 from shotstream.training.stages.causal_init import CausalInitConfig
@@ -23,14 +22,13 @@ from shotstream.training.stages.inter_shot import InterShotConfig
 from shotstream.training.stages.intra_shot import IntraShotConfig
 from shotstream.training.stages.ode_pairs import OdePairsConfig
 from shotstream.training.stages.teacher import TeacherConfig
-from shotstream.training.stages.text_encoder import TextEncoderConfig
 from shotstream.vae.patch_codec import PatchCodecConfig
 
 KINDS: Final[set[type]] = {
-    PatchCodecConfig, WordEncoderConfig, StoredTextConfig, ModelConfig,
-    ClipsConfig, ActorClipsConfig, CaptionAnswersConfig, StoryPoolConfig, ShardsConfig, PairFilesConfig,
+    PatchCodecConfig, CaptionEncoderConfig, StoredTextConfig, ModelConfig,
+    ClipsConfig, ActorClipsConfig, StoryPoolConfig, ShardsConfig, PairFilesConfig,
     StoryCaptionsConfig, ShardCaptionsConfig, OptimConfig,
-    CodecConfig, DecoderConfig, TextEncoderConfig, TeacherConfig, OdePairsConfig, CausalInitConfig,
+    CodecConfig, DecoderConfig, TeacherConfig, OdePairsConfig, CausalInitConfig,
     IntraShotConfig, InterShotConfig,
 }  # fmt: skip
 """The classes that a document may name, for parts of a recipe that can have several."""

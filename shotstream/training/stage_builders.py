@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import torch
 
-from shotstream.data.caption_answers import CaptionAnswers
 from shotstream.data.ode_pairs import PairFiles
 from shotstream.data.rendered_clips import ActorClips, RenderedClips
 from shotstream.data.shard_source import ShardsConfig, ShardSource
@@ -21,7 +20,6 @@ from shotstream.training.inputs import (
     input_pairs,
     input_student,
     input_teacher,
-    input_text_encoder,
     pool_codec,
 )
 from shotstream.training.parallelize import ParallelConfig
@@ -35,7 +33,6 @@ from shotstream.training.stages.inter_shot import InterShotConfig, InterShotReci
 from shotstream.training.stages.intra_shot import IntraShotConfig, IntraShotRecipe, intra_shot_stage
 from shotstream.training.stages.ode_pairs import OdePairsConfig, OdePairsRecipe, OdePairsStage
 from shotstream.training.stages.teacher import TeacherConfig, TeacherRecipe, TeacherStage
-from shotstream.training.stages.text_encoder import TextEncoderConfig, TextEncoderRecipe, TextEncoderStage
 from shotstream.training.start import codec_of
 from shotstream.training.text_conditioned_dit import TextConditionedDiT
 from shotstream.vae.codec import Codec
@@ -83,19 +80,11 @@ def _decoder_stage(
     return DecoderStage(recipe, source, codec_from_run(runs, recipe.inputs.codec), device, parallel)
 
 
-def _text_encoder_stage(
-    recipe: TextEncoderRecipe, runs: Path, device: torch.device, parallel: ParallelConfig
-) -> Stage:
-    del runs
-    source = CaptionAnswers(recipe.data, seed=recipe.train.seed)
-    return TextEncoderStage(recipe, source, device, parallel)
-
-
 def _teacher_stage(
     recipe: TeacherRecipe, runs: Path, device: torch.device, parallel: ParallelConfig
 ) -> Stage:
     source = open_shots(recipe, pool_codec(recipe, runs))
-    return TeacherStage(recipe, source, device, parallel, text_encoder=input_text_encoder(recipe, runs))
+    return TeacherStage(recipe, source, device, parallel)
 
 
 def _ode_pairs_stage(
@@ -160,7 +149,6 @@ def _inter_shot_stage(
 _BUILDERS: Final[Mapping[type, Callable[[Any, Path, torch.device, ParallelConfig], Stage]]] = {
     CodecConfig: _codec_stage,
     DecoderConfig: _decoder_stage,
-    TextEncoderConfig: _text_encoder_stage,
     TeacherConfig: _teacher_stage,
     OdePairsConfig: _ode_pairs_stage,
     CausalInitConfig: _causal_init_stage,

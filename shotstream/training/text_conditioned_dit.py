@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from shotstream.data.captions import StoredText, StoredTextConfig
 from shotstream.model.dit import DiT
-from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.theatre.caption_encoder import CaptionEncoder, CaptionEncoderConfig
 from shotstream.training.parallelize import to_device
 
 
 class TextConditionedDiT(nn.Module):
     """A DiT and its text encoder: `dit` and `text`."""
 
-    def __init__(self, dit: DiT, text: WordEncoderConfig | StoredTextConfig) -> None:
+    def __init__(self, dit: DiT, text: CaptionEncoderConfig | StoredTextConfig) -> None:
         super().__init__()
         self.dit = dit
-        self.text = WordEncoder(text) if isinstance(text, WordEncoderConfig) else StoredText(text)
+        self.text = CaptionEncoder(text) if isinstance(text, CaptionEncoderConfig) else StoredText(text)
 
     @property
     def device(self) -> torch.device:
@@ -26,7 +26,7 @@ class TextConditionedDiT(nn.Module):
         return self.dit.patch_embedding.weight.device
 
     def embed(self, captions: Sequence[Sequence[str]]) -> Float[Tensor, "b s n d"]:
-        """Returns embeddings of each sample's captions, with gradients.
+        """Returns embeddings of each sample's captions.
 
         All samples get the same number of captions, by padding with empty ones.
         """
@@ -36,6 +36,6 @@ class TextConditionedDiT(nn.Module):
         if isinstance(self.text, StoredText):
             embedded = to_device(self.text.embed(unique), self.device)
         else:
-            embedded = self.text(self.text.tokenize(unique).to(self.device))
+            embedded = self.text.encode(unique)
         order = torch.tensor([unique.index(caption) for caption in flat], device=self.device)
         return embedded[order].unflatten(0, (len(captions), rows))

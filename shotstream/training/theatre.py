@@ -2,14 +2,12 @@
 
 from dataclasses import replace
 
-from shotstream.data.caption_answers import CaptionAnswersConfig
 from shotstream.data.ode_pairs import PairFilesConfig
 from shotstream.data.rendered_clips import ActorClipsConfig, ClipsConfig
 from shotstream.data.story_captions import StoryCaptionsConfig
 from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.model.config import DiTConfig
-from shotstream.text.word_encoder import WordEncoderConfig
-from shotstream.theatre.captions import vocabulary
+from shotstream.theatre.caption_encoder import CaptionEncoderConfig
 from shotstream.theatre.palette import NAMES
 from shotstream.theatre.questions import QUESTIONS
 from shotstream.training.recipe import WHOLE_RUN, Inputs, ModelConfig, OptimConfig, Recipe, TrainConfig
@@ -20,15 +18,9 @@ from shotstream.training.stages.inter_shot import InterShotConfig, InterShotReci
 from shotstream.training.stages.intra_shot import IntraShotConfig, IntraShotRecipe
 from shotstream.training.stages.ode_pairs import OdePairsConfig, OdePairsRecipe
 from shotstream.training.stages.teacher import TeacherConfig, TeacherRecipe
-from shotstream.training.stages.text_encoder import TextEncoderConfig, TextEncoderRecipe
 from shotstream.vae.patch_codec import PatchCodecConfig
 
 _DIM = 192
-
-
-def text_encoder() -> WordEncoderConfig:
-    """Returns the theatre's text encoder: all words of its world, and its questions."""
-    return WordEncoderConfig(words=vocabulary(), questions=QUESTIONS)
 
 
 def model() -> ModelConfig:
@@ -44,7 +36,7 @@ def model() -> ModelConfig:
             text_length=len(QUESTIONS),
             freq_dim=128,
         ),
-        text=text_encoder(),
+        text=CaptionEncoderConfig(),
     )
 
 
@@ -80,18 +72,6 @@ def theatre_decoder() -> DecoderRecipe:
     )
 
 
-def theatre_text() -> TextEncoderRecipe:
-    """Returns the recipe of the theatre's text encoder: some minutes on a CPU core."""
-    return Recipe(
-        name="theatre_text",
-        model=text_encoder(),
-        data=CaptionAnswersConfig(batch_size=96),
-        optim=OptimConfig(learning_rate=1e-3, warmup_steps=50, decay_steps=WHOLE_RUN, ema_decay=0.99),
-        train=TrainConfig(num_steps=1600, seed=5, log_every=100, preview_every=500),
-        stage=TextEncoderConfig(),
-    )
-
-
 def theatre_teacher() -> TeacherRecipe:
     """Returns the recipe of the theatre's teacher, bidirectional and causal in one: hours on two CPU cores.
 
@@ -105,7 +85,7 @@ def theatre_teacher() -> TeacherRecipe:
         optim=OptimConfig(learning_rate=2e-3, warmup_steps=100, decay_steps=1000, ema_decay=0.9995),
         train=TrainConfig(num_steps=18_900, matmul_dtype="auto", log_every=50, preview_every=1000),
         stage=TeacherConfig(),
-        inputs=Inputs(codec="theatre_codec", text_encoder="theatre_text"),
+        inputs=Inputs(codec="theatre_codec"),
     )
 
 

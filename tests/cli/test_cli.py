@@ -384,6 +384,56 @@ def test_verify_passes_on_the_goldens_and_fails_on_nothing_and_on_damage(
     assert "[x].safetensors" in capsys.readouterr().out
 
 
+def test_a_caption_is_read_and_what_is_not_there_is_refused_if_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cast = ("--global", "Bruno, the grey bear, lives in the city.")
+    assert run("theatre", "read", "Close-up: Bruno waves to a dragon.", *cast) == 0
+    *told, line = capsys.readouterr().out.splitlines()
+    assert told[0].endswith("the grey bear waves.") and any("dragon: frog?" in text for text in told)
+    assert json.loads(line) == {
+        "place": "city",
+        "time": None,
+        "framing": "close-up",
+        "camera": None,
+        "actors": [{"species": "bear", "colour": "grey", "action": "waves", "staging": None}],
+        "unknown": ["dragon"],
+    }
+    assert run("theatre", "read", "Bruno sleeps.", *cast, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["actors"][0]["action"] == "sleeps"
+    assert run("theatre", "read", "A dragon waves.", "--strict") == 2
+    assert "dragon: frog?" in complaint(capsys)
+
+
+@pytest.mark.slow
+def test_a_film_tells_what_it_understood_and_strictly_makes_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny(tmp_path / "reader", tiny_pipeline(reads=True))
+    monkeypatch.chdir(tmp_path)
+    story = "global_caption: Zed is a red robot in town.\nshots: [He waves at noon., A dragon by day.]"
+    (tmp_path / "story.yaml").write_text(story)
+    command = (
+        "generate",
+        "story.yaml",
+        "--model",
+        "./reader",
+        "--device",
+        "cpu",
+        "--scale",
+        "1",
+        "--steps",
+        "1",
+    )
+    assert run(*command, "--strict") == 2
+    assert "dragon: frog?" in complaint(capsys) and not (tmp_path / "film.mp4").exists()
+    assert run(*command) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "shot 1: Medium shot in the city by day: the red robot waves." in said
+    assert '"actions"' not in said and '"colour": "red", "action": "waves"' in said
+    assert "warning: not in this world (nearest to it?): dragon: frog? (shot 2)" in said
+
+
 @pytest.mark.usefixtures("tiny")
 def test_models_and_vocabulary_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("weights", "show", "./tiny") == 0
@@ -392,7 +442,7 @@ def test_models_and_vocabulary_are_shown(capsys: pytest.CaptureFixture[str]) -> 
     assert "theatre" in capsys.readouterr().out
     assert run("theatre", "vocabulary") == 0
     words = capsys.readouterr().out.split()
-    assert "fox" in words and "close-up" in words and "." not in words
+    assert "fox" in words and "close-up" in words and "colours" in words
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def test_help_names_every_recipe_and_each_module_makes_its_own(
 PROGRAM = """
 import sys
 from shotstream.cli import main
-for arguments in (["train", "cinema"], ["train", "theatre_text", "--start-from", "no"], ["train", "--help"]):
+for arguments in (["train", "cinema"], ["train", "wan_teacher", "--start-from", "no"], ["train", "--help"]):
     try:
         main(arguments)
     except SystemExit as end:

@@ -58,9 +58,7 @@ def test_a_row_differs_from_the_full_one_in_what_it_says_in_every_stage(name: st
             expected |= {"inputs.student"} if one.name == "mini_inter_shot" else set()
         assert set(differing_settings(full[one.name], one)) == expected, one.name
     names = {one.name for one in row}
-    assert all(
-        inputs in {*names, "theatre_codec", "theatre_text"} for one in row for inputs in one.inputs.names()
-    )
+    assert all(inputs in {*names, "theatre_codec"} for one in row for inputs in one.inputs.names())
 
 
 def test_seeds_reach_every_stage_of_a_row() -> None:

@@ -60,10 +60,12 @@ class FakePipeline(StreamingPipeline):
         self.stop_at, self.error = stop_at, error
         self.num_chunks_made = 0
 
-    def session(self, global_caption: str, *, seed: int = 0) -> FakeSession:
+    def session(self, global_caption: str, *, seed: int = 0, quiet: bool = False) -> FakeSession:
+        assert quiet, "the film's warnings are those of its story"
         return FakeSession(self, [f"{global_caption} {seed}"][:0])
 
-    def load_session(self, path: Path) -> FakeSession:
+    def load_session(self, path: Path, *, quiet: bool = False) -> FakeSession:
+        assert quiet
         return FakeSession(self, json.loads(path.read_text()))
 
     def before_chunk(self, shot_index: int, chunk_index: int) -> None:

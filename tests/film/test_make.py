@@ -174,8 +174,8 @@ def test_a_run_that_ended_while_the_film_was_put_together_goes_on(
             film(tmp_path)
 
     class Done(FakePipeline):
-        def load_session(self, path: Path) -> FakeSession:
-            raise AssertionError(path)
+        def load_session(self, path: Path, *, quiet: bool = False) -> FakeSession:
+            raise AssertionError(path, quiet)
 
     pipeline = Done()
     resumed = film(tmp_path, pipeline)
@@ -525,9 +525,9 @@ def test_a_film_is_begun_as_planned_and_its_page_shows_the_middle_of_each_shot(
     middles: list[np.ndarray] = []
 
     class Watched(FakePipeline):
-        def session(self, global_caption: str, *, seed: int = 0) -> FakeSession:
+        def session(self, global_caption: str, *, seed: int = 0, quiet: bool = False) -> FakeSession:
             begun.append((global_caption, seed))
-            return super().session(global_caption, seed=seed)
+            return super().session(global_caption, seed=seed, quiet=quiet)
 
     def page(*given: Any) -> Image.Image:
         pages.append(given)

@@ -40,7 +40,7 @@ def test_a_later_shot_reads_its_own_caption_and_its_context_those_of_their_shots
         tiny_config(),
         LATENT_SIZE,
         "theatre",
-        text_of=lambda caption, shot_index: f"{shot_index}: {caption}",
+        text_of=lambda captions: f"{len(captions) - 1}: {captions[-1]}",
     )
     assert captions == ["0: shot 0", "8: shot 8", "9: shot 9", "10: the next"]
     assert conditioning.context[0, 0, :, 0, 0].tolist() == [0, 8, 9]

@@ -52,10 +52,11 @@ def _changed(directory: Path, section: str, **changes: Any) -> Path:
             "text_encoder", {"dim": 1_048_576}, r"text_encoder: \d+ wrong shapes", marks=pytest.mark.slow
         ),
         pytest.param(
-            "text_encoder", {"words": "a fox"}, r'text_encoder\.words is "a fox"', marks=pytest.mark.slow
+            "text_encoder", {"questions": "who"}, r'text_encoder\.questions is "who"', marks=pytest.mark.slow
         ),
         ("text_encoder", {"words": ["a", 7]}, r"text_encoder\.words is 7; a string"),
-        ("text_encoder", {"text_length": 10**6}, "wrong shapes"),
+        ("text_encoder", {"questions": [["species", 7]]}, "questions are not the theatre's"),
+        ("text_encoder", {"dim": 64}, "wrong shapes"),
         pytest.param("engine", {"fps": 10**9}, r"fps is 1e\+09", marks=pytest.mark.slow),
         ("engine", {"fps": "twelve"}, r'engine\.fps is "twelve"; a whole number'),
         ("engine", {"pixel_size": {"height": 10**6, "width": 80}}, "pixels"),

@@ -130,8 +130,8 @@ def test_devices_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pyt
 
 def test_captions_are_cut_at_the_end_of_the_global_one() -> None:
     pipeline = tiny_pipeline()
-    assert pipeline.compose("a forest night", "a fox", 0) == "a forest night a fox"
-    assert pipeline.compose("a forest night a forest", "a fox walks", 0) == "a forest night a fox walks"
+    assert pipeline.compose("a forest night", ["a fox"]) == "a forest night a fox"
+    assert pipeline.compose("a forest night a forest", ["a fox walks"]) == "a forest night a fox walks"
 
 
 def test_parts_of_different_models_do_not_make_an_engine() -> None:
@@ -196,7 +196,7 @@ def test_a_bundle_of_the_wan_family_films_too(tmp_path: Path) -> None:
 
     pipeline = load(tmp_path / "wan", "cpu", expert=Expert(overlap=False))
     assert (pipeline.family, pipeline.fps) == ("wan", 16)
-    assert pipeline.compose("A fox. ", " It sits.", 1) == "A fox. shot1: It sits."
+    assert pipeline.compose("A fox. ", ["It runs.", " It sits."]) == "A fox. shot1: It sits."
     assert pipeline.choice.inference_options == InferenceOptions(chunk_decode=True)
     shot = frames(pipeline)
     assert shot.shape == (21, 32, 48, 3)

@@ -13,7 +13,7 @@ from shotstream.streaming.context_encoder import ContextEncoder, as_picture
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import Pin, SessionError, Take, read_session
-from shotstream.streaming.session import StorySession
+from shotstream.streaming.session import CaptionWarning, StorySession
 from shotstream.streaming.shot import Chunk
 from shotstream.streaming.shot_request import ShotRequest
 from tests.params import first
@@ -675,3 +675,36 @@ def test_a_cut_shot_is_no_longer_made_while_what_stays_of_it_is_encoded(
     next(shot)
     shot.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert spare == [1]  # the shot has given its cache back
+
+
+def test_a_session_warns_of_what_its_film_will_not_show_and_a_quiet_one_does_not() -> None:
+    pipeline = tiny_pipeline(reads=True)
+    caption = "A red fox waves to a dragon, by day."
+    with pytest.warns(
+        CaptionWarning, match=r"^shot 1: not in this world .*dragon: frog\?; no caption says where"
+    ):
+        list(pipeline.session("a story").shot(caption, num_chunks=1, steps=1))
+    list(pipeline.session("a story", quiet=True).shot(caption, num_chunks=1, steps=1))
+
+
+def test_what_the_captions_leave_open_is_chosen_with_the_first_shot_and_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline = tiny_pipeline(reads=True)
+    told: list[list[str]] = []
+    encode = pipeline.text_encoder.encode
+    monkeypatch.setattr(
+        pipeline.text_encoder, "encode", lambda texts: (told.append(list(texts)), encode(texts))[1]
+    )
+    places: set[str] = set()
+    for seed in range(12):
+        session = pipeline.session("A film.", seed=seed, quiet=True)
+        for caption in ("Zed, a red robot, waves.", "He sleeps.", "He jumps."):
+            list(session.shot(caption, num_chunks=1, steps=1))
+        setting = {text.split(":")[0] for texts in told for text in texts}
+        assert len(setting) == 1, "each shot, and each shot that it looks back at, is read alike"
+        assert all("red robot" in text for texts in told for text in texts)
+        assert session.shots[0].seed == shot_seed(seed, 0)
+        places |= setting
+        told.clear()
+    assert len(places) > 3

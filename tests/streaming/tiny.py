@@ -26,6 +26,8 @@ from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import PipelineConfig
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.theatre.caption_encoder import CaptionEncoder, CaptionEncoderConfig
+from shotstream.theatre.questions import QUESTIONS
 from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 
 LATENT_SIZE = LatentSize(4, 6)
@@ -121,16 +123,21 @@ def tiny_pipeline(
     seed: int = 0,
     group: InferenceGroup | None = None,
     overlap: bool = False,
+    reads: bool = False,
 ) -> StreamingPipeline:
-    """Theatre classes with random weights at 32x48 pixels; heads are 12 wide."""
+    """Theatre classes with random weights at 32x48 pixels; heads are 12 wide.
+
+    With `reads` its text encoder is the theatre's own, which reads English; else it knows only `WORDS`.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         palette = torch.randint(0, 256, (16, 3), dtype=torch.uint8)
         codec_config = PatchCodecConfig(num_colours=16, latent_channels=4, dim=8, colour_dim=4)
         codec = PatchCodec(codec_config, palette).eval().requires_grad_(False)
         words = WordEncoder(WordEncoderConfig(words=WORDS, dim=8, num_layers=1, num_heads=2, text_length=6))
+        reader = CaptionEncoder(CaptionEncoderConfig(dim=8))
     sizes = {"num_heads": num_heads, "dim": 12 * num_heads, "num_context_frames": num_context_frames}
-    dit = tiny_dit(tiny_config(text_dim=8, text_length=6, **sizes), seed)
+    dit = tiny_dit(tiny_config(text_dim=8, text_length=len(QUESTIONS) if reads else 6, **sizes), seed)
     config = PipelineConfig(
         family="theatre",
         model_id="tiny",
@@ -143,7 +150,7 @@ def tiny_pipeline(
         config,
         dit.requires_grad_(False),
         codec,
-        words.eval().requires_grad_(False),
+        (reader if reads else words).eval().requires_grad_(False),
         weights_sha256=f"{seed:064}",
         choice=Choice(dtype=torch.float32, inference_options=InferenceOptions(overlap_chunks=overlap)),
         group=group,

@@ -543,6 +543,23 @@ def test_suggestions_are_words_that_are_understood(shared: TestClient) -> None:
     assert {story["name"] for story in shared.get("/api/bundled").json()} >= {"fox-and-owl"}
 
 
+def test_what_is_understood_of_a_caption_is_told_before_its_shot_is_made(tmp_path: Path) -> None:
+    app = create_app(StudioSettings(data_dir=tmp_path / "reader"), tiny_pipeline(reads=True))
+    with TestClient(app, base_url=f"http://{HOST}") as reading:
+        body = {
+            "global_caption": "Zed is a robot.",
+            "caption": "He waves to a dragon.",
+            "earlier": ["Zed is red."],
+        }
+        answer = reading.post("/api/captions/check", json=body)
+        assert answer.status_code == 200, answer.text
+        advice = answer.json()
+        assert advice["understood"] == "The red robot waves."
+        assert advice["unknown_words"] == ["dragon: frog?"] and advice["warnings"] == []
+        advice = reading.post("/api/captions/check", json={**body, "seed": "3"}).json()
+        assert advice["understood"].startswith("Medium shot") and "the seed chose" in advice["warnings"][0]
+
+
 def test_two_servers_do_not_share_a_folder(client: TestClient, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="another server"):
         create_app(StudioSettings(data_dir=tmp_path), tiny_pipeline())

@@ -4,13 +4,14 @@ import torch
 
 from shotstream.text.text_encoder import TextEncoder
 from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
-from shotstream.theatre.captions import vocabulary
+
+WORDS = (",", ".", ":", "a", "and", "blue", "close-up", "fox", "night", "owl", "red", "the", "waves")
 
 
 def encoder() -> WordEncoder:
     torch.manual_seed(0)
     return WordEncoder(
-        WordEncoderConfig(words=vocabulary(), dim=16, num_layers=1, num_heads=2, text_length=12)
+        WordEncoderConfig(words=WORDS, dim=16, num_layers=1, num_heads=2, text_length=12)
     ).eval()
 
 

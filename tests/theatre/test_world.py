@@ -1,11 +1,11 @@
 """Stories: pure functions of a seed, with combinations kept from training and details kept from captions."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from shotstream.theatre.captions import split_words, vocabulary
 from shotstream.theatre.cast import COLOURS, SPECIES
 from shotstream.theatre.palette import NAMES
 from shotstream.theatre.render import render
@@ -56,20 +56,18 @@ def test_details_never_change_within_a_story() -> None:
         assert len(layouts) == len({place for place, _ in layouts})
 
 
-def test_captions_never_tell_of_scarves_or_layouts_and_use_known_words_only() -> None:
-    known = set(vocabulary())
-    assert not known & _UNTOLD
+def test_captions_never_tell_of_scarves_or_layouts() -> None:
     for held_out in (False, True):
         for story in _stories(300, held_out=held_out):
             for caption in (story.global_caption, *story.captions):
-                assert set(split_words(caption)) <= known, caption
+                assert not set(re.findall("[a-z]+", caption.lower())) & _UNTOLD, caption
 
 
 def test_captions_name_what_is_seen() -> None:
     for story in _stories(100, held_out=True):
         for shot, caption in zip(story.shots, story.captions, strict=True):
             for performance in shot.performances:
-                assert performance.actor.species in split_words(caption)
+                assert performance.actor.species in caption.lower().split()
         for actor in story.cast:
             assert f"{actor.colour} {actor.species}" in story.global_caption
 

@@ -8,7 +8,6 @@ import itertools
 
 import numpy as np
 
-from shotstream.theatre.captions import vocabulary
 from shotstream.theatre.cast import ACTIONS, COLOURS, SCARVES, SPECIES, Actor, pose_at, sprite
 from shotstream.theatre.palette import NAMES, RGB
 from shotstream.theatre.render import render
@@ -58,7 +57,3 @@ def test_the_stories_their_words_and_their_frames() -> None:
             pictures.append(render(story.shots[-1], 33).tobytes())
     assert _hash(*words) == "a50c557515f01b1e"
     assert _hash(*pictures) == "e4f70b676ce46494"
-
-
-def test_the_vocabulary() -> None:
-    assert _hash(" ".join(vocabulary()).encode()) == "ff9b9058c7531c32"

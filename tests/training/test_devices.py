@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from shotstream.data.caption_answers import CaptionAnswers
 from shotstream.data.ode_pairs import OdePairs
 from shotstream.data.rendered_clips import RenderedClips
 from shotstream.training.recipe import AnyRecipe
@@ -20,11 +19,9 @@ from shotstream.training.stages.codec import CodecStage
 from shotstream.training.stages.dmd import DmdStage
 from shotstream.training.stages.ode_pairs import OdePairsStage
 from shotstream.training.stages.teacher import TeacherStage
-from shotstream.training.stages.text_encoder import TextEncoderStage, answer_loss
 from tests.training.test_dmd import matching
 from tests.training.test_run import codec, teacher
 from tests.training.test_student import pairs, student
-from tests.training.test_text_encoder import made
 
 ALL = range(2)
 
@@ -55,13 +52,6 @@ def test_the_codec(meta: torch.device) -> None:
     loss, _ = stage._loss(0, range(1))  # pyright: ignore[reportPrivateUsage]
     loss.backward()
     assert {value.device for value in stage.codec.parameters()} == {meta}
-
-
-def test_the_text_encoder(meta: torch.device) -> None:
-    one = made()
-    stage = TextEncoderStage(one, CaptionAnswers(one.data, seed=0), meta)
-    answer_loss(stage.text_encoder, *stage.source.batch(0, range(2))).backward()
-    assert {value.device for value in stage.text_encoder.parameters()} == {meta}
 
 
 @pytest.mark.slow

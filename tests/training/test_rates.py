@@ -60,7 +60,6 @@ def test_no_recipe_of_any_length_has_a_rate_below_zero_or_above_the_peak(name: s
     [
         # step: factor, by hand from the documented warm-up and decay
         ("theatre_codec", {0: 1 / 30, 14: 0.5 * (1 - 14 / 2000), 1000: 0.5, 1999: 1 / 2000}),
-        ("theatre_text", {0: 1 / 50, 24: 0.5 * (1 - 24 / 1600), 800: 0.5, 1599: 1 / 1600}),
         ("theatre_decoder", {0: 1 / 30, 29: 1, 1499: 1, 1500: 1, 1950: 0.5, 2399: 1 / 900}),
         ("theatre_teacher", {0: 0.01, 49: 0.5, 99: 1, 17_900: 1, 18_400: 0.5, 18_899: 0.001}),
         ("theatre_causal_init", {0: 0.02, 49: 1 - 49 / 2400, 1200: 0.5, 2399: 1 / 2400}),
@@ -132,7 +131,7 @@ def test_a_run_of_any_recipe_may_be_resumed_with_another_length(
         ("theatre_causal_init", "train.matmul_dtype=bfloat16", "train.matmul_dtype"),
         ("theatre_codec", "optim.learning_rate=1", "optim.learning_rate"),
         ("theatre_teacher", "inputs.codec=another", "inputs.codec"),
-        ("theatre_teacher", "inputs.text_encoder=another", "inputs.text_encoder"),
+        ("theatre_teacher", "inputs.codec=another", "inputs.codec"),
         ("theatre_causal_init", "inputs.pairs=theatre_published_pairs", "inputs.pairs"),
         ("theatre_intra_shot", "inputs.teacher=mini_teacher", "inputs.teacher"),
         ("theatre_inter_shot", "inputs.student=theatre_causal_init", "inputs.student"),

@@ -42,9 +42,6 @@ MODEL = [
     "model.dit.freq_dim=8",
     "model.dit.text_dim=8",
     "model.text.dim=8",
-    "model.text.num_layers=1",
-    "model.text.num_heads=2",
-    "model.text.questions=[]",  # words are learnt with the teacher, and no other run is needed
 ]
 STORIES = [
     "data.block_stories=2",

@@ -80,10 +80,6 @@ TABLE: dict[tuple[str, str], dict[str, tuple[tuple[float, ...], tuple[float, ...
         **dict.fromkeys(("cells_per_clip", "pixels_per_cell"), COUNT),
         "figure_weight": POSITIVE,
     },
-    ("theatre_text", "data"): {
-        **dict.fromkeys(("batch_size", "max_shots"), COUNT),
-        **dict.fromkeys(("empty_share", "global_drop", "word_drop"), SHARE),
-    },
     ("wan_teacher", "data"): SHARDS,
     ("wan_inter_shot", "data"): dict.fromkeys(("batch_size", "max_latent_frames"), COUNT),
 }

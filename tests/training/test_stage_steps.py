@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shotstream.data.caption_answers import CaptionAnswers
 from shotstream.data.rendered_clips import RenderedClips
 from shotstream.data.story_captions import StoryCaptions, StoryCaptionsConfig
 from shotstream.diffusion.schedule import FlowSchedule
@@ -20,7 +19,6 @@ from shotstream.training.stages.codec import CodecStage
 from shotstream.training.stages.decoder import DecoderStage
 from shotstream.training.stages.inter_shot import InterShotRecipe, inter_shot_stage
 from shotstream.training.stages.ode_pairs import OdePairsRecipe, OdePairsStage
-from shotstream.training.stages.text_encoder import TextEncoderStage
 from shotstream.vae.codec import Codec
 from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 from tests.training.test_decoder import built, decoder
@@ -35,13 +33,6 @@ def codec_stage() -> tuple[CodecStage, nn.Module]:
     return stage, stage.codec
 
 
-def text_encoder_stage() -> tuple[TextEncoderStage, nn.Module]:
-    tiny = ("model.dim=8", "model.num_layers=1", "data.batch_size=2", "optim.ema_decay=0.5")
-    made = recipe("theatre_text", ["train.num_steps=80", *tiny])
-    stage = TextEncoderStage(made, CaptionAnswers(made.data, seed=made.train.seed))
-    return stage, stage.text_encoder
-
-
 def decoder_stage(*more: str) -> tuple[DecoderStage, nn.Module]:
     tiny = ("model.num_finish_layers=1", "model.finish_dim=8")
     own = ("optim.decay_steps=40", "optim.warmup_steps=30", "optim.ema_decay=0.5")
@@ -54,8 +45,6 @@ def decoder_stage(*more: str) -> tuple[DecoderStage, nn.Module]:
     [
         # warm-up of 30 steps, and a fall to zero over all 80
         (codec_stage, {0: 1 / 30, 39: 41 / 80, 79: 1 / 80}, "colours.weight"),
-        # a warm-up of 50 is shortened to half of the run
-        (text_encoder_stage, {0: 1 / 40, 19: 0.5 * 61 / 80, 79: 1 / 80}, "embedding.weight"),
         # a fall over the last 40
         (decoder_stage, {0: 1 / 30, 39: 1.0, 60: 0.5}, "head.weight"),
     ],

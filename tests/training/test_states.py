@@ -38,12 +38,7 @@ def decoder(_: Path) -> tuple[Any, dict[str, nn.Module]]:
     return stage, {"optimizer": module}
 
 
-def text_encoder(_: Path) -> tuple[Any, dict[str, nn.Module]]:
-    stage, module = test_stage_steps.text_encoder_stage()
-    return stage, {"optimizer": module}
-
-
-STAGES = [teacher, causal_init, dmd, codec, decoder, text_encoder]
+STAGES = [teacher, causal_init, dmd, codec, decoder]
 
 
 def learnt(stage: Any, modules: dict[str, nn.Module], seed: int) -> None:

@@ -10,11 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shotstream.data.caption_answers import CaptionAnswers, CaptionAnswersConfig, held_out_captions
 from shotstream.data.rendered_clips import ActorClips, ActorClipsConfig
-from shotstream.theatre.questions import NOT_SAID, QUESTIONS
 from shotstream.theatre.render import FRAMINGS
-from shotstream.theatre.world import HELD_OUT
 from shotstream.vae.patch_codec import PatchCodec
 from tests.training.test_stage_steps import codec_stage, decoder_stage
 
@@ -163,47 +160,3 @@ def test_a_decoder_sees_the_framings_and_the_motion_that_its_recipe_asks_for(
         moves = any(one.action in ("walks", "jumps", "dances") for one in shot.performances)
         weights.append(framing_weights[FRAMINGS.index(shot.framing)] * (1.0 if moves else still_weight))
         assert source._weight(shot) == weights[-1] > 0  # pyright: ignore[reportPrivateUsage]
-
-
-def test_a_reader_sees_as_many_empty_and_shortened_captions_as_its_recipe_asks_for() -> None:
-    assert CaptionAnswersConfig().max_shots == 5
-    num = 200
-
-    def drawn(empty_share: float, global_drop: float, word_drop: float) -> CaptionAnswers:
-        config = CaptionAnswersConfig(empty_share=empty_share, global_drop=global_drop, word_drop=word_drop)
-        return CaptionAnswers(config, seed=5)
-
-    plain = drawn(0.0, 0.0, 0.0)
-    whole, right = plain.batch(0, range(num))
-    assert all(whole) and (right != NOT_SAID).any()
-    again, _ = plain.batch(0, range(num))
-    assert whole == again and whole != plain.batch(1, range(num))[0]
-    assert plain.batch(0, range(7, 9))[0] == whole[7:9], "a caption is the one of its place"
-
-    def near(share: float, expected: float) -> bool:
-        return abs(share - expected) < 4 * (expected * (1 - expected) / num) ** 0.5
-
-    empty = drawn(0.3, 0.0, 0.0)
-    texts, answers = empty.batch(0, range(num))
-    gone = [text == "" for text in texts]
-    assert near(float(np.mean(gone)), 0.3)
-    assert all((answers[at] == NOT_SAID).all() for at in range(num) if gone[at])
-    shorter = drawn(0.0, 0.25, 0.0)
-    texts, _ = shorter.batch(0, range(num))
-    lengths = [len(text.split()) for text in texts]
-    full = [len(text.split()) for text in whole]
-    assert near(float(np.mean([one < other for one, other in zip(lengths, full, strict=True)])), 0.25)
-    bare = drawn(0.0, 0.0, 1.0)
-    texts, told = bare.batch(0, range(num))
-    stripped = [" a " not in f" {text.lower()} " and "," not in text for text in texts]
-    assert near(float(np.mean(stripped)), 0.5), "half of the captions lose words that say nothing"
-    assert torch.equal(told, right), "and nothing that is asked for"
-
-
-def test_a_reader_is_judged_on_captions_of_pairs_that_training_never_shows() -> None:
-    texts, right = held_out_captions(30)
-    pairs = [f"{colour} {species}" for species, colour in HELD_OUT]
-    assert all(any(pair in text.lower() for pair in pairs) for text in texts)
-    assert len(set(texts)) > 20 and right.shape == (30, len(QUESTIONS))
-    assert (right != NOT_SAID).any(dim=1).all()
-    assert texts == held_out_captions(30)[0]

@@ -201,7 +201,6 @@ def test_stored_text_follows_the_shards(name: str) -> None:
         ("theatre_inter_shot", "data.context_drop=0.5"),
         ("theatre_inter_shot", "data.pair_share=0.5"),
         ("theatre_codec", "train.matmul_dtype=bfloat16"),
-        ("theatre_text", "train.matmul_dtype=auto"),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(name: str, override: str) -> None:

@@ -11,6 +11,7 @@ from shotstream.studio.dependencies import BackendDep
 from shotstream.studio.routers.common import add_head_routes, api_router
 from shotstream.studio.schemas.rest import BundledStory, CaptionAdvice, CaptionCheck, ModelAnswer, Suggestions
 from shotstream.studio.story_manager import StoryManager
+from shotstream.theatre.reading.settled import described
 
 router = api_router()
 
@@ -35,14 +36,24 @@ def get_bundled_stories() -> list[BundledStory]:
 
 @router.post("/captions/check")
 async def check_caption(backend: BackendDep, body: CaptionCheck) -> CaptionAdvice:
-    """The words of a caption that the model does not know, and warnings."""
+    """What the model understands of a caption, the words that it does not know, and warnings."""
 
     def check(_: StoryManager) -> CaptionAdvice:
+        pipeline = backend.app.pipeline
+        seed = 0 if body.seed is None else int(body.seed)
+        shot = pipeline.read(body.global_caption, [*body.earlier, body.caption], seed)
+        if shot is not None:
+            notes = () if body.seed is None else shot.notes
+            return CaptionAdvice(
+                unknown_words=tuple(map(str, shot.said.unknown)),
+                understood=described(shot.said if body.seed is None else shot.reading),
+                warnings=notes,
+            )
         story = Story(global_caption=body.global_caption, shots=(Shot(caption=body.caption),))
-        encoder = backend.app.pipeline.text_encoder
         return CaptionAdvice(
-            unknown_words=unknown_words(encoder, body.global_caption, body.caption),
-            warnings=tuple(caption_warnings(story, backend.app.pipeline)),
+            unknown_words=unknown_words(pipeline.text_encoder, body.global_caption, body.caption),
+            understood=None,
+            warnings=tuple(caption_warnings(story, pipeline)),
         )
 
     return await backend.worker.call(check)

@@ -60,8 +60,6 @@ class Suggestions(Message):
     cameras: tuple[str, ...]
     held_out: tuple[tuple[str, str], ...]
     """Pairs (species, colour) that were never shown in training."""
-    words: tuple[str, ...]
-    """Every word of the vocabulary."""
     examples: tuple[str, ...]
     """Example captions of shots."""
     cast: tuple[WordCard, ...]
@@ -77,14 +75,21 @@ class CaptionCheck(Message):
 
     global_caption: Caption
     caption: Caption
+    earlier: tuple[Caption, ...] = Field(default=(), max_length=MAX_SHOTS, strict=False)
+    """Captions of the shots before it, in order: they may have named who is in it."""
+    seed: Seed | None = None
+    """Seed of the film's first shot, which chooses what the captions leave open; null: not chosen yet."""
 
 
 class CaptionAdvice(Message):
     """The result of a caption check."""
 
     unknown_words: tuple[str, ...]
-    """Words that are not in the model's vocabulary."""
+    """Words that are not in the model's vocabulary, or for things that its world does not have."""
+    understood: str | None
+    """What the model understands of the caption, as a sentence; null if it cannot say."""
     warnings: tuple[str, ...]
+    """What is ignored, chosen or changed, one line of text each."""
 
 
 class ModelAnswer(Message):

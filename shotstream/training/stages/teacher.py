@@ -3,8 +3,7 @@
 A share of the steps trains the same weights causally: each chunk has its own noise level, earlier chunks are
 often clean (as in streaming), and the causal mask hides later chunks. One set of weights is therefore both
 the bidirectional teacher and the causal one from which a few-step student is made without a gap (the causal
-initialisation of Causal Forcing, arXiv 2602.02214). A text encoder that was not trained before (by
-`text_encoder.py`) is trained here and frozen afterwards.
+initialisation of Causal Forcing, arXiv 2602.02214). The text encoder is frozen.
 """
 
 from collections.abc import Mapping
@@ -26,7 +25,6 @@ from shotstream.diffusion.flow import add_noise, velocity_target
 from shotstream.diffusion.flow_matching import flow_matching_loss
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.streaming.conditioning import full_pass, target_part
-from shotstream.text.word_encoder import WordEncoder
 from shotstream.training.causal_masks import shot_mask
 from shotstream.training.parallelize import ParallelConfig, to_device
 from shotstream.training.precision import multiplying
@@ -81,7 +79,6 @@ class TeacherStage:
         source: DataSource[ShotBatch],
         device: torch.device | str = "cpu",
         parallel: ParallelConfig | None = None,
-        text_encoder: WordEncoder | None = None,
     ) -> None:
         """Creates the stage with a model on `device`; the source returns batches on the CPU.
 
@@ -90,7 +87,6 @@ class TeacherStage:
             source: Source of the training shots.
             device: Device of the training.
             parallel: How steps are computed.
-            text_encoder: The trained text encoder of a model with questions; it is not trained further.
         """
         torch.manual_seed(recipe.train.seed)  # the initial weights
         self.recipe, self.source, self.parallel = recipe, source, parallel or ParallelConfig()
@@ -101,13 +97,9 @@ class TeacherStage:
         if recipe.model.start:
             begin_at(self.model.dit, recipe.model.start)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(recipe.stage.learns == "all" or ".self_attn." in name)
-        if text_encoder is not None:
-            self.model.text.load_state_dict(text_encoder.state_dict())
-            self.model.text.requires_grad_(False)
+            learns = recipe.stage.learns == "all" or ".self_attn." in name
+            parameter.requires_grad_(learns and name.startswith("dit."))
         self.parallel.parallelize(self.model.dit)
-        if isinstance(self.model.text, WordEncoder):
-            self.parallel.shard(self.model.text)
         self.state = TrainState(
             self.model, recipe.optimizer, recipe.train.num_steps, adamw_names=_ADAMW_NAMES
         )

@@ -131,7 +131,7 @@ export function write(app, caption) {
 async function advise(app, caption) {
   const { client } = app;
   try {
-    const body = { global_caption: client.story.global_caption, caption };
+    const body = { global_caption: client.story.global_caption, caption, ...storySoFar(client.story) };
     const advice = await request("api/captions/check", "POST", body);
     if (client.draft.caption === caption) client.draft.advice = advice;
   } catch {
@@ -140,8 +140,24 @@ async function advise(app, caption) {
   app.redraw();
 }
 
+/** What the shots so far say and chose: a caption may name who was named before. */
+function storySoFar(story) {
+  const [first] = story.shots;
+  const take = first?.takes.find((candidate) => candidate.take_id === first.take_id);
+  return { earlier: story.shots.map((shot) => shot.caption), seed: take?.seed ?? null };
+}
+
+/** The line under the composer: what is understood, and in bold what is not. */
 function adviceText(advice) {
   if (!advice) return "";
-  if (advice.unknown_words.length) return `The model does not know: ${advice.unknown_words.join(", ")}.`;
-  return advice.warnings[0] ?? "";
+  const unknown = advice.unknown_words.join(", ");
+  if (advice.understood === null) {
+    const told = unknown ? `The model does not know: ${unknown}.` : advice.warnings[0];
+    return told && h("strong", null, told);
+  }
+  return [
+    advice.understood,
+    unknown && h("strong", null, ` Not in this world: ${unknown}.`),
+    advice.warnings.map((warning) => h("strong", null, ` ${warning[0].toUpperCase()}${warning.slice(1)}.`)),
+  ];
 }

@@ -1,0 +1,1 @@
+"""The reader of the theatre: what plain English captions say about a shot."""
