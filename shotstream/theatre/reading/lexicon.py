@@ -5,6 +5,7 @@ thing that the world has; it is derived from WordNet 3.0 by `scripts/derive_near
 """
 
 import gzip
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple
 import yaml
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LONGEST: Final = 30
 _VOWELS: Final = "aeiou"
 _NOUNS: Final = ("species", "generic", "place", "lens")
 _VERBS: Final = ("action", "pan")
@@ -53,24 +55,27 @@ class Lexicon:
                         self.phrases[key] = senses if sense in senses else (*senses, sense)
         self.longest = max(map(len, self.phrases))
         self.words = frozenset(word for key in self.phrases for word in key) | self.filler
+        self.core: dict[str, list[str]] = defaultdict(list)
+        """The words that are drawn, by their first letter."""
+        for word in sorted(self.words):
+            if any(sense.kind in _LIKELY for sense in self.senses((word,))):
+                self.core[word[0]].append(word)
 
     def senses(self, words: tuple[str, ...]) -> tuple[Sense, ...]:
         """Returns the meanings of a phrase in lower case; empty if it is not understood."""
         return self.phrases.get(words, ())
 
     def corrected(self, word: str) -> str | None:
-        """Returns the word of the lexicon that is one slip of the keyboard away, or None."""
-        if len(word) < 3:
+        """Returns the word of the lexicon that is one slip of the keyboard away, two in a long word, or None.
+
+        Two only where the first letter is right, and no English word is one away.
+        """
+        if not 3 <= len(word) <= _LONGEST:
             return None
         near = {found for found in _slips(word) if found in self.words and len(found) > 2}
-        if not near and len(word) > 5:
-            near = set() if any(slip in english() for slip in _slips(word)) else {word}
-            twice = {found for slip in _slips(word) for found in _slips(slip) if near and found in self.words}
-            near = {found for found in twice if found[0] == word[0] and self._is_core(found)}
+        if not near and len(word) > 5 and not any(slip in english() for slip in _slips(word)):
+            near = {found for found in self.core[word[0]] if _distance(found, word) == 2}
         return min(near, key=lambda found: (self._unlikely(found, word), found), default=None)
-
-    def _is_core(self, word: str) -> bool:
-        return any(sense.kind in _LIKELY for sense in self.senses((word,)))
 
     def _unlikely(self, found: str, word: str) -> tuple[bool, bool, int]:
         kinds = [sense.kind for sense in self.senses((found,))]
@@ -180,6 +185,24 @@ def _plurals(noun: str) -> Iterator[str]:
         yield noun + "s"
     else:
         yield noun + "s"
+
+
+def _distance(one: str, other: str) -> int:
+    """Returns the number of slips between two words, 3 if there are more than two."""
+    if abs(len(one) - len(other)) > 2:
+        return 3
+    older: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        older, last, row = row, older, [i]
+        for j, own in enumerate(other, 1):
+            cost = min(row[-1] + 1, older[j] + 1, older[j - 1] + (letter != own))
+            if i > 1 and j > 1 and letter == other[j - 2] and own == one[i - 2]:
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+        if min(row) > 2:
+            return 3
+    return row[-1]
 
 
 def _slips(word: str) -> Iterator[str]:

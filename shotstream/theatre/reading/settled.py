@@ -108,13 +108,17 @@ def described(reading: ShotReading) -> str:
     setting = " ".join(filter(None, parts))
     if reading.camera not in (None, "still"):
         setting = f"{setting}, the camera {reading.camera}".removeprefix(", ")
-    said = " and ".join(_performed(actor) for actor in reading.actors)
+    looks = [(actor.species, actor.colour) for actor in reading.actors]
+    said = " and ".join(
+        _performed(actor, "another" if look in looks[:at] else "the")
+        for at, (actor, look) in enumerate(zip(reading.actors, looks, strict=True))
+    )
     text = f"{setting}: {said}." if setting and said else f"{setting or said}."
     return text[0].upper() + text[1:]
 
 
-def _performed(actor: ActorReading) -> str:
-    name = f"the {actor.colour or ''} {actor.species or 'one'}"
+def _performed(actor: ActorReading, article: str) -> str:
+    name = f"{article} {actor.colour or ''} {actor.species or 'one'}"
     words = [name, actor.action or ""]
     if actor.staging and actor.staging.startswith("walks "):
         words.append(f"to the {actor.staging.removeprefix('walks ')}")

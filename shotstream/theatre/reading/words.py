@@ -35,7 +35,7 @@ _CONTRACTIONS: Final = (
     (re.compile(r"\bi'm\b", re.I), "i am"),
     (re.compile(r"\b(it|he|she|who|that|there|here|what|let|where|everyone|one|other)'s\b", re.I), r"\1 is"),
     (re.compile(r"\b(they)re\b", re.I), r"\1 are"),
-    (re.compile(r"(\w+in)'(?=\s)", re.I), r"\1g"),
+    (re.compile(r"\b(\w+in)'(?=\s)", re.I), r"\1g"),
 )
 # English words that are a slip of another word where they are said of an actor or after an article.
 _REAL_SLIPS: Final = {

@@ -1,5 +1,7 @@
 """The reader: one rule per example; what it does not know is told; a settled shot reads as itself."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -117,6 +119,23 @@ def test_every_drawn_caption_is_read_as_it_is_drawn_and_in_the_worlds_own_words_
             settled = settle(read_shot(caption, story.global_caption), 3)
             assert settled.reading == drawn and not settled.notes
             assert settle(read_shot(settled.caption), 4).reading == drawn
+
+
+def test_two_of_a_kind_are_two_in_the_worlds_own_words() -> None:
+    settled = settle(read_shot("Two frogs dance, both green, downtown at noon."), 0)
+    assert settled.caption.endswith(
+        "the green frog dances on the left and another green frog dances on the right."
+    )
+    assert settle(read_shot(settled.caption), 0).reading == settled.reading
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 20_000, "the red fox waves and " * 800, "xqzzk " * 1500, "Ab, " * 1500]
+)
+def test_a_long_text_is_read_in_time(text: str) -> None:
+    begun = time.process_time()
+    read_shot(text)
+    assert time.process_time() - begun < 5
 
 
 def test_answers_are_indices_of_the_questions_and_not_said_is_the_first() -> None:
