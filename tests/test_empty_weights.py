@@ -10,6 +10,8 @@ from shotstream.configs import config_from_document
 from shotstream.empty_weights import init_empty_weights
 from shotstream.model.dit import DiT
 from shotstream.text.word_encoder import WordEncoder, WordEncoderConfig
+from shotstream.theatre.caption_encoder import CaptionEncoder, CaptionEncoderConfig
+from shotstream.theatre.questions import QUESTIONS
 from shotstream.vae.patch_codec import PatchCodec, PatchCodecConfig
 from shotstream.vae.tiny_decoder import TinyDecoder
 from shotstream.vae.wan_modules import WanTensors, WanVAEConfig
@@ -25,7 +27,8 @@ def _theatres(part: str, kind: type) -> object:
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "transformer": lambda: DiT(CONFIG),
     "codec": lambda: PatchCodec(_theatres("codec", PatchCodecConfig)),  # pyright: ignore
-    "words": lambda: WordEncoder(_theatres("text_encoder", WordEncoderConfig)),  # pyright: ignore
+    "captions": lambda: CaptionEncoder(_theatres("text_encoder", CaptionEncoderConfig)),  # pyright: ignore
+    "words": lambda: WordEncoder(WordEncoderConfig(words=("fox", "owl"), questions=QUESTIONS)),
     "wan": lambda: WanTensors(WanVAEConfig(dim=4, num_res_blocks=1)),
     "tiny": lambda: TinyDecoder(16, (8, 8, 8, 8)),
 }

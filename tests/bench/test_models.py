@@ -13,7 +13,7 @@ SMALL = PixelSize(32, 48)
 def test_a_random_model_of_any_size_makes_a_shot_and_the_next(name: str) -> None:
     model = BenchModel(name=name, is_random=True, size=SMALL, device="cpu")
     pipeline = load_bench_model(model)
-    session = pipeline.session("a fox")
+    session = pipeline.session("a fox", quiet=True)
     for caption in ("it walks", "it sleeps"):
         chunks = list(session.shot(caption, num_chunks=2))
         assert [chunk.frames.shape for chunk in chunks] == [(9, 32, 48, 3), (12, 32, 48, 3)]
@@ -42,7 +42,7 @@ def test_random_latents_stay_finite_and_of_ordinary_size_in_bfloat16() -> None:
 @pytest.mark.slow
 def test_a_real_model_takes_another_size() -> None:
     pipeline = load_bench_model(BenchModel(size=SMALL, device="cpu"))
-    (chunk,) = pipeline.session("a fox").shot("it walks", num_chunks=1)
+    (chunk,) = pipeline.session("a fox", quiet=True).shot("it walks", num_chunks=1)
     assert chunk.frames.shape == (9, 32, 48, 3)
 
 

@@ -42,8 +42,8 @@ def test_a_cut_from_a_busy_engine_waits_for_the_chunk_in_hand(pipeline: Streamin
     asked: list[tuple[int, int]] = []
     make_session = pipeline.session
 
-    def watched(global_caption: str, *, seed: int = 0):
-        session = make_session(global_caption, seed=seed)
+    def watched(global_caption: str, *, seed: int = 0, quiet: bool = False):
+        session = make_session(global_caption, seed=seed, quiet=quiet)
         shot = session.shot
 
         def watched_shot(*args: object, **kwargs: object):

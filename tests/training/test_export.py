@@ -31,7 +31,7 @@ def test_an_exported_run_streams(tmp_path: Path) -> None:
     sha256 = export_run("theatre_teacher", tmp_path, tmp_path / "bundle")
     pipeline = load(tmp_path / "bundle", device="cpu", precision="float32")
     assert pipeline.weights_sha256 == sha256
-    session = pipeline.session("A red fox in the city.", seed=1)
+    session = pipeline.session("A red fox in the city by day.", seed=1)
     frames = [chunk.frames for chunk in session.shot("Wide shot: the fox waves.", num_chunks=2)]
     assert [len(part) for part in frames] == [9, 12]
     assert frames[0].shape[1:] == (48, 80, 3)
