@@ -26,6 +26,9 @@ def theatre_vocabulary() -> None:
 def theatre_read(
     shot: Annotated[str, typer.Argument(help="Caption of a shot, in plain English.")],
     global_caption: Annotated[str, typer.Option("--global", help="Caption of the whole film.")] = "",
+    earlier: Annotated[
+        list[str] | None, typer.Option(help="Caption of a shot before it; give it once for each, in order.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line alone.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse words for things that the world does not have.")
@@ -37,7 +40,7 @@ def theatre_read(
         from shotstream.theatre.reading.reader import read_shot
         from shotstream.theatre.reading.settled import settle
 
-        reading = read_shot(shot, global_caption)
+        reading = read_shot(shot, global_caption, tuple(earlier or ()))
         if strict:
             refuse_unknown(reading.unknown)
     if not as_json:

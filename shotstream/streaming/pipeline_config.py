@@ -69,6 +69,8 @@ def family_caption(family: Family, global_caption: str, captions: Sequence[str])
 
 def read_and_settled(global_caption: str, captions: Sequence[str], seed: int) -> SettledShot:
     """Returns what the theatre shows for the last of a story's captions; `seed` chooses what is left open."""
+    if not captions:
+        raise ValueError("no caption to read; give at least one")
     *earlier, caption = captions
     return settle(read_shot(caption, global_caption, tuple(earlier)), seed)
 

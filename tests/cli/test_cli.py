@@ -431,7 +431,7 @@ def test_a_film_tells_what_it_understood_and_strictly_makes_nothing_else(
     said = " ".join(capsys.readouterr().err.split())
     assert "shot 1: Medium shot in the city by day: the red robot waves." in said
     assert '"actions"' not in said and '"colour": "red", "action": "waves"' in said
-    assert "warning: not in this world (nearest to it?): dragon: frog? (shot 2)" in said
+    assert "warning: not in this world: dragon: frog? (shot 2)" in said
 
 
 @pytest.mark.usefixtures("tiny")

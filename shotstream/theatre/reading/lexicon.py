@@ -65,6 +65,7 @@ class Lexicon:
         """Returns the meanings of a phrase in lower case; empty if it is not understood."""
         return self.phrases.get(words, ())
 
+    @cache  # noqa: B019 (there is one lexicon)
     def corrected(self, word: str) -> str | None:
         """Returns the word of the lexicon that is one slip of the keyboard away, two in a long word, or None.
 

@@ -50,7 +50,9 @@ def _may_be_name(words: Sequence[str], at: int) -> bool:
         and not _is_told(words, at)
     ):
         return False  # "I am Tim"
-    is_common = word in lexicon().filler and not (words[at][0].isupper() and word in word_list("adjectives"))
+    is_common = word in lexicon().filler and not (
+        words[at][0].isupper() and word in word_list("adjectives") | word_list("name_words")
+    )
     is_doing = word.endswith("ing") and _is(word, "action")
     return not (is_common or is_doing or _is(word, *_NEVER))
 

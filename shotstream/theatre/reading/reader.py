@@ -28,6 +28,8 @@ class ActorReading:
     colour: str | None = None
     action: str | None = None
     staging: str | None = None
+    name: str | None = field(default=None, compare=False)
+    """How the captions call it, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ def read_shot(caption: str, global_caption: str = "", earlier: tuple[str, ...] =
     own, told, before = settings[-1], settings[0], settings[-2:0:-1]
     strangers = [] if actors.actors else [actor for actor in discourse.seen if actor.species]
     if not actors.actors and not strangers:
-        actors = actors.played_by(cast.actors or discourse.last_cast())
+        somebody = [Actor()] if actors.orphans else []  # "She waves", of nobody who is known
+        actors = actors.played_by(cast.actors or discourse.last_cast() or somebody)
     return ShotReading(
         place=_first("place", own, told, *before),
         time=_first("time", own, told, *before),
@@ -114,7 +117,7 @@ def _first(name: str, *settings: Setting) -> str | None:
 
 def _said(actor: Actor, cast: Cast) -> ActorReading:
     action = actor.chosen_action() or cast.action_of(actor)
-    return ActorReading(actor.species, actor.colour, action, actor.staging(action))
+    return ActorReading(actor.species, actor.colour, action, actor.staging(action), actor.name)
 
 
 def _unknown(*texts: Text) -> list[UnknownWord]:

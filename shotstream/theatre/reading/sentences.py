@@ -19,6 +19,7 @@ _RELATIVES: Final = frozenset(["who", "which", "that"])
 _SEQUENCE: Final = frozenset(["then", "and then", "now", "finally", "later", "once"])
 _SCREEN: Final = frozenset(["frame", "screen", "camera", "stage"])
 _REACH: Final = 7
+_FAR: Final = 40
 
 
 def read_text(text: Text, discourse: Discourse) -> Cast:
@@ -198,6 +199,8 @@ class _Sentences:
         if after.has("place", "time", "framing") or after.is_strange:
             return
         near = [self.text.at(index) for index in range(at - 4, at)]
+        if near[-1].value("link") == "not":
+            return  # "not red but green"
         words = {word for other in near for word in other.words}
         seen = [actor for actor in self.discourse.seen if not actor.is_stranger]
         bare = [actor for actor in seen if actor.colour is None]
@@ -394,7 +397,8 @@ class _Sentences:
             self.last_end = phrase.end
             self.has_acted, self.can_join = True, False
             return
-        if before.value("link") == "not":
+        is_simile = before.word == "like" or (before.word == "as" and self.text.at(at - 3).word == "as")
+        if before.value("link") == "not" or is_simile:
             return
         if self._describes_nameless(actors, phrase):
             return
@@ -479,7 +483,9 @@ class _Sentences:
 
     def _object(self, actors: list[Actor], preposition: str, at: int) -> bool:
         """Takes an object, which may do what the subjects do; returns whether it has become a subject."""
-        verb = next((token for token in reversed(self.text[:at]) if token.has("action")), None)
+        verb = next(
+            (token for token in reversed(self.text[max(0, at - _FAR) : at]) if token.has("action")), None
+        )
         if preposition in word_list("sharing") and not self.has_acted:
             self._join(actors)
             return True
@@ -522,10 +528,10 @@ class _Sentences:
 
     def _verb_follows(self, at: int) -> bool:
         """Returns whether a verb comes before the sentence ends: these actors have their own."""
-        for index in range(at, len(self.text)):
+        for index in range(at, at + _FAR):
             token = self.text.at(index)
             if token.word in _SENTENCE_ENDS:
                 return False
-            if token.has("action") and is_verb(self.text, index):
-                return True
+            if token.value("link") == "not" or (token.has("action") and is_verb(self.text, index)):
+                return True  # "he waves, she doesn't"
         return False

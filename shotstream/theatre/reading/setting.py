@@ -38,6 +38,8 @@ def _stated(text: Text, kind: str, weak_words: frozenset[str]) -> str | None:
         value = token.value(kind)
         if value is None or (kind == "time" and _is_no_time(text, at)):
             continue
+        if kind == "place" and text.at(at - 1).word == "as":
+            continue  # "white as snow"
         if _demoted(text, at):
             left.append((at, value))
         elif token.word in weak_words:

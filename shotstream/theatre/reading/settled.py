@@ -11,8 +11,8 @@ from shotstream.theatre.questions import ANSWERS, MAX_ACTORS, NOT_SAID, QUESTION
 from shotstream.theatre.reading.reader import ActorReading, ShotReading
 from shotstream.theatre.sets import PLACES, TIMES
 
-NOT_HERE: Final = "not in this world (nearest to it?)"
-"""What is said before words for things that the world does not have."""
+NOT_HERE: Final = "not in this world"
+"""What is said before words for things that the world does not have, each with the nearest that it has."""
 _SPOTS: Final = ("left", "right")
 
 
@@ -143,8 +143,8 @@ def _settled_actors(reading: ShotReading, seed: int, notes: list[str]) -> tuple[
             actor = replace(actor, species=species)
             notes.append(f"no caption says who it is: the seed chose a {species}")
         if actor.colour is None:
-            taken = [other.colour for other in found if other.colour]
-            colour = _chosen(seed, f"colour of {actor.species}", [c for c in COLOURS if c not in taken])
+            # The same in every shot, whoever else is in it.
+            colour = _chosen(seed, f"colour of {actor.name or actor.species}", COLOURS)
             actor = replace(actor, colour=colour)
             notes.append(f"no caption says which colour the {actor.species} has: the seed chose {colour}")
         found[number] = replace(actor, action=actor.action or "stands")

@@ -11,6 +11,9 @@ from typing import Final
 
 from shotstream.theatre.reading.lexicon import Sense, is_english, lexicon, word_list
 
+_CLOCK: Final = re.compile(
+    r"\b([01]?\d|2[0-3])(?:[:.]([0-5]\d))?(?: ?([ap])\.?m\b\.?|(?<=\d[:.]\d\d)\b)", re.I
+)
 _BREAKS: Final = ".,;:!?()\n"
 _TOKEN: Final = re.compile(r"'s\b|[^\W_]+(?:'[^\W_]+)*'?|[&+@]|[.,;:!?()\n]")
 _CONTRACTIONS: Final = (
@@ -127,6 +130,7 @@ def normalised(text: str) -> str:
     text = re.sub(r"(?:^|(?<=\s))[-\u2013\u2014/|>]+(?=\s|$)|\u2014|\u2013|\u2026|\.\.\.+|--+", " , ", text)
     text = re.sub(r"\b(ext|int|ms|ls|cu|ws|mr|mrs|no)\.(?=\s)", r"\1 ", text, flags=re.I)
     text = re.sub(r"\b([A-Za-z])\.(?=[A-Za-z]\.)", r"\1", text)
+    text = _CLOCK.sub(_part_of_day, text)
     text = re.sub(r"\(l\)", " left ", text, flags=re.I)
     text = re.sub(r"\(r\)", " right ", text, flags=re.I)
     text = re.sub(r"(?<=\s)L(?=[\s,.;]|$)", "left", text)
@@ -135,6 +139,15 @@ def normalised(text: str) -> str:
     for pattern, instead in _CONTRACTIONS:
         text = pattern.sub(instead, text)
     return text.replace("-", " ").replace("/", " , ")
+
+
+def _part_of_day(clock: re.Match[str]) -> str:
+    """Returns the time of day of "8 pm" or "20:30" as a word."""
+    hour = int(clock[1]) % 12 if clock[3] else int(clock[1])
+    hour += 12 if (clock[3] or "").lower() == "p" else 0
+    if 7 <= hour < 17:
+        return " noon "
+    return " dusk " if 5 <= hour < 20 else " midnight "
 
 
 def raw_words(text: str) -> list[str]:

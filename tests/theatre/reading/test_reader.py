@@ -47,6 +47,10 @@ CAST = "Bruno, the grey bear, and Rosa, a red fox."
         ("a blu foxx jumsp", "", ["blue fox jumps"]),
         ("Wide shot at night.", CAST, ["grey bear", "red fox"]),
         ("Sleeping under the stars.", "A red owl.", ["red owl sleeps"]),
+        ("She waves.", "", ["waves"]),
+        ("He waves, she doesn't.", "Jack, a red fox, and Anna, a blue owl.", ["red fox waves", "blue owl"]),
+        ("May dances.", "Zed, a blue robot, and May, a red frog.", ["red frog dances"]),
+        ("It dances like a bear.", "An owl, not red but green.", ["green owl dances"]),
     ],
 )  # fmt: skip
 def test_who_does_what(shot: str, global_caption: str, expected: list[str]) -> None:
@@ -72,6 +76,8 @@ def test_a_name_of_an_earlier_shot_is_known_and_its_place_stays() -> None:
         ("One day, among the trees.", "forest", None, None, None),
         ("The sun slips behind the dunes.", "beach", "sunset", None, None),
         ("A wide smile.", None, None, None, None),
+        ("8 pm in town.", "city", "night", None, None),
+        ("An owl, white as snow, at 17:30.", None, "sunset", None, None),
     ],
 )  # fmt: skip
 def test_where_and_when(
@@ -163,6 +169,11 @@ def test_what_is_left_open_is_chosen_by_the_seed_and_told() -> None:
     assert first.place == second.place and first.time == second.time
     assert first.actors[0].colour == second.actors[0].colour is not None
     assert "the seed chose" in shots[0].notes[0] and first.place in shots[0].notes[0]
+    alone, together = (
+        settle(read_shot(shot, "Ivy, a rabbit, and Bo, a bear."), 7).reading.actors
+        for shot in ("Ivy sleeps.", "Bo and Ivy sleep.")
+    )
+    assert alone[0].colour == together[1].colour, "whoever else is in the shot"
     places = {settle(read_shot("A fox waves."), seed=seed).reading.place for seed in range(40)}
     assert len(places) == 5
 
