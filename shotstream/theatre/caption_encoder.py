@@ -18,7 +18,7 @@ from shotstream.text.text_encoder import CaptionMemo
 from shotstream.theatre.questions import NOT_SAID, QUESTIONS
 from shotstream.theatre.reading.lexicon import nearest
 from shotstream.theatre.reading.reader import ShotReading, read_shot
-from shotstream.theatre.reading.settled import answers_of, settle
+from shotstream.theatre.reading.settled import settle
 from shotstream.theatre.reading.words import raw_words
 
 _MAX_WORDS = 4096
@@ -82,9 +82,5 @@ class CaptionEncoder(nn.Module):
         return tuple(filter(None, [nearest(word.lower())]))
 
     def _encode_one(self, caption: str) -> Float[Tensor, "k d"]:
-        answers = (
-            answers_of(settle(self.read(caption), 0).reading)
-            if caption.strip()
-            else (NOT_SAID,) * len(QUESTIONS)
-        )
+        answers = settle(self.read(caption), 0).answers if caption.strip() else (NOT_SAID,) * len(QUESTIONS)
         return self.vectors[torch.arange(len(answers)), torch.tensor(answers)]

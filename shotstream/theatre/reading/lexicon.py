@@ -44,7 +44,6 @@ class Lexicon:
             word for entry in sections.pop("filler") for word in str(entry).replace("-", " ").split()
         )
         self.phrases: dict[tuple[str, ...], tuple[Sense, ...]] = {}
-        self.dictionary_forms: dict[str, str] = {}
         for kind, meanings in sections.items():
             for value, entries in meanings.items():
                 for entry in entries:

@@ -1,6 +1,7 @@
 """Names of actors: found in all captions of a story before they are read."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from shotstream.theatre.reading.lexicon import is_base, is_english, lexicon, word_list
@@ -27,15 +28,19 @@ _ENDS: Final = frozenset(".!?\n;")
 
 def find_names(texts: Sequence[str]) -> frozenset[str]:
     """Returns the words, in lower case, by which the texts call actors."""
-    names: set[str] = set()
-    for text in texts:
-        words = raw_words(normalised(text))
-        shouted = sum(word.isupper() for word in words) * 2 > len(words)
-        for at in range(len(words)):
-            if _may_be_name(words, at) and _is_introduced(words, at, shouted):
-                names.add(words[at].lower())
-        names |= _listed(words)
-    return frozenset(names)
+    return frozenset().union(*map(_names_in, texts))
+
+
+@lru_cache(maxsize=1024)
+def _names_in(text: str) -> frozenset[str]:
+    words = raw_words(normalised(text))
+    shouted = sum(word.isupper() for word in words) * 2 > len(words)
+    found = {
+        words[at].lower()
+        for at in range(len(words))
+        if _may_be_name(words, at) and _is_introduced(words, at, shouted)
+    }
+    return frozenset(found | _listed(words))
 
 
 def _may_be_name(words: Sequence[str], at: int) -> bool:

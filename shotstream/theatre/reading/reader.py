@@ -8,16 +8,15 @@ world does not have are told, with the nearest thing that it has.
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
+from shotstream.theatre.questions import MAX_ACTORS
 from shotstream.theatre.reading.discourse import Actor, Cast, Discourse
 from shotstream.theatre.reading.lexicon import nearest
 from shotstream.theatre.reading.names import find_names
 from shotstream.theatre.reading.sentences import read_text
 from shotstream.theatre.reading.setting import Setting, read_setting
 from shotstream.theatre.reading.words import Text, Token, tokens
-
-MAX_ACTORS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +84,8 @@ def read_shot(caption: str, global_caption: str = "", earlier: tuple[str, ...] =
     """
     names = find_names((global_caption, *earlier, caption))
     discourse = Discourse()
-    texts = [tokens(text, names) for text in (global_caption, *earlier, caption)]
-    settings = [read_setting(text) for text in texts]
+    parsed = [_parsed(text, names) for text in (global_caption, *earlier, caption)]
+    texts, settings = [text for text, _ in parsed], [setting for _, setting in parsed]
     cast = read_text(texts[0], discourse)
     for text in texts[1:-1]:
         read_text(text, discourse)
@@ -107,6 +106,13 @@ def read_shot(caption: str, global_caption: str = "", earlier: tuple[str, ...] =
         strangers=tuple(_said(actor, cast) for actor in strangers[:MAX_ACTORS]),
         more_actors=max(0, len(actors.actors) - MAX_ACTORS),
     )
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str, names: frozenset[str]) -> tuple[Text, Setting]:
+    """Returns the tokens of a text and its setting; kept, because every later shot needs them again."""
+    found = tokens(text, names)
+    return found, read_setting(found)
 
 
 def _first(name: str, *settings: Setting) -> str | None:

@@ -109,7 +109,7 @@ def _frames(text: Text, at: int) -> bool:
 def _near(text: Text) -> dict[str, str]:
     found: dict[str, str] = {}
     for token in text:
-        if not token.senses and not token.is_filler and not token.is_name and not token.is_break:
+        if token.is_strange:
             name = nearest(token.word)
             if name in PLACES:
                 found.setdefault("place", name)
