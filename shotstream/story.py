@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from shotstream.documents import (
     DocumentError,
@@ -45,13 +45,17 @@ code.
 
 _STORIES_DIR = Path(__file__).parent / "stories"
 _NUMBERED = re.compile(r"shot[\s_-]*([0-9]{1,6})")
-_STORY_KEYS = ("title", "seed", "global_caption", "shots", "frames_per_shot")
-_SHOT_KEYS = ("caption", "num_chunks", "seed")
+_STORY_KEYS = ("title", "seed", "global_caption", "references", "shots", "frames_per_shot")
+_SHOT_KEYS = ("caption", "num_chunks", "seed", "then")
+_STEER_KEYS = ("after", "caption", "mode")
+_REFERENCE_KEYS = ("id", "image", "caption", "role", "shots")
+_MAX_ID_CHARS = 40
+_REFERENCE_ID = re.compile(rf"(?=.{{1,{_MAX_ID_CHARS}}}$)\w+(?:-\w+)*")
 _YAML_KEYS = Keys(
-    prose=r"title|global[ _-]?caption|caption|shot[ _-]?[0-9]{1,6}",
-    other=r"seed|shots|num[ _-]?chunks|frames[ _-]?per[ _-]?shot",
+    prose=r"title|global[ _-]?caption|caption|then|shot[ _-]?[0-9]{1,6}",
+    other=r"seed|shots|num[ _-]?chunks|frames[ _-]?per[ _-]?shot|references|id|image|role|after|mode",
     item_prose="caption",
-    item_other=r"num[ _-]?chunks|seed",
+    item_other=r"num[ _-]?chunks|seed|id(?= *: *@?[\w-]+$)|after(?= *: *[0-9]+$)",
 )
 _YAML_KEY = re.compile(rf"""(?im)^ *["']?(?:{_YAML_KEYS.prose}|{_YAML_KEYS.other})["']? *[:\uff1a]""")
 NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -63,6 +67,80 @@ _NO_DASH = re.compile(r"\s*([-+]+|[0-9]{1,4}[.)])")
 
 class StoryError(ValueError):
     """A story that cannot be used; the message is one line for its author."""
+
+
+SteerMode = Literal["recache", "blend", "keep"]
+"""How a running shot turns to a new caption; see `streaming.steering`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steer:
+    """A new caption for a running shot.
+
+    Raises:
+        StoryError: The caption is empty or too long, the chunk is out of range, or the mode is unknown.
+    """
+
+    caption: str
+    """Caption of the shot from this chunk on, exactly as written."""
+    chunk_index: int
+    """First chunk that has it, counted from 0; at least 1."""
+    mode: SteerMode = "recache"
+    """How the shot turns to it."""
+
+    def __post_init__(self) -> None:
+        _check_text(self.caption, "caption", MAX_CAPTION_CHARS)
+        _check_range(self.chunk_index, "after", 1, MAX_CHUNKS_PER_SHOT - 1)
+        if self.mode not in get_args(SteerMode):
+            raise StoryError(f"mode is {shown(self.mode)}; it is one of {', '.join(get_args(SteerMode))}")
+
+
+ReferenceRole = Literal["subject", "place", "style"]
+"""What a reference shows: someone or something, a place, or the look of the film."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """A reference: a picture of its author's own that conditions shots of a story.
+
+    Raises:
+        StoryError: The id is no word, a text is empty or too long, or a shot's number is out of range.
+    """
+
+    id: str
+    """Word by which captions cite it, as `@id`."""
+    image: str
+    """Name of the picture's file, or the picture as a data URI."""
+    caption: str
+    """What the picture shows; it stands in captions in the place of `@id`."""
+    role: ReferenceRole = "subject"
+    """What it is a reference of."""
+    shots: Literal["all", "cited"] | tuple[int, ...] = "all"
+    """Numbers, from 1, of the shots that see it besides those that cite it; "cited": no others."""
+
+    def __post_init__(self) -> None:
+        if not _REFERENCE_ID.fullmatch(self.id):
+            raise StoryError(
+                f"the id {shown(self.id)} is no word of up to {_MAX_ID_CHARS} letters, digits, - and _"
+            )
+        _check_text(self.caption, "caption", MAX_CAPTION_CHARS)
+        if not self.image.strip():
+            raise StoryError("image is empty; name the picture's file")
+        if self.role not in get_args(ReferenceRole):
+            raise StoryError(f"role is {shown(self.role)}; it is one of {', '.join(get_args(ReferenceRole))}")
+        for number in () if isinstance(self.shots, str) else self.shots:
+            _check_range(number, "shots", 1, MAX_SHOTS)
+
+    def to_document(self) -> dict[str, Any]:
+        """Returns the reference as plain values; `reference_from_document` reads them."""
+        shots = self.shots if isinstance(self.shots, str) else list(self.shots)
+        return {
+            "id": self.id,
+            "image": self.image,
+            "caption": self.caption,
+            "role": self.role,
+            "shots": shots,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,11 +157,28 @@ class Shot:
     """Length in chunks; None: the model's default length."""
     seed: int | None = None
     """Seed of this shot's noise; None: derived from the story's seed."""
+    then: tuple[Steer, ...] = ()
+    """Captions that the shot gets while it runs, in order."""
 
     def __post_init__(self) -> None:
         _check_text(self.caption, "caption", MAX_CAPTION_CHARS)
         _check_range(self.num_chunks, "num_chunks", 1, MAX_CHUNKS_PER_SHOT)
         _check_range(self.seed, "seed", 0, MAX_SEED)
+        _check_steers(self.then, self.num_chunks)
+
+    def to_document(self) -> dict[str, Any]:
+        """Returns the shot as plain values."""
+        document = {
+            key: value
+            for key in ("caption", "num_chunks", "seed")
+            if (value := getattr(self, key)) is not None
+        }
+        if self.then:
+            document["then"] = [
+                {"after": steer.chunk_index, "caption": steer.caption, "mode": steer.mode}
+                for steer in self.then
+            ]
+        return document
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +197,8 @@ class Story:
     """Title in the film's metadata and on the storyboard."""
     seed: int | None = None
     """Seed of the film; None: chosen by the caller."""
+    references: tuple[Reference, ...] = ()
+    """Pictures that condition its shots."""
     warnings: tuple[str, ...] = field(default=(), compare=False)
     """Parts of the source document that were ignored, for its author."""
 
@@ -113,6 +210,9 @@ class Story:
             raise StoryError("a story of 0 shots; write at least one under 'shots'")
         if len(self.shots) > MAX_SHOTS:
             raise StoryError(f"{len(self.shots)} shots; at most {MAX_SHOTS} are allowed: split the story")
+        ids = [reference.id for reference in self.references]
+        if twice := next((name for name in ids if ids.count(name) > 1), None):
+            raise StoryError(f"two references have the id {twice!r}; give each its own")
 
     def to_document(self) -> dict[str, Any]:
         """Returns the story as plain dicts and lists; `story_from_document` reads them."""
@@ -120,14 +220,9 @@ class Story:
         if self.seed is not None:
             document["seed"] = self.seed
         document["global_caption"] = self.global_caption
-        document["shots"] = [
-            {
-                key: value
-                for key in ("caption", "num_chunks", "seed")
-                if (value := getattr(shot, key)) is not None
-            }
-            for shot in self.shots
-        ]
+        if self.references:
+            document["references"] = [reference.to_document() for reference in self.references]
+        document["shots"] = [shot.to_document() for shot in self.shots]
         return document
 
     def to_published_document(self) -> dict[str, str]:
@@ -341,6 +436,7 @@ def story_from_document(document: object, *, default_title: str = "Untitled") ->
     warnings: list[str] = []
     lengths = _lengths(found.get("frames_per_shot"), len(items), warnings)
     built = tuple(_shot(item, number, lengths[number - 1], ignored) for number, item in enumerate(items, 1))
+    references = _references(found.get("references"), ignored)
     if ignored:
         warnings.insert(0, f"keys that are not read: {_list(ignored, _MAX_NAMED)}")
     title = found.get("title")
@@ -350,6 +446,7 @@ def story_from_document(document: object, *, default_title: str = "Untitled") ->
         shots=built,
         title=_text(found, "title") if has_title else default_title[:MAX_TITLE_CHARS],
         seed=_whole_number(found, "seed"),
+        references=references,
         warnings=tuple(warnings),
     )
 
@@ -435,9 +532,74 @@ def _shot(item: object, number: int, length: int | None, ignored: list[str]) -> 
             caption=_text(found, "caption"),
             num_chunks=length if chunks is None else chunks,
             seed=_whole_number(found, "seed"),
+            then=_steers(found.get("then"), ignored, f"shot {number}, then"),
         )
     except StoryError as error:
         raise StoryError(f"shot {number}: {error}") from error
+
+
+def _steers(value: object, ignored: list[str], where: str) -> tuple[Steer, ...]:
+    """Returns the captions under `then`; one without `after` follows a chunk after the one before it."""
+    entries = cast("list[object]", value) if isinstance(value, list) else [] if value is None else [value]
+    steers: list[Steer] = []
+    for entry in entries:
+        found: dict[str, object] = {"caption": entry}
+        if isinstance(entry, Mapping):
+            found, _ = _sort_keys(cast("Mapping[object, object]", entry), _STEER_KEYS, ignored, where)
+        after = _whole_number(found, "after")
+        mode = found.get("mode") or "recache"
+        steers.append(
+            Steer(
+                caption=_text(found, "caption"),
+                chunk_index=(steers[-1].chunk_index + 1 if steers else 1) if after is None else after,
+                mode=cast("SteerMode", mode),
+            )
+        )
+    return tuple(steers)
+
+
+def _references(value: object, ignored: list[str]) -> tuple[Reference, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise StoryError(f"'references' is {kind_of(value)}, no list; write an entry for each after '- '")
+    references: list[Reference] = []
+    for number, entry in enumerate(cast("list[object]", value), 1):
+        if not isinstance(entry, Mapping):
+            raise StoryError(f"reference {number} is {kind_of(entry)}; write its id, image and caption")
+        found, _ = _sort_keys(
+            cast("Mapping[object, object]", entry), _REFERENCE_KEYS, ignored, f"reference {number}"
+        )
+        try:
+            references.append(reference_from_document(found))
+        except StoryError as error:
+            raise StoryError(f"reference {number}: {error}") from error
+    return tuple(references)
+
+
+def reference_from_document(document: Mapping[str, object]) -> Reference:
+    """Returns the reference in parsed YAML or JSON.
+
+    Raises:
+        StoryError: A key is missing, or a value has the wrong type.
+    """
+    shots: object = document.get("shots")
+    if shots is None:
+        shots = "all"
+    if not isinstance(shots, str):
+        numbers = [whole_number(one) for one in (shots if isinstance(shots, list) else [shots])]
+        if None in numbers:
+            raise StoryError(f"shots is {shown(shots)}; write all, cited, or a list of shots' numbers")
+        shots = tuple(cast("list[int]", numbers))
+    elif shots not in ("all", "cited"):
+        raise StoryError(f"shots is {shown(shots)}; write all, cited, or a list of shots' numbers")
+    return Reference(
+        id=_text(document, "id").removeprefix("@"),
+        image=_text(document, "image"),
+        caption=_text(document, "caption"),
+        role=cast("ReferenceRole", document.get("role") or "subject"),
+        shots=cast("Any", shots),
+    )
 
 
 def _text(entries: Mapping[str, object], key: str) -> str:
@@ -470,6 +632,17 @@ def _form(num_shots: int = 0) -> str:
 def _list(things: Sequence[str], most: int = 3) -> str:
     more = f" and {len(things) - most} more" if len(things) > most else ""
     return ", ".join(things[:most]) + more
+
+
+def _check_steers(steers: Sequence[Steer], num_chunks: int | None) -> None:
+    places = [steer.chunk_index for steer in steers]
+    if places != sorted(set(places)):
+        raise StoryError("the captions under 'then' do not follow each other; let each 'after' be larger")
+    if num_chunks is not None and places and places[-1] >= num_chunks:
+        raise StoryError(
+            f"'then' goes on after {places[-1]} chunks, and the shot has {num_chunks}; "
+            "give it more num_chunks, or a smaller 'after'"
+        )
 
 
 def _check_text(value: str, name: str, max_chars: int) -> None:

@@ -33,7 +33,7 @@ from shotstream.model.dit import Block, modulated_norm, sigma_embedding
 from shotstream.model.positions import FramePositions
 from shotstream.streaming.conditioning import (
     Conditioning,
-    caption_shots,
+    context_captions,
     first_shot_conditioning,
     planned_conditioning,
 )
@@ -106,7 +106,9 @@ class PublishedLoop:
         for index in range(len(captions)):
             forget_captions(self._pipeline.text_encoder)
             composed = [
-                self._pipeline.compose(global_caption, captions[: shot_index + 1], shot_seed(seed, 0))
+                self._pipeline.compose(
+                    global_caption, captions[: shot_index + 1], seed=shot_seed(seed, 0)
+                )
                 for shot_index in range(index + 1)
             ]
             text = self._pipeline.text_encoder.encode(composed).to(self._pipeline.device).unsqueeze(0)
@@ -136,7 +138,7 @@ class PublishedLoop:
         )
         conditioning = planned_conditioning(plan, device=pipeline.device)
         # All captions are given here, so that the index of a caption is that of its shot.
-        rows = torch.tensor([*caption_shots(plan), len(shots)], device=pipeline.device)
+        rows = torch.tensor([*(shot for shot, _ in context_captions(plan)), len(shots)], device=pipeline.device)
         positions = conditioning.positions
         return Conditioning(
             context=conditioning.context,

@@ -52,6 +52,7 @@ class CacheSnapshot:
     """A copy of the committed keys and values of a cache."""
 
     num_context_frames: int
+    first_chunk: int
     num_chunks: int
     layers: tuple[LayerCache, ...]
 
@@ -150,6 +151,8 @@ class DualCache:
         self.version = 0
         """Counter of the events after which keys that an earlier pass has read may be gone."""
         self._num_context_frames = 0
+        self._first_chunk = 0
+        """Chunk of the shot with which the committed ones begin."""
         self._num_chunks = 0
         self._set_aside: tuple[LayerCache, ...] | None = None
         """The chunk that last left the window, while a denoise pass uses its slot."""
@@ -161,8 +164,8 @@ class DualCache:
 
     @property
     def num_chunks(self) -> int:
-        """Number of committed chunks of the current shot, including those beyond the window."""
-        return self._num_chunks
+        """Number of chunks of the current shot up to the last committed one."""
+        return self._first_chunk + self._num_chunks
 
     def context(self, layer: int) -> LayerCache:
         """Returns views of the committed context in one layer."""
@@ -173,8 +176,12 @@ class DualCache:
         self._num_context_frames = 0
         self.reset_local()
 
-    def reset_local(self) -> None:
-        """Removes the chunks of the shot and keeps the context."""
+    def reset_local(self, first_chunk: int = 0) -> None:
+        """Removes the chunks of the shot and keeps the context; the next one committed is `first_chunk`.
+
+        A shot of which chunks before `first_chunk` are forgotten goes on as if they had left the window.
+        """
+        self._first_chunk = first_chunk
         self._num_chunks = 0
         self._set_aside = None
         self.version += 1
@@ -183,7 +190,9 @@ class DualCache:
         """Returns a copy of everything committed."""
         self._put_back()
         used = self._used_range(self._num_context_frames, self._num_chunks)
-        return CacheSnapshot(self._num_context_frames, self._num_chunks, self._copy(used))
+        return CacheSnapshot(
+            self._num_context_frames, self._first_chunk, self._num_chunks, self._copy(used)
+        )
 
     @torch.no_grad()
     def restore(self, snapshot: CacheSnapshot) -> None:
@@ -194,7 +203,8 @@ class DualCache:
         if held != room or type(snapshot.layers[0]) is not type(self.layers[0]):
             raise ValueError("the snapshot belongs to a cache of another shape")
         self.reset()
-        self._num_context_frames, self._num_chunks = snapshot.num_context_frames, snapshot.num_chunks
+        self._num_context_frames = snapshot.num_context_frames
+        self._first_chunk, self._num_chunks = snapshot.first_chunk, snapshot.num_chunks
         self._paste(used, snapshot.layers)
 
     def begin(self, num_frames: int, chunk_index: int | None, write: Write | None) -> CachePass:
@@ -220,7 +230,7 @@ class DualCache:
             self._num_context_frames = done.num_frames
         elif done.write == "local":
             assert done.chunk_index is not None
-            self._num_chunks = done.chunk_index + 1
+            self._num_chunks = done.chunk_index + 1 - self._first_chunk
             self._set_aside = None
 
     def _begin_context(self, num_frames: int) -> CachePass:
@@ -238,12 +248,18 @@ class DualCache:
                 "a pass over a shot's cache takes the frames of one whole chunk: build its positions with "
                 f"chunk_positions (got chunk {chunk} of {num_frames} frames)"
             )
-        committed, window = self._num_chunks, self.config.window_chunks
+        shot_chunk, first = chunk, self._first_chunk
+        chunk, committed, window = chunk - first, self._num_chunks, self.config.window_chunks
+        if chunk < 0:
+            raise ValueError(f"chunk {shot_chunk} was forgotten; the cache begins with chunk {first}")
         if chunk > committed:
-            raise ValueError(f"chunk {chunk} follows {committed} committed chunks; commit those between")
+            raise ValueError(
+                f"chunk {shot_chunk} follows {first + committed} committed chunks; commit those between"
+            )
         if committed > window and chunk < committed - 1:
             raise ValueError(
-                f"the window of chunk {chunk} is gone after {committed} chunks; restore a snapshot"
+                f"the window of chunk {shot_chunk} is gone after {first + committed} chunks; "
+                "restore a snapshot"
             )
         if chunk < committed:
             self._put_back()
@@ -263,7 +279,7 @@ class DualCache:
             self,
             write,
             num_frames,
-            chunk,
+            shot_chunk,
             tuple(part for part in others if part.start < part.stop),
             own if in_place else None,
             slice(context.start, end),

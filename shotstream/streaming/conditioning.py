@@ -14,20 +14,22 @@ The phase that marks a cut and the index of the caption are two fields. For ever
 | shot                | context            | its phase  | its caption    | target phase | target caption |
 |---------------------|--------------------|------------|----------------|--------------|----------------|
 | the first           | zeros (of latents) | 0          | the target's   | 1            | its own        |
-| a later one         | the plan's frames  | the plan's | of their shots | the plan's   | its own        |
+| a later one, or one | the plan's frames  | the plan's | of their shots | the plan's   | its own        |
+| with references     |                    |            |                |              |                |
 | context dropped     | zeros (of latents) | 0          | the target's   | 1            | its own        |
 
 Context is dropped in training only, so that a sample trains the case of a first shot. Captions are stacked
-without repeats: those of the shots in the context, oldest first, then the target's. `condition_next_shot`
-combines all of this, for sessions and for training.
+without repeats: those of the frames in the context, oldest first, then the target's. A reference is a virtual
+shot before the first one, with its own caption. `condition_next_shot` combines all of this, for sessions and
+for training.
 
 Source: section 3.2 of arXiv 2603.25746; the published code's inference for the first shot. That code's
 training confuses phase and caption when it drops the context; here the target always has its own caption.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -46,6 +48,7 @@ from shotstream.model.positions import (
 from shotstream.streaming.context_sampling import (
     ContextPlan,
     ContextPolicy,
+    ContextSlot,
     NextShot,
     choose_context,
 )
@@ -113,7 +116,19 @@ class FullPass(NamedTuple):
     positions: FramePositions
 
 
-def _last(captions: Sequence[str]) -> str:
+class TextFunction(Protocol):
+    """The protocol of functions that return the text for the text encoder of one shot."""
+
+    def __call__(self, captions: Sequence[str], shot_index: int) -> str:
+        """Returns the text for the last of a film's captions, that of shot `shot_index`.
+
+        A shot that was steered has several captions, so that there may be more of them than shots.
+        """
+        ...
+
+
+def _last(captions: Sequence[str], shot_index: int) -> str:
+    del shot_index
     return captions[-1]
 
 
@@ -124,7 +139,8 @@ def condition_next_shot(
     latent_size: LatentSize,
     policy: str | ContextPolicy,
     *,
-    text_of: Callable[[Sequence[str]], str] = _last,
+    references: Sequence[ShotMemory] = (),
+    text_of: TextFunction = _last,
     rng: np.random.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> ConditionedShot:
@@ -136,22 +152,24 @@ def condition_next_shot(
         config: Sizes of the transformer, including the number of context frames.
         latent_size: Size of a latent frame.
         policy: The policy that chooses the context among the candidates of the memories.
-        text_of: Returns the text for the text encoder from the captions of the film up to a shot, its own
-            the last; by default its own. It is called only for shots that are used.
+        references: Memories of virtual shots before the first, each of pinned pictures alone.
+        text_of: Returns the text for the text encoder from the captions of the film up to one of them; by
+            default that one. It is called only for captions that are used.
         rng: Generator for the policy, see `choose_context`.
         device: Device of the conditioning; queued work on it is not waited for.
 
     Raises:
         ValueError: As in `choose_context`.
     """
-    told = [*(memory.caption for memory in memories), caption]
-    own = text_of(told)
-    if not memories:
+    told = [(shot, index) for shot, memory in enumerate(memories) for index in range(len(memory.captions))]
+    texts = [*(text for memory in memories for text in memory.captions), caption]
+    own = text_of(texts, len(memories))
+    if not memories and not references:
         return ConditionedShot(first_shot_conditioning(config, latent_size, device=device), [own])
     plan = choose_context(
         [
             candidate
-            for shot_index, memory in enumerate(memories)
+            for shot_index, memory in enumerate([*references, *memories], start=-len(references))
             for candidate in memory.candidates(shot_index)
         ],
         NextShot(index=len(memories), caption=caption),
@@ -159,7 +177,12 @@ def condition_next_shot(
         policy,
         rng,
     )
-    captions = [text_of(told[: shot_index + 1]) for shot_index in caption_shots(plan)]
+    captions = [
+        text_of([references[shot].captions[index]], 0)
+        if shot < 0
+        else text_of(texts[: told.index((shot, index)) + 1], shot)
+        for shot, index in context_captions(plan)
+    ]
     return ConditionedShot(planned_conditioning(plan, device=device), [*captions, own])
 
 
@@ -187,10 +210,10 @@ def planned_conditioning(
     plan: ContextPlan, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Conditioning:
     """Returns the conditioning of a shot with a context plan; its own caption follows the others."""
-    rows = {shot_index: row for row, shot_index in enumerate(caption_shots(plan))}
+    rows = {caption: row for row, caption in enumerate(context_captions(plan))}
     phases = torch.tensor([[slot.shot_phase for slot in plan.slots]])
     own = len(rows)
-    captions = torch.tensor([[rows.get(slot.candidate.shot_index, own) for slot in plan.slots]])
+    captions = torch.tensor([[rows.get(_caption_of(slot), own) for slot in plan.slots]])
     context = torch.stack([slot.candidate.latent() for slot in plan.slots], dim=1).unsqueeze(0)
     return Conditioning(
         context=context.to(dtype),
@@ -200,9 +223,16 @@ def planned_conditioning(
     ).to(device)
 
 
-def caption_shots(plan: ContextPlan) -> tuple[int, ...]:
-    """Returns the earlier shots whose captions the context has, oldest first; the target's one follows."""
-    return tuple(sorted({slot.candidate.shot_index for slot in plan.slots})) if plan.own_captions else ()
+def context_captions(plan: ContextPlan) -> tuple[tuple[int, int], ...]:
+    """Returns the captions that the context has, as (shot index, index among the shot's captions).
+
+    The oldest comes first; the target's one follows them.
+    """
+    return tuple(sorted({_caption_of(slot) for slot in plan.slots})) if plan.own_captions else ()
+
+
+def _caption_of(slot: ContextSlot) -> tuple[int, int]:
+    return slot.candidate.shot_index, slot.candidate.caption_index
 
 
 def stack_conditioning(samples: Sequence[Conditioning]) -> Conditioning:

@@ -134,6 +134,7 @@ class ContextEncoder:
             num_chunks=num_chunks,
             num_frames=self._num_frames(num_chunks),
             candidate_frames=candidates,
+            later_captions=self._request.steering.captions(num_chunks, self._num_frames),
             latents=torch.stack([found[index] for index in candidates]),
             keep_s=self._stopwatch.take()["keep"],
         )

@@ -1,16 +1,15 @@
 """Context policies: the choice of the frames of earlier shots that condition the next one.
 
-A `ContextCandidate` is a frame of an earlier shot that was kept, or a picture pinned to one. A
-`ContextPolicy` chooses `budget` of them; `choose_context` sorts its choice and gives each frame its RoPE
-phase. There are two policies:
+A `ContextCandidate` is a frame of an earlier shot that was kept, a picture pinned to one, or a reference.
+Pinned pictures and references are always chosen. A `ContextPolicy` chooses frames for the places that are
+left; `choose_context` sorts all of them and gives each its RoPE phase. There are two policies:
 
 - `published`: the allocation of arXiv 2603.25746, section 3.2, as in its code. Every earlier shot gets
   `budget // num_shots` frames and the most recent shots one more each, so that with more shots than slots
-  the oldest shots get none. Phases are shot indices, which grow with the film. Pinned frames are not
-  defined for it and refused.
+  the oldest shots get none. Phases are shot indices, which grow with the film.
 - `theatre`: this project's own. The same allocation while the shots fit the budget. Otherwise one frame each
-  of the first shot, which introduced cast and place, and of the most recent `budget - 1` shots. Pinned frames
-  take slots first, and the rule applies to the remaining slots. Phases are ranks among the chosen shots, so
+  of the first shot, which introduced cast and place, and of the most recent `budget - 1` shots. Phases are
+  ranks among the chosen shots, so
   no phase difference exceeds `budget`, whatever the length of the film: training on up to `budget` earlier
   shots covers all of them.
 
@@ -35,18 +34,22 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContextCandidate:
-    """A frame that may condition the next shot: of an earlier shot, or a pinned picture."""
+    """A frame that may condition the next shot: of an earlier shot, a pinned picture, or a reference."""
 
     shot_index: int
-    """Index of the earlier shot in the film, from 0."""
+    """Index of the earlier shot in the film, from 0. References are virtual earlier shots, of indices below
+    0: the last one is -1.
+    """
     frame_index: int | None
-    """Index of the video frame in that shot, from 0; None for a pinned picture."""
+    """Index of the video frame in that shot, from 0; None for a pinned picture or a reference."""
     pin_index: int | None = None
-    """Index among the pictures pinned to that shot; None for a frame of the shot."""
+    """Index among the pictures of that shot that are pinned; None for a frame of the shot."""
     shot_num_frames: int
     """Length of that shot in video frames."""
     caption: str
-    """The shot's own caption."""
+    """The frame's caption: its shot's own, or one that the shot was steered to."""
+    caption_index: int = 0
+    """Index of the caption among those of its shot."""
     latent: Callable[[], Float[Tensor, "z h w"]] = field(repr=False, compare=False)
     """Returns the frame's normalised latent, which is read or computed when it is called."""
 
@@ -58,7 +61,7 @@ class ContextCandidate:
 
     @property
     def is_mandatory(self) -> bool:
-        """Whether every policy must choose it: a pinned picture."""
+        """Whether every context has it: a pinned picture or a reference."""
         return self.pin_index is not None
 
 
@@ -86,11 +89,6 @@ class ContextPolicy(Protocol):
         """Whether a context frame has the caption of its own shot; False: that of the next shot."""
         ...
 
-    @property
-    def allows_pins(self) -> bool:
-        """Whether mandatory candidates are allowed."""
-        ...
-
     def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
         """Returns the video frames of a shot that this policy may choose; they are kept as candidates.
 
@@ -107,12 +105,12 @@ class ContextPolicy(Protocol):
         next_shot: NextShot,
         rng: np.random.Generator,
     ) -> Sequence[ContextCandidate]:
-        """Returns exactly `budget` of the candidates, including all mandatory ones, in any order.
+        """Returns exactly `budget` of the candidates, in any order.
 
         Args:
-            candidates: Candidates of all earlier shots, the oldest first; a shot's pinned pictures before its
-                frames. At least one is not mandatory, and at most `budget - 1` are.
-            budget: Number of context frames that the model takes; a candidate may be chosen repeatedly.
+            candidates: Frames of all earlier shots, the oldest first; at least one. Mandatory candidates are
+                in the context already.
+            budget: Number of frames to choose, at least 1; a candidate may be chosen repeatedly.
             next_shot: The shot to be generated.
             rng: The only source of randomness.
         """
@@ -147,11 +145,14 @@ def choose_context(
     policy: str | ContextPolicy = "theatre",
     rng: np.random.Generator | None = None,
 ) -> ContextPlan:
-    """Returns the context plan of a shot that follows others.
+    """Returns the context plan of a shot that follows others, or that has references.
+
+    Mandatory candidates are in it, the oldest first, and the policy fills what is left. If there is no other
+    candidate, as in a first shot with references, they share all of the budget.
 
     Args:
-        candidates: Candidates of all earlier shots, the oldest first; a shot's pinned pictures before its
-            frames.
+        candidates: References, then the candidates of all earlier shots, the oldest first; a shot's pinned
+            pictures before its frames.
         next_shot: The shot to be generated.
         budget: Number of context frames that the model takes.
         policy: The policy or its name, see the module docstring.
@@ -159,38 +160,58 @@ def choose_context(
             again gives the same result.
 
     Raises:
-        ValueError: There is no earlier shot (a first shot has no plan: its context is empty), the budget is
-            below 1, there are too many pins or pins that the policy does not allow, or the policy is unknown.
+        ValueError: There is no candidate (a first shot has no plan: its context is empty), the budget is
+            below 1, too many candidates are mandatory, or the policy is unknown.
     """
     policy = named_policy(policy) if isinstance(policy, str) else policy
     if budget < 1:
         raise ValueError(f"the context budget must be at least 1 frame, got {budget}")
-    num_pins = sum(candidate.is_mandatory for candidate in candidates)
-    if num_pins == len(candidates):
+    if not candidates:
         raise ValueError("no earlier shot to sample; a first shot takes the empty context")
-    if num_pins and not policy.allows_pins:
-        raise ValueError(
-            "this context policy has no pinned frames; unpin them or use one that has, such as 'theatre'"
-        )
-    if num_pins > budget - 1:
-        raise ValueError(
-            f"{num_pins} context frames are pinned; at most {budget - 1} of {budget} may be: unpin some"
-        )
-    rng = np.random.default_rng(next_shot.index) if rng is None else rng
-    chosen = sorted(policy.choose(candidates, budget, next_shot, rng), key=_position)
-    assert len(chosen) == budget and sum(candidate.is_mandatory for candidate in chosen) == num_pins
+    mandatory = [candidate for candidate in candidates if candidate.is_mandatory]
+    frames = [candidate for candidate in candidates if not candidate.is_mandatory]
+    _refuse_too_many(mandatory, budget)
+    if frames:
+        rng = np.random.default_rng(next_shot.index) if rng is None else rng
+        free = budget - len(mandatory)
+        chosen = [*mandatory, *policy.choose(frames, free, next_shot, rng)]
+    else:
+        shares = allocate(len(mandatory), budget)
+        chosen = [one for one, count in zip(mandatory, shares, strict=True) for _ in range(count)]
+    assert len(chosen) == budget
+    chosen.sort(key=_position)
     shots = sorted({candidate.shot_index for candidate in chosen})
+    num_references = max(0, -min(candidate.shot_index for candidate in candidates))
     phase_of = {shot: phase for phase, shot in enumerate(shots)} if policy.ranks_phases else None
     return ContextPlan(
         slots=tuple(
             ContextSlot(
                 candidate=candidate,
-                shot_phase=candidate.shot_index if phase_of is None else phase_of[candidate.shot_index],
+                shot_phase=candidate.shot_index + num_references
+                if phase_of is None
+                else phase_of[candidate.shot_index],
             )
             for candidate in chosen
         ),
-        target_phase=next_shot.index if phase_of is None else len(shots),
+        target_phase=next_shot.index + num_references if phase_of is None else len(shots),
         own_captions=policy.own_captions,
+    )
+
+
+def _refuse_too_many(mandatory: Sequence[ContextCandidate], budget: int) -> None:
+    """Raises ValueError if mandatory candidates leave no place for a frame of an earlier shot."""
+    num_references = sum(candidate.shot_index < 0 for candidate in mandatory)
+    num_pins, most = len(mandatory) - num_references, max_pictures(budget)
+    if len(mandatory) <= most:
+        return
+    if not num_references:
+        raise ValueError(
+            f"{num_pins} context frames are pinned; at most {most} of {budget} may be: unpin some"
+        )
+    pinned = f" and {num_pins} pinned pictures" if num_pins else ""
+    raise ValueError(
+        f"{num_references} references{pinned} for {most} places in a shot's context; give fewer, or name "
+        "under 'shots' which shots each is for"
     )
 
 
@@ -236,9 +257,9 @@ def frame_candidates(
     ]
 
 
-def max_pins(policy: str, budget: int) -> int:
-    """Returns the maximum number of pinned pictures: one slot is left to shots; 0 if pins are unsupported."""
-    return budget - 1 if named_policy(policy).allows_pins else 0
+def max_pictures(budget: int) -> int:
+    """Returns the maximum number of references and pinned pictures: one place is left to earlier shots."""
+    return max(budget - 1, 0)
 
 
 def allocate(num_shots: int, budget: int) -> tuple[int, ...]:
@@ -294,7 +315,6 @@ class PublishedPolicy:
 
     ranks_phases = False
     own_captions = True
-    allows_pins = False
 
     def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
         """Returns the frames that `choose` may choose, for both parities of a shot's first frame."""
@@ -325,7 +345,6 @@ class TheatrePolicy:
 
     ranks_phases = True
     own_captions = True
-    allows_pins = True
 
     def frames_of(self, num_frames: int, count: int) -> tuple[int, ...]:
         """Returns the indices of `count` chosen frames of a shot; here, spread over it."""
@@ -342,13 +361,12 @@ class TheatrePolicy:
         next_shot: NextShot,
         rng: np.random.Generator,
     ) -> list[ContextCandidate]:
-        """Returns the pinned pictures and frames of the shots kept, by their shares of what is left."""
+        """Returns frames spread over the shots kept, by their shares of the budget."""
         del next_shot, rng
-        chosen = [candidate for candidate in candidates if candidate.is_mandatory]
-        free = budget - len(chosen)
+        chosen: list[ContextCandidate] = []
         shots = frames_by_shot(candidates)
-        kept = _anchored(list(shots), free)
-        for shot_index, count in zip(kept, allocate(len(kept), free), strict=True):
+        kept = _anchored(list(shots), budget)
+        for shot_index, count in zip(kept, allocate(len(kept), budget), strict=True):
             frames = shots[shot_index]
             num_frames = next(iter(frames.values())).shot_num_frames
             chosen += [frames[index] for index in self.frames_of(num_frames, count)]

@@ -31,14 +31,18 @@ from shotstream.streaming.pipeline_config import (
     fitted_family_caption,
     read_and_settled,
 )
+from shotstream.streaming.references import EncodedReference, fitted_picture, with_picture
 from shotstream.streaming.sequence_parallel import HeadParallel
 from shotstream.streaming.timing import Stopwatch
 from shotstream.text.text_encoder import TextEncoder
+from shotstream.story import Reference
 from shotstream.theatre.caption_encoder import CaptionEncoder
+from shotstream.theatre.palette import LEAST_SHARE_IN_WORLD, share_of_equal_colours
 from shotstream.theatre.reading.settled import SettledShot
 from shotstream.transfer import fetch, send
 from shotstream.vae.codec import Codec, DecodeState, StreamDecoder
 from shotstream.vae.pixels import from_uint8, to_uint8
+from shotstream.video.pictures import PictureError
 
 if TYPE_CHECKING:
     from shotstream.streaming.session import StorySession
@@ -186,12 +190,21 @@ class StreamingPipeline:
             self._sigmas[num_steps] = send(schedule.student_sigmas(steps), self.device)
         return self._sigmas[num_steps]
 
-    def compose(self, global_caption: str, captions: Sequence[str], seed: int = 0) -> str:
+    def compose(
+        self, global_caption: str, captions: Sequence[str], shot_index: int | None = None, seed: int = 0
+    ) -> str:
         """Returns the text that the text encoder gets for the last of a film's captions.
 
-        `seed` chooses what the captions of a theatre's film leave open, the same for all its shots.
+        Args:
+            global_caption: The caption of all shots.
+            captions: The captions so far.
+            shot_index: Index of the last one's shot; None: every caption is a shot's.
+            seed: Chooses what the captions of a theatre's film leave open, the same for all its shots.
         """
-        return fitted_family_caption(self.family, self.text_encoder, global_caption, captions, seed).text
+        shot_index = len(captions) - 1 if shot_index is None else shot_index
+        return fitted_family_caption(
+            self.family, self.text_encoder, global_caption, captions, shot_index, seed
+        ).text
 
     def read(self, global_caption: str, captions: Sequence[str], seed: int = 0) -> SettledShot | None:
         """Returns what the model understands of the last of a film's captions, and what it will show.
@@ -238,6 +251,38 @@ class StreamingPipeline:
         pixels = rearrange(levels, "f h w c -> f 1 c 1 h w")
         return torch.cat([self.codec.encode(from_uint8(frame))[:, :, 0].float() for frame in pixels])
 
+    def encode_reference(self, reference: Reference) -> EncodedReference:
+        """Returns a reference with its picture at the model's size, and the latent of it.
+
+        Raises:
+            ValueError: The picture is missing, unreadable or too large.
+        """
+        try:
+            picture = fitted_picture(reference, self.config.pixel_size)
+        except PictureError as error:
+            raise ValueError(f"reference @{reference.id}: {error}") from error
+        return EncodedReference(
+            reference=with_picture(reference, picture), latent=self.encode_frames(picture[None])[0]
+        )
+
+    @torch.no_grad()
+    def judge_reference(self, encoded: EncodedReference) -> str | None:
+        """Returns a sentence that a reference's picture is not one of the model's world; None if it may be.
+
+        Only the theatre's world is known: a picture is of it if the codec can draw it.
+        """
+        if self.family != "theatre":
+            return None
+        latent = send(encoded.latent, self.codec_device)[None, :, None]
+        drawn = to_frames(self.decode_levels(latent, None)[0])[0]
+        share = share_of_equal_colours(fitted_picture(encoded.reference, self.config.pixel_size), drawn)
+        if share >= LEAST_SHARE_IN_WORLD:
+            return None
+        return (
+            f"reference @{encoded.reference.id}: its picture is not one of this model's world, which can draw "
+            f"{share:.0%} of it; shots will show what their captions say"
+        )
+
     def decode(
         self,
         latents: Float[Tensor, "1 z f h w"],
@@ -282,11 +327,18 @@ class StreamingPipeline:
         """Takes back a borrowed cache, for the next shot."""
         self._spare_caches.append(cache)
 
-    def session(self, global_caption: str, *, seed: int = 0, quiet: bool = False) -> "StorySession":
+    def session(
+        self,
+        global_caption: str,
+        *,
+        seed: int = 0,
+        references: Sequence[Reference] = (),
+        quiet: bool = False,
+    ) -> "StorySession":
         """Returns a new session; see `StorySession`."""
         from shotstream.streaming.session import StorySession
 
-        return StorySession(self, global_caption, seed=seed, quiet=quiet)
+        return StorySession(self, global_caption, seed=seed, references=references, quiet=quiet)
 
     def load_session(self, path: str | os.PathLike[str], *, quiet: bool = False) -> "StorySession":
         """Returns a session from `StorySession.save`; SessionError if damaged or of another model."""

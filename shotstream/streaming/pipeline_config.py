@@ -57,14 +57,14 @@ class PipelineConfig:
         FlowSchedule(shift=self.shift).student_sigmas(self.student_steps)
 
 
-def family_caption(family: Family, global_caption: str, captions: Sequence[str]) -> str:
-    """Returns the text of training data for the last of a story's captions, whatever its length.
+def family_caption(family: Family, global_caption: str, captions: Sequence[str], shot_index: int) -> str:
+    """Returns the text of training data for the last of a story's captions, that of shot `shot_index`.
 
-    The theatre's captions are read, see `theatre/reading/`, and told in its own words, as in a session.
+    It has any length. The theatre's captions are read, see `theatre/reading/`, and told in its own words, as in a session.
     """
     if family == "theatre":
         return read_and_settled(global_caption, captions, 0).caption
-    return compose_caption(global_caption, captions[-1], len(captions) - 1, style=CAPTION_STYLES[family])
+    return compose_caption(global_caption, captions[-1], shot_index, style=CAPTION_STYLES[family])
 
 
 def read_and_settled(global_caption: str, captions: Sequence[str], seed: int) -> SettledShot:
@@ -76,7 +76,12 @@ def read_and_settled(global_caption: str, captions: Sequence[str], seed: int) ->
 
 
 def fitted_family_caption(
-    family: Family, text_encoder: TextEncoder, global_caption: str, captions: Sequence[str], seed: int = 0
+    family: Family,
+    text_encoder: TextEncoder,
+    global_caption: str,
+    captions: Sequence[str],
+    shot_index: int,
+    seed: int = 0,
 ) -> FittedCaption:
     """Returns the text that a text encoder gets for the last of a story's captions.
 
@@ -87,7 +92,8 @@ def fitted_family_caption(
         family: Family of the model.
         text_encoder: Its text encoder.
         global_caption: The caption of all shots.
-        captions: The captions of the shots so far, the last one's included.
+        captions: All captions so far, of which the last is that of the shot.
+        shot_index: Index of the shot; one that was steered has several captions.
         seed: Chooses what the captions of a theatre's film leave open; one for all its shots.
     """
     if isinstance(text_encoder, CaptionEncoder):
@@ -97,6 +103,6 @@ def fitted_family_caption(
         captions[-1],
         text_encoder.text_length,
         text_encoder.count_tokens,
-        shot_index=len(captions) - 1,
+        shot_index=shot_index,
         style=CAPTION_STYLES[family],
     )

@@ -2,7 +2,7 @@
 
 A shot starts with a commit pass over its context, which fills the global cache. Every chunk is then denoised
 in a few steps that only read the caches, yielded, and committed to the local cache as clean latents when the
-caller requests the next one. Commit passes have no gradients and caches hold detached values, so no gradient
+caller requests the next one. A shot may get another caption between two chunks (`steering`). Commit passes have no gradients and caches hold detached values, so no gradient
 flows through the caches: if gradients are enabled, each chunk has exactly one pass with a gradient, its exit
 step.
 
@@ -14,6 +14,7 @@ chunks after the first are not trained through the keys of earlier ones, and a c
 at level 0 in training as in inference.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
@@ -31,6 +32,7 @@ from shotstream.model.rope import RopeTable, rope_table
 from shotstream.streaming.chunk_prefetcher import CancelToken
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.noise import NoiseSource
+from shotstream.streaming.steering import SwitchFunction
 from shotstream.streaming.timing import Stopwatch
 
 Observe = Callable[[int | None, int, Tensor], None]
@@ -51,6 +53,7 @@ class Rollout:
         *,
         stopwatch: Stopwatch | None = None,
         observe: Observe | None = None,
+        switches: SwitchFunction | None = None,
     ) -> None:
         """Creates a rollout; nothing is computed yet.
 
@@ -63,6 +66,7 @@ class Rollout:
             sigmas: Descending noise levels of the student's steps, preferably on the network's device.
             stopwatch: Measures the parts "context", "denoise" and "commit".
             observe: Called with every velocity.
+            switches: Captions that the shot gets between chunks, for passes without gradients; None: none.
 
         Raises:
             ValueError: The network does not take level 0 for its context.
@@ -80,6 +84,10 @@ class Rollout:
         self._sigmas = sigmas
         self._stopwatch = stopwatch
         self._observe = observe
+        self._switches = switches
+        # The next chunk attends to one chunk less than the window holds.
+        self._window: deque[tuple[int, Tensor, RopeTable]] = deque(maxlen=dit.config.window_chunks - 1)
+        """Index, clean latents and rotations of the chunks that the next one attends to."""
         self._cancel_token: CancelToken | None = None
         with torch.no_grad():
             # Passes without gradients compute the captions' keys once, not once per pass.
@@ -109,6 +117,8 @@ class Rollout:
             raise ValueError(f"{len(exit_steps)} exit steps for {num_chunks} chunks; give one for each")
         self._cancel_token = cancel_token
         self._commit_context()
+        if self._switches is not None:
+            self._switches(0)
         for chunk_index in count() if num_chunks is None else range(num_chunks):
             rope = self._rope(self._conditioning.chunk(chunk_index, self._dit.config))
             with self._part("denoise"):
@@ -116,7 +126,22 @@ class Rollout:
             yield x0
             if num_chunks is None or chunk_index + 1 < num_chunks:
                 with self._part("commit"), torch.no_grad():
-                    self._pass(x0.detach(), _clean(x0), rope, write=True)
+                    self._commit(chunk_index, x0.detach(), rope)
+
+    def _commit(self, chunk_index: int, x0: Tensor, rope: RopeTable) -> None:
+        """Commits a chunk; before a switch that recaches, also the others that the next chunk attends to."""
+        if self._switches is None:
+            self._pass(x0, _clean(x0), rope, write=True)
+            return
+        self._window.append((chunk_index, x0, rope))
+        switch = self._switches(chunk_index + 1)
+        if switch is not None:
+            self._own_text = switch.text
+            if switch.recache and self._window:
+                self._cache.reset_local(self._window[0][0])
+                for _, earlier, its_rope in list(self._window)[:-1]:
+                    self._pass(earlier, _clean(earlier), its_rope, write=True)
+        self._pass(x0, _clean(x0), rope, write=True)
 
     @torch.no_grad()
     def _commit_context(self) -> None:

@@ -8,7 +8,7 @@ metadata and is verified when the file is read; files of earlier versions have n
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from shotstream.files import write_atomically
+from shotstream.story import Steer, reference_from_document
+from shotstream.streaming.references import EncodedReference
 from shotstream.streaming.shot_memory import ShotMemory
 
 _FORMAT = "shotstream-session/1"
@@ -37,6 +39,8 @@ class Take(ShotMemory):
     """Number of denoising steps per chunk."""
     num_chunks: int
     """Length of the take in chunks."""
+    then: tuple[Steer, ...] = ()
+    """Captions that it got while it ran."""
     keep_s: float = 0.0
     """Seconds for encoding its memory, partly while the shot was generated; 0 in a loaded session."""
 
@@ -69,6 +73,8 @@ class SavedSession:
     """The finished shots."""
     pins: tuple[Pin, ...]
     """The pinned pictures, in the order of pinning."""
+    references: tuple[EncodedReference, ...] = ()
+    """The references, in the order in which they were given."""
 
 
 _TEXT, _SUM = "session", "sha256"
@@ -82,11 +88,16 @@ def write_session(path: Path, session: SavedSession) -> None:
     document = {
         "format": _FORMAT,
         **{key: getattr(session, key) for key in _SESSION_KEYS},
-        "takes": [{key: getattr(take, key) for key in _TAKE_KEYS} for take in session.takes],
+        "takes": [_take_document(take) for take in session.takes],
         "pins": [pin.shot_index for pin in session.pins],
     }
+    if session.references:  # a session without them is the same file as in earlier versions
+        document["references"] = [one.reference.to_document() for one in session.references]
     tensors = {f"take.{index}": take.latents.contiguous() for index, take in enumerate(session.takes)}
     tensors |= {f"pin.{index}": pin.latent.contiguous() for index, pin in enumerate(session.pins)}
+    tensors |= {
+        f"reference.{index}": one.latent.contiguous() for index, one in enumerate(session.references)
+    }
     text = json.dumps(document, ensure_ascii=False)
     write_atomically(save(tensors, metadata={_TEXT: text, _SUM: _sum(text, tensors)}), path)
 
@@ -141,17 +152,35 @@ def _sum(text: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _take_document(take: Take) -> dict[str, Any]:
+    document = {key: getattr(take, key) for key in _TAKE_KEYS}
+    if take.then:
+        document["then"] = [asdict(steer) for steer in take.then]
+        document["later_captions"] = take.later_captions
+    return document
+
+
+def _take_from(document: Mapping[str, Any], latents: Tensor) -> Take:
+    values = dict(document)
+    values["candidate_frames"] = tuple(values["candidate_frames"])
+    if "then" in values:
+        values["then"] = tuple(Steer(**steer) for steer in values["then"])
+        values["later_captions"] = tuple((int(first), str(text)) for first, text in values["later_captions"])
+    return Take(**values, latents=latents)
+
+
 def _session_from(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedSession:
     takes = tuple(
-        Take(
-            **{key: value for key, value in entry.items() if key != "candidate_frames"},
-            candidate_frames=tuple(entry["candidate_frames"]),
-            latents=tensors[f"take.{index}"],
-        )
-        for index, entry in enumerate(document["takes"])
+        _take_from(entry, tensors[f"take.{index}"]) for index, entry in enumerate(document["takes"])
+    )
+    references = tuple(
+        EncodedReference(reference=reference_from_document(entry), latent=tensors[f"reference.{index}"])
+        for index, entry in enumerate(document.get("references", []))
     )
     pins = tuple(
         Pin(shot_index=shot_index, latent=tensors[f"pin.{index}"])
         for index, shot_index in enumerate(document["pins"])
     )
-    return SavedSession(**{key: document[key] for key in _SESSION_KEYS}, takes=takes, pins=pins)
+    return SavedSession(
+        **{key: document[key] for key in _SESSION_KEYS}, takes=takes, pins=pins, references=references
+    )

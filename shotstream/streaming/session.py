@@ -15,18 +15,19 @@ chunks.
 import os
 import warnings
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from inspect import GEN_SUSPENDED, getgeneratorstate
+from inspect import GEN_CLOSED, GEN_CREATED, GEN_SUSPENDED, getgeneratorstate
 from pathlib import Path
 
 import numpy as np
 
-from shotstream.story import MAX_SEED
+from shotstream.story import MAX_SEED, Reference, Steer, SteerMode
 from shotstream.streaming.context_encoder import ContextEncoder, as_picture
-from shotstream.streaming.context_sampling import max_pins
+from shotstream.streaming.context_sampling import max_pictures
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.references import EncodedReference, cite
 from shotstream.streaming.saved_session import (
     Pin,
     SavedSession,
@@ -43,11 +44,21 @@ class CaptionWarning(UserWarning):
     """A warning that a shot will not show all that its captions say, or shows what they leave open."""
 
 
+class ReferenceWarning(UserWarning):
+    """A warning that a model cannot show the picture of a reference as it is."""
+
+
 class StorySession:
     """A session: the film of one global caption. Created by `StreamingPipeline.session`."""
 
     def __init__(
-        self, pipeline: StreamingPipeline, global_caption: str, *, seed: int = 0, quiet: bool = False
+        self,
+        pipeline: StreamingPipeline,
+        global_caption: str,
+        *,
+        seed: int = 0,
+        references: Sequence[Reference] = (),
+        quiet: bool = False,
     ) -> None:
         """Creates an empty session.
 
@@ -55,10 +66,13 @@ class StorySession:
             pipeline: The pipeline; other sessions may share it.
             global_caption: Caption of all shots.
             seed: Seed of the session; shots without their own seed derive one from it and their index.
-            quiet: Gives no `CaptionWarning`; the caller tells what `StreamingPipeline.read` says.
+            references: Pictures that condition the shots; captions cite them as `@id`.
+            quiet: Gives no warnings; the caller tells what `StreamingPipeline.read` and
+                `StreamingPipeline.judge_reference` say.
 
         Raises:
-            ValueError: The caption is empty or the seed is out of range.
+            ValueError: The caption is empty or cites what is no reference, the seed is out of range, a
+                picture cannot be used, or there are more references than the model has places for.
         """
         if not global_caption.strip():
             raise ValueError("the global caption is empty; say what all shots share")
@@ -69,7 +83,12 @@ class StorySession:
         self._seed, self._quiet = seed, quiet
         self._takes: tuple[Take, ...] = ()
         self._pins: tuple[Pin, ...] = ()
+        self._references: tuple[EncodedReference, ...] = ()
+        for reference in references:
+            self.add_reference(reference)
+        cite(global_caption, self._references)
         self._open_shot: weakref.ref[Generator[Chunk, None, None]] | None = None
+        self._open: ShotRequest | None = None
         self._open_shot_index = 0
 
     @classmethod
@@ -85,6 +104,7 @@ class StorySession:
         _check_origin(saved, pipeline, Path(path))
         session = cls(pipeline, saved.global_caption, seed=saved.seed, quiet=quiet)
         session._takes, session._pins = saved.takes, saved.pins
+        session._references = saved.references
         return session
 
     @property
@@ -103,6 +123,11 @@ class StorySession:
         return self._takes
 
     @property
+    def references(self) -> tuple[Reference, ...]:
+        """The references, each with its picture as the model sees it."""
+        return tuple(one.reference for one in self._references)
+
+    @property
     def pinned_shots(self) -> tuple[int, ...]:
         """Index of the shot of each pinned picture, in the order of pinning."""
         return tuple(pin.shot_index for pin in self._pins)
@@ -114,6 +139,7 @@ class StorySession:
         num_chunks: int | None = None,
         seed: int | None = None,
         steps: int | None = None,
+        then: Sequence[Steer] = (),
     ) -> Iterator[Chunk]:
         """Returns an iterator that generates the next shot, chunk by chunk.
 
@@ -126,14 +152,15 @@ class StorySession:
                 earlier.
             seed: Seed of the noise; None: derived from the session's seed and the shot's index.
             steps: Denoising steps per chunk; None: the number that the model was trained for.
+            then: Captions that it gets while it runs; `steer` gives it others.
 
         Raises:
-            ValueError: The caption is empty, or a number is out of range.
+            ValueError: The caption is empty or cites what is no reference, or a number is out of range.
         """
-        self._request(caption, num_chunks, 0 if seed is None else seed, steps, 0)  # checks the arguments
+        self._request(caption, num_chunks, 0 if seed is None else seed, steps, 0, then)  # checks all of it
         self._end_open_shot()
         seed = shot_seed(self._seed, len(self._takes)) if seed is None else seed
-        return self._start(self._request(caption, num_chunks, seed, steps, len(self._takes)))
+        return self._start(self._request(caption, num_chunks, seed, steps, len(self._takes), then))
 
     def retake(
         self,
@@ -143,6 +170,7 @@ class StorySession:
         seed: int | None = None,
         num_chunks: int | None = None,
         steps: int | None = None,
+        then: Sequence[Steer] | None = None,
     ) -> Iterator[Chunk]:
         """Returns an iterator that generates shot `shot_index` again.
 
@@ -156,6 +184,7 @@ class StorySession:
             seed: New seed; None: unchanged if another argument is given, else the next seed is derived.
             num_chunks: New length in chunks; None: unchanged.
             steps: New number of denoising steps; None: unchanged.
+            then: New captions while it runs; None: unchanged, or none if its caption or length is new.
 
         Raises:
             ValueError: There is no such shot, or as in `shot`.
@@ -164,13 +193,18 @@ class StorySession:
         if not -num_shots <= shot_index < num_shots:
             raise ValueError(f"no shot {shot_index} to take again; there are {num_shots}, counted from 0")
         self._request(
-            "the old one" if caption is None else caption, num_chunks, 0 if seed is None else seed, steps, 0
+            "the old one" if caption is None else caption,
+            num_chunks,
+            0 if seed is None else seed,
+            steps,
+            0,
+            then or (),
         )
         self._end_open_shot()
         shot_index = self._existing(shot_index)
         old = self._takes[shot_index]
         if seed is None:
-            changed = (caption, num_chunks, steps) != (None, None, None)
+            changed = (caption, num_chunks, steps, then) != (None, None, None, None)
             seed = old.seed if changed else derive_seed(old.seed, "retake")
         return self._start(
             self._request(
@@ -179,6 +213,7 @@ class StorySession:
                 seed,
                 old.num_steps if steps is None else steps,
                 shot_index,
+                (old.then if caption is None and num_chunks is None else ()) if then is None else then,
             )
         )
 
@@ -201,7 +236,44 @@ class StorySession:
         """Returns a session with the same finished shots and pins; afterwards both are independent."""
         other = StorySession(self._pipeline, self._global_caption, seed=self._seed, quiet=self._quiet)
         other._takes, other._pins = self._takes, self._pins
+        other._references = self._references
         return other
+
+    def steer(self, caption: str, mode: SteerMode = "recache") -> Steer:
+        """Gives the open shot another caption, from its next chunk on.
+
+        A chunk that is being denoised already keeps its caption; the switch says which one is the first. Two
+        calls between two chunks are one: the last counts.
+
+        Args:
+            caption: Caption of the shot from then on.
+            mode: How the shot turns to it, see `steering`.
+
+        Raises:
+            ValueError: No shot is open, it has no chunk yet, or its last one is made; or the caption is empty
+                or cites what is no reference.
+        """
+        cite(caption, self._references)
+        shot = self._open_shot() if self._open_shot is not None else None
+        if shot is None or getgeneratorstate(shot) in (GEN_CLOSED, GEN_CREATED) or self._open is None:
+            raise ValueError("no shot is running; begin one with `shot`, and steer it between two chunks")
+        if self._pipeline.group is not None:
+            raise ValueError("a film that several processes make together cannot be steered; cut to a shot")
+        return self._open.steering.steer(caption, mode)
+
+    def add_reference(self, reference: Reference) -> None:
+        """Adds a picture that conditions every later shot that it is for.
+
+        Raises:
+            ValueError: Its picture cannot be used, its id is taken, or the model has no place for it.
+        """
+        if any(one.reference.id == reference.id for one in self._references):
+            raise ValueError(f"there is a reference @{reference.id} already; give this one another id")
+        encoded = self._pipeline.encode_reference(reference)
+        if not self._quiet and (told := self._pipeline.judge_reference(encoded)):
+            warnings.warn(told, ReferenceWarning, stacklevel=3)
+        self._refuse_more_pictures(len(self._pins), (*self._references, encoded))
+        self._references = (*self._references, encoded)
 
     def pin(self, image: np.ndarray, shot_index: int) -> None:
         """Pins a picture: it is in the context of every later shot.
@@ -217,12 +289,7 @@ class StorySession:
                 of pins is reached, or the model's context policy does not support pins.
         """
         shot_index = self._existing(shot_index)
-        policy, budget = self._pipeline.config.context_policy, self._pipeline.context_budget
-        if len(self._pins) >= max_pins(policy, budget):
-            raise ValueError(
-                f"the context policy {policy!r} allows {max_pins(policy, budget)} pinned of {budget} context "
-                "frames; unpin one first"
-            )
+        self._refuse_more_pictures(len(self._pins) + 1, self._references)
         latent = self._pipeline.encode_frames(as_picture(image)[None])[0]
         self._pins = (*self._pins, Pin(shot_index=shot_index, latent=latent))
 
@@ -243,11 +310,18 @@ class StorySession:
                 seed=self._seed,
                 takes=self._takes,
                 pins=self._pins,
+                references=self._references,
             ),
         )
 
     def _request(
-        self, caption: str, num_chunks: int | None, seed: int, steps: int | None, shot_index: int
+        self,
+        caption: str,
+        num_chunks: int | None,
+        seed: int,
+        steps: int | None,
+        shot_index: int,
+        then: Sequence[Steer],
     ) -> ShotRequest:
         config = self._pipeline.config
         return ShotRequest(
@@ -258,6 +332,8 @@ class StorySession:
             num_chunks=config.num_chunks if num_chunks is None else num_chunks,
             takes=self._takes[:shot_index],
             pins=tuple(pin for pin in self._pins if pin.shot_index < shot_index),
+            references=self._references,
+            then=tuple(then),
         )
 
     def _start(self, request: ShotRequest) -> Iterator[Chunk]:
@@ -265,17 +341,22 @@ class StorySession:
         shot = self._film(request)
         # Weak, so that deleting the iterator ends the shot at once.
         self._open_shot, self._open_shot_index = weakref.ref(shot), len(request.takes)
+        self._open = request
         return shot
 
     def _warn(self, request: ShotRequest) -> None:
         """Warns of what the shot will not show as its captions say; the warning names the caller's line."""
         if self._quiet:
             return
-        captions = [*(take.caption for take in request.takes), request.caption]
-        shot = self._pipeline.read(request.global_caption, captions, request.film_seed)
-        if shot is not None and shot.warnings:
-            told = f"shot {len(captions)}: {'; '.join(shot.warnings)}"
-            warnings.warn(told, CaptionWarning, stacklevel=4)
+        earlier = [caption for take in request.takes for caption in take.captions]
+        own = [request.caption, *(steer.caption for steer in request.then)]
+        for index in range(len(own)):
+            captions = [cite(caption, self._references) for caption in [*earlier, *own[: index + 1]]]
+            told_of_all = cite(request.global_caption, self._references)
+            shot = self._pipeline.read(told_of_all, captions, request.film_seed)
+            if shot is not None and shot.warnings:
+                told = f"shot {len(request.takes) + 1}: {'; '.join(shot.warnings)}"
+                warnings.warn(told, CaptionWarning, stacklevel=4)
 
     @closed_at_exit
     def _film(self, request: ShotRequest) -> Generator[Chunk, None, None]:
@@ -315,6 +396,16 @@ class StorySession:
         if shot is not None:
             shot.close()
 
+    def _refuse_more_pictures(self, num_pins: int, references: Sequence[EncodedReference]) -> None:
+        """Raises ValueError if pins and the references of all shots leave no place for earlier shots."""
+        budget = self._pipeline.context_budget
+        most, num_references = max_pictures(budget), sum(one.reference.shots == "all" for one in references)
+        if num_pins + num_references > most:
+            raise ValueError(
+                f"{num_references} references and {num_pins} pinned pictures for all shots, and {most} places "
+                "in a shot's context: leave one out, or name under a reference's 'shots' which it is for"
+            )
+
     def _existing(self, shot_index: int) -> int:
         num_shots = len(self._takes)
         if not -num_shots <= shot_index < num_shots:
@@ -336,6 +427,7 @@ def _check_origin(saved: SavedSession, pipeline: StreamingPipeline, path: Path) 
     latents = [
         *(latent for take in saved.takes for latent in take.latents),
         *(pin.latent for pin in saved.pins),
+        *(one.latent for one in saved.references),
     ]
     if any(tuple(latent.shape) != shape for latent in latents):
         raise SessionError(f"{path}: its latents do not fit this model; load the model that it was made with")

@@ -8,7 +8,7 @@ import atexit
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial, wraps
@@ -30,6 +30,7 @@ from shotstream.streaming.pipeline import StreamingPipeline, to_frames
 from shotstream.streaming.rollout import Rollout
 from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot_request import ShotRequest
+from shotstream.streaming.steering import SteeredCaptions, SwitchFunction
 from shotstream.vae.codec import StreamDecoder
 
 P = ParamSpec("P")
@@ -171,7 +172,16 @@ def _denoising(
         noise = KeyedNoise(seeds=(request.seed,), shape=pipeline.chunk_shape, device=pipeline.device)
         sigmas = pipeline.sigmas(request.num_steps)
         token = None if pipeline.prefetcher is None else CancelToken()
-        rollout = Rollout(pipeline.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch)
+        rollout = Rollout(
+            pipeline.dit,
+            conditioning,
+            text,
+            cache,
+            noise,
+            sigmas,
+            stopwatch=stopwatch,
+            switches=_switches(pipeline, request),
+        )
         chunks = ended.enter_context(closing(rollout.chunks(request.num_chunks, cancel_token=token)))
         next_latents = partial(next, chunks, None)
         if pipeline.group is not None:
@@ -200,6 +210,19 @@ def _denoising(
             yield ended.enter_context(pipeline.prefetcher.prefetching(next_chunk, token))
 
 
+def _switches(pipeline: StreamingPipeline, request: ShotRequest) -> SwitchFunction | None:
+    """Returns the captions that a shot gets while it runs; None where processes share its passes."""
+    if pipeline.group is not None:
+        return None
+    compose = request.text_function(pipeline.compose)
+    earlier = [caption for memory in request.memories for caption in memory.captions]
+
+    def embed(captions: Sequence[str]) -> Tensor:
+        return pipeline.embeddings([compose([*earlier, *captions], len(request.takes))])
+
+    return SteeredCaptions(pipeline.dit, request.steering, embed, request.caption)
+
+
 def condition_request(pipeline: StreamingPipeline, request: ShotRequest) -> ConditionedShot:
     """Returns the conditioning of a shot, a batch of one on the pipeline's device, and its caption rows."""
     return condition_next_shot(
@@ -208,7 +231,8 @@ def condition_request(pipeline: StreamingPipeline, request: ShotRequest) -> Cond
         pipeline.dit.config,
         pipeline.latent_size,
         pipeline.config.context_policy,
-        text_of=partial(pipeline.compose, request.global_caption, seed=request.film_seed),
+        references=[one.memory for one in request.references_here],
+        text_of=request.text_function(pipeline.compose),
         device=pipeline.device,
     )
 
@@ -232,6 +256,7 @@ def finish_shot(
         num_chunks=num_chunks,
         num_frames=len(frames),
         candidate_frames=candidates,
+        later_captions=request.steering.captions(num_chunks, pipeline.geometry.shot_num_frames),
         latents=latents,
         keep_s=stopwatch.take()["keep"],
     )

@@ -5,7 +5,7 @@ form. It offers candidates; a policy of `context_sampling` chooses among them, a
 `conditioning` turns the choice into inputs of the network.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from jaxtyping import Float
@@ -20,6 +20,8 @@ class ShotMemory:
 
     caption: str
     """The shot's own caption, before it is composed with the global one."""
+    later_captions: tuple[tuple[int, str], ...] = ()
+    """Captions that the shot got while it ran, each with the first video frame that shows it."""
     num_frames: int
     """Length of the shot in video frames."""
     candidate_frames: tuple[int, ...]
@@ -34,6 +36,15 @@ class ShotMemory:
             raise ValueError(
                 f"{len(self.candidate_frames)} candidate frames with {len(self.latents)} latents"
             )
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All captions of the shot, in the order of its frames."""
+        return (self.caption, *(caption for _, caption in self.later_captions))
+
+    def caption_index_of(self, frame_index: int) -> int:
+        """Returns the index among `captions` of the caption of a video frame."""
+        return sum(first <= frame_index for first, _ in self.later_captions)
 
     def latent_of(self, frame_index: int) -> Float[Tensor, "z h w"]:
         """Returns the latent of a candidate frame."""
@@ -58,4 +69,10 @@ class ShotMemory:
         frames = frame_candidates(
             shot_index, self.num_frames, self.candidate_frames, self.latent_of, caption=self.caption
         )
-        return [*pinned, *frames]
+        return [*pinned, *(self._as_told(frame) for frame in frames)]
+
+    def _as_told(self, frame: ContextCandidate) -> ContextCandidate:
+        """Returns a frame of this shot with the caption that it has since the shot was steered to it."""
+        assert frame.frame_index is not None
+        index = self.caption_index_of(frame.frame_index)
+        return replace(frame, caption=self.captions[index], caption_index=index) if index else frame

@@ -1,13 +1,28 @@
 """The request for one shot: all inputs of its generation, except the model."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from jaxtyping import Float
 from torch import Tensor
 
-from shotstream.story import MAX_SEED
+from shotstream.story import MAX_SEED, Steer
+from shotstream.streaming.conditioning import TextFunction
+from shotstream.streaming.references import EncodedReference, cite
 from shotstream.streaming.saved_session import Pin, Take
 from shotstream.streaming.shot_memory import ShotMemory
+from shotstream.streaming.steering import Steering
+
+
+class ComposeFunction(Protocol):
+    """The protocol of `StreamingPipeline.compose`."""
+
+    def __call__(
+        self, global_caption: str, captions: Sequence[str], shot_index: int | None = None, seed: int = 0
+    ) -> str:
+        """Returns the text for the last of a film's captions."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +43,12 @@ class ShotRequest:
     """The takes of the earlier shots."""
     pins: tuple[Pin, ...]
     """The pinned pictures."""
+    references: tuple[EncodedReference, ...] = ()
+    """The film's references, of which this shot sees those that are for it."""
+    then: tuple[Steer, ...] = ()
+    """Captions that it gets while it runs, as planned; `steering` takes more of them meanwhile."""
+    steering: Steering = field(init=False, compare=False)
+    """The captions that it gets while it runs."""
 
     def __post_init__(self) -> None:
         for caption in (self.global_caption, self.caption):
@@ -45,6 +66,9 @@ class ShotRequest:
                     f"a frame is pinned to shot {pin.shot_index}; there are {len(self.takes)} before this "
                     "one, counted from 0"
                 )
+        for caption in (self.global_caption, self.caption, *(steer.caption for steer in self.then)):
+            cite(caption, self.references)
+        object.__setattr__(self, "steering", Steering(self.num_chunks, self.then))
 
     @property
     def film_seed(self) -> int:
@@ -60,12 +84,28 @@ class ShotRequest:
             memories[pin.shot_index] = replace(memory, pinned=(*memory.pinned, pin.latent))
         return memories
 
+    @property
+    def references_here(self) -> list[EncodedReference]:
+        """The references that this shot sees."""
+        told = " ".join((self.global_caption, self.caption, *(steer.caption for steer in self.then)))
+        return [one for one in self.references if one.is_for(len(self.takes), told)]
+
+    def text_function(self, compose: ComposeFunction) -> TextFunction:
+        """Returns the function from this film's captions to the text of one, which cites no reference."""
+
+        def text_of(captions: Sequence[str], shot_index: int) -> str:
+            cited = [cite(caption, self.references) for caption in captions]
+            return compose(cite(self.global_caption, self.references), cited, shot_index, self.film_seed)
+
+        return text_of
+
     def take(
         self,
         *,
         num_chunks: int,
         num_frames: int,
         candidate_frames: tuple[int, ...],
+        later_captions: tuple[tuple[int, str], ...],
         latents: Float[Tensor, "k z h w"],
         keep_s: float,
     ) -> Take:
@@ -77,6 +117,8 @@ class ShotRequest:
             num_chunks=num_chunks,
             num_frames=num_frames,
             candidate_frames=candidate_frames,
+            later_captions=later_captions,
             latents=latents,
+            then=self.steering.until(num_chunks),
             keep_s=keep_s,
         )

@@ -119,3 +119,12 @@ def to_indices(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         block = colours[start : start + 4096, None, :] - RGB[None].astype(np.int32)
         nearest[start : start + 4096] = (block * block).sum(-1).argmin(-1)
     return nearest[inverse].reshape(rgb.shape[:-1])
+
+
+LEAST_SHARE_IN_WORLD: Final = 0.9
+"""Minimum share of its pixels that the codec draws in their colours, of a picture of this world."""
+
+
+def share_of_equal_colours(picture: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> float:
+    """Returns the share of the pixels of an RGB picture that have the nearest palette colour in another."""
+    return float((to_indices(picture) == to_indices(drawn)).mean())
