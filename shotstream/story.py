@@ -43,6 +43,9 @@ CaptionStyle = Literal["plain", "published"]
 code.
 """
 
+ShotCaptions = str | tuple[str, ...]
+"""The caption of a shot, or all its captions in order if it was steered."""
+
 _STORIES_DIR = Path(__file__).parent / "stories"
 _NUMBERED = re.compile(r"shot[\s_-]*([0-9]{1,6})")
 _STORY_KEYS = ("title", "seed", "global_caption", "references", "shots", "frames_per_shot")

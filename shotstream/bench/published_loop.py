@@ -106,9 +106,7 @@ class PublishedLoop:
         for index in range(len(captions)):
             forget_captions(self._pipeline.text_encoder)
             composed = [
-                self._pipeline.compose(
-                    global_caption, captions[: shot_index + 1], seed=shot_seed(seed, 0)
-                )
+                self._pipeline.compose(global_caption, captions[: shot_index + 1], shot_seed(seed, 0))
                 for shot_index in range(index + 1)
             ]
             text = self._pipeline.text_encoder.encode(composed).to(self._pipeline.device).unsqueeze(0)

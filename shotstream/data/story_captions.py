@@ -84,7 +84,7 @@ class StoryCaptions:
         stories = [sample_story(numpy_rng(self.seed, "story", step, sample), num_shots) for sample in samples]
         captions = [
             [
-                family_caption("theatre", story.global_caption, story.captions[: shot + 1], shot)
+                family_caption("theatre", story.global_caption, story.captions[: shot + 1])
                 for shot in range(num_shots)
             ]
             for story in stories

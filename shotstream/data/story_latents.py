@@ -1,7 +1,7 @@
 """Latents of theatre stories: rendered shots, encoded as videos and as single context frames."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,9 +10,16 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shotstream.story import ShotCaptions
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.theatre.palette import to_rgb
+from shotstream.theatre.reference_pictures import (
+    actor_caption,
+    actor_picture,
+    place_caption,
+    place_picture,
+)
 from shotstream.theatre.render import Shot, render
 from shotstream.theatre.world import TheatreStory
 from shotstream.vae.codec import Codec
@@ -29,6 +36,8 @@ class ShotLatents:
     """Mask of the latent cells that show a part of an actor."""
     memory: ShotMemory
     """The memory of the shot, for any position in a story."""
+    turn_frame: int = 0
+    """First latent frame of what its actors turn to; 0: they do not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +46,16 @@ class StoryLatents:
 
     story: TheatreStory
     shots: tuple[ShotLatents, ...]
+    actor_references: tuple[ShotMemory, ...] = ()
+    """A reference picture of each member of the cast."""
+    place_references: tuple[ShotMemory, ...] = ()
+    """A reference picture of the set of each shot."""
 
 
 @torch.no_grad()
-def encode_shot(codec: Codec, shot: Shot, caption: str, num_frames: int, budget: int) -> ShotLatents:
+def encode_shot(
+    codec: Codec, shot: Shot, caption: ShotCaptions, num_frames: int, budget: int
+) -> ShotLatents:
     """Returns a rendered shot, encoded as a video and as the single frames that may become context."""
     drawn = render(shot, num_frames)
     empty = render(shot, num_frames, empty=True)
@@ -52,11 +67,17 @@ def encode_shot(codec: Codec, shot: Shot, caption: str, num_frames: int, budget:
         target=codec.encode(pixels)[0].half(),
         figures=_cells(drawn != empty, codec),
         memory=ShotMemory(
-            caption=caption,
+            caption=caption if isinstance(caption, str) else caption[0],
+            later_captions=tuple(
+                (turn.frame, told) for turn, told in zip(shot.turns, caption[1:], strict=True)
+            )
+            if shot.turns
+            else (),
             num_frames=num_frames,
             candidate_frames=chosen,
             latents=codec.encode(singles)[:, :, 0].half(),
         ),
+        turn_frame=codec.geometry.num_latent_frames(shot.turns[0].frame) if shot.turns else 0,
     )
 
 
@@ -66,6 +87,28 @@ def _cells(seen: NDArray[np.bool_], codec: Codec) -> Bool[Tensor, "f h w"]:
     padded = torch.from_numpy(np.concatenate([seen[:1].repeat(frames - 1, axis=0), seen]))
     cells = rearrange(padded, "(f t) (h i) (w j) -> f h w (t i j)", t=frames, i=stride, j=stride)
     return cells.any(dim=-1)
+
+
+@torch.no_grad()
+def encode_references(codec: Codec, story: StoryLatents, rng: np.random.Generator) -> StoryLatents:
+    """Returns a story with reference pictures of its cast and of the set of each shot."""
+    told = story.story
+    actors = [(actor_picture(actor, rng), actor_caption(actor)) for actor in told.cast]
+    places = [
+        (place_picture(shot.place, shot.time, shot.layout), place_caption(shot.place, shot.time))
+        for shot in told.shots
+    ]
+    pixels = from_uint8(torch.from_numpy(to_rgb(np.stack([drawn for drawn, _ in (*actors, *places)]))))
+    latents = codec.encode(rearrange(pixels, "n h w c -> n c 1 h w"))[:, :, 0].half()
+    memories = [
+        ShotMemory(caption=caption, num_frames=1, candidate_frames=(), latents=one[None][:0], pinned=(one,))
+        for (_, caption), one in zip((*actors, *places), latents, strict=True)
+    ]
+    return replace(
+        story,
+        actor_references=tuple(memories[: len(actors)]),
+        place_references=tuple(memories[len(actors) :]),
+    )
 
 
 def encode_story(codec: Codec, story: TheatreStory, num_frames: Sequence[int], budget: int) -> StoryLatents:

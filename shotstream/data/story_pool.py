@@ -16,7 +16,7 @@ from torch import Tensor
 from shotstream.data.batches import ShotBatch, dropped
 from shotstream.data.checks import require_within
 from shotstream.data.rng import numpy_rng
-from shotstream.data.story_latents import StoryLatents, encode_story
+from shotstream.data.story_latents import StoryLatents, encode_references, encode_story
 from shotstream.geometry import LatentSize
 from shotstream.model.config import DiTConfig
 from shotstream.streaming.conditioning import (
@@ -26,7 +26,8 @@ from shotstream.streaming.conditioning import (
     stack_conditioning,
 )
 from shotstream.streaming.pipeline_config import family_caption
-from shotstream.theatre.world import sample_story
+from shotstream.streaming.shot_memory import ShotMemory
+from shotstream.theatre.world import sample_story, with_turns
 from shotstream.vae.codec import Codec
 
 
@@ -60,10 +61,15 @@ class StoryPoolConfig:
     """Probability, in [0, 1], that a later shot is conditioned like a first one, without context."""
     caption_drop: float = 0.0
     """Probability, in [0, 1], that a sample's captions are empty: the unconditional case of guidance."""
+    turn_share: float = 0.0
+    """Probability, in [0, 1], that the actors of a shot of several chunks turn to something else in it."""
+    reference_share: float = 0.0
+    """Probability, in [0, 1], that a sample has references: pictures of its actors, its set, or both."""
 
     def __post_init__(self) -> None:
         require_within(self, 0, inf, ("seed", "shot_weights"))
-        require_within(self, 0, 1, ("pair_share", "context_drop", "caption_drop"))
+        shares = ("pair_share", "context_drop", "caption_drop", "turn_share", "reference_share")
+        require_within(self, 0, 1, shares)
         counts = ("batch_size", "block_stories", "num_blocks", "steps_per_block")
         require_within(self, 1, inf, (*counts, "num_shots", "num_latent_frames"))
         require_shot_weights(self.shot_weights)
@@ -115,7 +121,11 @@ class StoryPool:
             rng = np.random.default_rng((self.config.seed, number))
             story = sample_story(rng, int(rng.choice(self.config.num_shots)))
             lengths = [1 + 4 * (int(rng.choice(self.config.num_latent_frames)) - 1) for _ in story.shots]
-            stories.append(encode_story(self.codec, story, lengths, self.dit.num_context_frames))
+            story = with_turns(story, lengths, rng, share=self.config.turn_share)
+            encoded = encode_story(self.codec, story, lengths, self.dit.num_context_frames)
+            if self.config.reference_share:
+                encoded = encode_references(self.codec, encoded, rng)
+            stories.append(encoded)
         return stories
 
 
@@ -147,12 +157,15 @@ def draw_shots(stories: Sequence[StoryLatents], pool: StoryPool, step: int, samp
         rng = numpy_rng(pool.seed, "shot", step, sample)
         drawn = pairs if pairs and rng.random() < config.pair_share else eligible[index]
         story = drawn[int(rng.integers(len(drawn)))]
+        references = _references(story, index, rng) if rng.random() < config.reference_share else []
         x0.append(story.shots[index].target[:, :length].float())
         figures.append(story.shots[index].figures[:length])
         conditioning, rows = dropped(
-            *condition_story_shot(story, index, pool.dit, pool.policy, rng),
+            *condition_story_shot(
+                story, index, pool.dit, pool.policy, rng, num_latent_frames=length, references=references
+            ),
             rng,
-            has_context=index > 0,
+            has_context=index > 0 or bool(references),
             context_drop=config.context_drop,
             caption_drop=config.caption_drop,
         )
@@ -163,21 +176,48 @@ def draw_shots(stories: Sequence[StoryLatents], pool: StoryPool, step: int, samp
     )
 
 
+def _references(story: StoryLatents, index: int, rng: np.random.Generator) -> list[ShotMemory]:
+    """Returns references for a shot: its actors, its set, or both, in any order."""
+    shot, cast = story.story.shots[index], story.story.cast
+    actors = [story.actor_references[cast.index(one.actor)] for one in shot.performances]
+    which = rng.random()
+    chosen = actors if which < 0.4 else [story.place_references[index]]
+    chosen = [*actors, *chosen] if which > 0.6 else chosen
+    return [chosen[int(place)] for place in rng.permutation(len(chosen))]
+
+
 def condition_story_shot(
     story: StoryLatents,
     index: int,
     config: DiTConfig,
     policy: str,
     rng: np.random.Generator | None = None,
+    *,
+    num_latent_frames: int | None = None,
+    references: Sequence[ShotMemory] = (),
 ) -> ConditionedShot:
-    """Returns the conditioning of shot `index` of a story on its earlier shots, and its caption rows."""
-    memories = [shot.memory for shot in story.shots]
+    """Returns the conditioning of shot `index` of a story on its earlier shots, and its caption rows.
+
+    Args:
+        story: The story.
+        index: Index of the shot.
+        config: Sizes of the transformer.
+        policy: The context policy.
+        rng: Generator for the policy.
+        num_latent_frames: Number of latent frames of the shot that are used; None: all.
+        references: Reference pictures, as memories of virtual shots.
+    """
+    memories, own = [shot.memory for shot in story.shots], story.shots[index]
+    length = own.target.shape[1] if num_latent_frames is None else num_latent_frames
+    turns = 0 < own.turn_frame < length
     return condition_next_shot(
         memories[:index],
-        memories[index].caption,
+        memories[index].captions if turns else memories[index].caption,
         config,
-        LatentSize(*story.shots[index].target.shape[-2:]),
+        LatentSize(*own.target.shape[-2:]),
         policy,
+        turn_frame=own.turn_frame if turns else 0,
+        references=references,
         text_of=partial(family_caption, "theatre", story.story.global_caption),
         rng=rng,
     )

@@ -147,9 +147,7 @@ def _token_warnings(story: Story, pipeline: StreamingPipeline) -> list[str]:
     captions = [shot.caption for shot in story.shots]
     for index, shot in enumerate(story.shots):
         unknown.update(dict.fromkeys(unknown_words(encoder, story.global_caption, shot.caption)))
-        fitted = fitted_family_caption(
-            pipeline.family, encoder, story.global_caption, captions[: index + 1], index
-        )
+        fitted = fitted_family_caption(pipeline.family, encoder, story.global_caption, captions[: index + 1])
         if fitted.cut:
             cut.append(
                 f"shot {index + 1}: {_shorten(fitted.cut)!r} is cut from the end of the global caption"

@@ -48,21 +48,24 @@ def context_positions(shot_phase: Int[Tensor, "b c"], caption_index: Int[Tensor,
 
 
 def target_positions(
-    shot_phase: Int[Tensor, " b"], caption_index: Int[Tensor, " b"], num_frames: int, config: DiTConfig
+    shot_phase: Int[Tensor, " b"], caption_index: Int[Tensor, "b *f"], num_frames: int, config: DiTConfig
 ) -> FramePositions:
-    """Returns the positions of the first `num_frames` latent frames of a shot, with one phase and caption."""
-    phase, caption = (field[:, None].expand(-1, num_frames) for field in (shot_phase, caption_index))
+    """Returns the positions of the first `num_frames` latent frames of a shot, with one phase.
+
+    Each frame has its own caption, or all have one.
+    """
+    phase, caption = _per_frame(shot_phase, num_frames), _per_frame(caption_index, num_frames)
     return FramePositions(_consecutive(phase, config.num_context_frames), phase, caption)
 
 
 def chunk_positions(
-    shot_phase: Int[Tensor, " b"], caption_index: Int[Tensor, " b"], chunk_index: int, config: DiTConfig
+    shot_phase: Int[Tensor, " b"], caption_index: Int[Tensor, "b *f"], chunk_index: int, config: DiTConfig
 ) -> FramePositions:
-    """Returns the positions of chunk `chunk_index` of a shot, counted from 0."""
+    """Returns the positions of chunk `chunk_index` of a shot, counted from 0; captions as there."""
     if chunk_index < 0:
         raise ValueError(f"chunk index {chunk_index}; the first chunk is 0")
     num_frames = config.chunk_latent_frames
-    phase, caption = (field[:, None].expand(-1, num_frames) for field in (shot_phase, caption_index))
+    phase, caption = _per_frame(shot_phase, num_frames), _per_frame(caption_index, num_frames)
     first = config.num_context_frames + chunk_index * num_frames
     return FramePositions(_consecutive(phase, first), phase, caption, chunk_index)
 
@@ -74,6 +77,10 @@ def join_positions(*parts: FramePositions) -> FramePositions:
         torch.cat([part.shot_phase for part in parts], dim=1),
         torch.cat([part.caption_index for part in parts], dim=1),
     )
+
+
+def _per_frame(values: Tensor, num_frames: int) -> Tensor:
+    return values.reshape(len(values), -1).expand(-1, num_frames)
 
 
 def _consecutive(like: Tensor, first: int) -> Tensor:

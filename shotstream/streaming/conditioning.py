@@ -27,9 +27,9 @@ Source: section 3.2 of arXiv 2603.25746; the published code's inference for the 
 training confuses phase and caption when it drops the context; here the target always has its own caption.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ from shotstream.model.positions import (
     join_positions,
     target_positions,
 )
+from shotstream.story import ShotCaptions
 from shotstream.streaming.context_sampling import (
     ContextPlan,
     ContextPolicy,
@@ -67,7 +68,12 @@ class Conditioning:
     target_phase: Int[Tensor, " b"]
     """RoPE phase of the frames to be generated."""
     target_caption: Int[Tensor, " b"]
-    """Index of the caption of the frames to be generated."""
+    """Index of the caption of the frames to be generated; of a shot that turns, of those from then on."""
+    turn_frame: Int[Tensor, " b"] | None = None
+    """First latent frame, from 0, with another caption than the frames before it, which have the caption of
+    the index before; 0, or None for the whole batch: all have one. For training: a session commits earlier
+    chunks again instead.
+    """
 
     def __post_init__(self) -> None:
         if self.context.shape[2] != self.positions.frame_index.shape[1]:
@@ -88,15 +94,33 @@ class Conditioning:
             positions=positions,
             target_phase=send(self.target_phase, device),
             target_caption=send(self.target_caption, device),
+            turn_frame=None if self.turn_frame is None else send(self.turn_frame, device),
         )
 
     def chunk(self, chunk_index: int, config: DiTConfig) -> FramePositions:
         """Returns the positions of chunk `chunk_index` of the shot."""
-        return chunk_positions(self.target_phase, self.target_caption, chunk_index, config)
+        first, count = chunk_index * config.chunk_latent_frames, config.chunk_latent_frames
+        return chunk_positions(self.target_phase, self._captions(first, count), chunk_index, config)
 
     def target(self, num_latent_frames: int, config: DiTConfig) -> FramePositions:
         """Returns the positions of the first `num_latent_frames` of the shot."""
-        return target_positions(self.target_phase, self.target_caption, num_latent_frames, config)
+        captions = self._captions(0, num_latent_frames)
+        return target_positions(self.target_phase, captions, num_latent_frames, config)
+
+    def turned(self) -> "Conditioning":
+        """Returns the conditioning of shots that have turned: all their frames have the last caption."""
+        return replace(self, turn_frame=None)
+
+    def captions_at(self, frame: int) -> Int[Tensor, " b"]:
+        """Returns the index of the caption of a latent frame of each shot."""
+        return self._captions(frame, 1)[:, 0]
+
+    def _captions(self, first: int, count: int) -> Int[Tensor, "b f"]:
+        own = self.target_caption[:, None].expand(-1, count)
+        if self.turn_frame is None:
+            return own
+        frames = torch.arange(first, first + count, device=own.device)
+        return own - (frames < self.turn_frame[:, None]).long()
 
 
 class ConditionedShot(NamedTuple):
@@ -116,29 +140,23 @@ class FullPass(NamedTuple):
     positions: FramePositions
 
 
-class TextFunction(Protocol):
-    """The protocol of functions that return the text for the text encoder of one shot."""
-
-    def __call__(self, captions: Sequence[str], shot_index: int) -> str:
-        """Returns the text for the last of a film's captions, that of shot `shot_index`.
-
-        A shot that was steered has several captions, so that there may be more of them than shots.
-        """
-        ...
+TextFunction = Callable[[Sequence[ShotCaptions]], str]
+"""Returns the text for the text encoder from the captions of a film's shots, for the last of these."""
 
 
-def _last(captions: Sequence[str], shot_index: int) -> str:
-    del shot_index
-    return captions[-1]
+def _last(captions: Sequence[ShotCaptions]) -> str:
+    own = captions[-1]
+    return own if isinstance(own, str) else own[-1]
 
 
 def condition_next_shot(
     memories: Sequence[ShotMemory],
-    caption: str,
+    caption: ShotCaptions,
     config: DiTConfig,
     latent_size: LatentSize,
     policy: str | ContextPolicy,
     *,
+    turn_frame: int = 0,
     references: Sequence[ShotMemory] = (),
     text_of: TextFunction = _last,
     rng: np.random.Generator | None = None,
@@ -148,42 +166,53 @@ def condition_next_shot(
 
     Args:
         memories: Memories of the earlier shots, the oldest first; empty for a first shot.
-        caption: The shot's own caption.
+        caption: The shot's own caption; or two, if it turns to the second.
         config: Sizes of the transformer, including the number of context frames.
         latent_size: Size of a latent frame.
         policy: The policy that chooses the context among the candidates of the memories.
+        turn_frame: First latent frame with the second of two captions.
         references: Memories of virtual shots before the first, each of pinned pictures alone.
-        text_of: Returns the text for the text encoder from the captions of the film up to one of them; by
-            default that one. It is called only for captions that are used.
+        text_of: Returns the text for the text encoder; by default the caption. It is called only for
+            captions that are used.
         rng: Generator for the policy, see `choose_context`.
         device: Device of the conditioning; queued work on it is not waited for.
 
     Raises:
         ValueError: As in `choose_context`.
     """
-    told = [(shot, index) for shot, memory in enumerate(memories) for index in range(len(memory.captions))]
-    texts = [*(text for memory in memories for text in memory.captions), caption]
-    own = text_of(texts, len(memories))
+    told = [memory.captions for memory in memories]
+    captions_so_far = [caption] if isinstance(caption, str) else [caption[:1], caption]
+    own = [text_of([*told, so_far]) for so_far in captions_so_far]
     if not memories and not references:
-        return ConditionedShot(first_shot_conditioning(config, latent_size, device=device), [own])
+        first = first_shot_conditioning(config, latent_size, device=device)
+        return ConditionedShot(_turning(first, turn_frame), own)
     plan = choose_context(
         [
             candidate
             for shot_index, memory in enumerate([*references, *memories], start=-len(references))
             for candidate in memory.candidates(shot_index)
         ],
-        NextShot(index=len(memories), caption=caption),
+        NextShot(index=len(memories), caption=caption if isinstance(caption, str) else caption[0]),
         config.num_context_frames,
         policy,
         rng,
     )
     captions = [
-        text_of([references[shot].captions[index]], 0)
+        text_of([references[shot].caption])
         if shot < 0
-        else text_of(texts[: told.index((shot, index)) + 1], shot)
+        else text_of([*told[:shot], told[shot][: index + 1]])
         for shot, index in context_captions(plan)
     ]
-    return ConditionedShot(planned_conditioning(plan, device=device), [*captions, own])
+    conditioning = _turning(planned_conditioning(plan, device=device), turn_frame)
+    return ConditionedShot(conditioning, [*captions, *own])
+
+
+def _turning(conditioning: Conditioning, turn_frame: int) -> Conditioning:
+    """Returns the conditioning of a shot whose frames from one on have a further caption."""
+    if not turn_frame:
+        return conditioning
+    last = conditioning.target_caption + 1
+    return replace(conditioning, target_caption=last, turn_frame=torch.full_like(last, turn_frame))
 
 
 def first_shot_conditioning(
@@ -245,7 +274,15 @@ def stack_conditioning(samples: Sequence[Conditioning]) -> Conditioning:
         ),
         target_phase=torch.cat([sample.target_phase for sample in samples]),
         target_caption=torch.cat([sample.target_caption for sample in samples]),
+        turn_frame=torch.cat([_turn_frames(sample) for sample in samples])
+        if any(sample.turn_frame is not None for sample in samples)
+        else None,
     )
+
+
+def _turn_frames(conditioning: Conditioning) -> Int[Tensor, " b"]:
+    frames = conditioning.turn_frame
+    return torch.zeros_like(conditioning.target_caption) if frames is None else frames
 
 
 def drop_context(conditioning: Conditioning, dropped: Bool[Tensor, " b"]) -> Conditioning:
@@ -256,14 +293,14 @@ def drop_context(conditioning: Conditioning, dropped: Bool[Tensor, " b"]) -> Con
     phases = conditioning.positions.shot_phase.expand(len(dropped), -1)
     captions = conditioning.positions.caption_index.expand(len(dropped), -1)
     phase, caption = conditioning.target_phase, conditioning.target_caption
-    return Conditioning(
+    return replace(
+        conditioning,
         context=conditioning.context.masked_fill(dropped[:, None, None, None, None], 0),
         positions=context_positions(
             phases.masked_fill(dropped[:, None], 0),
             torch.where(dropped[:, None], caption[:, None], captions),
         ),
         target_phase=phase.masked_fill(dropped, 1),
-        target_caption=caption,
     )
 
 

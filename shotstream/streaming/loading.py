@@ -101,9 +101,7 @@ class Encoders:
 
     def compose(self, global_caption: str, captions: Sequence[str]) -> str:
         """Returns the text for the last of a story's captions, as in a session of the model."""
-        return fitted_family_caption(
-            self.config.family, self.text_encoder, global_caption, captions, len(captions) - 1
-        ).text
+        return fitted_family_caption(self.config.family, self.text_encoder, global_caption, captions).text
 
 
 def load_encoders(

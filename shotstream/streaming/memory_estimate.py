@@ -130,6 +130,7 @@ def pass_peak(dit: DiT, cache: DualCache, codec: Codec, size: PixelSize) -> int:
         captions = dit.text_cache(torch.zeros(1, 1, config.text_length, config.text_dim, device=device))
     filled = CacheSnapshot(
         config.num_context_frames,
+        0,
         last,
         tuple(KeysValues(*(stored[:, :before] for stored in layer)) for layer in cache.layers),
     )

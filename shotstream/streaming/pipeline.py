@@ -35,7 +35,7 @@ from shotstream.streaming.references import EncodedReference, fitted_picture, wi
 from shotstream.streaming.sequence_parallel import HeadParallel
 from shotstream.streaming.timing import Stopwatch
 from shotstream.text.text_encoder import TextEncoder
-from shotstream.story import Reference
+from shotstream.story import Reference, ShotCaptions
 from shotstream.theatre.caption_encoder import CaptionEncoder
 from shotstream.theatre.palette import LEAST_SHARE_IN_WORLD, share_of_equal_colours
 from shotstream.theatre.reading.settled import SettledShot
@@ -190,23 +190,16 @@ class StreamingPipeline:
             self._sigmas[num_steps] = send(schedule.student_sigmas(steps), self.device)
         return self._sigmas[num_steps]
 
-    def compose(
-        self, global_caption: str, captions: Sequence[str], shot_index: int | None = None, seed: int = 0
-    ) -> str:
+    def compose(self, global_caption: str, captions: Sequence[ShotCaptions], seed: int = 0) -> str:
         """Returns the text that the text encoder gets for the last of a film's captions.
 
-        Args:
-            global_caption: The caption of all shots.
-            captions: The captions so far.
-            shot_index: Index of the last one's shot; None: every caption is a shot's.
-            seed: Chooses what the captions of a theatre's film leave open, the same for all its shots.
+        `seed` chooses what the captions of a theatre's film leave open, the same for all its shots.
         """
-        shot_index = len(captions) - 1 if shot_index is None else shot_index
-        return fitted_family_caption(
-            self.family, self.text_encoder, global_caption, captions, shot_index, seed
-        ).text
+        return fitted_family_caption(self.family, self.text_encoder, global_caption, captions, seed).text
 
-    def read(self, global_caption: str, captions: Sequence[str], seed: int = 0) -> SettledShot | None:
+    def read(
+        self, global_caption: str, captions: Sequence[ShotCaptions], seed: int = 0
+    ) -> SettledShot | None:
         """Returns what the model understands of the last of a film's captions, and what it will show.
 
         None: the model reads embeddings of text, and what it understands cannot be said.

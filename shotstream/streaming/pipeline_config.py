@@ -8,12 +8,12 @@ from shotstream.configs import refuse_unknown_words
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.geometry import PixelSize
 from shotstream.sizes import refuse_sizes
-from shotstream.story import CaptionStyle, FittedCaption, compose_caption, fit_caption
+from shotstream.story import CaptionStyle, FittedCaption, ShotCaptions, compose_caption, fit_caption
 from shotstream.streaming.context_sampling import named_policy
 from shotstream.text.text_encoder import TextEncoder
 from shotstream.theatre.caption_encoder import CaptionEncoder
 from shotstream.theatre.reading.reader import read_shot
-from shotstream.theatre.reading.settled import SettledShot, settle
+from shotstream.theatre.reading.settled import SettledShot, settle, steered
 
 _MOST_FPS, _MOST_PIXELS = 240, 8192
 
@@ -57,30 +57,43 @@ class PipelineConfig:
         FlowSchedule(shift=self.shift).student_sigmas(self.student_steps)
 
 
-def family_caption(family: Family, global_caption: str, captions: Sequence[str], shot_index: int) -> str:
-    """Returns the text of training data for the last of a story's captions, that of shot `shot_index`.
+def family_caption(family: Family, global_caption: str, captions: Sequence[ShotCaptions]) -> str:
+    """Returns the text of training data for the last of a story's captions, whatever its length.
 
-    It has any length. The theatre's captions are read, see `theatre/reading/`, and told in its own words, as in a session.
+    The theatre's captions are read, see `theatre/reading/`, and told in its own words, as in a session.
     """
     if family == "theatre":
         return read_and_settled(global_caption, captions, 0).caption
-    return compose_caption(global_caption, captions[-1], shot_index, style=CAPTION_STYLES[family])
+    own = last_caption(captions)
+    return compose_caption(global_caption, own, len(captions) - 1, style=CAPTION_STYLES[family])
 
 
-def read_and_settled(global_caption: str, captions: Sequence[str], seed: int) -> SettledShot:
-    """Returns what the theatre shows for the last of a story's captions; `seed` chooses what is left open."""
+def read_and_settled(global_caption: str, captions: Sequence[ShotCaptions], seed: int) -> SettledShot:
+    """Returns what the theatre shows for the last of a story's captions; `seed` chooses what is left open.
+
+    A caption that a running shot is steered to changes what its actors do, and nothing else.
+    """
     if not captions:
         raise ValueError("no caption to read; give at least one")
-    *earlier, caption = captions
-    return settle(read_shot(caption, global_caption, tuple(earlier)), seed)
+    *earlier, own = [(one,) if isinstance(one, str) else one for one in captions]
+    told = [text for shot in earlier for text in shot]
+    shown = settle(read_shot(own[0], global_caption, tuple(told)), seed)
+    for index in range(1, len(own)):
+        shown = steered(shown, read_shot(own[index], global_caption, (*told, *own[:index])))
+    return shown
+
+
+def last_caption(captions: Sequence[ShotCaptions]) -> str:
+    """Returns the last of a film's captions."""
+    own = captions[-1]
+    return own if isinstance(own, str) else own[-1]
 
 
 def fitted_family_caption(
     family: Family,
     text_encoder: TextEncoder,
     global_caption: str,
-    captions: Sequence[str],
-    shot_index: int,
+    captions: Sequence[ShotCaptions],
     seed: int = 0,
 ) -> FittedCaption:
     """Returns the text that a text encoder gets for the last of a story's captions.
@@ -92,17 +105,16 @@ def fitted_family_caption(
         family: Family of the model.
         text_encoder: Its text encoder.
         global_caption: The caption of all shots.
-        captions: All captions so far, of which the last is that of the shot.
-        shot_index: Index of the shot; one that was steered has several captions.
+        captions: The captions of the shots so far, the last one's included.
         seed: Chooses what the captions of a theatre's film leave open; one for all its shots.
     """
     if isinstance(text_encoder, CaptionEncoder):
         return FittedCaption(text=read_and_settled(global_caption, captions, seed).caption)
     return fit_caption(
         global_caption,
-        captions[-1],
+        last_caption(captions),
         text_encoder.text_length,
         text_encoder.count_tokens,
-        shot_index=shot_index,
+        shot_index=len(captions) - 1,
         style=CAPTION_STYLES[family],
     )

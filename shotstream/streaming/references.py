@@ -17,7 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from shotstream.geometry import PixelSize
-from shotstream.story import Reference
+from shotstream.story import Reference, ShotCaptions
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.video.pictures import fit_picture, picture_from_uri, picture_to_uri, read_picture
 
@@ -48,7 +48,9 @@ class EncodedReference:
     def is_for(self, shot_index: int, told: str) -> bool:
         """Returns whether a shot sees it, by the shot's index from 0 and by its captions."""
         shots = self.reference.shots
-        return shots == "all" or self.reference.id in cited(told) or (shot_index + 1) in shots
+        if isinstance(shots, tuple) and shot_index + 1 in shots:
+            return True
+        return shots == "all" or self.reference.id in cited(told)
 
 
 def fitted_picture(reference: Reference, size: PixelSize) -> UInt8[ndarray, "h w 3"]:
@@ -78,6 +80,8 @@ def cite(caption: str, references: Sequence[EncodedReference]) -> str:
     Raises:
         ValueError: It cites an id that no reference has.
     """
+    if "@" not in caption:
+        return caption
     captions = {one.reference.id: one.reference.caption.strip().rstrip(".") for one in references}
 
     def caption_of(found: re.Match[str]) -> str:
@@ -87,3 +91,10 @@ def cite(caption: str, references: Sequence[EncodedReference]) -> str:
         return captions[found[1]]
 
     return _CITATION.sub(caption_of, caption)
+
+
+def cite_all(captions: ShotCaptions, references: Sequence[EncodedReference]) -> ShotCaptions:
+    """Returns the captions of a shot, each after `cite`."""
+    if isinstance(captions, str):
+        return cite(captions, references)
+    return tuple(cite(caption, references) for caption in captions)

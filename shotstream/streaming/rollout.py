@@ -32,7 +32,7 @@ from shotstream.model.rope import RopeTable, rope_table
 from shotstream.streaming.chunk_prefetcher import CancelToken
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.noise import NoiseSource
-from shotstream.streaming.steering import SwitchFunction
+from shotstream.streaming.steering import SwitchFunction, TurningCaptions
 from shotstream.streaming.timing import Stopwatch
 
 Observe = Callable[[int | None, int, Tensor], None]
@@ -93,7 +93,10 @@ class Rollout:
             # Passes without gradients compute the captions' keys once, not once per pass.
             self._text_cache = text if isinstance(text, TextCache) else dit.text_cache(text)
             # All frames of a chunk have the shot's own caption; only the context has others.
-            self._own_text = self._text_cache.only(conditioning.target_caption)
+            self._own_text = self._text_cache.only(conditioning.captions_at(0))
+        if conditioning.turn_frame is not None:
+            assert switches is None
+            self._switches = TurningCaptions(conditioning, self._text_cache, dit.config.chunk_latent_frames)
 
     def chunks(
         self,

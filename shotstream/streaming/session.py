@@ -27,7 +27,7 @@ from shotstream.streaming.context_encoder import ContextEncoder, as_picture
 from shotstream.streaming.context_sampling import max_pictures
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.streaming.references import EncodedReference, cite
+from shotstream.streaming.references import EncodedReference, cite, cite_all
 from shotstream.streaming.saved_session import (
     Pin,
     SavedSession,
@@ -348,11 +348,11 @@ class StorySession:
         """Warns of what the shot will not show as its captions say; the warning names the caller's line."""
         if self._quiet:
             return
-        earlier = [caption for take in request.takes for caption in take.captions]
-        own = [request.caption, *(steer.caption for steer in request.then)]
+        earlier = [cite_all(take.captions, self._references) for take in request.takes]
+        own = (request.caption, *(steer.caption for steer in request.then))
+        told_of_all = cite(request.global_caption, self._references)
         for index in range(len(own)):
-            captions = [cite(caption, self._references) for caption in [*earlier, *own[: index + 1]]]
-            told_of_all = cite(request.global_caption, self._references)
+            captions = [*earlier, cite_all(own[: index + 1], self._references)]
             shot = self._pipeline.read(told_of_all, captions, request.film_seed)
             if shot is not None and shot.warnings:
                 told = f"shot {len(request.takes) + 1}: {'; '.join(shot.warnings)}"

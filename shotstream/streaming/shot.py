@@ -215,10 +215,10 @@ def _switches(pipeline: StreamingPipeline, request: ShotRequest) -> SwitchFuncti
     if pipeline.group is not None:
         return None
     compose = request.text_function(pipeline.compose)
-    earlier = [caption for memory in request.memories for caption in memory.captions]
+    earlier = [take.captions for take in request.takes]
 
     def embed(captions: Sequence[str]) -> Tensor:
-        return pipeline.embeddings([compose([*earlier, *captions], len(request.takes))])
+        return pipeline.embeddings([compose([*earlier, tuple(captions)])])
 
     return SteeredCaptions(pipeline.dit, request.steering, embed, request.caption)
 

@@ -1,28 +1,17 @@
 """The request for one shot: all inputs of its generation, except the model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from jaxtyping import Float
 from torch import Tensor
 
-from shotstream.story import MAX_SEED, Steer
+from shotstream.story import MAX_SEED, ShotCaptions, Steer
 from shotstream.streaming.conditioning import TextFunction
-from shotstream.streaming.references import EncodedReference, cite
+from shotstream.streaming.references import EncodedReference, cite, cite_all
 from shotstream.streaming.saved_session import Pin, Take
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.streaming.steering import Steering
-
-
-class ComposeFunction(Protocol):
-    """The protocol of `StreamingPipeline.compose`."""
-
-    def __call__(
-        self, global_caption: str, captions: Sequence[str], shot_index: int | None = None, seed: int = 0
-    ) -> str:
-        """Returns the text for the last of a film's captions."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +79,15 @@ class ShotRequest:
         told = " ".join((self.global_caption, self.caption, *(steer.caption for steer in self.then)))
         return [one for one in self.references if one.is_for(len(self.takes), told)]
 
-    def text_function(self, compose: ComposeFunction) -> TextFunction:
-        """Returns the function from this film's captions to the text of one, which cites no reference."""
+    def text_function(self, compose: Callable[[str, Sequence[ShotCaptions], int], str]) -> TextFunction:
+        """Returns the function from the captions of this film's shots to the text of the last of them.
 
-        def text_of(captions: Sequence[str], shot_index: int) -> str:
-            cited = [cite(caption, self.references) for caption in captions]
-            return compose(cite(self.global_caption, self.references), cited, shot_index, self.film_seed)
+        `compose` is that of a pipeline; it gets captions that cite no reference.
+        """
+
+        def text_of(captions: Sequence[ShotCaptions]) -> str:
+            told = [cite_all(one, self.references) for one in captions]
+            return compose(cite(self.global_caption, self.references), told, self.film_seed)
 
         return text_of
 

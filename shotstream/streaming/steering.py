@@ -23,6 +23,7 @@ from torch import Tensor
 from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
 from shotstream.story import Steer, SteerMode
+from shotstream.streaming.conditioning import Conditioning
 
 BLEND_CHUNKS = 4
 """Number of chunks over which a blend moves from one caption to the next."""
@@ -139,3 +140,22 @@ class SteeredCaptions:
     def _turn_to(self, embedding: Tensor, *, recache: bool = False) -> CaptionSwitch:
         self._current = embedding
         return CaptionSwitch(self._dit.text_cache(embedding), recache)
+
+
+class TurningCaptions:
+    """The `SwitchFunction` of a batch of shots that turn to a further caption of their conditioning.
+
+    The window of a shot that does not turn with another is committed again as it was.
+    """
+
+    def __init__(self, conditioning: Conditioning, text: TextCache, chunk_latent_frames: int) -> None:
+        assert conditioning.turn_frame is not None
+        self._conditioning, self._text, self._size = conditioning, text, chunk_latent_frames
+        self._turns = set(conditioning.turn_frame.tolist())
+
+    def __call__(self, chunk_index: int) -> CaptionSwitch | None:
+        """Returns the switch before a chunk."""
+        frame = chunk_index * self._size
+        if not chunk_index or frame not in self._turns:
+            return None
+        return CaptionSwitch(self._text.only(self._conditioning.captions_at(frame)), recache=True)

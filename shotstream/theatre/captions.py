@@ -111,6 +111,18 @@ def _performed(performance: Performance, named: bool, spot: str, rng: np.random.
     return f"{name} {action} {spot}".strip()
 
 
+def turn_caption(
+    before: Sequence[Performance], after: Sequence[Performance], rng: np.random.Generator
+) -> str:
+    """Returns the caption that a running shot gets when its actors turn to something else.
+
+    It names those that do; nothing else of the shot changes.
+    """
+    turned = [now for was, now in zip(before, after, strict=True) if now != was]
+    parts = [_performed(one, rng.random() < 0.75, "", rng) for one in turned]
+    return _tidy(f"{' and '.join(parts)}.")
+
+
 def shot_caption(shot: Shot, place: Place, time: Time, rng: np.random.Generator) -> str:
     """Returns the caption of one shot.
 

@@ -49,6 +49,16 @@ class Performance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A change of what the actors of a running shot do. They go on from where they are."""
+
+    frame: int
+    """First frame of it, at least 1."""
+    performances: tuple[Performance, ...]
+    """What the same actors do from then on; where they stand has no meaning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
     """A shot of the world: everything that determines its frames."""
 
@@ -58,6 +68,8 @@ class Shot:
     framing: Framing
     performances: tuple[Performance, ...]
     camera: Camera = "still"
+    turns: tuple[Turn, ...] = ()
+    """What the actors turn to while the shot runs, in order."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.performances) <= 2:
@@ -68,6 +80,16 @@ class Shot:
             raise ValueError("the camera pans in medium shots of one actor only")
         if not 0 <= self.layout < NUM_LAYOUTS:
             raise ValueError(f"layout {self.layout} does not exist: there are {NUM_LAYOUTS}")
+        cast = [one.actor for one in self.performances]
+        if any([one.actor for one in turn.performances] != cast for turn in self.turns):
+            raise ValueError("the actors of a shot stay the same in every turn of it")
+
+    def performances_at(self, frame: int) -> tuple[Performance, ...]:
+        """Returns what the actors do in a frame."""
+        found = self.performances
+        for turn in self.turns:
+            found = turn.performances if turn.frame <= frame else found
+        return found
 
 
 def walked_columns(frame: int, facing: Facing, zoom: int) -> int:
@@ -95,13 +117,26 @@ def bob(action: Action, pose: Pose, framing: Framing) -> int:
 
 
 def _column(shot: Shot, index: int, frame: int) -> int:
+    """Returns the stage column of an actor: where it began, and what it has walked since."""
+    column, start, zoom = _first_column(shot, index), 0, ZOOM[shot.framing]
+    now = shot.performances[index]
+    for turn in (*(turn for turn in shot.turns if turn.frame <= frame), None):
+        end = frame if turn is None else turn.frame
+        if now.action == "walks":
+            column += walked_columns(end, now.facing, zoom) - walked_columns(start, now.facing, zoom)
+        if turn is not None:
+            start, now = end, turn.performances[index]
+    return column
+
+
+def _first_column(shot: Shot, index: int) -> int:
     performance, zoom = shot.performances[index], ZOOM[shot.framing]
     alone = len(shot.performances) == 1
     column = SPOT_COLUMN[performance.spot] if alone else _PAIR_COLUMNS[shot.framing][index]
     if performance.action != "walks" or shot.framing == "close-up":
         return column
     run_up = (-16 if performance.facing == "right" else 16) // zoom if alone else 0
-    return column + run_up + walked_columns(frame, performance.facing, zoom)
+    return column + run_up
 
 
 def _view_column(shot: Shot, frame: int) -> int:
@@ -154,7 +189,7 @@ def frame_at(shot: Shot, frame: int, *, empty: bool = False) -> NDArray[np.uint8
     """Returns frame `frame` of a shot, from 0: `[48, 80]` palette indices; `empty` leaves the actors out."""
     zoom = ZOOM[shot.framing]
     picture = stage(shot.place, shot.time, shot.layout).copy()
-    for index, performance in enumerate(() if empty else shot.performances):
+    for index, performance in enumerate(() if empty else shot.performances_at(frame)):
         mirrored = len(shot.performances) == 2 and index == 0
         pose = pose_at(performance.action, frame, facing=performance.facing, mirrored=mirrored)
         lower = bob(performance.action, pose, shot.framing)

@@ -5,14 +5,17 @@ stories never show a held-out pair of species and colour. Held-out stories show 
 evaluation tests new combinations and not only new seeds.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from shotstream.theatre.captions import global_caption, shot_caption
+from shotstream.geometry import WAN_GEOMETRY
+from shotstream.story import ShotCaptions
+from shotstream.theatre.captions import global_caption, shot_caption, turn_caption
 from shotstream.theatre.cast import ACTIONS, COLOURS, SCARVES, SPECIES, Actor, Colour, Species
-from shotstream.theatre.render import Camera, Framing, Performance, Shot, Spot
+from shotstream.theatre.render import Camera, Framing, Performance, Shot, Spot, Turn
 from shotstream.theatre.sets import NUM_LAYOUTS, PLACES, TIMES, Place, Time
 
 HELD_OUT: Final[frozenset[tuple[Species, Colour]]] = frozenset(zip(SPECIES, COLOURS, strict=True))
@@ -26,8 +29,8 @@ class TheatreStory:
     """A generated story: its captions, and the exact plan of its shots."""
 
     global_caption: str
-    captions: tuple[str, ...]
-    """The caption of each shot."""
+    captions: tuple[ShotCaptions, ...]
+    """The caption of each shot, or its captions if its actors turn to something else while it runs."""
     cast: tuple[Actor, ...]
     shots: tuple[Shot, ...]
 
@@ -108,3 +111,45 @@ def sample_story(rng: np.random.Generator, num_shots: int, *, held_out: bool = F
         cast=cast,
         shots=tuple(shots),
     )
+
+
+def with_turns(
+    story: TheatreStory, num_frames: Sequence[int], rng: np.random.Generator, *, share: float
+) -> TheatreStory:
+    """Returns a story in which the actors of some shots turn to something else at the start of a chunk.
+
+    Args:
+        story: A story without turns.
+        num_frames: Length of each shot in video frames; one of a single chunk has no turn.
+        rng: The only source of randomness.
+        share: Probability that a shot has a turn.
+    """
+    shots: list[Shot] = []
+    captions: list[ShotCaptions] = []
+    for shot, caption, length in zip(story.shots, story.captions, num_frames, strict=True):
+        num_chunks = WAN_GEOMETRY.num_chunks(WAN_GEOMETRY.num_latent_frames(length))
+        if num_chunks > 1 and rng.random() < share:
+            turn = turn_of(shot, 1 + int(rng.integers(num_chunks - 1)), rng)
+            shots.append(replace(shot, turns=(turn,)))
+            own = caption if isinstance(caption, str) else caption[0]
+            captions.append((own, turn_caption(shot.performances, turn.performances, rng)))
+        else:
+            shots.append(shot)
+            captions.append(caption)
+    return replace(story, shots=tuple(shots), captions=tuple(captions))
+
+
+def turn_of(shot: Shot, chunk_index: int, rng: np.random.Generator) -> Turn:
+    """Returns a turn at the start of a chunk: of one actor of the shot, or of all, to another action."""
+    who = range(len(shot.performances))
+    turning = [int(rng.integers(len(who)))] if rng.random() < 0.5 else list(who)
+    performances = list(shot.performances)
+    for index in turning:
+        now = performances[index]
+        others = [action for action in ACTIONS if action != now.action]
+        performances[index] = replace(
+            now,
+            action=others[int(rng.integers(len(others)))],
+            facing="right" if rng.random() < 0.5 else "left",
+        )
+    return Turn(frame=WAN_GEOMETRY.shot_num_frames(chunk_index), performances=tuple(performances))

@@ -42,7 +42,17 @@ def model() -> ModelConfig:
 
 def stories() -> StoryPoolConfig:
     """Returns the configuration of the stories that the theatre's teacher is trained on."""
-    return StoryPoolConfig(batch_size=24, num_blocks=10, steps_per_block=80, caption_drop=0.1)
+    return StoryPoolConfig(
+        batch_size=24,
+        num_blocks=10,
+        steps_per_block=80,
+        num_latent_frames=(3, 6, 9, 15),
+        # Shots that have something to remember, more often than stories have them.
+        shot_weights=(0.15, 0.3, 0.25, 0.1, 0.15, 0.0, 0.05),
+        caption_drop=0.1,
+        turn_share=0.35,
+        reference_share=0.3,
+    )
 
 
 def theatre_codec() -> CodecRecipe:
@@ -83,7 +93,7 @@ def theatre_teacher() -> TeacherRecipe:
         model=model(),
         data=stories(),
         optim=OptimConfig(learning_rate=2e-3, warmup_steps=100, decay_steps=1000, ema_decay=0.9995),
-        train=TrainConfig(num_steps=18_900, matmul_dtype="auto", log_every=50, preview_every=1000),
+        train=TrainConfig(num_steps=25_000, matmul_dtype="auto", log_every=50, preview_every=1000),
         stage=TeacherConfig(),
         inputs=Inputs(codec="theatre_codec"),
     )
@@ -120,7 +130,13 @@ def theatre_causal_init() -> CausalInitRecipe:
 def theatre_published_pairs() -> OdePairsRecipe:
     """Returns the recipe of trajectories of the bidirectional teacher over whole shots."""
     pairs = theatre_ode_pairs()
-    return replace(pairs, name="theatre_published_pairs", stage=replace(pairs.stage, flow="bidirectional"))
+    return replace(
+        pairs,
+        name="theatre_published_pairs",
+        # A trajectory of a whole shot has one caption.
+        data=replace(stories(), seed=1, batch_size=16, steps_per_block=8, caption_drop=0.0, turn_share=0.0),
+        stage=replace(pairs.stage, flow="bidirectional"),
+    )
 
 
 def theatre_published_init() -> CausalInitRecipe:

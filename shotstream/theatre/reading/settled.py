@@ -80,6 +80,51 @@ def settle(reading: ShotReading, seed: int) -> SettledShot:
     return SettledShot(settled, reading, tuple(notes))
 
 
+def steered(shown: SettledShot, reading: ShotReading) -> SettledShot:
+    """Returns what a running shot shows after it gets another caption.
+
+    Its actors do what the caption says of them, where they are. Who they are, the set and the camera stay:
+    what the caption says of these otherwise is told.
+
+    Args:
+        shown: What the shot shows.
+        reading: What the new caption says, after all captions before it.
+    """
+    notes: list[str] = []
+    kept = shown.reading
+    for name, what in (("place", "where"), ("time", "when"), ("framing", "how near"), ("camera", "how")):
+        said, now = getattr(reading, name), getattr(kept, name)
+        if said not in (None, now) and said != getattr(shown.said, name):
+            notes.append(f"a running shot stays {what} it is ({now}): cut to a new shot for {said}")
+    actors: list[ActorReading] = []
+    unused = list(reading.actors)
+    for actor in kept.actors:
+        told = next((one for one in unused if _may_be(one, actor)), None)
+        if told is not None:
+            unused.remove(told)
+        action = actor.action if told is None or told.action is None else told.action
+        actors.append(_going_on(actor, action, told))
+    for stranger in unused:
+        who = " ".join(filter(None, (stranger.colour, stranger.species))) or "another"
+        notes.append(f"nobody enters a running shot: cut to a new shot for the {who}")
+    reading = replace(reading, more_actors=0)
+    return SettledShot(replace(kept, actors=tuple(actors)), reading, tuple(notes))
+
+
+def _may_be(told: ActorReading, actor: ActorReading) -> bool:
+    """Returns whether a caption may speak of an actor of the shot."""
+    return told.species in (None, actor.species) and told.colour in (None, actor.colour)
+
+
+def _going_on(actor: ActorReading, action: str | None, told: ActorReading | None) -> ActorReading:
+    """Returns an actor that turns to an action where it is; one that walked is on no side."""
+    if action == "walks":
+        way = told.staging if told is not None and told.staging else actor.staging
+        return replace(actor, action=action, staging=way if way and "walks" in way else "walks right")
+    walked = actor.action == "walks"
+    return replace(actor, action=action, staging="middle" if walked else actor.staging)
+
+
 def answers_of(reading: ShotReading) -> tuple[int, ...]:
     """Returns the index of a reading's answer to each of `QUESTIONS`; "not said" for what it leaves open."""
     said = [reading.place, reading.time, reading.framing, reading.camera]

@@ -8,7 +8,7 @@ continues with the next one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from math import inf
@@ -137,7 +137,13 @@ class OdePairsStage:
         whole = config.flow == "bidirectional"
         first, length = (0, num_chunks) if whole else (int(rng.integers(num_chunks)), 1)
         history = batch.x0[:, :, : first * size]
-        conditioning = batch.conditioning.to(device)
+        given = batch.conditioning
+        if given.turn_frame is not None:
+            # The history is committed under the chunk's caption, as a steered session does it.
+            given = replace(
+                given, target_caption=given.captions_at(first * size), turn_frame=None
+            )
+        conditioning = given.to(device)
         text = self.model.embed(batch.captions)
         uncond = self.model.embed([[""] * len(rows) for rows in batch.captions])
         shape = (batch.x0.shape[1], length * size, *batch.x0.shape[3:])
@@ -162,7 +168,7 @@ class OdePairsStage:
         return OdePairs(
             states=torch.stack(states, dim=1).cpu(),
             history=history,
-            conditioning=batch.conditioning,
+            conditioning=given,
             captions=batch.captions,
         )
 

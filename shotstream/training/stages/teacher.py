@@ -168,9 +168,15 @@ class TeacherStage:
         counted = noisy_frames.float() / noisy_frames.float().mean()
         chosen = list(batch.samples)
         sigma, counted = sigma[chosen], counted[chosen]
+        conditioning = batch.conditioning
+        if causal and conditioning.turn_frame is not None:
+            # As a steered session commits it: what came before the turn is clean, under the new caption.
+            before = torch.arange(sigma.shape[1]) < conditioning.turn_frame[:, None]
+            sigma, counted = sigma.masked_fill(before, 0), counted.masked_fill(before, 0)
+            conditioning = conditioning.turned()
         noise = sample_noise(batch.x0.shape[1:], seed, "teacher/noise", (step,), batch.samples)
         x0, noise, sigma = (to_device(value, self.device) for value in (batch.x0, noise, sigma))
-        conditioning = batch.conditioning.to(self.device)
+        conditioning = conditioning.to(self.device)
         inputs = full_pass(conditioning, add_noise(x0, noise, sigma), sigma, dit)
         mask = shot_mask(x0, dit) if causal else None
         text = model.embed(batch.captions)
