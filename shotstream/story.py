@@ -55,8 +55,8 @@ _REFERENCE_KEYS = ("id", "image", "caption", "role", "shots")
 _MAX_ID_CHARS = 40
 _REFERENCE_ID = re.compile(rf"(?=.{{1,{_MAX_ID_CHARS}}}$)\w+(?:-\w+)*")
 _YAML_KEYS = Keys(
-    prose=r"title|global[ _-]?caption|caption|then|shot[ _-]?[0-9]{1,6}",
-    other=r"seed|shots|num[ _-]?chunks|frames[ _-]?per[ _-]?shot|references|id|image|role|after|mode",
+    prose=r"title|global[ _-]?caption|caption|shot[ _-]?[0-9]{1,6}",
+    other=r"seed|shots|num[ _-]?chunks|frames[ _-]?per[ _-]?shot|references|then|id|image|role|after|mode",
     item_prose="caption",
     item_other=r"num[ _-]?chunks|seed|id(?= *: *@?[\w-]+$)|after(?= *: *[0-9]+$)",
 )

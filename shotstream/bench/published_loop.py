@@ -136,7 +136,9 @@ class PublishedLoop:
         )
         conditioning = planned_conditioning(plan, device=pipeline.device)
         # All captions are given here, so that the index of a caption is that of its shot.
-        rows = torch.tensor([*(shot for shot, _ in context_captions(plan)), len(shots)], device=pipeline.device)
+        rows = torch.tensor(
+            [*(shot for shot, _ in context_captions(plan)), len(shots)], device=pipeline.device
+        )
         positions = conditioning.positions
         return Conditioning(
             context=conditioning.context,

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shotstream.story import ShotCaptions
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.theatre.palette import to_rgb
@@ -54,9 +53,12 @@ class StoryLatents:
 
 @torch.no_grad()
 def encode_shot(
-    codec: Codec, shot: Shot, caption: ShotCaptions, num_frames: int, budget: int
+    codec: Codec, shot: Shot, caption: str, num_frames: int, budget: int, *, turn_caption: str = ""
 ) -> ShotLatents:
-    """Returns a rendered shot, encoded as a video and as the single frames that may become context."""
+    """Returns a rendered shot, encoded as a video and as the single frames that may become context.
+
+    `turn_caption` is that of its first turn, if it has one.
+    """
     drawn = render(shot, num_frames)
     empty = render(shot, num_frames, empty=True)
     pixels = from_uint8(torch.from_numpy(to_rgb(drawn))).permute(3, 0, 1, 2)[None]
@@ -67,12 +69,8 @@ def encode_shot(
         target=codec.encode(pixels)[0].half(),
         figures=_cells(drawn != empty, codec),
         memory=ShotMemory(
-            caption=caption if isinstance(caption, str) else caption[0],
-            later_captions=tuple(
-                (turn.frame, told) for turn, told in zip(shot.turns, caption[1:], strict=True)
-            )
-            if shot.turns
-            else (),
+            caption=caption,
+            later_captions=tuple((turn.frame, turn_caption) for turn in shot.turns[:1]),
             num_frames=num_frames,
             candidate_frames=chosen,
             latents=codec.encode(singles)[:, :, 0].half(),
@@ -116,7 +114,13 @@ def encode_story(codec: Codec, story: TheatreStory, num_frames: Sequence[int], b
     return StoryLatents(
         story=story,
         shots=tuple(
-            encode_shot(codec, shot, caption, n, budget)
-            for shot, caption, n in zip(story.shots, story.captions, num_frames, strict=True)
+            encode_shot(codec, shot, caption, n, budget, turn_caption=turned)
+            for shot, caption, turned, n in zip(
+                story.shots,
+                story.captions,
+                story.turn_captions or ("",) * len(story.shots),
+                num_frames,
+                strict=True,
+            )
         ),
     )

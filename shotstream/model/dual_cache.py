@@ -190,9 +190,7 @@ class DualCache:
         """Returns a copy of everything committed."""
         self._put_back()
         used = self._used_range(self._num_context_frames, self._num_chunks)
-        return CacheSnapshot(
-            self._num_context_frames, self._first_chunk, self._num_chunks, self._copy(used)
-        )
+        return CacheSnapshot(self._num_context_frames, self._first_chunk, self._num_chunks, self._copy(used))
 
     @torch.no_grad()
     def restore(self, snapshot: CacheSnapshot) -> None:

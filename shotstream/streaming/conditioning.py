@@ -180,7 +180,7 @@ def condition_next_shot(
     Raises:
         ValueError: As in `choose_context`.
     """
-    told = [memory.captions for memory in memories]
+    told = [memory.told for memory in memories]
     captions_so_far = [caption] if isinstance(caption, str) else [caption[:1], caption]
     own = [text_of([*told, so_far]) for so_far in captions_so_far]
     if not memories and not references:
@@ -200,11 +200,16 @@ def condition_next_shot(
     captions = [
         text_of([references[shot].caption])
         if shot < 0
-        else text_of([*told[:shot], told[shot][: index + 1]])
+        else text_of([*told[:shot], _until(memories[shot], index)])
         for shot, index in context_captions(plan)
     ]
     conditioning = _turning(planned_conditioning(plan, device=device), turn_frame)
     return ConditionedShot(conditioning, [*captions, *own])
+
+
+def _until(memory: ShotMemory, caption_index: int) -> ShotCaptions:
+    """Returns the captions of a shot up to one of them."""
+    return memory.captions[: caption_index + 1] if caption_index else memory.caption
 
 
 def _turning(conditioning: Conditioning, turn_frame: int) -> Conditioning:

@@ -21,6 +21,7 @@ from shotstream.geometry import LatentSize, PixelSize, VideoGeometry
 from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
+from shotstream.story import Reference, ShotCaptions
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
 from shotstream.streaming.inference_group import InferenceGroup, shared_cache
@@ -35,7 +36,6 @@ from shotstream.streaming.references import EncodedReference, fitted_picture, wi
 from shotstream.streaming.sequence_parallel import HeadParallel
 from shotstream.streaming.timing import Stopwatch
 from shotstream.text.text_encoder import TextEncoder
-from shotstream.story import Reference, ShotCaptions
 from shotstream.theatre.caption_encoder import CaptionEncoder
 from shotstream.theatre.palette import LEAST_SHARE_IN_WORLD, share_of_equal_colours
 from shotstream.theatre.reading.settled import SettledShot
@@ -272,8 +272,8 @@ class StreamingPipeline:
         if share >= LEAST_SHARE_IN_WORLD:
             return None
         return (
-            f"reference @{encoded.reference.id}: its picture is not one of this model's world, which can draw "
-            f"{share:.0%} of it; shots will show what their captions say"
+            f"reference @{encoded.reference.id}: its picture is not one of this model's world, which can "
+            f"draw {share:.0%} of it; shots will show what their captions say"
         )
 
     def decode(

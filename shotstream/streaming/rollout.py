@@ -2,9 +2,9 @@
 
 A shot starts with a commit pass over its context, which fills the global cache. Every chunk is then denoised
 in a few steps that only read the caches, yielded, and committed to the local cache as clean latents when the
-caller requests the next one. A shot may get another caption between two chunks (`steering`). Commit passes have no gradients and caches hold detached values, so no gradient
-flows through the caches: if gradients are enabled, each chunk has exactly one pass with a gradient, its exit
-step.
+caller requests the next one; between two chunks the shot may get another caption (`steering`). Commit passes
+have no gradients and caches hold detached values, so no gradient flows through the caches: if gradients are
+enabled, each chunk has exactly one pass with a gradient, its exit step.
 
 It has no randomness, input, output or pixels. Latents are float32 between passes, whatever the network's
 dtype.

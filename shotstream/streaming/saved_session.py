@@ -95,9 +95,7 @@ def write_session(path: Path, session: SavedSession) -> None:
         document["references"] = [one.reference.to_document() for one in session.references]
     tensors = {f"take.{index}": take.latents.contiguous() for index, take in enumerate(session.takes)}
     tensors |= {f"pin.{index}": pin.latent.contiguous() for index, pin in enumerate(session.pins)}
-    tensors |= {
-        f"reference.{index}": one.latent.contiguous() for index, one in enumerate(session.references)
-    }
+    tensors |= {f"reference.{index}": one.latent.contiguous() for index, one in enumerate(session.references)}
     text = json.dumps(document, ensure_ascii=False)
     write_atomically(save(tensors, metadata={_TEXT: text, _SUM: _sum(text, tensors)}), path)
 

@@ -348,7 +348,7 @@ class StorySession:
         """Warns of what the shot will not show as its captions say; the warning names the caller's line."""
         if self._quiet:
             return
-        earlier = [cite_all(take.captions, self._references) for take in request.takes]
+        earlier = [cite_all(take.told, self._references) for take in request.takes]
         own = (request.caption, *(steer.caption for steer in request.then))
         told_of_all = cite(request.global_caption, self._references)
         for index in range(len(own)):
@@ -400,10 +400,15 @@ class StorySession:
         """Raises ValueError if pins and the references of all shots leave no place for earlier shots."""
         budget = self._pipeline.context_budget
         most, num_references = max_pictures(budget), sum(one.reference.shots == "all" for one in references)
+        if num_pins > most and not num_references:
+            raise ValueError(
+                f"{num_pins} pinned pictures, and {most} places in a shot's context; unpin one first"
+            )
         if num_pins + num_references > most:
             raise ValueError(
-                f"{num_references} references and {num_pins} pinned pictures for all shots, and {most} places "
-                "in a shot's context: leave one out, or name under a reference's 'shots' which it is for"
+                f"{num_references} references and {num_pins} pinned pictures for all shots, and {most} "
+                "places in a shot's context: leave one out, or name under a reference's 'shots' which it is "
+                "for"
             )
 
     def _existing(self, shot_index: int) -> int:

@@ -215,7 +215,7 @@ def _switches(pipeline: StreamingPipeline, request: ShotRequest) -> SwitchFuncti
     if pipeline.group is not None:
         return None
     compose = request.text_function(pipeline.compose)
-    earlier = [take.captions for take in request.takes]
+    earlier = [take.told for take in request.takes]
 
     def embed(captions: Sequence[str]) -> Tensor:
         return pipeline.embeddings([compose([*earlier, tuple(captions)])])

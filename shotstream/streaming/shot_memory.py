@@ -11,6 +11,7 @@ from functools import partial
 from jaxtyping import Float
 from torch import Tensor
 
+from shotstream.story import ShotCaptions
 from shotstream.streaming.context_sampling import ContextCandidate, frame_candidates
 
 
@@ -41,6 +42,11 @@ class ShotMemory:
     def captions(self) -> tuple[str, ...]:
         """All captions of the shot, in the order of its frames."""
         return (self.caption, *(caption for _, caption in self.later_captions))
+
+    @property
+    def told(self) -> ShotCaptions:
+        """Its caption, or all of them if it has several."""
+        return self.captions if self.later_captions else self.caption
 
     def caption_index_of(self, frame_index: int) -> int:
         """Returns the index among `captions` of the caption of a video frame."""

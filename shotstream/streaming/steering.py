@@ -87,9 +87,7 @@ class Steering:
         with self._lock:
             return tuple(self._steers[index] for index in sorted(self._steers) if index < num_chunks)
 
-    def captions(
-        self, num_chunks: int, num_frames_of: Callable[[int], int]
-    ) -> tuple[tuple[int, str], ...]:
+    def captions(self, num_chunks: int, num_frames_of: Callable[[int], int]) -> tuple[tuple[int, str], ...]:
         """Returns the captions of the first chunks after the shot's own, with their first video frames.
 
         `num_frames_of` returns the number of video frames of a number of chunks.

@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 
 from shotstream.geometry import WAN_GEOMETRY
-from shotstream.story import ShotCaptions
 from shotstream.theatre.captions import global_caption, shot_caption, turn_caption
 from shotstream.theatre.cast import ACTIONS, COLOURS, SCARVES, SPECIES, Actor, Colour, Species
 from shotstream.theatre.render import Camera, Framing, Performance, Shot, Spot, Turn
@@ -29,10 +28,12 @@ class TheatreStory:
     """A generated story: its captions, and the exact plan of its shots."""
 
     global_caption: str
-    captions: tuple[ShotCaptions, ...]
-    """The caption of each shot, or its captions if its actors turn to something else while it runs."""
+    captions: tuple[str, ...]
+    """The caption of each shot."""
     cast: tuple[Actor, ...]
     shots: tuple[Shot, ...]
+    turn_captions: tuple[str, ...] = ()
+    """For each shot the caption that it gets when its actors turn to something else, or ""."""
 
 
 def _actor(rng: np.random.Generator, *, held_out: bool, not_species: Species | None = None) -> Actor:
@@ -125,18 +126,17 @@ def with_turns(
         share: Probability that a shot has a turn.
     """
     shots: list[Shot] = []
-    captions: list[ShotCaptions] = []
-    for shot, caption, length in zip(story.shots, story.captions, num_frames, strict=True):
+    captions: list[str] = []
+    for shot, length in zip(story.shots, num_frames, strict=True):
         num_chunks = WAN_GEOMETRY.num_chunks(WAN_GEOMETRY.num_latent_frames(length))
         if num_chunks > 1 and rng.random() < share:
             turn = turn_of(shot, 1 + int(rng.integers(num_chunks - 1)), rng)
             shots.append(replace(shot, turns=(turn,)))
-            own = caption if isinstance(caption, str) else caption[0]
-            captions.append((own, turn_caption(shot.performances, turn.performances, rng)))
+            captions.append(turn_caption(shot.performances, turn.performances, rng))
         else:
             shots.append(shot)
-            captions.append(caption)
-    return replace(story, shots=tuple(shots), captions=tuple(captions))
+            captions.append("")
+    return replace(story, shots=tuple(shots), turn_captions=tuple(captions))
 
 
 def turn_of(shot: Shot, chunk_index: int, rng: np.random.Generator) -> Turn:

@@ -67,9 +67,7 @@ def picture_from_bytes(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, PictureError):
             raise
-        raise PictureError(
-            "not a picture, or a damaged one; give a PNG, a JPEG or a WebP"
-        ) from error
+        raise PictureError("not a picture, or a damaged one; give a PNG, a JPEG or a WebP") from error
 
 
 def fit_picture(picture: UInt8[np.ndarray, "h w 3"], size: PixelSize) -> UInt8[np.ndarray, "h w 3"]:
@@ -81,7 +79,11 @@ def fit_picture(picture: UInt8[np.ndarray, "h w 3"], size: PixelSize) -> UInt8[n
     factor = picture.shape[0] / size.height
     is_whole = factor.is_integer() and picture.shape[1] / size.width == factor
     method = Image.Resampling.BOX if is_whole else Image.Resampling.BICUBIC
-    return np.array(ImageOps.fit(image, (size.width, size.height), method))
+    width = min(image.width, max(round(image.height * size.width / size.height), 1))
+    height = min(image.height, max(round(image.width * size.height / size.width), 1))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    cropped = image.crop((left, top, left + width, top + height))
+    return np.array(cropped.resize((size.width, size.height), method))
 
 
 def picture_to_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
@@ -104,9 +106,7 @@ def picture_from_uri(uri: str) -> UInt8[np.ndarray, "h w 3"]:
 
 def _refuse_large(width: int, height: int) -> None:
     if width * height > MAX_PICTURE_PIXELS:
-        raise PictureError(
-            f"{width} x {height} pixels; a picture has at most {_in_words()}: make it smaller"
-        )
+        raise PictureError(f"{width} x {height} pixels; a picture has at most {_in_words()}: make it smaller")
 
 
 def _in_words() -> str:
@@ -135,6 +135,6 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         found = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except ImageCms.PyCMSError:
+    except (ImageCms.PyCMSError, OSError):
         return image
     return image if found is None else found

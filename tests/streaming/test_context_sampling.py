@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from shotstream.streaming.conditioning import caption_shots, planned_conditioning
+from shotstream.streaming.conditioning import context_captions, planned_conditioning
 from shotstream.streaming.context_sampling import (
     POLICIES,
     ContextCandidate,
@@ -113,6 +113,14 @@ def test_counts_sum_to_the_budget() -> None:
     assert all(sum(allocate(shots, budget)) == budget for shots in range(1, 20) for budget in range(1, 10))
 
 
+def test_pins_leave_the_published_policy_its_rule_for_the_places_that_are_left() -> None:
+    plan = tiny_plan([33] * 3, 6, "published", pins=(1, 1))
+    found = [slot.candidate for slot in plan.slots]
+    assert [(one.shot_index, one.pin_index) for one in found if one.is_mandatory] == [(1, 0), (1, 1)]
+    others = [(one.shot_index, one.frame_index) for one in found if not one.is_mandatory]
+    assert others == chosen([33] * 3, 4, "published")
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_frame_a_policy_chooses_is_a_candidate(policy: str) -> None:
     for budget, num_frames, first in itertools.product((1, 3, 6, 8, 9), (1, 5, 9, 21, 33, 81, 82), (9, 34)):
@@ -140,7 +148,7 @@ def test_candidates_are_few() -> None:
 class _OfOneShot:
     """A policy as anybody may write one: by chance, of shots whose caption is the next one's."""
 
-    ranks_phases, own_captions, allows_pins = True, True, True
+    ranks_phases, own_captions = True, True
 
     def may_choose(self, num_frames: int, max_count: int) -> range:
         del max_count
@@ -153,9 +161,9 @@ class _OfOneShot:
         next_shot: NextShot,
         rng: np.random.Generator,
     ) -> list[ContextCandidate]:
-        pinned = [one for one in candidates if one.is_mandatory]
-        alike = [one for one in candidates if not one.is_mandatory and one.caption == next_shot.caption]
-        return [*(alike[i] for i in rng.integers(len(alike), size=budget - len(pinned))), *pinned]
+        assert not any(one.is_mandatory for one in candidates)
+        alike = [one for one in candidates if one.caption == next_shot.caption]
+        return [alike[i] for i in rng.integers(len(alike), size=budget)]
 
 
 def test_any_object_that_chooses_is_a_policy_and_whoever_plans_a_shot_finds_the_same() -> None:
@@ -203,7 +211,7 @@ class _TargetCaption(TheatrePolicy):
 def test_a_policy_may_have_the_context_read_the_caption_of_the_shot_to_be_made() -> None:
     plan = tiny_plan([9] * 3, 3, _TargetCaption())
     conditioning = planned_conditioning(plan)
-    assert caption_shots(plan) == ()
+    assert context_captions(plan) == ()
     assert conditioning.positions.caption_index.tolist() == [[0, 0, 0]]
     assert conditioning.target_caption.tolist() == [0]
 
@@ -215,8 +223,6 @@ def test_what_has_no_meaning_is_refused_with_the_reason() -> None:
         tiny_plan([9, 0], 6)
     with pytest.raises(ValueError, match="at most 5 of 6"):
         tiny_plan([9], 6, pins=(0,) * 6)
-    with pytest.raises(ValueError, match="this context policy has no pinned frames"):
-        tiny_plan([9], 6, "published", pins=(0,))
     with pytest.raises(ValueError, match="unknown context policy"):
         named_policy("latest")
     with pytest.raises(ValueError, match="frame of a shot or a pinned picture"):

@@ -251,7 +251,7 @@ def test_pins_hold_a_picture_in_the_context_until_they_are_taken_out(pipeline: S
     assert np.array_equal(frames_of(unpinned.shot("a fox")), expected)
     pinned.pin(picture, -1)
     assert pinned.pinned_shots == (0, 2)
-    with pytest.raises(ValueError, match="allows 2 pinned of 3"):
+    with pytest.raises(ValueError, match="3 pinned pictures, and 2 places"):
         pinned.pin(picture, 1)
     pinned.undo()
     assert pinned.pinned_shots == (0,)
@@ -383,10 +383,6 @@ def test_a_pin_that_makes_no_sense_is_refused(pipeline: StreamingPipeline) -> No
     film(session, 1)
     with pytest.raises(ValueError, match="resize"):
         session.pin(picture[:16], 0)
-    published = start(tiny_pipeline("published"))
-    film(published, 1)
-    with pytest.raises(ValueError, match="allows 0 pinned"):
-        published.pin(picture, 0)
 
 
 @pytest.mark.parametrize("policy", ["theatre", "published"])

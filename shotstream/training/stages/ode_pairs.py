@@ -140,9 +140,7 @@ class OdePairsStage:
         given = batch.conditioning
         if given.turn_frame is not None:
             # The history is committed under the chunk's caption, as a steered session does it.
-            given = replace(
-                given, target_caption=given.captions_at(first * size), turn_frame=None
-            )
+            given = replace(given, target_caption=given.captions_at(first * size), turn_frame=None)
         conditioning = given.to(device)
         text = self.model.embed(batch.captions)
         uncond = self.model.embed([[""] * len(rows) for rows in batch.captions])
