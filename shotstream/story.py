@@ -336,9 +336,23 @@ def read_story(path: Path) -> Story:
         StoryError: It cannot be read or is invalid; the message begins with the path.
     """
     try:
-        return _read(read_text(path, MAX_STORY_BYTES), path.suffix.lower(), _default_title(path.stem))
+        story = _read(read_text(path, MAX_STORY_BYTES), path.suffix.lower(), _default_title(path.stem))
+        return _beside(story, path.parent)
     except (StoryError, DocumentError) as error:
         raise StoryError(f"{path}: {error}") from error
+
+
+def _beside(story: Story, directory: Path) -> Story:
+    """Returns a story whose pictures have names as seen from here, not from the story's directory."""
+    return replace(
+        story,
+        references=tuple(
+            one
+            if one.image.startswith("data:")
+            else replace(one, image=str(directory / Path(one.image).expanduser()))
+            for one in story.references
+        ),
+    )
 
 
 def story_from_bytes(data: bytes, *, default_title: str = "Untitled") -> Story:

@@ -129,11 +129,12 @@ def _generate(
         warnings = caption_warnings(written, pipeline, plan.seed)
         readings = read_film(plan.story, pipeline, plan.seed)
         if strict:
-            refuse_unknown([word for shot in readings for word in shot.reading.unknown])
+            refuse_unknown([word for shot in readings for part in shot for word in part.said.unknown])
     if replay and (differences := replay.environment.differences(environment)):
         warnings.append(f"frames may differ from the replay's: then and now {'; '.join(differences)}")
-    for number, shot in enumerate(readings, 1):
-        print_reading(console, shot, f"shot {number}: ")
+    for number, parts in enumerate(readings, 1):
+        for index, part in enumerate(parts):
+            print_reading(console, part, f"shot {number}, then: " if index else f"shot {number}: ")
     for warning in warnings:
         warn(console, warning)
     if scale is None:

@@ -27,7 +27,7 @@ from shotstream.film.replay import (
     read_replay,
 )
 from shotstream.film.storyboard import Panel, draw_storyboard
-from shotstream.film.subtitles import subtitles
+from shotstream.film.subtitles import subtitles, told_parts
 from shotstream.film.workdir import (
     FinishedShot,
     OtherWorkError,
@@ -182,7 +182,9 @@ def make_film(
             session = (
                 pipeline.load_session(work.session_file(num_resumed_shots - 1), quiet=True)
                 if num_resumed_shots
-                else pipeline.session(plan.story.global_caption, seed=plan.seed, quiet=True)
+                else pipeline.session(
+                    plan.story.global_caption, seed=plan.seed, references=plan.story.references, quiet=True
+                )
             )
             for shot_index in range(num_resumed_shots, len(plan.story.shots)):
                 if plan.pins:
@@ -193,7 +195,7 @@ def make_film(
         replay = Replay(
             plan=plan, environment=environment, frame_sha256=tuple(shot.frame_sha256 for shot in shots)
         )
-        _finish(work, shots, replay, settings, pipeline.fps)
+        _finish(work, shots, replay, settings, pipeline.fps, pipeline.geometry.shot_num_frames)
         work.remove()
     return Film(
         files=files,
@@ -333,7 +335,9 @@ def _film_shot(
     assert shot.num_chunks is not None, "a plan names the length of every shot"
     counter.shot_begins(shot_index)
     chunks: list[np.ndarray] = []
-    stream = session.shot(shot.caption, num_chunks=shot.num_chunks, seed=shot.seed, steps=plan.num_steps)
+    stream = session.shot(
+        shot.caption, num_chunks=shot.num_chunks, seed=shot.seed, steps=plan.num_steps, then=shot.then
+    )
     for chunk_index, chunk in enumerate(stream):
         chunks.append(chunk.frames)
         counter.chunk_done(shot_index, chunk_index, len(chunk.frames))
@@ -341,7 +345,12 @@ def _film_shot(
 
 
 def _finish(
-    work: WorkDir, shots: list[FinishedShot], replay: Replay, settings: FilmSettings, fps: int
+    work: WorkDir,
+    shots: list[FinishedShot],
+    replay: Replay,
+    settings: FilmSettings,
+    fps: int,
+    num_frames_of: Callable[[int], int],
 ) -> None:
     """Writes the four files inside the work directory, then moves them into place, the film last."""
     files, story = settings.files, replay.plan.story
@@ -357,12 +366,16 @@ def _finish(
                 writer.write(frames)
                 duration_s = float(len(frames) / Fraction(fps))
                 panels.append(
-                    Panel(picture=frames[len(frames) // 2], caption=written.caption, duration_s=duration_s)
+                    Panel(
+                        picture=frames[len(frames) // 2],
+                        caption=" / ".join([written.caption, *(one.caption for one in written.then)]),
+                        duration_s=duration_s,
+                    )
                 )
 
     make_atomically(made.film, encode)
-    captions = [shot.caption for shot in story.shots]
-    texts = {made.subtitles: subtitles(captions, lengths, fps), made.replay: replay.to_json()}
+    captions, parts = told_parts(story.shots, lengths, num_frames_of)
+    texts = {made.subtitles: subtitles(captions, parts, fps), made.replay: replay.to_json()}
     for path, text in texts.items():
         make_atomically(path, lambda part, text=text: _write_text(part, text))
     page = draw_storyboard(story.title, story.global_caption, panels)

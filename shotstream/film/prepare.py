@@ -8,10 +8,12 @@ import torch
 
 import shotstream
 from shotstream.film.replay import Environment, FilmPlan, Replay, ReplayError
-from shotstream.story import Story, compose_caption
+from shotstream.story import Reference, Shot, ShotCaptions, Story, compose_caption
+from shotstream.streaming.context_sampling import max_pictures
 from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.pipeline_config import fitted_family_caption
+from shotstream.streaming.references import cite, fitted_picture, is_for, with_picture
 from shotstream.text.text_encoder import TextEncoder
 from shotstream.theatre.caption_encoder import CaptionEncoder
 from shotstream.theatre.reading.settled import NOT_HERE, SettledShot
@@ -30,6 +32,10 @@ def plan_film(
         pipeline: The pipeline that will generate the film; a shot without a length gets its default length.
         seed: Seed of the film; a shot without a seed gets one derived from it and the shot's index.
         num_steps: Denoising steps per chunk; None: the number that the model was trained for.
+
+    Raises:
+        ValueError: A picture cannot be used, a shot has more references than places, a caption cites what is
+            no reference, or a shot is steered after its end.
     """
     shots = tuple(
         replace(
@@ -45,8 +51,33 @@ def plan_film(
         context_policy=pipeline.context_policy,
         num_steps=pipeline.num_steps if num_steps is None else num_steps,
         seed=seed,
-        story=replace(story, shots=shots, seed=None),
+        story=replace(story, shots=shots, seed=None, references=_fitted(story, pipeline)),
     )
+
+
+def _fitted(story: Story, pipeline: StreamingPipeline) -> tuple[Reference, ...]:
+    """Returns the references with their pictures at the model's size, without files."""
+    most = max_pictures(pipeline.context_budget)
+    for index, shot in enumerate(story.shots):
+        told = " ".join(told_captions(story, shot))
+        here = [f"@{one.id}" for one in story.references if is_for(one, index, told)]
+        if len(here) > most:
+            raise ValueError(
+                f"shot {index + 1}: {len(here)} references ({', '.join(here)}) for {most} places in its "
+                "context; name under a reference's 'shots' which it is for, or leave some out"
+            )
+        for number, caption in enumerate(told_captions(story, shot)):
+            try:
+                cite(caption, story.references)
+            except ValueError as error:
+                where = "global_caption" if number == 0 else f"shot {index + 1}"
+                raise ValueError(f"{where}: {error}") from error
+    return tuple(with_picture(one, fitted_picture(one, pipeline.pixel_size)) for one in story.references)
+
+
+def told_captions(story: Story, shot: Shot) -> list[str]:
+    """Returns the captions that tell a shot: the global one, its own, and those that it is steered to."""
+    return [story.global_caption, shot.caption, *(steer.caption for steer in shot.then)]
 
 
 def running_environment(pipeline: StreamingPipeline) -> Environment:
@@ -76,21 +107,27 @@ def check_replay(replay: Replay, pipeline: StreamingPipeline) -> None:
             )
 
 
-def read_film(story: Story, pipeline: StreamingPipeline, seed: int) -> list[SettledShot]:
+def read_film(story: Story, pipeline: StreamingPipeline, seed: int) -> list[list[SettledShot]]:
     """Returns what the model understands of every shot, and what it will show; empty if it cannot say.
+
+    A shot has as many of them as it has captions.
 
     Args:
         story: The story, with or without seeds of its shots.
         pipeline: The pipeline that will generate it.
         seed: Seed of the film.
     """
-    captions = [shot.caption for shot in story.shots]
     first = story.shots[0].seed if story.shots else None
     first = shot_seed(seed, 0) if first is None else first
-    found = (
-        pipeline.read(story.global_caption, captions[: index + 1], first) for index in range(len(captions))
-    )
-    return [shot for shot in found if shot is not None]
+    told: list[ShotCaptions] = []
+    readings: list[list[SettledShot]] = []
+    for shot in story.shots:
+        about, *own = (cite(caption, story.references) for caption in told_captions(story, shot))
+        parts = [own[0] if end == 1 else tuple(own[:end]) for end in range(1, len(own) + 1)]
+        found = (pipeline.read(about, [*told, part], first) for part in parts)
+        readings.append([one for one in found if one is not None])
+        told.append(parts[-1])
+    return [shot for shot in readings if shot]
 
 
 def unknown_words(encoder: TextEncoder, global_caption: str, caption: str) -> tuple[str, ...]:
@@ -106,25 +143,37 @@ def caption_warnings(story: Story, pipeline: StreamingPipeline, seed: int = 0) -
 
     `seed` is that of the film, which chooses what the captions of a theatre's film leave open.
     """
+    warnings = [*story.warnings, *_picture_warnings(story, pipeline)]
     if isinstance(pipeline.text_encoder, CaptionEncoder):
-        return [*story.warnings, *reading_warnings(read_film(story, pipeline, seed))]
-    return [*story.warnings, *_token_warnings(story, pipeline)]
+        return [*warnings, *reading_warnings(read_film(story, pipeline, seed))]
+    return [*warnings, *_token_warnings(story, pipeline)]
 
 
-def reading_warnings(shots: Sequence[SettledShot]) -> list[str]:
+def _picture_warnings(story: Story, pipeline: StreamingPipeline) -> list[str]:
+    encoded = map(pipeline.encode_reference, story.references)
+    return [told for one in encoded if (told := pipeline.judge_reference(one)) is not None]
+
+
+def reading_warnings(shots: Sequence[Sequence[SettledShot]]) -> list[str]:
     """Returns all that a film will not show as its captions say, with the shots: words, then choices."""
     unknown: dict[str, list[int]] = {}
     notes: dict[str, list[int]] = {}
-    for number, shot in enumerate(shots, 1):
-        for word in shot.reading.unknown:
-            unknown.setdefault(str(word), []).append(number)
-        for note in shot.notes:
-            notes.setdefault(note, []).append(number)
+    for number, parts in enumerate(shots, 1):
+        for part in parts:
+            for word in part.said.unknown:
+                _add_once(unknown.setdefault(str(word), []), number)
+            for note in part.notes:
+                _add_once(notes.setdefault(note, []), number)
     warnings = [f"{_in_shots(numbers, len(shots))}{note}" for note, numbers in notes.items()]
     if unknown:
         words = [f"{word}{_of_shots(numbers, len(shots))}" for word, numbers in unknown.items()]
         warnings.insert(0, f"{NOT_HERE}: {', '.join(words)}")
     return warnings
+
+
+def _add_once(numbers: list[int], number: int) -> None:
+    if number not in numbers:
+        numbers.append(number)
 
 
 def _in_shots(numbers: Sequence[int], total: int) -> str:
@@ -144,16 +193,18 @@ def _token_warnings(story: Story, pipeline: StreamingPipeline) -> list[str]:
     encoder = pipeline.text_encoder
     unknown: dict[str, None] = {}
     cut: list[str] = []
-    captions = [shot.caption for shot in story.shots]
     for index, shot in enumerate(story.shots):
-        unknown.update(dict.fromkeys(unknown_words(encoder, story.global_caption, shot.caption)))
-        fitted = fitted_family_caption(pipeline.family, encoder, story.global_caption, captions[: index + 1])
-        if fitted.cut:
-            cut.append(
-                f"shot {index + 1}: {_shorten(fitted.cut)!r} is cut from the end of the global caption"
-            )
-        if encoder.count_tokens(fitted.text) > encoder.text_length:
-            cut.append(f"shot {index + 1}: the end of its own caption is cut")
+        about, *own = (cite(caption, story.references) for caption in told_captions(story, shot))
+        for caption in own:
+            unknown.update(dict.fromkeys(unknown_words(encoder, about, caption)))
+            told = [*(["-"] * index), caption]  # the text of a shot depends on the number of those before
+            fitted = fitted_family_caption(pipeline.family, encoder, about, told)
+            if fitted.cut:
+                cut.append(
+                    f"shot {index + 1}: {_shorten(fitted.cut)!r} is cut from the end of the global caption"
+                )
+            if encoder.count_tokens(fitted.text) > encoder.text_length:
+                cut.append(f"shot {index + 1}: the end of its own caption is cut")
     warnings: list[str] = []
     if unknown:
         named = [_with_suggestion(word, encoder) for word in list(unknown)[:MAX_NAMED_WORDS]]

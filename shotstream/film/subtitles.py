@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from shotstream.film.wrapping import num_columns, one_line, wrap_text
+from shotstream.story import Shot
 
 LINE_COLUMNS = 42
 """Maximum width of a line in columns; a Chinese character counts two."""
@@ -26,11 +27,11 @@ _LOOK_ALIKES = str.maketrans({"<": "‹", "{": "(", "}": ")", "\\": "∖"})
 
 
 def subtitles(captions: Sequence[str], shot_num_frames: Sequence[int], fps: int | Fraction) -> str:
-    """Returns the text of an .srt file with one entry per shot.
+    """Returns the text of an .srt file with one entry per caption.
 
     Args:
-        captions: One per shot.
-        shot_num_frames: Length of each shot in frames.
+        captions: One per shot, or several of a steered one, see `told_parts`.
+        shot_num_frames: Number of frames that each lasts.
         fps: Frames per second.
     """
     return "\n".join(_entries(captions, shot_num_frames, fps, ",", _plain))
@@ -40,6 +41,27 @@ def web_subtitles(captions: Sequence[str], shot_num_frames: Sequence[int], fps: 
     """Returns the text of a .vtt file with one entry per shot; the arguments are those of `subtitles`."""
     entries = _entries(captions, shot_num_frames, fps, ".", _escaped)
     return "\n".join(["WEBVTT\n", *entries])
+
+
+def told_parts(
+    shots: Sequence[Shot], shot_num_frames: Sequence[int], num_frames_of: Callable[[int], int]
+) -> tuple[list[str], list[int]]:
+    """Returns all captions of a film and the frames that each lasts; a steered shot has several.
+
+    Args:
+        shots: The shots.
+        shot_num_frames: Length of each in frames, which may be less than was planned.
+        num_frames_of: Returns the number of video frames of a number of chunks.
+    """
+    captions: list[str] = []
+    lengths: list[int] = []
+    for shot, num_frames in zip(shots, shot_num_frames, strict=True):
+        starts = [(0, shot.caption), *((num_frames_of(one.chunk_index), one.caption) for one in shot.then)]
+        starts = [one for one in starts if one[0] < num_frames]
+        ends = [*(start for start, _ in starts[1:]), num_frames]
+        captions += [caption for _, caption in starts]
+        lengths += [end - start for (start, _), end in zip(starts, ends, strict=True)]
+    return captions, lengths
 
 
 def _entries(

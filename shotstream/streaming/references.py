@@ -45,13 +45,6 @@ class EncodedReference:
             pinned=(self.latent,),
         )
 
-    def is_for(self, shot_index: int, told: str) -> bool:
-        """Returns whether a shot sees it, by the shot's index from 0 and by its captions."""
-        shots = self.reference.shots
-        if isinstance(shots, tuple) and shot_index + 1 in shots:
-            return True
-        return shots == "all" or self.reference.id in cited(told)
-
 
 def fitted_picture(reference: Reference, size: PixelSize) -> UInt8[ndarray, "h w 3"]:
     """Returns the picture of a reference at a size: cropped around its centre, never squeezed.
@@ -69,12 +62,19 @@ def with_picture(reference: Reference, picture: UInt8[ndarray, "h w 3"]) -> Refe
     return replace(reference, image=picture_to_uri(picture))
 
 
+def is_for(reference: Reference, shot_index: int, told: str) -> bool:
+    """Returns whether a shot sees a reference, by the shot's index from 0 and by its captions."""
+    if isinstance(reference.shots, tuple) and shot_index + 1 in reference.shots:
+        return True
+    return reference.shots == "all" or reference.id in cited(told)
+
+
 def cited(caption: str) -> list[str]:
     """Returns the ids that a caption cites, in order."""
     return _CITATION.findall(caption)
 
 
-def cite(caption: str, references: Sequence[EncodedReference]) -> str:
+def cite(caption: str, references: Sequence[Reference]) -> str:
     """Returns a caption with the caption of each reference in the place of its `@id`.
 
     Raises:
@@ -82,7 +82,7 @@ def cite(caption: str, references: Sequence[EncodedReference]) -> str:
     """
     if "@" not in caption:
         return caption
-    captions = {one.reference.id: one.reference.caption.strip().rstrip(".") for one in references}
+    captions = {one.id: one.caption.strip().rstrip(".") for one in references}
 
     def caption_of(found: re.Match[str]) -> str:
         if found[1] not in captions:
@@ -93,7 +93,7 @@ def cite(caption: str, references: Sequence[EncodedReference]) -> str:
     return _CITATION.sub(caption_of, caption)
 
 
-def cite_all(captions: ShotCaptions, references: Sequence[EncodedReference]) -> ShotCaptions:
+def cite_all(captions: ShotCaptions, references: Sequence[Reference]) -> ShotCaptions:
     """Returns the captions of a shot, each after `cite`."""
     if isinstance(captions, str):
         return cite(captions, references)

@@ -86,7 +86,7 @@ class StorySession:
         self._references: tuple[EncodedReference, ...] = ()
         for reference in references:
             self.add_reference(reference)
-        cite(global_caption, self._references)
+        cite(global_caption, self.references)
         self._open_shot: weakref.ref[Generator[Chunk, None, None]] | None = None
         self._open: ShotRequest | None = None
         self._open_shot_index = 0
@@ -253,7 +253,7 @@ class StorySession:
             ValueError: No shot is open, it has no chunk yet, or its last one is made; or the caption is empty
                 or cites what is no reference.
         """
-        cite(caption, self._references)
+        cite(caption, self.references)
         shot = self._open_shot() if self._open_shot is not None else None
         if shot is None or getgeneratorstate(shot) in (GEN_CLOSED, GEN_CREATED) or self._open is None:
             raise ValueError("no shot is running; begin one with `shot`, and steer it between two chunks")
@@ -348,11 +348,11 @@ class StorySession:
         """Warns of what the shot will not show as its captions say; the warning names the caller's line."""
         if self._quiet:
             return
-        earlier = [cite_all(take.told, self._references) for take in request.takes]
+        earlier = [cite_all(take.told, self.references) for take in request.takes]
         own = (request.caption, *(steer.caption for steer in request.then))
-        told_of_all = cite(request.global_caption, self._references)
+        told_of_all = cite(request.global_caption, self.references)
         for index in range(len(own)):
-            captions = [*earlier, cite_all(own[: index + 1], self._references)]
+            captions = [*earlier, cite_all(own[: index + 1], self.references)]
             shot = self._pipeline.read(told_of_all, captions, request.film_seed)
             if shot is not None and shot.warnings:
                 told = f"shot {len(request.takes) + 1}: {'; '.join(shot.warnings)}"

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from shotstream.story import MAX_SEED, ShotCaptions, Steer
+from shotstream.story import MAX_SEED, Reference, ShotCaptions, Steer
 from shotstream.streaming.conditioning import TextFunction
-from shotstream.streaming.references import EncodedReference, cite, cite_all
+from shotstream.streaming.references import EncodedReference, cite, cite_all, is_for
 from shotstream.streaming.saved_session import Pin, Take
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.streaming.steering import Steering
@@ -56,7 +56,7 @@ class ShotRequest:
                     "one, counted from 0"
                 )
         for caption in (self.global_caption, self.caption, *(steer.caption for steer in self.then)):
-            cite(caption, self.references)
+            cite(caption, self.told_references)
         object.__setattr__(self, "steering", Steering(self.num_chunks, self.then))
 
     @property
@@ -77,7 +77,12 @@ class ShotRequest:
     def references_here(self) -> list[EncodedReference]:
         """The references that this shot sees."""
         told = " ".join((self.global_caption, self.caption, *(steer.caption for steer in self.then)))
-        return [one for one in self.references if one.is_for(len(self.takes), told)]
+        return [one for one in self.references if is_for(one.reference, len(self.takes), told)]
+
+    @property
+    def told_references(self) -> list[Reference]:
+        """The film's references, without their latents."""
+        return [one.reference for one in self.references]
 
     def text_function(self, compose: Callable[[str, Sequence[ShotCaptions], int], str]) -> TextFunction:
         """Returns the function from the captions of this film's shots to the text of the last of them.
@@ -86,8 +91,8 @@ class ShotRequest:
         """
 
         def text_of(captions: Sequence[ShotCaptions]) -> str:
-            told = [cite_all(one, self.references) for one in captions]
-            return compose(cite(self.global_caption, self.references), told, self.film_seed)
+            told = [cite_all(one, self.told_references) for one in captions]
+            return compose(cite(self.global_caption, self.told_references), told, self.film_seed)
 
         return text_of
 

@@ -9,7 +9,7 @@ import torch
 from shotstream.story import Reference, StoryError, story_from_bytes
 from shotstream.streaming.conditioning import condition_next_shot
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.streaming.references import EncodedReference, cite, cited, fitted_picture
+from shotstream.streaming.references import EncodedReference, cite, cited, fitted_picture, is_for
 from shotstream.streaming.session import ReferenceWarning, StorySession
 from shotstream.video.pictures import picture_to_uri
 from tests.streaming.tiny import LATENT_SIZE, tiny_config, tiny_memory, tiny_pipeline
@@ -93,7 +93,7 @@ def test_references_and_pins_leave_one_place_for_shots() -> None:
 
 
 def test_a_caption_cites_a_reference_by_its_id() -> None:
-    known = [encoded("scout", 0), encoded("the-inn", 0)]
+    known = [encoded(name, 0).reference for name in ("scout", "the-inn")]
     assert cited("@scout waves at a@b.example, in @the-inn. @scout!") == ["scout", "the-inn", "scout"]
     assert cite("@scout enters @the-inn.", known) == "a scout enters a the-inn."
     assert cite("mail a@scout.example", known) == "mail a@scout.example"
@@ -106,14 +106,10 @@ def test_a_caption_cites_a_reference_by_its_id() -> None:
 
 
 def test_a_reference_is_for_the_shots_that_it_names_and_those_that_cite_it() -> None:
-    everywhere, some, only = (
-        encoded("a", 0),
-        encoded("b", 0, shots=(1, 3)),
-        encoded("c", 0, shots="cited"),
-    )
-    assert [everywhere.is_for(shot, "") for shot in range(3)] == [True] * 3
-    assert [some.is_for(shot, "") for shot in range(4)] == [True, False, True, False]
-    assert some.is_for(1, "@b waves") and not only.is_for(0, "@a waves") and only.is_for(0, "by @c")
+    everywhere, some, only = reference("a"), reference("b", shots=(1, 3)), reference("c", shots="cited")
+    assert [is_for(everywhere, shot, "") for shot in range(3)] == [True] * 3
+    assert [is_for(some, shot, "") for shot in range(4)] == [True, False, True, False]
+    assert is_for(some, 1, "@b waves") and not is_for(only, 0, "@a waves") and is_for(only, 0, "by @c")
 
 
 def test_a_pictures_file_is_cropped_to_the_models_size(tmp_path: Path) -> None:
