@@ -57,7 +57,7 @@ def plan_film(
 
 def _fitted(story: Story, pipeline: StreamingPipeline) -> tuple[Reference, ...]:
     """Returns the references with their pictures at the model's size, without files."""
-    most = max_pictures(pipeline.context_budget)
+    most = max_pictures(pipeline.context_budget) if story.references else 0
     for index, shot in enumerate(story.shots):
         told = " ".join(told_captions(story, shot))
         here = [f"@{one.id}" for one in story.references if is_for(one, index, told)]

@@ -57,7 +57,7 @@ class StorySession:
         global_caption: str,
         *,
         seed: int = 0,
-        references: Sequence[Reference] = (),
+        references: Sequence[Reference | EncodedReference] = (),
         quiet: bool = False,
     ) -> None:
         """Creates an empty session.
@@ -102,9 +102,10 @@ class StorySession:
         """
         saved = read_session(Path(path))
         _check_origin(saved, pipeline, Path(path))
-        session = cls(pipeline, saved.global_caption, seed=saved.seed, quiet=quiet)
+        session = cls(
+            pipeline, saved.global_caption, seed=saved.seed, references=saved.references, quiet=quiet
+        )
         session._takes, session._pins = saved.takes, saved.pins
-        session._references = saved.references
         return session
 
     @property
@@ -234,9 +235,14 @@ class StorySession:
 
     def fork(self) -> "StorySession":
         """Returns a session with the same finished shots and pins; afterwards both are independent."""
-        other = StorySession(self._pipeline, self._global_caption, seed=self._seed, quiet=self._quiet)
+        other = StorySession(
+            self._pipeline,
+            self._global_caption,
+            seed=self._seed,
+            references=self._references,
+            quiet=self._quiet,
+        )
         other._takes, other._pins = self._takes, self._pins
-        other._references = self._references
         return other
 
     def steer(self, caption: str, mode: SteerMode = "recache") -> Steer:
@@ -261,17 +267,20 @@ class StorySession:
             raise ValueError("a film that several processes make together cannot be steered; cut to a shot")
         return self._open.steering.steer(caption, mode)
 
-    def add_reference(self, reference: Reference) -> None:
+    def add_reference(self, reference: Reference | EncodedReference) -> None:
         """Adds a picture that conditions every later shot that it is for.
 
         Raises:
             ValueError: Its picture cannot be used, its id is taken, or the model has no place for it.
         """
-        if any(one.reference.id == reference.id for one in self._references):
-            raise ValueError(f"there is a reference @{reference.id} already; give this one another id")
-        encoded = self._pipeline.encode_reference(reference)
-        if not self._quiet and (told := self._pipeline.judge_reference(encoded)):
-            warnings.warn(told, ReferenceWarning, stacklevel=3)
+        encoded = reference if isinstance(reference, EncodedReference) else None
+        if encoded is None:
+            encoded = self._pipeline.encode_reference(reference)
+            if not self._quiet and (told := self._pipeline.judge_reference(encoded)):
+                warnings.warn(told, ReferenceWarning, stacklevel=3)
+        name = encoded.reference.id
+        if any(one.reference.id == name for one in self._references):
+            raise ValueError(f"there is a reference @{name} already; give this one another id")
         self._refuse_more_pictures(len(self._pins), (*self._references, encoded))
         self._references = (*self._references, encoded)
 

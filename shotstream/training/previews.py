@@ -93,8 +93,8 @@ def held_out_losses(
     """
     pool = stage.source
     assert isinstance(pool, StoryPool)
-    # These stories have one length; those of training have several.
-    config = dataclasses.replace(pool.config, num_latent_frames=(_NUM_LATENT_FRAMES,))
+    # These stories have one length and no references; those of training have several, and some have them.
+    config = dataclasses.replace(pool.config, num_latent_frames=(_NUM_LATENT_FRAMES,), reference_share=0.0)
     held_out = StoryPool(config, pool.codec, pool.dit, pool.policy, seed=pool.seed)
     losses: dict[str, float] = {}
     for causal in (False, True):

@@ -4,14 +4,15 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from shotstream.film import Environment, FilmPlan
-from shotstream.story import Shot, Story
+from shotstream.geometry import VideoGeometry
+from shotstream.story import Reference, Shot, Steer, Story
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
 
@@ -29,12 +30,19 @@ class FakeSession(StorySession):
         self.pins: list[str] = []
 
     def shot(
-        self, caption: str, *, num_chunks: int = 3, seed: int | None = None, steps: int | None = None
+        self,
+        caption: str,
+        *,
+        num_chunks: int = 3,
+        seed: int | None = None,
+        steps: int | None = None,
+        then: Sequence[Steer] = (),
     ) -> Iterator[FakeChunk]:
         shot_index = len(self.history)
         for chunk_index in range(num_chunks):
             self._pipeline.before_chunk(shot_index, chunk_index)
-            key = repr((self.history, caption, seed, steps, chunk_index, self.pins))
+            told = [one for one in then if one.chunk_index <= chunk_index]
+            key = repr((self.history, caption, seed, steps, chunk_index, self.pins, *told))
             digest = hashlib.sha256(key.encode()).digest()
             generator = np.random.default_rng(list(digest))
             num_frames = 12 if chunk_index else 9
@@ -55,12 +63,21 @@ class FakePipeline(StreamingPipeline):
     """`stop_at` (shot, chunk): where this process is killed or `error` is raised."""
 
     fps = 12
+    geometry = VideoGeometry()
 
     def __init__(self, stop_at: tuple[int, int] | None = None, error: BaseException | None = None) -> None:
         self.stop_at, self.error = stop_at, error
         self.num_chunks_made = 0
 
-    def session(self, global_caption: str, *, seed: int = 0, quiet: bool = False) -> FakeSession:
+    def session(
+        self,
+        global_caption: str,
+        *,
+        seed: int = 0,
+        references: Sequence[Reference] = (),
+        quiet: bool = False,
+    ) -> FakeSession:
+        assert not references
         assert quiet, "the film's warnings are those of its story"
         return FakeSession(self, [f"{global_caption} {seed}"][:0])
 

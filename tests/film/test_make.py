@@ -525,9 +525,9 @@ def test_a_film_is_begun_as_planned_and_its_page_shows_the_middle_of_each_shot(
     middles: list[np.ndarray] = []
 
     class Watched(FakePipeline):
-        def session(self, global_caption: str, *, seed: int = 0, quiet: bool = False) -> FakeSession:
+        def session(self, global_caption: str, *, seed: int = 0, **options: Any) -> FakeSession:
             begun.append((global_caption, seed))
-            return super().session(global_caption, seed=seed, quiet=quiet)
+            return super().session(global_caption, seed=seed, **options)
 
     def page(*given: Any) -> Image.Image:
         pages.append(given)

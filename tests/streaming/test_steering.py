@@ -1,6 +1,7 @@
 """Steering: another caption for a running shot, and what each mode makes of the chunks before it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from shotstream.diffusion.schedule import FlowSchedule
 from shotstream.model.dual_cache import KeysValues
+from shotstream.model.positions import context_positions
 from shotstream.story import Steer, StoryError
+from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.rollout import Rollout
@@ -284,3 +287,33 @@ def test_a_running_shot_keeps_its_set_and_camera_and_tells_so() -> None:
     assert any(
         "nobody enters a running shot: cut to a new shot for the blue owl" in note for note in other.notes
     )
+
+
+@torch.no_grad()
+def test_a_batch_in_which_some_shots_turn_is_each_shot_alone() -> None:
+    """Training rolls out batches: the second shot turns at its second chunk, the third at its third."""
+    config = DIT.config
+    text = tiny_text(config, batch=3, num_captions=4)
+    whole = replace(
+        tiny_conditioning(config, 3), turn_frame=torch.tensor([0, 3, 6]), target_caption=torch.full((3,), 3)
+    )
+    seeds = (11, 12, 13)
+
+    def noise(*own: int) -> KeyedNoise:
+        return KeyedNoise(seeds=own, shape=NOISE.shape, device=NOISE.device)
+
+    together = list(Rollout(DIT, whole, text, tiny_cache(DIT, 3), noise(*seeds), SIGMAS).chunks(3))
+    for index, at in enumerate((None, 1, 2)):
+        own = tiny_conditioning(config, 3)
+        row = 3 if at is None else 2
+        alone = Conditioning(
+            context=own.context[index : index + 1],
+            positions=context_positions(own.positions.shot_phase[:1], own.positions.caption_index[:1]),
+            target_phase=own.target_phase[:1],
+            target_caption=torch.tensor([row]),
+        )
+        one = text[index : index + 1]
+        switches = None if at is None else switching(at, one[:, 3:], recache=True)
+        rollout = Rollout(DIT, alone, one, tiny_cache(DIT), noise(seeds[index]), SIGMAS, switches=switches)
+        for found, expected in zip(together, rollout.chunks(3), strict=True):
+            assert torch.allclose(found[index : index + 1], expected, atol=1e-5)

@@ -61,7 +61,7 @@ def test_no_recipe_of_any_length_has_a_rate_below_zero_or_above_the_peak(name: s
         # step: factor, by hand from the documented warm-up and decay
         ("theatre_codec", {0: 1 / 30, 14: 0.5 * (1 - 14 / 2000), 1000: 0.5, 1999: 1 / 2000}),
         ("theatre_decoder", {0: 1 / 30, 29: 1, 1499: 1, 1500: 1, 1950: 0.5, 2399: 1 / 900}),
-        ("theatre_teacher", {0: 0.01, 49: 0.5, 99: 1, 17_900: 1, 18_400: 0.5, 18_899: 0.001}),
+        ("theatre_teacher", {0: 0.01, 49: 0.5, 99: 1, 24_000: 1, 24_500: 0.5, 24_999: 0.001}),
         ("theatre_causal_init", {0: 0.02, 49: 1 - 49 / 2400, 1200: 0.5, 2399: 1 / 2400}),
         ("wan_teacher", {0: 1, 5000: 1, 9999: 1}),
         ("wan_causal_init", {0: 1, 1999: 1}),

@@ -130,7 +130,7 @@ def test_a_teachers_preview_is_drawn_and_judged(tmp_path: Path) -> None:
 def test_held_out_losses_of_runs_with_other_loss_weights_can_be_compared() -> None:
     """They were weighted as the run's own loss, so that another weight looked like another model."""
     torch.manual_seed(0)
-    made = teacher(1, "data.num_latent_frames=[6]")
+    made = teacher(1, "data.num_latent_frames=[6]", "data.reference_share=0")
     codec = PatchCodec(replace(recipe("theatre_codec", CODEC).model, num_finish_layers=0)).eval()
     rng = np.random.default_rng(1)
     stories = [encode_story(codec, sample_story(rng, 3, held_out=True), [21] * 3, 6) for _ in range(2)]

@@ -36,7 +36,7 @@ TRAIN = {
 POOL = {
     "seed": SEED,
     **dict.fromkeys(("batch_size", "block_stories", "num_blocks", "steps_per_block"), COUNT),
-    **dict.fromkeys(("pair_share", "context_drop", "caption_drop"), SHARE),
+    **dict.fromkeys(("pair_share", "context_drop", "caption_drop", "turn_share", "reference_share"), SHARE),
 }
 SHARDS = {
     **dict.fromkeys(("seed", "num_workers", "read_ahead"), SEED),
