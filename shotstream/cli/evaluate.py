@@ -30,6 +30,15 @@ def evaluate(
         bool,
         typer.Option("--other-captions", help="Use captions of another story than the one it is scored by."),
     ] = False,
+    references: Annotated[
+        bool,
+        typer.Option("--references", help="Give each film pictures of its cast and of its sets."),
+    ] = False,
+    steering: Annotated[
+        bool,
+        typer.Option("--steering", help="Steer each story's first shot, and score whether it follows."),
+    ] = False,
+    mode: Annotated[str, typer.Option(help="How shots are steered: recache, blend or keep.")] = "recache",
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps per chunk; default: the model's.")
     ] = None,
@@ -71,13 +80,28 @@ def evaluate(
             steps=steps,
             codec_only=codec_only,
             other_captions=other_captions,
+            references=references,
         )
-
-        if run is None and (sampler_steps, guidance, context_guidance) != (25, 1.5, 1.0):
-            raise ValueError("--sampler-steps and guidance are a teacher's: name its run with --run")
+        if run is not None and (references or steering):
+            raise ValueError("references and steering are scored for a model; export the run, and name it")
 
         def tell(num_done: int, num_all: int) -> None:
             status.update(f"{num_done} of {num_all} stories")
+
+        if steering:
+            from shotstream.evaluation.steering import evaluate_steering
+            from shotstream.streaming.loading import load
+
+            pipeline = load(
+                model, device, precision=options.precision, memory=options.memory, expert=options.expert
+            )
+            steered = evaluate_steering(pipeline, num_stories=stories, seed=seed, mode=mode, progress=tell)
+            print(steered.table())
+            print(steered.json_line())
+            return
+
+        if run is None and (sampler_steps, guidance, context_guidance) != (25, 1.5, 1.0):
+            raise ValueError("--sampler-steps and guidance are a teacher's: name its run with --run")
 
         if run is None:
             report = evaluate_model(

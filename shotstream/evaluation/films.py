@@ -7,6 +7,7 @@ teacher and student differ in their source alone, so their scores can be compare
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,21 +15,30 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
 from shotstream.geometry import WAN_GEOMETRY
+from shotstream.story import Reference
 from shotstream.streaming.noise import shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.theatre.cast import SCARVES
 from shotstream.theatre.palette import RGB, to_rgb
+from shotstream.theatre.reference_pictures import (
+    actor_caption,
+    actor_picture,
+    place_caption,
+    place_picture,
+)
 from shotstream.theatre.render import Shot, render
 from shotstream.theatre.sets import NUM_LAYOUTS
 from shotstream.theatre.world import TheatreStory, sample_story
 from shotstream.vae.codec import Codec
 from shotstream.vae.pixels import from_uint8, to_uint8
+from shotstream.video.pictures import picture_to_uri
 
 Take = UInt8[np.ndarray, "f h w 3"]
 FilmSource = Callable[[int, TheatreStory], Sequence[np.ndarray]]
 """A function from the index of a story and the story to the frames of each shot, uint8 RGB `f h w 3`."""
 
 _HELD_OUT_STREAM = 1_000_003
+_REFERENCE_STREAM = 1_000_033
 _CELL_PX = 8
 
 
@@ -41,20 +51,37 @@ def held_out_stories(num_stories: int, num_shots: int, seed: int) -> list[Theatr
 
 
 def model_films(
-    pipeline: StreamingPipeline, *, context: bool, num_chunks: int, seed: int, steps: int | None = None
+    pipeline: StreamingPipeline,
+    *,
+    context: bool,
+    num_chunks: int,
+    seed: int,
+    steps: int | None = None,
+    references: bool = False,
 ) -> FilmSource:
     """Returns the films of a model; without context each shot is the first one of its own session.
 
-    With and without context a shot has the same seed, and so the same noise. `steps` is the number of
-    denoising steps; None takes the number that the model was trained for.
+    With and without context a shot has the same seed, and so the same noise.
+
+    Args:
+        pipeline: A theatre model.
+        context: Whether a shot sees earlier ones.
+        num_chunks: Length of the shots in chunks.
+        seed: Seed of the films.
+        steps: Number of denoising steps; None takes the number that the model was trained for.
+        references: Whether a film is given pictures of its cast and of its sets.
     """
 
     def film(number: int, story: TheatreStory) -> list[np.ndarray]:
-        session = pipeline.session(story.global_caption, seed=seed + number)
+        given = story_references(story, seed + number) if references else []
+        begin = partial(
+            pipeline.session, story.global_caption, seed=seed + number, references=given, quiet=True
+        )
+        session = begin()
         takes: list[np.ndarray] = []
         for index, caption in enumerate(story.captions):
             if not context:
-                session = pipeline.session(story.global_caption, seed=seed + number)
+                session = begin()
             chunks = session.shot(
                 caption, num_chunks=num_chunks, seed=shot_seed(seed + number, index), steps=steps
             )
@@ -62,6 +89,29 @@ def model_films(
         return takes
 
     return film
+
+
+def story_references(story: TheatreStory, seed: int) -> list[Reference]:
+    """Returns pictures as a person gives them: of each member of a story's cast and of each place."""
+    rng = np.random.default_rng((seed, _REFERENCE_STREAM))
+    references = [
+        Reference(
+            id=f"actor{number}",
+            image=picture_to_uri(to_rgb(actor_picture(actor, rng))),
+            caption=actor_caption(actor),
+        )
+        for number, actor in enumerate(story.cast)
+    ]
+    places = {shot.place: shot for shot in reversed(story.shots)}
+    return references + [
+        Reference(
+            id=f"place{number}",
+            image=picture_to_uri(to_rgb(place_picture(shot.place, shot.time, shot.layout))),
+            caption=place_caption(shot.place, shot.time),
+            role="place",
+        )
+        for number, shot in enumerate(places.values())
+    ]
 
 
 def true_films(num_chunks: int) -> FilmSource:

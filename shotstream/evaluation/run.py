@@ -58,6 +58,10 @@ class EvaluationConfig:
     """
     judge_truth: bool = True
     """Whether to judge the world's own films of the same stories as well."""
+    references: bool = False
+    """Whether a film is given pictures of its cast and of its sets, whose details are then judged in every
+    shot.
+    """
     other_captions: bool = False
     """Whether to generate films from another held-out story's captions and judge them by the story's own,
     which measures the film without its captions.
@@ -71,8 +75,10 @@ class EvaluationConfig:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
-        if self.codec_only and self.other_captions:
-            raise ValueError("codec_only does not read captions; leave out other_captions")
+        if self.codec_only and (self.other_captions or self.references):
+            raise ValueError(
+                "codec_only reads no captions and no references; leave out other_captions and references"
+            )
 
 
 def evaluate(
@@ -107,7 +113,12 @@ def evaluate(
         facts["codec_only"] = True
     else:
         source = model_films(
-            pipeline, context=context, num_chunks=config.num_chunks, seed=config.seed, steps=config.steps
+            pipeline,
+            context=context,
+            num_chunks=config.num_chunks,
+            seed=config.seed,
+            steps=config.steps,
+            references=config.references,
         )
         facts |= {"context": context, "num_steps": config.steps or pipeline.num_steps}
     return score_films(source, config, facts=facts, sheet=sheet, progress=progress)
@@ -147,9 +158,10 @@ def score_films(
     shown: list[SheetStory] = []
     for number, story in enumerate(stories):
         takes, true_takes = source(number, told[number]), truth(number, story)
-        verdicts.append(judge_film(story.shots, takes))
+        verdicts.append(judge_film(story.shots, takes, has_references=config.references))
         if config.judge_truth:
-            true_scores.append(judge_film(story.shots, true_takes).scores)
+            true = judge_film(story.shots, true_takes, has_references=config.references)
+            true_scores.append(true.scores)
         if len(shown) < _MAX_SHOWN:
             panels = tuple(
                 Panel(truth=true[len(true) // 2], film=take[len(take) // 2], caption=caption)
@@ -166,6 +178,7 @@ def score_films(
         "num_shots": config.num_shots,
         "num_chunks": config.num_chunks,
         "seed": config.seed,
+        **({"references": True} if config.references else {}),
         **({"other_captions": True} if config.other_captions else {}),
         "wall_s": round(time.perf_counter() - started_s, 1),
     }

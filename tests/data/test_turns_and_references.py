@@ -1,4 +1,4 @@
-"""Training shots whose actors turn to something else, and shots with references: what the network is given."""
+"""Training shots whose actors turn to something else, and shots with references."""
 
 from dataclasses import replace
 

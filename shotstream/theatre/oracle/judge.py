@@ -67,12 +67,16 @@ def joined(parts: Sequence[Scores]) -> Scores:
     return {axis: tuple(score for part in parts for score in part.get(axis, ())) for axis in AXES}
 
 
-def judge_film(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> Verdict:
+def judge_film(
+    shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]], *, has_references: bool = False
+) -> Verdict:
     """Returns the scores of a film.
 
     Args:
         shots: The plan.
         takes: The generated frames of each shot, RGB `[f, 48, 80, 3]`, with 3 frames or more.
+        has_references: Whether the film was given pictures of its actors and sets: it may then choose no
+            detail freely, and the first shot that shows one is judged as well.
 
     Raises:
         ValueError: The numbers of shots and takes differ, or a take has another size or is too short.
@@ -83,7 +87,8 @@ def judge_film(shots: Sequence[Shot], takes: Sequence[NDArray[np.uint8]]) -> Ver
     plans = [planned(shot) for shot in shots]
     seen = tuple(reading.facts for reading in readings)
     by_shot: list[Scores] = []
-    remembered, cuts = judge_memory(plans, seen), _judge_cuts(shots, takes)
+    remembered = judge_memory(plans, seen, plans if has_references else ())
+    cuts = _judge_cuts(shots, takes)
     for shot, take, plan, reading, memory, cut in zip(
         shots, takes, plans, readings, remembered, cuts, strict=True
     ):
@@ -121,11 +126,16 @@ def judge_captions(plan: ShotFacts, seen: ShotFacts) -> Mapping[CaptionAxis, tup
 
 
 def judge_memory(
-    plans: Sequence[ShotFacts], seen: Sequence[ShotFacts]
+    plans: Sequence[ShotFacts], seen: Sequence[ShotFacts], given: Sequence[ShotFacts] = ()
 ) -> list[dict[Axis, tuple[float, ...]]]:
-    """Returns, for each shot, whether its details are those of the earliest shot that shows them."""
-    scarves: dict[tuple[str, str], Scarf] = {}
-    layouts: dict[Place, int] = {}
+    """Returns, for each shot, whether its details are those of the earliest shot that shows them.
+
+    `given` are facts whose details the film was given before its first shot.
+    """
+    scarves: dict[tuple[str, str], Scarf] = {
+        (one.actor.species, one.actor.colour): one.actor.scarf for facts in given for one in facts.actors
+    }
+    layouts: dict[Place, int] = {facts.place: facts.layout for facts in given}
     by_shot: list[dict[Axis, tuple[float, ...]]] = []
     for plan, facts in zip(plans, seen, strict=True):
         scarf_scores: list[float] = []
