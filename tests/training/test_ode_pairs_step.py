@@ -1,6 +1,7 @@
 """What a step of the pairs' stage must do: which chunk of a shot, after what, from which noise, and how."""
 
 import hashlib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,26 @@ def test_pairs_of_a_bidirectional_teacher_are_whole_shots(monkeypatch: pytest.Mo
     made = stage.make(3)
     assert made.history.shape[2] == 0 and not Says.made
     torch.testing.assert_close(made.states.double(), walked(stage, 3, NUM_FRAMES), rtol=1e-5, atol=1e-6)
+
+
+def test_a_chunk_has_the_caption_of_its_side_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its history is told that caption too: a steered session commits it again."""
+    stage, x0 = stage_of(monkeypatch)
+    source = stage.source
+
+    class Turning:
+        def batch(self, step: int, samples: range) -> ShotBatch:
+            drawn = source.batch(step, samples)
+            turns = replace(
+                drawn.conditioning, target_caption=torch.tensor([1, 1]), turn_frame=torch.tensor([3, 6])
+            )
+            return drawn._replace(conditioning=turns, captions=[["A fox walks.", "A fox naps."]] * 2)
+
+    stage.source = Turning()
+    found: set[tuple[int, tuple[int, ...]]] = set()
+    for step in range(20):
+        made = stage.make(step)
+        assert made.conditioning.turn_frame is None
+        first = made.history.shape[2] // 3
+        found.add((first, tuple(made.conditioning.target_caption.tolist())))
+    assert found == {(0, (0, 0)), (1, (1, 0)), (2, (1, 1))} and x0.shape[2] == 9

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from shotstream.data.batches import DataSource, ShotBatch, dropped
+from shotstream.data.rng import sample_noise
 from shotstream.geometry import LatentSize
+from shotstream.model.positions import FramePositions
 from shotstream.streaming.conditioning import first_shot_conditioning
 from shotstream.training.causal_masks import mask_form
 from shotstream.training.recipes import recipe
@@ -255,3 +257,37 @@ def test_held_out_stories_are_the_theatres_alone(tmp_path: Path) -> None:
     stage.averaged = lambda: pytest.fail("asked")  # type: ignore[method-assign]
     assert stage.preview(3, tmp_path) == {}
     assert not list(tmp_path.iterdir())
+
+
+def test_a_causal_step_shows_what_came_before_a_turn_clean_and_under_the_new_caption() -> None:
+    """As a steered session commits it again; a bidirectional step has each frame's own caption."""
+    stage = stage_of("data.batch_size=2", "stage.clean_history=0.0", "stage.figure_share=0.0")
+    x0 = torch.randn(2, 2, 9, 2, 4, generator=torch.Generator().manual_seed(0))
+    plain = first_shot_conditioning(stage.recipe.model.dit, SIZE, batch=2)
+    turning = replace(plain, target_caption=torch.tensor([1, 0]), turn_frame=torch.tensor([6, 0]))
+    captions = [["A fox walks.", "A fox naps."], ["A fox walks.", ""]]
+    batch = ShotBatch(x0, torch.zeros(2, 9, 2, 4, dtype=torch.bool), turning, captions, range(2))
+    told: list[tuple[Tensor, Tensor, list[list[int]]]] = []
+
+    def heard(
+        x: Tensor, sigma: Tensor, text: Tensor, positions: FramePositions, mask: object = None
+    ) -> Tensor:
+        del text, mask
+        told.append((x, sigma, positions.caption_index.expand(2, -1).tolist()))
+        return torch.zeros_like(x)
+
+    stage.model.dit.forward = heard  # type: ignore[method-assign]
+    losses = [stage.loss(stage.model, batch, 3, causal=causal) for causal in (True, False)]
+    x, sigma, rows = told[0]
+    own = sigma[:, 6:]
+    assert (own[0, :6] == 0).all() and (own[0, 6:] > 0).all() and (own[1] > 0).all()
+    assert torch.equal(x[0, :, 6:12], x0[0, :, :6]), "the frames before the turn are as they are"
+    assert [row[6:] for row in rows] == [[1] * 9, [0] * 9]
+    _, sigma, rows = told[1]
+    assert (sigma[:, 6:] > 0).all()
+    assert [row[6:] for row in rows] == [[0] * 6 + [1] * 3, [0] * 9]
+    # A velocity of zero is wrong by the noise less the data, in the frames that carry noise.
+    noise = sample_noise(x0.shape[1:], 0, "teacher/noise", (3,), range(2))
+    wrong = (noise - x0).square().mean(dim=(1, 3, 4))
+    assert losses[0].item() == pytest.approx((wrong[0, 6:].sum() + wrong[1].sum()).item() / 18, rel=1e-5)
+    assert losses[1].item() == pytest.approx(wrong.mean().item(), rel=1e-5)
