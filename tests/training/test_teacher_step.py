@@ -261,7 +261,7 @@ def test_held_out_stories_are_the_theatres_alone(tmp_path: Path) -> None:
 
 def test_a_causal_step_shows_what_came_before_a_turn_clean_and_under_the_new_caption() -> None:
     """As a steered session commits it again; a bidirectional step has each frame's own caption."""
-    stage = stage_of("data.batch_size=2", "stage.clean_history=0.0", "stage.figure_share=0.0")
+    stage = stage_of("data.batch_size=2", "stage.clean_history=0.0")
     x0 = torch.randn(2, 2, 9, 2, 4, generator=torch.Generator().manual_seed(0))
     plain = first_shot_conditioning(stage.recipe.model.dit, SIZE, batch=2)
     turning = replace(plain, target_caption=torch.tensor([1, 0]), turn_frame=torch.tensor([6, 0]))
