@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from shotstream.verify.cases import CASES, Target
+from shotstream.verify.cases import CASES
 from shotstream.verify.golden import Row, compare, read_golden
+from shotstream.verify.networks import Target
 
 __all__ = ["Row", "bundled_goldens", "verify_directory"]
 
