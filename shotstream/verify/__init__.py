@@ -41,6 +41,8 @@ hold any numbers under any names, and is run without further checks.
 def bundled_goldens() -> Path:
     """Returns the directory of the goldens that are part of the package, in a wheel or in a checkout.
 
+    Those of students other than ShotStream's are in a subdirectory.
+
     Raises:
         ValueError: There are none: the package was built from a source distribution, which does not contain
             them.
