@@ -28,6 +28,10 @@ class StepLevels(NamedTuple):
     used: Float[Tensor, " k"]
     """Levels at which noise is added and removed."""
 
+    def to(self, device: torch.device | str) -> "StepLevels":
+        """Returns the same levels on a device."""
+        return StepLevels(self.told.to(device), self.used.to(device))
+
 
 _TABLE_STEPS = 1000
 

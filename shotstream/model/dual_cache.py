@@ -161,6 +161,11 @@ class DualCache:
         """The chunk that last left the window, while a denoise pass uses its slot."""
 
     @property
+    def num_bytes(self) -> int:
+        """Number of bytes of the buffers."""
+        return sum(stored.nbytes for layer in self.layers for stored in layer)
+
+    @property
     def num_context_frames(self) -> int:
         """Number of committed context frames."""
         return self._num_context_frames

@@ -169,6 +169,12 @@ class FrameStore:
         return self._num_frames
 
     @property
+    def num_bytes(self) -> int:
+        """Number of bytes of the buffers."""
+        parts = [(*layer[:2], layer.unturned, *(layer.anchor or ())) for layer in self.layers]
+        return sum(part.nbytes for layer in parts for part in layer if part is not None)
+
+    @property
     def num_recached(self) -> int:
         """Number of the newest frames whose keys a "recache" pass computes again; 0: none.
 
@@ -207,12 +213,12 @@ class FrameStore:
         Raises:
             ValueError: The model has no cuts within a shot.
         """
-        if is_cut and self.rules.cut_position is None:
+        if is_cut and not self.rules.cut_position:
             raise ValueError("this model has no cuts within a shot; begin another shot")
         self._is_cut = is_cut
         if self._bank is not None:
             self._bank.record(self._num_chunks, text)
-        if self.rules.sink_ema is not None and self._num_frames >= self.rules.window:
+        if self.rules.averages_sink and self._num_frames >= self.rules.window:
             self._average_sink(self.rules.sink_ema)
 
     def rope(self, num_frames: int, write: Write | None) -> RopeTable:
@@ -270,7 +276,6 @@ class FrameStore:
             # The oldest frames become the sink, so that the others are where they were.
             slots[: self._sink], places = range(self._sink), list(range(window))
         if self._is_cut and write != "recache":
-            assert self.rules.cut_position is not None
             places = [self.rules.cut_position + at for at in range(num_frames)]
         absolute = self.rules.rope != "cache_relative"
         return _Fed(first, end, tuple(slots), tuple(range(first, end) if absolute else places))

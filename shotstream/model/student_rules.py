@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shotstream.configs import refuse_unknown_words
+from shotstream.geometry import VideoGeometry
 from shotstream.sizes import refuse_sizes
 
 StepScale = Literal["warped", "timestep", "sigma"]
@@ -52,20 +53,20 @@ class StudentRules:
     """Shift of the table of noise levels."""
     step_scale: StepScale = "warped"
     """Meaning of the steps."""
-    first_chunk_steps: tuple[int, ...] | None = None
-    """Steps of the first generated chunk; None: as all."""
-    first_chunk_frames: int | None = None
-    """Number of frames of a shot's first chunk; None: as all. After given frames all chunks are whole."""
+    first_chunk_steps: tuple[int, ...] = ()
+    """Steps of the first generated chunk; empty: as all."""
+    first_chunk_frames: int = 0
+    """Number of frames of a shot's first chunk; 0: as all. After given frames all chunks are whole."""
     window: int
     """Number of frames that a pass attends to, including the sink and its own."""
     sink: int = 0
     """Number of first frames that stay in the window."""
-    max_frames: int | None = None
-    """Number of frames after which positions have never been trained; None: there is no limit."""
+    max_frames: int = 0
+    """Number of frames after which positions have never been trained; 0: there is no limit."""
     rope: RopeRule = "absolute"
     """Positions of the frames that a pass attends to."""
-    sink_ema: float | None = None
-    """Factor of the sink's moving average over the frames that leave the window; None: the sink is fixed."""
+    sink_ema: float = 1.0
+    """Factor of the sink's moving average over the frames that leave the window; 1: the sink is fixed."""
     bank: int = 0
     """Number of single frames that are attended to besides the window."""
     record_interval: int = 3
@@ -74,33 +75,33 @@ class StudentRules:
     """Which chunks offer a frame to the bank."""
     recache: RecacheRule = "none"
     """What is computed again when captions change within a shot."""
-    cut_position: int | None = None
-    """Position of the first frame of the chunk after a cut within a shot; None: there are no such cuts."""
+    cut_position: int = 0
+    """Position of the first frame of the chunk after a cut within a shot; 0: there are no such cuts."""
     rolling: bool = False
     """Whether as many chunks as there are steps are denoised together, each at its own step."""
 
     def __post_init__(self) -> None:
         refuse_unknown_words(self)
         refuse_sizes(self, ("window", "record_interval"))
-        refuse_sizes(self, ("sink", "bank"), least=0)
-        for steps in (self.steps, self.first_chunk_steps):
-            if steps is not None and (not steps or list(steps) != sorted(set(steps), reverse=True)):
+        refuse_sizes(self, ("sink", "bank", "first_chunk_frames", "max_frames", "cut_position"), least=0)
+        for steps in (self.steps, self.first_chunk_steps or self.steps):
+            if not steps or list(steps) != sorted(set(steps), reverse=True):
                 raise ValueError(f"steps {steps} must fall strictly, from noise to data")
-            if steps is not None and not 1 <= min(steps) <= max(steps) <= 1000:
+            if not 1 <= min(steps) <= max(steps) <= 1000:
                 raise ValueError(f"steps {steps} must lie in 1..1000")
         if not self.shift > 0:
             raise ValueError(f"shift is {self.shift}; it must be above 0")
         if self.sink >= self.window:
             raise ValueError(f"a sink of {self.sink} frames in a window of {self.window}; it must be smaller")
-        if self.sink_ema is not None and not 0 <= self.sink_ema <= 1:
+        if not 0 <= self.sink_ema <= 1:
             raise ValueError(f"sink_ema is {self.sink_ema}; it must lie in [0, 1]")
         self._refuse_combinations()
 
     def _refuse_combinations(self) -> None:
         relative, moving = self.rope == "cache_relative", self.rope == "absolute_moving_anchor"
-        if self.cut_position is not None and not relative:
+        if self.cut_position and not relative:
             raise ValueError("cut_position needs rope 'cache_relative': absolute positions cannot come back")
-        if self.sink_ema is not None and not (relative and self.sink):
+        if self.averages_sink and not (relative and self.sink):
             raise ValueError("sink_ema needs a sink and rope 'cache_relative'")
         if self.rolling != moving:
             raise ValueError("rolling chunks have a moving anchor, and no others have: set both or none")
@@ -108,6 +109,11 @@ class StudentRules:
             raise ValueError("rolling chunks have neither a first chunk of their own nor a recache")
         if self.bank and self.rope != "absolute":
             raise ValueError("a bank needs rope 'absolute': its keys keep their positions")
+
+    @property
+    def averages_sink(self) -> bool:
+        """Whether the sink is a moving average."""
+        return self.sink_ema < 1
 
     def check_chunk(self, chunk_frames: int) -> None:
         """Raises ValueError if chunks of this number of frames do not fit the window or the sink."""
@@ -118,24 +124,22 @@ class StudentRules:
         first = self.first_chunk_frames or chunk_frames
         if not 1 <= first <= chunk_frames:
             raise ValueError(f"a first chunk of {first} frames; the others have {chunk_frames}")
-        if self.sink_ema is not None and not self.sink == chunk_frames == first:
+        if self.averages_sink and not self.sink == chunk_frames == first:
             raise ValueError(f"the average of a sink of {self.sink} frames needs chunks of as many frames")
-        if self.sink_ema is not None and self.window % chunk_frames:
+        if self.averages_sink and self.window % chunk_frames:
             raise ValueError(f"a window of {self.window} frames; an averaged sink needs whole chunks")
 
-    def num_frames(self, num_chunks: int, chunk_frames: int) -> int:
-        """Returns the number of latent frames of a shot of `num_chunks` chunks without given frames."""
-        if num_chunks < 1:
-            return 0
-        return (self.first_chunk_frames or chunk_frames) + (num_chunks - 1) * chunk_frames
+    def max_chunks(self, geometry: VideoGeometry) -> int | None:
+        """Returns the number of chunks whose positions were trained; None: there is no limit."""
+        if not self.max_frames:
+            return None
+        return 1 + (self.max_frames - geometry.shot_num_latent_frames(1)) // geometry.chunk_latent_frames
 
-    def check_length(self, num_chunks: int, chunk_frames: int) -> None:
+    def check_length(self, num_chunks: int, geometry: VideoGeometry) -> None:
         """Raises ValueError if the positions of a shot of `num_chunks` chunks were never trained."""
-        if self.max_frames is None or self.num_frames(num_chunks, chunk_frames) <= self.max_frames:
-            return
-        first = self.first_chunk_frames or chunk_frames
-        most = 1 + (self.max_frames - first) // chunk_frames
-        raise ValueError(
-            f"{num_chunks} chunks; this model's shots have at most {most}: its positions were trained up to "
-            f"{self.max_frames} latent frames; ask for fewer chunks, and go on in another shot"
-        )
+        most = self.max_chunks(geometry)
+        if most is not None and num_chunks > most:
+            raise ValueError(
+                f"{num_chunks} chunks; this model's shots have at most {most}: its positions were trained up "
+                f"to {self.max_frames} latent frames; ask for fewer chunks, and go on in another shot"
+            )

@@ -26,7 +26,7 @@ training confuses phase and caption when it drops the context; here the target a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +65,8 @@ class Conditioning:
     """RoPE phase of the frames to be generated."""
     target_caption: Int[Tensor, " b"]
     """Index of the caption of the frames to be generated."""
+    given: Float[Tensor, "b c given_f h w"] | None = field(default=None, repr=False)
+    """Clean latents that the shot begins with, for a model without context frames; None: there are none."""
 
     def __post_init__(self) -> None:
         if self.context.shape[2] != self.positions.frame_index.shape[1]:
@@ -85,6 +87,7 @@ class Conditioning:
             positions=positions,
             target_phase=send(self.target_phase, device),
             target_caption=send(self.target_caption, device),
+            given=None if self.given is None else send(self.given, device),
         )
 
     def chunk(self, chunk_index: int, config: DiTConfig) -> FramePositions:
@@ -159,6 +162,12 @@ def condition_next_shot(
         policy,
         rng,
     )
+    if config.num_context_frames == 0:
+        given = [slot.candidate.latent()[None, :, None] for slot in plan.slots]
+        first = first_shot_conditioning(config, latent_size)
+        return ConditionedShot(
+            replace(first, given=torch.cat(given, dim=2) if given else None).to(device), [own]
+        )
     captions = [text_of(told[: shot_index + 1]) for shot_index in caption_shots(plan)]
     return ConditionedShot(planned_conditioning(plan, device=device), [*captions, own])
 

@@ -73,7 +73,6 @@ class Rollout:
         sigmas: Float[Tensor, " k"] | StepLevels,
         *,
         first_sigmas: StepLevels | None = None,
-        given: Float[Tensor, "b c f h w"] | None = None,
         stopwatch: Stopwatch | None = None,
         observe: Observe | None = None,
     ) -> None:
@@ -82,14 +81,13 @@ class Rollout:
         Args:
             dit: The student.
             conditioning: Context and positions; its batch is the rollout's. With a frame store, which has no
-                context, it says only which caption is the shot's.
+                context, only the given frames and the index of the shot's caption are used.
             text: Caption embeddings, whose projections then get gradients in the exit steps, or a text cache.
             cache: The KV cache, which is overwritten; it must fit the batch and the latents. A frame store
                 has the student's rules.
             noise: Noise of every (chunk, step); of a shorter first chunk its first frames are used.
             sigmas: Descending noise levels of the student's steps, preferably on the network's device.
             first_sigmas: Levels of the first chunk; None: as all.
-            given: Clean latents that precede the first chunk, for a frame store; None: there are none.
             stopwatch: Measures the parts "context", "denoise" and "commit".
             observe: Called with every velocity.
 
@@ -108,8 +106,7 @@ class Rollout:
         self._noise = noise
         self._sigmas = sigmas
         self._first_sigmas = sigmas if first_sigmas is None else first_sigmas
-        self._given = given
-        self._given_sizes = _given_sizes(cache, given, dit.config.chunk_latent_frames)
+        self._given_sizes = _given_sizes(cache, conditioning.given, dit.config.chunk_latent_frames)
         self._stopwatch = stopwatch
         self._observe = observe
         self._cancel_token: CancelToken | None = None
@@ -180,9 +177,9 @@ class Rollout:
         self._cache.reset()
         if not isinstance(self._cache, FrameStore):
             self._commit_context()
-        elif self._given is not None:
+        elif self._conditioning.given is not None:
             with self._part("context"):
-                for latents in self._given.split(self._given_sizes, dim=2):
+                for latents in self._conditioning.given.split(self._given_sizes, dim=2):
                     self._cache.start_chunk(self._captions.own)
                     self._commit(latents, self._cache.rope(latents.shape[2], "local"))
 
@@ -275,7 +272,7 @@ class Rollout:
         if not isinstance(self._cache, FrameStore):
             return self._rope(self._conditioning.chunk(chunk_index, config))
         num_frames = config.chunk_latent_frames
-        if chunk_index == 0 and self._given is None:
+        if chunk_index == 0 and self._conditioning.given is None:
             num_frames = self._cache.rules.first_chunk_frames or num_frames
         return self._cache.rope(num_frames, "local")
 

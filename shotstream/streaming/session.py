@@ -24,7 +24,7 @@ import numpy as np
 
 from shotstream.story import MAX_SEED
 from shotstream.streaming.context_encoder import ContextEncoder, as_picture
-from shotstream.streaming.context_sampling import max_pins
+from shotstream.streaming.context_sampling import NO_MEMORY, max_pins
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.saved_session import (
@@ -218,6 +218,8 @@ class StorySession:
         """
         shot_index = self._existing(shot_index)
         policy, budget = self._pipeline.config.context_policy, self._pipeline.context_budget
+        if not budget:
+            raise ValueError(NO_MEMORY)
         if len(self._pins) >= max_pins(policy, budget):
             raise ValueError(
                 f"the context policy {policy!r} allows {max_pins(policy, budget)} pinned of {budget} context "
@@ -250,12 +252,16 @@ class StorySession:
         self, caption: str, num_chunks: int | None, seed: int, steps: int | None, shot_index: int
     ) -> ShotRequest:
         config = self._pipeline.config
+        num_steps = len(config.student_steps) if steps is None else steps
+        num_chunks = config.num_chunks if num_chunks is None else num_chunks
+        if num_chunks > 0:
+            self._pipeline.check_shot(num_chunks, num_steps)
         return ShotRequest(
             global_caption=self._global_caption,
             caption=caption,
             seed=seed,
-            num_steps=len(config.student_steps) if steps is None else steps,
-            num_chunks=config.num_chunks if num_chunks is None else num_chunks,
+            num_steps=num_steps,
+            num_chunks=num_chunks,
             takes=self._takes[:shot_index],
             pins=tuple(pin for pin in self._pins if pin.shot_index < shot_index),
         )

@@ -120,6 +120,7 @@ def make_shot(
         preview: A decoder for the chunk's frames; `context_encoder` then decodes the shot with the codec.
         context_encoder: Gets each chunk, and encodes its context frames during the next one.
     """
+    pipeline.check_shot(request.num_chunks, request.num_steps)
     with _denoising(pipeline, request) as next_chunk:
         decoding, state = pipeline.stopwatch(), None
         for chunk_index in range(request.num_chunks):
@@ -169,12 +170,27 @@ def _denoising(
         with stopwatch.part("text"):
             text = pipeline.text_cache(captions)
         noise = KeyedNoise(seeds=(request.seed,), shape=pipeline.chunk_shape, device=pipeline.device)
-        sigmas = pipeline.sigmas(request.num_steps)
+        sigmas, given = pipeline.sigmas(request.num_steps), conditioning.given
         token = None if pipeline.prefetcher is None else CancelToken()
-        rollout = Rollout(pipeline.dit, conditioning, text, cache, noise, sigmas, stopwatch=stopwatch)
-        chunks = ended.enter_context(closing(rollout.chunks(request.num_chunks, cancel_token=token)))
+        rollout = Rollout(
+            pipeline.dit,
+            conditioning,
+            text,
+            cache,
+            noise if given is None else partial(_noise_after, noise, 1),
+            sigmas,
+            first_sigmas=pipeline.first_sigmas(request.num_steps),
+            stopwatch=stopwatch,
+        )
+        rules = pipeline.config.rules
+        num_chunks = request.num_chunks if given is None else request.num_chunks - 1
+        # Without an end, so that chunks that are denoised together do not depend on where the shot ends.
+        endless = rules is not None and rules.rolling
+        generated = rollout.chunks(None if endless else num_chunks, cancel_token=token)
+        chunks = ended.enter_context(closing(generated if given is None else _after(given, generated)))
         next_latents = partial(next, chunks, None)
         if pipeline.group is not None:
+            assert isinstance(sigmas, Tensor)
             inputs = ShotInputs(
                 conditioning=conditioning.to("cpu"),
                 embeddings=pipeline.embeddings(captions).cpu(),
@@ -198,6 +214,17 @@ def _denoising(
             yield next_chunk
         else:
             yield ended.enter_context(pipeline.prefetcher.prefetching(next_chunk, token))
+
+
+def _after(given: Tensor, generated: Generator[Tensor]) -> Generator[Tensor]:
+    """Yields a given frame as a shot's first chunk, then the generated ones."""
+    yield given
+    yield from generated
+
+
+def _noise_after(noise: KeyedNoise, num_given: int, chunk_index: int, step_index: int) -> Tensor:
+    """Returns the noise of a generated chunk, whose index in the shot counts the given ones too."""
+    return noise(chunk_index + num_given, step_index)
 
 
 def condition_request(pipeline: StreamingPipeline, request: ShotRequest) -> ConditionedShot:

@@ -5,6 +5,7 @@ A file's config says which rules the student has, when captions change, and whic
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,13 +56,15 @@ def student_case(golden: Golden, target: Target) -> Outputs:
 
     rollout = Rollout(
         dit,
-        first_shot_conditioning(dit.config, size, batch=batch, device=target.device),
+        replace(
+            first_shot_conditioning(dit.config, size, batch=batch),
+            given=given,
+        ).to(target.device),
         _caption(captions, 0, batch),
         FrameStore(dit.config, rules, batch, _grid(dit, size), target.dtype, target.device),
         noise_of,
         levels,
         first_sigmas=first_levels,
-        given=None if given is None else given.to(target.device),
         observe=observe,
     )
     switches = _switches(config, starts)
@@ -81,7 +84,6 @@ def student_rules(config: Mapping[str, Any], *, interval: bool = False) -> Stude
     """Returns the rules in a golden's config; `interval`: the bank takes the first of several chunks."""
     window, chunk = int(config["window"]), int(config["num_frames_per_chunk"])
     first_frames = int(config.get("first_chunk_frames", chunk))
-    first_steps = config.get("first_chunk_steps")
     rope: RopeRule = config["rope"]
     recache: RecacheRule = "none"
     if config.get("recache"):
@@ -92,17 +94,17 @@ def student_rules(config: Mapping[str, Any], *, interval: bool = False) -> Stude
         steps=tuple(config["steps"]),
         shift=float(config["shift"]),
         step_scale="warped" if config["warp"] else "timestep",
-        first_chunk_steps=None if first_steps is None else tuple(first_steps),
-        first_chunk_frames=None if first_frames == chunk else first_frames,
+        first_chunk_steps=tuple(config.get("first_chunk_steps") or ()),
+        first_chunk_frames=0 if first_frames == chunk else first_frames,
         window=window,
         sink=int(config.get("sink", 0)),
         rope=rope,
-        sink_ema=config.get("sink_ema"),
+        sink_ema=float(config.get("sink_ema") or 1),
         bank=int(config.get("bank", 0)),
         record_interval=int(config.get("record_interval", 1)),
         bank_rule="interval" if interval else "every_chunk",
         recache=recache,
-        cut_position=config.get("cut_position"),
+        cut_position=int(config.get("cut_position") or 0),
         rolling=rope == "absolute_moving_anchor",
     )
 

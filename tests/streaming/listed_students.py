@@ -123,7 +123,7 @@ class ListedStudent:
                 self._record(chunk)
             if chunk in switches and self.rules.recache != "none" and n:
                 self._recache(n)
-            if self.rules.sink_ema is not None and n >= self.rules.window:
+            if self.rules.sink_ema < 1 and n >= self.rules.window:
                 self._average(n)
             length = size if chunk else (self.rules.first_chunk_frames or size)
             self._chunk(chunk, n, length, is_cut=switches.get(chunk, False))
@@ -133,7 +133,6 @@ class ListedStudent:
         rules, e = self.rules, n + length
         listed, positions = self._list(n, e)
         if is_cut:
-            assert rules.cut_position is not None
             positions = list(range(rules.cut_position, rules.cut_position + length))
         steps = rules.first_chunk_steps if chunk == 0 and rules.first_chunk_steps else rules.steps
         told, used = step_levels(steps, rules.shift, rules.step_scale)
@@ -187,7 +186,6 @@ class ListedStudent:
 
     def _average(self, n: int) -> None:
         rules = self.rules
-        assert rules.sink_ema is not None
         for place in range(rules.sink):
             gone = self.store[n - (rules.window - rules.sink) + place]
             mean = [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shotstream.diffusion.schedule import step_levels
-from shotstream.geometry import TokenGrid
+from shotstream.geometry import WAN_GEOMETRY, TokenGrid, VideoGeometry
 from shotstream.model.dit import DiT
 from shotstream.model.frame_store import FrameStore
 from shotstream.model.student_rules import StudentRules
@@ -20,7 +20,7 @@ from tests.streaming.tiny import LATENT_SIZE, tiny_config, tiny_dit, tiny_text
 
 GRID = TokenGrid(LATENT_SIZE.height // 2, LATENT_SIZE.width // 2)
 SELF_FORCING = StudentRules(steps=(1000, 500), shift=5.0, window=21, max_frames=21)
-LONGLIVE = replace(SELF_FORCING, window=8, sink=2, max_frames=None)
+LONGLIVE = replace(SELF_FORCING, window=8, sink=2, max_frames=0)
 RELATIVE = replace(LONGLIVE, rope="cache_relative")
 BANK = replace(LONGLIVE, bank=2, record_interval=2)
 ROLLING = StudentRules(
@@ -73,18 +73,17 @@ def keyed(chunk_frames: int) -> KeyedNoise:
     return KeyedNoise(seeds=(7,), shape=shape, device=torch.device("cpu"))
 
 
-def rollout(dit: DiT, rules: StudentRules, **options: Any) -> Rollout:
+def rollout(dit: DiT, rules: StudentRules, given: Tensor | None = None) -> Rollout:
     levels = step_levels(rules.steps, rules.shift, rules.step_scale)
     first = step_levels(rules.first_chunk_steps or rules.steps, rules.shift, rules.step_scale)
     return Rollout(
         dit,
-        first_shot_conditioning(dit.config, LATENT_SIZE),
+        replace(first_shot_conditioning(dit.config, LATENT_SIZE), given=given),
         caption(dit, 0),
         FrameStore(dit.config, rules, 1, GRID),
         keyed(dit.config.chunk_latent_frames),
         levels,
         first_sigmas=first,
-        **options,
     )
 
 
@@ -143,8 +142,8 @@ def test_given_frames_are_committed_as_if_they_had_been_generated() -> None:
 
     levels = step_levels(rules.steps, rules.shift)
     store = FrameStore(dit.config, rules, 1, GRID)
-    context = first_shot_conditioning(dit.config, LATENT_SIZE)
-    again = Rollout(dit, context, caption(dit, 0), store, later, levels, given=shot[:, :, :6])
+    given = replace(first_shot_conditioning(dit.config, LATENT_SIZE), given=shot[:, :, :6])
+    again = Rollout(dit, given, caption(dit, 0), store, later, levels)
     assert torch.equal(next(again.chunks(1)), shot[:, :, 6:])
 
 
@@ -191,14 +190,14 @@ def test_a_student_that_has_no_cuts_or_context_says_so() -> None:
 
 
 def test_too_many_chunks_for_trained_positions_are_refused_in_one_line() -> None:
-    SELF_FORCING.check_length(7, 3)
+    SELF_FORCING.check_length(7, WAN_GEOMETRY)
     with pytest.raises(ValueError, match=r"8 chunks; this model's shots have at most 7.*fewer chunks"):
-        SELF_FORCING.check_length(8, 3)
+        SELF_FORCING.check_length(8, WAN_GEOMETRY)
     with pytest.raises(ValueError, match="at most 21"):
-        SELF_FORCING.check_length(22, 1)
+        SELF_FORCING.check_length(22, VideoGeometry(chunk_latent_frames=1))
     with pytest.raises(ValueError, match="at most 7"):
-        replace(SELF_FORCING, first_chunk_frames=1).check_length(8, 3)
-    LONGLIVE.check_length(1000, 3)
+        SELF_FORCING.check_length(8, VideoGeometry(first_chunk_latent_frames=1))
+    LONGLIVE.check_length(1000, WAN_GEOMETRY)
 
 
 @pytest.mark.parametrize(
