@@ -124,6 +124,11 @@ class StudentRules:
         first = self.first_chunk_frames or chunk_frames
         if not 1 <= first <= chunk_frames:
             raise ValueError(f"a first chunk of {first} frames; the others have {chunk_frames}")
+        if self.rolling and len(self.steps) * chunk_frames > self.window:
+            raise ValueError(
+                f"{len(self.steps)} chunks of {chunk_frames} frames are denoised together; the window has "
+                f"{self.window}"
+            )
         if self.averages_sink and not self.sink == chunk_frames == first:
             raise ValueError(f"the average of a sink of {self.sink} frames needs chunks of as many frames")
         if self.averages_sink and self.window % chunk_frames:

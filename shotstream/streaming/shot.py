@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from inspect import GEN_RUNNING, GEN_SUSPENDED, getgeneratorstate
+from itertools import islice
 from typing import ParamSpec
 
 import numpy as np
@@ -188,7 +189,7 @@ def _denoising(
         endless = rules is not None and rules.rolling
         generated = rollout.chunks(None if endless else num_chunks, cancel_token=token)
         chunks = ended.enter_context(closing(generated if given is None else _after(given, generated)))
-        next_latents = partial(next, chunks, None)
+        next_latents = partial(next, islice(chunks, request.num_chunks), None)
         if pipeline.group is not None:
             assert isinstance(sigmas, Tensor)
             inputs = ShotInputs(

@@ -16,7 +16,7 @@ from shotstream.streaming.conditioning import first_shot_conditioning
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.rollout import Rollout
 from tests.streaming.listed_students import ListedStudent, rolled_by_lists
-from tests.streaming.tiny import LATENT_SIZE, tiny_config, tiny_dit, tiny_text
+from tests.streaming.tiny import LATENT_SIZE, tiny_config, tiny_dit, tiny_pipeline, tiny_text
 
 GRID = TokenGrid(LATENT_SIZE.height // 2, LATENT_SIZE.width // 2)
 SELF_FORCING = StudentRules(steps=(1000, 500), shift=5.0, window=21, max_frames=21)
@@ -132,6 +132,17 @@ def test_a_rolling_shot_without_an_end_does_not_depend_on_where_it_is_cut() -> N
     assert not torch.equal(last, five[0])
 
 
+@pytest.mark.parametrize("rules", [SELF_FORCING, BANK, ROLLING], ids=["all frames", "bank", "rolling"])
+def test_a_film_is_the_same_if_chunks_are_made_ahead(rules: StudentRules) -> None:
+    films: list[Tensor] = []
+    for overlap in (False, True):
+        steps = replace(rules, steps=rules.steps[:2])
+        session = tiny_pipeline(rules=steps, overlap=overlap).session("a fox")
+        shots = [list(session.shot(words, num_chunks=3)) for words in ("a fox walks", "a owl flies")]
+        films.append(torch.cat([chunk.latents for shot in shots for chunk in shot], dim=2))
+    assert torch.equal(*films)
+
+
 def test_given_frames_are_committed_as_if_they_had_been_generated() -> None:
     dit, rules = student(3), SELF_FORCING
     shot = torch.cat(list(rollout(dit, rules).chunks(3)), dim=2)
@@ -229,6 +240,7 @@ def test_rules_that_contradict_each_other_are_refused(changes: dict[str, Any], m
         (replace(SELF_FORCING, first_chunk_frames=4), 3, "a first chunk of 4 frames"),
         (replace(RELATIVE, sink_ema=0.9), 3, "needs chunks of as many frames"),
         (replace(RELATIVE, window=7, sink_ema=0.9), 2, "needs whole chunks"),
+        (ROLLING, 3, "4 chunks of 3 frames are denoised together"),
     ],
 )
 def test_rules_that_do_not_fit_the_chunks_are_refused(
