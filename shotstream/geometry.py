@@ -65,11 +65,23 @@ class VideoGeometry:
     """Number of latents per token, in height and in width."""
     chunk_latent_frames: int = 3
     """Number of latent frames that are denoised together."""
+    first_chunk_latent_frames: int = 0
+    """Number of latent frames of a shot's first chunk; 0: as of the others."""
 
     def __post_init__(self) -> None:
         for name in ("temporal_stride", "spatial_stride", "patch_size", "chunk_latent_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.first_chunk_latent_frames <= self.chunk_latent_frames:
+            raise ValueError(
+                f"first_chunk_latent_frames is {self.first_chunk_latent_frames}; allowed are 0 to "
+                f"{self.chunk_latent_frames}"
+            )
+
+    @property
+    def num_missing_latent_frames(self) -> int:
+        """Number of latent frames by which a shot's first chunk is shorter than the others."""
+        return self.chunk_latent_frames - (self.first_chunk_latent_frames or self.chunk_latent_frames)
 
     def latent_size(self, pixels: PixelSize) -> LatentSize:
         """Returns the size of a frame in latents; raises ValueError unless the stride divides it."""
@@ -108,12 +120,14 @@ class VideoGeometry:
 
     def num_chunks(self, num_latent_frames: int) -> int:
         """Returns the number of chunks of a shot; ValueError unless latent frames fill whole chunks."""
-        whole, rest = divmod(num_latent_frames, self.chunk_latent_frames)
+        whole, rest = divmod(num_latent_frames + self.num_missing_latent_frames, self.chunk_latent_frames)
         if whole < 1 or rest:
-            near = max(whole, 1) * self.chunk_latent_frames
+            near = max(whole, 1) * self.chunk_latent_frames - self.num_missing_latent_frames
+            kind = f"a multiple of {self.chunk_latent_frames}"
+            if self.num_missing_latent_frames:
+                kind = f"{self.first_chunk_latent_frames} + {kind}"
             raise ValueError(
-                f"{num_latent_frames} latent frames do not fill whole chunks; "
-                f"give a multiple of {self.chunk_latent_frames}, for example {near}"
+                f"{num_latent_frames} latent frames do not fill whole chunks; give {kind}, for example {near}"
             )
         return whole
 
@@ -121,7 +135,7 @@ class VideoGeometry:
         """Returns the number of latent frames of a shot of `num_chunks` (at least 1) chunks."""
         if num_chunks < 1:
             raise ValueError(f"{num_chunks} chunks; a shot has at least 1")
-        return num_chunks * self.chunk_latent_frames
+        return num_chunks * self.chunk_latent_frames - self.num_missing_latent_frames
 
     def shot_num_frames(self, num_chunks: int) -> int:
         """Returns the number of video frames of a shot of `num_chunks` (at least 1) chunks."""
@@ -133,8 +147,10 @@ class VideoGeometry:
         Of two shots at the same distance it is the shorter one.
         """
         chunk_frames = self.temporal_stride * self.chunk_latent_frames
-        # A shot of n chunks has n * chunk_frames frames, less all but one of a latent frame.
-        return max(1, -(-2 * (num_frames + self.temporal_stride - 1) // chunk_frames) // 2)
+        # A shot of n chunks has n * chunk_frames frames, less all but one of a latent frame, and less what
+        # its first chunk lacks.
+        whole = num_frames + self.temporal_stride * (1 + self.num_missing_latent_frames) - 1
+        return max(1, -(-2 * whole // chunk_frames) // 2)
 
     def chunk_num_frames(self, chunk_index: int) -> int:
         """Returns the number of video frames that chunk `chunk_index` of a shot, from 0, decodes to.

@@ -58,7 +58,8 @@ def test_the_wheel_holds_the_package_with_all_that_it_reads() -> None:
 @pytest.mark.goldens
 def test_the_wheel_holds_the_goldens_where_verify_looks_for_them() -> None:
     inside = {name: path for name, path in _files(WheelBuilder).items() if "goldens" in name}
-    assert inside == {f"shotstream/verify/goldens/{path.name}": path for path in GOLDENS.iterdir()}
+    files = [path for path in GOLDENS.rglob("*") if path.is_file()]
+    assert inside == {f"shotstream/verify/goldens/{path.relative_to(GOLDENS)}": path for path in files}
 
 
 def test_the_source_distribution_holds_package_and_tests_and_nothing_that_is_large() -> None:

@@ -157,13 +157,15 @@ class PublishedLoop:
     ) -> Float[Tensor, "1 c f h w"]:
         caches = self._allocate(text)
         self._forward(conditioning.context, _clean(conditioning.context), conditioning.positions, caches)
+        sigmas = self._pipeline.sigmas(num_steps)
+        assert isinstance(sigmas, Tensor), "the published loop is ShotStream's"
         chunks: list[Tensor] = []
         for chunk in range(num_chunks):
             positions = conditioning.chunk(chunk, self._dit.config)
             x0 = few_step(
                 lambda noisy, sigma, at=positions: self._forward(noisy, sigma, at, caches),
                 noise(chunk, 0),
-                self._pipeline.sigmas(num_steps),
+                sigmas,
                 lambda step, at=chunk: noise(at, step + 1),
             )
             self._forward(x0, _clean(x0), positions, caches)

@@ -20,6 +20,7 @@ from shotstream.cli.data import data_app
 from shotstream.cli.evaluate import evaluate
 from shotstream.cli.generate import generate
 from shotstream.cli.inference_options import REPLACED
+from shotstream.cli.models import models
 from shotstream.cli.serve import serve
 from shotstream.cli.shared import (
     BAD_INPUT,
@@ -48,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Makes a film shot by shot: streaming multi-shot video generation.",
 )
-for command in (generate, serve, verify, evaluate, train):
+for command in (generate, serve, models, verify, evaluate, train):
     app.command()(command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(weights_app, name="weights")

@@ -126,6 +126,10 @@ def _generate(
             plan = plan_film(
                 written, pipeline, seed=DEFAULT_SEED if chosen is None else chosen, num_steps=steps
             )
+        for shot in plan.story.shots:
+            assert shot.num_chunks is not None
+            # Before the first shot is generated, because a later one may be too long for the model.
+            pipeline.check_shot(shot.num_chunks, plan.num_steps)
         warnings = caption_warnings(written, pipeline, plan.seed)
         readings = read_film(plan.story, pipeline, plan.seed)
         if strict:

@@ -31,13 +31,17 @@ def verify(
 
         from shotstream.verify import bundled_goldens, verify_directory
 
-        directory = bundled_goldens() if directory is None else directory
-        if not directory.is_dir():
+        if directory is None:
+            bundled = bundled_goldens()
+            directories = [bundled, *sorted(path for path in bundled.iterdir() if path.is_dir())]
+        elif directory.is_dir():
+            directories = [directory]
+        else:
             raise ValueError(f"{directory}: no such directory")
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
             raise ValueError(f"no dtype {dtype!r}; give float32, bfloat16, float16 or float64")
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        rows = verify_directory(directory, chosen, getattr(torch, dtype))
+        rows = [row for each in directories for row in verify_directory(each, chosen, getattr(torch, dtype))]
     table = Table("case", "tensor", "error", "tolerance", "pass", header_style="bold")
     for row in rows:
         table.add_row(

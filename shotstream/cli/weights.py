@@ -18,7 +18,9 @@ weights_app = typer.Typer(help="Import, download and show model weights.")
 @weights_app.command("import")
 def weights_import(
     source: Annotated[Path, typer.Argument(help="Directory of published files.")],
-    as_: Annotated[str, typer.Option("--as", help="Name of the imported model.")] = "wan-1.3b",
+    as_: Annotated[
+        str, typer.Option("--as", help="Name of the imported model; that of a student imports the student.")
+    ] = "wan-1.3b",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Output directory of the bundle.")
     ] = None,
@@ -48,6 +50,7 @@ def weights_import(
     with bad_input(), console.status("importing"):
         from shotstream.weights.hub import import_weights
         from shotstream.weights.official import PublishedSource
+        from shotstream.weights.students import STUDENTS
 
         if source.is_file():
             raise ValueError(
@@ -62,7 +65,7 @@ def weights_import(
     for note in notes:
         console.print(note, soft_wrap=True, markup=False, highlight=False)
     console.print(f"{as_} is imported: {directory}", soft_wrap=True, markup=False)
-    if checkpoint is None:
+    if checkpoint is None and as_ not in STUDENTS:
         console.print(
             "note: this is the base model, which needs dozens of guided steps and makes no film in four; "
             "give --checkpoint FILE for the few-step student",

@@ -7,14 +7,15 @@ Source: Euler integration of the flow; the few-step student of Self-Forcing (arX
 2603.25746.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from shotstream.diffusion.flow import Latents, Sigma, add_noise, x0_from_velocity
+from shotstream.diffusion.schedule import StepLevels
 
 VelocityFunction = Callable[[Tensor, Tensor], Tensor]
 """A velocity prediction: (noisy "b c f h w", sigma "b f") -> velocity "b c f h w"."""
@@ -64,8 +65,51 @@ def few_step(
     with torch.no_grad():
         for step in range(last):
             x0 = _predict_x0(velocity, noisy, per_frame(sigmas[step], noise))
-            noisy = add_noise(x0, renoise(step), per_frame(sigmas[step + 1], noise))
+            noisy = _noised_again(x0, renoise(step), per_frame(sigmas[step + 1], noise))
     return _predict_x0(velocity, noisy, per_frame(sigmas[last], noise))
+
+
+def rolling(
+    velocity: VelocityFunction,
+    noise: Callable[[int, int], Tensor],
+    levels: StepLevels,
+    num_chunks: int | None,
+) -> Iterator[Tensor]:
+    """Yields the x0 of chunk after chunk, while as many as there are levels are denoised together.
+
+    Every pass takes each of the chunks from its own level to the next; then a new chunk of noise enters, and
+    the oldest is finished. Passes at the beginning, and at the end if there is one, have fewer chunks.
+
+    Args:
+        velocity: The network; its levels differ from frame to frame.
+        noise: Function (chunk, step) -> noise of a chunk, as for a rollout.
+        levels: Levels of the steps.
+        num_chunks: Number of chunks; None: without an end.
+    """
+    last = len(levels.used) - 1
+    chunks: list[Tensor] = []
+    for newest in count():
+        if num_chunks is None or newest < num_chunks:
+            chunks.append(noise(newest, 0))
+        elif not chunks:
+            return
+        oldest = max(0, newest - last)
+        steps = [newest - chunk for chunk in range(oldest, oldest + len(chunks))]
+        noisy = torch.cat(chunks, dim=2)
+        predicted = velocity(noisy, _levels_of(chunks, levels.told, steps))
+        x0 = x0_from_velocity(noisy, predicted, _levels_of(chunks, levels.used, steps))
+        parts = x0.split([chunk.shape[2] for chunk in chunks], dim=2)
+        chunks = [
+            _noised_again(part, noise(oldest + at, step + 1), per_frame(levels.used[step + 1], part))
+            for at, (part, step) in enumerate(zip(parts, steps, strict=True))
+            if step < last
+        ]
+        if steps[0] == last:
+            yield parts[0]
+
+
+def _levels_of(chunks: Sequence[Tensor], levels: Tensor, steps: Sequence[int]) -> Tensor:
+    return torch.cat([per_frame(levels[s], chunk) for chunk, s in zip(chunks, steps, strict=True)], dim=1)
 
 
 def guide(
@@ -84,6 +128,11 @@ def guide(
 def per_frame(sigma: Float[Tensor, ""], latents: Latents) -> Sigma:
     """Returns a level for every latent frame of `latents`, as a view on its device."""
     return sigma.to(latents.device).expand(latents.shape[0], latents.shape[2])
+
+
+def _noised_again(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """Returns `x0` at a level, in its own precision; levels in float64 are for predictions alone."""
+    return add_noise(x0, noise, sigma.to(torch.promote_types(x0.dtype, torch.float32)))
 
 
 def _predict_x0(velocity: VelocityFunction, noisy: Tensor, sigma: Tensor) -> Tensor:

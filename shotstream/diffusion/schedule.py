@@ -10,6 +10,7 @@ published ShotStream code (arXiv 2603.25746).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,22 @@ from torch import Tensor
 
 STUDENT_STEPS = (1000, 740, 500, 260)
 """The student's timesteps on the unshifted scale, before the schedule warps them."""
+
+
+class StepLevels(NamedTuple):
+    """The levels of a student's steps, in float64."""
+
+    told: Float[Tensor, " k"]
+    """Levels that the network is told."""
+    used: Float[Tensor, " k"]
+    """Levels at which noise is added and removed."""
+
+    def to(self, device: torch.device | str) -> "StepLevels":
+        """Returns the same levels on a device."""
+        return StepLevels(self.told.to(device), self.used.to(device))
+
+
+_TABLE_STEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +120,30 @@ class FlowSchedule:
 
     def _even_sigmas(self, num_steps: int) -> Tensor:
         return self.warp(1 - torch.arange(num_steps, dtype=torch.float64) / num_steps)
+
+
+def step_levels(
+    steps: Sequence[int], shift: float, scale: Literal["warped", "timestep", "sigma"] = "warped"
+) -> StepLevels:
+    """Returns the levels of a student of Wan2.1 other than ShotStream's, as its published code has them.
+
+    The table of these students is computed in float32: a float64 table, rounded at its end, differs from it
+    by one unit in the last place in a third of its entries, and the network notices.
+
+    Args:
+        steps: Steps in 1..1000, from noise to data.
+        shift: Shift of the table.
+        scale: "warped": row 1000 - step of the table. "timestep": the network is told the step / 1000; the
+            level used is the nearest one of the table. "sigma": the level is the step / 1000, for both.
+    """
+    even = torch.linspace(1, 0, _TABLE_STEPS + 1)[:-1]
+    table = shift * even / (1 + (shift - 1) * even)
+    timesteps, given = _TABLE_STEPS * table, torch.tensor(list(steps))
+    told = timesteps[_TABLE_STEPS - given] if scale == "warped" else given.float()
+    used = told.double() / _TABLE_STEPS
+    if scale != "sigma":
+        used = table[(timesteps[None] - told[:, None]).abs().argmin(dim=1)].double()
+    return StepLevels(told.double() / _TABLE_STEPS, used)
 
 
 def _bell(sigma: Tensor) -> Tensor:

@@ -72,10 +72,13 @@ class SelfAttention(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def project(self, x: Float[Tensor, "b n d"], rope: RopeTable) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns queries, keys and values of every token, "b n heads k", the first two after RoPE."""
+        """Returns queries, keys and values of every token, "b n heads k", the first two after RoPE.
+
+        Keys are returned before RoPE if the table says so.
+        """
         queries = apply_rope(self._heads(self.norm_q(self.q(x))), rope)
-        keys = apply_rope(self._heads(self.norm_k(self.k(x))), rope)
-        return queries, keys, self._heads(self.v(x))
+        keys = self._heads(self.norm_k(self.k(x)))
+        return queries, apply_rope(keys, rope) if rope.turns_keys else keys, self._heads(self.v(x))
 
     def forward(self, gathered: Float[Tensor, "b n heads k"]) -> Float[Tensor, "b n d"]:
         """Returns the output projection of the result of attention."""

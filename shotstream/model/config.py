@@ -3,7 +3,7 @@
 Source: Wan2.1-T2V-1.3B (arXiv 2503.20314) and section 4 of arXiv 2603.25746.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from shotstream.configs import refuse_unknown_words
@@ -99,6 +99,11 @@ class DiTConfig:
         """
         spatial = 2 * (self.head_dim // 6)
         return RotarySplit(self.head_dim - 2 * spatial, spatial, spatial)
+
+
+def wan_14b() -> DiTConfig:
+    """Returns the sizes of Wan2.1-T2V-14B."""
+    return replace(wan_1_3b(), dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
 
 
 def wan_1_3b(*, context_sigma: ContextSigma = "clean") -> DiTConfig:

@@ -10,7 +10,7 @@ in float32 or better.
 Source: Wan2.1 (arXiv 2503.20314); per-shot captions, phases and caches, arXiv 2603.25746.
 """
 
-from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -24,7 +24,7 @@ from shotstream.model.attention import Attend, SelfAttention, attend_all, expect
 from shotstream.model.causal_mask import CausalMask
 from shotstream.model.config import DiTConfig
 from shotstream.model.cross_attention import CaptionKeys, CrossAttention, TextCache
-from shotstream.model.dual_cache import CachePass, DualCache, LayerCache, Write
+from shotstream.model.key_cache import KeyCache, KeyCachePass, Write
 from shotstream.model.positions import FramePositions
 from shotstream.model.rope import RopeTable, rope_table
 from shotstream.model.token_share import TokenShare
@@ -88,7 +88,7 @@ class DiT(nn.Module):
         positions: FramePositions | RopeTable,
         *,
         mask: CausalMask | None = None,
-        cache: DualCache | None = None,
+        cache: KeyCache[Any] | None = None,
         write: Write | None = None,
     ) -> Float[Tensor, "b c f h w"]:
         """Returns the velocity of every frame, in the dtype of `x`.
@@ -102,7 +102,8 @@ class DiT(nn.Module):
             mask: None for full attention among all frames.
             cache: Keys and values to attend to besides the frames' own.
             write: None for a denoise pass, which only reads the cache. "global" commits the frames as the
-                context (they attend to themselves only), "local" commits them as their chunk of the shot.
+                context (they attend to themselves only), "local" commits them as their chunk of the shot,
+                "recache" computes the keys and values of frames that are committed already once more.
 
         Raises:
             ValueError: Arguments contradict each other, or the cache cannot serve the pass.
@@ -159,14 +160,11 @@ class DiT(nn.Module):
             block.compile_around_attention(backend)
 
     def _attends(
-        self, device: torch.device, mask: CausalMask | None, cache_pass: CachePass | None
+        self, device: torch.device, mask: CausalMask | None, cache_pass: KeyCachePass | None
     ) -> list[Attend]:
         """Returns the attention function of each layer; layers differ only with a cache."""
         if cache_pass is not None:
-            return [
-                partial(_attend_cached, cache_pass=cache_pass, layer=layer, attention=self.attention)
-                for layer in cache_pass.cache.layers
-            ]
+            return cache_pass.attends(self.attention)
         return [self.attention if mask is None else masked_attend(mask, device)] * self.config.num_layers
 
     def _token_grid(self, x: Tensor) -> TokenGrid:
@@ -290,25 +288,13 @@ def sigma_embedding(sigma: Float[Tensor, "b f"], freq_dim: int) -> Float[Tensor,
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def _attend_cached(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    *,
-    cache_pass: CachePass,
-    layer: LayerCache,
-    attention: Attend,
-) -> Tensor:
-    return cache_pass.attend(layer, queries, keys, values, attention)
-
-
 def _check_call(
     x: Tensor,
     sigma: Tensor,
     grid: TokenGrid,
     rope: RopeTable,
     mask: CausalMask | None,
-    cache: DualCache | None,
+    cache: KeyCache[Any] | None,
     write: Write | None,
 ) -> None:
     batch, num_frames = x.shape[0], x.shape[2]

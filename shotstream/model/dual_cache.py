@@ -18,8 +18,9 @@ Source: the dual cache of arXiv 2603.25746, section 4.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +29,7 @@ from shotstream.geometry import TokenGrid
 from shotstream.model.attention import Attend
 from shotstream.model.config import DiTConfig
 from shotstream.model.eight_bit_attention import EightBitKeysValues
-
-Write = Literal["global", "local"]
+from shotstream.model.key_cache import Write
 
 
 class KeysValues(NamedTuple):
@@ -73,10 +73,16 @@ class CachePass:
     """Range that covers `others` and `own`."""
     version: int
 
-    def attend(
-        self, layer: LayerCache, queries: Tensor, keys: Tensor, values: Tensor, attention: Attend
+    def attends(self, attention: Attend) -> list[Attend]:
+        """Returns each layer's attention over all keys of the pass.
+
+        `attention` is used for caches that are not 8-bit.
+        """
+        return [partial(self._attend, layer=layer, attention=attention) for layer in self.cache.layers]
+
+    def _attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, *, layer: LayerCache, attention: Attend
     ) -> Tensor:
-        """Returns attention over all keys of the pass; `attention` is used for caches that are not 8-bit."""
         if isinstance(layer, KeysValues):
             return attention(queries, *self.join(layer, keys, values))
         if self.own is not None:
@@ -156,6 +162,11 @@ class DualCache:
         self._num_chunks = 0
         self._set_aside: tuple[LayerCache, ...] | None = None
         """The chunk that last left the window, while a denoise pass uses its slot."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Number of bytes of the buffers."""
+        return sum(stored.nbytes for layer in self.layers for stored in layer)
 
     @property
     def num_context_frames(self) -> int:

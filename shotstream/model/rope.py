@@ -31,6 +31,8 @@ class RopeTable:
     """Cosines, each repeated for both channels of its pair."""
     sin: Float32[Tensor, "b n 1 k"]
     """Sines, negated for the first channel of each pair."""
+    turns_keys: bool = True
+    """Whether the network rotates keys too. If not, its cache does, which keeps keys to rotate them again."""
 
 
 def rope_table(positions: FramePositions, grid: TokenGrid, config: DiTConfig) -> RopeTable:

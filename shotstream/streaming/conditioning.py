@@ -74,6 +74,8 @@ class Conditioning:
     the index before; 0, or None for the whole batch: all have one. For training: a session commits earlier
     chunks again instead.
     """
+    given: Float[Tensor, "b c given_f h w"] | None = field(default=None, repr=False)
+    """Clean latents that the shot begins with, for a model without context frames; None: there are none."""
 
     def __post_init__(self) -> None:
         if self.context.shape[2] != self.positions.frame_index.shape[1]:
@@ -95,6 +97,7 @@ class Conditioning:
             target_phase=send(self.target_phase, device),
             target_caption=send(self.target_caption, device),
             turn_frame=None if self.turn_frame is None else send(self.turn_frame, device),
+            given=None if self.given is None else send(self.given, device),
         )
 
     def chunk(self, chunk_index: int, config: DiTConfig) -> FramePositions:
@@ -197,6 +200,11 @@ def condition_next_shot(
         policy,
         rng,
     )
+    if config.num_context_frames == 0:
+        given = [slot.candidate.latent()[None, :, None] for slot in plan.slots]
+        first = first_shot_conditioning(config, latent_size)
+        first = replace(first, given=torch.cat(given, dim=2) if given else None).to(device)
+        return ConditionedShot(_turning(first, turn_frame), own)
     captions = [
         text_of([references[shot].caption])
         if shot < 0

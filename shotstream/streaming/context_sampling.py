@@ -13,6 +13,11 @@ left; `choose_context` sorts all of them and gives each its RoPE phase. There ar
   no phase difference exceeds `budget`, whatever the length of the film: training on up to `budget` earlier
   shots covers all of them.
 
+Models without context frames have a budget of 0 and one of two other policies:
+
+- `none`: nothing of earlier shots conditions the next one.
+- `last_frame`: the next shot begins with the last frame of the one before it.
+
 Another policy is a class with the members of `ContextPolicy` and a line in `POLICIES`;
 `experiments/policies.py` adds three. A policy can choose candidates alone. The candidates of a shot are the
 frames that some policy in `POLICIES` names in `may_choose`; `kept_frames` is their union. A new policy that
@@ -163,6 +168,8 @@ def choose_context(
         ValueError: There is no candidate (a first shot has no plan: its context is empty), the budget is
             below 1, too many candidates are mandatory, or the policy is unknown.
     """
+    if isinstance(policy, str) and policy in POLICIES_WITHOUT_CONTEXT:
+        return _plan_without_context(candidates, policy)
     policy = named_policy(policy) if isinstance(policy, str) else policy
     if budget < 1:
         raise ValueError(f"the context budget must be at least 1 frame, got {budget}")
@@ -213,6 +220,14 @@ def _refuse_too_many(mandatory: Sequence[ContextCandidate], budget: int) -> None
         f"{num_references} references{pinned} for {most} places in a shot's context; give fewer, or name "
         "under 'shots' which shots each is for"
     )
+
+
+def _plan_without_context(candidates: Sequence[ContextCandidate], policy: str) -> ContextPlan:
+    if any(candidate.is_mandatory for candidate in candidates):
+        raise ValueError(NO_MEMORY)
+    last = max(candidates, key=_position) if policy == LAST_FRAME and candidates else None
+    slots = () if last is None else (ContextSlot(candidate=last, shot_phase=0),)
+    return ContextPlan(slots=slots, target_phase=0, own_captions=False)
 
 
 def _position(candidate: ContextCandidate) -> tuple[int, bool, int]:
@@ -292,8 +307,11 @@ def kept_frames(num_frames: int, shot_index: int, budget: int) -> tuple[int, ...
         num_frames: Length of the shot in video frames.
         shot_index: Index of the shot in the film, from 0. The largest share of shot `i` is that as the last
             of `i + 1` shots; later shots and pinned pictures only reduce it.
-        budget: Number of context frames that the model takes.
+        budget: Number of context frames that the model takes; 0: the last frame is kept, which the next shot
+            may begin with.
     """
+    if budget == 0:
+        return (num_frames - 1,)
     max_count = math.ceil(budget / (shot_index + 1))
     return tuple(
         sorted({frame for policy in POLICIES.values() for frame in policy.may_choose(num_frames, max_count)})
@@ -400,6 +418,11 @@ def _anchored(shots: Sequence[int], budget: int) -> Sequence[int]:
         return shots
     return [shots[0], *shots[1 - budget :]] if budget > 1 else shots[-1:]
 
+
+LAST_FRAME: Final = "last_frame"
+POLICIES_WITHOUT_CONTEXT: Final = ("none", LAST_FRAME)
+"""Names of the policies of models without context frames; see the module docstring."""
+NO_MEMORY: Final = "this model has no memory across shots, so that no picture can be pinned"
 
 POLICIES: Final[dict[str, ContextPolicy]] = {"published": PublishedPolicy(), "theatre": TheatrePolicy()}
 """The context policies by the names that configs and bundles use."""

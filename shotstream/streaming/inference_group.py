@@ -22,12 +22,17 @@ from torch import Tensor
 from shotstream.geometry import LatentSize, TokenGrid, VideoGeometry
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
+from shotstream.model.frame_store import FrameStore
+from shotstream.model.student_rules import StudentRules
 from shotstream.process import number_from_torchrun
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.rollout import Rollout
 from shotstream.streaming.sequence_parallel import HeadParallel
 from shotstream.transfer import send
+
+FilmCache = DualCache | FrameStore
+"""The keys and values of a film that is generated: with a context, or by the rules of another student."""
 
 # A follower waits as long as a person thinks about the next shot; a leader that has died is noticed at once.
 _PATIENCE = timedelta(days=7)
@@ -123,8 +128,8 @@ class InferenceGroup:
 
     def follow(self, dit: DiT) -> None:
         """Runs a follower's share of every chunk until it is dismissed; `dit` has the leader's weights."""
-        shots: dict[int, tuple[Iterator[Tensor], DualCache]] = {}
-        spare: list[DualCache] = []
+        shots: dict[int, tuple[Iterator[Tensor], FilmCache]] = {}
+        spare: list[FilmCache] = []
         with torch.no_grad():
             while (message := self._hear()) is not None:
                 if isinstance(message, _Begin):
@@ -138,7 +143,7 @@ class InferenceGroup:
                 else:
                     spare.append(shots.pop(message.shot)[1])
 
-    def _rollout(self, dit: DiT, inputs: ShotInputs, cache: DualCache) -> Iterator[Tensor]:
+    def _rollout(self, dit: DiT, inputs: ShotInputs, cache: FilmCache) -> Iterator[Tensor]:
         channels, _, height, width = inputs.conditioning.context.shape[1:]
         shape = (channels, dit.config.chunk_latent_frames, height, width)
         noise = KeyedNoise(seeds=(inputs.seed,), shape=shape, device=self.device)
@@ -156,8 +161,15 @@ class InferenceGroup:
         return heard[0]
 
 
-def shared_cache(dit: DiT, grid: TokenGrid, dtype: torch.dtype) -> DualCache:
-    """Returns a dual cache for one film at a time, for the heads that this process attends with."""
+def shared_cache(
+    dit: DiT, grid: TokenGrid, dtype: torch.dtype, rules: StudentRules | None = None
+) -> FilmCache:
+    """Returns a cache for one film at a time, for the heads that this process attends with.
+
+    With rules it is a frame store, which processes cannot share.
+    """
+    if rules is not None:
+        return FrameStore(dit.config, rules, 1, grid, dtype, dit.patch_embedding.weight.device)
     num_heads = None if dit.token_share is None else dit.token_share.num_heads
     return DualCache(dit.config, 1, grid, dtype, dit.patch_embedding.weight.device, num_heads=num_heads)
 

@@ -20,9 +20,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shotstream.geometry import PixelSize
+from shotstream.geometry import PixelSize, TokenGrid
+from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import CacheSnapshot, DualCache, KeysValues
+from shotstream.model.frame_store import FrameStore
+from shotstream.model.key_cache import Write
+from shotstream.model.student_rules import StudentRules
 from shotstream.streaming.conditioning import first_shot_conditioning
 from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.parts import dit_config, load_codec, load_dit, pipeline_config
@@ -78,11 +82,12 @@ def estimate_film_memory(
     codec = load_codec(bundle, _META, dtype, plain)
     cache_dtype = inference_options.cache_dtype or dtype
     grid = codec.geometry.token_grid(codec.geometry.latent_size(size))
-    cache = DualCache(config, 1, grid, cache_dtype, _META)
+    rules = pipeline_config(bundle).rules
+    cache = _cache(config, rules, grid, cache_dtype)
     few = load_dit(_of_few_layers(bundle), _META, dtype, plain)
     # 8-bit attention reads its cache directly: nothing is converted for a pass.
     read_dtype = dtype if cache_dtype == torch.int8 else cache_dtype
-    passes = pass_peak(few, DualCache(few.config, 1, grid, read_dtype, _META), codec, size)
+    passes = pass_peak(few, _cache(few.config, rules, grid, read_dtype), codec, size)
     decoding, encoding = decode_peak(codec, config.chunk_latent_frames, size), encode_peak(codec, size)
     coding = max(decoding.peak - decoding.kept, encoding)
     # Each context frame may have its own caption; the shot's is also stored separately for its passes.
@@ -91,7 +96,7 @@ def estimate_film_memory(
     beside = passes + coding if inference_options.overlap_chunks else max(passes, coding)
     return MemoryEstimate(
         transformer=_module_bytes(few) + (config.num_layers - len(few.blocks)) * _module_bytes(few.blocks[0]),
-        caches=sum(stored.nbytes for layer in cache.layers for stored in layer) + captions,
+        caches=cache.num_bytes + captions,
         text_encoder=0 if apart else _text_bytes(bundle.tensors["text_encoder"], dtype, inference_options),
         codec=0 if apart else _num_bytes(bundle.tensors["codec"], dtype) + decoding.kept,
         transient=passes if apart else beside,
@@ -118,8 +123,18 @@ def peak_of(work: Callable[[], Any]) -> Peak:
     return Peak(live.most, kept)
 
 
-def pass_peak(dit: DiT, cache: DualCache, codec: Codec, size: PixelSize) -> int:
+def _cache(
+    config: DiTConfig, rules: StudentRules | None, grid: TokenGrid, dtype: torch.dtype
+) -> DualCache | FrameStore:
+    if rules is not None:
+        return FrameStore(config, rules, 1, grid, dtype, _META)
+    return DualCache(config, 1, grid, dtype, _META)
+
+
+def pass_peak(dit: DiT, cache: DualCache | FrameStore, codec: Codec, size: PixelSize) -> int:
     """Returns the maximum of a shot's passes: the context, and a chunk with a full window."""
+    if isinstance(cache, FrameStore):
+        return _store_pass_peak(dit, cache, codec, size)
     config, latent_size = dit.config, codec.geometry.latent_size(size)
     device = dit.patch_embedding.weight.device
     conditioning = first_shot_conditioning(config, latent_size, device=device)
@@ -147,6 +162,28 @@ def pass_peak(dit: DiT, cache: DualCache, codec: Codec, size: PixelSize) -> int:
     context_peak = peak_of(context).peak
     cache.restore(filled)
     return max(context_peak, peak_of(chunk).peak)
+
+
+def _store_pass_peak(dit: DiT, store: FrameStore, codec: Codec, size: PixelSize) -> int:
+    """Returns the maximum of a student's passes once its window is full, with as many frames as any has."""
+    config, latent_size = dit.config, codec.geometry.latent_size(size)
+    device, rules = dit.patch_embedding.weight.device, store.rules
+    chunk = config.chunk_latent_frames
+
+    def run(num_frames: int, write: Write | None) -> None:
+        shape = (1, config.latent_channels, num_frames, latent_size.height, latent_size.width)
+        latents, levels = torch.zeros(shape, device=device), torch.zeros(1, num_frames, device=device)
+        dit(latents, levels, captions, store.rope(num_frames, write), cache=store, write=write)
+
+    with torch.no_grad():
+        captions = dit.text_cache(torch.zeros(1, 1, config.text_length, config.text_dim, device=device))
+        for _ in range(-(-rules.window // chunk)):
+            run(chunk, "local")
+    most = chunk * len(rules.steps) if rules.rolling else chunk
+    peaks = [peak_of(lambda: run(most, None)).peak]
+    if store.num_recached:
+        peaks.append(peak_of(lambda: run(store.num_recached, "recache")).peak)
+    return max(peaks)
 
 
 def decode_peak(codec: Codec, num_latent_frames: int, size: PixelSize, device: torch.device = _META) -> Peak:

@@ -14,10 +14,12 @@ from torch import nn
 
 from shotstream.configs import config_from_document
 from shotstream.empty_weights import init_empty_weights
+from shotstream.geometry import VideoGeometry
 from shotstream.model.attention import attention_kernel
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.model.quantized import check_format, quantize_linears
+from shotstream.model.student_rules import StudentRules
 from shotstream.process import keep_compiled
 from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.pipeline_config import CAPTION_STYLES, PipelineConfig
@@ -41,7 +43,7 @@ def theatre_bundle_config(
 ) -> dict[str, Any]:
     """Returns the config of a theatre bundle, whose parts are dit, codec and text_encoder."""
     return {
-        "engine": asdict(config),
+        "engine": config.to_document(),
         "dit": dit.to_document(),
         "codec": asdict(codec),
         "text_encoder": asdict(text_encoder),
@@ -109,14 +111,25 @@ def load_codec(
         _fill(codec, bundle, "codec", device, torch.float32)
         return codec
     config = config_from_document(WanVAEConfig, _section(bundle, "codec"), where)
-    chunk = dit_config(bundle).chunk_latent_frames
+    chunk, rules = dit_config(bundle).chunk_latent_frames, pipeline_config(bundle).rules
+    geometry = VideoGeometry(
+        chunk_latent_frames=chunk,
+        first_chunk_latent_frames=0 if rules is None else rules.first_chunk_frames,
+    )
     if inference_options.compile_decoder:
         keep_compiled(home() / "compiled")
     decoding = WanDecoding(
         latents_per_pass=chunk if inference_options.chunk_decode else 1,
         compile=inference_options.compile_decoder,
     )
-    return WanVAE.from_tensors(config, bundle.tensors["codec"], device=device, dtype=dtype, decoding=decoding)
+    return WanVAE.from_tensors(
+        config,
+        bundle.tensors["codec"],
+        geometry=geometry,
+        device=device,
+        dtype=dtype,
+        decoding=decoding,
+    )
 
 
 def load_text_encoder(
@@ -165,7 +178,7 @@ def pipeline_config(bundle: Bundle) -> PipelineConfig:
         raise BundleError(
             f"{where}: of the family {family!r}; this program knows {', '.join(CAPTION_STYLES)}"
         )
-    return config_from_document(PipelineConfig, settings, where)
+    return config_from_document(PipelineConfig, settings, where, kinds=(StudentRules,))
 
 
 def dit_config(bundle: Bundle) -> DiTConfig:

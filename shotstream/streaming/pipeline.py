@@ -1,7 +1,7 @@
 """The streaming pipeline: a loaded model that generates every shot of every session, and opens sessions.
 
 It holds no state of a film. It turns captions into text caches, frames into context latents and latents into
-frames, and lends dual caches: a shot borrows one while it is generated, so that interleaved sessions never
+frames, and lends KV caches: a shot borrows one while it is generated, so that interleaved sessions never
 share one, and returns it, so that a long film allocates nothing.
 """
 
@@ -16,15 +16,16 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from shotstream.diffusion.schedule import FlowSchedule
+from shotstream.diffusion.schedule import FlowSchedule, StepLevels, step_levels
 from shotstream.geometry import LatentSize, PixelSize, VideoGeometry
 from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
-from shotstream.model.dual_cache import DualCache
+from shotstream.model.student_rules import StudentRules
 from shotstream.story import Reference, ShotCaptions
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
-from shotstream.streaming.inference_group import InferenceGroup, shared_cache
+from shotstream.streaming.context_sampling import LAST_FRAME
+from shotstream.streaming.inference_group import FilmCache, InferenceGroup, shared_cache
 from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
 from shotstream.streaming.pipeline_config import (
     Family,
@@ -100,6 +101,8 @@ class StreamingPipeline:
         self.cache_dtype = inference_options.cache_dtype or self.dtype
         if group is not None:
             inference_options.check_for_group()
+        if config.rules is not None:
+            self._check_rules(config.rules, dit)
         self.codec_device = self.device
         if inference_options.codec_device is not None:
             self.codec_device = torch.device(inference_options.codec_device)
@@ -110,8 +113,26 @@ class StreamingPipeline:
             self.prefetcher = ChunkPrefetcher(self.device, self.codec_device)
         if group is not None:
             dit.token_share = HeadParallel(dit.config, self._token_grid)
-        self._sigmas: dict[int, Tensor] = {}
-        self._spare_caches: list[DualCache] = []
+        self._sigmas: dict[int, Tensor | StepLevels] = {}
+        self._spare_caches: list[FilmCache] = []
+
+    def _check_rules(self, rules: StudentRules, dit: DiT) -> None:
+        """Raises ValueError if a student without a context cannot run as it is asked to."""
+        chunk = dit.config.chunk_latent_frames
+        rules.check_chunk(chunk)
+        first = rules.first_chunk_frames or chunk
+        if self.config.context_policy == LAST_FRAME and first != 1:
+            raise ValueError(
+                f"{self.model_id} begins with {first} latent frames, so that a shot cannot begin with one "
+                "frame of another: its context policy must be 'none'"
+            )
+        sizes = (self.geometry.chunk_latent_frames, self.geometry.first_chunk_latent_frames)
+        if sizes != (chunk, rules.first_chunk_frames) or dit.config.num_context_frames:
+            raise ValueError(f"the codec or the context of {self.model_id} does not fit its rules")
+        if self.group is not None:
+            raise ValueError(f"{self.model_id} runs in one process: start it without torchrun")
+        if not self.cache_dtype.is_floating_point:
+            raise ValueError(f"{self.model_id} has no 8-bit cache: give another precision")
 
     @property
     def model_id(self) -> str:
@@ -175,27 +196,58 @@ class StreamingPipeline:
         size = self.latent_size
         return config.latent_channels, config.chunk_latent_frames, size.height, size.width
 
-    def sigmas(self, num_steps: int) -> Float[Tensor, " k"]:
+    @property
+    def max_chunks(self) -> int | None:
+        """Maximum length of a shot in chunks; None: there is no limit."""
+        return None if self.config.rules is None else self.config.rules.max_chunks(self.geometry)
+
+    def check_shot(self, num_chunks: int, num_steps: int) -> None:
+        """Raises ValueError if the model cannot generate a shot of this length, or with so many steps."""
+        rules, config = self.config.rules, self.dit.config
+        if rules is None:
+            return
+        rules.check_length(num_chunks, self.geometry)
+        if rules.rolling and num_steps * config.chunk_latent_frames > rules.window:
+            raise ValueError(
+                f"{num_steps} steps; this model denoises as many chunks together, and at most "
+                f"{rules.window // config.chunk_latent_frames} fit its window"
+            )
+
+    def sigmas(self, num_steps: int) -> Float[Tensor, " k"] | StepLevels:
         """Returns the noise levels of `num_steps` denoising steps, on the device.
 
         The trained number of steps has the trained levels; any other number is evenly spaced before the
         schedule warps the levels.
         """
         if num_steps not in self._sigmas:
-            schedule = FlowSchedule(shift=self.config.shift)
-            steps = self.config.student_steps
-            if num_steps != len(steps):
+            schedule, rules = FlowSchedule(shift=self.config.shift), self.config.rules
+            steps, is_trained = self.config.student_steps, num_steps == self.num_steps
+            if not is_trained:
                 total = schedule.num_train_steps
                 steps = tuple(round(total * (1 - step / num_steps)) for step in range(num_steps))
-            self._sigmas[num_steps] = send(schedule.student_sigmas(steps), self.device)
+            if rules is None:
+                self._sigmas[num_steps] = send(schedule.student_sigmas(steps), self.device)
+            else:
+                scale = rules.step_scale if is_trained else "warped"
+                self._sigmas[num_steps] = step_levels(steps, rules.shift, scale).to(self.device)
         return self._sigmas[num_steps]
+
+    def first_sigmas(self, num_steps: int) -> StepLevels | None:
+        """Returns the noise levels of a shot's first generated chunk, if they are not those of all."""
+        rules = self.config.rules
+        if rules is None or not rules.first_chunk_steps or num_steps != self.num_steps:
+            return None
+        return step_levels(rules.first_chunk_steps, rules.shift, rules.step_scale).to(self.device)
 
     def compose(self, global_caption: str, captions: Sequence[ShotCaptions], seed: int = 0) -> str:
         """Returns the text that the text encoder gets for the last of a film's captions.
 
         `seed` chooses what the captions of a theatre's film leave open, the same for all its shots.
         """
-        return fitted_family_caption(self.family, self.text_encoder, global_caption, captions, seed).text
+        style = self.config.caption_style
+        return fitted_family_caption(
+            self.family, self.text_encoder, global_caption, captions, seed, style=style
+        ).text
 
     def read(
         self, global_caption: str, captions: Sequence[ShotCaptions], seed: int = 0
@@ -310,13 +362,13 @@ class StreamingPipeline:
         """
         return nullcontext() if self.prefetcher is None else self.prefetcher.decoding(latents, ready)
 
-    def borrow_cache(self) -> DualCache:
-        """Returns a dual cache that nothing else uses; return it with `return_cache`."""
+    def borrow_cache(self) -> FilmCache:
+        """Returns a cache that nothing else uses; return it with `return_cache`."""
         if self._spare_caches:
             return self._spare_caches.pop()
-        return shared_cache(self.dit, self._token_grid, self.cache_dtype)
+        return shared_cache(self.dit, self._token_grid, self.cache_dtype, self.config.rules)
 
-    def return_cache(self, cache: DualCache) -> None:
+    def return_cache(self, cache: FilmCache) -> None:
         """Takes back a borrowed cache, for the next shot."""
         self._spare_caches.append(cache)
 

@@ -1,15 +1,16 @@
 """The configuration of a pipeline, without the sizes of its networks: a section of a bundle's config."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from shotstream.configs import refuse_unknown_words
+from shotstream.configs import config_to_document, refuse_unknown_words
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.geometry import PixelSize
+from shotstream.model.student_rules import StudentRules
 from shotstream.sizes import refuse_sizes
 from shotstream.story import CaptionStyle, FittedCaption, ShotCaptions, compose_caption, fit_caption
-from shotstream.streaming.context_sampling import named_policy
+from shotstream.streaming.context_sampling import POLICIES_WITHOUT_CONTEXT, named_policy
 from shotstream.text.text_encoder import TextEncoder
 from shotstream.theatre.caption_encoder import CaptionEncoder
 from shotstream.theatre.reading.reader import read_shot
@@ -43,10 +44,20 @@ class PipelineConfig:
     """Timesteps that the student was trained for, of 1000 and before the schedule warps them."""
     shift: float = 8.0
     """Shift of the noise schedule that the student was trained with."""
+    rules: StudentRules | None = None
+    """Rules of a student without a context, with the same steps and shift; None: the model has a context."""
 
     def __post_init__(self) -> None:
         refuse_unknown_words(self)
-        named_policy(self.context_policy)
+        if self.rules is None:
+            named_policy(self.context_policy)
+        elif self.context_policy not in POLICIES_WITHOUT_CONTEXT:
+            raise ValueError(
+                f"{self.model_id} has no memory across shots; its context policy is "
+                f"{' or '.join(POLICIES_WITHOUT_CONTEXT)}, not {self.context_policy!r}"
+            )
+        elif (self.rules.steps, self.rules.shift) != (self.student_steps, self.shift):
+            raise ValueError("student_steps and shift are not those of the rules")
         refuse_sizes(self, ("fps", "num_chunks"))
         refuse_sizes(self.pixel_size, ("height", "width"))
         if self.fps > _MOST_FPS or max(self.pixel_size.height, self.pixel_size.width) > _MOST_PIXELS:
@@ -55,6 +66,17 @@ class PipelineConfig:
                 f"model makes more than {_MOST_PIXELS} pixels a side or {_MOST_FPS} frames a second"
             )
         FlowSchedule(shift=self.shift).student_sigmas(self.student_steps)
+
+    @property
+    def caption_style(self) -> CaptionStyle:
+        """Form of captions for a text encoder of words: plain for models that know no shots."""
+        return CAPTION_STYLES[self.family] if self.rules is None else "plain"
+
+    def to_document(self) -> dict[str, Any]:
+        """Returns the section of a bundle; without rules it has no such key, so that hashes are unchanged."""
+        document = asdict(self)
+        rules = document.pop("rules")
+        return document if rules is None else {**document, "rules": config_to_document(self.rules)}
 
 
 def family_caption(family: Family, global_caption: str, captions: Sequence[ShotCaptions]) -> str:
@@ -95,6 +117,8 @@ def fitted_family_caption(
     global_caption: str,
     captions: Sequence[ShotCaptions],
     seed: int = 0,
+    *,
+    style: CaptionStyle | None = None,
 ) -> FittedCaption:
     """Returns the text that a text encoder gets for the last of a story's captions.
 
@@ -107,6 +131,7 @@ def fitted_family_caption(
         global_caption: The caption of all shots.
         captions: The captions of the shots so far, the last one's included.
         seed: Chooses what the captions of a theatre's film leave open; one for all its shots.
+        style: Form of captions for an encoder of words; None: the family's.
     """
     if isinstance(text_encoder, CaptionEncoder):
         return FittedCaption(text=read_and_settled(global_caption, captions, seed).caption)
@@ -116,5 +141,5 @@ def fitted_family_caption(
         text_encoder.text_length,
         text_encoder.count_tokens,
         shot_index=len(captions) - 1,
-        style=CAPTION_STYLES[family],
+        style=CAPTION_STYLES[family] if style is None else style,
     )

@@ -9,6 +9,7 @@ Source: DeepSpeed-Ulysses (arXiv 2309.14509).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from math import prod
@@ -64,7 +65,7 @@ class HeadParallel:
         cos, sin = (
             table.unflatten(1, (num_frames, -1))[:, :, own].flatten(1, 2) for table in (rope.cos, rope.sin)
         )
-        return tokens[:, :, own], RopeTable(rope.positions, cos, sin)
+        return tokens[:, :, own], replace(rope, cos=cos, sin=sin)
 
     def gather(self, tokens: Float[Tensor, "b f q d"]) -> Float[Tensor, "b f p d"]:
         """Returns the tokens of all processes in their original order; bit-identical in all processes."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from shotstream.story import MAX_SEED, Reference, Steer, SteerMode
 from shotstream.streaming.context_encoder import ContextEncoder, as_picture
-from shotstream.streaming.context_sampling import max_pictures
+from shotstream.streaming.context_sampling import NO_MEMORY, max_pictures
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.references import EncodedReference, cite, cite_all
@@ -273,8 +273,9 @@ class StorySession:
         Raises:
             ValueError: Its picture cannot be used, its id is taken, or the model has no place for it.
         """
-        encoded = reference if isinstance(reference, EncodedReference) else None
-        if encoded is None:
+        if isinstance(reference, EncodedReference):
+            encoded = reference
+        else:
             encoded = self._pipeline.encode_reference(reference)
             if not self._quiet and (told := self._pipeline.judge_reference(encoded)):
                 warnings.warn(told, ReferenceWarning, stacklevel=3)
@@ -333,12 +334,16 @@ class StorySession:
         then: Sequence[Steer],
     ) -> ShotRequest:
         config = self._pipeline.config
+        num_steps = len(config.student_steps) if steps is None else steps
+        num_chunks = config.num_chunks if num_chunks is None else num_chunks
+        if num_chunks > 0:
+            self._pipeline.check_shot(num_chunks, num_steps)
         return ShotRequest(
             global_caption=self._global_caption,
             caption=caption,
             seed=seed,
-            num_steps=len(config.student_steps) if steps is None else steps,
-            num_chunks=config.num_chunks if num_chunks is None else num_chunks,
+            num_steps=num_steps,
+            num_chunks=num_chunks,
             takes=self._takes[:shot_index],
             pins=tuple(pin for pin in self._pins if pin.shot_index < shot_index),
             references=self._references,
@@ -408,6 +413,8 @@ class StorySession:
     def _refuse_more_pictures(self, num_pins: int, references: Sequence[EncodedReference]) -> None:
         """Raises ValueError if pins and the references of all shots leave no place for earlier shots."""
         budget = self._pipeline.context_budget
+        if not budget and (num_pins or references):
+            raise ValueError(NO_MEMORY)
         most, num_references = max_pictures(budget), sum(one.reference.shots == "all" for one in references)
         if num_pins > most and not num_references:
             raise ValueError(

@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from inspect import GEN_RUNNING, GEN_SUSPENDED, getgeneratorstate
+from itertools import islice
 from typing import ParamSpec
 
 import numpy as np
@@ -121,6 +122,7 @@ def make_shot(
         preview: A decoder for the chunk's frames; `context_encoder` then decodes the shot with the codec.
         context_encoder: Gets each chunk, and encodes its context frames during the next one.
     """
+    pipeline.check_shot(request.num_chunks, request.num_steps)
     with _denoising(pipeline, request) as next_chunk:
         decoding, state = pipeline.stopwatch(), None
         for chunk_index in range(request.num_chunks):
@@ -170,21 +172,28 @@ def _denoising(
         with stopwatch.part("text"):
             text = pipeline.text_cache(captions)
         noise = KeyedNoise(seeds=(request.seed,), shape=pipeline.chunk_shape, device=pipeline.device)
-        sigmas = pipeline.sigmas(request.num_steps)
+        sigmas, given = pipeline.sigmas(request.num_steps), conditioning.given
         token = None if pipeline.prefetcher is None else CancelToken()
         rollout = Rollout(
             pipeline.dit,
             conditioning,
             text,
             cache,
-            noise,
+            noise if given is None else partial(_noise_after, noise, 1),
             sigmas,
+            first_sigmas=pipeline.first_sigmas(request.num_steps),
             stopwatch=stopwatch,
-            switches=_switches(pipeline, request),
+            switches=_switches(pipeline, request, num_given=0 if given is None else 1),
         )
-        chunks = ended.enter_context(closing(rollout.chunks(request.num_chunks, cancel_token=token)))
-        next_latents = partial(next, chunks, None)
+        rules = pipeline.config.rules
+        num_chunks = request.num_chunks if given is None else request.num_chunks - 1
+        # Without an end, so that chunks that are denoised together do not depend on where the shot ends.
+        endless = rules is not None and rules.rolling
+        generated = rollout.chunks(None if endless else num_chunks, cancel_token=token)
+        chunks = ended.enter_context(closing(generated if given is None else _after(given, generated)))
+        next_latents = partial(next, islice(chunks, request.num_chunks), None)
         if pipeline.group is not None:
+            assert isinstance(sigmas, Tensor)
             inputs = ShotInputs(
                 conditioning=conditioning.to("cpu"),
                 embeddings=pipeline.embeddings(captions).cpu(),
@@ -210,8 +219,11 @@ def _denoising(
             yield ended.enter_context(pipeline.prefetcher.prefetching(next_chunk, token))
 
 
-def _switches(pipeline: StreamingPipeline, request: ShotRequest) -> SwitchFunction | None:
-    """Returns the captions that a shot gets while it runs; None where processes share its passes."""
+def _switches(pipeline: StreamingPipeline, request: ShotRequest, *, num_given: int) -> SwitchFunction | None:
+    """Returns the captions that a shot gets while it runs; None where processes share its passes.
+
+    A rollout does not count the chunks that it is given.
+    """
     if pipeline.group is not None:
         return None
     compose = request.text_function(pipeline.compose)
@@ -220,7 +232,19 @@ def _switches(pipeline: StreamingPipeline, request: ShotRequest) -> SwitchFuncti
     def embed(captions: Sequence[str]) -> Tensor:
         return pipeline.embeddings([compose([*earlier, tuple(captions)])])
 
-    return SteeredCaptions(pipeline.dit, request.steering, embed, request.caption)
+    steered = SteeredCaptions(pipeline.dit, request.steering, embed, request.caption)
+    return lambda chunk_index: steered(chunk_index + num_given)
+
+
+def _after(given: Tensor, generated: Generator[Tensor]) -> Generator[Tensor]:
+    """Yields a given frame as a shot's first chunk, then the generated ones."""
+    yield given
+    yield from generated
+
+
+def _noise_after(noise: KeyedNoise, num_given: int, chunk_index: int, step_index: int) -> Tensor:
+    """Returns the noise of a generated chunk, whose index in the shot counts the given ones too."""
+    return noise(chunk_index + num_given, step_index)
 
 
 def condition_request(pipeline: StreamingPipeline, request: ShotRequest) -> ConditionedShot:

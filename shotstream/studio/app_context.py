@@ -1,7 +1,7 @@
 """The application context: the objects that all stories share."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -34,7 +34,10 @@ class AppContext:
         """Decoder of the frames that viewers are sent; None: the model's own decoder."""
         self.store = store
         self.media = media
-        self.limits = limits
+        most = pipeline.max_chunks
+        self.limits = (
+            limits if most is None else replace(limits, chunks_per_shot=min(limits.chunks_per_shot, most))
+        )
         self.metrics = metrics
         self.scale = scale
         """Factor by which the frames that viewers are sent are enlarged."""

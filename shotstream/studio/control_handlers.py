@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import singledispatch
 
-from shotstream.streaming.context_sampling import max_pins
+from shotstream.streaming.context_sampling import NO_MEMORY, max_pins
 from shotstream.streaming.noise import derive_seed
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.history import QueuedTake
@@ -329,6 +329,8 @@ def handle_pin(control: Pin, story: OpenStory) -> Effect:
     """Pins a frame of the film; see `Pin`."""
     pipeline, shot_list, frame = story.app.pipeline, story.shot_list, control.frame
     most = max_pins(pipeline.config.context_policy, pipeline.context_budget)
+    if not pipeline.context_budget:
+        raise ApiError("refused", NO_MEMORY)
     if len(shot_list.pins) >= most:
         raise ApiError("limit", f"at most {most} frames can be pinned; unpin one first")
     if frame.take_id not in shot_list.take_ids():

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from shotstream.verify.cases import CASES, Target
+from shotstream.verify.cases import CASES
 from shotstream.verify.golden import Row, compare, read_golden
+from shotstream.verify.networks import Target
 
 __all__ = ["Row", "bundled_goldens", "verify_directory"]
 
@@ -39,6 +40,8 @@ hold any numbers under any names, and is run without further checks.
 
 def bundled_goldens() -> Path:
     """Returns the directory of the goldens that are part of the package, in a wheel or in a checkout.
+
+    Those of students other than ShotStream's are in a subdirectory.
 
     Raises:
         ValueError: There are none: the package was built from a source distribution, which does not contain

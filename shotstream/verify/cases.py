@@ -5,7 +5,6 @@ own each computation compute it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,10 +13,8 @@ from shotstream.diffusion.dmd import dmd_gradient, dmd_loss
 from shotstream.diffusion.flow import add_noise, x0_from_velocity
 from shotstream.diffusion.samplers import guide
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
-from shotstream.empty_weights import init_empty_weights
 from shotstream.geometry import LatentSize, VideoGeometry
 from shotstream.model.causal_mask import CausalMask
-from shotstream.model.config import DiTConfig
 from shotstream.model.dit import TIMESTEPS_PER_SIGMA, DiT
 from shotstream.model.dual_cache import DualCache, KeysValues
 from shotstream.model.positions import FramePositions, context_positions
@@ -27,23 +24,13 @@ from shotstream.streaming.rollout import Rollout
 from shotstream.text.text_encoder import UMT5Config, build_umt5, embed_tokens
 from shotstream.vae.wan_vae import WanVAE, WanVAEConfig
 from shotstream.verify.golden import Golden
+from shotstream.verify.networks import Outputs, Target, load_dit, published, video
+from shotstream.verify.student_cases import student_case
 from shotstream.weights.key_names import umt5_names, vae_names
-from shotstream.weights.tensor_files import LazyTensor, check_tensors, lazy_tensors, rename
+from shotstream.weights.tensor_files import lazy_tensors, rename
 
 _MOST_STEPS, _MOST_FRAMES = 10_000, 100_000
 """Maximum numbers of steps and of frames in a golden; larger ones would run for ever."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
-    """Device and dtype of the networks."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-
-Outputs = dict[str, Tensor]
-"""Computed tensors under the golden's names; there may be more than the golden expects."""
 
 
 def _schedule(golden: Golden, _target: Target) -> Outputs:
@@ -54,8 +41,8 @@ def _schedule(golden: Golden, _target: Target) -> Outputs:
     steps = tuple(config["denoising_step_list"])
     sigmas, rows = schedule.train_sigmas(), golden.take("train_index")
     noised = add_noise(
-        _video(golden.take("add_noise.x0")[None]),
-        _video(golden.take("add_noise.noise")[None]),
+        video(golden.take("add_noise.x0")[None]),
+        video(golden.take("add_noise.noise")[None]),
         schedule.nearest_sigma(golden.take("add_noise.timestep") / TIMESTEPS_PER_SIGMA)[None],
     )
     outputs = {
@@ -64,7 +51,7 @@ def _schedule(golden: Golden, _target: Target) -> Outputs:
         "train_weights": schedule.training_weight(sigmas)[rows],
         "denoising_steps": TIMESTEPS_PER_SIGMA * schedule.student_sigmas(steps),
         "denoising_steps_ode": TIMESTEPS_PER_SIGMA * schedule.student_sigmas((*steps, 0)),
-        "add_noise.out": _published(noised)[0],
+        "add_noise.out": published(noised)[0],
     }
     # sample50_sigmas is the table of a 50-step sampler; any other number is possible.
     for name in golden.expected():
@@ -111,37 +98,37 @@ def _context_sampling(golden: Golden, _target: Target) -> Outputs:
 
 
 def _teacher_forward(golden: Golden, target: Target) -> Outputs:
-    dit = _dit(golden, target, "weights.")
-    latents = _video(golden.take("latents")).to(target.device)
+    dit = load_dit(golden, target, "weights.")
+    latents = video(golden.take("latents")).to(target.device)
     flags = golden.take("shot_index").to(target.device)
     captions = golden.take("prompt_embeds").to(target.device)
     sigma = _sigmas(golden.take("timestep"), latents)
     phased, plain = _positions(flags), _positions(torch.zeros_like(flags))
     return {
-        "flow.multi_caption": _published(dit(latents, sigma, _text(captions, latents), phased)),
-        "flow.single_caption": _published(dit(latents, sigma, _text(captions[:1], latents), phased)),
-        "flow.single_caption_no_shots": _published(dit(latents, sigma, _text(captions[:1], latents), plain)),
+        "flow.multi_caption": published(dit(latents, sigma, _text(captions, latents), phased)),
+        "flow.single_caption": published(dit(latents, sigma, _text(captions[:1], latents), phased)),
+        "flow.single_caption_no_shots": published(dit(latents, sigma, _text(captions[:1], latents), plain)),
     }
 
 
 def _student_masked_forward(golden: Golden, target: Target) -> Outputs:
-    latents = _video(golden.take("latents")).to(target.device)
-    dit = _dit(golden, target, "weights.", window_chunks=latents.shape[2])
+    latents = video(golden.take("latents")).to(target.device)
+    dit = load_dit(golden, target, "weights.", window_chunks=latents.shape[2])
     text = _text(golden.take("prompt_embeds").to(target.device), latents)
     positions = _positions(golden.take("shot_index").to(target.device))
     sigma = _sigmas(golden.take("timestep"), latents)
     grid = VideoGeometry(patch_size=dit.config.patch_size).token_grid(LatentSize(*latents.shape[-2:]))
     num_target_frames = latents.shape[2] - dit.config.num_context_frames
     mask = CausalMask.for_shot(dit.config, grid, num_target_frames)
-    return {"flow": _published(dit(latents, sigma, text, positions, mask=mask))}
+    return {"flow": published(dit(latents, sigma, text, positions, mask=mask))}
 
 
 def _student_rollout(golden: Golden, target: Target) -> Outputs:
     renoise = golden.take("renoise").to(target.device)
-    dit = _dit(golden, target, "weights.", window_chunks=renoise.shape[0])
+    dit = load_dit(golden, target, "weights.", window_chunks=renoise.shape[0])
     config = dit.config
-    context = _video(golden.take("condition_latents")).to(target.device)
-    noise = _video(golden.take("noise")).to(target.device)
+    context = video(golden.take("condition_latents")).to(target.device)
+    noise = video(golden.take("noise")).to(target.device)
     captions = golden.take("prompt_embeds").to(target.device)
     flags = golden.take("shot_index").to(target.device)[None].expand(context.shape[0], -1)
     chunk, num_chunks = config.chunk_latent_frames, renoise.shape[0]
@@ -156,11 +143,11 @@ def _student_rollout(golden: Golden, target: Target) -> Outputs:
     def noise_of(chunk_index: int, step: int) -> Tensor:
         if step == 0:
             return noise[:, :, chunk_index * chunk : (chunk_index + 1) * chunk]
-        return _video(renoise[chunk_index, step - 1][None]).expand(context.shape[0], -1, -1, -1, -1)
+        return video(renoise[chunk_index, step - 1][None]).expand(context.shape[0], -1, -1, -1, -1)
 
     def observe(chunk_index: int | None, step: int, velocity: Tensor) -> None:
         name = "context" if chunk_index is None else f"block{chunk_index}.step{step}"
-        outputs[f"out.{name}.flow"] = _published(velocity)
+        outputs[f"out.{name}.flow"] = published(velocity)
 
     num_context = context.shape[2]
     grid = VideoGeometry(patch_size=config.patch_size).token_grid(LatentSize(*context.shape[-2:]))
@@ -180,7 +167,7 @@ def _student_rollout(golden: Golden, target: Target) -> Outputs:
         sigmas.to(target.device),
         observe=observe,
     )
-    outputs["out.latents"] = _published(torch.cat(list(rollout.chunks(num_chunks)), dim=2))
+    outputs["out.latents"] = published(torch.cat(list(rollout.chunks(num_chunks)), dim=2))
     for layer in range(config.num_layers):
         kept = cache.context(layer)
         assert isinstance(kept, KeysValues)
@@ -189,9 +176,9 @@ def _student_rollout(golden: Golden, target: Target) -> Outputs:
 
 
 def _dmd_gradient(golden: Golden, target: Target) -> Outputs:
-    fake, real = (_dit(golden, target, f"{network}.") for network in ("fake", "real"))
+    fake, real = (load_dit(golden, target, f"{network}.") for network in ("fake", "real"))
     context, x0, noise = (
-        _video(golden.take(name)).to(target.device) for name in ("condition_latents", "x0", "noise")
+        video(golden.take(name)).to(target.device) for name in ("condition_latents", "x0", "noise")
     )
     captions, negative = (
         _text(golden.take(name).to(target.device), x0) for name in ("prompt_embeds", "negative_prompt_embeds")
@@ -212,10 +199,10 @@ def _dmd_gradient(golden: Golden, target: Target) -> Outputs:
     pred_real = guide(predict_x0(real, negative), predict_x0(real, captions), scale)
     gradient = dmd_gradient(x0, pred_fake, pred_real)
     return {
-        "noisy": _published(noisy),
-        "pred_fake": _published(pred_fake),
-        "pred_real_guided": _published(pred_real),
-        "gradient": _published(gradient),
+        "noisy": published(noisy),
+        "pred_fake": published(pred_fake),
+        "pred_real_guided": published(pred_real),
+        "gradient": published(gradient),
         "loss": dmd_loss(x0, gradient)[None],
     }
 
@@ -261,58 +248,14 @@ CASES: dict[str, Callable[[Golden, Target], Outputs]] = {
     "dmd_gradient": _dmd_gradient,
     "vae": _vae,
     "text_encoder": _text_encoder,
+    "single_shot_rollout": student_case,
+    "interactive": student_case,
+    "scenes": student_case,
+    "ema_sink_rollout": student_case,
+    "memory_bank_rollout": student_case,
+    "memory_bank_interactive": student_case,
+    "rolling_window": student_case,
 }
-
-
-def _dit(golden: Golden, target: Target, prefix: str, *, window_chunks: int = 1) -> DiT:
-    """Returns the network of the file.
-
-    The recorded causal passes attend to all earlier chunks, so `window_chunks` must be the number of all
-    chunks.
-    """
-    config = golden.config
-    patch = config["patch_size"]
-    if config.get("model_type", "t2v") != "t2v" or not config.get("qk_norm", True):
-        raise ValueError("only text-to-video transformers with normalised queries and keys are known")
-    if not config.get("cross_attn_norm", True) or config["in_dim"] != config["out_dim"]:
-        raise ValueError("only transformers with a norm before cross-attention and equal ends are known")
-    if patch != [1, patch[1], patch[1]]:
-        raise ValueError(f"patch_size {patch}; only square patches of one frame are known")
-    dit_config = DiTConfig(
-        latent_channels=config["in_dim"],
-        dim=config["dim"],
-        ffn_dim=config["ffn_dim"],
-        num_heads=config["num_heads"],
-        num_layers=config["num_layers"],
-        text_dim=config["text_dim"],
-        text_length=config["text_len"],
-        freq_dim=config["freq_dim"],
-        patch_size=patch[1],
-        eps=float(config["eps"]),
-        phase_angle=float(config["rope_phase_radians_per_shot"]),
-        num_context_frames=config["num_context_frames"],
-        chunk_latent_frames=int(config["num_frames_per_chunk"]),
-        window_chunks=window_chunks,
-    )
-    # Made on the meta device: loading replaces every tensor, strictly.
-    with init_empty_weights():
-        dit = DiT(dit_config)
-    tensors = {name.removeprefix("model."): tensor for name, tensor in golden.weights(prefix).items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in dit.state_dict().items()}
-    given = {name: LazyTensor.of(tensor) for name, tensor in tensors.items()}
-    check_tensors(shapes, given, "its weights", "they are not of the network that its config describes")
-    dit.load_state_dict(tensors, strict=True, assign=True)
-    return dit.to(target.device, target.dtype).eval()
-
-
-def _video(latents: Tensor) -> Tensor:
-    """Returns latents in the layout of the goldens, b f c h w, as b c f h w."""
-    return latents.transpose(1, 2)
-
-
-def _published(latents: Tensor) -> Tensor:
-    """Returns latents b c f h w in the layout of the goldens, b f c h w."""
-    return latents.transpose(1, 2)
 
 
 def _sigmas(timestep: Tensor, latents: Tensor) -> Tensor:

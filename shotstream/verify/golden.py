@@ -30,6 +30,13 @@ LOW_PRECISION_BOUNDS = {
     "dmd_gradient": 4.0,
     "text_encoder": 5.0,
     "vae": 8.0,
+    "single_shot_rollout": 3.0,
+    "interactive": 3.0,
+    "scenes": 3.0,
+    "ema_sink_rollout": 3.0,
+    "memory_bank_rollout": 3.0,
+    "memory_bank_interactive": 3.0,
+    "rolling_window": 3.0,
 }
 """Maximum relative error in bfloat16 and float16, in units of the dtype's epsilon.
 

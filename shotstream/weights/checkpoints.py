@@ -8,6 +8,7 @@ only help in training by names such as `critic` or `fake_score`. An ambiguous ch
 what was left out.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ _QUANTISED = re.compile(
 _FURTHER_PARTS = re.compile(
     r"img_emb|[kv]_img|add_[kv]_proj|image_embedder|vace|control|camera|audio|motion|face"
 )
+_PATCHES = "patch_embedding.weight"
+# Numbers that a training program counts inside the network.
+_COUNTERS = "accum_"
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 # Files that training programs write beside the weights.
 _BESIDE_WEIGHTS = (
@@ -79,7 +83,9 @@ class Transformer:
     """Messages for the user: what was chosen, converted and left out."""
 
 
-def read_transformer(path: Path, config: DiTConfig, *, ema: bool | None = None) -> Transformer:
+def read_transformer(
+    path: Path, config: DiTConfig, *, ema: bool | None = None, keys: tuple[str, ...] = ()
+) -> Transformer:
     """Returns the transformer of a checkpoint, under ShotStream's names.
 
     Args:
@@ -87,6 +93,8 @@ def read_transformer(path: Path, config: DiTConfig, *, ema: bool | None = None) 
             DeepSpeed checkpoint.
         config: The sizes that the transformer must have.
         ema: Whether to take the averaged weights; None takes the weights as trained if the file has them.
+        keys: Names of the dictionaries that may hold it, the preferred one first; empty text: the file
+            itself. Without any, any dictionary may.
 
     Raises:
         CheckpointError: The file is unreadable or unsafe, holds no such transformer or several, or does not
@@ -107,7 +115,11 @@ def read_transformer(path: Path, config: DiTConfig, *, ema: bool | None = None) 
         raise CheckpointError(f"{file}: no transformer inside; {_kind_of_keys(entries, unnamed)}")
     candidates = _candidates(counts, len(shapes))
     averages = {prefix for prefix in candidates if _is_average(prefix, entries)}
-    prefix = _choose(sorted(candidates), averages, str(file), ema, notes)
+    found = sorted(candidates)
+    if keys and ema is None:
+        prefix = _choose_by_key(found, keys, str(file), notes)
+    else:
+        prefix = _choose(found, averages, str(file), ema, notes)
     where = f"{file}[{prefix.rstrip('.')}]" if prefix else str(file)
     tensors = {
         name.removeprefix(prefix): tensor for name, tensor in entries.items() if name.startswith(prefix)
@@ -120,7 +132,10 @@ def read_transformer(path: Path, config: DiTConfig, *, ema: bool | None = None) 
     num_left = sum(not name.startswith((prefix, *candidates)) for name in entries)
     if candidates[prefix]:
         tensors = rename(tensors, _with_scales(theirs))
-    tensors = _unscaled(tensors, where, notes)
+    tensors = _as_convolution(_unscaled(tensors, where, notes), config)
+    counters = [name for name in tensors if name.startswith(_COUNTERS)]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in counters}
+    num_left += len(counters)
     check_tensors(shapes, tensors, where, _why_not(tensors, shapes, config.num_layers))
     if num_left:
         notes.append(f"{file.name}: {num_left} tensors that are not of this transformer were left out")
@@ -294,6 +309,35 @@ def _choose(found: list[str], averaged: set[str], where: str, ema: bool | None, 
 def is_of_helper(prefix: str) -> bool:
     """Returns whether a prefix belongs to a network that only helps in training: a critic, a teacher."""
     return _HELPER.search(prefix) is not None
+
+
+def _choose_by_key(found: list[str], keys: tuple[str, ...], where: str, notes: list[str]) -> str:
+    """Returns the prefix of the first of `keys` that holds a transformer."""
+    held = {_dictionary_of(prefix): prefix for prefix in reversed(found)}
+    key = next((key for key in keys if key in held), None)
+    if key is None:
+        raise CheckpointError(
+            f"{where}: the file holds {_in_words(found)}, and this model's weights are in "
+            f"{_in_words([*keys])}; it is the file of another model"
+        )
+    notes.append(f"{Path(where).name}: taken: {_in_words([held[key]])}")
+    return held[key]
+
+
+def _dictionary_of(prefix: str) -> str:
+    """Returns the name of the dictionary at the top of a file; empty for names of a bare model."""
+    head = prefix.partition(".")[0]
+    return "" if head == "model" else head
+
+
+def _as_convolution(tensors: LazyTensors, config: DiTConfig) -> LazyTensors:
+    """Returns the tensors with the patch embedding as a convolution, if it is stored as a matrix."""
+    weight = tensors.get(_PATCHES)
+    shape = (config.dim, config.latent_channels, 1, config.patch_size, config.patch_size)
+    if weight is None or weight.shape != (config.dim, math.prod(shape[1:])):
+        return tensors
+    convolution = LazyTensor(shape=shape, dtype=weight.dtype, load=lambda: weight.load().reshape(shape))
+    return {**tensors, _PATCHES: convolution}
 
 
 def _in_words(prefixes: list[str]) -> str:

@@ -14,17 +14,20 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from shotstream.configs import config_to_document
 from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.files import at_home, write_atomically
 from shotstream.geometry import WAN_FRAME_SIZE
+from shotstream.model.student_rules import StudentRules
 from shotstream.weights.bundle import write_bundle
 from shotstream.weights.official import PublishedSource, PublishedWeights, read_published
+from shotstream.weights.students import STUDENTS, Student
 from shotstream.weights.tensor_files import CheckpointError, read_json, sha256_of_file
 
 THEATRE = "theatre"
@@ -132,7 +135,8 @@ def import_weights(
 
     Args:
         source: The files, or just their directory.
-        as_: The name for `resolve`; lower-case letters, digits, dots and dashes.
+        as_: The name for `resolve`; lower-case letters, digits, dots and dashes. The name of a student of
+            `STUDENTS` imports that student.
         notes: Messages for the user about what was read are appended here.
         out: The directory to create instead of the one under `home()`.
         dtype: Dtype in which floating-point tensors are stored; None keeps the published one.
@@ -147,9 +151,8 @@ def import_weights(
         raise ValueError(
             f"{as_!r} cannot name an imported model; use letters, digits, '.', '-', for example {WAN}"
         )
-    weights = read_published(
-        source if isinstance(source, PublishedSource) else PublishedSource(directory=source)
-    )
+    source = source if isinstance(source, PublishedSource) else PublishedSource(directory=source)
+    weights = read_published(replace(source, student=source.student or STUDENTS.get(as_)))
     directory = _imported(as_) if out is None else out
     write_bundle(
         directory,
@@ -167,6 +170,9 @@ def import_weights(
 
 def bundle_config(weights: PublishedWeights, model_id: str) -> dict[str, Any]:
     """Returns the config of an imported bundle: pipeline settings, and the sizes of each network."""
+    student = weights.student
+    if student is not None and student.rules is not None:
+        return _student_config(student, student.rules, weights, model_id)
     return {
         "engine": {
             "family": "wan",
@@ -179,6 +185,27 @@ def bundle_config(weights: PublishedWeights, model_id: str) -> dict[str, Any]:
             "shift": FlowSchedule().shift,
         },
         "dit": weights.dit_config.to_document(),
+        "codec": asdict(weights.codec_config),
+        "text_encoder": asdict(weights.text_config),
+    }
+
+
+def _student_config(
+    student: Student, rules: StudentRules, weights: PublishedWeights, model_id: str
+) -> dict[str, Any]:
+    return {
+        "engine": {
+            "family": "wan",
+            "model_id": model_id,
+            "fps": _FPS,
+            "pixel_size": asdict(WAN_FRAME_SIZE),
+            "num_chunks": student.num_chunks,
+            "context_policy": "none",
+            "student_steps": rules.steps,
+            "shift": rules.shift,
+            "rules": config_to_document(rules),
+        },
+        "dit": student.config(weights.dit_config).to_document(),
         "codec": asdict(weights.codec_config),
         "text_encoder": asdict(weights.text_config),
     }

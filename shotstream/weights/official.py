@@ -23,6 +23,7 @@ from shotstream.weights.checkpoints import read_transformer
 from shotstream.weights.file_kinds import CheckpointError
 from shotstream.weights.key_names import dit_names_of_diffusers, dit_shapes, umt5_names, vae_names
 from shotstream.weights.lora import LoraSource, merge_loras, read_lora
+from shotstream.weights.students import Student, find_file
 from shotstream.weights.tensor_files import (
     LazyTensors,
     check_tensors,
@@ -58,6 +59,8 @@ class PublishedSource:
     """Whether to take the checkpoint's averaged weights; None takes the weights as trained if it has them."""
     loras: tuple[LoraSource, ...] = ()
     """LoRAs to merge into the transformer."""
+    student: Student | None = None
+    """Student that the checkpoint must be; None: any."""
     codec_config: WanVAEConfig = field(default_factory=WanVAEConfig)
     """Sizes of the VAE, used if the layout does not give them (the original one)."""
     text_config: UMT5Config = field(default_factory=UMT5Config)
@@ -85,6 +88,8 @@ class PublishedWeights:
     """Tensors under transformers' names, as `UMT5TextEncoder.from_tensors` takes them."""
     tokenizer: Path
     """Path of a tokenizer.json."""
+    student: Student | None = None
+    """Student that the transformer is; None: ShotStream's, or any other."""
     notes: tuple[str, ...] = ()
     """Messages for the user: what was chosen, at what strength, and what was left out."""
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -118,6 +123,10 @@ def read_published(source: PublishedSource) -> PublishedWeights:
 def _with_checkpoint_and_loras(
     weights: PublishedWeights, source: PublishedSource, directory: Path, checkpoint: Path | None
 ) -> PublishedWeights:
+    student, given = source.student, source.loras
+    if student is not None:
+        checkpoint = _checkpoint_of(student, source.directory, checkpoint)
+        given = (*_loras_of(student, source, checkpoint), *given)
     if source.ema is not None and checkpoint is None:
         raise ValueError(
             "--ema and --no-ema choose between the weights of a checkpoint; give --checkpoint too"
@@ -126,12 +135,13 @@ def _with_checkpoint_and_loras(
     provenance: dict[str, Any] = {"base": directory.name}
     dit = sound(weights.dit, f"{directory} (transformer)")
     if checkpoint is not None:
-        taken = read_transformer(checkpoint, weights.dit_config, ema=source.ema)
+        keys = () if student is None else student.keys
+        taken = read_transformer(checkpoint, weights.dit_config, ema=source.ema, keys=keys)
         dit = sound(taken.tensors, str(checkpoint))
         notes += taken.notes
         provenance |= {"checkpoint": checkpoint.name, "part": taken.part, "averaged": taken.is_average}
         provenance |= _hash_of(checkpoint)
-    loras = [read_lora(lora, dit) for lora in source.loras]
+    loras = [read_lora(lora, dit) for lora in given]
     if loras:
         # A sum may overflow the weights' dtype, even if none of its terms does.
         dit = sound(merge_loras(dit, loras), "the sum of the weights and the LoRAs")
@@ -139,20 +149,54 @@ def _with_checkpoint_and_loras(
         provenance["loras"] = [
             {
                 "file": lora.name,
-                **_hash_of(given.path),
+                **_hash_of(file.path),
                 "strengths": list(lora.strengths),
-                "scale": given.multiplier,
+                "scale": file.multiplier,
             }
-            for lora, given in zip(loras, source.loras, strict=True)
+            for lora, file in zip(loras, given, strict=True)
         ]
+    if student is not None:
+        provenance["student"] = student.name
+        notes += [f"{student.name}: {student.note}"] if student.note else []
     return replace(
         weights,
         dit=dit,
+        student=student,
         codec=sound(weights.codec, f"{directory} (VAE)"),
         text_encoder=sound(weights.text_encoder, f"{directory} (text encoder)"),
         notes=tuple(notes),
         provenance=provenance,
     )
+
+
+def _checkpoint_of(student: Student, directory: Path, checkpoint: Path | None) -> Path:
+    if student.support == "no":
+        raise ValueError(f"{student.name} makes no film here: {student.note}")
+    found = checkpoint or find_file(student, student.files, directory)
+    if found is None:
+        raise CheckpointError(
+            f"{student.name}: no checkpoint; put {student.files[0]} of {student.repository} into "
+            f"{directory}, or name it with --checkpoint"
+        )
+    return found
+
+
+def _loras_of(student: Student, source: PublishedSource, checkpoint: Path) -> tuple[LoraSource, ...]:
+    """Returns the student's own LoRA, unless it is the one that the user named."""
+    if student.lora is None:
+        return ()
+    beside = checkpoint.parent / Path(student.lora.file).name
+    found = beside if beside.is_file() else find_file(student, (student.lora.file,), source.directory)
+    if found is None and source.loras:
+        return ()
+    if found is None:
+        raise CheckpointError(
+            f"{student.name}: its LoRA is missing; put {student.lora.file} of {student.repository} beside "
+            f"{checkpoint}, or name it with --lora"
+        )
+    if any(lora.path.resolve() == found.resolve() for lora in source.loras):
+        return ()
+    return (LoraSource(path=found, multiplier=student.lora.alpha / student.lora.rank),)
 
 
 def _hash_of(path: Path) -> dict[str, str]:

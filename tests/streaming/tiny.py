@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from shotstream.configs import config_from_document
+from shotstream.diffusion.schedule import STUDENT_STEPS
 from shotstream.geometry import LatentSize, PixelSize, TokenGrid
 from shotstream.model.config import DiTConfig
 from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.model.positions import context_positions
+from shotstream.model.student_rules import StudentRules
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.conditioning import Conditioning
 from shotstream.streaming.context_sampling import (
@@ -124,10 +126,12 @@ def tiny_pipeline(
     group: InferenceGroup | None = None,
     overlap: bool = False,
     reads: bool = False,
+    rules: StudentRules | None = None,
 ) -> StreamingPipeline:
     """Theatre classes with random weights at 32x48 pixels; heads are 12 wide.
 
-    With `reads` its text encoder is the theatre's own, which reads English; else it knows only `WORDS`.
+    With `reads` its text encoder is the theatre's own, which reads English; else it knows only `WORDS`. With
+    `rules` it is a student without a context; its policy is then "none".
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -136,7 +140,8 @@ def tiny_pipeline(
         codec = PatchCodec(codec_config, palette).eval().requires_grad_(False)
         words = WordEncoder(WordEncoderConfig(words=WORDS, dim=8, num_layers=1, num_heads=2, text_length=6))
         reader = CaptionEncoder(CaptionEncoderConfig(dim=8))
-    sizes = {"num_heads": num_heads, "dim": 12 * num_heads, "num_context_frames": num_context_frames}
+    budget = num_context_frames if rules is None else 0
+    sizes = {"num_heads": num_heads, "dim": 12 * num_heads, "num_context_frames": budget}
     dit = tiny_dit(tiny_config(text_dim=8, text_length=len(QUESTIONS) if reads else 6, **sizes), seed)
     config = PipelineConfig(
         family="theatre",
@@ -144,7 +149,10 @@ def tiny_pipeline(
         fps=12,
         pixel_size=PixelSize(32, 48),
         num_chunks=2,
-        context_policy=policy,
+        context_policy=policy if rules is None else "none",
+        student_steps=STUDENT_STEPS if rules is None else rules.steps,
+        shift=8.0 if rules is None else rules.shift,
+        rules=rules,
     )
     return StreamingPipeline(
         config,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from shotstream.model.student_rules import StudentRules
 from shotstream.studio.app_context import AppContext
 from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
@@ -58,8 +59,9 @@ class StudioHarness:
         seed: int = 0,
         num_shots: int = 3,
         preview: StreamDecoder | None = None,
+        rules: StudentRules | None = None,
     ) -> None:
-        self.pipeline = tiny_pipeline(seed=seed)
+        self.pipeline = tiny_pipeline(seed=seed, rules=rules)
         write_empty_database(folder / "stories.sqlite")
         self.store = StoryStore(f"sqlite:///{folder / 'stories.sqlite'}")
         self.store.upgrade()
