@@ -155,4 +155,13 @@ def _candidates(
         for pin_index, pin in enumerate(pins)
     ]
     kept = kept_frames(record.num_frames, shot_index, app.pipeline.context_budget)
-    return pinned + frame_candidates(shot_index, record.num_frames, kept, latent_of, caption=record.caption)
+    frames = frame_candidates(shot_index, record.num_frames, kept, latent_of, caption=record.caption)
+    return pinned + [_as_told(app, record, frame) for frame in frames]
+
+
+def _as_told(app: AppContext, record: TakeRecord, frame: ContextCandidate) -> ContextCandidate:
+    """Returns a frame of a take with the caption that it was generated under."""
+    assert frame.frame_index is not None
+    chunk_index = app.chunk_index_of(frame.frame_index)
+    num_later = sum(steer.chunk_index <= chunk_index for steer in record.then)
+    return replace(frame, caption=record.captions[num_later], caption_index=num_later)

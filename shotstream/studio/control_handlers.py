@@ -8,16 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import singledispatch
 
-from shotstream.streaming.context_sampling import NO_MEMORY, max_pins
+from shotstream.streaming.context_sampling import NO_MEMORY, max_pictures
 from shotstream.streaming.noise import derive_seed
 from shotstream.studio.api_error import ApiError
+from shotstream.studio.checks import check_caption_length, check_shot_length, new_shot_entry, steers_of
+from shotstream.studio.effects import effect_at, effect_at_next, effect_at_shot, find_shot, truncate
 from shotstream.studio.history import QueuedTake
 from shotstream.studio.ids import new_id
-from shotstream.studio.limits import Limits
 from shotstream.studio.media_store import CorruptTakeError
 from shotstream.studio.open_story import OpenStory
-from shotstream.studio.schedule import index_after_job, next_index
-from shotstream.studio.schemas.state import Effect, NewShot, Place
+from shotstream.studio.schedule import next_index
+from shotstream.studio.schemas.state import Effect, Place
 from shotstream.studio.schemas.viewer_messages import (
     AddShot,
     AnyControl,
@@ -40,11 +41,9 @@ from shotstream.studio.schemas.viewer_messages import (
     Unpin,
 )
 from shotstream.studio.shot_list import PinnedFrame, ShotEntry, ShotList, first_difference, stale_reasons
-from shotstream.studio.shot_list import start_frames as starts_of
+from shotstream.studio.steer_handler import handle_steer
 from shotstream.studio.take_job import shorten_take
 from shotstream.studio.take_record import TakeRecord
-
-_LABEL_CHARS = 40
 
 
 @singledispatch
@@ -59,28 +58,7 @@ def apply_control(control: AnyControl, story: OpenStory) -> Effect:  # noqa: ARG
     raise AssertionError(f"no such control: {control}")
 
 
-def new_shot_entry(shot: NewShot, limits: Limits) -> ShotEntry:
-    """Returns the entry of a new shot; raises ApiError beyond a limit."""
-    check_caption_length(shot.caption, limits)
-    check_shot_length(shot.num_chunks, limits)
-    return ShotEntry(
-        shot_id=new_id(),
-        caption=shot.caption,
-        num_chunks=shot.num_chunks,
-        seed=None if shot.seed is None else int(shot.seed),
-    )
-
-
-def check_caption_length(text: str, limits: Limits) -> None:
-    """Raises ApiError if a caption is too long."""
-    if len(text) > limits.caption_chars:
-        raise ApiError("limit", f"{len(text)} characters; a caption has at most {limits.caption_chars} here")
-
-
-def check_shot_length(num_chunks: int | None, limits: Limits) -> None:
-    """Raises ApiError if a shot is too long."""
-    if num_chunks is not None and num_chunks > limits.chunks_per_shot:
-        raise ApiError("limit", f"{num_chunks} chunks; a shot has at most {limits.chunks_per_shot} here")
+apply_control.register(handle_steer)
 
 
 @apply_control.register
@@ -88,17 +66,19 @@ def handle_add_shot(control: AddShot, story: OpenStory) -> Effect:
     """Adds a shot to the film; see `AddShot`."""
     shot = new_shot_entry(control.shot, story.app.limits)
     shot_list = _insert_shot(story, story.shot_list, shot, control.index)
-    story.commit(shot_list, f"Add {_truncate(shot.caption)}")
-    return _effect_at_shot(story, shot.shot_id)
+    story.commit(shot_list, f"Add {truncate(shot.caption)}")
+    return effect_at_shot(story, shot.shot_id)
 
 
 @apply_control.register
 def handle_edit_shot(control: EditShot, story: OpenStory) -> Effect:
-    """Changes the caption, length or seed of a shot; see `EditShot`."""
-    index, shot = _find_shot(story, control.shot_id)
+    """Changes the captions, length or seed of a shot; see `EditShot`."""
+    index, shot = find_shot(story, control.shot_id)
     if control.caption is not None:
         check_caption_length(control.caption, story.app.limits)
         shot = replace(shot, caption=control.caption)
+    if control.then is not None:
+        shot = replace(shot, then=steers_of(control.then, story.app.limits))
     if control.num_chunks is not None:
         check_shot_length(control.num_chunks, story.app.limits)
         shot = replace(shot, num_chunks=control.num_chunks)
@@ -106,44 +86,44 @@ def handle_edit_shot(control: EditShot, story: OpenStory) -> Effect:
         shot = replace(shot, seed=int(control.seed))
     story.commit(story.shot_list.with_shot(shot), f"Edit shot {index + 1}")
     _clear_failure(story, shot.shot_id)
-    return _effect_at_shot(story, shot.shot_id)
+    return effect_at_shot(story, shot.shot_id)
 
 
 @apply_control.register
 def handle_remove_shot(control: RemoveShot, story: OpenStory) -> Effect:
     """Removes a shot from the film; see `RemoveShot`."""
-    index, shot = _find_shot(story, control.shot_id)
+    index, shot = find_shot(story, control.shot_id)
     shots = tuple(c for c in story.shot_list.shots if c.shot_id != shot.shot_id)
     story.commit(replace(story.shot_list, shots=shots), f"Remove shot {index + 1}")
     _clear_failure(story, shot.shot_id)
-    return _effect_at(story, index)
+    return effect_at(story, index)
 
 
 @apply_control.register
 def handle_move_shot(control: MoveShot, story: OpenStory) -> Effect:
     """Moves a shot to another index; see `MoveShot`."""
-    index, shot = _find_shot(story, control.shot_id)
+    index, shot = find_shot(story, control.shot_id)
     shots = [c for c in story.shot_list.shots if c.shot_id != shot.shot_id]
     shots.insert(control.index, shot)
     story.commit(replace(story.shot_list, shots=tuple(shots)), f"Move shot {index + 1}")
-    return _effect_at(story, min(index, control.index))
+    return effect_at(story, min(index, control.index))
 
 
 @apply_control.register
 def handle_make_shot(control: MakeShot, story: OpenStory) -> Effect:
     """Queues a shot, and earlier ones without a take; see `MakeShot`."""
-    index, shot = _find_shot(story, control.shot_id)
+    index, shot = find_shot(story, control.shot_id)
     if shot.take_id is not None and not stale_reasons(story.shot_list, index, story.history.takes):
         raise ApiError("refused", f"shot {index + 1} is finished; use retake for another take")
     before = [c for c in story.shot_list.shots[:index] if c.take_id is None]
     _queue_takes(story, *(QueuedTake(shot_id=c.shot_id) for c in (*before, shot)))
-    return _effect_at_shot(story, shot.shot_id)
+    return effect_at_shot(story, shot.shot_id)
 
 
 @apply_control.register
 def handle_retake(control: Retake, story: OpenStory) -> Effect:
     """Queues another take of a shot, with the next unused seed by default; see `Retake`."""
-    index, shot = _find_shot(story, control.shot_id)
+    index, shot = find_shot(story, control.shot_id)
     if shot.take_id is None:
         raise ApiError("refused", f"shot {index + 1} has no take yet; generate it first")
     if control.caption is not None:
@@ -153,13 +133,17 @@ def handle_retake(control: Retake, story: OpenStory) -> Effect:
     seed = story.history.takes[shot.take_id].seed if control.seed is None else int(control.seed)
     while control.seed is None and seed in used:
         seed = derive_seed(seed, "retake")
-    _queue_takes(
-        story,
-        QueuedTake(shot_id=shot.shot_id, caption=control.caption, num_chunks=control.num_chunks, seed=seed),
+    queued = QueuedTake(
+        shot_id=shot.shot_id,
+        caption=control.caption,
+        num_chunks=control.num_chunks,
+        seed=seed,
+        then=None if control.caption is None else (),
     )
+    _queue_takes(story, queued)
     if story.job is not None and story.job.request.shot_id == shot.shot_id:
         story.discard_job()
-    return _effect_at_shot(story, shot.shot_id)
+    return effect_at_shot(story, shot.shot_id)
 
 
 @apply_control.register
@@ -173,25 +157,30 @@ def handle_remake_stale(control: RemakeStale, story: OpenStory) -> Effect:
     # A new take makes every later shot stale, so those are generated again as well.
     later = [shot for shot in shot_list.shots[stale[0] :] if shot.take_id is not None]
     _queue_takes(story, *(QueuedTake(shot_id=shot.shot_id) for shot in later))
-    return _effect_at(story, stale[0])
+    return effect_at(story, stale[0])
 
 
 @apply_control.register
 def handle_choose_take(control: ChooseTake, story: OpenStory) -> Effect:
-    """Chooses a finished take, and takes its caption, length and seed over; see `ChooseTake`."""
-    index, shot = _find_shot(story, control.shot_id)
+    """Chooses a finished take, and takes its captions, length and seed over; see `ChooseTake`."""
+    index, shot = find_shot(story, control.shot_id)
     take = story.history.takes.get(control.take_id)
     if take is None or take.shot_id != shot.shot_id:
         raise ApiError("not_found", f"shot {index + 1} has no such take")
     chosen = replace(
-        shot, take_id=take.take_id, caption=take.caption, seed=take.seed, num_chunks=take.num_chunks
+        shot,
+        take_id=take.take_id,
+        caption=take.caption,
+        seed=take.seed,
+        num_chunks=take.num_chunks,
+        then=take.then,
     )
     queue = {key: queued for key, queued in story.history.queue.items() if key != shot.shot_id}
     story.commit(story.shot_list.with_shot(chosen), f"Choose a take of shot {index + 1}", queue=queue)
     if story.job is not None and story.job.request.shot_id == shot.shot_id:
         story.discard_job()
     _clear_failure(story, shot.shot_id)
-    return _effect_at_shot(story, shot.shot_id)
+    return effect_at_shot(story, shot.shot_id)
 
 
 @apply_control.register
@@ -207,10 +196,11 @@ def handle_cut(control: Cut, story: OpenStory) -> Effect:
     if story.job is not None and story.job.request.index == index:
         ended = story.job
         record = story.save_take(ended, keep)
-        shot_list = story.with_take(shot_list, record)
+        shot_list = story.history.with_take(shot_list, record)
     elif old is not None and keep < old.num_chunks:
         record = _shorten_take(story, old, keep)
-        shot_list = shot_list.with_shot(replace(shot, take_id=record.take_id, num_chunks=keep))
+        shortened = replace(shot, take_id=record.take_id, num_chunks=keep, then=record.then)
+        shot_list = shot_list.with_shot(shortened)
     seen = story.seen if record is None else story.seen | {record.take_id}
     if added is not None:
         shot_list = _insert_shot(story, shot_list, added, index + 1)
@@ -230,14 +220,14 @@ def handle_cut(control: Cut, story: OpenStory) -> Effect:
     if shot_list == story.shot_list:
         story.history.set_queue(queue=queue)
         story.mark_changed()
-        return _effect_at(story, index + 1)
+        return effect_at(story, index + 1)
     records = [] if record is None else [record]
     story.commit(shot_list, f"Cut shot {index + 1}", records, ended_job=ended, queue=queue)
     story.seen = seen
     if record is not None and ended is None and old is not None:
         story.replaced_takes[old.take_id] = record.take_id
         story.discard_job()
-    return _effect_at(story, index + 1)
+    return effect_at(story, index + 1)
 
 
 @apply_control.register
@@ -250,13 +240,13 @@ def handle_stop(control: Stop, story: OpenStory) -> Effect:
         story.history.set_queue(autoplay=False, queue={})
         story.discard_job()
         story.mark_changed()
-        return _effect_at(story, len(story.shot_list.shots) if index is None else index)
+        return effect_at(story, len(story.shot_list.shots) if index is None else index)
     num_made = job.num_made
     record = story.save_take(job, num_made)
-    shot_list = story.with_take(story.shot_list, record)
+    shot_list = story.history.with_take(story.shot_list, record)
     label = f"Stop in shot {job.request.index + 1}"
     story.commit(shot_list, label, [record], ended_job=job, autoplay=False, queue={})
-    return _effect_at(story, job.request.index, num_made)
+    return effect_at(story, job.request.index, num_made)
 
 
 @apply_control.register
@@ -264,7 +254,7 @@ def handle_set_autoplay(control: SetAutoplay, story: OpenStory) -> Effect:
     """Turns autoplay on or off; see `SetAutoplay`."""
     story.history.set_queue(autoplay=control.on)
     story.mark_changed()
-    return _effect_at_next(story)
+    return effect_at_next(story)
 
 
 @apply_control.register
@@ -278,20 +268,23 @@ def handle_edit_story(control: EditStory, story: OpenStory) -> Effect:
         check_caption_length(control.global_caption, story.app.limits)
         shot_list = replace(shot_list, global_caption=control.global_caption)
     if shot_list == old:
-        return _effect_at(story, len(old.shots))
+        return effect_at(story, len(old.shots))
     story.commit(shot_list, "Edit the story")
-    return _effect_at(story, first_difference(old, shot_list))
+    return effect_at(story, first_difference(old, shot_list))
 
 
 @apply_control.register
 def handle_undo(control: Undo, story: OpenStory) -> Effect:
     """Discards the running take, or reverts the last change; see `Undo`."""
     del control
+    again = story.unsteered
+    if again is not None:
+        return _switch_shot_list(story, lambda: story.history.undo({again.shot_id: again}))
     if story.job is not None:
         index = story.job.request.index
         story.history.set_queue(autoplay=False, queue={})
         story.discard_job()
-        return _effect_at(story, index)
+        return effect_at(story, index)
     return _switch_shot_list(story, story.history.undo)
 
 
@@ -307,7 +300,7 @@ def handle_branch(control: Branch, story: OpenStory) -> Effect:
     """Creates a branch from the film up to a shot, and shows it; see `Branch`."""
     shot_list = story.shot_list
     if control.shot_id is not None:
-        index, _ = _find_shot(story, control.shot_id)
+        index, _ = find_shot(story, control.shot_id)
         shot_list = replace(shot_list, shots=shot_list.shots[: index + 1])
     if len(story.history.branches) >= story.app.limits.branches:
         raise ApiError("limit", f"a story has at most {story.app.limits.branches} branches here")
@@ -328,7 +321,7 @@ def handle_switch_branch(control: SwitchBranch, story: OpenStory) -> Effect:
 def handle_pin(control: Pin, story: OpenStory) -> Effect:
     """Pins a frame of the film; see `Pin`."""
     pipeline, shot_list, frame = story.app.pipeline, story.shot_list, control.frame
-    most = max_pins(pipeline.config.context_policy, pipeline.context_budget)
+    most = max_pictures(pipeline.context_budget)
     if not pipeline.context_budget:
         raise ApiError("refused", NO_MEMORY)
     if len(shot_list.pins) >= most:
@@ -341,7 +334,7 @@ def handle_pin(control: Pin, story: OpenStory) -> Effect:
         raise ApiError("refused", "that frame is pinned already")
     pin = PinnedFrame(pin_id=new_id(), take_id=frame.take_id, frame_index=frame.frame_index)
     story.commit(replace(shot_list, pins=(*shot_list.pins, pin)), "Pin a frame")
-    return _effect_at_next(story)
+    return effect_at_next(story)
 
 
 @apply_control.register
@@ -351,7 +344,7 @@ def handle_unpin(control: Unpin, story: OpenStory) -> Effect:
     if len(pins) == len(story.shot_list.pins):
         raise ApiError("not_found", "this story has no such pin")
     story.commit(replace(story.shot_list, pins=pins), "Unpin a frame")
-    return _effect_at_next(story)
+    return effect_at_next(story)
 
 
 def _switch_shot_list(story: OpenStory, switch: Callable[[], None]) -> Effect:
@@ -362,7 +355,7 @@ def _switch_shot_list(story: OpenStory, switch: Callable[[], None]) -> Effect:
     story.app.add_stored_bytes(story.history.num_bytes - num_bytes)
     story.failures.clear()
     story.discard_outdated_job()
-    return _effect_at(story, first_difference(before, story.shot_list))
+    return effect_at(story, first_difference(before, story.shot_list))
 
 
 def _playing_shot(story: OpenStory, place: Place | None) -> tuple[int, int]:
@@ -432,41 +425,3 @@ def _queue_takes(story: OpenStory, *wants: QueuedTake) -> None:
     for queued in wants:
         _clear_failure(story, queued.shot_id)
     story.mark_changed()
-
-
-def _find_shot(story: OpenStory, shot_id: str) -> tuple[int, ShotEntry]:
-    index = story.shot_list.index_of(shot_id)
-    if index is None:
-        raise ApiError("not_found", "the film has no such shot")
-    return index, story.shot_list.shots[index]
-
-
-def _effect_at_shot(story: OpenStory, shot_id: str) -> Effect:
-    index = story.shot_list.index_of(shot_id)
-    assert index is not None
-    return _effect_at(story, index)
-
-
-def _effect_at_next(story: OpenStory) -> Effect:
-    index = index_after_job(story)
-    return _effect_at(story, len(story.shot_list.shots) if index is None else index)
-
-
-def _effect_at(story: OpenStory, index: int, chunk_index: int = 0) -> Effect:
-    """Returns the effect at a chunk of the shot at `index`, which may be one past the last shot."""
-    shots, job = story.shot_list.shots, story.job
-    index = min(index, len(shots))
-    film_frame = starts_of(story.shot_list, story.history.takes)[index] + story.app.num_frames(chunk_index)
-    if job is not None and job.request.index < index and shots[job.request.index].take_id is None:
-        film_frame += story.app.num_frames(job.request.num_chunks)
-    return Effect(
-        shot_id=shots[index].shot_id if index < len(shots) else None,
-        shot_index=index,
-        chunk_index=chunk_index,
-        film_frame=film_frame,
-    )
-
-
-def _truncate(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= _LABEL_CHARS else words[: _LABEL_CHARS - 1].rstrip() + "…"

@@ -257,7 +257,8 @@ class Exporter:
             title=self._snapshot.shot_list.title,
             global_caption=self._snapshot.shot_list.global_caption,
             shots=tuple(
-                Shot(caption=take.caption, num_chunks=take.num_chunks, seed=take.seed) for take in self._takes
+                Shot(caption=take.caption, num_chunks=take.num_chunks, seed=take.seed, then=take.then)
+                for take in self._takes
             ),
         )
 

@@ -5,15 +5,17 @@ commit fails, nothing changes. The size of the history is limited; once all stor
 no more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from shotstream.story import Steer
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
 from shotstream.studio.shot_list import ShotList
 from shotstream.studio.story_store import HistoryLimit, Step, StoredBranch, StoredStory, StoryStore
-from shotstream.studio.take_record import TakeRecord
+from shotstream.studio.take_record import TakeRecord, steers_from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +26,14 @@ class QueuedTake:
     caption: str | None = None
     num_chunks: int | None = None
     seed: int | None = None
+    then: tuple[Steer, ...] | None = None
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "QueuedTake":
+        """Returns the queued take from plain values; earlier versions had no `then`."""
+        values = dict(document)
+        then = values.pop("then", None)
+        return cls(then=None if then is None else steers_from(then), **values)
 
 
 class History:
@@ -37,7 +47,9 @@ class History:
         self.story_id = stored.story_id
         self.seed = stored.seed
         self.autoplay = stored.autoplay
-        self.queue: dict[str, QueuedTake] = {entry["shot_id"]: QueuedTake(**entry) for entry in stored.wanted}
+        self.queue: dict[str, QueuedTake] = {
+            entry["shot_id"]: QueuedTake.from_document(entry) for entry in stored.wanted
+        }
         self.takes: dict[str, TakeRecord] = {take.take_id: take for take in stored.takes}
         self.branches: dict[str, StoredBranch] = {branch.branch_id: branch for branch in stored.branches}
         self._load_branch(self.branches[stored.branch_id])
@@ -46,6 +58,11 @@ class History:
     def shot_list(self) -> ShotList:
         """The current shot list."""
         return self._step.shot_list
+
+    @property
+    def step_id(self) -> str:
+        """The id of the current step."""
+        return self._step.step_id
 
     @property
     def undo_label(self) -> str | None:
@@ -65,6 +82,24 @@ class History:
             else self._store.get_step(branch.head_id).shot_list
             for branch_id, branch in self.branches.items()
         }
+
+    def with_take(self, shot_list: ShotList, record: TakeRecord) -> ShotList:
+        """Returns the shot list with a take chosen, and its shot's entry as the take was requested."""
+        index = shot_list.index_of(record.shot_id)
+        assert index is not None
+        old, queued = shot_list.shots[index], self.queue.get(record.shot_id)
+        shot = replace(old, take_id=record.take_id, caption=record.caption, then=record.then)
+        if queued is not None and queued.num_chunks is not None:
+            shot = replace(shot, num_chunks=queued.num_chunks)
+        if queued is not None and queued.seed is not None:
+            shot = replace(shot, seed=queued.seed)
+        if record.was_cut:
+            shot = replace(shot, num_chunks=record.num_chunks)
+        elif queued is None or queued.then is None:
+            # Captions beyond the end of this take are for a longer one.
+            later = (steer for steer in old.then if steer.chunk_index >= record.num_chunks)
+            shot = replace(shot, then=(*record.then, *later))
+        return shot_list.with_shot(shot)
 
     def commit(
         self,
@@ -102,12 +137,12 @@ class History:
         queue = self.queue if queue is None else queue
         self._save(self.branch, queue, self.autoplay if autoplay is None else autoplay)
 
-    def undo(self) -> None:
-        """Goes one step back, empties the queue and turns autoplay off."""
+    def undo(self, queue: dict[str, QueuedTake] | None = None) -> None:
+        """Goes one step back, turns autoplay off, and sets the queue; None: it is empty then."""
         if self._step.parent_id is None:
             raise ApiError("refused", "there is nothing to undo")
         step = self._store.get_step(self._step.parent_id)
-        self._save(replace(self.branch, head_id=step.step_id), {}, autoplay=False)
+        self._save(replace(self.branch, head_id=step.step_id), queue or {}, autoplay=False)
         self._redo_stack.append(self._step)
         self._step = step
 

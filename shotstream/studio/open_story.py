@@ -54,6 +54,8 @@ class OpenStory:
         self.failures: dict[str, str] = {}
         self.replaced_takes: dict[str, str] = {}
         """Id of the new take, by id of a take that a cut shortened. Viewers may still name the old one."""
+        self.steered_at: dict[str, QueuedTake] = {}
+        """The take that a `steer` changed, as it was asked for before, by the id of the history's step."""
         self.seen = set(self.history.takes)
         """Ids of takes that a viewer has watched, and of all takes of earlier runs of the server."""
         self.revision = 0
@@ -75,6 +77,15 @@ class OpenStory:
     def shot_list(self) -> ShotList:
         """The current shot list."""
         return self.history.shot_list
+
+    @property
+    def unsteered(self) -> QueuedTake | None:
+        """The take in the making, or the next one, as it was before the last change, if that steered it."""
+        before = self.steered_at.get(self.history.step_id)
+        if before is None:
+            return None
+        is_making = self.job is not None and self.job.request.shot_id == before.shot_id
+        return before if is_making or before.shot_id in self.history.queue else None
 
     # Viewers.
 
@@ -197,7 +208,7 @@ class OpenStory:
         label = f"{'Another take' if again else 'Take'} of shot {job.request.index + 1}"
         try:
             record = self.save_take(job, num_chunks)
-            self.commit(self.with_take(self.shot_list, record), label, [record], ended_job=job)
+            self.commit(self.history.with_take(self.shot_list, record), label, [record], ended_job=job)
         except (ValueError, RuntimeError, OSError, SQLAlchemyError) as error:
             if not is_storage_failure(error):
                 self.fail_job(job, error)
@@ -219,20 +230,6 @@ class OpenStory:
             if not job.is_complete:
                 self.discard_job()
             raise
-
-    def with_take(self, shot_list: ShotList, record: TakeRecord) -> ShotList:
-        """Returns the shot list with a take chosen, and its shot's entry as the take was requested."""
-        index = shot_list.index_of(record.shot_id)
-        assert index is not None
-        queued = self.history.queue.get(record.shot_id)
-        shot = replace(shot_list.shots[index], take_id=record.take_id, caption=record.caption)
-        if queued is not None and queued.num_chunks is not None:
-            shot = replace(shot, num_chunks=queued.num_chunks)
-        if queued is not None and queued.seed is not None:
-            shot = replace(shot, seed=queued.seed)
-        if record.was_cut:
-            shot = replace(shot, num_chunks=record.num_chunks)
-        return shot_list.with_shot(shot)
 
     def repair_take(self, take_id: str) -> None:
         """Queues a repair of a corrupt take. Repairs come before generation."""

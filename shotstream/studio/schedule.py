@@ -7,6 +7,7 @@ from shotstream.studio.context_cache import plan_context
 from shotstream.studio.history import QueuedTake
 from shotstream.studio.shot_list import start_frames
 from shotstream.studio.take_job import TakeRequest
+from shotstream.studio.take_record import steers_until
 
 if TYPE_CHECKING:
     from shotstream.studio.open_story import OpenStory
@@ -71,13 +72,15 @@ def take_request(story: "OpenStory", index: int) -> TakeRequest:
     seed = shot.seed if queued.seed is None else queued.seed
     if seed is None and shot.take_id is not None:
         seed = story.history.takes[shot.take_id].seed
+    num_chunks = queued.num_chunks or shot.num_chunks or story.app.pipeline.num_chunks
     return TakeRequest(
         shot_id=shot.shot_id,
         index=index,
         caption=queued.caption or shot.caption,
         global_caption=story.shot_list.global_caption,
         seed=shot_seed(story.history.seed, index) if seed is None else seed,
-        num_chunks=queued.num_chunks or shot.num_chunks or story.app.pipeline.num_chunks,
+        num_chunks=num_chunks,
+        then=steers_until(shot.then if queued.then is None else queued.then, num_chunks),
         before=story.shot_list.take_ids(index),
         pins=story.shot_list.pins_before(index),
         context=plan_context(

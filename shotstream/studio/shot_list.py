@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from shotstream.story import Steer
 from shotstream.studio.schemas.state import StaleReason
-from shotstream.studio.take_record import TakeRecord
+from shotstream.studio.take_record import TakeRecord, steers_from, steers_until
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +25,14 @@ class ShotEntry:
     """Seed of the noise; None: derived from the story's seed when the shot is first generated."""
     take_id: str | None = None
     """The chosen take; None: no take yet."""
+    then: tuple[Steer, ...] = ()
+    """Captions that the shot gets while it runs, in order; those beyond a take's length are not made."""
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "ShotEntry":
+        """Returns the entry that `ShotList.to_document` wrote; earlier versions had no `then`."""
+        values = dict(document)
+        return cls(then=steers_from(values.pop("then", ())), **values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +59,7 @@ class ShotList:
         return {
             "title": self.title,
             "global_caption": self.global_caption,
-            "cards": tuple(asdict(shot) for shot in self.shots),
+            "cards": tuple(_without_empty(asdict(shot), "then") for shot in self.shots),
             "pins": tuple(asdict(pin) for pin in self.pins),
         }
 
@@ -60,7 +69,7 @@ class ShotList:
         return cls(
             title=document["title"],
             global_caption=document["global_caption"],
-            shots=tuple(ShotEntry(**shot) for shot in document["cards"]),
+            shots=tuple(map(ShotEntry.from_document, document["cards"])),
             pins=tuple(PinnedFrame(**pin) for pin in document["pins"]),
         )
 
@@ -84,6 +93,11 @@ class ShotList:
         return tuple(pin for pin in self.pins if pin.take_id in film)
 
 
+def _without_empty(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """Returns a document without a list that is empty, as earlier versions wrote it."""
+    return document if document[name] else {key: value for key, value in document.items() if key != name}
+
+
 def stale_reasons(
     shot_list: ShotList, index: int, takes: Mapping[str, TakeRecord]
 ) -> tuple[StaleReason, ...]:
@@ -95,7 +109,7 @@ def stale_reasons(
     reasons: list[StaleReason] = []
     if take.before != shot_list.take_ids(index):
         reasons.append("context")
-    if take.caption != shot.caption:
+    if take.caption != shot.caption or take.then != steers_until(shot.then, take.num_chunks):
         reasons.append("caption")
     if take.global_caption != shot_list.global_caption:
         reasons.append("global_caption")

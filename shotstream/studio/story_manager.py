@@ -10,9 +10,10 @@ from dataclasses import asdict
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from shotstream.studio import control_handlers
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.app_context import AppContext
+from shotstream.studio.checks import check_caption_length, new_shot_entry
+from shotstream.studio.control_handlers import apply_control
 from shotstream.studio.exporter import FilmSnapshot
 from shotstream.studio.ids import new_id
 from shotstream.studio.open_story import OpenStory
@@ -52,14 +53,14 @@ class StoryManager:
     ) -> StoryState:
         """Creates a story and returns its state; raises ApiError beyond a limit."""
         limits = self.app.limits
-        control_handlers.check_caption_length(global_caption, limits)
+        check_caption_length(global_caption, limits)
         if len(shots) > limits.shots:
             raise ApiError("limit", f"{len(shots)} shots; a story has at most {limits.shots} here")
         if self.app.store.num_stories() >= limits.stories:
             raise ApiError(
                 "limit", f"there are {limits.stories} stories, as many as this server keeps; delete some"
             )
-        entries = tuple(control_handlers.new_shot_entry(shot, limits) for shot in shots)
+        entries = tuple(new_shot_entry(shot, limits) for shot in shots)
         story_id = new_id()
         shot_list = ShotList(title=title, global_caption=global_caption, shots=entries)
         try:
@@ -189,7 +190,7 @@ class StoryManager:
         if story is None or viewer.viewer_id not in story.viewers:
             return  # The story was deleted or the viewer has gone: nobody waits for an answer.
         try:
-            effect = control_handlers.apply_control(control, story)
+            effect = apply_control(control, story)
         except ApiError as refusal:
             story.send_changes()
             self._answer(viewer, Error(reply_to=control.id, code=refusal.code, message=str(refusal)))

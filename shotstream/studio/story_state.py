@@ -1,8 +1,11 @@
 """Builds the state of an open story that viewers are sent."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from shotstream.streaming.context_sampling import max_pins
+from shotstream.story import Steer
+from shotstream.streaming.context_sampling import max_pictures
 from shotstream.studio.context_cache import plan_context
 from shotstream.studio.schedule import next_index
 from shotstream.studio.schemas.state import (
@@ -13,6 +16,7 @@ from shotstream.studio.schemas.state import (
     ShotState,
     ShotStatus,
     StoryState,
+    Switch,
     TakeState,
 )
 from shotstream.studio.shot_list import stale_reasons, start_frames
@@ -54,12 +58,10 @@ def story_state(story: "OpenStory") -> StoryState:
             )
             for pin in shot_list.pins
         ),
-        max_pins=max_pins(pipeline.config.context_policy, pipeline.context_budget),
+        max_pins=max_pictures(pipeline.context_budget),
         making=None if story.job is None else job_state(story, story.job),
         memory=_memory(story),
-        undo=f"Take of shot {story.job.request.index + 1} in the making"
-        if story.job is not None
-        else history.undo_label,
+        undo=_undo_label(story),
         redo=history.redo_label,
         num_frames=start_frames(shot_list, history.takes)[-1],
         num_bytes=sum(take.num_bytes for take in history.takes.values()),
@@ -80,6 +82,7 @@ def shot_states(story: "OpenStory") -> tuple[ShotState, ...]:
             ShotState(
                 shot_id=shot.shot_id,
                 caption=shot.caption,
+                then=_switches(shot.then),
                 num_chunks=shot.num_chunks,
                 seed=None if shot.seed is None else str(shot.seed),
                 status=_status(story, index, bool(reasons)),
@@ -98,6 +101,7 @@ def take_state(story: "OpenStory", take: TakeRecord) -> TakeState:
     return TakeState(
         take_id=take.take_id,
         caption=take.caption,
+        then=_switches(take.then),
         seed=str(take.seed),
         num_chunks=take.num_chunks,
         num_frames=take.num_frames,
@@ -117,9 +121,20 @@ def job_state(story: "OpenStory", job: TakeJob) -> Making:
         shot_index=request.index,
         num_chunks=request.num_chunks,
         num_made=job.num_made,
+        seed=str(request.seed),
         film_frame=start_frames(story.shot_list, story.history.takes)[request.index],
         context=_frames(story, request.context),
     )
+
+
+def _undo_label(story: "OpenStory") -> str | None:
+    if story.job is None or story.unsteered is not None:
+        return story.history.undo_label
+    return f"Take of shot {story.job.request.index + 1} in the making"
+
+
+def _switches(steers: Sequence[Steer]) -> tuple[Switch, ...]:
+    return tuple(Switch(**asdict(steer)) for steer in steers)
 
 
 def _memory(story: "OpenStory") -> tuple[ContextFrame, ...]:

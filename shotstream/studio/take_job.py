@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from shotstream.film.replay import hash_frames
+from shotstream.story import Steer, SteerMode
 from shotstream.streaming.context_encoder import ContextEncoder
 from shotstream.streaming.context_sampling import kept_frames
 from shotstream.streaming.saved_session import Take
@@ -15,7 +16,7 @@ from shotstream.studio.context_cache import ContextCache
 from shotstream.studio.ids import new_id, utc_now
 from shotstream.studio.media_store import Frames, Recording, TakeFiles, fragment_writer
 from shotstream.studio.shot_list import PinnedFrame
-from shotstream.studio.take_record import ContextFrameRecord, TakeRecord
+from shotstream.studio.take_record import ContextFrameRecord, TakeRecord, steers_until
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,8 @@ class TakeRequest:
     global_caption: str
     seed: int
     num_chunks: int
+    then: tuple[Steer, ...]
+    """Captions that it gets while it is generated."""
     before: tuple[str, ...]
     """Ids of the takes before it in the film."""
     pins: tuple[PinnedFrame, ...]
@@ -76,6 +79,7 @@ class TakeJob:
                 cache.pin(takes[pin.take_id], pin.frame_index, request.before.index(pin.take_id))
                 for pin in request.pins
             ),
+            then=request.then,
         )
         pipeline, preview = app.pipeline, app.preview
         self._context_encoder = ContextEncoder(
@@ -117,6 +121,19 @@ class TakeJob:
         self.chunks.append(made)
         return made
 
+    def steer(self, caption: str, mode: SteerMode) -> Steer:
+        """Gives the take another caption from its next chunk on, and returns the switch.
+
+        Raises:
+            ValueError: It has no chunk yet, its last one is being made, or the caption is empty.
+        """
+        if self._app.pipeline.group is not None:
+            raise ValueError("a film that several processes make together cannot be steered; cut to a shot")
+        steer = self._shot.steering.steer(caption, mode)
+        then = self._shot.steering.until(self.request.num_chunks)
+        self.request = replace(self.request, then=then)
+        return steer
+
     def close(self) -> None:
         """Frees the memory of the generation."""
         self._stream.close()
@@ -153,6 +170,7 @@ class TakeJob:
             chunk_bytes=tuple(map(len, files.recording.fragments)),
             num_bytes=0,
             frame_sha256=hash_frames(files.frames),
+            then=self._shot.steering.until(num_chunks),
         )
         return _write_files(app, story_id, cache, record, files)
 
@@ -178,6 +196,7 @@ def shorten_take(
         was_cut=True,
         chunk_bytes=tuple(map(len, fragments)),
         frame_sha256=old.frame_sha256[: len(frames)],
+        then=steers_until(old.then, num_chunks),
     )
     files = TakeFiles(
         recording=Recording(header=recording.header, fragments=fragments),
@@ -198,7 +217,9 @@ def encode_take_memory(app: AppContext, record: TakeRecord, frames: Frames) -> T
         num_chunks=record.num_chunks,
         num_frames=len(frames),
         candidate_frames=chosen,
+        later_captions=tuple((app.num_frames(steer.chunk_index), steer.caption) for steer in record.then),
         latents=pipeline.encode_frames(frames[list(chosen)]),
+        then=record.then,
     )
 
 

@@ -1,8 +1,10 @@
 """The database record of a finished take: how it was generated, and the lengths and hashes of its files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from shotstream.story import ShotCaptions, Steer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +49,18 @@ class TakeRecord:
     """SHA-256 of each lossless frame."""
     file_sha256: Mapping[str, str] = field(default_factory=dict[str, str])
     """SHA-256 of each file, by file name; empty for takes of an earlier version."""
+    then: tuple[Steer, ...] = ()
+    """Captions that it got while it was generated, in order."""
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All its captions, in order."""
+        return (self.caption, *(steer.caption for steer in self.then))
+
+    @property
+    def told(self) -> ShotCaptions:
+        """Its caption, or all of them if it was steered."""
+        return self.captions if self.then else self.caption
 
     def to_document(self) -> dict[str, Any]:
         """Returns the record as plain values; `from_document` reads them."""
@@ -59,4 +73,15 @@ class TakeRecord:
         for name in ("before", "chunk_bytes", "frame_sha256"):
             values[name] = tuple(values[name])
         values["context"] = tuple(ContextFrameRecord(**frame) for frame in values["context"])
+        values["then"] = steers_from(values.get("then", ()))
         return cls(**values)
+
+
+def steers_from(documents: Iterable[Mapping[str, Any]]) -> tuple[Steer, ...]:
+    """Returns switches from plain values, as the database stores them."""
+    return tuple(Steer(**document) for document in documents)
+
+
+def steers_until(steers: Sequence[Steer], num_chunks: int) -> tuple[Steer, ...]:
+    """Returns the switches that a take of `num_chunks` chunks makes."""
+    return tuple(steer for steer in steers if steer.chunk_index < num_chunks)

@@ -39,6 +39,8 @@ Caption = Annotated[str, Field(max_length=MAX_CAPTION_CHARS), AfterValidator(_ch
 """A caption. Line breaks are kept; other control characters are refused."""
 Title = Annotated[str, Field(max_length=MAX_TITLE_CHARS), AfterValidator(_check_text)]
 NumChunks = Annotated[int, Field(ge=1, le=MAX_CHUNKS_PER_SHOT)]
+LaterChunk = Annotated[int, Field(ge=1, lt=MAX_CHUNKS_PER_SHOT)]
+"""Index of a chunk in its shot, after the first one."""
 Seed = Annotated[str, AfterValidator(_check_seed)]
 """A whole number from 0 to 2^63 - 1, as decimal text: JavaScript's numbers are exact only up to 2^53."""
 Index = Annotated[int, Field(ge=0, le=MAX_SHOTS)]

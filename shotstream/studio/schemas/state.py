@@ -2,7 +2,23 @@
 
 from typing import Literal
 
-from shotstream.studio.schemas.base import Caption, FrameIndex, Id, Message, NumChunks, Seed
+from pydantic import Field
+
+from shotstream.story import MAX_CHUNKS_PER_SHOT, SteerMode
+from shotstream.studio.schemas.base import Caption, FrameIndex, Id, LaterChunk, Message, NumChunks, Seed
+
+
+class Switch(Message):
+    """Another caption of a shot, from one of its chunks on."""
+
+    caption: Caption
+    """The caption of the shot from then on."""
+    chunk_index: LaterChunk
+    """The first chunk that has it, from 0; at least 1."""
+    mode: SteerMode = "recache"
+    """How the shot turns to it. recache: at once; blend: slowly, over 4 chunks; keep: only the words change,
+    what the shot remembers of itself does not.
+    """
 
 
 class NewShot(Message):
@@ -14,6 +30,8 @@ class NewShot(Message):
     """Length in chunks; null: the model's default length."""
     seed: Seed | None = None
     """Seed of the noise; null: derived from the story's seed and the shot's index."""
+    then: tuple[Switch, ...] = Field(default=(), max_length=MAX_CHUNKS_PER_SHOT, strict=False)
+    """Captions that it gets while it is generated, in order."""
 
 
 class Place(Message):
@@ -60,6 +78,8 @@ class TakeState(Message):
     take_id: Id
     caption: str
     """The caption it was generated from."""
+    then: tuple[Switch, ...]
+    """Captions that it got while it was generated, in order."""
     seed: Seed
     """The seed it was generated from."""
     num_chunks: int
@@ -83,6 +103,8 @@ class ShotState(Message):
 
     shot_id: Id
     caption: str
+    then: tuple[Switch, ...]
+    """Captions that it gets while it is generated, in order; `steer` adds one."""
     num_chunks: int | None
     seed: Seed | None
     status: ShotStatus
@@ -130,6 +152,8 @@ class Making(Message):
     """Requested length in chunks."""
     num_made: int
     """Chunks generated so far."""
+    seed: Seed
+    """The seed it is generated from."""
     film_frame: int
     """Film frame at which it begins."""
     context: tuple[ContextFrame, ...]
@@ -155,7 +179,7 @@ class StoryState(Message):
     shots: tuple[ShotState, ...]
     pins: tuple[PinState, ...]
     max_pins: int
-    """Maximum number of pins; 0: the model's context policy does not support pins."""
+    """Maximum number of pins; 0: the model's context has no place for them."""
     making: Making | None
     """The take that is being generated; null: none."""
     memory: tuple[ContextFrame, ...]

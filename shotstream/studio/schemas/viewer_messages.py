@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from shotstream.story import MAX_CHUNKS_PER_SHOT, SteerMode
 from shotstream.studio.schemas.base import Caption, Id, Index, Message, NumChunks, ReplyId, Seed, Title
-from shotstream.studio.schemas.state import NewShot, Place
+from shotstream.studio.schemas.state import NewShot, Place, Switch
 
 
 class Control(Message):
@@ -29,7 +30,7 @@ class AddShot(Control):
 
 
 class EditShot(Control):
-    """Change the caption, length or seed of a shot; null keeps a value.
+    """Change the captions, length or seed of a shot; null keeps a value.
 
     A finished shot becomes stale by a new caption or seed. A new length applies to its next take.
     """
@@ -37,6 +38,8 @@ class EditShot(Control):
     type: Literal["edit_shot"]
     shot_id: Id
     caption: Caption | None = None
+    then: Annotated[tuple[Switch, ...], Field(max_length=MAX_CHUNKS_PER_SHOT, strict=False)] | None = None
+    """Captions that it gets while it is generated, in order."""
     num_chunks: NumChunks | None = None
     seed: Seed | None = None
 
@@ -69,7 +72,7 @@ class Retake(Control):
     type: Literal["retake"]
     shot_id: Id
     caption: Caption | None = None
-    """Caption of the new take; null: unchanged."""
+    """Caption of the new take, which then has no other; null: unchanged, with those of `then`."""
     num_chunks: NumChunks | None = None
     """Length of the new take in chunks; null: unchanged."""
     seed: Seed | None = None
@@ -107,6 +110,18 @@ class Cut(Control):
     """A new shot to come next; null: the next shot of the film."""
 
 
+class Steer(Control):
+    """Give the shot that is being generated another caption, from its next chunk on.
+
+    `done` gives that chunk. The shot keeps the caption in `then`, for its later takes too.
+    """
+
+    type: Literal["steer"]
+    caption: Caption
+    mode: SteerMode = "recache"
+    """How the shot turns to it, as in Switch."""
+
+
 class Stop(Control):
     """End the shot that is being generated with its last finished chunk, and turn autoplay off."""
 
@@ -129,7 +144,9 @@ class EditStory(Control):
 
 
 class Undo(Control):
-    """Revert the last change. If a take is being generated, that is the last change. Turns autoplay off."""
+    """Revert the last change. If a take is being generated, that is the last change, unless a `steer` of it
+    is: the take is then generated again without it. Turns autoplay off.
+    """
 
     type: Literal["undo"]
 
@@ -203,6 +220,7 @@ AnyControl = (
     | RemakeStale
     | ChooseTake
     | Cut
+    | Steer
     | Stop
     | SetAutoplay
     | EditStory
