@@ -38,7 +38,7 @@ from shotstream.streaming.sequence_parallel import HeadParallel
 from shotstream.streaming.timing import Stopwatch
 from shotstream.text.text_encoder import TextEncoder
 from shotstream.theatre.caption_encoder import CaptionEncoder
-from shotstream.theatre.palette import LEAST_SHARE_IN_WORLD, share_of_equal_colours
+from shotstream.theatre.palette import LEAST_SHARE_IN_WORLD, share_in_palette
 from shotstream.theatre.reading.settled import SettledShot
 from shotstream.transfer import fetch, send
 from shotstream.vae.codec import Codec, DecodeState, StreamDecoder
@@ -310,22 +310,19 @@ class StreamingPipeline:
             reference=with_picture(reference, picture), latent=self.encode_frames(picture[None])[0]
         )
 
-    @torch.no_grad()
     def judge_reference(self, encoded: EncodedReference) -> str | None:
         """Returns a sentence that a reference's picture is not one of the model's world; None if it may be.
 
-        Only the theatre's world is known: a picture is of it if the codec can draw it.
+        Only the theatre's world is known; it is told by its colours.
         """
         if self.family != "theatre":
             return None
-        latent = send(encoded.latent, self.codec_device)[None, :, None]
-        drawn = to_frames(self.decode_levels(latent, None)[0])[0]
-        share = share_of_equal_colours(fitted_picture(encoded.reference, self.config.pixel_size), drawn)
+        share = share_in_palette(fitted_picture(encoded.reference, self.config.pixel_size))
         if share >= LEAST_SHARE_IN_WORLD:
             return None
         return (
-            f"reference @{encoded.reference.id}: its picture is not one of this model's world, which can "
-            f"draw {share:.0%} of it; shots will show what their captions say"
+            f"reference @{encoded.reference.id}: its picture is not one of this model's world, whose colours "
+            f"{share:.0%} of it has; shots will show what their captions say"
         )
 
     def decode(

@@ -121,10 +121,13 @@ def to_indices(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return nearest[inverse].reshape(rgb.shape[:-1])
 
 
-LEAST_SHARE_IN_WORLD: Final = 0.9
-"""Minimum share of its pixels that the codec draws in their colours, of a picture of this world."""
+LEAST_SHARE_IN_WORLD: Final = 0.95
+"""Minimum share of the pixels of a picture of this world that have its colours."""
+_NEAR: Final = 24
+"""Maximum distance of a colour in RGB from one of the palette, for pictures that were compressed."""
 
 
-def share_of_equal_colours(picture: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> float:
-    """Returns the share of the pixels of an RGB picture that have the nearest palette colour in another."""
-    return float((to_indices(picture) == to_indices(drawn)).mean())
+def share_in_palette(picture: NDArray[np.uint8]) -> float:
+    """Returns the share of the pixels of an RGB picture whose colour is, nearly, one of the palette."""
+    away = to_rgb(to_indices(picture)).astype(np.int64) - picture
+    return float(((away * away).sum(axis=-1) <= _NEAR**2).mean())

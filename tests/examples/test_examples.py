@@ -10,6 +10,7 @@ import pytest
 
 from shotstream.film import read_replay
 from shotstream.streaming.loading import load
+from shotstream.theatre.oracle.reading import read_shot
 from shotstream.video.video_io import read_frames
 from tests.studio.live_server import live_server
 
@@ -48,6 +49,18 @@ def test_direct_live() -> None:
     assert [len(frames) for frames in film] == [21, 9, 9]
     assert all(frames.dtype == np.uint8 and frames.shape[1:] == (48, 80, 3) for frames in film)
     assert not np.array_equal(film[1], film[2])
+
+
+@pytest.mark.slow
+def test_references_and_steering() -> None:
+    """The fox wears the scarf of its drawing from the first shot on; without a drawing it may wear any."""
+    example = _example("references_and_steering")
+    for scarf in ("scarf_cyan", "scarf_magenta"):
+        picture, *film = example.main(scarf)
+        assert picture.shape == (1, 48, 80, 3) and [len(frames) for frames in film] == [33, 33, 33]
+        for frames in film:
+            (actor,) = read_shot(frames[:21]).facts.actors
+            assert (actor.actor.species, actor.actor.colour, actor.actor.scarf) == ("fox", "red", scarf)
 
 
 @pytest.mark.slow
