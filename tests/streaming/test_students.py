@@ -238,7 +238,6 @@ def test_too_many_chunks_for_trained_positions_are_refused_in_one_line() -> None
         ({"cut_position": 45}, "cannot come back"),
         ({"rolling": True}, "set both or none"),
         ({"bank": 3, "rope": "cache_relative"}, "keep their positions"),
-        ({"rope": "relative"}, "rope"),
     ],
 )
 def test_rules_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
