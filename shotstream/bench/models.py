@@ -30,6 +30,7 @@ from shotstream.vae.wan_vae import WanVAEConfig, wan_vae_shapes
 from shotstream.weights.bundle import Bundle, read_bundle
 from shotstream.weights.hub import WAN, WeightsNotFoundError, bundle_config, resolve
 from shotstream.weights.official import PublishedWeights
+from shotstream.weights.students import STUDENTS
 
 WAN_TINY = "wan-tiny"
 """Name of a model of the Wan family that is small enough for a CPU; always random."""
@@ -103,9 +104,9 @@ def random_config(name: str, *, with_text: bool) -> dict[str, Any]:
     try:
         config = read_bundle(resolve(name), parts=()).config if name != WAN_TINY else _wan_config(WAN_TINY)
     except WeightsNotFoundError:
-        if name != WAN:
+        if name != WAN and name not in STUDENTS:
             raise
-        config = _wan_config(WAN)
+        config = _wan_config(name)
     films = {**config["engine"], "model_id": f"{config['engine']['model_id']} (random weights)"}
     config = {**config, "engine": films}
     if not with_text and films["family"] == "wan":
@@ -113,10 +114,18 @@ def random_config(name: str, *, with_text: bool) -> dict[str, Any]:
     return config
 
 
+def wan_tiny_config() -> DiTConfig:
+    """Returns the sizes of a transformer of the Wan family that is small enough for a CPU."""
+    return replace(wan_1_3b(), dim=48, ffn_dim=96, num_heads=2, num_layers=2, text_dim=32, text_length=16)
+
+
 def _wan_config(name: str) -> dict[str, Any]:
     dit, codec, text = wan_1_3b(), WanVAEConfig(), UMT5Config()
+    student = STUDENTS.get(name)
+    if student is not None and student.support == "no":
+        raise ValueError(f"{name} makes no film here: {student.note}")
     if name == WAN_TINY:
-        dit = replace(dit, dim=48, ffn_dim=96, num_heads=2, num_layers=2, text_dim=32, text_length=16)
+        dit = wan_tiny_config()
         codec = replace(codec, dim=8, num_res_blocks=1)
         text = replace(
             text, vocab_size=512, dim=32, dim_ffn=64, num_heads=2, num_layers=2, text_length=dit.text_length
@@ -129,6 +138,7 @@ def _wan_config(name: str) -> dict[str, Any]:
         text_config=text,
         text_encoder={},
         tokenizer=Path(),
+        student=student,
     )
     # Through JSON, so that tuples become lists, as in a bundle.
     return json.loads(json.dumps(bundle_config(published, name)))

@@ -294,6 +294,29 @@ def bench_threads(
     _run(measure, model, random, size, "cpu", options)
 
 
+@bench_app.command("students")
+def bench_students(
+    size: Annotated[str, typer.Option(help="Frame size HxW.")] = "64x96",
+    device: DeviceOption = "auto",
+    repeats: RepeatsOption = 20,
+) -> None:
+    """The schedules of all students, with tiny random weights: time for a latent frame."""
+    console = make_console()
+    with bad_input(), console.status("measuring") as status:
+        from shotstream.bench.models import parse_size
+        from shotstream.bench.students import bench_students
+        from shotstream.streaming.parts import choose_device
+
+        on_progress = status.update if console.is_terminal else _lines()
+        report = bench_students(
+            parse_size(size),
+            choose_device(device),
+            repeats,
+            lambda num_done: on_progress(f"{num_done} of {repeats} repetitions"),
+        )
+    _show(report)
+
+
 @bench_app.command("memory")
 def bench_memory(
     model: ModelOption = "wan-1.3b",

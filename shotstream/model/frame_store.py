@@ -104,7 +104,7 @@ class FramePass:
         parts = [(layer.keys[:, part], layer.values[:, part]) for part in past]
         if self.anchor is not None and layer.anchor is not None:
             first_keys, first_values = layer.anchor
-            parts.insert(0, (apply_rope(first_keys, self.anchor), first_values))
+            parts.insert(0, (apply_rope(first_keys.to(keys.dtype), self.anchor), first_values))
         parts.append((keys, values))
         return [torch.cat([part.to(keys.dtype) for part in of], dim=1) for of in zip(*parts, strict=True)]
 
@@ -304,10 +304,10 @@ class FrameStore:
         table, tokens = self._rope_at(places), slice(0, in_window * self._tokens)
         for layer in self.layers:
             assert layer.unturned is not None
-            layer.keys[:, tokens] = apply_rope(layer.unturned[:, tokens], table)
+            layer.keys[:, tokens] = apply_rope(_precise(layer.unturned[:, tokens]), table)
 
     def _average_sink(self, factor: float) -> None:
-        """Moves the sink towards the frames that leave the window now, in float32.
+        """Moves the sink towards the frames that leave the window now, in float32 or better.
 
         In bfloat16 most of an update would be rounded away.
         """
@@ -317,11 +317,11 @@ class FrameStore:
         stored = [(layer.unturned, layer.values) for layer in self.layers]
         if not self._averages:
             first = [(keys[:, sink], values[:, sink]) for keys, values in stored if keys is not None]
-            self._averages = [(keys.float().clone(), values.float().clone()) for keys, values in first]
+            self._averages = [(_precise(keys).clone(), _precise(values).clone()) for keys, values in first]
         for averages, buffers in zip(self._averages, stored, strict=True):
             for average, buffer in zip(averages, buffers, strict=True):
                 assert buffer is not None
-                average.mul_(factor).add_(buffer[:, gone].float(), alpha=1 - factor)
+                average.mul_(factor).add_(_precise(buffer[:, gone]), alpha=1 - factor)
                 buffer[:, sink] = average
 
     def _slot(self, frame: int) -> int:
@@ -347,3 +347,8 @@ class FrameStore:
             (self._range(slots[at], end - at), self._range(at, end - at))
             for at, end in pairwise([*edges, len(slots)])
         )
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Returns a tensor in float32 or better; 8-bit formats have no arithmetic of their own."""
+    return x.float() if x.dtype.itemsize < torch.float32.itemsize else x

@@ -5,7 +5,7 @@ and tells the cache when it is complete. What a pass attends to is the cache's k
 caches: `dual_cache` has a context and a shot, `frame_store` follows the rules of students without a context.
 """
 
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from shotstream.geometry import TokenGrid
 from shotstream.model.attention import Attend
@@ -14,6 +14,7 @@ Write = Literal["global", "local", "recache"]
 """What a pass writes: the context, the next chunk of the shot, or the newest frames of the shot once more."""
 
 
+@runtime_checkable
 class KeyCachePass(Protocol):
     """One forward pass over a cache, from `KeyCache.begin` to `KeyCache.finish`."""
 
@@ -22,10 +23,11 @@ class KeyCachePass(Protocol):
         ...
 
 
-PassT = TypeVar("PassT", bound=KeyCachePass)
+CachePassT = TypeVar("CachePassT", bound=KeyCachePass)
 
 
-class KeyCache(Protocol[PassT]):
+@runtime_checkable
+class KeyCache(Protocol[CachePassT]):
     """Keys and values of frames that were generated before."""
 
     batch: int
@@ -33,10 +35,10 @@ class KeyCache(Protocol[PassT]):
     token_grid: TokenGrid
     """Size of a latent frame in tokens."""
 
-    def begin(self, num_frames: int, chunk_index: int | None, write: Write | None) -> PassT:
+    def begin(self, num_frames: int, chunk_index: int | None, write: Write | None) -> CachePassT:
         """Returns the pass over `num_frames` latent frames; ValueError if the cache cannot serve it."""
         ...
 
-    def finish(self, done: PassT) -> None:
+    def finish(self, done: CachePassT) -> None:
         """Completes a pass after all layers."""
         ...

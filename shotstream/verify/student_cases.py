@@ -32,7 +32,7 @@ def student_case(golden: Golden, target: Target) -> Outputs:
     noise = video(golden.take("noise")).to(target.device)
     renoise = golden.take("renoise").to(target.device)
     captions = golden.take("prompt_embeds").to(target.device)
-    given = video(golden.take("initial_latents")) if config.get("num_initial_frames") else None
+    given = video(golden.take("initial_latents")) if "initial_latents" in golden.tensors else None
     batch, chunk_frames = noise.shape[0], dit.config.chunk_latent_frames
     levels = step_levels(rules.steps, rules.shift, rules.step_scale)
     first_levels = step_levels(rules.first_chunk_steps or rules.steps, rules.shift, rules.step_scale)

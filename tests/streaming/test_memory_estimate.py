@@ -1,6 +1,6 @@
 """What a film needs of memory: counted as it is, and the same on tensors without contents."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from shotstream.streaming.memory_estimate import (
 )
 from shotstream.streaming.parts import load_codec, load_dit
 from shotstream.weights.bundle import Bundle
+from shotstream.weights.students import STUDENTS
 
 SMALL = PixelSize(32, 48)
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -70,6 +71,23 @@ def test_a_visiting_text_encoder_needs_its_largest_layer_in_the_films_dtype() ->
             needed = memory_estimate._text_bytes(tensors, dtype, inference_options)  # pyright: ignore[reportPrivateUsage]
             assert needed == num_numbers * dtype.itemsize
     assert memory_estimate._text_bytes({}, torch.float32, InferenceOptions(offload_text=True)) == 0  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", ["longlive", "memflow", "reward-forcing", "rolling-forcing"])
+def test_a_student_needs_its_window_and_not_its_shot(tmp_path: Path, name: str) -> None:
+    base, student = tiny_bundle(tmp_path), random_config(name, with_text=False)
+    rules = STUDENTS[name].rules
+    assert rules is not None
+    engine = {**student["engine"], "pixel_size": asdict(SMALL)}
+    dit = {**base.config["dit"], "num_context_frames": 0, "window_chunks": 4}
+    bundle = replace(base, config={**base.config, "engine": engine, "dit": dit})
+    estimate = estimate_film_memory(bundle, torch.float32, InferenceOptions())
+    pipeline = assemble_pipeline(
+        bundle, CPU, Choice(dtype=torch.float32, inference_options=InferenceOptions())
+    )
+    captions = 2 * 2 * dit["num_layers"] * dit["text_length"] * dit["dim"] * 4
+    assert estimate.caches == pipeline.borrow_cache().num_bytes + captions
+    assert estimate.transient > 0
 
 
 @pytest.mark.slow
