@@ -31,7 +31,7 @@ from shotstream.studio.limits import Limits
 from shotstream.studio.media_store import MediaStore
 from shotstream.studio.metrics import Metrics
 from shotstream.studio.proxy import ForwardedHeadersMiddleware
-from shotstream.studio.routers import exports, health, model, stories, takes, viewer_socket
+from shotstream.studio.routers import exports, health, model, pictures, stories, takes, viewer_socket
 from shotstream.studio.security import SecurityMiddleware
 from shotstream.studio.storage_errors import explain_failure
 from shotstream.studio.story_manager import StoryManager
@@ -105,7 +105,7 @@ def create_app(
     app.add_middleware(
         ForwardedHeadersMiddleware, root_path=settings.root_path, trusted=settings.trusted_proxies
     )
-    for routes in (model, stories, takes, exports, viewer_socket, health):
+    for routes in (model, stories, pictures, takes, exports, viewer_socket, health):
         app.include_router(routes.router)
     _add_web_client(app)
     return app

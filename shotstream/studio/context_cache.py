@@ -13,9 +13,12 @@ from shotstream.streaming.context_sampling import (
     choose_context,
     frame_candidates,
     kept_frames,
+    max_pictures,
 )
+from shotstream.streaming.references import EncodedReference
 from shotstream.streaming.saved_session import Pin, Take
 from shotstream.studio.app_context import AppContext
+from shotstream.studio.cast import CastEntry
 from shotstream.studio.shot_list import PinnedFrame, ShotList
 from shotstream.studio.take_record import ContextFrameRecord, TakeRecord
 
@@ -28,6 +31,7 @@ class ContextCache:
         self._story_id = story_id
         self._takes: dict[str, Take] = {}
         self._pins: dict[tuple[str, int], Any] = {}
+        self._references: dict[str, EncodedReference] = {}
 
     def add(self, take_id: str, take: Take) -> None:
         """Adds the memory of a take that was just generated."""
@@ -85,6 +89,34 @@ class ContextCache:
             self._pins[key] = self._app.pipeline.encode_frames(frame[None])[0]
         return Pin(shot_index=shot_index, latent=self._pins[key])
 
+    def references(
+        self, cast: Sequence[CastEntry], seen: Sequence[CastEntry]
+    ) -> tuple[EncodedReference, ...]:
+        """Returns the references of a cast; those that the shot does not see have no latent.
+
+        Raises:
+            ValueError: The picture of one that it sees is missing.
+        """
+        return tuple(
+            EncodedReference(
+                reference=entry.as_reference(),
+                latent=self.reference_latent(entry) if entry in seen else torch.empty(0, 0, 0),
+            )
+            for entry in cast
+        )
+
+    def reference_latent(self, entry: CastEntry) -> torch.Tensor:
+        """Returns the latent of a reference's picture; raises ValueError if the picture is missing."""
+        picture_id = entry.picture_id
+        if picture_id is None or (image := self._app.store.picture(self._story_id, picture_id)) is None:
+            named = f" ({entry.file_name})" if entry.file_name else ""
+            raise ValueError(
+                f"the picture of @{entry.reference_id} is missing{named}; add it under Cast, and try again"
+            )
+        if picture_id not in self._references:
+            self._references[picture_id] = self._app.pipeline.encode_reference(entry.as_reference(image))
+        return self._references[picture_id].latent
+
 
 def plan_context(
     app: AppContext,
@@ -93,19 +125,27 @@ def plan_context(
     index: int,
     takes: Mapping[str, TakeRecord],
     caption: str,
+    seen: Sequence[CastEntry],
 ) -> tuple[ContextFrameRecord, ...]:
-    """Returns the frames that condition a shot with `caption` at `index`, oldest shot first."""
+    """Returns the frames that condition a shot with `caption` at `index`, oldest shot first.
+
+    References that it sees (`seen`) take places before them. If more pictures are mandatory than the model
+    has places for, none is planned, and the shot fails with the engine's reason.
+    """
     film = shot_list.take_ids(index)
-    if not film:
-        return ()
     pipeline = app.pipeline
     pins = shot_list.pins_before(index)
+    if not film or len(seen) + len(pins) > max_pictures(pipeline.context_budget):
+        return ()
     pins_of = [[pin for pin in pins if pin.take_id == take_id] for take_id in film]
     plan = choose_context(
         [
-            candidate
-            for shot_index, take_id in enumerate(film)
-            for candidate in _candidates(app, cache, takes[take_id], shot_index, pins_of[shot_index])
+            *_reference_candidates(cache, seen),
+            *(
+                candidate
+                for shot_index, take_id in enumerate(film)
+                for candidate in _candidates(app, cache, takes[take_id], shot_index, pins_of[shot_index])
+            ),
         ],
         NextShot(index=len(film), caption=caption),
         pipeline.context_budget,
@@ -114,6 +154,8 @@ def plan_context(
     frames: list[ContextFrameRecord] = []
     for slot in plan.slots:
         chosen = slot.candidate
+        if chosen.shot_index < 0:
+            continue  # A reference, whose phase is its place among those that are seen.
         pin = None if chosen.pin_index is None else pins_of[chosen.shot_index][chosen.pin_index]
         frame_index = chosen.frame_index if pin is None else pin.frame_index
         assert frame_index is not None
@@ -126,6 +168,20 @@ def plan_context(
             )
         )
     return tuple(frames)
+
+
+def _reference_candidates(cache: ContextCache, seen: Sequence[CastEntry]) -> list[ContextCandidate]:
+    return [
+        ContextCandidate(
+            shot_index=shot_index,
+            frame_index=None,
+            pin_index=0,
+            shot_num_frames=1,
+            caption=entry.caption,
+            latent=partial(cache.reference_latent, entry),
+        )
+        for shot_index, entry in enumerate(seen, start=-len(seen))
+    ]
 
 
 def _candidates(

@@ -11,7 +11,19 @@ from functools import singledispatch
 from shotstream.streaming.context_sampling import NO_MEMORY, max_pictures
 from shotstream.streaming.noise import derive_seed
 from shotstream.studio.api_error import ApiError
-from shotstream.studio.checks import check_caption_length, check_shot_length, new_shot_entry, steers_of
+from shotstream.studio.cast_handlers import (
+    handle_add_reference,
+    handle_edit_reference,
+    handle_remove_reference,
+)
+from shotstream.studio.checks import (
+    check_caption_length,
+    check_cast,
+    check_shot_length,
+    check_told,
+    new_shot_entry,
+    steers_of,
+)
 from shotstream.studio.effects import effect_at, effect_at_next, effect_at_shot, find_shot, truncate
 from shotstream.studio.history import QueuedTake
 from shotstream.studio.ids import new_id
@@ -58,13 +70,16 @@ def apply_control(control: AnyControl, story: OpenStory) -> Effect:  # noqa: ARG
     raise AssertionError(f"no such control: {control}")
 
 
-apply_control.register(handle_steer)
+for _handle in (handle_steer, handle_add_reference, handle_edit_reference, handle_remove_reference):
+    apply_control.register(_handle)
 
 
 @apply_control.register
 def handle_add_shot(control: AddShot, story: OpenStory) -> Effect:
     """Adds a shot to the film; see `AddShot`."""
     shot = new_shot_entry(control.shot, story.app.limits)
+    at = len(story.shot_list.shots) if control.index is None else control.index
+    check_told(story.shot_list, story.app.pipeline.context_budget, shot.captions, at)
     shot_list = _insert_shot(story, story.shot_list, shot, control.index)
     story.commit(shot_list, f"Add {truncate(shot.caption)}")
     return effect_at_shot(story, shot.shot_id)
@@ -84,6 +99,8 @@ def handle_edit_shot(control: EditShot, story: OpenStory) -> Effect:
         shot = replace(shot, num_chunks=control.num_chunks)
     if control.seed is not None:
         shot = replace(shot, seed=int(control.seed))
+    if control.caption is not None or control.then is not None:
+        check_told(story.shot_list, story.app.pipeline.context_budget, shot.captions, index)
     story.commit(story.shot_list.with_shot(shot), f"Edit shot {index + 1}")
     _clear_failure(story, shot.shot_id)
     return effect_at_shot(story, shot.shot_id)
@@ -128,6 +145,7 @@ def handle_retake(control: Retake, story: OpenStory) -> Effect:
         raise ApiError("refused", f"shot {index + 1} has no take yet; generate it first")
     if control.caption is not None:
         check_caption_length(control.caption, story.app.limits)
+        check_told(story.shot_list, story.app.pipeline.context_budget, (control.caption,), index)
     check_shot_length(control.num_chunks, story.app.limits)
     used = {take.seed for take in story.history.takes.values() if take.shot_id == shot.shot_id}
     seed = story.history.takes[shot.take_id].seed if control.seed is None else int(control.seed)
@@ -167,6 +185,7 @@ def handle_choose_take(control: ChooseTake, story: OpenStory) -> Effect:
     take = story.history.takes.get(control.take_id)
     if take is None or take.shot_id != shot.shot_id:
         raise ApiError("not_found", f"shot {index + 1} has no such take")
+    check_told(story.shot_list, story.app.pipeline.context_budget, take.captions, index)
     chosen = replace(
         shot,
         take_id=take.take_id,
@@ -190,6 +209,8 @@ def handle_cut(control: Cut, story: OpenStory) -> Effect:
     if added is not None:
         _check_shot_count(story, story.shot_list)
     index, keep = _playing_shot(story, control.playing)
+    if added is not None:
+        check_told(story.shot_list, story.app.pipeline.context_budget, added.captions, index + 1)
     shot_list, ended, record = story.shot_list, None, None
     shot = shot_list.shots[index]
     old = None if shot.take_id is None else story.history.takes[shot.take_id]
@@ -267,6 +288,7 @@ def handle_edit_story(control: EditStory, story: OpenStory) -> Effect:
     if control.global_caption is not None:
         check_caption_length(control.global_caption, story.app.limits)
         shot_list = replace(shot_list, global_caption=control.global_caption)
+        check_told(shot_list, story.app.pipeline.context_budget, (), len(shot_list.shots))
     if shot_list == old:
         return effect_at(story, len(old.shots))
     story.commit(shot_list, "Edit the story")
@@ -333,7 +355,10 @@ def handle_pin(control: Pin, story: OpenStory) -> Effect:
     if any((p.take_id, p.frame_index) == (frame.take_id, frame.frame_index) for p in shot_list.pins):
         raise ApiError("refused", "that frame is pinned already")
     pin = PinnedFrame(pin_id=new_id(), take_id=frame.take_id, frame_index=frame.frame_index)
-    story.commit(replace(shot_list, pins=(*shot_list.pins, pin)), "Pin a frame")
+    pinned = replace(shot_list, pins=(*shot_list.pins, pin))
+    if shot_list.cast:
+        check_cast(pinned, story.history.takes, pipeline.context_budget)
+    story.commit(pinned, "Pin a frame")
     return effect_at_next(story)
 
 

@@ -19,10 +19,10 @@ from PIL import Image
 
 from shotstream.film.replay import Environment, FilmPlan, Pins, Replay
 from shotstream.film.storyboard import Panel, draw_storyboard
-from shotstream.film.subtitles import subtitles, web_subtitles
+from shotstream.film.subtitles import subtitles, told_parts, web_subtitles
 from shotstream.film.timeline import MAX_EDL_SHOTS, Timeline
 from shotstream.film.wrapping import one_line, shorten
-from shotstream.story import Shot, Story
+from shotstream.story import Reference, Shot, Story
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.app_context import AppContext
 from shotstream.studio.shot_list import ShotList, stale_reasons
@@ -129,11 +129,13 @@ class Exporter:
 
     def srt(self) -> str:
         """Returns the captions as SubRip subtitles."""
-        return subtitles(self._timeline.captions, self._timeline.shot_num_frames, self._fps)
+        captions, lengths = self._told_parts
+        return subtitles(captions, lengths, self._fps)
 
     def vtt(self) -> str:
         """Returns the captions as WebVTT subtitles."""
-        return web_subtitles(self._timeline.captions, self._timeline.shot_num_frames, self._fps)
+        captions, lengths = self._told_parts
+        return web_subtitles(captions, lengths, self._fps)
 
     def edl(self) -> str:
         """Returns the cuts as a CMX 3600 EDL; raises ApiError for more shots than it can number."""
@@ -177,7 +179,7 @@ class Exporter:
         panels = [
             Panel(
                 picture=self._app.media.read_frame(self._snapshot.story_id, take, take.num_frames // 2),
-                caption=take.caption,
+                caption=_in_one(take),
                 duration_s=float(take.num_frames / Fraction(self._fps)),
             )
             for take in self._takes
@@ -189,7 +191,9 @@ class Exporter:
 
     def story_yaml(self) -> str:
         """Returns the film as a story file (YAML), with the lengths and seeds of its takes."""
-        return yaml.safe_dump(self._story().to_document(), allow_unicode=True, sort_keys=False)
+        return yaml.safe_dump(
+            self._story(self._references()).to_document(), allow_unicode=True, sort_keys=False
+        )
 
     def replay(self) -> str:
         """Returns the replay file (JSON).
@@ -206,7 +210,7 @@ class Exporter:
                         "refused", f"shot {number} is not generated yet; generate it, or remove it"
                     )
                 continue
-            if "context" in stale_reasons(shot_list, number - 1, takes):
+            if {"context", "cast"} & set(stale_reasons(shot_list, number - 1, takes)):
                 raise ApiError("refused", f"shot {number} is stale; generate it again")
             if takes[shot.take_id].global_caption != shot_list.global_caption:
                 raise ApiError(
@@ -230,7 +234,7 @@ class Exporter:
             context_policy=pipeline.context_policy,
             num_steps=first.num_steps,
             seed=self._snapshot.seed,
-            story=self._story(),
+            story=self._story(self._references()),
             pins=self._pins(),
         )
         return Replay(
@@ -252,8 +256,24 @@ class Exporter:
         )
         return pins if any(pins) else ()
 
-    def _story(self) -> Story:
+    @property
+    def _told_parts(self) -> tuple[list[str], list[int]]:
+        """All captions of the film, and the frames that each lasts."""
+        lengths = [take.num_frames for take in self._takes]
+        return told_parts(self._story().shots, lengths, self._app.num_frames)
+
+    def _references(self) -> tuple[Reference, ...]:
+        """Returns the references that have a picture, which is a part of them."""
+        store, story_id = self._app.store, self._snapshot.story_id
+        images = (
+            (entry, store.picture(story_id, entry.picture_id or ""))
+            for entry in self._snapshot.shot_list.cast
+        )
+        return tuple(entry.as_reference(image) for entry, image in images if image is not None)
+
+    def _story(self, references: tuple[Reference, ...] = ()) -> Story:
         return Story(
+            references=references,
             title=self._snapshot.shot_list.title,
             global_caption=self._snapshot.shot_list.global_caption,
             shots=tuple(
@@ -269,10 +289,15 @@ class Exporter:
     def _timeline(self) -> Timeline:
         return Timeline(
             title=self._snapshot.shot_list.title,
-            captions=tuple(take.caption for take in self._takes),
+            captions=tuple(map(_in_one, self._takes)),
             shot_num_frames=tuple(take.num_frames for take in self._takes),
             fps=self._fps,
         )
+
+
+def _in_one(take: TakeRecord) -> str:
+    """Returns all captions of a take in one text."""
+    return " / ".join(take.captions)
 
 
 def _origin(take: TakeRecord) -> tuple[object, ...]:

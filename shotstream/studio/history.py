@@ -11,6 +11,7 @@ from typing import Any
 
 from shotstream.story import Steer
 from shotstream.studio.api_error import ApiError
+from shotstream.studio.cast import StoredPicture
 from shotstream.studio.ids import new_id
 from shotstream.studio.limits import Limits
 from shotstream.studio.shot_list import ShotList
@@ -51,6 +52,8 @@ class History:
             entry["shot_id"]: QueuedTake.from_document(entry) for entry in stored.wanted
         }
         self.takes: dict[str, TakeRecord] = {take.take_id: take for take in stored.takes}
+        self.pictures: dict[str, StoredPicture] = {one.picture_id: one for one in stored.pictures}
+        """The pictures of its references, by their ids."""
         self.branches: dict[str, StoredBranch] = {branch.branch_id: branch for branch in stored.branches}
         self._load_branch(self.branches[stored.branch_id])
 
@@ -131,6 +134,12 @@ class History:
         parent_id = self._save(branch, queue, plays, step, takes, may_grow)
         self.takes |= {take.take_id: take for take in takes}
         self._step, self._redo_stack = replace(step, parent_id=parent_id), []
+
+    def add_picture(self, picture: StoredPicture, image: str) -> None:
+        """Stores a picture, a data URI, unless the story has it; no step of the history."""
+        if picture.picture_id not in self.pictures:
+            self._store.save_picture(self.story_id, picture, image)
+            self.pictures[picture.picture_id] = picture
 
     def set_queue(self, *, autoplay: bool | None = None, queue: dict[str, QueuedTake] | None = None) -> None:
         """Sets autoplay and the queue. This is no step of the history: the shot list does not change."""

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, fields
 
-from shotstream.story import MAX_CAPTION_CHARS, MAX_CHUNKS_PER_SHOT, MAX_SHOTS
+from shotstream.story import MAX_CAPTION_CHARS, MAX_CHUNKS_PER_SHOT, MAX_SHOTS, MAX_STORY_BYTES
+from shotstream.video.pictures import MAX_PICTURE_BYTES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +20,8 @@ class Limits:
     """Shots of a story."""
     chunks_per_shot: int = 30
     """Chunks of a shot."""
+    references: int = 50
+    """References of a story, of which a shot sees as many as the model's context has places for."""
     branches: int = 50
     """Branches of a story."""
     stories: int = 500
@@ -30,7 +33,15 @@ class Limits:
     messages_per_s: float = 40.0
     """Average rate of a viewer's messages; a burst may hold those of two seconds."""
     upload_bytes: int = 64 * 2**10
-    """Bytes of one message, or of the body of one request."""
+    """Bytes of one message, or of the body of one request, except a picture or a story file."""
+    picture_bytes: int = MAX_PICTURE_BYTES
+    """Bytes of a picture's file."""
+    story_bytes: int = MAX_STORY_BYTES
+    """Bytes of a story file."""
+    uploads: int = 2
+    """Pictures and story files that are received at the same time."""
+    upload_s: float = 120.0
+    """Seconds for a picture or a story file to arrive."""
     wrong_tokens: int = 60
     """Wrong tokens per minute from one address; more are answered with 429."""
     connections: int = 512
@@ -38,7 +49,7 @@ class Limits:
     request_s: float = 10.0
     """Seconds for the headers of a request, from the connection's start or the last answer's end."""
     body_s: float = 20.0
-    """Seconds for the body of a request."""
+    """Seconds for the body of any other request."""
     unread_s: float = 30.0
     """Seconds after which a connection is closed if the peer does not read."""
     look_ahead_s: float = 6.0

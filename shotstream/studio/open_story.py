@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -323,15 +322,7 @@ class OpenStory:
     def discard_outdated_job(self) -> None:
         """Marks the story as changed, and discards the running job if its inputs have changed."""
         self.mark_changed()
-        if self.job is None:
-            return
-        index = self.shot_list.index_of(self.job.request.shot_id)
-        request = self.job.request
-        if (
-            index is None
-            or replace(schedule.take_request(self, index), pins=request.pins, context=request.context)
-            != request
-        ):
+        if self.job is not None and schedule.is_outdated(self, self.job.request):
             self.discard_job()
 
     def close(self) -> None:

@@ -89,6 +89,7 @@ def _shot_request(
                 if frame.pin_id is not None
             ),
             then=record.then,
+            references=cache.references(record.cast, record.seen),
         )
     except CorruptTakeError as error:
         return error.take_id

@@ -1,8 +1,10 @@
 """The schedule of an open story: which shot is generated next, its inputs, and the look-ahead."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shotstream.streaming.noise import shot_seed
+from shotstream.studio.cast import look
 from shotstream.studio.context_cache import plan_context
 from shotstream.studio.history import QueuedTake
 from shotstream.studio.shot_list import start_frames
@@ -73,7 +75,7 @@ def take_request(story: "OpenStory", index: int) -> TakeRequest:
     if seed is None and shot.take_id is not None:
         seed = story.history.takes[shot.take_id].seed
     num_chunks = queued.num_chunks or shot.num_chunks or story.app.pipeline.num_chunks
-    return TakeRequest(
+    request = TakeRequest(
         shot_id=shot.shot_id,
         index=index,
         caption=queued.caption or shot.caption,
@@ -83,12 +85,29 @@ def take_request(story: "OpenStory", index: int) -> TakeRequest:
         then=steers_until(shot.then if queued.then is None else queued.then, num_chunks),
         before=story.shot_list.take_ids(index),
         pins=story.shot_list.pins_before(index),
-        context=plan_context(
-            story.app,
-            story.cache,
-            story.shot_list,
-            index,
-            story.history.takes,
-            queued.caption or shot.caption,
-        ),
+        context=(),
+        cast=story.shot_list.cast,
     )
+    context = plan_context(
+        story.app,
+        story.cache,
+        story.shot_list,
+        index,
+        story.history.takes,
+        request.caption,
+        request.seen,
+    )
+    return replace(request, context=context)
+
+
+def is_outdated(story: "OpenStory", request: TakeRequest) -> bool:
+    """Returns whether the inputs of a take that is being generated have changed.
+
+    Another pin, or another reference that it does not see, is for the shots after it.
+    """
+    index = story.shot_list.index_of(request.shot_id)
+    if index is None:
+        return True
+    now = take_request(story, index)
+    kept = replace(now, pins=request.pins, context=request.context, cast=request.cast)
+    return kept != request or look(now.seen) != look(request.seen)

@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from html import escape
@@ -32,6 +33,7 @@ MIN_TOKEN_CHARS = 16
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PORTS = {"http": 80, "https": 443}
 _SCHEMES = {"ws": "http", "wss": "https"}
+_UPLOADS = re.compile(r"/api/stories/(import|(?P<pictures>[0-9a-f]{16}/pictures))")
 _MOST_DRAINED_BYTES = 2**20
 _LONGEST_DRAIN_S = 1.0
 _HEADERS = {
@@ -77,6 +79,7 @@ class SecurityMiddleware:
         self._app = app
         self._token = token
         self._limits = limits
+        self._num_uploads = 0
         self._wrong = TokenBuckets(limits.wrong_tokens / 60, float(limits.wrong_tokens))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +93,7 @@ class SecurityMiddleware:
             return
         refusal = self._check_request(scope, Headers(scope=scope))
         if refusal is None:
-            body = await _read_body(receive, self._limits)
+            body = await self._read_body(scope, receive)
             if isinstance(body, bytes):
                 try:
                     await self._app(scope, _replay_body(body, receive), _with_headers(send))
@@ -128,9 +131,26 @@ class SecurityMiddleware:
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             return _refused(400, "malformed", "Content-Length is not a number", headers)
-        if int(length) > self._limits.upload_bytes:
-            return _drain_and_refuse(self._limits)
+        most = _max_bytes(scope, self._limits)
+        if int(length) > most:
+            return _drain_and_refuse(most)
         return None
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> "bytes | ASGIApp":
+        """Returns the complete body of a request, or the answer to one that is not taken.
+
+        Few large ones are read at the same time, because they are held in memory.
+        """
+        most = _max_bytes(scope, self._limits)
+        if most <= self._limits.upload_bytes:
+            return await _read_body(receive, most, self._limits.body_s)
+        if self._num_uploads >= self._limits.uploads:
+            return _plain(503, "busy", "other files are being received; try again", {"retry-after": "2"})
+        self._num_uploads += 1
+        try:
+            return await _read_body(receive, most, self._limits.upload_s)
+        finally:
+            self._num_uploads -= 1
 
     def _check_token(self, scope: Scope, headers: Headers, path: str) -> "ASGIApp | None":
         """Returns the redirect after a login, or the refusal; None: the request has token or cookie."""
@@ -270,22 +290,29 @@ def _host_name(host: str) -> str:
         return ""
 
 
-async def _read_body(receive: Receive, limits: Limits) -> "bytes | ASGIApp":
+def _max_bytes(scope: Scope, limits: Limits) -> int:
+    """Returns the number of bytes that the body of a request may have."""
+    if scope["method"] == "POST" and (found := _UPLOADS.fullmatch(path_in_app(scope))):
+        return limits.picture_bytes if found["pictures"] else limits.story_bytes
+    return limits.upload_bytes
+
+
+async def _read_body(receive: Receive, most: int, limit_s: float) -> "bytes | ASGIApp":
     """Returns the complete body of a request, or the answer to one that is too large, slow or broken off."""
     body = bytearray()
-    end_s = time.monotonic() + limits.body_s
+    end_s = time.monotonic() + limit_s
     while True:
         message: Message | None = None
         with anyio.move_on_after(end_s - time.monotonic()):
             message = await receive()
         if message is None:
-            reason = f"the body did not arrive within {limits.body_s:g} s"
+            reason = f"the body did not arrive within {limit_s:g} s"
             return _plain(408, "refused", reason, {"connection": "close"})
         if message["type"] == "http.disconnect":
             return _plain(400, "malformed", "the body was broken off")
         body += message.get("body", b"")
-        if len(body) > limits.upload_bytes:
-            return _drain_and_refuse(limits) if message.get("more_body", False) else _too_large_answer(limits)
+        if len(body) > most:
+            return _drain_and_refuse(most) if message.get("more_body", False) else _too_large_answer(most)
         if not message.get("more_body", False):
             return bytes(body)
 
@@ -312,11 +339,11 @@ def _with_headers(send: Send) -> Send:
     return sent
 
 
-def _too_large_answer(limits: Limits) -> ASGIApp:
-    return _plain(413, "too_large", f"at most {limits.upload_bytes} bytes are taken")
+def _too_large_answer(most: int) -> ASGIApp:
+    return _plain(413, "too_large", f"at most {most} bytes are taken")
 
 
-def _drain_and_refuse(limits: Limits) -> ASGIApp:
+def _drain_and_refuse(most: int) -> ASGIApp:
     """Returns the answer to a body that is too large and still arriving: reads up to 1 MiB of it first.
 
     If a connection is closed while bytes are unread, the client gets a reset and loses the answer.
@@ -330,7 +357,7 @@ def _drain_and_refuse(limits: Limits) -> ASGIApp:
                 left -= len(message.get("body", b""))
                 if not message.get("more_body", False):
                     break
-        await _too_large_answer(limits)(scope, receive, send)
+        await _too_large_answer(most)(scope, receive, send)
 
     return answer
 

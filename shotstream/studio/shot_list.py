@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from shotstream.story import Steer
+from shotstream.studio.cast import CastEntry, cast_from, look, seen_by
 from shotstream.studio.schemas.state import StaleReason
 from shotstream.studio.take_record import TakeRecord, steers_from, steers_until
 
@@ -28,6 +29,11 @@ class ShotEntry:
     then: tuple[Steer, ...] = ()
     """Captions that the shot gets while it runs, in order; those beyond a take's length are not made."""
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All its captions, in order."""
+        return (self.caption, *(steer.caption for steer in self.then))
+
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "ShotEntry":
         """Returns the entry that `ShotList.to_document` wrote; earlier versions had no `then`."""
@@ -46,22 +52,25 @@ class PinnedFrame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotList:
-    """A version of a story: its title, global caption, shots and pinned frames."""
+    """A version of a story: its title, global caption, shots, pinned frames and cast."""
 
     title: str
     global_caption: str
     shots: tuple[ShotEntry, ...] = ()
     pins: tuple[PinnedFrame, ...] = ()
+    cast: tuple[CastEntry, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Returns the shot list as plain values, as the database stores them; `from_document` reads them."""
         # Databases have always called the shots "cards".
-        return {
+        document = {
             "title": self.title,
             "global_caption": self.global_caption,
             "cards": tuple(_without_empty(asdict(shot), "then") for shot in self.shots),
             "pins": tuple(asdict(pin) for pin in self.pins),
+            "cast": tuple(asdict(entry) for entry in self.cast),
         }
+        return _without_empty(document, "cast")
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "ShotList":
@@ -71,6 +80,7 @@ class ShotList:
             global_caption=document["global_caption"],
             shots=tuple(map(ShotEntry.from_document, document["cards"])),
             pins=tuple(PinnedFrame(**pin) for pin in document["pins"]),
+            cast=cast_from(document.get("cast", ())),
         )
 
     def index_of(self, shot_id: str) -> int | None:
@@ -86,6 +96,11 @@ class ShotList:
     def take_ids(self, before: int | None = None) -> tuple[str, ...]:
         """Returns the ids of the chosen takes, in order: of all shots, or of those before index `before`."""
         return tuple(shot.take_id for shot in self.shots[:before] if shot.take_id is not None)
+
+    def seen_at(self, index: int) -> tuple[CastEntry, ...]:
+        """Returns the references that the next take of the shot at `index` sees; past the end, a new shot."""
+        told = [caption for shot in self.shots[index : index + 1] for caption in shot.captions]
+        return seen_by(self.cast, len(self.take_ids(index)), self.global_caption, *told)
 
     def pins_before(self, index: int) -> tuple[PinnedFrame, ...]:
         """Returns the pins that condition a shot at `index`, in the order of pinning."""
@@ -115,6 +130,10 @@ def stale_reasons(
         reasons.append("global_caption")
     if shot.seed is not None and shot.seed != take.seed:
         reasons.append("seed")
+    told = (take.global_caption, *take.captions)
+    now = seen_by(shot_list.cast, len(shot_list.take_ids(index)), *told)
+    if look(now) != look(seen_by(take.cast, len(take.before), *told)):
+        reasons.append("cast")
     return tuple(reasons)
 
 
@@ -124,7 +143,14 @@ def first_difference(old: ShotList, new: ShotList) -> int:
     shorter = min(len(old.shots), len(new.shots))
     if old.global_caption != new.global_caption:
         return 0
-    return next((index for index, (mine, other) in enumerate(pairs) if mine != other), shorter)
+    return next(
+        (
+            index
+            for index, (mine, other) in enumerate(pairs)
+            if mine != other or look(old.seen_at(index)) != look(new.seen_at(index))
+        ),
+        shorter,
+    )
 
 
 def start_frames(shot_list: ShotList, takes: Mapping[str, TakeRecord]) -> Sequence[int]:

@@ -4,13 +4,16 @@ from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from shotstream.streaming.references import cite, cited
 from shotstream.studio.api_error import ApiError
+from shotstream.studio.cast import references_of
 from shotstream.studio.checks import check_caption_length
 from shotstream.studio.effects import effect_at, truncate
 from shotstream.studio.history import QueuedTake
 from shotstream.studio.open_story import OpenStory
 from shotstream.studio.schemas.state import Effect
 from shotstream.studio.schemas.viewer_messages import Steer
+from shotstream.studio.take_job import TakeJob
 
 
 def handle_steer(control: Steer, story: OpenStory) -> Effect:
@@ -19,6 +22,7 @@ def handle_steer(control: Steer, story: OpenStory) -> Effect:
     if job is None:
         raise ApiError("refused", "no shot is being made; cut to a new shot with this caption")
     check_caption_length(control.caption, story.app.limits)
+    _check_citations(control.caption, job)
     request, queue = job.request, story.history.queue
     queued = queue.get(request.shot_id)
     before = replace(queued or QueuedTake(shot_id=request.shot_id), then=request.then)
@@ -37,3 +41,18 @@ def handle_steer(control: Steer, story: OpenStory) -> Effect:
         raise
     story.steered_at[story.history.step_id] = before
     return effect_at(story, request.index, steer.chunk_index)
+
+
+def _check_citations(caption: str, job: TakeJob) -> None:
+    """Raises ApiError if a caption cites what is no reference, or one that the running take does not see."""
+    try:
+        cite(caption, references_of(job.request.cast))
+    except ValueError as error:
+        raise ApiError("refused", str(error)) from error
+    seen = {entry.reference_id for entry in job.request.seen}
+    unseen = next((name for name in cited(caption) if name not in seen), None)
+    if unseen is not None:
+        number = job.request.index + 1
+        raise ApiError(
+            "refused", f"shot {number} was begun without the picture of @{unseen}; cut to a new shot with it"
+        )

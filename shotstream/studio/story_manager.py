@@ -5,14 +5,16 @@ Used by the worker's thread alone; see worker.py for calls from other threads.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from shotstream.story import Reference
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.app_context import AppContext
-from shotstream.studio.checks import check_caption_length, new_shot_entry
+from shotstream.studio.cast import CastEntry, StoredPicture, picture_id_of
+from shotstream.studio.checks import check_caption_length, check_cast, new_shot_entry
 from shotstream.studio.control_handlers import apply_control
 from shotstream.studio.exporter import FilmSnapshot
 from shotstream.studio.ids import new_id
@@ -49,9 +51,30 @@ class StoryManager:
     # Stories.
 
     def create_story(
-        self, title: str, global_caption: str, shots: Sequence[NewShot], *, seed: int, autoplay: bool
+        self,
+        title: str,
+        global_caption: str,
+        shots: Sequence[NewShot],
+        *,
+        seed: int,
+        autoplay: bool,
+        cast: Sequence[CastEntry] = (),
+        images: Mapping[str, str] | None = None,
     ) -> StoryState:
-        """Creates a story and returns its state; raises ApiError beyond a limit."""
+        """Creates a story and returns its state.
+
+        Args:
+            title: Its title.
+            global_caption: Caption of all shots.
+            shots: Its shots.
+            seed: Seed of the story.
+            autoplay: Whether it is generated without a request.
+            cast: Its references.
+            images: Their pictures, as data URIs by their ids.
+
+        Raises:
+            ApiError: A limit is exceeded, or a caption cites what is no reference.
+        """
         limits = self.app.limits
         check_caption_length(global_caption, limits)
         if len(shots) > limits.shots:
@@ -62,9 +85,15 @@ class StoryManager:
             )
         entries = tuple(new_shot_entry(shot, limits) for shot in shots)
         story_id = new_id()
-        shot_list = ShotList(title=title, global_caption=global_caption, shots=entries)
+        shot_list = ShotList(title=title, global_caption=global_caption, shots=entries, cast=tuple(cast))
+        check_cast(shot_list, {}, self.app.pipeline.context_budget)
+        if len(cast) > limits.references:
+            raise ApiError("limit", f"{len(cast)} references; a story has at most {limits.references} here")
+        pictures = {image: self._judged(image) for image in (images or {}).values()}
         try:
-            num_bytes = self.app.store.create_story(story_id, shot_list, seed=seed, autoplay=autoplay)
+            num_bytes = self.app.store.create_story(
+                story_id, shot_list, seed=seed, autoplay=autoplay, pictures=pictures
+            )
         except SQLAlchemyError as error:
             raise storage_api_error(error) from error
         self.app.add_stored_bytes(num_bytes)
@@ -115,8 +144,8 @@ class StoryManager:
         story.viewers.clear()
         story.close()
         self._stories.pop(story_id, None)
-        num_bytes = sum(take.num_bytes for take in story.history.takes.values())
-        self.app.add_stored_bytes(-num_bytes - story.history.num_bytes)
+        stored = (*story.history.takes.values(), *story.history.pictures.values())
+        self.app.add_stored_bytes(-sum(one.num_bytes for one in stored) - story.history.num_bytes)
         try:
             media.delete_marked_story(story_id)
         except OSError as error:
@@ -125,6 +154,35 @@ class StoryManager:
                 story_id,
                 explain_failure(error),
             )
+
+    def add_picture(self, story_id: str, image: str) -> StoredPicture:
+        """Stores a picture of a story, a data URI at the model's size, for its references.
+
+        Raises:
+            ApiError: There is no such story, or no space for it.
+        """
+        story, picture = self._get(story_id), self._judged(image)
+        if picture.picture_id in story.history.pictures:
+            return picture
+        if self.app.is_quota_reached():
+            raise ApiError("quota", "the storage quota is used up; delete a story first")
+        try:
+            story.history.add_picture(picture, image)
+        except SQLAlchemyError as error:
+            raise storage_api_error(error) from error
+        self.app.add_stored_bytes(picture.num_bytes)
+        return picture
+
+    def _judged(self, image: str) -> StoredPicture:
+        """Returns the record of a picture, with what the model says of it."""
+        reference = Reference(id="picture", image=image, caption="a picture")
+        outside = self.app.pipeline.judge_reference(self.app.pipeline.encode_reference(reference))
+        return StoredPicture(
+            picture_id=picture_id_of(image),
+            num_bytes=len(image),
+            # Without the id of the reference, which begins the sentence.
+            outside=outside and outside.partition(": ")[2],
+        )
 
     def repair_take(self, story_id: str, take_id: str) -> None:
         """Starts the repair of a corrupt take; raises ApiError if a repair has failed before."""

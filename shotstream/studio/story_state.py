@@ -5,14 +5,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from shotstream.story import Steer
-from shotstream.streaming.context_sampling import max_pictures
+from shotstream.streaming.context_sampling import allocate, max_pictures
+from shotstream.studio.cast import CastEntry
 from shotstream.studio.context_cache import plan_context
-from shotstream.studio.schedule import next_index
+from shotstream.studio.schedule import next_index, take_request
 from shotstream.studio.schemas.state import (
     BranchState,
     ContextFrame,
     Making,
     PinState,
+    ReferenceState,
     ShotState,
     ShotStatus,
     StoryState,
@@ -58,13 +60,14 @@ def story_state(story: "OpenStory") -> StoryState:
             )
             for pin in shot_list.pins
         ),
+        cast=tuple(_reference_state(story, entry) for entry in shot_list.cast),
         max_pins=max_pictures(pipeline.context_budget),
         making=None if story.job is None else job_state(story, story.job),
         memory=_memory(story),
         undo=_undo_label(story),
         redo=history.redo_label,
         num_frames=start_frames(shot_list, history.takes)[-1],
-        num_bytes=sum(take.num_bytes for take in history.takes.values()),
+        num_bytes=sum(one.num_bytes for one in (*history.takes.values(), *history.pictures.values())),
     )
 
 
@@ -108,7 +111,7 @@ def take_state(story: "OpenStory", take: TakeRecord) -> TakeState:
         was_cut=take.was_cut,
         weights_match=take.weights_sha256 == story.app.pipeline.weights_sha256,
         created_at=take.created_at,
-        context=_frames(story, take.context),
+        context=_context(story, take.seen, take.context),
     )
 
 
@@ -123,7 +126,7 @@ def job_state(story: "OpenStory", job: TakeJob) -> Making:
         num_made=job.num_made,
         seed=str(request.seed),
         film_frame=start_frames(story.shot_list, story.history.takes)[request.index],
-        context=_frames(story, request.context),
+        context=_context(story, request.seen, request.context),
     )
 
 
@@ -137,26 +140,58 @@ def _switches(steers: Sequence[Steer]) -> tuple[Switch, ...]:
     return tuple(Switch(**asdict(steer)) for steer in steers)
 
 
+def _reference_state(story: "OpenStory", entry: CastEntry) -> ReferenceState:
+    picture = None if entry.picture_id is None else story.history.pictures.get(entry.picture_id)
+    return ReferenceState(**asdict(entry), outside=None if picture is None else picture.outside)
+
+
 def _memory(story: "OpenStory") -> tuple[ContextFrame, ...]:
     if story.job is not None:
-        return _frames(story, story.job.request.context)
+        request = story.job.request
+        return _context(story, request.seen, request.context)
     index = next_index(story)
-    index = len(story.shot_list.shots) if index is None else index
-    caption = story.shot_list.shots[index].caption if index < len(story.shot_list.shots) else ""
-    takes = story.history.takes
-    return _frames(story, plan_context(story.app, story.cache, story.shot_list, index, takes, caption))
+    if index is not None:
+        request = take_request(story, index)
+        return _context(story, request.seen, request.context)
+    shot_list = story.shot_list
+    index = len(shot_list.shots)
+    seen = shot_list.seen_at(index)
+    return _context(
+        story, seen, plan_context(story.app, story.cache, shot_list, index, story.history.takes, "", seen)
+    )
 
 
-def _frames(story: "OpenStory", frames: tuple[ContextFrameRecord, ...]) -> tuple[ContextFrame, ...]:
-    return tuple(
+def _context(
+    story: "OpenStory", seen: Sequence[CastEntry], frames: Sequence[ContextFrameRecord]
+) -> tuple[ContextFrame, ...]:
+    """Returns the references and frames of a shot's context; without frames, references share its places."""
+    budget = story.app.pipeline.context_budget
+    shares = allocate(len(seen), budget) if seen and not frames else (1,) * len(seen)
+    references = [
         ContextFrame(
-            take_id=frame.take_id,
-            shot_id=story.history.takes[frame.take_id].shot_id,
-            frame_index=frame.frame_index,
-            pin_id=frame.pin_id,
-            shot_phase=frame.shot_phase,
+            take_id=None,
+            shot_id=None,
+            frame_index=None,
+            reference_id=entry.reference_id,
+            picture_id=entry.picture_id,
+            pin_id=None,
+            shot_phase=phase,
         )
-        for frame in frames
+        for phase, (entry, share) in enumerate(zip(seen, shares, strict=True))
+        for _ in range(share)
+    ]
+    return (*references, *(_context_frame(story, frame) for frame in frames))
+
+
+def _context_frame(story: "OpenStory", frame: ContextFrameRecord) -> ContextFrame:
+    return ContextFrame(
+        take_id=frame.take_id,
+        shot_id=story.history.takes[frame.take_id].shot_id,
+        frame_index=frame.frame_index,
+        reference_id=None,
+        picture_id=None,
+        pin_id=frame.pin_id,
+        shot_phase=frame.shot_phase,
     )
 
 

@@ -9,16 +9,17 @@ are ordered by numbers, because a clock may go back. Only the worker's thread wr
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
+from shotstream.studio.cast import StoredPicture
 from shotstream.studio.database import Database
 from shotstream.studio.ids import new_id, utc_now
 from shotstream.studio.shot_list import ShotList
-from shotstream.studio.tables import BranchRow, FolderRow, StepRow, StoryRow, TakeRow
+from shotstream.studio.tables import BranchRow, FolderRow, PictureRow, StepRow, StoryRow, TakeRow
 from shotstream.studio.take_record import TakeRecord
 
 
@@ -59,6 +60,8 @@ class StoredStory:
     """The takes, in the order they were finished."""
     history_bytes: int
     """Size of the shot lists of all steps in bytes."""
+    pictures: tuple[StoredPicture, ...] = ()
+    """The pictures of its references, of all steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +83,7 @@ class HistoryLimit:
 
 
 class StoryStore(Database):
-    """The database of stories, branches, steps and takes."""
+    """The database of stories, branches, steps, takes and pictures."""
 
     def check_writable(self) -> None:
         """Raises SQLAlchemyError if the database cannot be written. May be called from any thread."""
@@ -100,8 +103,19 @@ class StoryStore(Database):
             session.execute(delete(FolderRow))
             session.add(FolderRow(folder_id=folder_id))
 
-    def create_story(self, story_id: str, shot_list: ShotList, *, seed: int, autoplay: bool) -> int:
-        """Creates a story with one branch and one step, and returns its size in bytes."""
+    def create_story(
+        self,
+        story_id: str,
+        shot_list: ShotList,
+        *,
+        seed: int,
+        autoplay: bool,
+        pictures: Mapping[str, StoredPicture] | None = None,
+    ) -> int:
+        """Creates a story with one branch and one step, and returns its size in bytes.
+
+        `pictures` are those of its references, by their data URIs.
+        """
         time, branch_id, step_id = utc_now(), new_id(), new_id()
         with self.transaction() as session:
             session.add(
@@ -132,7 +146,9 @@ class StoryStore(Database):
                     tip_id=step_id,
                 )
             )
-            return step.num_bytes
+            for image, picture in (pictures or {}).items():
+                session.add(PictureRow(story_id=story_id, image=image, **asdict(picture)))
+            return step.num_bytes + sum(picture.num_bytes for picture in (pictures or {}).values())
 
     def load_story(self, story_id: str) -> StoredStory | None:
         """Returns a story; None if there is none with that id."""
@@ -208,6 +224,18 @@ class StoryStore(Database):
             head = select(StepRow.parent_id).where(StepRow.step_id == branch.head_id)
             return SaveResult(num_bytes=grown, parent_id=session.scalar(head))
 
+    def save_picture(self, story_id: str, picture: StoredPicture, image: str) -> None:
+        """Stores a picture, a data URI, which the story does not have yet."""
+        with self.transaction() as session:
+            values = asdict(picture)
+            session.add(PictureRow(story_id=story_id, image=image, **values))
+
+    def picture(self, story_id: str, picture_id: str) -> str | None:
+        """Returns a picture as a data URI; None if the story has none with that id."""
+        with Session(self._engine) as session:
+            row = session.get(PictureRow, (story_id, picture_id))
+            return None if row is None else row.image
+
     def replace_take(self, record: TakeRecord) -> None:
         """Replaces the record of a repaired take: the lengths and hashes of its files have changed."""
         with self.transaction() as session:
@@ -217,7 +245,7 @@ class StoryStore(Database):
     def delete_story(self, story_id: str) -> None:
         """Deletes a story, if it exists."""
         with self.transaction() as session:
-            for table in (TakeRow, StepRow, BranchRow, StoryRow):
+            for table in (PictureRow, TakeRow, StepRow, BranchRow, StoryRow):
                 session.execute(delete(table).where(table.story_id == story_id))
 
     def get_take(self, story_id: str, take_id: str) -> TakeRecord | None:
@@ -237,9 +265,9 @@ class StoryStore(Database):
             return session.scalar(select(func.count()).select_from(StoryRow)) or 0
 
     def num_bytes(self) -> int:
-        """Returns the size of the files of all takes and of the history of all stories."""
+        """Returns the size of the files of all takes, and of the history and pictures of all stories."""
         with Session(self._engine) as session:
-            sums = (select(func.sum(table.num_bytes)) for table in (TakeRow, StepRow))
+            sums = (select(func.sum(table.num_bytes)) for table in (TakeRow, StepRow, PictureRow))
             return sum(int(session.scalar(each) or 0) for each in sums)
 
 
@@ -344,5 +372,13 @@ def _stored_story(session: Session, row: StoryRow) -> StoredStory:
         takes=tuple(TakeRecord.from_document(take.record) for take in takes),
         history_bytes=int(
             session.scalar(select(func.sum(StepRow.num_bytes)).where(StepRow.story_id == story_id)) or 0
+        ),
+        pictures=tuple(
+            StoredPicture(picture_id=row.picture_id, num_bytes=row.num_bytes, outside=row.outside)
+            for row in session.execute(
+                select(PictureRow.picture_id, PictureRow.num_bytes, PictureRow.outside).where(
+                    PictureRow.story_id == story_id
+                )
+            )
         ),
     )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, ForeignKey, String
+from sqlalchemy import JSON, BigInteger, Boolean, ForeignKey, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -63,6 +63,18 @@ class TakeRow(Base):
     number: Mapped[int] = mapped_column(BigInteger, server_default="0")
     num_bytes: Mapped[int] = mapped_column(BigInteger)
     record: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class PictureRow(Base):
+    """A picture of a story's references. Rows are never changed."""
+
+    __tablename__ = "pictures"
+    story_id: Mapped[str] = mapped_column(ForeignKey("stories.story_id"), primary_key=True)
+    picture_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    outside: Mapped[str | None] = mapped_column(String(400))
+    image: Mapped[str] = mapped_column(Text)
+    """The picture at the model's size, as a data URI."""
 
 
 class FolderRow(Base):

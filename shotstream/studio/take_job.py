@@ -12,6 +12,7 @@ from shotstream.streaming.saved_session import Take
 from shotstream.streaming.shot import make_shot
 from shotstream.streaming.shot_request import ShotRequest
 from shotstream.studio.app_context import AppContext
+from shotstream.studio.cast import CastEntry, seen_by
 from shotstream.studio.context_cache import ContextCache
 from shotstream.studio.ids import new_id, utc_now
 from shotstream.studio.media_store import Frames, Recording, TakeFiles, fragment_writer
@@ -37,6 +38,14 @@ class TakeRequest:
     pins: tuple[PinnedFrame, ...]
     context: tuple[ContextFrameRecord, ...]
     """The frames that condition it."""
+    cast: tuple[CastEntry, ...]
+    """The cast of the story."""
+
+    @property
+    def seen(self) -> tuple[CastEntry, ...]:
+        """The references that condition it."""
+        told = (self.caption, *(steer.caption for steer in self.then))
+        return seen_by(self.cast, len(self.before), self.global_caption, *told)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +67,7 @@ class TakeJob:
 
     Raises:
         CorruptTakeError: A take that conditions it cannot be read.
+        ValueError: A picture that conditions it is missing.
     """
 
     def __init__(
@@ -80,6 +90,7 @@ class TakeJob:
                 for pin in request.pins
             ),
             then=request.then,
+            references=cache.references(request.cast, request.seen),
         )
         pipeline, preview = app.pipeline, app.preview
         self._context_encoder = ContextEncoder(
@@ -171,6 +182,7 @@ class TakeJob:
             num_bytes=0,
             frame_sha256=hash_frames(files.frames),
             then=self._shot.steering.until(num_chunks),
+            cast=request.cast,
         )
         return _write_files(app, story_id, cache, record, files)
 

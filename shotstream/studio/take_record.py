@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shotstream.story import ShotCaptions, Steer
+from shotstream.studio.cast import CastEntry, cast_from, seen_by
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +52,8 @@ class TakeRecord:
     """SHA-256 of each file, by file name; empty for takes of an earlier version."""
     then: tuple[Steer, ...] = ()
     """Captions that it got while it was generated, in order."""
+    cast: tuple[CastEntry, ...] = ()
+    """The cast of the story when it was generated; `seen` is the part of it that conditioned the take."""
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -61,6 +64,11 @@ class TakeRecord:
     def told(self) -> ShotCaptions:
         """Its caption, or all of them if it was steered."""
         return self.captions if self.then else self.caption
+
+    @property
+    def seen(self) -> tuple[CastEntry, ...]:
+        """The references that conditioned it."""
+        return seen_by(self.cast, len(self.before), self.global_caption, *self.captions)
 
     def to_document(self) -> dict[str, Any]:
         """Returns the record as plain values; `from_document` reads them."""
@@ -74,6 +82,7 @@ class TakeRecord:
             values[name] = tuple(values[name])
         values["context"] = tuple(ContextFrameRecord(**frame) for frame in values["context"])
         values["then"] = steers_from(values.get("then", ()))
+        values["cast"] = cast_from(values.get("cast", ()))
         return cls(**values)
 
 

@@ -107,7 +107,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     finally:
         context.close()
     # A server that is away, or refuses, is told in the console by the browser itself.
-    told = ["ERR_CONNECTION", "status of 409"]
+    told = ["ERR_CONNECTION", "status of 409", "status of 400"]
     if server.num_kills > num_kills:
         told += ["ERR_CONTENT_LENGTH_MISMATCH"]  # killed in the middle of an answer
     assert [text for text in complaints if not any(words in text for words in told)] == []

@@ -355,7 +355,7 @@ def test_a_body_that_hides_its_length_is_cut_off(shared: TestClient) -> None:
     before = shared.get("/api/stories").json()
 
     def pieces() -> Iterator[bytes]:
-        for _ in range(100):
+        for _ in range(200):
             yield b"a" * 10_000
 
     answer = shared.post("/api/stories/import", content=pieces())

@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import Request
 
 from shotstream.film.prepare import caption_warnings, unknown_words
-from shotstream.story import Shot, Story
+from shotstream.story import Reference, Shot, ShotCaptions, Story
+from shotstream.streaming.references import cite, cite_all
 from shotstream.studio.catalogue import caption_suggestions, list_bundled_stories
 from shotstream.studio.dependencies import BackendDep
 from shotstream.studio.routers.common import add_head_routes, api_router
@@ -40,8 +41,12 @@ async def check_caption(backend: BackendDep, body: CaptionCheck) -> CaptionAdvic
 
     def check(_: StoryManager) -> CaptionAdvice:
         pipeline = backend.app.pipeline
+        try:
+            about, told, earlier = _as_cited(body)
+        except ValueError as error:
+            return CaptionAdvice(unknown_words=(), understood=None, warnings=(str(error),))
         seed = 0 if body.seed is None else int(body.seed)
-        shot = pipeline.read(body.global_caption, [*body.earlier, body.caption], seed)
+        shot = pipeline.read(about, [*earlier, tuple(told) if body.running else told[0]], seed)
         if shot is not None:
             notes = () if body.seed is None else shot.notes
             return CaptionAdvice(
@@ -49,14 +54,27 @@ async def check_caption(backend: BackendDep, body: CaptionCheck) -> CaptionAdvic
                 understood=described(shot.said if body.seed is None else shot.reading),
                 warnings=notes,
             )
-        story = Story(global_caption=body.global_caption, shots=(Shot(caption=body.caption),))
+        story = Story(global_caption=about, shots=(Shot(caption=told[-1]),))
         return CaptionAdvice(
-            unknown_words=unknown_words(pipeline.text_encoder, body.global_caption, body.caption),
+            unknown_words=unknown_words(pipeline.text_encoder, about, told[-1]),
             understood=None,
             warnings=tuple(caption_warnings(story, pipeline)),
         )
 
     return await backend.worker.call(check)
+
+
+def _as_cited(body: CaptionCheck) -> tuple[str, list[str], list[ShotCaptions]]:
+    """Returns the captions of all shots, of the shot and of earlier ones, with captions for references.
+
+    Raises:
+        ValueError: One cites what is no reference.
+    """
+    references = [
+        Reference(id=one.reference_id, image="its picture", caption=one.caption) for one in body.references
+    ]
+    told = [cite(caption, references) for caption in (*body.running, body.caption)]
+    return cite(body.global_caption, references), told, [cite_all(one, references) for one in body.earlier]
 
 
 @router.get("/openapi.json", include_in_schema=False)

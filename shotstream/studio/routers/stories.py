@@ -1,5 +1,6 @@
 """Routes of stories: list, create, import, read and delete them."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import Body
@@ -7,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from shotstream.story import Story, StoryError, bundled_stories, read_story, story_from_bytes
 from shotstream.studio.api_error import ApiError
+from shotstream.studio.cast import cast_of_story
 from shotstream.studio.catalogue import list_stories
 from shotstream.studio.dependencies import Backend, BackendDep
 from shotstream.studio.routers.common import StoryId, add_head_routes, api_router
@@ -17,8 +19,10 @@ from shotstream.studio.schemas.state import (
     ShotState,
     StoryState,
     StorySummary,
+    Switch,
     TakeState,
 )
+from shotstream.video.pictures import PictureError
 
 DEFAULT_SEED = 7
 
@@ -40,7 +44,8 @@ async def create_story(backend: BackendDep, body: CreateStory) -> StoryState:
         known = bundled_stories()
         if body.bundled not in known:
             raise ApiError("not_found", f"no such bundled story; there are {', '.join(known)}")
-        return await _create_from(backend, read_story(known[body.bundled]), body.seed, body.autoplay)
+        story = read_story(known[body.bundled])
+        return await _create_from(backend, story, body.seed, body.autoplay, reads_files=True)
     if body.global_caption is None:
         raise ApiError("invalid", "global_caption: it is missing")
     title, caption, shots = body.title, body.global_caption, body.shots
@@ -61,20 +66,33 @@ async def import_story(
     except StoryError as error:
         raise ApiError("invalid", str(error)) from error
     created = await _create_from(backend, story, None, autoplay=True)
-    return ImportedStory(**dict(created), warnings=story.warnings)
+    missing = [f"{one.file_name} (@{one.reference_id})" for one in created.cast if one.picture_id is None]
+    told = f"pictures that are not in the file: {', '.join(missing)}; add them under Cast" if missing else ""
+    return ImportedStory(**dict(created), warnings=(*story.warnings, *([told] if told else [])))
 
 
-async def _create_from(backend: Backend, story: Story, seed: str | None, autoplay: bool) -> StoryState:
-    """Creates a story from a story file; `seed`, then the file's own seed, then the default is used."""
+async def _create_from(
+    backend: Backend, story: Story, seed: str | None, autoplay: bool, *, reads_files: bool = False
+) -> StoryState:
+    """Creates a story from a story file; `seed`, then the file's own seed, then the default is used.
+
+    The files of its pictures are read only for stories of the package.
+    """
     chosen = next((s for s in (None if seed is None else int(seed), story.seed) if s is not None), None)
     shots = [
         NewShot(
             caption=shot.caption,
             num_chunks=shot.num_chunks,
             seed=None if shot.seed is None else str(shot.seed),
+            then=tuple(Switch(**asdict(steer)) for steer in shot.then),
         )
         for shot in story.shots
     ]
+    size = backend.app.pipeline.pixel_size
+    try:
+        cast, images = await run_in_threadpool(cast_of_story, story.references, size, reads_files=reads_files)
+    except PictureError as error:
+        raise ApiError("invalid", str(error)) from error
     return await backend.worker.call(
         lambda manager: manager.create_story(
             story.title,
@@ -82,6 +100,8 @@ async def _create_from(backend: Backend, story: Story, seed: str | None, autopla
             shots,
             seed=DEFAULT_SEED if chosen is None else chosen,
             autoplay=autoplay,
+            cast=cast,
+            images=images,
         )
     )
 

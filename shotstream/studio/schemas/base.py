@@ -41,6 +41,14 @@ Title = Annotated[str, Field(max_length=MAX_TITLE_CHARS), AfterValidator(_check_
 NumChunks = Annotated[int, Field(ge=1, le=MAX_CHUNKS_PER_SHOT)]
 LaterChunk = Annotated[int, Field(ge=1, lt=MAX_CHUNKS_PER_SHOT)]
 """Index of a chunk in its shot, after the first one."""
+PictureId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""Id of a picture that was uploaded: 64 hexadecimal digits."""
+ReferenceId = Annotated[str, Field(min_length=1, max_length=80), AfterValidator(_check_text)]
+"""A word of up to 40 letters, digits, - and _, by which captions cite a reference as `@word`."""
+ShotNumbers = Literal["all", "cited"] | Annotated[tuple[int, ...], Field(max_length=MAX_SHOTS, strict=False)]
+"""The shots that see a reference: all; those that cite it; or those that cite it and those of these numbers,
+from 1.
+"""
 Seed = Annotated[str, AfterValidator(_check_seed)]
 """A whole number from 0 to 2^63 - 1, as decimal text: JavaScript's numbers are exact only up to 2^53."""
 Index = Annotated[int, Field(ge=0, le=MAX_SHOTS)]

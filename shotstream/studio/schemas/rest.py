@@ -4,9 +4,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shotstream.story import MAX_SHOTS
-from shotstream.studio.schemas.base import Caption, ErrorCode, Message, Seed, Title
+from shotstream.story import MAX_CHUNKS_PER_SHOT, MAX_SHOTS
+from shotstream.studio.schemas.base import (
+    Caption,
+    ErrorCode,
+    Message,
+    PictureId,
+    ReferenceId,
+    Seed,
+    Title,
+)
 from shotstream.studio.schemas.state import LimitsState, ModelState, NewShot, StoryState
+
+ShotTexts = Caption | Annotated[tuple[Caption, ...], Field(min_length=1, max_length=MAX_SHOTS, strict=False)]
+"""The caption of a shot, or all its captions in order if it was steered."""
 
 
 class CreateStory(Message):
@@ -28,6 +39,16 @@ class ImportedStory(StoryState):
 
     warnings: tuple[str, ...]
     """Parts of the file that were ignored, one line of text each, for the user."""
+
+
+class Picture(Message):
+    """A picture that was uploaded, for a reference of the story."""
+
+    picture_id: PictureId
+    image: str
+    """The picture as the model sees it, as a data: URL: cropped around its centre, at the model's size."""
+    outside: str | None
+    """A sentence that the picture is not one of the model's world; null: it may be."""
 
 
 class BundledStory(Message):
@@ -70,13 +91,27 @@ class Suggestions(Message):
     """Every time of day."""
 
 
+class CitedReference(Message):
+    """A reference that captions to check may cite."""
+
+    reference_id: ReferenceId
+    caption: Caption
+    """What stands in captions in the place of `@id`."""
+
+
 class CaptionCheck(Message):
     """A caption to check."""
 
     global_caption: Caption
     caption: Caption
-    earlier: tuple[Caption, ...] = Field(default=(), max_length=MAX_SHOTS, strict=False)
-    """Captions of the shots before it, in order: they may have named who is in it."""
+    running: tuple[Caption, ...] = Field(default=(), max_length=MAX_CHUNKS_PER_SHOT, strict=False)
+    """Captions so far of the running shot that it steers, its own first; empty: it is of a new shot."""
+    earlier: tuple[ShotTexts, ...] = Field(default=(), max_length=MAX_SHOTS, strict=False)
+    """Captions of the shots before it, in order: they may have named who is in it. Of a shot that was
+    steered, a list of all its captions.
+    """
+    references: tuple[CitedReference, ...] = Field(default=(), max_length=MAX_SHOTS, strict=False)
+    """The references of the story."""
     seed: Seed | None = None
     """Seed of the film's first shot, which chooses what the captions leave open; null: not chosen yet."""
 

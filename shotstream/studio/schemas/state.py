@@ -4,8 +4,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from shotstream.story import MAX_CHUNKS_PER_SHOT, SteerMode
-from shotstream.studio.schemas.base import Caption, FrameIndex, Id, LaterChunk, Message, NumChunks, Seed
+from shotstream.story import MAX_CHUNKS_PER_SHOT, ReferenceRole, SteerMode
+from shotstream.studio.schemas.base import (
+    Caption,
+    FrameIndex,
+    Id,
+    LaterChunk,
+    Message,
+    NumChunks,
+    PictureId,
+    ReferenceId,
+    Seed,
+    ShotNumbers,
+)
 
 
 class Switch(Message):
@@ -58,14 +69,20 @@ class Effect(Message):
 
 
 class ContextFrame(Message):
-    """A frame that conditions a shot."""
+    """A picture that conditions a shot: a frame of an earlier shot, or a reference, which comes first."""
 
-    take_id: Id
-    """The take that holds the frame. The picture is `GET .../takes/{take_id}/frames/{frame_index}.png`."""
-    shot_id: Id
+    take_id: Id | None
+    """The take that holds the frame. The picture is `GET .../takes/{take_id}/frames/{frame_index}.png`. null:
+    it is a reference.
+    """
+    shot_id: Id | None
     """The shot of that take."""
-    frame_index: int
+    frame_index: int | None
     """Index of the frame in that take, from 0."""
+    reference_id: str | None
+    """The reference; null: it is a frame."""
+    picture_id: PictureId | None
+    """Its picture, `GET .../pictures/{picture_id}.png`; null: it is missing, or this is a frame."""
     pin_id: Id | None
     """The pin that selected it; null: the context policy selected it."""
     shot_phase: int
@@ -91,11 +108,11 @@ class TakeState(Message):
     created_at: str
     """Time at which it was stored: ISO 8601, UTC."""
     context: tuple[ContextFrame, ...]
-    """The frames that conditioned it."""
+    """The references and frames that conditioned it."""
 
 
 ShotStatus = Literal["waiting", "queued", "generating", "done", "stale", "failed"]
-StaleReason = Literal["context", "caption", "global_caption", "seed"]
+StaleReason = Literal["context", "caption", "global_caption", "seed", "cast"]
 
 
 class ShotState(Message):
@@ -113,7 +130,9 @@ class ShotState(Message):
     again is `queued`.
     """
     stale_reasons: tuple[StaleReason, ...]
-    """The inputs that have changed: an earlier shot (`context`), a caption, or the seed."""
+    """The inputs that have changed: an earlier shot (`context`), a caption, the seed, or a reference that it
+    sees (`cast`).
+    """
     failure: str | None
     """Why the last attempt failed; null: it did not fail."""
     take_id: Id | None
@@ -132,6 +151,36 @@ class PinState(Message):
     frame_index: int
     is_used: bool
     """Whether its take is in the film. A pin of another take is inactive until that take is chosen again."""
+
+
+class NewReference(Message):
+    """A reference to add: a picture of the person's own that conditions shots."""
+
+    reference_id: ReferenceId
+    picture_id: PictureId
+    """The picture, from the answer of its upload."""
+    caption: Caption
+    """What the picture shows; it stands in captions in the place of `@id`."""
+    role: ReferenceRole = "subject"
+    """What it is a reference of."""
+    shots: ShotNumbers = "all"
+    """The shots that see it; a shot that cites it always does."""
+
+
+class ReferenceState(Message):
+    """A reference of the story."""
+
+    reference_id: str
+    """Word by which captions cite it, as `@id`."""
+    picture_id: PictureId | None
+    """The picture; null: it is missing, and shots that see it fail until `edit_reference` gives it one."""
+    file_name: str
+    """Name of the file of a missing picture, for the user."""
+    outside: str | None
+    """A sentence that the picture is not one of the model's world; null: it may be."""
+    caption: str
+    role: ReferenceRole
+    shots: ShotNumbers
 
 
 class BranchState(Message):
@@ -157,7 +206,7 @@ class Making(Message):
     film_frame: int
     """Film frame at which it begins."""
     context: tuple[ContextFrame, ...]
-    """The frames that condition it."""
+    """The references and frames that condition it."""
 
 
 class StoryState(Message):
@@ -179,11 +228,17 @@ class StoryState(Message):
     shots: tuple[ShotState, ...]
     pins: tuple[PinState, ...]
     max_pins: int
-    """Maximum number of pins; 0: the model's context has no place for them."""
+    """Maximum number of pins and of references that all shots see, together; 0: the model's context has no
+    place for them.
+    """
+    cast: tuple[ReferenceState, ...]
+    """The references, in the order in which a shot sees them."""
     making: Making | None
     """The take that is being generated; null: none."""
     memory: tuple[ContextFrame, ...]
-    """The frames that condition the shot that is being generated or, if there is none, the next one."""
+    """The references and frames that condition the shot that is being generated or, if there is none, the
+    next one.
+    """
     undo: str | None
     """Label of the change that `undo` would revert; null: nothing."""
     redo: str | None
@@ -217,7 +272,10 @@ class LimitsState(Message):
     open_stories: int
     viewers_per_story: int
     messages_per_s: float
+    references: int
     upload_bytes: int
+    picture_bytes: int
+    story_bytes: int
     look_ahead_s: float
     quota_bytes: int
 

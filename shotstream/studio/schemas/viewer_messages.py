@@ -8,9 +8,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from shotstream.story import MAX_CHUNKS_PER_SHOT, SteerMode
-from shotstream.studio.schemas.base import Caption, Id, Index, Message, NumChunks, ReplyId, Seed, Title
-from shotstream.studio.schemas.state import NewShot, Place, Switch
+from shotstream.story import MAX_CHUNKS_PER_SHOT, ReferenceRole, SteerMode
+from shotstream.studio.schemas.base import (
+    Caption,
+    Id,
+    Index,
+    Message,
+    NumChunks,
+    PictureId,
+    ReferenceId,
+    ReplyId,
+    Seed,
+    ShotNumbers,
+    Title,
+)
+from shotstream.studio.schemas.state import NewReference, NewShot, Place, Switch
 
 
 class Control(Message):
@@ -188,6 +200,33 @@ class Unpin(Control):
     pin_id: Id
 
 
+class AddReference(Control):
+    """Add a reference to the cast, last. Shots that see it become stale."""
+
+    type: Literal["add_reference"]
+    reference: NewReference
+
+
+class EditReference(Control):
+    """Change a reference; null keeps a value. A new caption or picture makes shots that see it stale."""
+
+    type: Literal["edit_reference"]
+    reference_id: ReferenceId
+    """The reference, by the id that it has now."""
+    new_id: ReferenceId | None = None
+    picture_id: PictureId | None = None
+    caption: Caption | None = None
+    role: ReferenceRole | None = None
+    shots: ShotNumbers | None = None
+
+
+class RemoveReference(Control):
+    """Remove a reference, which no caption may cite. Shots that saw it become stale."""
+
+    type: Literal["remove_reference"]
+    reference_id: ReferenceId
+
+
 class Playhead(Message):
     """The viewer's playback position. Not answered.
 
@@ -230,6 +269,9 @@ AnyControl = (
     | SwitchBranch
     | Pin
     | Unpin
+    | AddReference
+    | EditReference
+    | RemoveReference
 )
 FromViewer = Annotated[AnyControl | Playhead | CutShown, Field(discriminator="type")]
 FROM_VIEWER: TypeAdapter[AnyControl | Playhead | CutShown] = TypeAdapter(FromViewer)

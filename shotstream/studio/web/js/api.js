@@ -24,6 +24,17 @@ export async function importStory(file) {
   return (await fetchChecked("api/stories/import", { method: "POST", headers, body: file })).json();
 }
 
+/** Uploads a picture for the cast of a story; its id, and the picture as the model sees it. */
+export async function uploadPicture(storyId, file) {
+  const headers = { "content-type": "application/octet-stream" };
+  return (await fetchChecked(`api/stories/${storyId}/pictures`, { method: "POST", headers, body: file })).json();
+}
+
+/** The URL of a picture of the cast. */
+export function pictureUrl(storyId, pictureId) {
+  return urlOf(`api/stories/${storyId}/pictures/${pictureId}.png`);
+}
+
 /** The bytes of a file. */
 export async function fetchBytes(path) {
   return (await fetchChecked(path, {})).arrayBuffer();

@@ -3,7 +3,9 @@
 import { request } from "./api.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
+import { begunCitation, citationProps, citationsView, namesFor, onCitationKey } from "./citations.js";
 import { cutOrAsk } from "./keys.js";
+import { steerOrAsk, steerView, steeredSoFar, toldOf } from "./steer.js";
 import { castOf, everyone, inventShot, readChoices, sayChoices } from "./words.js";
 
 const ADVICE_MS = 250;
@@ -21,11 +23,21 @@ export function composerView(app) {
     const caption = draft.caption.trim();
     if (caption && (await client.addShot(caption))) write(app, "");
   };
+  const names = namesFor(client.citing, client.story.cast);
+  const choose = (entry) => insertName(app, entry);
   const onkeydown = (event) => {
-    if (event.key !== "Enter" || event.isComposing) return;
-    event.preventDefault();
-    if (event.shiftKey || event.ctrlKey || event.metaKey) cutOrAsk(client, app);
-    else queue();
+    if (event.isComposing) return;
+    if (onCitationKey(event, client, names, choose)) app.redraw();
+    else if (event.key === "Enter") {
+      event.preventDefault();
+      if (event.altKey) steerOrAsk(client, app);
+      else if (event.shiftKey || event.ctrlKey || event.metaKey) cutOrAsk(client, app);
+      else queue();
+    }
+  };
+  const oninput = ({ target }) => {
+    client.citing = begunCitation(target.value, target.selectionStart);
+    write(app, target.value);
   };
   const isEmpty = !draft.caption.trim();
   return h(
@@ -42,8 +54,13 @@ export function composerView(app) {
         "aria-describedby": "advice",
         maxlength: app.limits.caption_chars,
         value: draft.caption,
-        oninput: (event) => write(app, event.target.value),
+        ...citationProps(client, names),
+        oninput,
         onkeydown,
+        onblur: () => {
+          client.citing = null;
+          app.redraw();
+        },
       }),
       suggestions.species.length > 0 &&
         h(
@@ -65,6 +82,7 @@ export function composerView(app) {
       { class: "row" },
       suggestions.species.length > 0 && choicesView(app),
       h("span", { class: "grow" }),
+      steerView(app),
       h("button", { class: "queue", disabled: isEmpty, onclick: queue, title: "Add the shot at the end (Enter)" }, icon("plus"), "Queue"),
       h(
         "button",
@@ -73,7 +91,8 @@ export function composerView(app) {
         "Cut",
       ),
     ),
-    h("p", { id: "advice", class: "advice", "aria-live": "polite" }, adviceText(draft.advice)),
+    citationsView(client, names, choose),
+    h("p", { id: "advice", class: "advice", "aria-live": "polite" }, adviceView(app)),
   );
 }
 
@@ -130,10 +149,14 @@ export function write(app, caption) {
 
 async function advise(app, caption) {
   const { client } = app;
+  const { story } = client;
+  const references = story.cast.map(({ reference_id, caption: shown }) => ({ reference_id, caption: shown }));
+  const body = { global_caption: story.global_caption, caption, references, ...storySoFar(story) };
+  const check = (more) => request("api/captions/check", "POST", { ...body, ...more });
+  const running = steeredSoFar(story);
   try {
-    const body = { global_caption: client.story.global_caption, caption, ...storySoFar(client.story) };
-    const advice = await request("api/captions/check", "POST", body);
-    if (client.draft.caption === caption) client.draft.advice = advice;
+    const [advice, steered] = await Promise.all([check({}), running && check(running)]);
+    if (client.draft.caption === caption) client.draft.advice = { ...advice, steered, shot: story.making?.shot_index };
   } catch {
     return; // Advice is a courtesy; what is wrong will be said when the shot is queued.
   }
@@ -144,12 +167,38 @@ async function advise(app, caption) {
 function storySoFar(story) {
   const [first] = story.shots;
   const take = first?.takes.find((candidate) => candidate.take_id === first.take_id);
-  return { earlier: story.shots.map((shot) => shot.caption), seed: take?.seed ?? null };
+  const seed = take?.seed ?? (story.making?.shot_index === 0 ? story.making.seed : null);
+  return { earlier: story.shots.map(toldOf), seed };
 }
 
-/** The line under the composer: what is understood, and in bold what is not. */
-function adviceText(advice) {
+/** Puts a name of the cast in the place of what was begun at the caret. */
+function insertName(app, entry) {
+  const { client } = app;
+  const field = document.getElementById("next-shot");
+  const { from } = client.citing;
+  const after = field.value.slice(field.selectionStart);
+  const before = `${field.value.slice(0, from)}@${entry.reference_id}${/^[\s.,;:!?]/.test(after) ? "" : " "}`;
+  field.value = before + after;
+  field.setSelectionRange(before.length, before.length);
+  client.citing = null;
+  write(app, field.value);
+}
+
+/** The lines under the composer: the caption as a new shot, and as one that the running shot turns to. */
+function adviceView({ client }) {
+  const { advice } = client.draft;
   if (!advice) return "";
+  const { steered, shot } = advice;
+  const isOther = steered && client.story.making && adviceKey(steered) !== adviceKey(advice);
+  return [adviceText(advice), isOther && h("span", { class: "steered" }, `Steering shot ${shot + 1}: `, adviceText(steered))];
+}
+
+function adviceKey({ understood, unknown_words, warnings }) {
+  return JSON.stringify([understood, unknown_words, warnings]);
+}
+
+/** What is understood of a caption, and in bold what is not. */
+function adviceText(advice) {
   const unknown = advice.unknown_words.join(", ");
   if (advice.understood === null) {
     const told = unknown ? `The model does not know: ${unknown}.` : advice.warnings[0];

@@ -104,5 +104,7 @@ function keysView() {
     KEYS.map(([key, what]) => h("div", { key }, h("dt", null, h("kbd", null, key)), h("dd", null, what))),
     h("div", null, h("dt", null, h("kbd", null, "Enter")), h("dd", null, "In the caption: add the shot to the queue")),
     h("div", null, h("dt", null, h("kbd", null, "Shift+Enter")), h("dd", null, "In the caption: cut to the shot")),
+    h("div", null, h("dt", null, h("kbd", null, "Alt+Enter")), h("dd", null, "In the caption: steer the shot that is being generated")),
+    h("div", null, h("dt", null, h("kbd", null, "@")), h("dd", null, "In the caption: name a picture of the cast")),
   );
 }

@@ -1,14 +1,16 @@
 // The inspector: the selected shot with its takes, and the global caption.
 
 import { frameUrl } from "./api.js";
+import { castView } from "./cast.js";
 import { framesOf } from "./film.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
+import { TURNS, captionsOf } from "./steer.js";
 import { staleText } from "./strip.js";
 import { inserted } from "./words.js";
 
 export function inspectorView(app) {
-  return h("aside", { class: "inspector", "aria-label": "Shot and story" }, shotView(app), storyPart(app));
+  return h("aside", { class: "inspector", "aria-label": "Shot and story" }, shotView(app), storyPart(app), castView(app));
 }
 
 function shotView(app) {
@@ -38,6 +40,7 @@ function shotView(app) {
       text: shot.caption,
       save: (caption) => edit({ caption }),
     }),
+    shot.then.length > 0 && thenView(app, shot, edit),
     h(
       "div",
       { class: "pair" },
@@ -67,6 +70,25 @@ function shotView(app) {
     take && !take.weights_match && h("p", { class: "why" }, "Generated with other weights than those loaded now."),
     actionsView(client, shot, take),
     shot.takes.length > 0 && takesView(client, shot),
+  );
+}
+
+/** The captions that a shot gets while it runs; each can be taken away. */
+function thenView({ model }, shot, edit) {
+  const remove = (taken) => edit({ then: shot.then.filter((one) => one !== taken) });
+  return h(
+    "ul",
+    { class: "later-captions", "aria-label": "Captions that it turns to" },
+    shot.then.map((one) => {
+      const at = (framesOf(one.chunk_index, model) / model.fps).toFixed(1);
+      const label = `Take away: ${one.caption}`;
+      return h(
+        "li",
+        { key: one.chunk_index },
+        h("span", { class: "what" }, `then: ${one.caption}`, h("small", null, ` from ${at} s, ${TURNS[one.mode]}`)),
+        iconButton("bin", label, false, () => remove(one)),
+      );
+    }),
   );
 }
 
@@ -113,7 +135,7 @@ function takesView(client, shot) {
           class: "take",
           "aria-pressed": String(take.take_id === shot.take_id),
           "aria-label": `Take ${index + 1}, seed ${take.seed}`,
-          title: `Take ${index + 1}, seed ${take.seed}: ${take.caption}`,
+          title: `Take ${index + 1}, seed ${take.seed}: ${captionsOf(take).join(" / ")}`,
           onclick: () => take.take_id !== shot.take_id && client.chooseTake(shot.shot_id, take.take_id),
         },
         h("img", { src: frameUrl(client.storyId, { take_id: take.take_id, frame_index: Math.floor(take.num_frames / 2) }), alt: "", width: 80, height: 48, loading: "lazy" }),

@@ -1,12 +1,14 @@
 // Keyboard shortcuts, in one table: key, label, action.
 
 import { focusComposer } from "./composer.js";
+import { steerOrAsk } from "./steer.js";
 
 const isFree = ({ player }) => player.numFrames > 0;
 
 export const KEYS = [
   ["Space", "Play or pause", (d) => (d.player.isPlaying ? d.player.pause() : d.player.play())],
   ["C", "Cut to the next shot now", (d, app) => cutOrAsk(d, app)],
+  ["T", "Steer the shot that is being generated", (d, app) => steerOrAsk(d, app)],
   ["S", "Stop generating", (d) => d.call("stop")],
   ["N", "Write the next shot", () => focusComposer()],
   ["R", "Another take of the shot", (d) => d.shot?.take_id && d.retake(d.shot.shot_id)],

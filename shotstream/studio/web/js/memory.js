@@ -1,6 +1,6 @@
-// The memory view: the frames of earlier shots that condition the current or the next shot.
+// The memory view: the references, and the frames of earlier shots, that condition the current or the next shot.
 
-import { frameUrl } from "./api.js";
+import { frameUrl, pictureUrl } from "./api.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 
@@ -13,7 +13,15 @@ export function memoryView(app) {
     ? `what shot ${story.making.shot_index + 1} remembers`
     : `what shot ${(next < 0 ? story.shots.length : next) + 1} will remember`;
   const here = client.playingSegment?.takeId;
-  const frames = story.memory.map((frame, index) => {
+  const references = counted(story.memory.filter((frame) => frame.reference_id)).map(([frame, count]) =>
+    h(
+      "li",
+      { key: `@${frame.reference_id}`, "data-reference": true },
+      frame.picture_id && h("img", { src: pictureUrl(storyId, frame.picture_id), alt: `The picture of @${frame.reference_id}`, loading: "lazy" }),
+      h("span", { class: "of" }, `@${frame.reference_id}`, count > 1 && h("small", null, ` × ${count}`)),
+    ),
+  );
+  const frames = story.memory.filter((frame) => frame.take_id).map((frame, index) => {
     const number = numbers.get(frame.shot_id);
     const isPinned = frame.pin_id !== null;
     const label = isPinned ? `Unpin the frame of shot ${number}` : `Pin this frame of shot ${number}`;
@@ -39,17 +47,25 @@ export function memoryView(app) {
         ),
     );
   });
-  const empty = Math.max(0, app.model.context_frames - frames.length);
+  const empty = Math.max(0, app.model.context_frames - story.memory.length);
   return h(
     "aside",
     { class: "memory", "aria-label": "Memory" },
     h("h2", null, "Memory"),
-    h("p", { class: "hint" }, frames.length ? target : "the first shot has nothing to remember"),
+    h("p", { class: "hint" }, story.memory.length ? target : "the first shot has nothing to remember"),
     h(
       "ol",
       { class: "film" },
+      references,
       frames,
       Array.from({ length: empty }, (_, index) => h("li", { key: `empty ${index}`, class: "empty", "aria-hidden": "true" })),
     ),
   );
+}
+
+/** Each reference once, with the number of its places: in a first shot, references share all of them. */
+function counted(references) {
+  const counts = new Map();
+  for (const { reference_id: id } of references) counts.set(id, (counts.get(id) ?? 0) + 1);
+  return [...counts].map(([id, count]) => [references.find((one) => one.reference_id === id), count]);
 }

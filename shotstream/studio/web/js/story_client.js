@@ -22,6 +22,10 @@ export class StoryClient {
     this.pictureS = null; // From opening the story to its first picture.
     this.cutFrom = null;
     this.draft = { caption: "", advice: null };
+    this.citing = null; // The @name that is being written in the composer; see citations.js.
+    this.turn = "recache"; // How a steered shot turns.
+    this.newReference = null; // A picture that was uploaded, and is not yet in the cast.
+    this.isUploading = false;
     this.askedAt = performance.now();
     this.player = new Player(
       model,

@@ -4,6 +4,7 @@ import { frameUrl } from "./api.js";
 import { framesOf } from "./film.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
+import { captionsOf } from "./steer.js";
 
 const STATUS = {
   waiting: "waiting",
@@ -18,6 +19,7 @@ const WHY = {
   caption: "its caption has changed",
   global_caption: "the story has changed",
   seed: "its seed has changed",
+  cast: "a picture that it sees has changed",
 };
 
 /** The text on why a shot is stale. */
@@ -109,7 +111,7 @@ function cardView(app, shot, index) {
       "button",
       {
         class: "face",
-        "aria-label": `Shot ${index + 1}, ${status}, ${length} s: ${shot.caption}`,
+        "aria-label": `Shot ${index + 1}, ${status}, ${length} s: ${captionsOf(shot).join("; then: ")}`,
         "aria-current": isHere ? "true" : null,
         onclick: () => choose(app, shot),
       },
@@ -121,7 +123,7 @@ function cardView(app, shot, index) {
           : h("span", { class: "blank" }, index + 1),
         making && progressView(client, making),
       ),
-      h("span", { class: "caption" }, shot.caption),
+      captionView(shot),
       h(
         "span",
         { class: "facts" },
@@ -132,6 +134,18 @@ function cardView(app, shot, index) {
       ),
       h("span", { class: "seed", title: seed && `seed ${seed}` }, seed ? `seed ${seed}` : "seed: automatic"),
     ),
+  );
+}
+
+/** The caption; of a steered shot also the last one, on a line of its own. */
+function captionView(shot) {
+  if (!shot.then.length) return h("span", { class: "caption" }, shot.caption);
+  const more = shot.then.length > 1 ? ` (${shot.then.length})` : "";
+  return h(
+    "span",
+    { class: "caption", "data-steered": true, title: captionsOf(shot).join("\nthen: ") },
+    h("span", { class: "part" }, shot.caption),
+    h("span", { class: "part later" }, `then${more}: ${shot.then.at(-1).caption}`),
   );
 }
 

@@ -1,5 +1,6 @@
 // The view of an open story: all its parts.
 
+import { dropProps } from "./cast.js";
 import { composerView } from "./composer.js";
 import { dialogView } from "./dialogs.js";
 import { h } from "./dom.js";
@@ -22,7 +23,7 @@ export function studioView(app) {
   const { story } = client;
   return h(
     "div",
-    { key: client.storyId, class: "studio", "data-connected": client.isConnected },
+    { key: client.storyId, class: "studio", "data-connected": client.isConnected, ...(story ? dropProps(app) : {}) },
     barView(app),
     h("main", { class: "centre" }, stageView(app), story && transportView(app), story && composerView(app)),
     story && memoryView(app),
