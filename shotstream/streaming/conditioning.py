@@ -43,12 +43,8 @@ from shotstream.model.positions import (
     join_positions,
     target_positions,
 )
-from shotstream.streaming.context_sampling import (
-    ContextPlan,
-    ContextPolicy,
-    NextShot,
-    choose_context,
-)
+from shotstream.streaming.context_candidates import ContextPolicy, MatchCandidates, NextShot
+from shotstream.streaming.context_sampling import ContextPlan, choose_context
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.transfer import send
 
@@ -125,6 +121,7 @@ def condition_next_shot(
     policy: str | ContextPolicy,
     *,
     text_of: Callable[[Sequence[str]], str] = _last,
+    match: MatchCandidates | None = None,
     rng: np.random.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> ConditionedShot:
@@ -138,6 +135,7 @@ def condition_next_shot(
         policy: The policy that chooses the context among the candidates of the memories.
         text_of: Returns the text for the text encoder from the captions of the film up to a shot, its own
             the last; by default its own. It is called only for shots that are used.
+        match: Compares the candidates with the shot, see `NextShot`; None: nothing can be compared.
         rng: Generator for the policy, see `choose_context`.
         device: Device of the conditioning; queued work on it is not waited for.
 
@@ -154,7 +152,7 @@ def condition_next_shot(
             for shot_index, memory in enumerate(memories)
             for candidate in memory.candidates(shot_index)
         ],
-        NextShot(index=len(memories), caption=caption),
+        NextShot(index=len(memories), caption=caption, match=match),
         config.num_context_frames,
         policy,
         rng,

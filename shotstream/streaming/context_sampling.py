@@ -1,18 +1,18 @@
 """Context policies: the choice of the frames of earlier shots that condition the next one.
 
-A `ContextCandidate` is a frame of an earlier shot that was kept, or a picture pinned to one. A
-`ContextPolicy` chooses `budget` of them; `choose_context` sorts its choice and gives each frame its RoPE
-phase. There are two policies:
+A `ContextPolicy` chooses among the candidates (`context_candidates`); `choose_context` adds the mandatory
+ones, sorts the choice and gives each frame its RoPE phase. There are four policies:
 
 - `published`: the allocation of arXiv 2603.25746, section 3.2, as in its code. Every earlier shot gets
   `budget // num_shots` frames and the most recent shots one more each, so that with more shots than slots
   the oldest shots get none. Phases are shot indices, which grow with the film. Pinned frames are not
   defined for it and refused.
 - `theatre`: this project's own. The same allocation while the shots fit the budget. Otherwise one frame each
-  of the first shot, which introduced cast and place, and of the most recent `budget - 1` shots. Pinned frames
-  take slots first, and the rule applies to the remaining slots. Phases are ranks among the chosen shots, so
-  no phase difference exceeds `budget`, whatever the length of the film: training on up to `budget` earlier
-  shots covers all of them.
+  of the first shot, which introduced cast and place, and of the most recent `budget - 1` shots. Phases are
+  ranks among the chosen shots, so no phase difference exceeds `budget`, whatever the length of the film:
+  training on up to `budget` earlier shots covers all of them.
+- `prompt` and `keys`: the shots that match the next one best, however old (`content_policies`). They compare
+  captions, or the model's queries and keys. Phases are ranks.
 
 Another policy is a class with the members of `ContextPolicy` and a line in `POLICIES`;
 `experiments/policies.py` adds three. A policy can choose candidates alone. The candidates of a shot are the
@@ -22,101 +22,21 @@ again.
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from typing import Final, Protocol, runtime_checkable
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ContextCandidate:
-    """A frame that may condition the next shot: of an earlier shot, or a pinned picture."""
-
-    shot_index: int
-    """Index of the earlier shot in the film, from 0."""
-    frame_index: int | None
-    """Index of the video frame in that shot, from 0; None for a pinned picture."""
-    pin_index: int | None = None
-    """Index among the pictures pinned to that shot; None for a frame of the shot."""
-    shot_num_frames: int
-    """Length of that shot in video frames."""
-    caption: str
-    """The shot's own caption."""
-    latent: Callable[[], Float[Tensor, "z h w"]] = field(repr=False, compare=False)
-    """Returns the frame's normalised latent, which is read or computed when it is called."""
-
-    def __post_init__(self) -> None:
-        if (self.frame_index is None) == (self.pin_index is None):
-            raise ValueError(
-                "a context candidate is either a frame of a shot or a pinned picture; give exactly one index"
-            )
-
-    @property
-    def is_mandatory(self) -> bool:
-        """Whether every policy must choose it: a pinned picture."""
-        return self.pin_index is not None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NextShot:
-    """The next shot, as far as a policy may use it."""
-
-    index: int
-    """Index in the film, from 0: the number of the shots before it."""
-    caption: str
-    """The shot's own caption."""
-
-
-@runtime_checkable
-class ContextPolicy(Protocol):
-    """The protocol of context policies: a rule that chooses the context of a shot among candidates."""
-
-    @property
-    def ranks_phases(self) -> bool:
-        """Whether RoPE phases are ranks among the chosen shots; False: indices of shots in the film."""
-        ...
-
-    @property
-    def own_captions(self) -> bool:
-        """Whether a context frame has the caption of its own shot; False: that of the next shot."""
-        ...
-
-    @property
-    def allows_pins(self) -> bool:
-        """Whether mandatory candidates are allowed."""
-        ...
-
-    def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
-        """Returns the video frames of a shot that this policy may choose; they are kept as candidates.
-
-        Args:
-            num_frames: Length of the shot in video frames.
-            max_count: Maximum number of its frames in an equal share of the budget.
-        """
-        ...
-
-    def choose(
-        self,
-        candidates: Sequence[ContextCandidate],
-        budget: int,
-        next_shot: NextShot,
-        rng: np.random.Generator,
-    ) -> Sequence[ContextCandidate]:
-        """Returns exactly `budget` of the candidates, including all mandatory ones, in any order.
-
-        Args:
-            candidates: Candidates of all earlier shots, the oldest first; a shot's pinned pictures before its
-                frames. At least one is not mandatory, and at most `budget - 1` are.
-            budget: Number of context frames that the model takes; a candidate may be chosen repeatedly.
-            next_shot: The shot to be generated.
-            rng: The only source of randomness.
-        """
-        ...
+from shotstream.streaming.content_policies import ContentPolicy
+from shotstream.streaming.context_candidates import (
+    ContextCandidate,
+    ContextPolicy,
+    NextShot,
+    frames_by_shot,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,6 +69,8 @@ def choose_context(
 ) -> ContextPlan:
     """Returns the context plan of a shot that follows others.
 
+    Mandatory candidates are always chosen, whatever the policy, which fills the rest of the budget.
+
     Args:
         candidates: Candidates of all earlier shots, the oldest first; a shot's pinned pictures before its
             frames.
@@ -160,13 +82,16 @@ def choose_context(
 
     Raises:
         ValueError: There is no earlier shot (a first shot has no plan: its context is empty), the budget is
-            below 1, there are too many pins or pins that the policy does not allow, or the policy is unknown.
+            below 1, there are too many pins or pins that the policy does not allow, or the policy is unknown
+            or compares what is not known here.
     """
     policy = named_policy(policy) if isinstance(policy, str) else policy
     if budget < 1:
         raise ValueError(f"the context budget must be at least 1 frame, got {budget}")
-    num_pins = sum(candidate.is_mandatory for candidate in candidates)
-    if num_pins == len(candidates):
+    mandatory = [candidate for candidate in candidates if candidate.is_mandatory]
+    offered = [candidate for candidate in candidates if not candidate.is_mandatory]
+    num_pins, num_free = len(mandatory), budget - len(mandatory)
+    if not offered:
         raise ValueError("no earlier shot to sample; a first shot takes the empty context")
     if num_pins and not policy.allows_pins:
         raise ValueError(
@@ -177,8 +102,9 @@ def choose_context(
             f"{num_pins} context frames are pinned; at most {budget - 1} of {budget} may be: unpin some"
         )
     rng = np.random.default_rng(next_shot.index) if rng is None else rng
-    chosen = sorted(policy.choose(candidates, budget, next_shot, rng), key=_position)
-    assert len(chosen) == budget and sum(candidate.is_mandatory for candidate in chosen) == num_pins
+    found = policy.choose(_matched(offered, next_shot, policy), num_free, next_shot, rng)
+    assert len(found) == num_free and not any(candidate.is_mandatory for candidate in found)
+    chosen = sorted([*mandatory, *found], key=_position)
     shots = sorted({candidate.shot_index for candidate in chosen})
     phase_of = {shot: phase for phase, shot in enumerate(shots)} if policy.ranks_phases else None
     return ContextPlan(
@@ -194,46 +120,27 @@ def choose_context(
     )
 
 
+def _matched(
+    candidates: Sequence[ContextCandidate], next_shot: NextShot, policy: ContextPolicy
+) -> Sequence[ContextCandidate]:
+    """Returns the candidates, with their matches if the policy compares."""
+    if policy.compares is None:
+        return candidates
+    if next_shot.match is None:
+        raise ValueError(
+            f"this context policy compares {policy.compares} of a film, which are not known here; take one "
+            "that does not, such as 'theatre'"
+        )
+    matches = next_shot.match(policy.compares, candidates)
+    return [replace(one, match=match) for one, match in zip(candidates, matches, strict=True)]
+
+
 def _position(candidate: ContextCandidate) -> tuple[int, bool, int]:
     """Returns the sort key: oldest shot first, in it the pinned pictures, then its frames, in order."""
     if candidate.pin_index is not None:
         return candidate.shot_index, False, candidate.pin_index
     assert candidate.frame_index is not None
     return candidate.shot_index, True, candidate.frame_index
-
-
-def frame_candidates(
-    shot_index: int,
-    num_frames: int,
-    frame_indices: Sequence[int],
-    latent_of: Callable[[int], Float[Tensor, "z h w"]],
-    *,
-    caption: str = "",
-) -> list[ContextCandidate]:
-    """Returns frames of an earlier shot as candidates.
-
-    Args:
-        shot_index: Index of the shot in the film, from 0.
-        num_frames: Length of the shot in video frames.
-        frame_indices: Indices of the candidate frames.
-        latent_of: Returns the latent of one of them; it is called only if the latent is needed.
-        caption: The shot's own caption.
-
-    Raises:
-        ValueError: The shot is empty.
-    """
-    if num_frames < 1:
-        raise ValueError(f"every earlier shot needs at least 1 frame, got {num_frames}")
-    return [
-        ContextCandidate(
-            shot_index=shot_index,
-            frame_index=frame_index,
-            shot_num_frames=num_frames,
-            caption=caption,
-            latent=partial(latent_of, frame_index),
-        )
-        for frame_index in frame_indices
-    ]
 
 
 def max_pins(policy: str, budget: int) -> int:
@@ -295,6 +202,7 @@ class PublishedPolicy:
     ranks_phases = False
     own_captions = True
     allows_pins = False
+    compares = None
 
     def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
         """Returns the frames that `choose` may choose, for both parities of a shot's first frame."""
@@ -326,6 +234,7 @@ class TheatrePolicy:
     ranks_phases = True
     own_captions = True
     allows_pins = True
+    compares = None
 
     def frames_of(self, num_frames: int, count: int) -> tuple[int, ...]:
         """Returns the indices of `count` chosen frames of a shot; here, spread over it."""
@@ -342,38 +251,16 @@ class TheatrePolicy:
         next_shot: NextShot,
         rng: np.random.Generator,
     ) -> list[ContextCandidate]:
-        """Returns the pinned pictures and frames of the shots kept, by their shares of what is left."""
+        """Returns frames of the shots kept, by their shares of the budget."""
         del next_shot, rng
-        chosen = [candidate for candidate in candidates if candidate.is_mandatory]
-        free = budget - len(chosen)
+        chosen: list[ContextCandidate] = []
         shots = frames_by_shot(candidates)
-        kept = _anchored(list(shots), free)
-        for shot_index, count in zip(kept, allocate(len(kept), free), strict=True):
+        kept = _anchored(list(shots), budget)
+        for shot_index, count in zip(kept, allocate(len(kept), budget), strict=True):
             frames = shots[shot_index]
             num_frames = next(iter(frames.values())).shot_num_frames
             chosen += [frames[index] for index in self.frames_of(num_frames, count)]
         return chosen
-
-
-class KeptFrames(dict[int, ContextCandidate]):
-    """The candidates of one shot by frame index; raises ValueError for a frame that was not kept."""
-
-    def __missing__(self, frame_index: int) -> ContextCandidate:
-        one = next(iter(self.values()))
-        raise ValueError(
-            f"the context policy wants frame {frame_index} of shot {one.shot_index}, of which frames "
-            f"{', '.join(map(str, self))} are kept: name it in the policy's may_choose, and make the shot "
-            "(or the shards that hold it) again"
-        )
-
-
-def frames_by_shot(candidates: Sequence[ContextCandidate]) -> dict[int, KeptFrames]:
-    """Returns the frames of each shot, by their indices, without pinned pictures."""
-    shots: dict[int, KeptFrames] = {}
-    for candidate in candidates:
-        if candidate.frame_index is not None:
-            shots.setdefault(candidate.shot_index, KeptFrames())[candidate.frame_index] = candidate
-    return shots
 
 
 def _anchored(shots: Sequence[int], budget: int) -> Sequence[int]:
@@ -383,7 +270,12 @@ def _anchored(shots: Sequence[int], budget: int) -> Sequence[int]:
     return [shots[0], *shots[1 - budget :]] if budget > 1 else shots[-1:]
 
 
-POLICIES: Final[dict[str, ContextPolicy]] = {"published": PublishedPolicy(), "theatre": TheatrePolicy()}
+POLICIES: Final[dict[str, ContextPolicy]] = {
+    "published": PublishedPolicy(),
+    "theatre": TheatrePolicy(),
+    "prompt": ContentPolicy("captions", max_shots=3),
+    "keys": ContentPolicy("keys"),
+}
 """The context policies by the names that configs and bundles use."""
 
 

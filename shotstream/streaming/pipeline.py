@@ -23,8 +23,10 @@ from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
+from shotstream.streaming.context_sampling import named_policy
 from shotstream.streaming.inference_group import InferenceGroup, shared_cache
 from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
+from shotstream.streaming.matching import Matcher
 from shotstream.streaming.pipeline_config import (
     Family,
     PipelineConfig,
@@ -106,6 +108,9 @@ class StreamingPipeline:
             self.prefetcher = ChunkPrefetcher(self.device, self.codec_device)
         if group is not None:
             dit.token_share = HeadParallel(dit.config, self._token_grid)
+        self.matcher = Matcher(self)
+        """Compares shots, for context policies that choose by content."""
+        self.check_policy(config.context_policy)
         self._sigmas: dict[int, Tensor] = {}
         self._spare_caches: list[DualCache] = []
 
@@ -146,8 +151,16 @@ class StreamingPipeline:
 
     @property
     def context_policy(self) -> str:
-        """Name of the policy that chooses context frames."""
+        """Name of the policy that chooses context frames, unless a session names another."""
         return self.config.context_policy
+
+    def check_policy(self, name: str) -> None:
+        """Raises ValueError unless sessions of this pipeline can use the context policy with a name."""
+        if named_policy(name).compares == "keys" and self.group is not None:
+            raise ValueError(
+                f"the context policy {name!r} needs passes of the model that several processes cannot share; "
+                "start one process, or take another policy"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -282,11 +295,13 @@ class StreamingPipeline:
         """Takes back a borrowed cache, for the next shot."""
         self._spare_caches.append(cache)
 
-    def session(self, global_caption: str, *, seed: int = 0, quiet: bool = False) -> "StorySession":
+    def session(
+        self, global_caption: str, *, seed: int = 0, policy: str | None = None, quiet: bool = False
+    ) -> "StorySession":
         """Returns a new session; see `StorySession`."""
         from shotstream.streaming.session import StorySession
 
-        return StorySession(self, global_caption, seed=seed, quiet=quiet)
+        return StorySession(self, global_caption, seed=seed, policy=policy, quiet=quiet)
 
     def load_session(self, path: str | os.PathLike[str], *, quiet: bool = False) -> "StorySession":
         """Returns a session from `StorySession.save`; SessionError if damaged or of another model."""

@@ -47,7 +47,13 @@ class StorySession:
     """A session: the film of one global caption. Created by `StreamingPipeline.session`."""
 
     def __init__(
-        self, pipeline: StreamingPipeline, global_caption: str, *, seed: int = 0, quiet: bool = False
+        self,
+        pipeline: StreamingPipeline,
+        global_caption: str,
+        *,
+        seed: int = 0,
+        policy: str | None = None,
+        quiet: bool = False,
     ) -> None:
         """Creates an empty session.
 
@@ -55,10 +61,13 @@ class StorySession:
             pipeline: The pipeline; other sessions may share it.
             global_caption: Caption of all shots.
             seed: Seed of the session; shots without their own seed derive one from it and their index.
+            policy: Name of the policy that chooses the context of each shot, see `context_sampling`; None:
+                the model's.
             quiet: Gives no `CaptionWarning`; the caller tells what `StreamingPipeline.read` says.
 
         Raises:
-            ValueError: The caption is empty or the seed is out of range.
+            ValueError: The caption is empty, the seed is out of range, or the policy is unknown or cannot be
+                used with this model.
         """
         if not global_caption.strip():
             raise ValueError("the global caption is empty; say what all shots share")
@@ -67,6 +76,8 @@ class StorySession:
         self._pipeline = pipeline
         self._global_caption = global_caption
         self._seed, self._quiet = seed, quiet
+        self._policy = policy or pipeline.context_policy
+        pipeline.check_policy(self._policy)
         self._takes: tuple[Take, ...] = ()
         self._pins: tuple[Pin, ...] = ()
         self._open_shot: weakref.ref[Generator[Chunk, None, None]] | None = None
@@ -76,14 +87,19 @@ class StorySession:
     def load(
         cls, path: str | os.PathLike[str], pipeline: StreamingPipeline, *, quiet: bool = False
     ) -> "StorySession":
-        """Returns the session saved at `path`; it continues as if it had never ended.
+        """Returns the session saved at `path`; it continues as if it had never ended, under its own policy.
 
         Raises:
             SessionError: The file is not a saved session, is damaged, or belongs to another model.
         """
         saved = read_session(Path(path))
         _check_origin(saved, pipeline, Path(path))
-        session = cls(pipeline, saved.global_caption, seed=saved.seed, quiet=quiet)
+        try:
+            session = cls(
+                pipeline, saved.global_caption, seed=saved.seed, policy=saved.context_policy, quiet=quiet
+            )
+        except ValueError as error:
+            raise SessionError(f"{path}: {error}") from error
         session._takes, session._pins = saved.takes, saved.pins
         return session
 
@@ -96,6 +112,11 @@ class StorySession:
     def seed(self) -> int:
         """Seed of the session, for shots without their own."""
         return self._seed
+
+    @property
+    def context_policy(self) -> str:
+        """Name of the policy that chooses the context of each shot."""
+        return self._policy
 
     @property
     def shots(self) -> tuple[Take, ...]:
@@ -199,7 +220,9 @@ class StorySession:
 
     def fork(self) -> "StorySession":
         """Returns a session with the same finished shots and pins; afterwards both are independent."""
-        other = StorySession(self._pipeline, self._global_caption, seed=self._seed, quiet=self._quiet)
+        other = StorySession(
+            self._pipeline, self._global_caption, seed=self._seed, policy=self._policy, quiet=self._quiet
+        )
         other._takes, other._pins = self._takes, self._pins
         return other
 
@@ -214,10 +237,10 @@ class StorySession:
 
         Raises:
             ValueError: There is no such shot, the picture is invalid or has another size, the maximum number
-                of pins is reached, or the model's context policy does not support pins.
+                of pins is reached, or the session's context policy does not support pins.
         """
         shot_index = self._existing(shot_index)
-        policy, budget = self._pipeline.config.context_policy, self._pipeline.context_budget
+        policy, budget = self._policy, self._pipeline.context_budget
         if len(self._pins) >= max_pins(policy, budget):
             raise ValueError(
                 f"the context policy {policy!r} allows {max_pins(policy, budget)} pinned of {budget} context "
@@ -238,7 +261,7 @@ class StorySession:
             SavedSession(
                 model_id=self._pipeline.config.model_id,
                 weights_sha256=self._pipeline.weights_sha256,
-                context_policy=self._pipeline.config.context_policy,
+                context_policy=self._policy,
                 global_caption=self._global_caption,
                 seed=self._seed,
                 takes=self._takes,
@@ -258,6 +281,7 @@ class StorySession:
             num_chunks=config.num_chunks if num_chunks is None else num_chunks,
             takes=self._takes[:shot_index],
             pins=tuple(pin for pin in self._pins if pin.shot_index < shot_index),
+            policy=self._policy,
         )
 
     def _start(self, request: ShotRequest) -> Iterator[Chunk]:
@@ -323,15 +347,12 @@ class StorySession:
 
 
 def _check_origin(saved: SavedSession, pipeline: StreamingPipeline, path: Path) -> None:
-    for name, theirs, mine in (
-        ("weights", saved.weights_sha256, pipeline.weights_sha256),
-        ("context policy", saved.context_policy, pipeline.config.context_policy),
-    ):
-        if theirs != mine:
-            raise SessionError(
-                f"{path}: made with {saved.model_id} and {name} {theirs[:12]!r}; this model is "
-                f"{pipeline.config.model_id} with {mine[:12]!r}: load the model that it was made with"
-            )
+    if saved.weights_sha256 != pipeline.weights_sha256:
+        raise SessionError(
+            f"{path}: made with {saved.model_id} and weights {saved.weights_sha256[:12]!r}; this model is "
+            f"{pipeline.config.model_id} with {pipeline.weights_sha256[:12]!r}: load the model that it was "
+            "made with"
+        )
     shape = (pipeline.dit.config.latent_channels, pipeline.latent_size.height, pipeline.latent_size.width)
     latents = [
         *(latent for take in saved.takes for latent in take.latents),

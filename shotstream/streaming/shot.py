@@ -202,13 +202,15 @@ def _denoising(
 
 def condition_request(pipeline: StreamingPipeline, request: ShotRequest) -> ConditionedShot:
     """Returns the conditioning of a shot, a batch of one on the pipeline's device, and its caption rows."""
+    captions = [*(take.caption for take in request.takes), request.caption]
     return condition_next_shot(
         request.memories,
         request.caption,
         pipeline.dit.config,
         pipeline.latent_size,
-        pipeline.config.context_policy,
+        request.policy or pipeline.context_policy,
         text_of=partial(pipeline.compose, request.global_caption, seed=request.film_seed),
+        match=partial(pipeline.matcher.match, request.global_caption, captions, request.film_seed),
         device=pipeline.device,
     )
 

@@ -11,7 +11,7 @@ from functools import partial
 from jaxtyping import Float
 from torch import Tensor
 
-from shotstream.streaming.context_sampling import ContextCandidate, frame_candidates
+from shotstream.streaming.context_candidates import ContextCandidate, frame_candidates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

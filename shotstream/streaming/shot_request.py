@@ -28,6 +28,8 @@ class ShotRequest:
     """The takes of the earlier shots."""
     pins: tuple[Pin, ...]
     """The pinned pictures."""
+    policy: str | None = None
+    """Name of the policy that chooses its context; None: the model's."""
 
     def __post_init__(self) -> None:
         for caption in (self.global_caption, self.caption):

@@ -7,13 +7,8 @@ from typing import Any
 
 import torch
 
-from shotstream.streaming.context_sampling import (
-    ContextCandidate,
-    NextShot,
-    choose_context,
-    frame_candidates,
-    kept_frames,
-)
+from shotstream.streaming.context_candidates import ContextCandidate, NextShot, frame_candidates
+from shotstream.streaming.context_sampling import choose_context, kept_frames
 from shotstream.streaming.saved_session import Pin, Take
 from shotstream.studio.app_context import AppContext
 from shotstream.studio.shot_list import PinnedFrame, ShotList

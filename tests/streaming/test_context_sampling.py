@@ -10,11 +10,9 @@ import pytest
 import torch
 
 from shotstream.streaming.conditioning import caption_shots, planned_conditioning
+from shotstream.streaming.context_candidates import ContextCandidate, ContextPolicy, NextShot
 from shotstream.streaming.context_sampling import (
     POLICIES,
-    ContextCandidate,
-    ContextPolicy,
-    NextShot,
     TheatrePolicy,
     allocate,
     choose_context,
@@ -140,7 +138,7 @@ def test_candidates_are_few() -> None:
 class _OfOneShot:
     """A policy as anybody may write one: by chance, of shots whose caption is the next one's."""
 
-    ranks_phases, own_captions, allows_pins = True, True, True
+    ranks_phases, own_captions, allows_pins, compares = True, True, True, None
 
     def may_choose(self, num_frames: int, max_count: int) -> range:
         del max_count
@@ -153,9 +151,8 @@ class _OfOneShot:
         next_shot: NextShot,
         rng: np.random.Generator,
     ) -> list[ContextCandidate]:
-        pinned = [one for one in candidates if one.is_mandatory]
-        alike = [one for one in candidates if not one.is_mandatory and one.caption == next_shot.caption]
-        return [*(alike[i] for i in rng.integers(len(alike), size=budget - len(pinned))), *pinned]
+        alike = [one for one in candidates if one.caption == next_shot.caption]
+        return [alike[i] for i in rng.integers(len(alike), size=budget)]
 
 
 def test_any_object_that_chooses_is_a_policy_and_whoever_plans_a_shot_finds_the_same() -> None:
