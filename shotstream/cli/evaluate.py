@@ -30,6 +30,17 @@ def evaluate(
         bool,
         typer.Option("--other-captions", help="Use captions of another story than the one it is scored by."),
     ] = False,
+    returns: Annotated[
+        bool,
+        typer.Option(
+            "--returns",
+            help="Stories of five actors and places that leave and return; also print memory by absence.",
+        ),
+    ] = False,
+    context_policy: Annotated[
+        list[str] | None,
+        typer.Option(help="Policy that chooses context frames; repeat it to compare several."),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps per chunk; default: the model's.")
     ] = None,
@@ -61,9 +72,16 @@ def evaluate(
     """Generate held-out stories and score them; one line of JSON at the end."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
-        from shotstream.evaluation.run import EvaluationConfig, evaluate_model, write_report
+        from shotstream.evaluation.report import gap_header
+        from shotstream.evaluation.run import (
+            EvaluationConfig,
+            evaluate_model,
+            evaluate_policies,
+            write_report,
+        )
         from shotstream.streaming.choice import DEFAULT_OPTIONS
 
+        policies = list(dict.fromkeys(context_policy or ()))
         config = EvaluationConfig(
             num_stories=stories,
             num_shots=shots,
@@ -71,6 +89,8 @@ def evaluate(
             steps=steps,
             codec_only=codec_only,
             other_captions=other_captions,
+            returns=returns,
+            policy=policies[0] if len(policies) == 1 else None,
         )
 
         if run is None and (sampler_steps, guidance, context_guidance) != (25, 1.5, 1.0):
@@ -79,7 +99,19 @@ def evaluate(
         def tell(num_done: int, num_all: int) -> None:
             status.update(f"{num_done} of {num_all} stories")
 
-        if run is None:
+        if len(policies) > 1:
+            if run is not None or no_context:
+                raise ValueError("several policies are compared on a model with context; give one")
+            reports = evaluate_policies(
+                policies,
+                model,
+                config,
+                device=device,
+                options=options,
+                directory=output,
+                progress=tell,
+            )
+        elif run is None:
             report = evaluate_model(
                 model,
                 config,
@@ -89,6 +121,7 @@ def evaluate(
                 directory=output,
                 progress=tell,
             )
+            reports = {report.facts.get("context_policy", "codec"): report}
         else:
             if codec_only:
                 raise ValueError("--codec-only judges a model's codec; leave --run out")
@@ -111,8 +144,18 @@ def evaluate(
                 progress=tell,
             )
             write_report(report, output)
-    print(report.table())
-    print("\n" + report.framing_table())
-    if by_shot:
-        print("\n" + report.shot_table())
-    print(report.json_line())
+            reports = {report.facts["context_policy"]: report}
+    for policy, report in reports.items():
+        if len(reports) > 1:
+            print(f"{policy}\n")
+        print(report.table())
+        print("\n" + report.framing_table())
+        if by_shot:
+            print("\n" + report.shot_table())
+        print()
+    if returns:
+        print(gap_header())
+        for policy, report in reports.items():
+            print(report.gap_line(policy))
+    for report in reports.values():
+        print(report.json_line())

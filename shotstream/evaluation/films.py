@@ -20,7 +20,7 @@ from shotstream.theatre.cast import SCARVES
 from shotstream.theatre.palette import RGB, to_rgb
 from shotstream.theatre.render import Shot, render
 from shotstream.theatre.sets import NUM_LAYOUTS
-from shotstream.theatre.world import TheatreStory, sample_story
+from shotstream.theatre.world import TheatreStory, sample_returning_story, sample_story
 from shotstream.vae.codec import Codec
 from shotstream.vae.pixels import from_uint8, to_uint8
 
@@ -32,25 +32,39 @@ _HELD_OUT_STREAM = 1_000_003
 _CELL_PX = 8
 
 
-def held_out_stories(num_stories: int, num_shots: int, seed: int) -> list[TheatreStory]:
-    """Returns stories with a held-out pair of species and colour; story i depends on `seed` and i."""
+def held_out_stories(
+    num_stories: int, num_shots: int, seed: int, *, returns: bool = False
+) -> list[TheatreStory]:
+    """Returns stories with a held-out pair of species and colour; story i depends on `seed` and i.
+
+    With `returns` they have five actors in five places, which leave and return.
+    """
+    sample = sample_returning_story if returns else sample_story
     return [
-        sample_story(np.random.default_rng((seed, _HELD_OUT_STREAM, number)), num_shots, held_out=True)
+        sample(np.random.default_rng((seed, _HELD_OUT_STREAM, number)), num_shots, held_out=True)
         for number in range(num_stories)
     ]
 
 
 def model_films(
-    pipeline: StreamingPipeline, *, context: bool, num_chunks: int, seed: int, steps: int | None = None
+    pipeline: StreamingPipeline,
+    *,
+    context: bool,
+    num_chunks: int,
+    seed: int,
+    steps: int | None = None,
+    policy: str | None = None,
 ) -> FilmSource:
     """Returns the films of a model; without context each shot is the first one of its own session.
 
     With and without context a shot has the same seed, and so the same noise. `steps` is the number of
-    denoising steps; None takes the number that the model was trained for.
+    denoising steps; None takes the number that the model was trained for. `policy` chooses the context; None
+    takes the model's.
     """
+    pipeline.check_policy(policy or pipeline.context_policy)
 
     def film(number: int, story: TheatreStory) -> list[np.ndarray]:
-        session = pipeline.session(story.global_caption, seed=seed + number)
+        session = pipeline.session(story.global_caption, seed=seed + number, policy=policy)
         takes: list[np.ndarray] = []
         for index, caption in enumerate(story.captions):
             if not context:
