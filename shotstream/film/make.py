@@ -182,7 +182,9 @@ def make_film(
             session = (
                 pipeline.load_session(work.session_file(num_resumed_shots - 1), quiet=True)
                 if num_resumed_shots
-                else pipeline.session(plan.story.global_caption, seed=plan.seed, quiet=True)
+                else pipeline.session(
+                    plan.story.global_caption, seed=plan.seed, policy=plan.context_policy, quiet=True
+                )
             )
             for shot_index in range(num_resumed_shots, len(plan.story.shots)):
                 if plan.pins:

@@ -67,6 +67,10 @@ class FakePipeline(StreamingPipeline):
         return "0" * 64
 
     @property
+    def context_policy(self) -> str:
+        return "theatre"
+
+    @property
     def num_steps(self) -> int:
         return 4
 
@@ -75,5 +79,6 @@ class FakePipeline(StreamingPipeline):
         global_caption: str,  # noqa: ARG002 (a shot knows its caption)
         *,
         seed: int = 0,  # noqa: ARG002 (a shot brings its own)
+        policy: str | None = None,  # noqa: ARG002 (a drawing remembers everything)
     ) -> FakeSession:
         return FakeSession(self._shots)

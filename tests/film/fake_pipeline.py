@@ -60,7 +60,14 @@ class FakePipeline(StreamingPipeline):
         self.stop_at, self.error = stop_at, error
         self.num_chunks_made = 0
 
-    def session(self, global_caption: str, *, seed: int = 0, quiet: bool = False) -> FakeSession:
+    def session(
+        self,
+        global_caption: str,
+        *,
+        seed: int = 0,
+        policy: str | None = None,  # noqa: ARG002 (its frames depend on all earlier shots)
+        quiet: bool = False,
+    ) -> FakeSession:
         assert quiet, "the film's warnings are those of its story"
         return FakeSession(self, [f"{global_caption} {seed}"][:0])
 
@@ -84,7 +91,7 @@ def plan(num_shots: int = 4, seed: int = 7, num_chunks: int = 2) -> FilmPlan:
     return FilmPlan(
         model_id="fake",
         weights_sha256="0" * 64,
-        context_policy="ours",
+        context_policy="theatre",
         num_steps=4,
         seed=seed,
         story=Story(title="A fox", global_caption="A red fox.", shots=shots),
