@@ -23,7 +23,7 @@ from shotstream.model.dit import DiT
 from shotstream.model.dual_cache import DualCache
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
-from shotstream.streaming.context_sampling import named_policy
+from shotstream.streaming.context_sampling import POLICIES, named_policy
 from shotstream.streaming.inference_group import InferenceGroup, shared_cache
 from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
 from shotstream.streaming.matching import Matcher
@@ -154,13 +154,22 @@ class StreamingPipeline:
         """Name of the policy that chooses context frames, unless a session names another."""
         return self.config.context_policy
 
+    @property
+    def context_policies(self) -> tuple[str, ...]:
+        """Names of the policies that sessions may use; its own first."""
+        own = self.context_policy
+        return (own, *(name for name in POLICIES if name != own and self._can_use(name)))
+
     def check_policy(self, name: str) -> None:
         """Raises ValueError unless sessions of this pipeline can use the context policy with a name."""
-        if named_policy(name).compares == "keys" and self.group is not None:
+        if not self._can_use(name):
             raise ValueError(
                 f"the context policy {name!r} needs passes of the model that several processes cannot share; "
                 "start one process, or take another policy"
             )
+
+    def _can_use(self, policy: str) -> bool:
+        return named_policy(policy).compares != "keys" or self.group is None
 
     @property
     def device(self) -> torch.device:

@@ -89,11 +89,17 @@ def plan_context(
     takes: Mapping[str, TakeRecord],
     caption: str,
 ) -> tuple[ContextFrameRecord, ...]:
-    """Returns the frames that condition a shot with `caption` at `index`, oldest shot first."""
+    """Returns the frames that condition a shot with `caption` at `index`, oldest shot first.
+
+    Raises:
+        CorruptTakeError: The context policy compares frames of a take that cannot be read.
+    """
     film = shot_list.take_ids(index)
     if not film:
         return ()
     pipeline = app.pipeline
+    told = [*(takes[take_id].caption for take_id in film), caption]
+    match = partial(pipeline.matcher.match, shot_list.global_caption, told, takes[film[0]].seed)
     pins = shot_list.pins_before(index)
     pins_of = [[pin for pin in pins if pin.take_id == take_id] for take_id in film]
     plan = choose_context(
@@ -102,9 +108,9 @@ def plan_context(
             for shot_index, take_id in enumerate(film)
             for candidate in _candidates(app, cache, takes[take_id], shot_index, pins_of[shot_index])
         ],
-        NextShot(index=len(film), caption=caption),
+        NextShot(index=len(film), caption=caption, match=match),
         pipeline.context_budget,
-        pipeline.config.context_policy,
+        shot_list.context_policy or pipeline.context_policy,
     )
     frames: list[ContextFrameRecord] = []
     for slot in plan.slots:
@@ -118,6 +124,8 @@ def plan_context(
                 frame_index=frame_index,
                 pin_id=None if pin is None else pin.pin_id,
                 shot_phase=slot.shot_phase,
+                score=None if chosen.match is None else chosen.match.score,
+                shared=() if chosen.match is None else chosen.match.shared,
             )
         )
     return tuple(frames)

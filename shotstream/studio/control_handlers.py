@@ -10,6 +10,7 @@ from functools import singledispatch
 
 from shotstream.streaming.context_sampling import max_pins
 from shotstream.streaming.noise import derive_seed
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.history import QueuedTake
 from shotstream.studio.ids import new_id
@@ -69,6 +70,13 @@ def new_shot_entry(shot: NewShot, limits: Limits) -> ShotEntry:
         num_chunks=shot.num_chunks,
         seed=None if shot.seed is None else int(shot.seed),
     )
+
+
+def check_policy(policy: str, pipeline: StreamingPipeline) -> None:
+    """Raises ApiError unless the model can use a context policy."""
+    if policy not in pipeline.context_policies:
+        known = ", ".join(pipeline.context_policies)
+        raise ApiError("invalid", f"no context policy {policy!r} here; there are {known}")
 
 
 def check_caption_length(text: str, limits: Limits) -> None:
@@ -269,7 +277,7 @@ def handle_set_autoplay(control: SetAutoplay, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_edit_story(control: EditStory, story: OpenStory) -> Effect:
-    """Changes the title or the global caption; see `EditStory`."""
+    """Changes the title, the global caption or the context policy; see `EditStory`."""
     old = story.shot_list
     shot_list = old
     if control.title is not None:
@@ -277,6 +285,17 @@ def handle_edit_story(control: EditStory, story: OpenStory) -> Effect:
     if control.global_caption is not None:
         check_caption_length(control.global_caption, story.app.limits)
         shot_list = replace(shot_list, global_caption=control.global_caption)
+    pipeline = story.app.pipeline
+    policy = control.context_policy
+    if policy is not None and policy != (old.context_policy or pipeline.context_policy):
+        check_policy(policy, pipeline)
+        most = max_pins(policy, pipeline.context_budget)
+        if len(old.pins) > most:
+            raise ApiError(
+                "refused",
+                f"under the context policy {policy!r} at most {most} frames can be pinned; unpin some first",
+            )
+        shot_list = replace(shot_list, context_policy=policy)
     if shot_list == old:
         return _effect_at(story, len(old.shots))
     story.commit(shot_list, "Edit the story")
@@ -328,7 +347,8 @@ def handle_switch_branch(control: SwitchBranch, story: OpenStory) -> Effect:
 def handle_pin(control: Pin, story: OpenStory) -> Effect:
     """Pins a frame of the film; see `Pin`."""
     pipeline, shot_list, frame = story.app.pipeline, story.shot_list, control.frame
-    most = max_pins(pipeline.config.context_policy, pipeline.context_budget)
+    policy = shot_list.context_policy or pipeline.context_policy
+    most = max_pins(policy, pipeline.context_budget)
     if len(shot_list.pins) >= most:
         raise ApiError("limit", f"at most {most} frames can be pinned; unpin one first")
     if frame.take_id not in shot_list.take_ids():

@@ -227,7 +227,7 @@ class Exporter:
         plan = FilmPlan(
             model_id=pipeline.model_id,
             weights_sha256=first.weights_sha256,
-            context_policy=pipeline.context_policy,
+            context_policy=shot_list.context_policy or pipeline.context_policy,
             num_steps=first.num_steps,
             seed=self._snapshot.seed,
             story=self._story(),

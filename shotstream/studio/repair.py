@@ -88,6 +88,7 @@ def _shot_request(
                 for frame in record.context
                 if frame.pin_id is not None
             ),
+            policy=record.context_policy,
         )
     except CorruptTakeError as error:
         return error.take_id

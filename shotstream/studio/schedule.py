@@ -7,6 +7,7 @@ from shotstream.studio.context_cache import plan_context
 from shotstream.studio.history import QueuedTake
 from shotstream.studio.shot_list import start_frames
 from shotstream.studio.take_job import TakeRequest
+from shotstream.studio.take_record import ContextFrameRecord
 
 if TYPE_CHECKING:
     from shotstream.studio.open_story import OpenStory
@@ -64,8 +65,19 @@ def is_far_ahead(story: "OpenStory", index: int, now_s: float) -> bool:
     return ahead >= round(story.app.limits.look_ahead_s * story.app.pipeline.fps)
 
 
-def take_request(story: "OpenStory", index: int) -> TakeRequest:
-    """Returns the inputs of the next take of the shot at `index`: as queued, else as in its entry."""
+def take_request(
+    story: "OpenStory", index: int, context: tuple[ContextFrameRecord, ...] | None = None
+) -> TakeRequest:
+    """Returns the inputs of the next take of the shot at `index`: as queued, else as in its entry.
+
+    Args:
+        story: The story.
+        index: Index of the shot.
+        context: The frames that condition it; None: they are chosen now.
+
+    Raises:
+        CorruptTakeError: The context policy compares frames of a take that cannot be read.
+    """
     shot = story.shot_list.shots[index]
     queued = story.history.queue.get(shot.shot_id) or QueuedTake(shot_id=shot.shot_id)
     seed = shot.seed if queued.seed is None else queued.seed
@@ -87,5 +99,8 @@ def take_request(story: "OpenStory", index: int) -> TakeRequest:
             index,
             story.history.takes,
             queued.caption or shot.caption,
-        ),
+        )
+        if context is None
+        else context,
+        context_policy=story.shot_list.context_policy,
     )

@@ -43,6 +43,9 @@ class ShotList:
     global_caption: str
     shots: tuple[ShotEntry, ...] = ()
     pins: tuple[PinnedFrame, ...] = ()
+    context_policy: str | None = None
+    """Name of the policy that chooses the context of its shots; None: the model's, in stories of earlier
+    versions."""
 
     def to_document(self) -> dict[str, Any]:
         """Returns the shot list as plain values, as the database stores them; `from_document` reads them."""
@@ -52,6 +55,7 @@ class ShotList:
             "global_caption": self.global_caption,
             "cards": tuple(asdict(shot) for shot in self.shots),
             "pins": tuple(asdict(pin) for pin in self.pins),
+            "context_policy": self.context_policy,
         }
 
     @classmethod
@@ -62,6 +66,7 @@ class ShotList:
             global_caption=document["global_caption"],
             shots=tuple(ShotEntry(**shot) for shot in document["cards"]),
             pins=tuple(PinnedFrame(**pin) for pin in document["pins"]),
+            context_policy=document.get("context_policy"),
         )
 
     def index_of(self, shot_id: str) -> int | None:
@@ -93,7 +98,9 @@ def stale_reasons(
         return ()
     take = takes[shot.take_id]
     reasons: list[StaleReason] = []
-    if take.before != shot_list.take_ids(index):
+    if take.before != shot_list.take_ids(index) or (
+        take.before and take.context_policy != shot_list.context_policy
+    ):
         reasons.append("context")
     if take.caption != shot.caption:
         reasons.append("caption")
@@ -110,6 +117,8 @@ def first_difference(old: ShotList, new: ShotList) -> int:
     shorter = min(len(old.shots), len(new.shots))
     if old.global_caption != new.global_caption:
         return 0
+    if old.context_policy != new.context_policy:
+        return min(1, shorter)  # the first shot has no context
     return next((index for index, (mine, other) in enumerate(pairs) if mine != other), shorter)
 
 

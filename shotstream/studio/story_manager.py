@@ -48,10 +48,22 @@ class StoryManager:
     # Stories.
 
     def create_story(
-        self, title: str, global_caption: str, shots: Sequence[NewShot], *, seed: int, autoplay: bool
+        self,
+        title: str,
+        global_caption: str,
+        shots: Sequence[NewShot],
+        *,
+        seed: int,
+        autoplay: bool,
+        context_policy: str | None = None,
     ) -> StoryState:
-        """Creates a story and returns its state; raises ApiError beyond a limit."""
+        """Creates a story and returns its state; raises ApiError beyond a limit, or for an unknown policy.
+
+        `context_policy` None is the model's.
+        """
         limits = self.app.limits
+        policy = context_policy or self.app.pipeline.context_policy
+        control_handlers.check_policy(policy, self.app.pipeline)
         control_handlers.check_caption_length(global_caption, limits)
         if len(shots) > limits.shots:
             raise ApiError("limit", f"{len(shots)} shots; a story has at most {limits.shots} here")
@@ -61,7 +73,7 @@ class StoryManager:
             )
         entries = tuple(control_handlers.new_shot_entry(shot, limits) for shot in shots)
         story_id = new_id()
-        shot_list = ShotList(title=title, global_caption=global_caption, shots=entries)
+        shot_list = ShotList(title=title, global_caption=global_caption, shots=entries, context_policy=policy)
         try:
             num_bytes = self.app.store.create_story(story_id, shot_list, seed=seed, autoplay=autoplay)
         except SQLAlchemyError as error:
@@ -351,4 +363,5 @@ def _model_state(app: AppContext) -> ModelState:
         first_chunk_frames=pipeline.geometry.chunk_num_frames(0),
         chunk_frames=pipeline.geometry.chunk_num_frames(1),
         context_frames=pipeline.context_budget,
+        context_policies=pipeline.context_policies,
     )

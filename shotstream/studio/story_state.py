@@ -1,9 +1,11 @@
 """Builds the state of an open story that viewers are sent."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shotstream.streaming.context_sampling import max_pins
 from shotstream.studio.context_cache import plan_context
+from shotstream.studio.media_store import CorruptTakeError
 from shotstream.studio.schedule import next_index
 from shotstream.studio.schemas.state import (
     BranchState,
@@ -28,6 +30,7 @@ def story_state(story: "OpenStory") -> StoryState:
     history, shot_list = story.history, story.shot_list
     pipeline = story.app.pipeline
     film = shot_list.take_ids()
+    policy = shot_list.context_policy or pipeline.context_policy
     return StoryState(
         story_id=story.story_id,
         revision=story.revision,
@@ -54,7 +57,8 @@ def story_state(story: "OpenStory") -> StoryState:
             )
             for pin in shot_list.pins
         ),
-        max_pins=max_pins(pipeline.config.context_policy, pipeline.context_budget),
+        max_pins=max_pins(policy, pipeline.context_budget),
+        context_policy=policy,
         making=None if story.job is None else job_state(story, story.job),
         memory=_memory(story),
         undo=f"Take of shot {story.job.request.index + 1} in the making"
@@ -105,6 +109,7 @@ def take_state(story: "OpenStory", take: TakeRecord) -> TakeState:
         weights_match=take.weights_sha256 == story.app.pipeline.weights_sha256,
         created_at=take.created_at,
         context=_frames(story, take.context),
+        context_policy=take.context_policy or story.app.pipeline.context_policy,
     )
 
 
@@ -129,7 +134,9 @@ def _memory(story: "OpenStory") -> tuple[ContextFrame, ...]:
     index = len(story.shot_list.shots) if index is None else index
     caption = story.shot_list.shots[index].caption if index < len(story.shot_list.shots) else ""
     takes = story.history.takes
-    return _frames(story, plan_context(story.app, story.cache, story.shot_list, index, takes, caption))
+    with suppress(CorruptTakeError):  # it is found again, and repaired, when the shot is generated
+        return _frames(story, plan_context(story.app, story.cache, story.shot_list, index, takes, caption))
+    return ()
 
 
 def _frames(story: "OpenStory", frames: tuple[ContextFrameRecord, ...]) -> tuple[ContextFrame, ...]:
@@ -140,6 +147,8 @@ def _frames(story: "OpenStory", frames: tuple[ContextFrameRecord, ...]) -> tuple
             frame_index=frame.frame_index,
             pin_id=frame.pin_id,
             shot_phase=frame.shot_phase,
+            score=None if frame.score is None else round(frame.score, 4),
+            shared=frame.shared,
         )
         for frame in frames
     )

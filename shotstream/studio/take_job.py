@@ -34,6 +34,8 @@ class TakeRequest:
     pins: tuple[PinnedFrame, ...]
     context: tuple[ContextFrameRecord, ...]
     """The frames that condition it."""
+    context_policy: str | None
+    """Name of the policy that chose them; None: the model's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +78,7 @@ class TakeJob:
                 cache.pin(takes[pin.take_id], pin.frame_index, request.before.index(pin.take_id))
                 for pin in request.pins
             ),
+            policy=request.context_policy,
         )
         pipeline, preview = app.pipeline, app.preview
         self._context_encoder = ContextEncoder(
@@ -147,6 +150,7 @@ class TakeJob:
             was_cut=num_chunks < request.num_chunks,
             before=request.before,
             context=request.context,
+            context_policy=request.context_policy,
             weights_sha256=app.pipeline.weights_sha256,
             environment=app.environment,
             header_bytes=len(files.recording.header),

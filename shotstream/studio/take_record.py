@@ -13,6 +13,10 @@ class ContextFrameRecord:
     frame_index: int
     pin_id: str | None
     shot_phase: int
+    score: float | None = None
+    """How well it matches the take, by a policy that compares; None: it was chosen without, or earlier."""
+    shared: tuple[str, ...] = ()
+    """What it shows that the take shows as well, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +51,8 @@ class TakeRecord:
     """SHA-256 of each lossless frame."""
     file_sha256: Mapping[str, str] = field(default_factory=dict[str, str])
     """SHA-256 of each file, by file name; empty for takes of an earlier version."""
+    context_policy: str | None = None
+    """Name of the policy that chose its context; None: the model's, in stories of earlier versions."""
 
     def to_document(self) -> dict[str, Any]:
         """Returns the record as plain values; `from_document` reads them."""
@@ -58,5 +64,11 @@ class TakeRecord:
         values = dict(document)
         for name in ("before", "chunk_bytes", "frame_sha256"):
             values[name] = tuple(values[name])
-        values["context"] = tuple(ContextFrameRecord(**frame) for frame in values["context"])
+        values["context"] = tuple(map(_frame, values["context"]))
         return cls(**values)
+
+
+def _frame(document: Mapping[str, Any]) -> ContextFrameRecord:
+    values = dict(document)
+    values["shared"] = tuple(values.get("shared", ()))
+    return ContextFrameRecord(**values)

@@ -40,13 +40,16 @@ async def create_story(backend: BackendDep, body: CreateStory) -> StoryState:
         known = bundled_stories()
         if body.bundled not in known:
             raise ApiError("not_found", f"no such bundled story; there are {', '.join(known)}")
-        return await _create_from(backend, read_story(known[body.bundled]), body.seed, body.autoplay)
+        story = read_story(known[body.bundled])
+        return await _create_from(backend, story, body.seed, body.autoplay, body.context_policy)
     if body.global_caption is None:
         raise ApiError("invalid", "global_caption: it is missing")
     title, caption, shots = body.title, body.global_caption, body.shots
     seed = DEFAULT_SEED if body.seed is None else int(body.seed)
     return await backend.worker.call(
-        lambda manager: manager.create_story(title, caption, shots, seed=seed, autoplay=body.autoplay)
+        lambda manager: manager.create_story(
+            title, caption, shots, seed=seed, autoplay=body.autoplay, context_policy=body.context_policy
+        )
     )
 
 
@@ -64,7 +67,9 @@ async def import_story(
     return ImportedStory(**dict(created), warnings=story.warnings)
 
 
-async def _create_from(backend: Backend, story: Story, seed: str | None, autoplay: bool) -> StoryState:
+async def _create_from(
+    backend: Backend, story: Story, seed: str | None, autoplay: bool, context_policy: str | None = None
+) -> StoryState:
     """Creates a story from a story file; `seed`, then the file's own seed, then the default is used."""
     chosen = next((s for s in (None if seed is None else int(seed), story.seed) if s is not None), None)
     shots = [
@@ -82,6 +87,7 @@ async def _create_from(backend: Backend, story: Story, seed: str | None, autopla
             shots,
             seed=DEFAULT_SEED if chosen is None else chosen,
             autoplay=autoplay,
+            context_policy=context_policy,
         )
     )
 

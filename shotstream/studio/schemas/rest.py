@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from shotstream.story import MAX_SHOTS
-from shotstream.studio.schemas.base import Caption, ErrorCode, Message, Seed, Title
+from shotstream.studio.schemas.base import Caption, ErrorCode, Message, PolicyName, Seed, Title
 from shotstream.studio.schemas.state import LimitsState, ModelState, NewShot, StoryState
 
 
@@ -20,6 +20,8 @@ class CreateStory(Message):
     shots: tuple[NewShot, ...] = Field(default=(), max_length=MAX_SHOTS, strict=False)
     seed: Seed | None = None
     """Seed of the story; null: 7, or the bundled story's own."""
+    context_policy: PolicyName | None = None
+    """One of the model's `context_policies`; null: the model's own."""
     autoplay: bool = True
 
 

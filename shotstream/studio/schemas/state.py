@@ -52,6 +52,11 @@ class ContextFrame(Message):
     """The pin that selected it; null: the context policy selected it."""
     shot_phase: int
     """RoPE phase of its shot: the number of shots in the context before it."""
+    score: float | None = None
+    """How well it matches the shot, if the context policy compares; the higher the better. Comparable among
+    the frames of one shot only."""
+    shared: tuple[str, ...] = ()
+    """What its shot shows that this shot shows as well, in words, as far as the context policy knows."""
 
 
 class TakeState(Message):
@@ -72,6 +77,8 @@ class TakeState(Message):
     """Time at which it was stored: ISO 8601, UTC."""
     context: tuple[ContextFrame, ...]
     """The frames that conditioned it."""
+    context_policy: str
+    """Name of the policy that chose them."""
 
 
 ShotStatus = Literal["waiting", "queued", "generating", "done", "stale", "failed"]
@@ -91,7 +98,8 @@ class ShotState(Message):
     again is `queued`.
     """
     stale_reasons: tuple[StaleReason, ...]
-    """The inputs that have changed: an earlier shot (`context`), a caption, or the seed."""
+    """The inputs that have changed: an earlier shot or the context policy (`context`), a caption, or the
+    seed."""
     failure: str | None
     """Why the last attempt failed; null: it did not fail."""
     take_id: Id | None
@@ -155,7 +163,9 @@ class StoryState(Message):
     shots: tuple[ShotState, ...]
     pins: tuple[PinState, ...]
     max_pins: int
-    """Maximum number of pins; 0: the model's context policy does not support pins."""
+    """Maximum number of pins; 0: the story's context policy does not support pins."""
+    context_policy: str
+    """Name of the policy that chooses the frames of earlier shots that condition a shot."""
     making: Making | None
     """The take that is being generated; null: none."""
     memory: tuple[ContextFrame, ...]
@@ -220,3 +230,5 @@ class ModelState(Message):
     """Number of frames in every later chunk."""
     context_frames: int
     """Number of frames that condition a shot."""
+    context_policies: tuple[str, ...]
+    """Names of the policies that can choose them; the model's own first."""

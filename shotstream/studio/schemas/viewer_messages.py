@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from shotstream.studio.schemas.base import Caption, Id, Index, Message, NumChunks, ReplyId, Seed, Title
+from shotstream.studio.schemas.base import (
+    Caption,
+    Id,
+    Index,
+    Message,
+    NumChunks,
+    PolicyName,
+    ReplyId,
+    Seed,
+    Title,
+)
 from shotstream.studio.schemas.state import NewShot, Place
 
 
@@ -121,11 +131,16 @@ class SetAutoplay(Control):
 
 
 class EditStory(Control):
-    """Change the title or the global caption; null keeps a value."""
+    """Change the title, the global caption or the context policy; null keeps a value.
+
+    Shots after the first become stale by a new context policy.
+    """
 
     type: Literal["edit_story"]
     title: Title | None = None
     global_caption: Caption | None = None
+    context_policy: PolicyName | None = None
+    """One of the model's `context_policies`."""
 
 
 class Undo(Control):
