@@ -1,8 +1,9 @@
 """Experiments: the ablations of the paper, outside the package, which does not depend on them.
 
 `register` adds their context policies, recipes and model to the tables in which the package looks up names.
-`python -m experiments` is the command `shotstream` after that, with an additional command `ablate`; the
-results of an ablation can therefore be trained, scored and streamed with the same commands as all others.
+`python -m experiments` is the command `shotstream` after that, with the additional commands `ablate` and
+`perfect-choice`, the upper bound of a context policy; the results of an ablation can therefore be trained,
+scored and streamed with the same commands as all others.
 """
 
 from experiments.ablations import STAGES

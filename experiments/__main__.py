@@ -1,4 +1,4 @@
-"""`python -m experiments`: the command `shotstream` with the ablations, and the command `ablate`."""
+"""`python -m experiments`: the command `shotstream` with the ablations, and `ablate` and `perfect-choice`."""
 
 import logging
 from collections.abc import Sequence
@@ -17,8 +17,12 @@ from experiments.ablations import (
     table_header,
     table_line,
 )
+from experiments.perfect_choice import perfect_choice_films
 from shotstream import cli
 from shotstream.cli.shared import bad_input, interruptible
+from shotstream.evaluation.report import gap_header
+from shotstream.evaluation.run import EvaluationConfig, score_films
+from shotstream.streaming.loading import load
 from shotstream.theatre.oracle import AXES
 
 _ROWS = ", ".join(f"{name} ({row.published})" for name, row in ROWS.items())
@@ -62,10 +66,31 @@ def ablate(
     print(report.json_line())
 
 
+def perfect_choice(
+    stories: Annotated[int, typer.Option(help="Number of held-out stories.", min=1)] = 10,
+    shots: Annotated[int, typer.Option(help="Shots of each story.", min=1)] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the stories and of their noise.", min=0)] = 0,
+) -> None:
+    """Score the theatre's memory by absence under perfect choice of context frames: an upper bound.
+
+    The stories are those of `shotstream evaluate --returns`.
+    """
+    with bad_input():
+        config = EvaluationConfig(
+            num_stories=stories, num_shots=shots, seed=seed, judge_truth=False, returns=True
+        )
+    films = perfect_choice_films(load("theatre"), num_chunks=config.num_chunks, seed=seed)
+    report = score_films(films, config, facts={"context_policy": "perfect choice"})
+    print(gap_header())
+    print(report.gap_line("perfect"))
+    print(report.json_line())
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a command with the given arguments (None: those of the process) and exits with its code."""
     register()
     cli.app.command()(ablate)
+    cli.app.command()(perfect_choice)
     cli.main(arguments)
 
 

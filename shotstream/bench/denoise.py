@@ -10,6 +10,7 @@ films, never a measurement of one.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -123,12 +124,14 @@ def later_shot(pipeline: StreamingPipeline) -> tuple[Conditioning, Tensor]:
         memories.append(
             ShotMemory(caption=str(shot), num_frames=num_frames, candidate_frames=kept, latents=latents)
         )
+    told = [*(memory.caption for memory in memories), "the next shot"]
     conditioning, captions = condition_next_shot(
         memories,
-        "",
+        told[-1],
         config,
         pipeline.latent_size,
         pipeline.config.context_policy,
+        match=partial(pipeline.matcher.match, "a film", told, 0),
         device=pipeline.device,
     )
     text = torch.randn(1, len(captions), config.text_length, config.text_dim, generator=generator)

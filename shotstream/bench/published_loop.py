@@ -37,13 +37,8 @@ from shotstream.streaming.conditioning import (
     first_shot_conditioning,
     planned_conditioning,
 )
-from shotstream.streaming.context_sampling import (
-    ContextCandidate,
-    NextShot,
-    choose_context,
-    frame_candidates,
-    kept_frames,
-)
+from shotstream.streaming.context_candidates import ContextCandidate, NextShot, frame_candidates
+from shotstream.streaming.context_sampling import choose_context, kept_frames
 from shotstream.streaming.noise import KeyedNoise, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.text.text_encoder import TextEncoder, UMT5TextEncoder

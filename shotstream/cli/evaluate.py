@@ -39,6 +39,17 @@ def evaluate(
         typer.Option("--steering", help="Steer each story's first shot, and score whether it follows."),
     ] = False,
     mode: Annotated[str, typer.Option(help="How shots are steered: recache, blend or keep.")] = "recache",
+    returns: Annotated[
+        bool,
+        typer.Option(
+            "--returns",
+            help="Stories of five actors and places that leave and return; also print memory by absence.",
+        ),
+    ] = False,
+    context_policy: Annotated[
+        list[str] | None,
+        typer.Option(help="Policy that chooses context frames; repeat it to compare several."),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps per chunk; default: the model's.")
     ] = None,
@@ -70,9 +81,16 @@ def evaluate(
     """Generate held-out stories and score them; one line of JSON at the end."""
     console = make_console()
     with bad_input(), console.status("loading") as status:
-        from shotstream.evaluation.run import EvaluationConfig, evaluate_model, write_report
+        from shotstream.evaluation.report import gap_header
+        from shotstream.evaluation.run import (
+            EvaluationConfig,
+            evaluate_model,
+            evaluate_policies,
+            write_report,
+        )
         from shotstream.streaming.choice import DEFAULT_OPTIONS
 
+        policies = list(dict.fromkeys(context_policy or ()))
         config = EvaluationConfig(
             num_stories=stories,
             num_shots=shots,
@@ -81,6 +99,8 @@ def evaluate(
             codec_only=codec_only,
             other_captions=other_captions,
             references=references,
+            returns=returns,
+            policy=policies[0] if len(policies) == 1 else None,
         )
         if run is not None and (references or steering):
             raise ValueError("references and steering are scored for a model; export the run, and name it")
@@ -89,6 +109,11 @@ def evaluate(
             status.update(f"{num_done} of {num_all} stories")
 
         if steering:
+            if returns or policies:
+                raise ValueError(
+                    "--steering scores first shots, which have no context; leave out --returns and "
+                    "--context-policy"
+                )
             from shotstream.evaluation.steering import evaluate_steering
             from shotstream.streaming.loading import load
 
@@ -103,7 +128,19 @@ def evaluate(
         if run is None and (sampler_steps, guidance, context_guidance) != (25, 1.5, 1.0):
             raise ValueError("--sampler-steps and guidance are a teacher's: name its run with --run")
 
-        if run is None:
+        if len(policies) > 1:
+            if run is not None or no_context:
+                raise ValueError("several policies are compared on a model with context; give one")
+            reports = evaluate_policies(
+                policies,
+                model,
+                config,
+                device=device,
+                options=options,
+                directory=output,
+                progress=tell,
+            )
+        elif run is None:
             report = evaluate_model(
                 model,
                 config,
@@ -113,6 +150,7 @@ def evaluate(
                 directory=output,
                 progress=tell,
             )
+            reports = {report.facts.get("context_policy", "codec"): report}
         else:
             if codec_only:
                 raise ValueError("--codec-only judges a model's codec; leave --run out")
@@ -135,8 +173,18 @@ def evaluate(
                 progress=tell,
             )
             write_report(report, output)
-    print(report.table())
-    print("\n" + report.framing_table())
-    if by_shot:
-        print("\n" + report.shot_table())
-    print(report.json_line())
+            reports = {report.facts["context_policy"]: report}
+    for policy, report in reports.items():
+        if len(reports) > 1:
+            print(f"{policy}\n")
+        print(report.table())
+        print("\n" + report.framing_table())
+        if by_shot:
+            print("\n" + report.shot_table())
+        print()
+    if returns:
+        print(gap_header())
+        for policy, report in reports.items():
+            print(report.gap_line(policy))
+    for report in reports.values():
+        print(report.json_line())

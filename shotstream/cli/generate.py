@@ -49,6 +49,13 @@ def generate(
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Denoising steps per chunk; default: the model's.")
     ] = None,
+    context_policy: Annotated[
+        str | None,
+        typer.Option(
+            help="What chooses the frames of earlier shots that a shot remembers: theatre, prompt, keys or "
+            "published; of a model without such memory, none or last_frame; default: the model's choice."
+        ),
+    ] = None,
     scale: ScaleOption = None,
     device: DeviceOption = "auto",
     overwrite: Annotated[
@@ -77,6 +84,7 @@ def generate(
                 lambda: load_warm(console, model, device, options, group),
                 seed,
                 steps,
+                context_policy,
                 scale,
                 overwrite,
                 strict,
@@ -94,6 +102,7 @@ def _generate(
     load: Callable[[], "StreamingPipeline"],
     seed: int | None,
     steps: int | None,
+    context_policy: str | None,
     scale: int | None,
     overwrite: bool,
     strict: bool,
@@ -102,11 +111,17 @@ def _generate(
 
     with bad_input():
         from shotstream.story import find_story, read_story
+        from shotstream.streaming.context_sampling import POLICIES_WITHOUT_CONTEXT, named_policy
 
         path = find_story(story)
         replay = read_replay(path) if is_replay(path) else None
-        if replay and (seed is not None or steps is not None):
-            raise ValueError("a replay names its own seed and steps; leave --seed and --steps out")
+        if replay and (seed, steps, context_policy) != (None, None, None):
+            raise ValueError(
+                "a replay names its own seed, steps and context policy; leave --seed, --steps and "
+                "--context-policy out"
+            )
+        if context_policy is not None and context_policy not in POLICIES_WITHOUT_CONTEXT:
+            named_policy(context_policy)
         written = replay.plan.story if replay else read_story(path)
         settings = FilmSettings(files=FilmFiles(film=output), overwrite=overwrite)
         if replay and settings.files.replay.resolve() == path.resolve():
@@ -124,7 +139,11 @@ def _generate(
         else:
             chosen = seed if seed is not None else written.seed
             plan = plan_film(
-                written, pipeline, seed=DEFAULT_SEED if chosen is None else chosen, num_steps=steps
+                written,
+                pipeline,
+                seed=DEFAULT_SEED if chosen is None else chosen,
+                num_steps=steps,
+                policy=context_policy,
             )
         for shot in plan.story.shots:
             assert shot.num_chunks is not None

@@ -28,7 +28,7 @@ from shotstream.theatre.reference_pictures import (
 )
 from shotstream.theatre.render import Shot, render
 from shotstream.theatre.sets import NUM_LAYOUTS
-from shotstream.theatre.world import TheatreStory, sample_story
+from shotstream.theatre.world import TheatreStory, sample_returning_story, sample_story
 from shotstream.vae.codec import Codec
 from shotstream.vae.pixels import from_uint8, to_uint8
 from shotstream.video.pictures import picture_to_uri
@@ -42,10 +42,16 @@ _REFERENCE_STREAM = 1_000_033
 _CELL_PX = 8
 
 
-def held_out_stories(num_stories: int, num_shots: int, seed: int) -> list[TheatreStory]:
-    """Returns stories with a held-out pair of species and colour; story i depends on `seed` and i."""
+def held_out_stories(
+    num_stories: int, num_shots: int, seed: int, *, returns: bool = False
+) -> list[TheatreStory]:
+    """Returns stories with a held-out pair of species and colour; story i depends on `seed` and i.
+
+    With `returns` they have five actors in five places, which leave and return.
+    """
+    sample = sample_returning_story if returns else sample_story
     return [
-        sample_story(np.random.default_rng((seed, _HELD_OUT_STREAM, number)), num_shots, held_out=True)
+        sample(np.random.default_rng((seed, _HELD_OUT_STREAM, number)), num_shots, held_out=True)
         for number in range(num_stories)
     ]
 
@@ -58,6 +64,7 @@ def model_films(
     seed: int,
     steps: int | None = None,
     references: bool = False,
+    policy: str | None = None,
 ) -> FilmSource:
     """Returns the films of a model; without context each shot is the first one of its own session.
 
@@ -70,12 +77,18 @@ def model_films(
         seed: Seed of the films.
         steps: Number of denoising steps; None takes the number that the model was trained for.
         references: Whether a film is given pictures of its cast and of its sets.
+        policy: Name of the policy that chooses the context; None: the model's.
     """
+    pipeline.check_policy(policy or pipeline.context_policy)
 
     def film(number: int, story: TheatreStory) -> list[np.ndarray]:
-        given = story_references(story, seed + number) if references else []
         begin = partial(
-            pipeline.session, story.global_caption, seed=seed + number, references=given, quiet=True
+            pipeline.session,
+            story.global_caption,
+            seed=seed + number,
+            references=story_references(story, seed + number) if references else (),
+            policy=policy,
+            quiet=True,
         )
         session = begin()
         takes: list[np.ndarray] = []

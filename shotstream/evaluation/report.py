@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from shotstream.story import MAX_SHOTS
 from shotstream.theatre.cast import ACTIONS, Action
 from shotstream.theatre.oracle import (
     AXES,
@@ -27,6 +28,13 @@ from shotstream.theatre.world import TheatreStory
 
 _NUM_RESAMPLES: Final = 2000
 _NUM_PARTNERS: Final = 20
+GAPS: Final[Mapping[str, range]] = {
+    "1": range(1, 2),
+    "2-3": range(2, 4),
+    "4-9": range(4, 10),
+    "10+": range(10, MAX_SHOTS),
+}
+"""Numbers of shots since a detail was last seen, by their names in tables."""
 _FRAMED: Final[tuple[Axis, ...]] = ("characters", "scarf", "layout", "sharpness", "flicker", "figure")
 """Axes whose means by framing are in the tables."""
 
@@ -66,6 +74,8 @@ class Report:
     """Mean and number of scores on each axis, for planned shots of each framing."""
     figures: Mapping[tuple[Framing, Action], tuple[float | None, int]]
     """Mean and number of figure scores, for each planned framing and action."""
+    by_gap: Mapping[str, tuple[float | None, int]]
+    """Mean memory and number of details, for each of `GAPS`."""
 
     def row(self, axis: Axis) -> AxisRow:
         """Returns the row of an axis."""
@@ -102,6 +112,11 @@ class Report:
             lines.append(" ".join([f"{index + 1:<5}", *values]))
         return "\n".join(lines)
 
+    def gap_line(self, name: str) -> str:
+        """Returns the memory scores by gap, a line of the table that `gap_header` begins."""
+        values = [f"{_shown(mean):>6} {f'({count})':<6}" for mean, count in self.by_gap.values()]
+        return " ".join([f"{name:<10}", *values, f"{_shown(self.row('memory').mean):>6}"])
+
     def json_line(self) -> str:
         """Returns the whole report as one line of JSON."""
         axes = {
@@ -121,9 +136,14 @@ class Report:
             for framing, values in self.by_framing.items()
         }
         figures = {f"{framing} {action}": _judged(one) for (framing, action), one in self.figures.items()}
-        return json.dumps(
-            {**self.facts, "axes": axes, "by_shot": by_shot, "by_framing": by_framing, "figures": figures}
-        )
+        by_gap = {gap: _judged(one) for gap, one in self.by_gap.items()}
+        document = {"axes": axes, "by_shot": by_shot, "by_framing": by_framing, "figures": figures}
+        return json.dumps({**self.facts, **document, "by_gap": by_gap})
+
+
+def gap_header() -> str:
+    """Returns the header of the table of memory scores by `GAPS`."""
+    return " ".join([f"{'memory':<10}", *(f"{gap:>6} {'':<6}" for gap in GAPS), f"{'all':>6}"])
 
 
 def make_report(
@@ -162,7 +182,17 @@ def make_report(
         for axis in AXES
     }
     framed, figures = _by_framing(stories, verdicts)
-    return Report(facts=facts, rows=tuple(rows), by_shot=by_shot, by_framing=framed, figures=figures)
+    recalled = [one for verdict in verdicts for one in verdict.recalled]
+    return Report(
+        facts=facts,
+        rows=tuple(rows),
+        by_shot=by_shot,
+        by_framing=framed,
+        figures=figures,
+        by_gap={
+            name: _mean([one.score for one in recalled if one.gap in gaps]) for name, gaps in GAPS.items()
+        },
+    )
 
 
 def _by_framing(

@@ -5,8 +5,9 @@ table.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from shotstream.evaluation.report import Report, make_report
 from shotstream.evaluation.sheet import Panel, SheetStory, draw_sheet
 from shotstream.files import require_directory, write_atomically
 from shotstream.streaming.choice import DEFAULT_OPTIONS, Options
+from shotstream.streaming.context_sampling import named_policy
 from shotstream.streaming.loading import load
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.theatre.oracle import Scores, Verdict, judge_film
@@ -66,6 +68,11 @@ class EvaluationConfig:
     """Whether to generate films from another held-out story's captions and judge them by the story's own,
     which measures the film without its captions.
     """
+    returns: bool = False
+    """Whether the stories have five actors in five places, which leave and return after gaps of all lengths.
+    """
+    policy: str | None = None
+    """Name of the policy that chooses the context of each shot; None: the model's."""
 
     def __post_init__(self) -> None:
         for name in ("num_stories", "num_shots", "num_chunks"):
@@ -75,6 +82,8 @@ class EvaluationConfig:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
+        if self.policy is not None:
+            named_policy(self.policy)
         if self.codec_only and (self.other_captions or self.references):
             raise ValueError(
                 "codec_only reads no captions and no references; leave out other_captions and references"
@@ -119,14 +128,21 @@ def evaluate(
             seed=config.seed,
             steps=config.steps,
             references=config.references,
+            policy=config.policy,
         )
-        facts |= {"context": context, "num_steps": config.steps or pipeline.num_steps}
+        facts |= {
+            "context": context,
+            "context_policy": config.policy or pipeline.context_policy,
+            "num_steps": config.steps or pipeline.num_steps,
+        }
     return score_films(source, config, facts=facts, sheet=sheet, progress=progress)
 
 
 def _require_effect(config: EvaluationConfig, context: bool) -> None:
-    if config.codec_only and (config.steps is not None or not context):
-        raise ValueError("codec_only generates nothing; leave out steps and keep the context")
+    if config.codec_only and (config.steps is not None or config.policy is not None or not context):
+        raise ValueError("codec_only generates nothing; leave out steps and policy, and keep the context")
+    if config.policy is not None and not context:
+        raise ValueError("without context there is nothing to choose; leave out the policy")
 
 
 def score_films(
@@ -147,11 +163,12 @@ def score_films(
         progress: Called after each story.
     """
     started_s = time.perf_counter()
-    stories = held_out_stories(config.num_stories, config.num_shots, config.seed)
-    others = held_out_stories(_NUM_CHANCE_STORIES, config.num_shots, config.seed + _CHANCE_SEED_OFFSET)
+    sample = partial(held_out_stories, num_shots=config.num_shots, returns=config.returns)
+    stories = sample(config.num_stories, seed=config.seed)
+    others = sample(_NUM_CHANCE_STORIES, seed=config.seed + _CHANCE_SEED_OFFSET)
     told = stories
     if config.other_captions:
-        told = held_out_stories(config.num_stories, config.num_shots, config.seed + _OTHER_SEED_OFFSET)
+        told = sample(config.num_stories, seed=config.seed + _OTHER_SEED_OFFSET)
     truth = true_films(config.num_chunks)
     verdicts: list[Verdict] = []
     true_scores: list[Scores] = []
@@ -180,6 +197,7 @@ def score_films(
         "seed": config.seed,
         **({"references": True} if config.references else {}),
         **({"other_captions": True} if config.other_captions else {}),
+        **({"returns": True} if config.returns else {}),
         "wall_s": round(time.perf_counter() - started_s, 1),
     }
     return make_report(facts, stories, verdicts, true_scores or None, others)
@@ -215,6 +233,50 @@ def evaluate_model(
     if directory is not None:
         write_report(report, directory)
     return report
+
+
+def evaluate_policies(
+    policies: Sequence[str],
+    model: str | Path = "theatre",
+    config: EvaluationConfig | None = None,
+    *,
+    device: str = "auto",
+    options: Options = DEFAULT_OPTIONS,
+    directory: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Report]:
+    """Loads a model, evaluates it under each context policy, on the same stories and seeds.
+
+    The world's own films are judged once. If `directory` is given, it holds a directory for each policy, with
+    the files of `evaluate_model`. `progress` counts the stories of all policies.
+
+    Raises:
+        ValueError: As in `evaluate_model`, or a policy is unknown or cannot be used with the model.
+    """
+    config = config or EvaluationConfig()
+    for policy in policies:
+        _require_effect(replace(config, policy=policy), context=True)
+    if directory is not None:
+        require_directory(directory)
+    pipeline = load(model, device, precision=options.precision, memory=options.memory, expert=options.expert)
+    for policy in policies:
+        pipeline.check_policy(policy)
+    reports: dict[str, Report] = {}
+    for number, policy in enumerate(policies):
+
+        def tell(done: int, total: int, before: int = number) -> None:
+            if progress:
+                progress(before * total + done, len(policies) * total)
+
+        own = None if directory is None else directory / policy
+        if own is not None:
+            own.mkdir(parents=True, exist_ok=True)
+        judged = replace(config, policy=policy, judge_truth=config.judge_truth and number == 0)
+        sheet = own / "sheet.png" if own else None
+        reports[policy] = evaluate(pipeline, judged, sheet=sheet, progress=tell)
+        if own is not None:
+            write_report(reports[policy], own)
+    return reports
 
 
 def write_report(report: Report, directory: Path) -> None:

@@ -183,7 +183,11 @@ def make_film(
                 pipeline.load_session(work.session_file(num_resumed_shots - 1), quiet=True)
                 if num_resumed_shots
                 else pipeline.session(
-                    plan.story.global_caption, seed=plan.seed, references=plan.story.references, quiet=True
+                    plan.story.global_caption,
+                    seed=plan.seed,
+                    references=plan.story.references,
+                    policy=plan.context_policy,
+                    quiet=True,
                 )
             )
             for shot_index in range(num_resumed_shots, len(plan.story.shots)):

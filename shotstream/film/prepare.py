@@ -23,7 +23,12 @@ _NUM_CUT_WORDS_SHOWN = 6
 
 
 def plan_film(
-    story: Story, pipeline: StreamingPipeline, *, seed: int, num_steps: int | None = None
+    story: Story,
+    pipeline: StreamingPipeline,
+    *,
+    seed: int,
+    num_steps: int | None = None,
+    policy: str | None = None,
 ) -> FilmPlan:
     """Returns the plan of a story.
 
@@ -32,11 +37,15 @@ def plan_film(
         pipeline: The pipeline that will generate the film; a shot without a length gets its default length.
         seed: Seed of the film; a shot without a seed gets one derived from it and the shot's index.
         num_steps: Denoising steps per chunk; None: the number that the model was trained for.
+        policy: Name of the policy that chooses the context of each shot; None: the model's.
 
     Raises:
         ValueError: A picture cannot be used, a shot has more references than places, a caption cites what is
-            no reference, or a shot is steered after its end.
+            no reference, a shot is steered after its end, or the policy is unknown or cannot be used with the
+            model.
     """
+    if policy is not None:
+        pipeline.check_policy(policy)
     shots = tuple(
         replace(
             shot,
@@ -48,7 +57,7 @@ def plan_film(
     return FilmPlan(
         model_id=pipeline.model_id,
         weights_sha256=pipeline.weights_sha256,
-        context_policy=pipeline.context_policy,
+        context_policy=policy or pipeline.context_policy,
         num_steps=pipeline.num_steps if num_steps is None else num_steps,
         seed=seed,
         story=replace(story, shots=shots, seed=None, references=_fitted(story, pipeline)),
@@ -94,17 +103,20 @@ def running_environment(pipeline: StreamingPipeline) -> Environment:
 
 
 def check_replay(replay: Replay, pipeline: StreamingPipeline) -> None:
-    """Raises ReplayError if the pipeline is not the model that generated the replayed film."""
+    """Raises ReplayError if the pipeline is not the model that generated the replayed film.
+
+    The film's context policy may be another than the model's: it is generated again under its own.
+    """
     plan = replay.plan
-    for name, theirs, ours in (
-        ("weights", plan.weights_sha256, pipeline.weights_sha256),
-        ("context policy", plan.context_policy, pipeline.context_policy),
-    ):
-        if theirs != ours:
-            raise ReplayError(
-                f"the film was made with {plan.model_id} and {name} {theirs[:12]}; this is "
-                f"{pipeline.model_id} with {ours[:12]}: name the right model with --model"
-            )
+    if plan.weights_sha256 != pipeline.weights_sha256:
+        raise ReplayError(
+            f"the film was made with {plan.model_id} and weights {plan.weights_sha256[:12]}; this is "
+            f"{pipeline.model_id} with {pipeline.weights_sha256[:12]}: name the right model with --model"
+        )
+    try:
+        pipeline.check_policy(plan.context_policy)
+    except ValueError as error:
+        raise ReplayError(f"the film cannot be made again: {error}") from error
 
 
 def read_film(story: Story, pipeline: StreamingPipeline, seed: int) -> list[list[SettledShot]]:

@@ -90,6 +90,7 @@ class DiT(nn.Module):
         mask: CausalMask | None = None,
         cache: KeyCache[Any] | None = None,
         write: Write | None = None,
+        attention: Attend | None = None,
     ) -> Float[Tensor, "b c f h w"]:
         """Returns the velocity of every frame, in the dtype of `x`.
 
@@ -104,6 +105,8 @@ class DiT(nn.Module):
             write: None for a denoise pass, which only reads the cache. "global" commits the frames as the
                 context (they attend to themselves only), "local" commits them as their chunk of the shot,
                 "recache" computes the keys and values of frames that are committed already once more.
+            attention: The kernel of this pass, in every layer; None: `self.attention`. Only without a mask
+                and a cache.
 
         Raises:
             ValueError: Arguments contradict each other, or the cache cannot serve the pass.
@@ -120,6 +123,10 @@ class DiT(nn.Module):
         cache_pass = cache.begin(x.shape[2], rope.positions.chunk_index, write) if cache else None
         tokens = self.embed_tokens(x.to(dtype), rope.positions)
         attends = self._attends(x.device, mask, cache_pass)
+        if attention is not None:
+            if mask is not None or cache is not None:
+                raise ValueError("a kernel of its own is for passes without a mask and a cache")
+            attends = [attention] * self.config.num_layers
         if self.token_share is not None:
             tokens, rope = self.token_share.scatter(tokens, rope)
             attends = [self.token_share.over(attend) for attend in attends]

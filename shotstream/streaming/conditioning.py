@@ -46,13 +46,8 @@ from shotstream.model.positions import (
     target_positions,
 )
 from shotstream.story import ShotCaptions
-from shotstream.streaming.context_sampling import (
-    ContextPlan,
-    ContextPolicy,
-    ContextSlot,
-    NextShot,
-    choose_context,
-)
+from shotstream.streaming.context_candidates import ContextPolicy, MatchCandidates, NextShot
+from shotstream.streaming.context_sampling import ContextPlan, ContextSlot, choose_context
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.transfer import send
 
@@ -162,6 +157,7 @@ def condition_next_shot(
     turn_frame: int = 0,
     references: Sequence[ShotMemory] = (),
     text_of: TextFunction = _last,
+    match: MatchCandidates | None = None,
     rng: np.random.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> ConditionedShot:
@@ -177,6 +173,7 @@ def condition_next_shot(
         references: Memories of virtual shots before the first, each of pinned pictures alone.
         text_of: Returns the text for the text encoder; by default the caption. It is called only for
             captions that are used.
+        match: Compares the candidates with the shot, see `NextShot`; None: nothing can be compared.
         rng: Generator for the policy, see `choose_context`.
         device: Device of the conditioning; queued work on it is not waited for.
 
@@ -195,7 +192,9 @@ def condition_next_shot(
             for shot_index, memory in enumerate([*references, *memories], start=-len(references))
             for candidate in memory.candidates(shot_index)
         ],
-        NextShot(index=len(memories), caption=caption if isinstance(caption, str) else caption[0]),
+        NextShot(
+            index=len(memories), caption=caption if isinstance(caption, str) else caption[0], match=match
+        ),
         config.num_context_frames,
         policy,
         rng,

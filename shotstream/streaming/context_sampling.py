@@ -1,17 +1,18 @@
 """Context policies: the choice of the frames of earlier shots that condition the next one.
 
-A `ContextCandidate` is a frame of an earlier shot that was kept, a picture pinned to one, or a reference.
-Pinned pictures and references are always chosen. A `ContextPolicy` chooses frames for the places that are
-left; `choose_context` sorts all of them and gives each its RoPE phase. There are two policies:
+A `ContextPolicy` chooses among the candidates (`context_candidates`), for the places that pinned pictures and
+references leave; `choose_context` adds these, sorts the choice and gives each frame its RoPE phase. There are
+four policies:
 
 - `published`: the allocation of arXiv 2603.25746, section 3.2, as in its code. Every earlier shot gets
   `budget // num_shots` frames and the most recent shots one more each, so that with more shots than slots
   the oldest shots get none. Phases are shot indices, which grow with the film.
 - `theatre`: this project's own. The same allocation while the shots fit the budget. Otherwise one frame each
   of the first shot, which introduced cast and place, and of the most recent `budget - 1` shots. Phases are
-  ranks among the chosen shots, so
-  no phase difference exceeds `budget`, whatever the length of the film: training on up to `budget` earlier
-  shots covers all of them.
+  ranks among the chosen shots, so no phase difference exceeds `budget`, whatever the length of the film:
+  training on up to `budget` earlier shots covers all of them.
+- `prompt` and `keys`: the shots that match the next one best, however old (`content_policies`). They compare
+  captions, or the model's queries and keys. Phases are ranks.
 
 Models without context frames have a budget of 0 and one of two other policies:
 
@@ -26,100 +27,21 @@ again.
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from typing import Final, Protocol, runtime_checkable
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ContextCandidate:
-    """A frame that may condition the next shot: of an earlier shot, a pinned picture, or a reference."""
-
-    shot_index: int
-    """Index of the earlier shot in the film, from 0. References are virtual earlier shots, of indices below
-    0: the last one is -1.
-    """
-    frame_index: int | None
-    """Index of the video frame in that shot, from 0; None for a pinned picture or a reference."""
-    pin_index: int | None = None
-    """Index among the pictures of that shot that are pinned; None for a frame of the shot."""
-    shot_num_frames: int
-    """Length of that shot in video frames."""
-    caption: str
-    """The frame's caption: its shot's own, or one that the shot was steered to."""
-    caption_index: int = 0
-    """Index of the caption among those of its shot."""
-    latent: Callable[[], Float[Tensor, "z h w"]] = field(repr=False, compare=False)
-    """Returns the frame's normalised latent, which is read or computed when it is called."""
-
-    def __post_init__(self) -> None:
-        if (self.frame_index is None) == (self.pin_index is None):
-            raise ValueError(
-                "a context candidate is either a frame of a shot or a pinned picture; give exactly one index"
-            )
-
-    @property
-    def is_mandatory(self) -> bool:
-        """Whether every context has it: a pinned picture or a reference."""
-        return self.pin_index is not None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NextShot:
-    """The next shot, as far as a policy may use it."""
-
-    index: int
-    """Index in the film, from 0: the number of the shots before it."""
-    caption: str
-    """The shot's own caption."""
-
-
-@runtime_checkable
-class ContextPolicy(Protocol):
-    """The protocol of context policies: a rule that chooses the context of a shot among candidates."""
-
-    @property
-    def ranks_phases(self) -> bool:
-        """Whether RoPE phases are ranks among the chosen shots; False: indices of shots in the film."""
-        ...
-
-    @property
-    def own_captions(self) -> bool:
-        """Whether a context frame has the caption of its own shot; False: that of the next shot."""
-        ...
-
-    def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
-        """Returns the video frames of a shot that this policy may choose; they are kept as candidates.
-
-        Args:
-            num_frames: Length of the shot in video frames.
-            max_count: Maximum number of its frames in an equal share of the budget.
-        """
-        ...
-
-    def choose(
-        self,
-        candidates: Sequence[ContextCandidate],
-        budget: int,
-        next_shot: NextShot,
-        rng: np.random.Generator,
-    ) -> Sequence[ContextCandidate]:
-        """Returns exactly `budget` of the candidates, in any order.
-
-        Args:
-            candidates: Frames of all earlier shots, the oldest first; at least one. Mandatory candidates are
-                in the context already.
-            budget: Number of frames to choose, at least 1; a candidate may be chosen repeatedly.
-            next_shot: The shot to be generated.
-            rng: The only source of randomness.
-        """
-        ...
+from shotstream.streaming.content_policies import ContentPolicy
+from shotstream.streaming.context_candidates import (
+    ContextCandidate,
+    ContextPolicy,
+    NextShot,
+    frames_by_shot,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,8 +74,8 @@ def choose_context(
 ) -> ContextPlan:
     """Returns the context plan of a shot that follows others, or that has references.
 
-    Mandatory candidates are in it, the oldest first, and the policy fills what is left. If there is no other
-    candidate, as in a first shot with references, they share all of the budget.
+    Mandatory candidates are in it, whatever the policy, and the policy fills what is left. If there is no
+    other candidate, as in a first shot with references, they share all of the budget, the oldest first.
 
     Args:
         candidates: References, then the candidates of all earlier shots, the oldest first; a shot's pinned
@@ -166,7 +88,8 @@ def choose_context(
 
     Raises:
         ValueError: There is no candidate (a first shot has no plan: its context is empty), the budget is
-            below 1, too many candidates are mandatory, or the policy is unknown.
+            below 1, too many candidates are mandatory, or the policy is unknown or compares what is not known
+            here.
     """
     if isinstance(policy, str) and policy in POLICIES_WITHOUT_CONTEXT:
         return _plan_without_context(candidates, policy)
@@ -181,7 +104,9 @@ def choose_context(
     if frames:
         rng = np.random.default_rng(next_shot.index) if rng is None else rng
         free = budget - len(mandatory)
-        chosen = [*mandatory, *policy.choose(frames, free, next_shot, rng)]
+        found = policy.choose(_matched(frames, next_shot, policy), free, next_shot, rng)
+        assert not any(candidate.is_mandatory for candidate in found)
+        chosen = [*mandatory, *found]
     else:
         shares = allocate(len(mandatory), budget)
         chosen = [one for one, count in zip(mandatory, shares, strict=True) for _ in range(count)]
@@ -203,6 +128,21 @@ def choose_context(
         target_phase=next_shot.index + num_references if phase_of is None else len(shots),
         own_captions=policy.own_captions,
     )
+
+
+def _matched(
+    candidates: Sequence[ContextCandidate], next_shot: NextShot, policy: ContextPolicy
+) -> Sequence[ContextCandidate]:
+    """Returns the candidates, with their matches if the policy compares."""
+    if policy.compares is None:
+        return candidates
+    if next_shot.match is None:
+        raise ValueError(
+            f"this context policy compares {policy.compares} of a film, which are not known here; take one "
+            "that does not, such as 'theatre'"
+        )
+    matches = next_shot.match(policy.compares, candidates)
+    return [replace(one, match=match) for one, match in zip(candidates, matches, strict=True)]
 
 
 def _refuse_too_many(mandatory: Sequence[ContextCandidate], budget: int) -> None:
@@ -236,40 +176,6 @@ def _position(candidate: ContextCandidate) -> tuple[int, bool, int]:
         return candidate.shot_index, False, candidate.pin_index
     assert candidate.frame_index is not None
     return candidate.shot_index, True, candidate.frame_index
-
-
-def frame_candidates(
-    shot_index: int,
-    num_frames: int,
-    frame_indices: Sequence[int],
-    latent_of: Callable[[int], Float[Tensor, "z h w"]],
-    *,
-    caption: str = "",
-) -> list[ContextCandidate]:
-    """Returns frames of an earlier shot as candidates.
-
-    Args:
-        shot_index: Index of the shot in the film, from 0.
-        num_frames: Length of the shot in video frames.
-        frame_indices: Indices of the candidate frames.
-        latent_of: Returns the latent of one of them; it is called only if the latent is needed.
-        caption: The shot's own caption.
-
-    Raises:
-        ValueError: The shot is empty.
-    """
-    if num_frames < 1:
-        raise ValueError(f"every earlier shot needs at least 1 frame, got {num_frames}")
-    return [
-        ContextCandidate(
-            shot_index=shot_index,
-            frame_index=frame_index,
-            shot_num_frames=num_frames,
-            caption=caption,
-            latent=partial(latent_of, frame_index),
-        )
-        for frame_index in frame_indices
-    ]
 
 
 def max_pictures(budget: int) -> int:
@@ -333,6 +239,7 @@ class PublishedPolicy:
 
     ranks_phases = False
     own_captions = True
+    compares = None
 
     def may_choose(self, num_frames: int, max_count: int) -> Collection[int]:
         """Returns the frames that `choose` may choose, for both parities of a shot's first frame."""
@@ -363,6 +270,7 @@ class TheatrePolicy:
 
     ranks_phases = True
     own_captions = True
+    compares = None
 
     def frames_of(self, num_frames: int, count: int) -> tuple[int, ...]:
         """Returns the indices of `count` chosen frames of a shot; here, spread over it."""
@@ -379,7 +287,7 @@ class TheatrePolicy:
         next_shot: NextShot,
         rng: np.random.Generator,
     ) -> list[ContextCandidate]:
-        """Returns frames spread over the shots kept, by their shares of the budget."""
+        """Returns frames of the shots kept, by their shares of the budget."""
         del next_shot, rng
         chosen: list[ContextCandidate] = []
         shots = frames_by_shot(candidates)
@@ -389,27 +297,6 @@ class TheatrePolicy:
             num_frames = next(iter(frames.values())).shot_num_frames
             chosen += [frames[index] for index in self.frames_of(num_frames, count)]
         return chosen
-
-
-class KeptFrames(dict[int, ContextCandidate]):
-    """The candidates of one shot by frame index; raises ValueError for a frame that was not kept."""
-
-    def __missing__(self, frame_index: int) -> ContextCandidate:
-        one = next(iter(self.values()))
-        raise ValueError(
-            f"the context policy wants frame {frame_index} of shot {one.shot_index}, of which frames "
-            f"{', '.join(map(str, self))} are kept: name it in the policy's may_choose, and make the shot "
-            "(or the shards that hold it) again"
-        )
-
-
-def frames_by_shot(candidates: Sequence[ContextCandidate]) -> dict[int, KeptFrames]:
-    """Returns the frames of each shot, by their indices, without pinned pictures."""
-    shots: dict[int, KeptFrames] = {}
-    for candidate in candidates:
-        if candidate.frame_index is not None:
-            shots.setdefault(candidate.shot_index, KeptFrames())[candidate.frame_index] = candidate
-    return shots
 
 
 def _anchored(shots: Sequence[int], budget: int) -> Sequence[int]:
@@ -424,7 +311,12 @@ POLICIES_WITHOUT_CONTEXT: Final = ("none", LAST_FRAME)
 """Names of the policies of models without context frames; see the module docstring."""
 NO_MEMORY: Final = "this model has no memory across shots, so that no picture can be pinned"
 
-POLICIES: Final[dict[str, ContextPolicy]] = {"published": PublishedPolicy(), "theatre": TheatrePolicy()}
+POLICIES: Final[dict[str, ContextPolicy]] = {
+    "published": PublishedPolicy(),
+    "theatre": TheatrePolicy(),
+    "prompt": ContentPolicy("captions", max_shots=3),
+    "keys": ContentPolicy("keys"),
+}
 """The context policies by the names that configs and bundles use."""
 
 

@@ -24,9 +24,15 @@ from shotstream.model.student_rules import StudentRules
 from shotstream.story import Reference, ShotCaptions
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
-from shotstream.streaming.context_sampling import LAST_FRAME
+from shotstream.streaming.context_sampling import (
+    LAST_FRAME,
+    POLICIES,
+    POLICIES_WITHOUT_CONTEXT,
+    named_policy,
+)
 from shotstream.streaming.inference_group import FilmCache, InferenceGroup, shared_cache
 from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
+from shotstream.streaming.matching import Matcher
 from shotstream.streaming.pipeline_config import (
     Family,
     PipelineConfig,
@@ -113,6 +119,9 @@ class StreamingPipeline:
             self.prefetcher = ChunkPrefetcher(self.device, self.codec_device)
         if group is not None:
             dit.token_share = HeadParallel(dit.config, self._token_grid)
+        self.matcher = Matcher(self)
+        """Compares shots, for context policies that choose by content."""
+        self.check_policy(config.context_policy)
         self._sigmas: dict[int, Tensor | StepLevels] = {}
         self._spare_caches: list[FilmCache] = []
 
@@ -120,12 +129,6 @@ class StreamingPipeline:
         """Raises ValueError if a student without a context cannot run as it is asked to."""
         chunk = dit.config.chunk_latent_frames
         rules.check_chunk(chunk)
-        first = rules.first_chunk_frames or chunk
-        if self.config.context_policy == LAST_FRAME and first != 1:
-            raise ValueError(
-                f"{self.model_id} begins with {first} latent frames, so that a shot cannot begin with one "
-                "frame of another: its context policy must be 'none'"
-            )
         sizes = (self.geometry.chunk_latent_frames, self.geometry.first_chunk_latent_frames)
         if sizes != (chunk, rules.first_chunk_frames) or dit.config.num_context_frames:
             raise ValueError(f"the codec or the context of {self.model_id} does not fit its rules")
@@ -171,8 +174,46 @@ class StreamingPipeline:
 
     @property
     def context_policy(self) -> str:
-        """Name of the policy that chooses context frames."""
+        """Name of the policy that chooses context frames, unless a session names another."""
         return self.config.context_policy
+
+    @property
+    def context_policies(self) -> tuple[str, ...]:
+        """Names of the policies that sessions may use; its own first."""
+        own = self.context_policy
+        known = POLICIES if self.config.rules is None else POLICIES_WITHOUT_CONTEXT
+        return (own, *(name for name in known if name != own and self._refusal(name) is None))
+
+    def usable_policy(self, name: str | None) -> str:
+        """Returns the context policy with a name if sessions can use it, else the model's own.
+
+        For stories that were begun with another model. None is the model's own.
+        """
+        return name if name is not None and name in self.context_policies else self.context_policy
+
+    def check_policy(self, name: str) -> None:
+        """Raises ValueError unless sessions of this pipeline can use the context policy with a name."""
+        self.config.check_policy(name)
+        if (told := self._refusal(name)) is not None:
+            raise ValueError(told)
+
+    def _refusal(self, policy: str) -> str | None:
+        """Returns why a policy for this kind of model cannot be used all the same; None: it can."""
+        rules = self.config.rules
+        if rules is None:
+            if self.group is None or named_policy(policy).compares != "keys":
+                return None
+            return (
+                f"the context policy {policy!r} needs passes of the model that several processes cannot "
+                "share; start one process, or take another policy"
+            )
+        first = rules.first_chunk_frames or self.dit.config.chunk_latent_frames
+        if policy != LAST_FRAME or first == 1:
+            return None
+        return (
+            f"{self.model_id} begins with {first} latent frames, so that a shot cannot begin with one "
+            "frame of another: its context policy must be 'none'"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -375,12 +416,15 @@ class StreamingPipeline:
         *,
         seed: int = 0,
         references: Sequence[Reference] = (),
+        policy: str | None = None,
         quiet: bool = False,
     ) -> "StorySession":
         """Returns a new session; see `StorySession`."""
         from shotstream.streaming.session import StorySession
 
-        return StorySession(self, global_caption, seed=seed, references=references, quiet=quiet)
+        return StorySession(
+            self, global_caption, seed=seed, references=references, policy=policy, quiet=quiet
+        )
 
     def load_session(self, path: str | os.PathLike[str], *, quiet: bool = False) -> "StorySession":
         """Returns a session from `StorySession.save`; SessionError if damaged or of another model."""

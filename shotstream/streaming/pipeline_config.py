@@ -49,14 +49,11 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         refuse_unknown_words(self)
-        if self.rules is None:
-            named_policy(self.context_policy)
-        elif self.context_policy not in POLICIES_WITHOUT_CONTEXT:
-            raise ValueError(
-                f"{self.model_id} has no memory across shots; its context policy is "
-                f"{' or '.join(POLICIES_WITHOUT_CONTEXT)}, not {self.context_policy!r}"
-            )
-        elif (self.rules.steps, self.rules.shift) != (self.student_steps, self.shift):
+        self.check_policy(self.context_policy)
+        if self.rules is not None and (self.rules.steps, self.rules.shift) != (
+            self.student_steps,
+            self.shift,
+        ):
             raise ValueError("student_steps and shift are not those of the rules")
         refuse_sizes(self, ("fps", "num_chunks"))
         refuse_sizes(self.pixel_size, ("height", "width"))
@@ -66,6 +63,16 @@ class PipelineConfig:
                 f"model makes more than {_MOST_PIXELS} pixels a side or {_MOST_FPS} frames a second"
             )
         FlowSchedule(shift=self.shift).student_sigmas(self.student_steps)
+
+    def check_policy(self, name: str) -> None:
+        """Raises ValueError unless a context policy is one for this kind of model."""
+        if self.rules is None:
+            named_policy(name)
+        elif name not in POLICIES_WITHOUT_CONTEXT:
+            raise ValueError(
+                f"{self.model_id} has no memory across shots; its context policy is "
+                f"{' or '.join(POLICIES_WITHOUT_CONTEXT)}, not {name!r}"
+            )
 
     @property
     def caption_style(self) -> CaptionStyle:

@@ -58,6 +58,7 @@ class StorySession:
         *,
         seed: int = 0,
         references: Sequence[Reference | EncodedReference] = (),
+        policy: str | None = None,
         quiet: bool = False,
     ) -> None:
         """Creates an empty session.
@@ -67,12 +68,15 @@ class StorySession:
             global_caption: Caption of all shots.
             seed: Seed of the session; shots without their own seed derive one from it and their index.
             references: Pictures that condition the shots; captions cite them as `@id`.
+            policy: Name of the policy that chooses the context of each shot, see `context_sampling`; None:
+                the model's.
             quiet: Gives no warnings; the caller tells what `StreamingPipeline.read` and
                 `StreamingPipeline.judge_reference` say.
 
         Raises:
             ValueError: The caption is empty or cites what is no reference, the seed is out of range, a
-                picture cannot be used, or there are more references than the model has places for.
+                picture cannot be used, there are more references than the model has places for, or the
+                policy is unknown or cannot be used with this model.
         """
         if not global_caption.strip():
             raise ValueError("the global caption is empty; say what all shots share")
@@ -81,6 +85,8 @@ class StorySession:
         self._pipeline = pipeline
         self._global_caption = global_caption
         self._seed, self._quiet = seed, quiet
+        self._policy = policy or pipeline.context_policy
+        pipeline.check_policy(self._policy)
         self._takes: tuple[Take, ...] = ()
         self._pins: tuple[Pin, ...] = ()
         self._references: tuple[EncodedReference, ...] = ()
@@ -95,16 +101,24 @@ class StorySession:
     def load(
         cls, path: str | os.PathLike[str], pipeline: StreamingPipeline, *, quiet: bool = False
     ) -> "StorySession":
-        """Returns the session saved at `path`; it continues as if it had never ended.
+        """Returns the session saved at `path`; it continues as if it had never ended, under its own policy.
 
         Raises:
             SessionError: The file is not a saved session, is damaged, or belongs to another model.
         """
         saved = read_session(Path(path))
         _check_origin(saved, pipeline, Path(path))
-        session = cls(
-            pipeline, saved.global_caption, seed=saved.seed, references=saved.references, quiet=quiet
-        )
+        try:
+            session = cls(
+                pipeline,
+                saved.global_caption,
+                seed=saved.seed,
+                references=saved.references,
+                policy=saved.context_policy,
+                quiet=quiet,
+            )
+        except ValueError as error:
+            raise SessionError(f"{path}: {error}") from error
         session._takes, session._pins = saved.takes, saved.pins
         return session
 
@@ -117,6 +131,11 @@ class StorySession:
     def seed(self) -> int:
         """Seed of the session, for shots without their own."""
         return self._seed
+
+    @property
+    def context_policy(self) -> str:
+        """Name of the policy that chooses the context of each shot."""
+        return self._policy
 
     @property
     def shots(self) -> tuple[Take, ...]:
@@ -240,6 +259,7 @@ class StorySession:
             self._global_caption,
             seed=self._seed,
             references=self._references,
+            policy=self._policy,
             quiet=self._quiet,
         )
         other._takes, other._pins = self._takes, self._pins
@@ -295,8 +315,8 @@ class StorySession:
                 Negative counts from the end.
 
         Raises:
-            ValueError: There is no such shot, the picture is invalid or has another size, the maximum number
-                of pins is reached, or the model's context policy does not support pins.
+            ValueError: There is no such shot, the picture is invalid or has another size, or the maximum
+                number of pins is reached.
         """
         shot_index = self._existing(shot_index)
         self._refuse_more_pictures(len(self._pins) + 1, self._references)
@@ -315,7 +335,7 @@ class StorySession:
             SavedSession(
                 model_id=self._pipeline.config.model_id,
                 weights_sha256=self._pipeline.weights_sha256,
-                context_policy=self._pipeline.config.context_policy,
+                context_policy=self._policy,
                 global_caption=self._global_caption,
                 seed=self._seed,
                 takes=self._takes,
@@ -347,6 +367,7 @@ class StorySession:
             takes=self._takes[:shot_index],
             pins=tuple(pin for pin in self._pins if pin.shot_index < shot_index),
             references=self._references,
+            policy=self._policy,
             then=tuple(then),
         )
 
@@ -435,15 +456,12 @@ class StorySession:
 
 
 def _check_origin(saved: SavedSession, pipeline: StreamingPipeline, path: Path) -> None:
-    for name, theirs, mine in (
-        ("weights", saved.weights_sha256, pipeline.weights_sha256),
-        ("context policy", saved.context_policy, pipeline.config.context_policy),
-    ):
-        if theirs != mine:
-            raise SessionError(
-                f"{path}: made with {saved.model_id} and {name} {theirs[:12]!r}; this model is "
-                f"{pipeline.config.model_id} with {mine[:12]!r}: load the model that it was made with"
-            )
+    if saved.weights_sha256 != pipeline.weights_sha256:
+        raise SessionError(
+            f"{path}: made with {saved.model_id} and weights {saved.weights_sha256[:12]!r}; this model is "
+            f"{pipeline.config.model_id} with {pipeline.weights_sha256[:12]!r}: load the model that it was "
+            "made with"
+        )
     shape = (pipeline.dit.config.latent_channels, pipeline.latent_size.height, pipeline.latent_size.width)
     latents = [
         *(latent for take in saved.takes for latent in take.latents),

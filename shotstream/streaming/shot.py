@@ -249,14 +249,18 @@ def _noise_after(noise: KeyedNoise, num_given: int, chunk_index: int, step_index
 
 def condition_request(pipeline: StreamingPipeline, request: ShotRequest) -> ConditionedShot:
     """Returns the conditioning of a shot, a batch of one on the pipeline's device, and its caption rows."""
+    captions = [*(take.told for take in request.takes), request.caption]
     return condition_next_shot(
         request.memories,
         request.caption,
         pipeline.dit.config,
         pipeline.latent_size,
-        pipeline.config.context_policy,
+        request.policy or pipeline.context_policy,
         references=[one.memory for one in request.references_here],
         text_of=request.text_function(pipeline.compose),
+        match=pipeline.matcher.match_function(
+            request.global_caption, captions, request.told_references, request.film_seed
+        ),
         device=pipeline.device,
     )
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shotstream.story import ShotCaptions
-from shotstream.streaming.context_sampling import ContextCandidate, frame_candidates
+from shotstream.streaming.context_candidates import ContextCandidate, frame_candidates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,6 +32,8 @@ class ShotRequest:
     """The takes of the earlier shots."""
     pins: tuple[Pin, ...]
     """The pinned pictures."""
+    policy: str | None = None
+    """Name of the policy that chooses its context; None: the model's."""
     references: tuple[EncodedReference, ...] = ()
     """The film's references, of which this shot sees those that are for it."""
     then: tuple[Steer, ...] = ()

@@ -1,9 +1,10 @@
-"""Checks of what a person asks for, against the server's limits and the cast: captions, lengths, shots."""
+"""Checks of what a person asks for, against limits, cast and model: captions, lengths, shots, policies."""
 
 from collections.abc import Mapping, Sequence
 
 from shotstream.story import Shot, Steer, StoryError
 from shotstream.streaming.context_sampling import max_pictures
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.references import cite
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.cast import references_of, seen_by
@@ -78,6 +79,13 @@ def check_cast(shot_list: ShotList, takes: Mapping[str, TakeRecord], budget: int
                 check_told(shot_list, budget, captions, index)
             except ApiError as error:
                 raise ApiError(error.code, f"shot {index + 1}: {error}") from error
+
+
+def check_policy(policy: str, pipeline: StreamingPipeline) -> None:
+    """Raises ApiError unless the model can use a context policy."""
+    if policy not in pipeline.context_policies:
+        known = ", ".join(pipeline.context_policies)
+        raise ApiError("invalid", f"no context policy {policy!r} here; there are {known}")
 
 
 def check_shot_length(num_chunks: int | None, limits: Limits) -> None:

@@ -7,18 +7,12 @@ from typing import Any
 
 import torch
 
-from shotstream.streaming.context_sampling import (
-    ContextCandidate,
-    NextShot,
-    choose_context,
-    frame_candidates,
-    kept_frames,
-    max_pictures,
-)
+from shotstream.streaming.context_candidates import ContextCandidate, NextShot, frame_candidates
+from shotstream.streaming.context_sampling import choose_context, kept_frames, max_pictures
 from shotstream.streaming.references import EncodedReference
 from shotstream.streaming.saved_session import Pin, Take
 from shotstream.studio.app_context import AppContext
-from shotstream.studio.cast import CastEntry
+from shotstream.studio.cast import CastEntry, references_of
 from shotstream.studio.shot_list import PinnedFrame, ShotList
 from shotstream.studio.take_record import ContextFrameRecord, TakeRecord
 
@@ -131,12 +125,19 @@ def plan_context(
 
     References that it sees (`seen`) take places before them. If more pictures are mandatory than the model
     has places for, none is planned, and the shot fails with the engine's reason.
+
+    Raises:
+        CorruptTakeError: The context policy compares frames of a take that cannot be read.
     """
     film = shot_list.take_ids(index)
     pipeline = app.pipeline
     pins = shot_list.pins_before(index)
     if not film or len(seen) + len(pins) > max_pictures(pipeline.context_budget):
         return ()
+    told = [*(takes[take_id].told for take_id in film), caption]
+    match = pipeline.matcher.match_function(
+        shot_list.global_caption, told, references_of(shot_list.cast), takes[film[0]].seed
+    )
     pins_of = [[pin for pin in pins if pin.take_id == take_id] for take_id in film]
     plan = choose_context(
         [
@@ -147,9 +148,9 @@ def plan_context(
                 for candidate in _candidates(app, cache, takes[take_id], shot_index, pins_of[shot_index])
             ),
         ],
-        NextShot(index=len(film), caption=caption),
+        NextShot(index=len(film), caption=caption, match=match),
         pipeline.context_budget,
-        pipeline.config.context_policy,
+        pipeline.usable_policy(shot_list.context_policy),
     )
     frames: list[ContextFrameRecord] = []
     for slot in plan.slots:
@@ -165,6 +166,8 @@ def plan_context(
                 frame_index=frame_index,
                 pin_id=None if pin is None else pin.pin_id,
                 shot_phase=slot.shot_phase,
+                score=None if chosen.match is None else chosen.match.score,
+                shared=() if chosen.match is None else chosen.match.shared,
             )
         )
     return tuple(frames)

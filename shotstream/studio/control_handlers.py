@@ -19,6 +19,7 @@ from shotstream.studio.cast_handlers import (
 from shotstream.studio.checks import (
     check_caption_length,
     check_cast,
+    check_policy,
     check_shot_length,
     check_told,
     new_shot_entry,
@@ -280,7 +281,7 @@ def handle_set_autoplay(control: SetAutoplay, story: OpenStory) -> Effect:
 
 @apply_control.register
 def handle_edit_story(control: EditStory, story: OpenStory) -> Effect:
-    """Changes the title or the global caption; see `EditStory`."""
+    """Changes the title, the global caption or the context policy; see `EditStory`."""
     old = story.shot_list
     shot_list = old
     if control.title is not None:
@@ -289,6 +290,10 @@ def handle_edit_story(control: EditStory, story: OpenStory) -> Effect:
         check_caption_length(control.global_caption, story.app.limits)
         shot_list = replace(shot_list, global_caption=control.global_caption)
         check_told(shot_list, story.app.pipeline.context_budget, (), len(shot_list.shots))
+    pipeline, policy = story.app.pipeline, control.context_policy
+    if policy is not None and policy != pipeline.usable_policy(old.context_policy):
+        check_policy(policy, pipeline)
+        shot_list = replace(shot_list, context_policy=policy)
     if shot_list == old:
         return effect_at(story, len(old.shots))
     story.commit(shot_list, "Edit the story")

@@ -231,7 +231,7 @@ class Exporter:
         plan = FilmPlan(
             model_id=pipeline.model_id,
             weights_sha256=first.weights_sha256,
-            context_policy=pipeline.context_policy,
+            context_policy=pipeline.usable_policy(shot_list.context_policy),
             num_steps=first.num_steps,
             seed=self._snapshot.seed,
             story=self._story(self._references()),

@@ -355,22 +355,23 @@ class OpenStory:
         """Starts the next job; None if it cannot start now, for example while a take needs a repair."""
         index = schedule.next_index(self)
         assert index is not None, "called only while there is something to generate"
-        request = schedule.take_request(self, index)
-        self.failures.pop(request.shot_id, None)
+        shot_id = self.shot_list.shots[index].shot_id
+        self.failures.pop(shot_id, None)
         try:
+            request = schedule.take_request(self, index)
             job = TakeJob(self.app, request, self.cache, self.history.takes)
         except CorruptTakeError as error:
             _log.warning("story %s, take %s: %s", self.story_id, error.take_id, error)
             if error.take_id in self.app.unrecoverable_takes:
-                self._fail_shot(request.shot_id, self.app.unrecoverable_takes[error.take_id])
+                self._fail_shot(shot_id, self.app.unrecoverable_takes[error.take_id])
             self.repair_take(error.take_id)
             return None
         except OSError as error:
             self.wait_for_storage(error)
             return None
         except (ValueError, RuntimeError) as error:
-            _log.error("shot %s of story %s failed", request.shot_id, self.story_id, exc_info=error)
-            self._fail_shot(request.shot_id, one_line_reason(error))
+            _log.error("shot %s of story %s failed", shot_id, self.story_id, exc_info=error)
+            self._fail_shot(shot_id, one_line_reason(error))
             return None
         self.job = job
         self.mark_changed()

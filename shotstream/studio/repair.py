@@ -47,7 +47,7 @@ def repair_take(
             ) from error
     if frames is None:
         # The takes that conditioned it may be corrupt as well.
-        while isinstance(needed := _shot_request(record, cache, takes), str):
+        while isinstance(needed := _shot_request(app, record, cache, takes), str):
             if needed in repaired:
                 raise UnrecoverableTakeError("its frames are damaged, and so are frames that conditioned it")
             repaired |= yield from repair_take(app, story_id, needed, cache, takes)
@@ -72,7 +72,7 @@ def repair_take(
 
 
 def _shot_request(
-    record: TakeRecord, cache: ContextCache, takes: Mapping[str, TakeRecord]
+    app: AppContext, record: TakeRecord, cache: ContextCache, takes: Mapping[str, TakeRecord]
 ) -> ShotRequest | str:
     """Returns the inputs that a take was generated from, or the id of a take among them that is corrupt."""
     try:
@@ -90,6 +90,7 @@ def _shot_request(
             ),
             then=record.then,
             references=cache.references(record.cast, record.seen),
+            policy=app.pipeline.usable_policy(record.context_policy),
         )
     except CorruptTakeError as error:
         return error.take_id

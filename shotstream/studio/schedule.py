@@ -9,7 +9,7 @@ from shotstream.studio.context_cache import plan_context
 from shotstream.studio.history import QueuedTake
 from shotstream.studio.shot_list import start_frames
 from shotstream.studio.take_job import TakeRequest
-from shotstream.studio.take_record import steers_until
+from shotstream.studio.take_record import ContextFrameRecord, steers_until
 
 if TYPE_CHECKING:
     from shotstream.studio.open_story import OpenStory
@@ -67,8 +67,19 @@ def is_far_ahead(story: "OpenStory", index: int, now_s: float) -> bool:
     return ahead >= round(story.app.limits.look_ahead_s * story.app.pipeline.fps)
 
 
-def take_request(story: "OpenStory", index: int) -> TakeRequest:
-    """Returns the inputs of the next take of the shot at `index`: as queued, else as in its entry."""
+def take_request(
+    story: "OpenStory", index: int, context: tuple[ContextFrameRecord, ...] | None = None
+) -> TakeRequest:
+    """Returns the inputs of the next take of the shot at `index`: as queued, else as in its entry.
+
+    Args:
+        story: The story.
+        index: Index of the shot.
+        context: The frames that condition it; None: they are chosen now.
+
+    Raises:
+        CorruptTakeError: The context policy compares frames of a take that cannot be read.
+    """
     shot = story.shot_list.shots[index]
     queued = story.history.queue.get(shot.shot_id) or QueuedTake(shot_id=shot.shot_id)
     seed = shot.seed if queued.seed is None else queued.seed
@@ -87,16 +98,18 @@ def take_request(story: "OpenStory", index: int) -> TakeRequest:
         pins=story.shot_list.pins_before(index),
         context=(),
         cast=story.shot_list.cast,
+        context_policy=story.shot_list.context_policy,
     )
-    context = plan_context(
-        story.app,
-        story.cache,
-        story.shot_list,
-        index,
-        story.history.takes,
-        request.caption,
-        request.seen,
-    )
+    if context is None:
+        context = plan_context(
+            story.app,
+            story.cache,
+            story.shot_list,
+            index,
+            story.history.takes,
+            request.caption,
+            request.seen,
+        )
     return replace(request, context=context)
 
 
@@ -108,6 +121,6 @@ def is_outdated(story: "OpenStory", request: TakeRequest) -> bool:
     index = story.shot_list.index_of(request.shot_id)
     if index is None:
         return True
-    now = take_request(story, index)
-    kept = replace(now, pins=request.pins, context=request.context, cast=request.cast)
+    now = take_request(story, index, request.context)
+    kept = replace(now, pins=request.pins, cast=request.cast)
     return kept != request or look(now.seen) != look(request.seen)

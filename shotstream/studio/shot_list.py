@@ -52,13 +52,16 @@ class PinnedFrame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotList:
-    """A version of a story: its title, global caption, shots, pinned frames and cast."""
+    """A version of a story: its title, global caption, shots, pinned frames, cast and policy."""
 
     title: str
     global_caption: str
     shots: tuple[ShotEntry, ...] = ()
     pins: tuple[PinnedFrame, ...] = ()
     cast: tuple[CastEntry, ...] = ()
+    context_policy: str | None = None
+    """Name of the policy that chooses the context of its shots; None: the model's, in stories of earlier
+    versions."""
 
     def to_document(self) -> dict[str, Any]:
         """Returns the shot list as plain values, as the database stores them; `from_document` reads them."""
@@ -69,8 +72,9 @@ class ShotList:
             "cards": tuple(_without_empty(asdict(shot), "then") for shot in self.shots),
             "pins": tuple(asdict(pin) for pin in self.pins),
             "cast": tuple(asdict(entry) for entry in self.cast),
+            "context_policy": self.context_policy,
         }
-        return _without_empty(document, "cast")
+        return _without_empty(document, "cast", "context_policy")
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "ShotList":
@@ -81,6 +85,7 @@ class ShotList:
             shots=tuple(map(ShotEntry.from_document, document["cards"])),
             pins=tuple(PinnedFrame(**pin) for pin in document["pins"]),
             cast=cast_from(document.get("cast", ())),
+            context_policy=document.get("context_policy"),
         )
 
     def index_of(self, shot_id: str) -> int | None:
@@ -108,9 +113,9 @@ class ShotList:
         return tuple(pin for pin in self.pins if pin.take_id in film)
 
 
-def _without_empty(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """Returns a document without a list that is empty, as earlier versions wrote it."""
-    return document if document[name] else {key: value for key, value in document.items() if key != name}
+def _without_empty(document: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Returns a document without values of these names that are empty, as earlier versions wrote it."""
+    return {key: value for key, value in document.items() if key not in names or value}
 
 
 def stale_reasons(
@@ -122,7 +127,9 @@ def stale_reasons(
         return ()
     take = takes[shot.take_id]
     reasons: list[StaleReason] = []
-    if take.before != shot_list.take_ids(index):
+    if take.before != shot_list.take_ids(index) or (
+        take.before and take.context_policy != shot_list.context_policy
+    ):
         reasons.append("context")
     if take.caption != shot.caption or take.then != steers_until(shot.then, take.num_chunks):
         reasons.append("caption")
@@ -143,6 +150,8 @@ def first_difference(old: ShotList, new: ShotList) -> int:
     shorter = min(len(old.shots), len(new.shots))
     if old.global_caption != new.global_caption:
         return 0
+    if old.context_policy != new.context_policy:
+        return min(1, shorter)  # the first shot has no context
     return next(
         (
             index

@@ -14,7 +14,7 @@ from shotstream.story import Reference
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.app_context import AppContext
 from shotstream.studio.cast import CastEntry, StoredPicture, picture_id_of
-from shotstream.studio.checks import check_caption_length, check_cast, new_shot_entry
+from shotstream.studio.checks import check_caption_length, check_cast, check_policy, new_shot_entry
 from shotstream.studio.control_handlers import apply_control
 from shotstream.studio.exporter import FilmSnapshot
 from shotstream.studio.ids import new_id
@@ -60,6 +60,7 @@ class StoryManager:
         autoplay: bool,
         cast: Sequence[CastEntry] = (),
         images: Mapping[str, str] | None = None,
+        context_policy: str | None = None,
     ) -> StoryState:
         """Creates a story and returns its state.
 
@@ -71,11 +72,15 @@ class StoryManager:
             autoplay: Whether it is generated without a request.
             cast: Its references.
             images: Their pictures, as data URIs by their ids.
+            context_policy: Name of the policy that chooses the context of its shots; None: the model's.
 
         Raises:
-            ApiError: A limit is exceeded, or a caption cites what is no reference.
+            ApiError: A limit is exceeded, a caption cites what is no reference, or the model cannot use the
+                policy.
         """
         limits = self.app.limits
+        policy = context_policy or self.app.pipeline.context_policy
+        check_policy(policy, self.app.pipeline)
         check_caption_length(global_caption, limits)
         if len(shots) > limits.shots:
             raise ApiError("limit", f"{len(shots)} shots; a story has at most {limits.shots} here")
@@ -85,7 +90,13 @@ class StoryManager:
             )
         entries = tuple(new_shot_entry(shot, limits) for shot in shots)
         story_id = new_id()
-        shot_list = ShotList(title=title, global_caption=global_caption, shots=entries, cast=tuple(cast))
+        shot_list = ShotList(
+            title=title,
+            global_caption=global_caption,
+            shots=entries,
+            cast=tuple(cast),
+            context_policy=policy,
+        )
         check_cast(shot_list, {}, self.app.pipeline.context_budget)
         if len(cast) > limits.references:
             raise ApiError("limit", f"{len(cast)} references; a story has at most {limits.references} here")
@@ -410,4 +421,5 @@ def _model_state(app: AppContext) -> ModelState:
         first_chunk_frames=pipeline.geometry.chunk_num_frames(0),
         chunk_frames=pipeline.geometry.chunk_num_frames(1),
         context_frames=pipeline.context_budget,
+        context_policies=pipeline.context_policies,
     )

@@ -1,6 +1,7 @@
 """Builds the state of an open story that viewers are sent."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from shotstream.story import Steer
 from shotstream.streaming.context_sampling import allocate, max_pictures
 from shotstream.studio.cast import CastEntry
 from shotstream.studio.context_cache import plan_context
+from shotstream.studio.media_store import CorruptTakeError
 from shotstream.studio.schedule import next_index, take_request
 from shotstream.studio.schemas.state import (
     BranchState,
@@ -62,6 +64,7 @@ def story_state(story: "OpenStory") -> StoryState:
         ),
         cast=tuple(_reference_state(story, entry) for entry in shot_list.cast),
         max_pins=max_pictures(pipeline.context_budget),
+        context_policy=pipeline.usable_policy(shot_list.context_policy),
         making=None if story.job is None else job_state(story, story.job),
         memory=_memory(story),
         undo=_undo_label(story),
@@ -112,6 +115,7 @@ def take_state(story: "OpenStory", take: TakeRecord) -> TakeState:
         weights_match=take.weights_sha256 == story.app.pipeline.weights_sha256,
         created_at=take.created_at,
         context=_context(story, take.seen, take.context),
+        context_policy=take.context_policy or story.app.pipeline.context_policy,
     )
 
 
@@ -150,15 +154,17 @@ def _memory(story: "OpenStory") -> tuple[ContextFrame, ...]:
         request = story.job.request
         return _context(story, request.seen, request.context)
     index = next_index(story)
-    if index is not None:
-        request = take_request(story, index)
-        return _context(story, request.seen, request.context)
     shot_list = story.shot_list
-    index = len(shot_list.shots)
-    seen = shot_list.seen_at(index)
-    return _context(
-        story, seen, plan_context(story.app, story.cache, shot_list, index, story.history.takes, "", seen)
-    )
+    with suppress(CorruptTakeError):  # it is found again, and repaired, when the shot is generated
+        if index is not None:
+            request = take_request(story, index)
+            return _context(story, request.seen, request.context)
+        index = len(shot_list.shots)
+        seen = shot_list.seen_at(index)
+        return _context(
+            story, seen, plan_context(story.app, story.cache, shot_list, index, story.history.takes, "", seen)
+        )
+    return ()
 
 
 def _context(
@@ -192,6 +198,8 @@ def _context_frame(story: "OpenStory", frame: ContextFrameRecord) -> ContextFram
         picture_id=None,
         pin_id=frame.pin_id,
         shot_phase=frame.shot_phase,
+        score=None if frame.score is None else round(frame.score, 4),
+        shared=frame.shared,
     )
 
 

@@ -40,6 +40,8 @@ class TakeRequest:
     """The frames that condition it."""
     cast: tuple[CastEntry, ...]
     """The cast of the story."""
+    context_policy: str | None
+    """Name of the policy of the story, which chose them; None: the model's."""
 
     @property
     def seen(self) -> tuple[CastEntry, ...]:
@@ -91,6 +93,7 @@ class TakeJob:
             ),
             then=request.then,
             references=cache.references(request.cast, request.seen),
+            policy=app.pipeline.usable_policy(request.context_policy),
         )
         pipeline, preview = app.pipeline, app.preview
         self._context_encoder = ContextEncoder(
@@ -175,6 +178,7 @@ class TakeJob:
             was_cut=num_chunks < request.num_chunks,
             before=request.before,
             context=request.context,
+            context_policy=request.context_policy,
             weights_sha256=app.pipeline.weights_sha256,
             environment=app.environment,
             header_bytes=len(files.recording.header),

@@ -16,6 +16,10 @@ class ContextFrameRecord:
     frame_index: int
     pin_id: str | None
     shot_phase: int
+    score: float | None = None
+    """How well it matches the take, by a policy that compares; None: it was chosen without, or earlier."""
+    shared: tuple[str, ...] = ()
+    """What it shows that the take shows as well, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +58,10 @@ class TakeRecord:
     """Captions that it got while it was generated, in order."""
     cast: tuple[CastEntry, ...] = ()
     """The cast of the story when it was generated; `seen` is the part of it that conditioned the take."""
+    context_policy: str | None = None
+    """Name of the policy of the story, which chose its context; None: the model's, in stories of earlier
+    versions. A model that cannot use it has taken its own.
+    """
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -80,7 +88,7 @@ class TakeRecord:
         values = dict(document)
         for name in ("before", "chunk_bytes", "frame_sha256"):
             values[name] = tuple(values[name])
-        values["context"] = tuple(ContextFrameRecord(**frame) for frame in values["context"])
+        values["context"] = tuple(map(_frame, values["context"]))
         values["then"] = steers_from(values.get("then", ()))
         values["cast"] = cast_from(values.get("cast", ()))
         return cls(**values)
@@ -94,3 +102,9 @@ def steers_from(documents: Iterable[Mapping[str, Any]]) -> tuple[Steer, ...]:
 def steers_until(steers: Sequence[Steer], num_chunks: int) -> tuple[Steer, ...]:
     """Returns the switches that a take of `num_chunks` chunks makes."""
     return tuple(steer for steer in steers if steer.chunk_index < num_chunks)
+
+
+def _frame(document: Mapping[str, Any]) -> ContextFrameRecord:
+    values = dict(document)
+    values["shared"] = tuple(values.get("shared", ()))
+    return ContextFrameRecord(**values)

@@ -3,6 +3,9 @@
 A story fixes the details that later shots must repeat: each actor's scarf and each place's layout. Training
 stories never show a held-out pair of species and colour. Held-out stories show at least one, so that
 evaluation tests new combinations and not only new seeds.
+
+`sample_story` has one or two actors in one or two places, as training has. `sample_returning_story` has more
+of both, which leave and return after gaps of all lengths, to test a long memory.
 """
 
 from collections.abc import Sequence
@@ -21,6 +24,9 @@ HELD_OUT: Final[frozenset[tuple[Species, Colour]]] = frozenset(zip(SPECIES, COLO
 """Pairs of species and colour that no training story shows: one colour for each species."""
 
 _FRAMINGS: Final[tuple[Framing, ...]] = ("wide", "medium", "close-up")
+_NUM_RETURNING: Final = 5
+"""Number of actors and of places of a story whose actors and places return."""
+_MAX_SCENE_SHOTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,16 @@ def _cast(rng: np.random.Generator, held_out: bool) -> tuple[Actor, ...]:
         second = _actor(rng, held_out=held_out and rng.random() < 0.5, not_species=first.species)
         if second.colour != first.colour and second.scarf != first.scarf:
             return (first, second) if rng.random() < 0.5 else (second, first)
+
+
+def _troupe(rng: np.random.Generator, held_out: bool) -> tuple[Actor, ...]:
+    """Returns the cast of a returning story: no two of the same species, nor of the same colour."""
+    cast = [_actor(rng, held_out=held_out)]
+    while len(cast) < _NUM_RETURNING:
+        other = _actor(rng, held_out=held_out and rng.random() < 0.5)
+        if all(other.species != one.species and other.colour != one.colour for one in cast):
+            cast.append(other)
+    return tuple(cast)
 
 
 def _performance(rng: np.random.Generator, actor: Actor, spot: Spot) -> Performance:
@@ -153,3 +169,44 @@ def turn_of(shot: Shot, chunk_index: int, rng: np.random.Generator) -> Turn:
             facing="right" if rng.random() < 0.5 else "left",
         )
     return Turn(frame=WAN_GEOMETRY.shot_num_frames(chunk_index), performances=tuple(performances))
+
+
+def sample_returning_story(
+    rng: np.random.Generator, num_shots: int, *, held_out: bool = False
+) -> TheatreStory:
+    """Returns a random story of scenes whose actors and places leave, and return after gaps of all lengths.
+
+    A scene is one to three shots of one or two actors in one place. Half of the scenes bring back the actor,
+    and half of them the place, that was absent for longest; the others bring any.
+
+    Args:
+        rng: The only source of randomness.
+        num_shots: Number of shots, at least 1.
+        held_out: Whether the cast has a pair of species and colour that training never shows.
+    """
+    if num_shots < 1:
+        raise ValueError(f"a story has at least one shot, got {num_shots}")
+    cast = _troupe(rng, held_out)
+    layouts = {place: int(rng.integers(NUM_LAYOUTS)) for place in PLACES}
+    actors, places = list(cast), [PLACES[index] for index in rng.permutation(len(PLACES))]
+    home, time = places[-1], TIMES[int(rng.integers(len(TIMES)))]
+    shots: list[Shot] = []
+    while len(shots) < num_shots:
+        # Both lists are ordered by their last scene, the longest absent first.
+        place = places.pop(0 if rng.random() < 0.5 else int(rng.integers(len(places))))
+        places.append(place)
+        first = actors.pop(0 if rng.random() < 0.5 else int(rng.integers(len(actors))))
+        on_stage = (first,)
+        if rng.random() < 0.4:
+            second = actors.pop(int(rng.integers(len(actors))))
+            on_stage = (first, second) if rng.random() < 0.5 else (second, first)
+        actors += on_stage
+        when = TIMES[int(rng.integers(len(TIMES)))] if rng.random() < 0.2 else time
+        for _ in range(min(1 + int(rng.integers(_MAX_SCENE_SHOTS)), num_shots - len(shots))):
+            shots.append(_shot(rng, on_stage, place, when, layouts[place]))
+    return TheatreStory(
+        global_caption=global_caption(cast, home, time, rng),
+        captions=tuple(shot_caption(shot, home, time, rng) for shot in shots),
+        cast=cast,
+        shots=tuple(shots),
+    )

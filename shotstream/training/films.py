@@ -78,6 +78,7 @@ def teacher_films(
     num_steps: int = 25,
     guidance: float = 1.5,
     context_guidance: float = 1.0,
+    policy: str | None = None,
 ) -> FilmSource:
     """Returns the films of a bidirectional teacher, conditioned on its own earlier shots.
 
@@ -91,6 +92,7 @@ def teacher_films(
         num_steps: Number of Euler steps.
         guidance: Scale of guidance by captions; 1: none.
         context_guidance: Scale of guidance by context, see `guided_velocity`; 1: none.
+        policy: Name of the policy that chooses the context; None: the model's.
     """
     schedule = FlowSchedule(shift=pipeline.config.shift)
     sigmas = schedule.sampling_sigmas(num_steps).to(pipeline.device)
@@ -108,6 +110,7 @@ def teacher_films(
                 num_chunks=num_chunks,
                 takes=tuple(takes) if context else (),
                 pins=(),
+                policy=policy,
             )
             conditioning, captions = condition_request(pipeline, request)
             noise = _noise(pipeline, request)

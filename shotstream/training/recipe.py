@@ -47,7 +47,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, ("shift",))
-        named_policy(self.context_policy)
+        if (compared := named_policy(self.context_policy).compares) is not None:
+            raise ValueError(
+                f"the context policy {self.context_policy!r} compares {compared} of a film, which training "
+                "does not; train with another, and film with this one"
+            )
 
     def build(self) -> TextConditionedDiT:
         """Returns the model with random weights."""

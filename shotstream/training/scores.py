@@ -46,6 +46,7 @@ def evaluate_run(
     codec = input_codec(runs, found.inputs.codec)
     pipeline = theatre_pipeline(codec, trained_model(runs, name), model, student_steps)
     facts = {"run": name, "checkpoint": newest_checkpoint(runs, name).name, "context": context}
+    facts["context_policy"] = config.policy or pipeline.context_policy
     if isinstance(found.stage, TeacherConfig):
         source = teacher_films(
             pipeline,
@@ -55,6 +56,7 @@ def evaluate_run(
             num_steps=sampler_steps,
             guidance=guidance,
             context_guidance=context_guidance,
+            policy=config.policy,
         )
         facts |= {
             "sampler_steps": sampler_steps,
@@ -63,7 +65,12 @@ def evaluate_run(
         }
     else:
         source = model_films(
-            pipeline, context=context, num_chunks=config.num_chunks, seed=config.seed, steps=config.steps
+            pipeline,
+            context=context,
+            num_chunks=config.num_chunks,
+            seed=config.seed,
+            steps=config.steps,
+            policy=config.policy,
         )
         facts |= {"num_steps": config.steps or pipeline.num_steps}
     return score_films(source, config, facts=facts, sheet=sheet, progress=progress)

@@ -19,7 +19,8 @@ from shotstream.model.dit import TIMESTEPS_PER_SIGMA, DiT
 from shotstream.model.dual_cache import DualCache, KeysValues
 from shotstream.model.positions import FramePositions, context_positions
 from shotstream.streaming.conditioning import Conditioning
-from shotstream.streaming.context_sampling import NextShot, choose_context, frame_candidates
+from shotstream.streaming.context_candidates import NextShot, frame_candidates
+from shotstream.streaming.context_sampling import choose_context
 from shotstream.streaming.rollout import Rollout
 from shotstream.text.text_encoder import UMT5Config, build_umt5, embed_tokens
 from shotstream.vae.wan_vae import WanVAE, WanVAEConfig

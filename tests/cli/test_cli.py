@@ -68,6 +68,28 @@ def test_a_film_is_made_and_its_replay_gives_the_same_frames(
     assert read_replay(tiny / "again.replay.json") == read_replay(tiny / "film.replay.json")
 
 
+_LONG = ("a owl flies", "a fox walks", *["a owl sleeps"] * 4, "a fox walks")
+
+
+def test_a_film_of_another_policy_is_another_film_and_its_replay_gives_the_same_frames(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shots = "".join(f"  - {{caption: {one}, num_chunks: 1}}\n" for one in _LONG)
+    (tiny / "long.yaml").write_text(f"title: A fox\nglobal_caption: a forest night\nshots:\n{shots}")
+    made = ("generate", "long.yaml", "--model", "./tiny", "--steps", "1", "--scale", "1")
+    assert run(*made) == 0
+    assert run(*made, "-o", "prompt.mp4", "--context-policy", "prompt") == 0
+    theatre, prompt = (read_replay(tiny / f"{name}.replay.json") for name in ("film", "prompt"))
+    assert (theatre.plan.context_policy, prompt.plan.context_policy) == ("theatre", "prompt")
+    assert theatre.frame_sha256[0] == prompt.frame_sha256[0]
+    assert theatre.frame_sha256[6] != prompt.frame_sha256[6]
+    capsys.readouterr()
+    again = ("generate", "prompt.replay.json", "-o", "again.mp4", "--model", "./tiny", "--scale", "1")
+    assert run(*again) == 0
+    assert "every frame equals the replay's" in capsys.readouterr().err
+    assert read_replay(tiny / "again.replay.json") == prompt
+
+
 @pytest.mark.slow
 def test_a_replay_is_never_overwritten_by_the_film_that_it_checks(
     tiny: Path, capsys: pytest.CaptureFixture[str]
@@ -186,6 +208,13 @@ def test_bad_stories_are_bad_input(
         (("generate", "story.yaml", "--model", "./tiny", "--attention", "cudnn"), "needs a CUDA device"),
         (("generate", "story.yaml", "--model", "./tiny", "--attention", "cudnn"), "CUDA device"),
         (("evaluate", "--run", "absent", "--memory", "low"), "do not apply to a training run"),
+        (("evaluate", "--context-policy", "latest"), "unknown context policy 'latest'; known: keys, prompt"),
+        (("evaluate", "--no-context", "--context-policy", "keys"), "there is nothing to choose"),
+        (("evaluate", "--codec-only", "--context-policy", "keys"), "codec_only generates nothing"),
+        (
+            ("evaluate", "--context-policy", "keys", "--context-policy", "prompt", "--no-context"),
+            "several policies are compared on a model with context",
+        ),
         (("generate", "story.yaml", "--float8-cache"), "Give --memory lowest."),
         (("serve", "--weights", "float8"), "Give --precision float8 or --memory lowest."),
         (("bench", "generate", "--dtype", "bfloat16"), "Give --precision."),

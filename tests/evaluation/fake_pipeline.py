@@ -5,7 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shotstream.geometry import PixelSize
+from shotstream.story import Reference
 from shotstream.streaming.pipeline import StreamingPipeline
+from shotstream.streaming.pipeline_config import PipelineConfig
 from shotstream.theatre.cast import SCARVES, Actor, Scarf
 from shotstream.theatre.palette import to_rgb
 from shotstream.theatre.render import Shot, render
@@ -48,6 +51,15 @@ class FakeSession:
 class FakePipeline(StreamingPipeline):
     def __init__(self, stories: Sequence[TheatreStory], family: str = "theatre") -> None:
         self._family = family
+        self.group = None
+        self.config = PipelineConfig(
+            family="theatre",
+            model_id="fake",
+            fps=12,
+            pixel_size=PixelSize(48, 80),
+            num_chunks=3,
+            context_policy="theatre",
+        )
         self._shots = {
             caption: shot
             for story in stories
@@ -67,6 +79,10 @@ class FakePipeline(StreamingPipeline):
         return "0" * 64
 
     @property
+    def context_policy(self) -> str:
+        return "theatre"
+
+    @property
     def num_steps(self) -> int:
         return 4
 
@@ -75,5 +91,9 @@ class FakePipeline(StreamingPipeline):
         global_caption: str,  # noqa: ARG002 (a shot knows its caption)
         *,
         seed: int = 0,  # noqa: ARG002 (a shot brings its own)
+        references: Sequence[Reference] = (),
+        policy: str | None = None,  # noqa: ARG002 (a drawing remembers everything)
+        quiet: bool = False,
     ) -> FakeSession:
+        assert quiet and not references
         return FakeSession(self._shots)

@@ -1,13 +1,14 @@
 """Reports: means, intervals and levels of chance."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from shotstream.evaluation.films import held_out_stories
-from shotstream.evaluation.report import chance_levels, interval, make_report
-from shotstream.theatre.oracle import AXES, Axis, Scores, Verdict
+from shotstream.evaluation.report import chance_levels, gap_header, interval, make_report
+from shotstream.theatre.oracle import AXES, Axis, Recalled, Scores, Verdict
 from shotstream.theatre.render import FRAMINGS
 from shotstream.theatre.world import TheatreStory
 
@@ -70,6 +71,23 @@ def test_a_report_is_a_table_and_one_line() -> None:
     assert json.loads(line)["axes"]["set"]["mean"] == 0.75
     assert json.loads(line)["by_shot"]["set"] == [0.75, 0.75]
     assert len(report.shot_table().splitlines()) == 3
+
+
+def test_memory_is_told_by_the_number_of_shots_since_a_detail_was_last_seen() -> None:
+    stories = held_out_stories(2, 1, 0)
+    gaps = {1: (1.0, 1.0), 3: (0.0,), 4: (1.0, 0.0), 9: (1.0, 1.0), 30: (0.0, 1.0)}
+    recalled = [
+        Recalled(axis="scarf", score=score, gap=gap) for gap, scores in gaps.items() for score in scores
+    ]
+    first, second = (_film(story, _scores(1.0)) for story in stories)
+    verdicts = [replace(first, recalled=tuple(recalled[:4])), replace(second, recalled=tuple(recalled[4:]))]
+    report = make_report({}, stories, verdicts, None, stories)
+    assert report.by_gap == {"1": (1.0, 2), "2-3": (0.0, 1), "4-9": (0.75, 4), "10+": (0.5, 2)}
+    told = json.loads(report.json_line())["by_gap"]
+    assert told["4-9"] == {"mean": 0.75, "count": 4}
+    assert gap_header().split() == ["memory", "1", "2-3", "4-9", "10+", "all"]
+    line = report.gap_line("prompt").split()
+    assert line[:3] == ["prompt", "1.000", "(2)"] and line[7:] == ["0.500", "(2)", "1.000"]
 
 
 def test_a_fall_from_one_shot_to_the_next_is_seen() -> None:

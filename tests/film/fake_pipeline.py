@@ -75,6 +75,7 @@ class FakePipeline(StreamingPipeline):
         *,
         seed: int = 0,
         references: Sequence[Reference] = (),
+        policy: str | None = None,  # noqa: ARG002 (its frames depend on all earlier shots)
         quiet: bool = False,
     ) -> FakeSession:
         assert not references
@@ -101,7 +102,7 @@ def plan(num_shots: int = 4, seed: int = 7, num_chunks: int = 2) -> FilmPlan:
     return FilmPlan(
         model_id="fake",
         weights_sha256="0" * 64,
-        context_policy="ours",
+        context_policy="theatre",
         num_steps=4,
         seed=seed,
         story=Story(title="A fox", global_caption="A red fox.", shots=shots),

@@ -520,14 +520,16 @@ def test_where_no_film_can_be_written_is_told_before_anything_is_made(
 def test_a_film_is_begun_as_planned_and_its_page_shows_the_middle_of_each_shot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[tuple[str, int]] = []
+    begun: list[tuple[str, int, str | None]] = []
     pages: list[tuple[str, str, list[Panel]]] = []
     middles: list[np.ndarray] = []
 
     class Watched(FakePipeline):
-        def session(self, global_caption: str, *, seed: int = 0, **options: Any) -> FakeSession:
-            begun.append((global_caption, seed))
-            return super().session(global_caption, seed=seed, **options)
+        def session(
+            self, global_caption: str, *, seed: int = 0, policy: str | None = None, **options: Any
+        ) -> FakeSession:
+            begun.append((global_caption, seed, policy))
+            return super().session(global_caption, seed=seed, policy=policy, **options)
 
     def page(*given: Any) -> Image.Image:
         pages.append(given)
@@ -536,7 +538,7 @@ def test_a_film_is_begun_as_planned_and_its_page_shows_the_middle_of_each_shot(
     monkeypatch.setattr("shotstream.film.make.draw_storyboard", page)
     monkeypatch.setattr(Writer, "write", lambda _, frames: middles.append(frames[len(frames) // 2]))
     film(tmp_path, Watched(), uneven_plan())
-    assert begun == [("A red fox.", 7)]
+    assert begun == [("A red fox.", 7, "theatre")]
     ((title, global_caption, panels),) = pages
     assert (title, global_caption) == ("A fox", "A red fox.")
     assert [panel.caption for panel in panels] == [f"Shot {index}: a --> fox." for index in range(3)]

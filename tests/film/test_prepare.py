@@ -10,9 +10,10 @@ from torch import Tensor
 import shotstream
 from shotstream.film import Environment, Replay, ReplayError
 from shotstream.film.prepare import caption_warnings, check_replay, plan_film, running_environment
+from shotstream.geometry import PixelSize
 from shotstream.story import Shot, Story
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.streaming.pipeline_config import Family
+from shotstream.streaming.pipeline_config import Family, PipelineConfig
 
 
 class WordEncoder:
@@ -34,12 +35,24 @@ class WordEncoder:
         return ("fox",) if word.startswith("fo") else ()
 
 
+CONFIG = PipelineConfig(
+    family="theatre",
+    model_id="m",
+    fps=12,
+    pixel_size=PixelSize(48, 80),
+    num_chunks=3,
+    context_policy="theatre",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelOnPaper(StreamingPipeline):
     text_encoder: WordEncoder
     model_id: str = "m"
     weights_sha256: str = "0" * 64
-    context_policy: str = "ours"
+    context_policy: str = "theatre"
+    group: None = None
+    config: PipelineConfig = CONFIG
     num_chunks: int = 3
     num_steps: int = 4
     dtype: torch.dtype = torch.float32
@@ -168,5 +181,16 @@ def test_a_replay_is_made_again_only_with_its_own_model() -> None:
     assert plan.num_steps == 2
     with pytest.raises(ReplayError, match="weights 000000000000; this is m with 111111111111"):
         check_replay(replay, ModelOnPaper(text_encoder=WordEncoder(9, ""), weights_sha256="1" * 64))
-    with pytest.raises(ReplayError, match="context policy ours"):
-        check_replay(replay, ModelOnPaper(text_encoder=WordEncoder(9, ""), context_policy="other"))
+    # The model's own policy may be another.
+    check_replay(replay, ModelOnPaper(text_encoder=WordEncoder(9, ""), context_policy="published"))
+    unknown = replace(replay, plan=replace(plan, context_policy="latest"))
+    with pytest.raises(ReplayError, match="cannot be made again: unknown context policy 'latest'; known: "):
+        check_replay(unknown, pipeline)
+
+
+def test_a_plan_has_the_named_policy_or_the_models() -> None:
+    written = story("g", "a")
+    assert plan_film(written, model(), seed=7).context_policy == "theatre"
+    assert plan_film(written, model(), seed=7, policy="prompt").context_policy == "prompt"
+    with pytest.raises(ValueError, match="unknown context policy 'latest'"):
+        plan_film(written, model(), seed=7, policy="latest")

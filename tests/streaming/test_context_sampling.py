@@ -10,11 +10,9 @@ import pytest
 import torch
 
 from shotstream.streaming.conditioning import context_captions, planned_conditioning
+from shotstream.streaming.context_candidates import ContextCandidate, ContextPolicy, NextShot
 from shotstream.streaming.context_sampling import (
     POLICIES,
-    ContextCandidate,
-    ContextPolicy,
-    NextShot,
     TheatrePolicy,
     allocate,
     choose_context,
@@ -148,7 +146,7 @@ def test_candidates_are_few() -> None:
 class _OfOneShot:
     """A policy as anybody may write one: by chance, of shots whose caption is the next one's."""
 
-    ranks_phases, own_captions = True, True
+    ranks_phases, own_captions, compares = True, True, None
 
     def may_choose(self, num_frames: int, max_count: int) -> range:
         del max_count

@@ -1,6 +1,7 @@
 """Sessions: streamed chunks, cuts, replay, forks, undo, retakes, pins, saved state; none disturbs another."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from shotstream.streaming.context_encoder import ContextEncoder, as_picture
 from shotstream.streaming.noise import derive_seed, shot_seed
 from shotstream.streaming.pipeline import StreamingPipeline
-from shotstream.streaming.saved_session import Pin, SessionError, Take, read_session
+from shotstream.streaming.saved_session import Pin, SessionError, Take, read_session, write_session
 from shotstream.streaming.session import CaptionWarning, StorySession
 from shotstream.streaming.shot import Chunk
 from shotstream.streaming.shot_request import ShotRequest
@@ -385,9 +386,9 @@ def test_a_pin_that_makes_no_sense_is_refused(pipeline: StreamingPipeline) -> No
         session.pin(picture[:16], 0)
 
 
-@pytest.mark.parametrize("policy", ["theatre", "published"])
+@pytest.mark.parametrize("policy", ["theatre", "published", "prompt", "keys"])
 def test_more_shots_than_context_frames(policy: str) -> None:
-    session = start(tiny_pipeline(policy))
+    session = tiny_pipeline().session("a forest night", policy=policy)
     shots = film(session, 7)
     assert len({shot.tobytes() for shot in shots}) == 7
     assert [len(take.candidate_frames) for take in session.shots] == [3, 2, 1, 1, 1, 1, 1]
@@ -453,8 +454,6 @@ def test_what_is_no_session_of_this_model_is_refused(pipeline: StreamingPipeline
     content = path.read_bytes()
     with pytest.raises(SessionError, match="made with tiny"):
         StorySession.load(path, tiny_pipeline(seed=1))
-    with pytest.raises(SessionError, match="context policy"):
-        StorySession.load(path, tiny_pipeline("published"))
     path.write_bytes(content[:-10])
     with pytest.raises(SessionError, match="damaged"):
         StorySession.load(path, pipeline)
@@ -466,6 +465,10 @@ def test_what_is_no_session_of_this_model_is_refused(pipeline: StreamingPipeline
         StorySession.load(path, pipeline)
     with pytest.raises(SessionError, match="no such"):
         StorySession.load(tmp_path / "none", pipeline)
+    session.save(path)
+    write_session(path, replace(read_session(path), context_policy="latest"))
+    with pytest.raises(SessionError, match=r"session: unknown context policy 'latest'; known: keys, "):
+        StorySession.load(path, pipeline)
 
 
 def test_a_session_in_which_one_bit_has_changed_is_refused(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from shotstream.model.positions import context_positions
 from shotstream.model.student_rules import StudentRules
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.conditioning import Conditioning
-from shotstream.streaming.context_sampling import (
-    ContextPlan,
+from shotstream.streaming.context_candidates import (
+    Comparison,
+    ContextCandidate,
     ContextPolicy,
+    Match,
     NextShot,
-    choose_context,
-    kept_frames,
 )
+from shotstream.streaming.context_sampling import ContextPlan, choose_context, kept_frames
 from shotstream.streaming.inference_group import InferenceGroup
 from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.pipeline import StreamingPipeline
@@ -106,7 +107,14 @@ def tiny_plan(
     candidates = [
         candidate for index, memory in enumerate(memories) for candidate in memory.candidates(index)
     ]
-    return choose_context(candidates, NextShot(index=len(memories), caption="next"), budget, policy)
+    following = NextShot(index=len(memories), caption="next", match=older_is_better)
+    return choose_context(candidates, following, budget, policy)
+
+
+def older_is_better(compares: Comparison, candidates: Sequence[ContextCandidate]) -> list[Match]:
+    """Matches for policies that compare: the older a shot, the better."""
+    del compares
+    return [Match(score=-float(candidate.shot_index)) for candidate in candidates]
 
 
 def tiny_text(config: DiTConfig, batch: int = 1, num_captions: int = 3, seed: int = 0) -> Tensor:

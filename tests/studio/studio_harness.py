@@ -59,9 +59,11 @@ class StudioHarness:
         seed: int = 0,
         num_shots: int = 3,
         preview: StreamDecoder | None = None,
+        policy: str | None = None,
+        reads: bool = False,
         rules: StudentRules | None = None,
     ) -> None:
-        self.pipeline = tiny_pipeline(seed=seed, rules=rules)
+        self.pipeline = tiny_pipeline(seed=seed, reads=reads, rules=rules)
         write_empty_database(folder / "stories.sqlite")
         self.store = StoryStore(f"sqlite:///{folder / 'stories.sqlite'}")
         self.store.upgrade()
@@ -77,15 +79,20 @@ class StudioHarness:
         )
         self.manager = StoryManager(self.app)
         known = self.store.load_stories()
-        self.story_id = known[-1].story_id if known else self.create_story(num_shots)
+        self.story_id = known[-1].story_id if known else self.create_story(num_shots, policy=policy)
         self.outbox = RecordingOutbox()
         self.viewer = self.add_viewer(self.outbox)
         self._num_sent = 0
 
-    def create_story(self, num_shots: int = 3, *, autoplay: bool = True) -> str:
+    def create_story(self, num_shots: int = 3, *, autoplay: bool = True, policy: str | None = None) -> str:
         shots = [FROM_VIEWER.validate_python(add_shot(caption)) for caption in CAPTIONS[:num_shots]]
         created = self.manager.create_story(
-            "A fox", GLOBAL_CAPTION, [add.shot for add in shots], seed=7, autoplay=autoplay
+            "A fox",
+            GLOBAL_CAPTION,
+            [add.shot for add in shots],
+            seed=7,
+            autoplay=autoplay,
+            context_policy=policy,
         )
         return created.story_id
 

@@ -326,7 +326,9 @@ def test_the_story_file_has_the_pictures(studio: StudioHarness) -> None:
 def test_documents_without_a_cast_are_those_of_earlier_versions(studio: StudioHarness) -> None:
     studio.run()
     document = studio.open_story.shot_list.to_document()
+    assert document.pop("context_policy") == "theatre"
     assert set(document) == {"title", "global_caption", "cards", "pins"}
+    assert ShotList.from_document(document).to_document() == document
     add(studio, shots=[1, 2])
     shot_list = studio.open_story.shot_list
     assert ShotList.from_document(shot_list.to_document()) == shot_list

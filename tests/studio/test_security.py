@@ -476,6 +476,6 @@ def test_what_still_comes_of_a_body_that_is_too_large_is_taken_before_it_is_refu
     }
     with anyio.from_thread.start_blocking_portal() as portal:
         portal.call(
-            SecurityMiddleware(app, token=None, limits=Limits(upload_bytes=20_000)), scope, receive, send
+            SecurityMiddleware(app, token=None, limits=Limits(story_bytes=20_000)), scope, receive, send
         )
     assert order == ["piece"] * taken + [413, "end"]

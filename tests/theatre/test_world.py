@@ -8,8 +8,9 @@ import pytest
 
 from shotstream.theatre.cast import COLOURS, SPECIES
 from shotstream.theatre.palette import NAMES
+from shotstream.theatre.reading.reader import read_shot
 from shotstream.theatre.render import render
-from shotstream.theatre.world import HELD_OUT, TheatreStory, sample_story
+from shotstream.theatre.world import HELD_OUT, TheatreStory, sample_returning_story, sample_story
 
 _UNTOLD = {
     "scarf", "scarves", "orange", "cyan", "magenta", "white", "layout", "tree", "house", "windmill", "trunk",
@@ -83,3 +84,54 @@ def test_every_pixel_has_a_colour_of_the_palette() -> None:
             frames = render(shot, 5)
             assert frames.shape == (5, 48, 80) and frames.dtype == np.uint8
             assert frames.max() < len(NAMES)
+
+
+def _returning(num: int, num_shots: int) -> list[TheatreStory]:
+    return [
+        sample_returning_story(np.random.default_rng(seed), num_shots, held_out=True) for seed in range(num)
+    ]
+
+
+def test_a_returning_story_is_a_function_of_the_seed_and_held_out() -> None:
+    one, same = (sample_returning_story(np.random.default_rng(7), 12, held_out=True) for _ in range(2))
+    assert one == same
+    for story in _returning(20, 12):
+        pairs = {(actor.species, actor.colour) for actor in story.cast}
+        assert len(story.shots) == len(story.captions) == 12
+        assert pairs & HELD_OUT and len(pairs) == 5
+        assert (
+            len({actor.species for actor in story.cast}) == len({actor.colour for actor in story.cast}) == 5
+        )
+    for seed in range(50):
+        story = sample_returning_story(np.random.default_rng(seed), 3)
+        assert not {(actor.species, actor.colour) for actor in story.cast} & HELD_OUT
+    with pytest.raises(ValueError, match="at least one shot"):
+        sample_returning_story(np.random.default_rng(0), 0)
+
+
+def test_details_stay_and_actors_and_places_return_after_gaps_of_all_lengths() -> None:
+    gaps: list[int] = []
+    for story in _returning(10, 50):
+        layouts: dict[str, int] = {}
+        last: dict[object, int] = {}
+        for index, shot in enumerate(story.shots):
+            assert layouts.setdefault(shot.place, shot.layout) == shot.layout
+            actors = [performance.actor for performance in shot.performances]
+            assert set(actors) <= set(story.cast)
+            for thing in (shot.place, *actors):
+                if thing in last:
+                    gaps.append(index - last[thing])
+                last[thing] = index
+    shares = [sum(low <= gap < high for gap in gaps) / len(gaps) for low, high in ((2, 4), (4, 10), (10, 50))]
+    assert min(shares) > 0.05 and shares[2] > 0.1
+
+
+def test_the_reader_understands_every_caption_of_a_returning_story() -> None:
+    """So that memory is tested, and not reading."""
+    for story in _returning(3, 20):
+        for index, shot in enumerate(story.shots):
+            read = read_shot(story.captions[index], story.global_caption, story.captions[:index])
+            assert (read.place, read.time, read.framing) == (shot.place, shot.time, shot.framing)
+            assert [(actor.species, actor.colour) for actor in read.actors] == [
+                (one.actor.species, one.actor.colour) for one in shot.performances
+            ]

@@ -199,3 +199,10 @@ def test_captions_of_shards_are_read_where_the_shards_are() -> None:
     theatre = recipe("theatre_teacher")
     with pytest.raises(ValueError, match=r"model\.text is that of shards, and the stories are rendered"):
         replace(theatre, model=replace(theatre.model, text=StoredTextConfig(directory="shards")))
+
+
+@pytest.mark.parametrize("policy", ["prompt", "keys"])
+def test_a_context_policy_that_compares_shots_of_a_film_is_not_for_training(policy: str) -> None:
+    assert changed("theatre_teacher", "model", "context_policy", "published").model.context_policy
+    with pytest.raises(ValueError, match=f"'{policy}' compares .* which training does not"):
+        changed("theatre_teacher", "model", "context_policy", policy)

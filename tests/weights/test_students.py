@@ -132,6 +132,16 @@ def test_a_framewise_student_may_begin_with_the_last_frame_of_the_shot_before(
     pipeline = framewise(tiny, tmp_path / "again", context_policy="last_frame")
     resumed = pipeline.load_session(tmp_path / "saved")
     assert np.array_equal(shot(resumed, "a fox"), shot(kept, "a fox"))
+    # The policy of a session, whichever is the model's own; a saved session keeps it.
+    other = framewise(tiny, tmp_path / "other")
+    assert other.context_policies == ("none", "last_frame")
+    named, own = other.session("a red fox", policy="last_frame"), pipeline.session("a red fox")
+    for caption in ("runs", "in the snow"):
+        assert np.array_equal(shot(named, caption), shot(own, caption))
+    named.save(tmp_path / "named")
+    loaded = other.load_session(tmp_path / "named")
+    assert loaded.context_policy == "last_frame" and other.context_policy == "none"
+    assert np.array_equal(shot(loaded, "a fox"), shot(named, "a fox"))
 
 
 def test_a_student_that_begins_with_more_frames_cannot_continue_one(tiny: TinyModel, tmp_path: Path) -> None:

@@ -45,13 +45,17 @@ async def create_story(backend: BackendDep, body: CreateStory) -> StoryState:
         if body.bundled not in known:
             raise ApiError("not_found", f"no such bundled story; there are {', '.join(known)}")
         story = read_story(known[body.bundled])
-        return await _create_from(backend, story, body.seed, body.autoplay, reads_files=True)
+        return await _create_from(
+            backend, story, body.seed, body.autoplay, body.context_policy, reads_files=True
+        )
     if body.global_caption is None:
         raise ApiError("invalid", "global_caption: it is missing")
     title, caption, shots = body.title, body.global_caption, body.shots
     seed = DEFAULT_SEED if body.seed is None else int(body.seed)
     return await backend.worker.call(
-        lambda manager: manager.create_story(title, caption, shots, seed=seed, autoplay=body.autoplay)
+        lambda manager: manager.create_story(
+            title, caption, shots, seed=seed, autoplay=body.autoplay, context_policy=body.context_policy
+        )
     )
 
 
@@ -72,7 +76,13 @@ async def import_story(
 
 
 async def _create_from(
-    backend: Backend, story: Story, seed: str | None, autoplay: bool, *, reads_files: bool = False
+    backend: Backend,
+    story: Story,
+    seed: str | None,
+    autoplay: bool,
+    context_policy: str | None = None,
+    *,
+    reads_files: bool = False,
 ) -> StoryState:
     """Creates a story from a story file; `seed`, then the file's own seed, then the default is used.
 
@@ -102,6 +112,7 @@ async def _create_from(
             autoplay=autoplay,
             cast=cast,
             images=images,
+            context_policy=context_policy,
         )
     )
 

@@ -38,6 +38,8 @@ ReplyId = Annotated[str, Field(min_length=1, max_length=64)]
 Caption = Annotated[str, Field(max_length=MAX_CAPTION_CHARS), AfterValidator(_check_text)]
 """A caption. Line breaks are kept; other control characters are refused."""
 Title = Annotated[str, Field(max_length=MAX_TITLE_CHARS), AfterValidator(_check_text)]
+PolicyName = Annotated[str, Field(max_length=100)]
+"""Name of a context policy."""
 NumChunks = Annotated[int, Field(ge=1, le=MAX_CHUNKS_PER_SHOT)]
 LaterChunk = Annotated[int, Field(ge=1, lt=MAX_CHUNKS_PER_SHOT)]
 """Index of a chunk in its shot, after the first one."""

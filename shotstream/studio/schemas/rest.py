@@ -10,6 +10,7 @@ from shotstream.studio.schemas.base import (
     ErrorCode,
     Message,
     PictureId,
+    PolicyName,
     ReferenceId,
     Seed,
     Title,
@@ -31,6 +32,8 @@ class CreateStory(Message):
     shots: tuple[NewShot, ...] = Field(default=(), max_length=MAX_SHOTS, strict=False)
     seed: Seed | None = None
     """Seed of the story; null: 7, or the bundled story's own."""
+    context_policy: PolicyName | None = None
+    """One of the model's `context_policies`; null: the model's own."""
     autoplay: bool = True
 
 

@@ -87,6 +87,11 @@ class ContextFrame(Message):
     """The pin that selected it; null: the context policy selected it."""
     shot_phase: int
     """RoPE phase of its shot: the number of shots in the context before it."""
+    score: float | None = None
+    """How well it matches the shot, if the context policy compares; the higher the better. Comparable among
+    the frames of one shot only."""
+    shared: tuple[str, ...] = ()
+    """What its shot shows that this shot shows as well, in words, as far as the context policy knows."""
 
 
 class TakeState(Message):
@@ -109,6 +114,8 @@ class TakeState(Message):
     """Time at which it was stored: ISO 8601, UTC."""
     context: tuple[ContextFrame, ...]
     """The references and frames that conditioned it."""
+    context_policy: str
+    """Name of the policy that chose the frames."""
 
 
 ShotStatus = Literal["waiting", "queued", "generating", "done", "stale", "failed"]
@@ -130,8 +137,8 @@ class ShotState(Message):
     again is `queued`.
     """
     stale_reasons: tuple[StaleReason, ...]
-    """The inputs that have changed: an earlier shot (`context`), a caption, the seed, or a reference that it
-    sees (`cast`).
+    """The inputs that have changed: an earlier shot or the context policy (`context`), a caption, the seed,
+    or a reference that it sees (`cast`).
     """
     failure: str | None
     """Why the last attempt failed; null: it did not fail."""
@@ -233,6 +240,8 @@ class StoryState(Message):
     """
     cast: tuple[ReferenceState, ...]
     """The references, in the order in which a shot sees them."""
+    context_policy: str
+    """Name of the policy that chooses the frames of earlier shots that condition a shot."""
     making: Making | None
     """The take that is being generated; null: none."""
     memory: tuple[ContextFrame, ...]
@@ -302,3 +311,5 @@ class ModelState(Message):
     """Number of frames in every later chunk."""
     context_frames: int
     """Number of frames that condition a shot."""
+    context_policies: tuple[str, ...]
+    """Names of the policies that can choose them; the model's own first."""

@@ -16,6 +16,7 @@ from shotstream.studio.schemas.base import (
     Message,
     NumChunks,
     PictureId,
+    PolicyName,
     ReferenceId,
     ReplyId,
     Seed,
@@ -148,11 +149,16 @@ class SetAutoplay(Control):
 
 
 class EditStory(Control):
-    """Change the title or the global caption; null keeps a value."""
+    """Change the title, the global caption or the context policy; null keeps a value.
+
+    Shots after the first become stale by a new context policy.
+    """
 
     type: Literal["edit_story"]
     title: Title | None = None
     global_caption: Caption | None = None
+    context_policy: PolicyName | None = None
+    """One of the model's `context_policies`."""
 
 
 class Undo(Control):

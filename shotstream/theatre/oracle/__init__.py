@@ -8,12 +8,14 @@ from shotstream.theatre.oracle.judge import (
     SCARF_CHANCE,
     Axis,
     CaptionAxis,
+    Recalled,
     Scores,
     Verdict,
     joined,
     judge_captions,
     judge_film,
     judge_memory,
+    recalled_details,
 )
 from shotstream.theatre.oracle.reading import ShotReading, read_shot
 
@@ -25,6 +27,7 @@ __all__ = [
     "ActorFacts",
     "Axis",
     "CaptionAxis",
+    "Recalled",
     "Scores",
     "ShotFacts",
     "ShotReading",
@@ -35,4 +38,5 @@ __all__ = [
     "judge_memory",
     "planned",
     "read_shot",
+    "recalled_details",
 ]

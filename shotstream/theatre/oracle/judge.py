@@ -8,6 +8,7 @@ its wearer is recognised, a layout if the place is right and enough of it is vis
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -48,6 +49,19 @@ order.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """A detail of a shot that an earlier shot of the film, or a picture given to it, has shown."""
+
+    axis: Literal["scarf", "layout"]
+    score: float
+    """1 if it is as in the picture, or else in the earliest shot, that shows it, else 0."""
+    gap: int
+    """Number of shots since the last one that shows its wearer, or its place; 1: the shot before. A given
+    picture counts as a shot before the first.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The oracle's scores of a film."""
 
@@ -55,6 +69,8 @@ class Verdict:
     """The facts of each shot as read from its frames."""
     by_shot: tuple[Scores, ...]
     """Scores of each shot; a detail and a cut count for the later shot, in which they are judged."""
+    recalled: tuple[Recalled, ...] = ()
+    """The details that the memory axes score, in the order of the shots."""
 
     @property
     def scores(self) -> Scores:
@@ -87,18 +103,18 @@ def judge_film(
     plans = [planned(shot) for shot in shots]
     seen = tuple(reading.facts for reading in readings)
     by_shot: list[Scores] = []
-    remembered = judge_memory(plans, seen, plans if has_references else ())
+    recalled = recalled_details(plans, seen, plans if has_references else ())
     cuts = _judge_cuts(shots, takes)
-    for shot, take, plan, reading, memory, cut in zip(
-        shots, takes, plans, readings, remembered, cuts, strict=True
+    for shot, take, plan, reading, details, cut in zip(
+        shots, takes, plans, readings, recalled, cuts, strict=True
     ):
-        scores: dict[Axis, tuple[float, ...]] = {**judge_captions(plan, reading.facts), **memory}
+        scores: dict[Axis, tuple[float, ...]] = {**judge_captions(plan, reading.facts), **_memory(details)}
         scores["cut"] = cut
         scores["sharpness"] = (edge_agreement(reading.seen, reading.drawn),)
         portrait = portray(shot, reading.facts, to_indices(take))
         scores["figure"], scores["flicker"] = portrait.figures, (portrait.flicker,)
         by_shot.append(scores)
-    return Verdict(seen=seen, by_shot=tuple(by_shot))
+    return Verdict(seen=seen, by_shot=tuple(by_shot), recalled=tuple(chain.from_iterable(recalled)))
 
 
 def judge_captions(plan: ShotFacts, seen: ShotFacts) -> Mapping[CaptionAxis, tuple[float, ...]]:
@@ -128,36 +144,48 @@ def judge_captions(plan: ShotFacts, seen: ShotFacts) -> Mapping[CaptionAxis, tup
 def judge_memory(
     plans: Sequence[ShotFacts], seen: Sequence[ShotFacts], given: Sequence[ShotFacts] = ()
 ) -> list[dict[Axis, tuple[float, ...]]]:
-    """Returns, for each shot, whether its details are those of the earliest shot that shows them.
+    """Returns the memory scores of each shot; see `recalled_details`."""
+    return [_memory(details) for details in recalled_details(plans, seen, given)]
 
-    `given` are facts whose details the film was given before its first shot.
+
+def recalled_details(
+    plans: Sequence[ShotFacts], seen: Sequence[ShotFacts], given: Sequence[ShotFacts] = ()
+) -> list[list[Recalled]]:
+    """Returns, for each shot, the details that were shown before it: scarves, then the layout.
+
+    `given` are facts whose details the film was given before its first shot, as by a shot before that.
     """
-    scarves: dict[tuple[str, str], Scarf] = {
+    first: dict[tuple[str, str] | Place, Scarf | int] = {facts.place: facts.layout for facts in given}
+    first |= {
         (one.actor.species, one.actor.colour): one.actor.scarf for facts in given for one in facts.actors
     }
-    layouts: dict[Place, int] = {facts.place: facts.layout for facts in given}
-    by_shot: list[dict[Axis, tuple[float, ...]]] = []
-    for plan, facts in zip(plans, seen, strict=True):
-        scarf_scores: list[float] = []
-        layout_scores: list[float] = []
-        for wanted, found in zip(plan.actors, pair_up(plan, facts), strict=True):
-            if found is not None and is_same_character(wanted, found):
-                who = (wanted.actor.species, wanted.actor.colour)
-                if who in scarves:
-                    scarf_scores.append(float(scarves[who] == found.actor.scarf))
-                scarves.setdefault(who, found.actor.scarf)
+    last_shot = dict.fromkeys(first, -1)
+    by_shot: list[list[Recalled]] = []
+    for index, (plan, facts) in enumerate(zip(plans, seen, strict=True)):
+        found: list[Recalled] = []
+        shown: list[tuple[Literal["scarf", "layout"], tuple[str, str] | Place, Scarf | int]] = [
+            ("scarf", (wanted.actor.species, wanted.actor.colour), actor.actor.scarf)
+            for wanted, actor in zip(plan.actors, pair_up(plan, facts), strict=True)
+            if actor is not None and is_same_character(wanted, actor)
+        ]
         if plan.place == facts.place and facts.layout_legible:
-            if facts.place in layouts:
-                layout_scores.append(float(layouts[facts.place] == facts.layout))
-            layouts.setdefault(facts.place, facts.layout)
-        by_shot.append(
-            {
-                "memory": (*scarf_scores, *layout_scores),
-                "scarf": tuple(scarf_scores),
-                "layout": tuple(layout_scores),
-            }
-        )
+            shown.append(("layout", facts.place, facts.layout))
+        for axis, owner, detail in shown:
+            if owner in first:
+                score = float(first[owner] == detail)
+                found.append(Recalled(axis=axis, score=score, gap=index - last_shot[owner]))
+            first.setdefault(owner, detail)
+            last_shot[owner] = index
+        by_shot.append(found)
     return by_shot
+
+
+def _memory(details: Sequence[Recalled]) -> dict[Axis, tuple[float, ...]]:
+    return {
+        "memory": tuple(one.score for one in details),
+        "scarf": tuple(one.score for one in details if one.axis == "scarf"),
+        "layout": tuple(one.score for one in details if one.axis == "layout"),
+    }
 
 
 def _judge_staging(plan: ShotFacts, seen: ShotFacts) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from shotstream.theatre.oracle import (
     judge_film,
     judge_memory,
     planned,
+    recalled_details,
 )
 from shotstream.theatre.oracle.facts import pair_up
 from shotstream.theatre.palette import to_rgb
@@ -139,6 +140,23 @@ def test_a_layout_is_remembered_from_the_earliest_shot_that_shows_it() -> None:
     assert joined(judge_memory([_ONE] * 3, [first, second, first]))["layout"] == (0.0, 1.0)
     hidden = replace(second, layout_legible=False)
     assert joined(judge_memory([_ONE] * 3, [hidden, first, second]))["layout"] == (0.0,)
+
+
+def test_a_gap_is_the_number_of_shots_since_the_wearer_or_the_place_was_last_seen() -> None:
+    """A shot in which the wearer is not recognised, or the set not legible, does not show the detail."""
+    away = replace(_ONE, place="beach", actors=(_OWL,))
+    unseen = replace(_ONE, layout_legible=False, actors=())
+    plans, seen = [_ONE, away, _ONE, _ONE, _ONE], [_ONE, away, unseen, _ONE, _ONE]
+    found = recalled_details(plans, seen)
+    assert [[(one.axis, one.gap, one.score) for one in details] for details in found] == [
+        [],
+        [],
+        [],
+        [("scarf", 3, 1.0), ("layout", 3, 1.0)],
+        [("scarf", 1, 1.0), ("layout", 1, 1.0)],
+    ]
+    other = replace(_ONE, layout=2)
+    assert [one.score for one in recalled_details([_ONE] * 2, [_ONE, other])[1]] == [1.0, 0.0]
 
 
 def test_each_place_and_each_character_has_a_memory_of_its_own() -> None:
