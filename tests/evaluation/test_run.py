@@ -1,6 +1,7 @@
 """Evaluations: a model that remembers and one that cannot, on the same stories."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from shotstream.evaluation.films import held_out_stories, true_films
-from shotstream.evaluation.run import EvaluationConfig, evaluate, score_films
+from shotstream.evaluation.run import EvaluationConfig, evaluate, evaluate_policies, score_films
 from shotstream.streaming.loading import load
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.theatre.oracle import AXES, CAPTION_AXES
@@ -92,3 +93,45 @@ def test_options_that_the_codec_alone_cannot_follow_are_refused(bundled: Streami
 @pytest.fixture
 def bundled() -> StreamingPipeline:
     return load("theatre", device="cpu")
+
+
+@pytest.mark.slow
+def test_several_policies_are_scored_on_the_same_stories(tmp_path: Path) -> None:
+    config = EvaluationConfig(num_stories=1, num_shots=3, num_chunks=1, seed=4, steps=1, returns=True)
+    told: list[tuple[int, int]] = []
+    reports = evaluate_policies(
+        ["theatre", "prompt"],
+        config=config,
+        device="cpu",
+        directory=tmp_path,
+        progress=lambda *done: told.append(done),
+    )
+    assert list(reports) == ["theatre", "prompt"] and told == [(1, 2), (2, 2)]
+    for policy, report in reports.items():
+        assert report.facts["context_policy"] == policy and report.facts["returns"] is True
+        written = json.loads((tmp_path / policy / "report.json").read_text())
+        assert written == json.loads(report.json_line())
+        assert (tmp_path / policy / "sheet.png").is_file()
+        assert sum(count for _, count in report.by_gap.values()) == report.row("memory").count
+    assert reports["theatre"].row("set").truth == 1.0 and reports["prompt"].row("set").truth is None
+    (alone,) = evaluate_policies(["prompt"], config=replace(config, judge_truth=False)).values()
+    assert {**json.loads(alone.json_line()), "wall_s": 0} == {
+        **json.loads(reports["prompt"].json_line()),
+        "wall_s": 0,
+    }
+
+
+def test_returning_stories_are_held_out_and_a_function_of_the_seed() -> None:
+    stories = held_out_stories(3, 12, 0, returns=True)
+    assert stories == held_out_stories(5, 12, 0, returns=True)[:3] != held_out_stories(3, 12, 1, returns=True)
+    assert all({(actor.species, actor.colour) for actor in story.cast} & HELD_OUT for story in stories)
+
+
+def test_a_policy_that_can_have_no_effect_or_is_unknown_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown context policy 'latest'"):
+        EvaluationConfig(policy="latest")
+    with pytest.raises(ValueError, match="leave out steps and policy"):
+        evaluate_policies(["keys"], config=EvaluationConfig(codec_only=True), directory=tmp_path / "none")
+    with pytest.raises(ValueError, match="there is nothing to choose"):
+        evaluate(FakePipeline([]), replace(_CONFIG, policy="keys"), context=False)
+    assert not (tmp_path / "none").exists()

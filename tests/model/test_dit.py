@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from shotstream.geometry import TokenGrid
+from shotstream.model.attention import attend_all
 from shotstream.model.causal_mask import CausalMask
 from shotstream.model.dit import TIMESTEPS_PER_SIGMA, DiT, sigma_embedding
 from shotstream.model.positions import FramePositions, join_positions
@@ -223,3 +224,20 @@ def test_calls_that_contradict_themselves_are_refused() -> None:
         dit(latents(2, batch=2), level(0.5, 2, 2), captions(batch=2), chunk(0), cache=cache)
     with pytest.raises(ValueError, match="multiples of 2"):
         dit(randn(1, 3, 4, 5, 6), sigma, text, target(4))
+
+
+@torch.no_grad()
+def test_a_pass_may_have_a_kernel_of_its_own_in_every_layer() -> None:
+    dit, text, x = tiny_dit(), captions(), latents(NUM_FRAMES)
+    seen: list[tuple[int, ...]] = []
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        seen.append(tuple(keys.shape))
+        return attend_all(queries, keys, values)
+
+    own = dit(x, _levels(), text, _positions(), attention=attend)
+    assert torch.equal(own, dit(x, _levels(), text, _positions()))
+    shape = (1, NUM_FRAMES * GRID.num_tokens, CONFIG.num_heads, CONFIG.head_dim)
+    assert seen == [shape] * CONFIG.num_layers
+    with pytest.raises(ValueError, match="without a mask and a cache"):
+        dit(x, _levels(), text, _positions(), mask=MASK, attention=attend)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -49,7 +50,12 @@ def main() -> None:
 def work(group: InferenceGroup, path: Path) -> None:
     """A process's part."""
     if group.is_leader:
-        film(tiny_pipeline(num_heads=4, group=group), path)
+        pipeline = tiny_pipeline(num_heads=4, group=group)
+        # Its passes would be the leader's alone, and wait for the others.
+        with pytest.raises(ValueError, match="that several processes cannot share"):
+            pipeline.session("a forest night", policy="keys")
+        assert set(pipeline.context_policies) == {"theatre", "published", "prompt"}
+        film(pipeline, path)
     else:
         group.follow(tiny_pipeline(num_heads=4).dit)
 
