@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { icon } from "./icons.js";
 import { field } from "./inspector.js";
 
-const ROLES = { subject: "someone or something", place: "a place", style: "a look" };
+const ROLES = { subject: "a character", place: "a place", style: "a look" };
 const FOR = { all: "all shots", cited: "shots that cite it" };
 const TYPES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff";
 

@@ -150,6 +150,7 @@ export function write(app, caption) {
 async function advise(app, caption) {
   const { client } = app;
   const { story } = client;
+  if (namesFor(client.citing, story.cast).length) return; // Half a name is no mistake yet.
   const references = story.cast.map(({ reference_id, caption: shown }) => ({ reference_id, caption: shown }));
   const body = { global_caption: story.global_caption, caption, references, ...storySoFar(story) };
   const check = (more) => request("api/captions/check", "POST", { ...body, ...more });

@@ -5,12 +5,13 @@ import { clock } from "./film.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 
-/** How a shot turns, in words: what it does with what it has shown so far. */
+/** How a shot turns, in words. */
 export const TURNS = { recache: "turn now", blend: "turn slowly", keep: "only the words" };
+const LABELS = { recache: "Steer", blend: "Steer slowly", keep: "Steer the words" };
 const ABOUT = {
   recache: "Turn now: the shot reads what it has shown again, as if it had been told the new caption then",
   blend: "Turn slowly: over the next 4 chunks",
-  keep: "Only the words: what the shot has shown counts as before",
+  keep: "Only the words: what the shot remembers of itself stays as it is",
 };
 
 /** The button and the choice of how the shot turns, beside Cut. */
@@ -30,14 +31,14 @@ export function steerView(app) {
         onclick: () => steerOrAsk(client, app),
       },
       icon("turn"),
-      "Steer",
+      LABELS[client.turn],
     ),
     h(
       "select",
       {
         class: "choice",
         "aria-label": "How the shot turns",
-        title: ABOUT[client.turn],
+        title: `How the shot turns. ${ABOUT[client.turn]}`,
         value: client.turn,
         "data-set": true,
         onchange: (event) => {
