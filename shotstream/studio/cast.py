@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from shotstream.geometry import PixelSize
 from shotstream.story import Reference, ReferenceRole
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.references import fitted_picture, is_for
 from shotstream.video.pictures import picture_to_uri
 
@@ -91,6 +92,17 @@ def look(cast: Iterable[CastEntry]) -> list[tuple[str, str | None]]:
 def picture_id_of(image: str) -> str:
     """Returns the id of a picture: the SHA-256 of its data URI."""
     return hashlib.sha256(image.encode()).hexdigest()
+
+
+def judged_picture(image: str, pipeline: StreamingPipeline) -> StoredPicture:
+    """Returns the record of a picture, a data URI at the model's size, with what the model says of it."""
+    encoded = pipeline.encode_reference(Reference(id="picture", image=image, caption="a picture"))
+    told = pipeline.judge_reference(encoded)
+    return StoredPicture(
+        picture_id=picture_id_of(image),
+        num_bytes=len(image),
+        outside=told and told.partition(": ")[2],  # without the reference's id, which begins it
+    )
 
 
 def cast_of_story(

@@ -101,15 +101,17 @@ class ContextCache:
 
     def reference_latent(self, entry: CastEntry) -> torch.Tensor:
         """Returns the latent of a reference's picture; raises ValueError if the picture is missing."""
-        picture_id = entry.picture_id
-        if picture_id is None or (image := self._app.store.picture(self._story_id, picture_id)) is None:
+        if entry.picture_id in self._references:
+            return self._references[entry.picture_id].latent
+        image = self._app.store.picture(self._story_id, entry.picture_id) if entry.picture_id else None
+        if image is None:
             named = f" ({entry.file_name})" if entry.file_name else ""
             raise ValueError(
                 f"the picture of @{entry.reference_id} is missing{named}; add it under Cast, and try again"
             )
-        if picture_id not in self._references:
-            self._references[picture_id] = self._app.pipeline.encode_reference(entry.as_reference(image))
-        return self._references[picture_id].latent
+        encoded = self._app.pipeline.encode_reference(entry.as_reference(image))
+        self._references[entry.picture_id or ""] = encoded
+        return encoded.latent
 
 
 def plan_context(

@@ -12,13 +12,13 @@ from shotstream.studio.schemas import rest, server_messages, state, viewer_messa
 MARK = "<!-- Below this line: written by python -m shotstream.studio.protocol_docs -->"
 
 _PARTS = (
-    state.NewShot, state.Place, state.Effect, state.ContextFrame, state.TakeState, state.ShotState,
-    state.PinState, state.BranchState, state.Making, state.StoryState, state.StorySummary,
-    state.LimitsState, state.ModelState,
+    state.NewShot, state.Switch, state.NewReference, state.ReferenceState, state.Place, state.Effect,
+    state.ContextFrame, state.TakeState, state.ShotState, state.PinState, state.BranchState,
+    state.Making, state.StoryState, state.StorySummary, state.LimitsState, state.ModelState,
 )  # fmt: skip
 _BODIES = (
     rest.CreateStory, rest.ImportedStory, rest.BundledStory, rest.Suggestions, rest.CaptionCheck,
-    rest.CaptionAdvice, rest.Problem,
+    rest.CitedReference, rest.CaptionAdvice, rest.Picture, rest.Problem,
 )  # fmt: skip
 
 _KINDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}

@@ -8,18 +8,14 @@ the URL, and then keeps a cookie derived from it; a program sends it as a bearer
 import hashlib
 import hmac
 import ipaddress
-import json
 import logging
-import re
-import time
-from collections.abc import Mapping
-from html import escape
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-import anyio
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shotstream.studio.answers import answer, plain, refused, with_headers
+from shotstream.studio.bodies import drain_and_refuse, is_upload, max_bytes, read_body, replay_body
 from shotstream.studio.connections import OUT_OF_DESCRIPTORS
 from shotstream.studio.limits import Limits
 from shotstream.studio.proxy import FORWARDED_HOST, path_in_app
@@ -33,20 +29,6 @@ MIN_TOKEN_CHARS = 16
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PORTS = {"http": 80, "https": 443}
 _SCHEMES = {"ws": "http", "wss": "https"}
-_UPLOADS = re.compile(r"/api/stories/(import|(?P<pictures>[0-9a-f]{16}/pictures))")
-_MOST_DRAINED_BYTES = 2**20
-_LONGEST_DRAIN_S = 1.0
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-        "media-src 'self' blob:; connect-src 'self'; font-src 'self'; manifest-src 'self'; "
-        "worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 _NO_TOKEN = (
     "this studio asks for its token: open the address with ?token=... that `shotstream serve` printed, once "
     "in each browser; a program sends the header `Authorization: Bearer TOKEN`"
@@ -92,19 +74,33 @@ class SecurityMiddleware:
             await self._app(scope, receive, send)
             return
         refusal = self._check_request(scope, Headers(scope=scope))
+        uploads = is_upload(scope)
+        if refusal is None and uploads and self._num_uploads >= self._limits.uploads:
+            refusal = plain(503, "busy", "other files are being received; try again", {"retry-after": "2"})
         if refusal is None:
-            body = await self._read_body(scope, receive)
-            if isinstance(body, bytes):
-                try:
-                    await self._app(scope, _replay_body(body, receive), _with_headers(send))
-                except RuntimeError as error:
-                    # The status was sent already, so the answer can only be broken off.
-                    if getattr(error.__cause__, "errno", None) not in OUT_OF_DESCRIPTORS:
-                        raise
-                    _log.warning("an answer was broken off: no file descriptors left; raise `ulimit -n`")
-                return
-            refusal = body
-        await refusal(scope, receive, send)
+            # Few large bodies at a time, until they are answered: they are held in memory, and decoded.
+            self._num_uploads += uploads
+            try:
+                refusal = await self._serve(scope, receive, send)
+            finally:
+                self._num_uploads -= uploads
+        if refusal is not None:
+            await refusal(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> "ASGIApp | None":
+        """Calls the app with the complete body of a request, or returns the answer to one not taken."""
+        limit_s = self._limits.upload_s if is_upload(scope) else self._limits.body_s
+        body = await read_body(receive, max_bytes(scope, self._limits), limit_s)
+        if not isinstance(body, bytes):
+            return body
+        try:
+            await self._app(scope, replay_body(body, receive), with_headers(send))
+        except RuntimeError as error:
+            # The status was sent already, so the answer can only be broken off.
+            if getattr(error.__cause__, "errno", None) not in OUT_OF_DESCRIPTORS:
+                raise
+            _log.warning("an answer was broken off: no file descriptors left; raise `ulimit -n`")
+        return None
 
     def _check_socket(self, scope: Scope, headers: Headers) -> str:
         if not self._is_known_host(headers):
@@ -118,39 +114,23 @@ class SecurityMiddleware:
     def _check_request(self, scope: Scope, headers: Headers) -> "ASGIApp | None":
         path = path_in_app(scope)
         if not self._is_known_host(headers):
-            return _refused(403, "refused", _LOOPBACK_ONLY, headers)
+            return refused(403, "refused", _LOOPBACK_ONLY, headers)
         is_safe = scope["method"] in _SAFE_METHODS
         if _is_foreign_fetch(headers) or not (is_safe or _is_own_origin(scope, headers)):
             own = f"{_scheme(scope)}://{headers.get('host', '')}"
             message = _OTHER_SITE.format(origin=headers.get("origin", "another site")[:200], own=own[:200])
-            return _refused(403, "refused", message, headers)
+            return refused(403, "refused", message, headers)
         if self._token is not None and path not in OPEN_PATHS:
             refusal = self._check_token(scope, headers, path)
             if refusal is not None:
                 return refusal
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
-            return _refused(400, "malformed", "Content-Length is not a number", headers)
-        most = _max_bytes(scope, self._limits)
+            return refused(400, "malformed", "Content-Length is not a number", headers)
+        most = max_bytes(scope, self._limits)
         if int(length) > most:
-            return _drain_and_refuse(most)
+            return drain_and_refuse(most)
         return None
-
-    async def _read_body(self, scope: Scope, receive: Receive) -> "bytes | ASGIApp":
-        """Returns the complete body of a request, or the answer to one that is not taken.
-
-        Few large ones are read at the same time, because they are held in memory.
-        """
-        most = _max_bytes(scope, self._limits)
-        if most <= self._limits.upload_bytes:
-            return await _read_body(receive, most, self._limits.body_s)
-        if self._num_uploads >= self._limits.uploads:
-            return _plain(503, "busy", "other files are being received; try again", {"retry-after": "2"})
-        self._num_uploads += 1
-        try:
-            return await _read_body(receive, most, self._limits.upload_s)
-        finally:
-            self._num_uploads -= 1
 
     def _check_token(self, scope: Scope, headers: Headers, path: str) -> "ASGIApp | None":
         """Returns the redirect after a login, or the refusal; None: the request has token or cookie."""
@@ -165,7 +145,7 @@ class SecurityMiddleware:
             # A relative location and a cookie without Path work under any prefix.
             is_https = _scheme(scope) == "https"
             cookie = f"{self._cookie_name()}={self._cookie_value()}; HttpOnly; SameSite=Strict"
-            return _answer(
+            return answer(
                 303,
                 b"",
                 {
@@ -176,12 +156,12 @@ class SecurityMiddleware:
         if knows:
             return None
         if not shown and "authorization" not in headers:
-            return _refused(401, "refused", _NO_TOKEN, headers)
+            return refused(401, "refused", _NO_TOKEN, headers)
         tries = self._wrong.for_key((scope.get("client") or ("",))[0])
         if not tries.try_take():
             wait = {"retry-after": str(tries.wait_s)}
-            return _refused(429, "too_fast", "too many wrong tokens from your address", headers, wait)
-        return _refused(401, "refused", _WRONG_TOKEN, headers)
+            return refused(429, "too_fast", "too many wrong tokens from your address", headers, wait)
+        return refused(401, "refused", _WRONG_TOKEN, headers)
 
     def _is_known_host(self, headers: Headers) -> bool:
         """Returns whether all hosts that a request names are loopback; with a token any host is allowed."""
@@ -288,118 +268,3 @@ def _host_name(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
-
-
-def _max_bytes(scope: Scope, limits: Limits) -> int:
-    """Returns the number of bytes that the body of a request may have."""
-    if scope["method"] == "POST" and (found := _UPLOADS.fullmatch(path_in_app(scope))):
-        return limits.picture_bytes if found["pictures"] else limits.story_bytes
-    return limits.upload_bytes
-
-
-async def _read_body(receive: Receive, most: int, limit_s: float) -> "bytes | ASGIApp":
-    """Returns the complete body of a request, or the answer to one that is too large, slow or broken off."""
-    body = bytearray()
-    end_s = time.monotonic() + limit_s
-    while True:
-        message: Message | None = None
-        with anyio.move_on_after(end_s - time.monotonic()):
-            message = await receive()
-        if message is None:
-            reason = f"the body did not arrive within {limit_s:g} s"
-            return _plain(408, "refused", reason, {"connection": "close"})
-        if message["type"] == "http.disconnect":
-            return _plain(400, "malformed", "the body was broken off")
-        body += message.get("body", b"")
-        if len(body) > most:
-            return _drain_and_refuse(most) if message.get("more_body", False) else _too_large_answer(most)
-        if not message.get("more_body", False):
-            return bytes(body)
-
-
-def _replay_body(body: bytes, receive: Receive) -> Receive:
-    """Returns a `receive` that gives a body that was read already, then later messages."""
-    parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def received() -> Message:
-        return parts.pop() if parts else await receive()
-
-    return received
-
-
-def _with_headers(send: Send) -> Send:
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
-                headers.setdefault(name, value)
-            headers.setdefault("Cache-Control", "no-store")
-        await send(message)
-
-    return sent
-
-
-def _too_large_answer(most: int) -> ASGIApp:
-    return _plain(413, "too_large", f"at most {most} bytes are taken")
-
-
-def _drain_and_refuse(most: int) -> ASGIApp:
-    """Returns the answer to a body that is too large and still arriving: reads up to 1 MiB of it first.
-
-    If a connection is closed while bytes are unread, the client gets a reset and loses the answer.
-    """
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        left = _MOST_DRAINED_BYTES
-        with anyio.move_on_after(_LONGEST_DRAIN_S):
-            while left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    break
-        await _too_large_answer(most)(scope, receive, send)
-
-    return answer
-
-
-def _refused(
-    status: int, code: str, message: str, headers: Headers, more: Mapping[str, str] | None = None
-) -> ASGIApp:
-    """Returns the refusal of a request: a page for a browser, one line of JSON for a program."""
-    more = dict(more or {}) | ({"www-authenticate": "Bearer"} if status == 401 else {})
-    if "text/html" not in headers.get("accept", ""):
-        return _plain(status, code, message, more)
-    body = _PAGE.format(message=escape(message[:1].upper() + message[1:]).replace("`", "")).encode()
-    return _answer(status, body, {"content-type": "text/html; charset=utf-8", **more})
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-  <head>
-    <meta charset="utf-8">
-    <meta name="viewport" content="width=device-width, initial-scale=1">
-    <meta name="color-scheme" content="dark light">
-    <title>ShotStream</title>
-  </head>
-  <body>
-    <h1>ShotStream's studio</h1>
-    <p>{message}.</p>
-  </body>
-</html>
-"""
-
-
-def _plain(status: int, code: str, message: str, more: Mapping[str, str] | None = None) -> ASGIApp:
-    body = json.dumps({"code": code, "message": message}).encode()
-    return _answer(status, body, {"content-type": "application/json", **(more or {})})
-
-
-def _answer(status: int, body: bytes, headers: Mapping[str, str]) -> ASGIApp:
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        del scope, receive
-        fields = {**headers, "content-length": str(len(body))}
-        raw = [(name.encode(), value.encode()) for name, value in fields.items()]
-        await _with_headers(send)({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": body})
-
-    return answer

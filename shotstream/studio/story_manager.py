@@ -10,17 +10,16 @@ from dataclasses import asdict
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from shotstream.story import Reference
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.app_context import AppContext
-from shotstream.studio.cast import CastEntry, StoredPicture, picture_id_of
+from shotstream.studio.cast import CastEntry, StoredPicture, judged_picture
 from shotstream.studio.checks import check_caption_length, check_cast, check_policy, new_shot_entry
 from shotstream.studio.control_handlers import apply_control
 from shotstream.studio.exporter import FilmSnapshot
 from shotstream.studio.ids import new_id
 from shotstream.studio.open_story import OpenStory
 from shotstream.studio.schemas.server_messages import Done, Error, Hello, Notice
-from shotstream.studio.schemas.state import LimitsState, ModelState, NewShot, StoryState
+from shotstream.studio.schemas.state import LimitsState, NewShot, StoryState
 from shotstream.studio.schemas.viewer_messages import AnyControl, CutShown, Playhead
 from shotstream.studio.shot_list import ShotList, start_frames
 from shotstream.studio.storage_errors import (
@@ -29,7 +28,7 @@ from shotstream.studio.storage_errors import (
     is_storage_failure,
     storage_api_error,
 )
-from shotstream.studio.story_state import story_state
+from shotstream.studio.story_state import model_state, story_state
 from shotstream.studio.viewer import CLOSE_GOING_AWAY, CLOSE_NOT_FOUND, Outbox, Viewer
 
 _TELEMETRY_S = 1.0
@@ -41,7 +40,7 @@ class StoryManager:
 
     def __init__(self, app: AppContext) -> None:
         self.app = app
-        self.model = _model_state(app)
+        self.model = model_state(app)
         limits = asdict(app.limits)
         self.limits = LimitsState(**{name: limits[name] for name in LimitsState.model_fields})
         # In the order in which they generate next.
@@ -100,7 +99,7 @@ class StoryManager:
         check_cast(shot_list, {}, self.app.pipeline.context_budget)
         if len(cast) > limits.references:
             raise ApiError("limit", f"{len(cast)} references; a story has at most {limits.references} here")
-        pictures = {image: self._judged(image) for image in (images or {}).values()}
+        pictures = {image: judged_picture(image, self.app.pipeline) for image in (images or {}).values()}
         try:
             num_bytes = self.app.store.create_story(
                 story_id, shot_list, seed=seed, autoplay=autoplay, pictures=pictures
@@ -172,7 +171,7 @@ class StoryManager:
         Raises:
             ApiError: There is no such story, or no space for it.
         """
-        story, picture = self._get(story_id), self._judged(image)
+        story, picture = self._get(story_id), judged_picture(image, self.app.pipeline)
         if picture.picture_id in story.history.pictures:
             return picture
         if self.app.is_quota_reached():
@@ -183,17 +182,6 @@ class StoryManager:
             raise storage_api_error(error) from error
         self.app.add_stored_bytes(picture.num_bytes)
         return picture
-
-    def _judged(self, image: str) -> StoredPicture:
-        """Returns the record of a picture, with what the model says of it."""
-        reference = Reference(id="picture", image=image, caption="a picture")
-        outside = self.app.pipeline.judge_reference(self.app.pipeline.encode_reference(reference))
-        return StoredPicture(
-            picture_id=picture_id_of(image),
-            num_bytes=len(image),
-            # Without the id of the reference, which begins the sentence.
-            outside=outside and outside.partition(": ")[2],
-        )
 
     def repair_take(self, story_id: str, take_id: str) -> None:
         """Starts the repair of a corrupt take; raises ApiError if a repair has failed before."""
@@ -404,22 +392,3 @@ class StoryManager:
     def _update_gauges(self) -> None:
         self.app.metrics.stories.set(sum(bool(story.viewers) for story in self._stories.values()))
         self.app.metrics.viewers.set(sum(len(story.viewers) for story in self._stories.values()))
-
-
-def _model_state(app: AppContext) -> ModelState:
-    pipeline = app.pipeline
-    return ModelState(
-        model_id=pipeline.model_id,
-        family=pipeline.family,
-        weights_sha256=pipeline.weights_sha256,
-        fps=pipeline.fps,
-        width_px=pipeline.pixel_size.width,
-        height_px=pipeline.pixel_size.height,
-        scale=app.scale,
-        mime=app.mime,
-        num_chunks=pipeline.num_chunks,
-        first_chunk_frames=pipeline.geometry.chunk_num_frames(0),
-        chunk_frames=pipeline.geometry.chunk_num_frames(1),
-        context_frames=pipeline.context_budget,
-        context_policies=pipeline.context_policies,
-    )

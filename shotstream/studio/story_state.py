@@ -1,4 +1,4 @@
-"""Builds the state of an open story that viewers are sent."""
+"""Builds the state of an open story, and of the model, that viewers are sent."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from shotstream.story import Steer
 from shotstream.streaming.context_sampling import allocate, max_pictures
+from shotstream.studio.app_context import AppContext
 from shotstream.studio.cast import CastEntry
 from shotstream.studio.context_cache import plan_context
 from shotstream.studio.media_store import CorruptTakeError
@@ -15,6 +16,7 @@ from shotstream.studio.schemas.state import (
     BranchState,
     ContextFrame,
     Making,
+    ModelState,
     PinState,
     ReferenceState,
     ShotState,
@@ -214,3 +216,23 @@ def _status(story: "OpenStory", index: int, is_stale: bool) -> ShotStatus:
     if shot.take_id is None:
         return "waiting"
     return "stale" if is_stale else "done"
+
+
+def model_state(app: AppContext) -> ModelState:
+    """Returns the state of the loaded model, which does not change."""
+    pipeline = app.pipeline
+    return ModelState(
+        model_id=pipeline.model_id,
+        family=pipeline.family,
+        weights_sha256=pipeline.weights_sha256,
+        fps=pipeline.fps,
+        width_px=pipeline.pixel_size.width,
+        height_px=pipeline.pixel_size.height,
+        scale=app.scale,
+        mime=app.mime,
+        num_chunks=pipeline.num_chunks,
+        first_chunk_frames=pipeline.geometry.chunk_num_frames(0),
+        chunk_frames=pipeline.geometry.chunk_num_frames(1),
+        context_frames=pipeline.context_budget,
+        context_policies=pipeline.context_policies,
+    )

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 GLOBAL = "A purple fox and a yellow owl in the forest at sunset."
 FIRST = "Wide shot: the purple fox walks in the forest at sunset."
 TURNED = "The purple fox dances."
+NARROW = {"width": 1000, "height": 720}
 _DROP = """([name, data]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   const dataTransfer = new DataTransfer();
@@ -171,6 +172,11 @@ def test_who_is_not_in_the_cast_is_told_before_anything_is_made(studio_page: Stu
     page.press("#next-shot", "Enter")
     studio_page.wait_until(lambda: "which no reference has" in studio_page.line)
     assert len(studio_page.story()["shots"]) == 1
+    add_picture(studio_page)
+    page.focus(".reference.new >> text=Cancel")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".reference.new", state="detached")
+    assert studio_page.story()["cast"] == []
     page.set_input_files("#add-picture", {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
     studio_page.wait_until(lambda: "not a picture, or a damaged one" in studio_page.line)
 
@@ -194,12 +200,14 @@ def test_a_story_file_names_the_pictures_that_it_lacks(studio_page: StudioPage) 
     studio_page.wait_until(lambda: studio_page.statuses() == ["done"])
 
 
-@pytest.mark.parametrize(("scheme", "size"), [("light", None), ("dark", PHONE), ("light", PHONE)])
+@pytest.mark.parametrize(
+    ("scheme", "size"), [("light", None), ("dark", NARROW), ("dark", PHONE), ("light", PHONE)]
+)
 def test_steer_and_cast_fit_wide_and_on_a_phone(
     browser: Any, server: Server, scheme: str, size: dict[str, int] | None
 ) -> None:
     context = browser.new_context(viewport=size or WIDE, color_scheme=scheme, has_touch=size is not None)
-    kind = f"phone-{scheme}" if size else scheme
+    kind = {None: scheme, 390: f"phone-{scheme}", 1000: f"narrow-{scheme}"}[size and size["width"]]
     try:
         studio_page = StudioPage(context.new_page(), server)
         page = studio_page.page

@@ -1,5 +1,6 @@
 """The cast: pictures that condition shots, which captions cite; what shots see of it, what changes them."""
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
+from shotstream.film import FilmFiles, FilmSettings, count_differences, make_film
 from shotstream.film.replay import hash_frames, read_replay
+from shotstream.geometry import PixelSize
 from shotstream.story import Reference, story_from_bytes
 from shotstream.studio.api_error import ApiError
+from shotstream.studio.cast import cast_of_story
 from shotstream.studio.exporter import Exporter
 from shotstream.studio.limits import Limits
 from shotstream.studio.shot_list import ShotList
@@ -120,6 +124,10 @@ def test_a_replay_of_a_film_with_a_cast_gives_every_frame_again(
         for shot in story.shots
     ]
     assert again == studio.frame_hashes() == list(read_replay(path).frame_sha256)
+    replay = read_replay(path)
+    settings = FilmSettings(files=FilmFiles(film=tmp_path / "again.mp4"))
+    film = make_film(studio.pipeline, replay.plan, replay.environment, settings, lambda _: None)
+    assert count_differences(film, replay) == (0, "")
 
 
 def test_a_change_of_what_a_shot_sees_makes_it_stale_and_undo_takes_that_back(studio: StudioHarness) -> None:
@@ -321,6 +329,16 @@ def test_the_story_file_has_the_pictures(studio: StudioHarness) -> None:
     studio.run()
     story = story_from_bytes(export(studio).story_yaml().encode())
     assert story.references == (reference(shots="cited"),)
+
+
+def test_pictures_of_the_packages_own_stories_are_read_from_their_files(tmp_path: Path) -> None:
+    file = tmp_path / "scout.png"
+    file.write_bytes(base64.b64decode(image().partition(",")[2]))
+    own = [reference(image=str(file))]
+    (entry,), images = cast_of_story(own, PixelSize(32, 48), reads_files=True)
+    assert images == {entry.picture_id: image()} and not entry.file_name
+    (entry,), images = cast_of_story(own, PixelSize(32, 48), reads_files=False)
+    assert (entry.picture_id, entry.file_name, images) == (None, "scout.png", {})
 
 
 def test_documents_without_a_cast_are_those_of_earlier_versions(studio: StudioHarness) -> None:

@@ -17,6 +17,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from shotstream.story import Steer
 from shotstream.studio.schemas.server_messages import FROM_SERVER
 from shotstream.studio.schemas.state import StoryState
 from tests.forked import Forked
@@ -107,11 +108,43 @@ def tiny_session(story: StoryState) -> list[list[str]]:
     return [
         [
             h
-            for chunk in session.shot(shot.caption, num_chunks=shot.num_chunks)
+            for chunk in session.shot(
+                shot.caption,
+                num_chunks=shot.num_chunks,
+                then=[Steer(**one.model_dump()) for one in shot.then],
+            )
             for h in hash_frames(chunk.frames)
         ]
         for shot in story.shots
     ]
+
+
+@pytest.mark.slow
+def test_a_steer_that_was_answered_is_not_lost_when_the_server_is_killed(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "tiny", tiny_pipeline())
+    steer = {"type": "steer", "id": "1", "caption": "a owl sleeps", "mode": "blend"}
+    with serving(tmp_path) as (address, process):
+        shot = {"caption": "a fox walks", "num_chunks": 30}
+        story_id = request(address, "/api/stories", {"global_caption": "a forest", "shots": [shot]})[
+            "story_id"
+        ]
+        with watch(address, story_id) as socket:
+            for raw in socket:
+                message = None if isinstance(raw, bytes) else FROM_SERVER.validate_json(raw)
+                if message is not None and message.type == "media" and message.chunk_index == 0:
+                    socket.send(json.dumps(steer))
+                if message is not None and message.type in ("done", "error"):
+                    assert message.type == "done"
+                    process.send_signal(signal.SIGKILL)
+                    break
+    with serving(tmp_path) as (address, _):
+        (then,) = state(address, story_id).shots[0].then
+        assert (then.caption, then.mode) == (steer["caption"], steer["mode"]) and then.chunk_index >= 1
+        with watch(address, story_id) as socket:
+            done = next(s for s in stories(socket) if s.shots[0].status == "done")
+        replay = request(address, f"/api/stories/{story_id}/export/replay.json")
+    assert done.shots[0].takes[0].then == (then,)
+    assert replay["frame_sha256"] == tiny_session(done)
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ function newView(app) {
     if (await client.call("add_reference", { reference })) end();
   };
   const onkeydown = (event) => {
-    if (event.key === "Enter" && !event.isComposing) {
+    if (event.key === "Enter" && !event.isComposing && event.target.matches("input, textarea")) {
       event.preventDefault();
       add();
     } else if (event.key === "Escape") {
@@ -226,8 +226,9 @@ export function dropProps(app) {
       mark(event, false);
       if (!holdsFile(event)) return;
       event.preventDefault();
-      const [file] = event.dataTransfer.files;
+      const [file, ...others] = event.dataTransfer.files;
       if (file) takePicture(app, file);
+      if (others.length) app.say("one picture at a time: the first one is taken");
     },
   };
 }
