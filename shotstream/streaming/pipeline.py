@@ -128,7 +128,7 @@ class StreamingPipeline:
         if self.group is not None:
             raise ValueError(f"{self.model_id} runs in one process: start it without torchrun")
         if not self.cache_dtype.is_floating_point:
-            raise ValueError(f"{self.model_id} has no 8-bit cache: give another precision")
+            raise ValueError(f"{self.model_id} has no int8 cache: give another precision")
 
     @property
     def model_id(self) -> str:

@@ -253,6 +253,7 @@ def test_rules_that_contradict_each_other_are_refused(changes: dict[str, Any], m
         (replace(RELATIVE, sink_ema=0.9), 3, "needs chunks of as many frames"),
         (replace(RELATIVE, window=7, sink_ema=0.9), 2, "needs whole chunks"),
         (ROLLING, 3, "4 chunks of 3 frames are denoised together"),
+        (ROLLING, 1, "at most the first chunk"),
     ],
 )
 def test_rules_that_do_not_fit_the_chunks_are_refused(
