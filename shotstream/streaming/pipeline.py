@@ -24,7 +24,7 @@ from shotstream.model.student_rules import StudentRules
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
 from shotstream.streaming.context_sampling import LAST_FRAME
-from shotstream.streaming.inference_group import FilmCache, InferenceGroup, shared_cache
+from shotstream.streaming.inference_group import FilmCache, InferenceGroup, cache_dtype, shared_cache
 from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
 from shotstream.streaming.pipeline_config import (
     Family,
@@ -94,7 +94,7 @@ class StreamingPipeline:
         self._token_grid = codec.geometry.token_grid(self.latent_size)
         self.group = group
         inference_options = self.choice.inference_options
-        self.cache_dtype = inference_options.cache_dtype or self.dtype
+        self.cache_dtype = cache_dtype(inference_options, config.rules, self.dtype)
         if group is not None:
             inference_options.check_for_group()
         if config.rules is not None:
@@ -127,8 +127,6 @@ class StreamingPipeline:
             raise ValueError(f"the codec or the context of {self.model_id} does not fit its rules")
         if self.group is not None:
             raise ValueError(f"{self.model_id} runs in one process: start it without torchrun")
-        if not self.cache_dtype.is_floating_point:
-            raise ValueError(f"{self.model_id} has no int8 cache: give another precision")
 
     @property
     def model_id(self) -> str:

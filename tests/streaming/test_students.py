@@ -9,11 +9,13 @@ from torch import Tensor
 
 from shotstream.diffusion.schedule import step_levels
 from shotstream.geometry import WAN_GEOMETRY, TokenGrid, VideoGeometry
+from shotstream.model.attention import attention_kernel
 from shotstream.model.dit import DiT
 from shotstream.model.frame_store import FrameStore
 from shotstream.model.student_rules import StudentRules
 from shotstream.streaming.conditioning import first_shot_conditioning
 from shotstream.streaming.noise import KeyedNoise
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.rollout import Rollout
 from shotstream.weights.students import STUDENTS
 from tests.streaming.listed_students import ListedStudent, rolled_by_lists
@@ -152,6 +154,20 @@ def test_an_8_bit_cache_changes_a_film_a_little(name: str) -> None:
         pipeline = tiny_pipeline(rules=STUDENTS[name].rules)
         pipeline.cache_dtype = dtype
         chunks = pipeline.session("a fox").shot("a owl flies", num_chunks=11)
+        films.append(torch.cat([chunk.latents for chunk in chunks], dim=2))
+    assert 0 < (films[0] - films[1]).abs().max() < 0.1
+
+
+def test_eight_bit_attention_rounds_the_keys_of_a_store_in_every_pass() -> None:
+    films: list[Tensor] = []
+    for attention in ("sdpa", "eight-bit"):
+        plain = tiny_pipeline(rules=STUDENTS["longlive"].rules)
+        plain.dit.attention = attention_kernel(attention, plain.device, plain.dtype)
+        options = replace(plain.choice.inference_options, attention=attention)
+        choice = replace(plain.choice, inference_options=options)
+        encoder = plain.text_encoder
+        pipeline = StreamingPipeline(plain.config, plain.dit, plain.codec, encoder, choice=choice)
+        chunks = pipeline.session("a fox").shot("a owl flies", num_chunks=5)
         films.append(torch.cat([chunk.latents for chunk in chunks], dim=2))
     assert 0 < (films[0] - films[1]).abs().max() < 0.1
 
