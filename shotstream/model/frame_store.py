@@ -235,8 +235,8 @@ class FrameStore:
         """Returns the pass over the next `num_frames` frames, or over the newest ones to recache them.
 
         Raises:
-            ValueError: There are more frames than fit the window, gradients are enabled, or the pass is for
-                another cache.
+            ValueError: There are more frames than fit the window or were trained, gradients are enabled, or
+                the pass is for another cache.
         """
         del chunk_index  # frames follow each other
         if torch.is_grad_enabled():
@@ -246,6 +246,11 @@ class FrameStore:
         if num_frames > self.rules.window or (write == "recache" and num_frames != self.num_recached):
             raise ValueError(f"a pass over {num_frames} frames; the window has {self.rules.window}")
         fed, rope = self._fed(num_frames, write), self.rope(num_frames, write)
+        if 0 < self.rules.max_frames < fed.end:
+            raise ValueError(
+                f"frame {fed.end} of a shot; this model's positions were trained up to "
+                f"{self.rules.max_frames} latent frames: begin another shot"
+            )
         if self.rules.rolling and write is None:
             return self._rolling_pass(fed, rope)
         in_bank = 0 if self._bank is None else self._bank.num_frames

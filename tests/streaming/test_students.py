@@ -238,6 +238,10 @@ def test_too_many_chunks_for_trained_positions_are_refused_in_one_line() -> None
     with pytest.raises(ValueError, match="at most 7"):
         SELF_FORCING.check_length(8, VideoGeometry(first_chunk_latent_frames=1))
     LONGLIVE.check_length(1000, WAN_GEOMETRY)
+    chunks = rollout(student(3), replace(SELF_FORCING, window=9, max_frames=6)).chunks(None)
+    assert [next(chunks).shape[2] for _ in range(2)] == [3, 3]
+    with pytest.raises(ValueError, match=r"frame 9 of a shot; .* up to 6 latent frames: begin another shot"):
+        next(chunks)
 
 
 @pytest.mark.parametrize(
