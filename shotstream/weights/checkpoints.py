@@ -124,14 +124,12 @@ def read_transformer(
     deeper = tuple(
         other.removeprefix(prefix) for other in candidates if other != prefix and other.startswith(prefix)
     )
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(deeper)}
-    num_left = sum(not name.startswith((prefix, *candidates)) for name in entries)
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith((*deeper, _COUNTERS))}
+    kept, counters = (prefix, *candidates), f"{prefix}{_COUNTERS}"
+    num_left = sum(not name.startswith(kept) or name.startswith(counters) for name in entries)
     if candidates[prefix]:
         tensors = rename(tensors, with_scales(theirs))
     tensors = _as_convolution(unscaled(tensors, where, notes), config)
-    counters = [name for name in tensors if name.startswith(_COUNTERS)]
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in counters}
-    num_left += len(counters)
     check_tensors(shapes, tensors, where, _why_not(tensors, shapes, config.num_layers))
     if num_left:
         notes.append(f"{file.name}: {num_left} tensors that are not of this transformer were left out")
