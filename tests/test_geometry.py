@@ -27,6 +27,19 @@ def test_the_first_chunk_is_short_and_chunks_sum_to_the_shot() -> None:
         assert sum(frames) == WAN_GEOMETRY.shot_num_frames(num_chunks)
 
 
+def test_a_first_chunk_of_its_own_counts_in_every_length() -> None:
+    alone = VideoGeometry(first_chunk_latent_frames=1)
+    assert [alone.chunk_num_frames(chunk) for chunk in range(3)] == [1, 12, 12]
+    assert [alone.num_chunks(alone.shot_num_latent_frames(count)) for count in (1, 2, 7)] == [1, 2, 7]
+    assert [alone.nearest_num_chunks(frames) for frames in (1, 7, 8, 73, 79, 80)] == [1, 1, 2, 7, 7, 8]
+    framewise = VideoGeometry(chunk_latent_frames=1)
+    assert framewise.shot_num_frames(21) == 81 and framewise.nearest_num_chunks(81) == 21
+    with pytest.raises(ValueError, match=r"give 1 \+ a multiple of 3, for example 4"):
+        alone.num_chunks(5)
+    with pytest.raises(ValueError, match="first_chunk_latent_frames is 4"):
+        VideoGeometry(first_chunk_latent_frames=4)
+
+
 @pytest.mark.parametrize("geometry", [WAN_GEOMETRY, VideoGeometry(temporal_stride=2, spatial_stride=4)])
 def test_conversions_invert_each_other(geometry: VideoGeometry) -> None:
     for num_latent_frames in range(1, 30):

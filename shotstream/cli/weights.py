@@ -136,6 +136,7 @@ def weights_show(
 def _made_of(provenance: "Mapping[str, Any]") -> list[str]:
     """Returns the files that an imported model's transformer was made from, one line each."""
     lines = [f"base: {provenance['base']}"] if "base" in provenance else []
+    lines += [f"student: {provenance['student']}"] if "student" in provenance else []
     if "checkpoint" in provenance:
         which = "average over training" if provenance.get("averaged") else "weights as trained"
         part = provenance.get("part") or "the bare weights"

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shotstream.transfer import send
+
 STUDENT_STEPS = (1000, 740, 500, 260)
 """The student's timesteps on the unshifted scale, before the schedule warps them."""
 
@@ -29,8 +31,8 @@ class StepLevels(NamedTuple):
     """Levels at which noise is added and removed."""
 
     def to(self, device: torch.device | str) -> "StepLevels":
-        """Returns the same levels on a device."""
-        return StepLevels(self.told.to(device), self.used.to(device))
+        """Returns the same levels on a device, without waiting for queued work."""
+        return StepLevels(send(self.told, device), send(self.used, device))
 
 
 _TABLE_STEPS = 1000

@@ -32,6 +32,7 @@ from shotstream.model.memory_bank import MemoryBank
 from shotstream.model.positions import FramePositions
 from shotstream.model.rope import RopeTable, apply_rope, rope_table
 from shotstream.model.student_rules import StudentRules
+from shotstream.transfer import send
 
 
 class FrameLayer(NamedTuple):
@@ -128,7 +129,7 @@ class FrameStore:
             rules: What passes attend to.
             batch: Number of films that are generated together.
             token_grid: Size of their latent frames in tokens.
-            dtype: Dtype of stored keys and values, of at least 16 bits.
+            dtype: Dtype of stored keys and values, of floats.
             device: Device of the buffers.
 
         Raises:
@@ -136,7 +137,7 @@ class FrameStore:
         """
         rules.check_chunk(config.chunk_latent_frames)
         if not dtype.is_floating_point:
-            raise ValueError("this model has no 8-bit cache; give attention 'sdpa', and a cache of 16 bits")
+            raise ValueError(f"a frame store holds floats, not {dtype}; give another precision")
         self.rules = rules
         self.batch = batch
         self.token_grid = token_grid
@@ -234,8 +235,8 @@ class FrameStore:
         """Returns the pass over the next `num_frames` frames, or over the newest ones to recache them.
 
         Raises:
-            ValueError: There are more frames than fit the window, gradients are enabled, or the pass is for
-                another cache.
+            ValueError: There are more frames than fit the window or were trained, gradients are enabled, or
+                the pass is for another cache.
         """
         del chunk_index  # frames follow each other
         if torch.is_grad_enabled():
@@ -245,6 +246,11 @@ class FrameStore:
         if num_frames > self.rules.window or (write == "recache" and num_frames != self.num_recached):
             raise ValueError(f"a pass over {num_frames} frames; the window has {self.rules.window}")
         fed, rope = self._fed(num_frames, write), self.rope(num_frames, write)
+        if 0 < self.rules.max_frames < fed.end:
+            raise ValueError(
+                f"frame {fed.end} of a shot; this model's positions were trained up to "
+                f"{self.rules.max_frames} latent frames: begin another shot"
+            )
         if self.rules.rolling and write is None:
             return self._rolling_pass(fed, rope)
         in_bank = 0 if self._bank is None else self._bank.num_frames
@@ -333,7 +339,7 @@ class FrameStore:
         return frame if frame < self._sink else frame - max(0, end - self.rules.window)
 
     def _rope_at(self, positions: Sequence[int]) -> RopeTable:
-        frames = torch.tensor([positions], device=self.layers[0].keys.device)
+        frames = send(torch.tensor([positions]), self.layers[0].keys.device)
         none = torch.zeros_like(frames)
         return rope_table(FramePositions(frames, none, none), self.token_grid, self._config)
 

@@ -124,6 +124,8 @@ class StudentRules:
         first = self.first_chunk_frames or chunk_frames
         if not 1 <= first <= chunk_frames:
             raise ValueError(f"a first chunk of {first} frames; the others have {chunk_frames}")
+        if self.rolling and self.sink > chunk_frames:
+            raise ValueError(f"a moving sink of {self.sink} frames; it is at most the first chunk")
         if self.rolling and len(self.steps) * chunk_frames > self.window:
             raise ValueError(
                 f"{len(self.steps)} chunks of {chunk_frames} frames are denoised together; the window has "

@@ -26,6 +26,7 @@ from shotstream.model.frame_store import FrameStore
 from shotstream.model.student_rules import StudentRules
 from shotstream.process import number_from_torchrun
 from shotstream.streaming.conditioning import Conditioning
+from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.noise import KeyedNoise
 from shotstream.streaming.rollout import Rollout
 from shotstream.streaming.sequence_parallel import HeadParallel
@@ -159,6 +160,15 @@ class InferenceGroup:
         heard: list[Any] = [None]
         dist.broadcast_object_list(heard, src=0, group=self._messages)
         return heard[0]
+
+
+def cache_dtype(options: InferenceOptions, rules: StudentRules | None, dtype: torch.dtype) -> torch.dtype:
+    """Returns the dtype of stored keys and values, for a network that computes in `dtype`.
+
+    A frame store has no int8: with 8-bit attention its keys are rounded in every pass, not once.
+    """
+    chosen = options.cache_dtype or dtype
+    return chosen if rules is None or chosen.is_floating_point else dtype
 
 
 def shared_cache(

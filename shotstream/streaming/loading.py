@@ -101,7 +101,10 @@ class Encoders:
 
     def compose(self, global_caption: str, captions: Sequence[str]) -> str:
         """Returns the text for the last of a story's captions, as in a session of the model."""
-        return fitted_family_caption(self.config.family, self.text_encoder, global_caption, captions).text
+        config = self.config
+        return fitted_family_caption(
+            config.family, self.text_encoder, global_caption, captions, style=config.caption_style
+        ).text
 
 
 def load_encoders(

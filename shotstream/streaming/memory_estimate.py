@@ -28,6 +28,7 @@ from shotstream.model.frame_store import FrameStore
 from shotstream.model.key_cache import Write
 from shotstream.model.student_rules import StudentRules
 from shotstream.streaming.conditioning import first_shot_conditioning
+from shotstream.streaming.inference_group import cache_dtype
 from shotstream.streaming.inference_options import InferenceOptions
 from shotstream.streaming.parts import dit_config, load_codec, load_dit, pipeline_config
 from shotstream.vae.codec import Codec
@@ -80,13 +81,13 @@ def estimate_film_memory(
         compile_decoder=False,
     )
     codec = load_codec(bundle, _META, dtype, plain)
-    cache_dtype = inference_options.cache_dtype or dtype
     grid = codec.geometry.token_grid(codec.geometry.latent_size(size))
     rules = pipeline_config(bundle).rules
-    cache = _cache(config, rules, grid, cache_dtype)
+    stored_dtype = cache_dtype(inference_options, rules, dtype)
+    cache = _cache(config, rules, grid, stored_dtype)
     few = load_dit(_of_few_layers(bundle), _META, dtype, plain)
     # 8-bit attention reads its cache directly: nothing is converted for a pass.
-    read_dtype = dtype if cache_dtype == torch.int8 else cache_dtype
+    read_dtype = dtype if stored_dtype == torch.int8 else stored_dtype
     passes = pass_peak(few, _cache(few.config, rules, grid, read_dtype), codec, size)
     decoding, encoding = decode_peak(codec, config.chunk_latent_frames, size), encode_peak(codec, size)
     coding = max(decoding.peak - decoding.kept, encoding)

@@ -20,7 +20,6 @@ from shotstream.diffusion.schedule import FlowSchedule, StepLevels, step_levels
 from shotstream.geometry import LatentSize, PixelSize, VideoGeometry
 from shotstream.model.cross_attention import TextCache
 from shotstream.model.dit import DiT
-from shotstream.model.student_rules import StudentRules
 from shotstream.story import Reference, ShotCaptions
 from shotstream.streaming.choice import Choice
 from shotstream.streaming.chunk_prefetcher import ChunkPrefetcher
@@ -30,7 +29,7 @@ from shotstream.streaming.context_sampling import (
     POLICIES_WITHOUT_CONTEXT,
     named_policy,
 )
-from shotstream.streaming.inference_group import FilmCache, InferenceGroup, shared_cache
+from shotstream.streaming.inference_group import FilmCache, InferenceGroup, cache_dtype, shared_cache
 from shotstream.streaming.inference_options import DEFAULT_INFERENCE_OPTIONS
 from shotstream.streaming.matching import Matcher
 from shotstream.streaming.pipeline_config import (
@@ -104,11 +103,10 @@ class StreamingPipeline:
         self._token_grid = codec.geometry.token_grid(self.latent_size)
         self.group = group
         inference_options = self.choice.inference_options
-        self.cache_dtype = inference_options.cache_dtype or self.dtype
+        self.cache_dtype = cache_dtype(inference_options, config.rules, self.dtype)
         if group is not None:
             inference_options.check_for_group()
-        if config.rules is not None:
-            self._check_rules(config.rules, dit)
+        self._check_rules()
         self.codec_device = self.device
         if inference_options.codec_device is not None:
             self.codec_device = torch.device(inference_options.codec_device)
@@ -125,17 +123,17 @@ class StreamingPipeline:
         self._sigmas: dict[int, Tensor | StepLevels] = {}
         self._spare_caches: list[FilmCache] = []
 
-    def _check_rules(self, rules: StudentRules, dit: DiT) -> None:
+    def _check_rules(self) -> None:
         """Raises ValueError if a student without a context cannot run as it is asked to."""
-        chunk = dit.config.chunk_latent_frames
+        rules, chunk = self.config.rules, self.dit.config.chunk_latent_frames
+        if rules is None:
+            return
         rules.check_chunk(chunk)
         sizes = (self.geometry.chunk_latent_frames, self.geometry.first_chunk_latent_frames)
-        if sizes != (chunk, rules.first_chunk_frames) or dit.config.num_context_frames:
+        if sizes != (chunk, rules.first_chunk_frames) or self.context_budget:
             raise ValueError(f"the codec or the context of {self.model_id} does not fit its rules")
         if self.group is not None:
             raise ValueError(f"{self.model_id} runs in one process: start it without torchrun")
-        if not self.cache_dtype.is_floating_point:
-            raise ValueError(f"{self.model_id} has no 8-bit cache: give another precision")
 
     @property
     def model_id(self) -> str:

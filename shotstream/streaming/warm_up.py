@@ -42,12 +42,15 @@ def warm_up(
     shot = pipeline.config.num_chunks if num_chunks is None else num_chunks
     noise = KeyedNoise(seeds=(0,), shape=pipeline.chunk_shape, device=pipeline.device)
     config, cache = pipeline.dit.config, pipeline.borrow_cache()
+    rules = pipeline.config.rules
+    # Chunks that are denoised together have a shape for each number of them.
+    sigmas = pipeline.sigmas(pipeline.num_steps if rules is not None and rules.rolling else 1)
     try:
         for num_captions in (1, 2):
             shape = (1, num_captions, config.text_length, config.text_dim)
             text = pipeline.dit.text_cache(torch.zeros(shape, device=pipeline.device))
             conditioning = _conditioning(pipeline, num_captions)
-            rollout = Rollout(pipeline.dit, conditioning, text, cache, noise, pipeline.sigmas(1))
+            rollout = Rollout(pipeline.dit, conditioning, text, cache, noise, sigmas)
             _run(pipeline, rollout.chunks(shot if num_captions == 1 else 0))
     finally:
         pipeline.return_cache(cache)

@@ -83,12 +83,12 @@ def student_case(golden: Golden, target: Target) -> Outputs:
 def student_rules(config: Mapping[str, Any], *, interval: bool = False) -> StudentRules:
     """Returns the rules in a golden's config; `interval`: the bank takes the first of several chunks."""
     window, chunk = int(config["window"]), int(config["num_frames_per_chunk"])
-    first_frames = int(config.get("first_chunk_frames", chunk))
+    first_frames = int(config.get("first_chunk_frames") or chunk)
     rope: RopeRule = config["rope"]
     recache: RecacheRule = "none"
     if config.get("recache"):
         recache = "window_keep_sink" if config.get("global_sink") else "window"
-    if config.get("commit_timestep", 0) != 0:
+    if config.get("commit_timestep"):
         raise ValueError("only commit passes at level 0 are known")
     return StudentRules(
         steps=tuple(config["steps"]),
@@ -97,11 +97,11 @@ def student_rules(config: Mapping[str, Any], *, interval: bool = False) -> Stude
         first_chunk_steps=tuple(config.get("first_chunk_steps") or ()),
         first_chunk_frames=0 if first_frames == chunk else first_frames,
         window=window,
-        sink=int(config.get("sink", 0)),
+        sink=int(config.get("sink") or 0),
         rope=rope,
-        sink_ema=float(config.get("sink_ema") or 1),
-        bank=int(config.get("bank", 0)),
-        record_interval=int(config.get("record_interval", 1)),
+        sink_ema=1.0 if config.get("sink_ema") is None else float(config["sink_ema"]),
+        bank=int(config.get("bank") or 0),
+        record_interval=int(config.get("record_interval") or 1),
         bank_rule="interval" if interval else "every_chunk",
         recache=recache,
         cut_position=int(config.get("cut_position") or 0),
@@ -111,15 +111,15 @@ def student_rules(config: Mapping[str, Any], *, interval: bool = False) -> Stude
 
 def _switches(config: Mapping[str, Any], starts: Sequence[int]) -> dict[int, bool]:
     """Returns the chunks before which captions change, each with whether it follows a cut."""
-    if "scene_chunks" in config:
+    if config.get("scene_chunks"):
         marks = config.get("scene_cut_at_start")
         if marks is None:
             # The published mark cuts at the beginning of the next scene.
             marks = [False, *config["scene_cut_marks"][:-1]]
         chunks = [sum(config["scene_chunks"][:scene]) for scene in range(len(config["scene_chunks"]))]
         return dict(zip(chunks[1:], marks[1:], strict=True))
-    if "switch_frame_indices" not in config:
-        return dict.fromkeys(config.get("recache_before_chunk", ()), False)
+    if config.get("switch_frame_indices") is None:
+        return dict.fromkeys(config.get("recache_before_chunk") or (), False)
     left = sorted(config["switch_frame_indices"])
     chunks = []
     for chunk_index, first in enumerate(starts[:-1]):

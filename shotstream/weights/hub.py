@@ -35,8 +35,7 @@ WAN = "wan-1.3b"
 
 # Frames per second of the videos that the published inference code writes.
 _FPS = 16
-_STUDENT = "KlingTeam/ShotStream"
-# Files that an import reads of each repository, for users who fetch them by other means.
+# Files that an import reads of a base model, for users who fetch them by other means.
 _FILES_NEEDED = {
     "Wan-AI/Wan2.1-T2V-1.3B": (
         "config.json",
@@ -45,7 +44,6 @@ _FILES_NEEDED = {
         "models_t5_umt5-xxl-enc-bf16.pth",
         "google/umt5-xxl/tokenizer.json",
     ),
-    _STUDENT: ("shotstream_merged.pt",),
 }
 _BUILTIN_BUNDLE = Path(__file__).parents[1] / "theatre" / "bundle"
 _LOCK_NAME = "weights.lock.json"
@@ -319,13 +317,13 @@ def fetch_from_hub(
 
 
 def _without_hub(repository: str, host: str, why: str) -> str:
-    files = _FILES_NEEDED.get(repository)
+    files, use = _FILES_NEEDED.get(repository), f"weights import DIR --as {WAN}"
+    student = next((one for one in STUDENTS.values() if one.repository == repository), None)
+    if student is not None:
+        files = (student.files[0], *(() if student.lora is None else (student.lora.file,)))
+        named = "" if student.rules is None else f" --as {student.name}"
+        use = f"weights import ...{named} --checkpoint DIR/{student.files[0]}"
     wanted = f"the files {', '.join(files)}" if files else "all its files"
-    use = (
-        "weights import ... --checkpoint DIR/shotstream_merged.pt"
-        if repository == _STUDENT
-        else f"weights import DIR --as {WAN}"
-    )
     return (
         f"{repository} was not fetched: {why} on a machine that reaches it run `hf download {repository} "
         "--local-dir "

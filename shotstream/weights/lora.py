@@ -26,7 +26,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shotstream.weights.checkpoints import flat_tensors, is_of_helper, widened
+from shotstream.weights.checkpoints import flat_tensors, is_of_helper
+from shotstream.weights.eight_bit_weights import widened
 from shotstream.weights.file_kinds import CheckpointError, begins_as_pytorch
 from shotstream.weights.key_names import dit_names_of_diffusers
 from shotstream.weights.lora_config import AdapterConfig, config_beside, config_inside, config_of_metadata

@@ -45,6 +45,8 @@ def test_models_are_listed_with_what_is_installed_and_what_was_checked(
     assert document["others_installed"] == ["theatre"]
     assert {row["checkpoint_was_run"] for row in document["students"]} == {False}
     assert document["students"][1]["rules"]["steps"] == [1000, 750, 500, 250]
+    assert run("weights", "show", "rolling-forcing") == 0
+    assert "student: rolling-forcing" in capsys.readouterr().out.splitlines()
     config = read_bundle(home / "home/models/rolling-forcing", parts=()).config
     assert config["engine"]["rules"]["rolling"] is True
 

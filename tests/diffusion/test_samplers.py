@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from shotstream.diffusion.flow import add_noise
-from shotstream.diffusion.samplers import euler, euler_states, few_step, guide
-from shotstream.diffusion.schedule import FlowSchedule
+from shotstream.diffusion.samplers import euler, euler_states, few_step, guide, rolling
+from shotstream.diffusion.schedule import FlowSchedule, step_levels
 
 SCHEDULE = FlowSchedule(shift=8.0)
 SHAPE = (2, 3, 4, 5, 6)
@@ -124,3 +125,32 @@ def test_euler_steps_by_the_velocity_at_the_level_where_it_stands() -> None:
     sigmas = torch.tensor([1.0, 0.5, 0.2, 0.0], dtype=torch.float64)
     out = euler(lambda noisy, sigma: sigma[:, None, :, None, None] * noisy, start, sigmas)
     torch.testing.assert_close(out, start * (1 - 0.5) * (1 - 0.5 * 0.3) * (1 - 0.2 * 0.2), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_chunks", [1, 2, 5])
+def test_chunks_that_roll_together_are_each_denoised_in_all_steps(num_chunks: int) -> None:
+    """A network that knows the answer gives it; passes grow and shrink by a chunk of noise or of data."""
+    levels = step_levels((1000, 750, 500), 5.0)
+    answers = [torch.full((1, 2, 3, 2, 2), float(index)) for index in range(num_chunks)]
+    told: list[list[float]] = []
+    first: list[int] = [0]
+
+    def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
+        told.append(sigma[0, ::3].tolist())
+        oldest = max(0, len(told) - 3)
+        answer = torch.cat(answers[oldest : oldest + noisy.shape[2] // 3], dim=2)
+        return (noisy - answer) / sigma[:, None, :, None, None].float()
+
+    def noise(chunk: int, step: int) -> Tensor:
+        first[0] = max(first[0], chunk)
+        return torch.randn(1, 2, 3, 2, 2, generator=torch.Generator().manual_seed(10 * chunk + step))
+
+    finished = list(rolling(velocity, noise, levels, num_chunks))
+    assert len(finished) == num_chunks and first[0] == num_chunks - 1
+    for ours, answer in zip(finished, answers, strict=True):
+        torch.testing.assert_close(ours, answer, atol=1e-5, rtol=0)
+    down = levels.told.tolist()
+    assert told[0] == down[:1] and told[-1] == down[-1:]
+    assert len(told) == num_chunks + 2
+    if num_chunks == 5:
+        assert told[2] == told[3] == down[::-1]

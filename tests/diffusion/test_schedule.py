@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from shotstream.diffusion.flow import add_noise
-from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
+from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule, step_levels
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "goldens" / "schedule.safetensors"
 SCHEDULE = FlowSchedule(shift=8.0)
@@ -159,3 +159,36 @@ def test_what_lies_on_a_bound_is_a_schedule_and_what_lies_beyond_is_none() -> No
     ):
         with pytest.raises(ValueError):
             refused()
+
+
+@pytest.mark.parametrize(
+    ("steps", "shift", "told"),
+    [
+        ((1000, 750, 500, 250), 5.0, (1000, 937.5, 833.3333, 625)),
+        ((1000, 750, 500, 250), 8.0, (1000, 960, 888.8889, 727.2728)),
+        ((1000, 800, 600, 400, 200), 5.0, (1000, 952.3810, 882.3529, 769.2308, 555.5556)),
+    ],
+)
+def test_students_are_told_and_use_the_same_warped_level(
+    steps: tuple[int, ...], shift: float, told: tuple[float, ...]
+) -> None:
+    levels = step_levels(steps, shift)
+    expected = torch.tensor(told, dtype=torch.float64)
+    torch.testing.assert_close(1000 * levels.told, expected, atol=6e-5, rtol=0)
+    torch.testing.assert_close(levels.used, levels.told, atol=0, rtol=2**-23)
+
+
+def test_plain_timesteps_are_told_as_they_are_and_used_at_the_nearest_level() -> None:
+    levels = step_levels((1000, 757, 522), 8.0, "timestep")
+    assert (1000 * levels.told).tolist() == [1000, 757, 522]
+    used = torch.tensor([1, 0.75675672, 0.52173913]).double()
+    torch.testing.assert_close(levels.used, used, atol=1e-8, rtol=0)
+    given = step_levels((999, 937, 833, 625), 5.0, "sigma")
+    assert given.told.tolist() == given.used.tolist() == [0.999, 0.937, 0.833, 0.625]
+
+
+def test_the_table_of_other_students_is_computed_in_float32_and_not_rounded_to_it() -> None:
+    """A float64 table, rounded at its end, differs by an ulp in many entries, and the network notices."""
+    for shift, count in ((5.0, 414), (8.0, 317)):
+        told = (1000 * step_levels(range(1000, 0, -1), shift).told).float()
+        assert (told != 1000 * FlowSchedule(shift=shift).train_sigmas()).sum() == count

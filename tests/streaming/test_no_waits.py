@@ -20,6 +20,7 @@ from shotstream.streaming.choice import Expert
 from shotstream.streaming.loading import load
 from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.session import StorySession
+from shotstream.weights.students import STUDENTS
 from tests.streaming.tiny import tiny_pipeline
 
 STEPS = 4
@@ -182,6 +183,19 @@ def test_a_cut_waits_for_nothing_either(pinned: list[Tensor]) -> None:
         next(following)
         following.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert waits.seen == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["memflow", "reward-forcing", "rolling-forcing"])
+def test_a_shot_of_a_student_waits_for_nothing_past_its_window_either(
+    pinned: list[Tensor], name: str
+) -> None:
+    session = StorySession(elsewhere(rules=STUDENTS[name].rules), "a forest night")
+    shot = session.shot("a fox walks", num_chunks=12)
+    for _ in range(12):
+        with Waits(pinned) as waits:
+            next(shot)
+        assert waits.seen == []
 
 
 def theatre() -> StreamingPipeline:

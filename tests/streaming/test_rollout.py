@@ -226,6 +226,26 @@ def test_samples_of_a_batch_equal_rollouts_of_their_own() -> None:
         torch.testing.assert_close(together[part], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_captions_that_are_switched_are_read_from_the_next_chunk_on() -> None:
+    dit = tiny_dit()
+    cache = tiny_cache(dit)
+    first, second = tiny_text(dit.config), tiny_text(dit.config, seed=1)
+
+    def shot(switch_before: int | None) -> list[Tensor]:
+        rollout = Rollout(dit, tiny_conditioning(dit.config), first, cache, keyed(7), SIGMAS)
+        chunks: list[Tensor] = []
+        made = rollout.chunks(3)
+        for index in range(3):
+            if index == switch_before:
+                rollout.switch(second)
+            chunks.append(next(made))
+        return chunks
+
+    kept, switched, same = shot(None), shot(2), roll(dit, keyed(7), text=first)
+    assert all(map(torch.equal, kept, same)) and all(map(torch.equal, kept[:2], switched[:2]))
+    assert not torch.equal(kept[2], switched[2])
+
+
 def test_a_chunk_is_the_same_however_long_the_shot_is() -> None:
     dit = tiny_dit()
     long = roll(dit, keyed(7), 4)

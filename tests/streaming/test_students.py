@@ -9,11 +9,13 @@ from torch import Tensor
 
 from shotstream.diffusion.schedule import step_levels
 from shotstream.geometry import WAN_GEOMETRY, TokenGrid, VideoGeometry
+from shotstream.model.attention import attention_kernel
 from shotstream.model.dit import DiT
 from shotstream.model.frame_store import FrameStore
 from shotstream.model.student_rules import StudentRules
 from shotstream.streaming.conditioning import first_shot_conditioning
 from shotstream.streaming.noise import KeyedNoise
+from shotstream.streaming.pipeline import StreamingPipeline
 from shotstream.streaming.rollout import Rollout
 from shotstream.weights.students import STUDENTS
 from tests.streaming.listed_students import ListedStudent, rolled_by_lists
@@ -156,6 +158,20 @@ def test_an_8_bit_cache_changes_a_film_a_little(name: str) -> None:
     assert 0 < (films[0] - films[1]).abs().max() < 0.1
 
 
+def test_eight_bit_attention_rounds_the_keys_of_a_store_in_every_pass() -> None:
+    films: list[Tensor] = []
+    for attention in ("sdpa", "eight-bit"):
+        plain = tiny_pipeline(rules=STUDENTS["longlive"].rules)
+        plain.dit.attention = attention_kernel(attention, plain.device, plain.dtype)
+        options = replace(plain.choice.inference_options, attention=attention)
+        choice = replace(plain.choice, inference_options=options)
+        encoder = plain.text_encoder
+        pipeline = StreamingPipeline(plain.config, plain.dit, plain.codec, encoder, choice=choice)
+        chunks = pipeline.session("a fox").shot("a owl flies", num_chunks=5)
+        films.append(torch.cat([chunk.latents for chunk in chunks], dim=2))
+    assert 0 < (films[0] - films[1]).abs().max() < 0.1
+
+
 def test_given_frames_are_committed_as_if_they_had_been_generated() -> None:
     dit, rules = student(3), SELF_FORCING
     shot = torch.cat(list(rollout(dit, rules).chunks(3)), dim=2)
@@ -222,6 +238,10 @@ def test_too_many_chunks_for_trained_positions_are_refused_in_one_line() -> None
     with pytest.raises(ValueError, match="at most 7"):
         SELF_FORCING.check_length(8, VideoGeometry(first_chunk_latent_frames=1))
     LONGLIVE.check_length(1000, WAN_GEOMETRY)
+    chunks = rollout(student(3), replace(SELF_FORCING, window=9, max_frames=6)).chunks(None)
+    assert [next(chunks).shape[2] for _ in range(2)] == [3, 3]
+    with pytest.raises(ValueError, match=r"frame 9 of a shot; .* up to 6 latent frames: begin another shot"):
+        next(chunks)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +273,7 @@ def test_rules_that_contradict_each_other_are_refused(changes: dict[str, Any], m
         (replace(RELATIVE, sink_ema=0.9), 3, "needs chunks of as many frames"),
         (replace(RELATIVE, window=7, sink_ema=0.9), 2, "needs whole chunks"),
         (ROLLING, 3, "4 chunks of 3 frames are denoised together"),
+        (ROLLING, 1, "at most the first chunk"),
     ],
 )
 def test_rules_that_do_not_fit_the_chunks_are_refused(

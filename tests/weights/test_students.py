@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shotstream.configs import config_to_document
 from shotstream.empty_weights import init_empty_weights
 from shotstream.geometry import VideoGeometry
 from shotstream.model.config import wan_14b
@@ -142,6 +143,21 @@ def test_a_framewise_student_may_begin_with_the_last_frame_of_the_shot_before(
     loaded = other.load_session(tmp_path / "named")
     assert loaded.context_policy == "last_frame" and other.context_policy == "none"
     assert np.array_equal(shot(loaded, "a fox"), shot(named, "a fox"))
+
+
+def test_a_student_whose_first_frame_is_alone_has_shots_of_its_own_lengths(
+    tiny: TinyModel, tmp_path: Path
+) -> None:
+    student = STUDENTS["self-forcing"]
+    assert student.rules is not None
+    rules = config_to_document(replace(student.rules, first_chunk_frames=1))
+    pipeline = load(imported(tiny, student, tmp_path, rules=rules, context_policy="last_frame"), "cpu")
+    session, again = pipeline.session("a red fox"), pipeline.session("a red fox")
+    first, second = shot(session, "runs"), shot(session, "in the snow")
+    assert len(first) == len(second) == 1 + 2 * 12 == pipeline.geometry.shot_num_frames(3)
+    assert pipeline.max_chunks == 7
+    assert np.array_equal(shot(again, "runs"), first)
+    assert np.array_equal(shot(again, "in the snow", 2), second[:13])
 
 
 def test_a_student_that_begins_with_more_frames_cannot_continue_one(tiny: TinyModel, tmp_path: Path) -> None:
