@@ -277,12 +277,13 @@ class StorySession:
 
         Raises:
             ValueError: No shot is open, it has no chunk yet, or its last one is made; or the caption is empty
-                or cites what is no reference.
+                or cites what is no reference of this shot.
         """
         cite(caption, self.references)
         shot = self._open_shot() if self._open_shot is not None else None
         if shot is None or getgeneratorstate(shot) in (GEN_CLOSED, GEN_CREATED) or self._open is None:
             raise ValueError("no shot is running; begin one with `shot`, and steer it between two chunks")
+        self._open.refuse_unseen(caption)
         if self._pipeline.group is not None:
             raise ValueError("a film that several processes make together cannot be steered; cut to a shot")
         return self._open.steering.steer(caption, mode)

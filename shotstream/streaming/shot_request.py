@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shotstream.story import MAX_SEED, Reference, ShotCaptions, Steer
 from shotstream.streaming.conditioning import TextFunction
-from shotstream.streaming.references import EncodedReference, cite, cite_all, is_for
+from shotstream.streaming.references import EncodedReference, cite, cite_all, cited, is_for
 from shotstream.streaming.saved_session import Pin, Take
 from shotstream.streaming.shot_memory import ShotMemory
 from shotstream.streaming.steering import Steering
@@ -80,6 +80,15 @@ class ShotRequest:
         """The references that this shot sees."""
         told = " ".join((self.global_caption, self.caption, *(steer.caption for steer in self.then)))
         return [one for one in self.references if is_for(one.reference, len(self.takes), told)]
+
+    def refuse_unseen(self, caption: str) -> None:
+        """Raises ValueError if a caption cites a reference that the shot does not see.
+
+        What a shot sees is chosen at its start, by the captions that it has then.
+        """
+        here = {one.reference.id for one in self.references_here}
+        if unseen := next((name for name in cited(caption) if name not in here), None):
+            raise ValueError(f"this shot does not see @{unseen}; cut to a new shot that cites it")
 
     @property
     def told_references(self) -> list[Reference]:

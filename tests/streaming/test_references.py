@@ -175,6 +175,17 @@ def test_references_may_be_added_while_a_film_is_made_and_change_no_finished_sho
     assert [one.id for one in session.references] == ["scout", "a"]
 
 
+def test_a_running_shot_is_not_steered_to_a_reference_that_it_does_not_see() -> None:
+    """A replay, which knows the caption from the start, would show it."""
+    session = start(tiny_pipeline(reads=True), reference(), reference("den", 200, shots="cited"))
+    shot = session.shot("@scout runs.", num_chunks=3)
+    next(shot)
+    with pytest.raises(ValueError, match="does not see @den; cut to a new shot that cites it"):
+        session.steer("@scout naps near @den.")
+    session.steer("@scout naps.")
+    assert len(list(shot)) == 2
+
+
 def test_what_cites_nobody_is_refused_before_anything_is_made() -> None:
     pipeline = tiny_pipeline(reads=True)
     with pytest.raises(ValueError, match="cites @nobody"):
