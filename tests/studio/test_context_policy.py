@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from shotstream.film.replay import hash_frames
+from shotstream.story import Reference, Steer
 from shotstream.streaming.noise import shot_seed
 from shotstream.studio.api_error import ApiError
 from shotstream.studio.exporter import Exporter
 from shotstream.studio.shot_list import ShotList
 from shotstream.studio.take_record import TakeRecord
+from shotstream.video.pictures import picture_to_uri
 from tests.studio.studio_harness import CAPTIONS, GLOBAL_CAPTION, StudioHarness
 
 BACK = "a fox walks"
@@ -59,6 +61,34 @@ def test_the_state_tells_which_frames_a_shot_remembers_and_why(studio: StudioHar
     assert all(frame.score is not None and 0 < frame.score <= 1 for frame in take.context)
     # The next shot, which has no caption yet.
     assert len(studio.story.memory) == 3
+    studio.close()
+
+
+@pytest.mark.parametrize("policy", ["prompt", "keys"])
+def test_citations_and_steered_shots_are_compared_as_in_a_session(tmp_path: Path, policy: str) -> None:
+    studio = StudioHarness(tmp_path, num_shots=0, policy=policy, reads=True)
+    image = picture_to_uri(np.full((32, 48, 3), 90, np.uint8))
+    picture = studio.manager.add_picture(studio.story_id, image)
+    given = {"reference_id": "scout", "caption": "a fox", "picture_id": picture.picture_id, "shots": "cited"}
+    studio.send_ok("add_reference", reference=given)
+    then = {"caption": "it jumps", "chunk_index": 1, "mode": "recache"}
+    for caption in CAPTIONS:
+        studio.send_ok("add_shot", shot={"caption": caption, "then": [then], "num_chunks": 2})
+    studio.send_ok("add_shot", shot={"caption": "@scout walks"})
+    studio.run()
+    (take,) = studio.story.shots[4].takes
+    assert [frame.reference_id for frame in take.context] == ["scout", None, None]
+    if policy == "prompt":
+        film = studio.take_ids()
+        assert [film.index(frame.take_id) for frame in take.context[1:]] == [0, 1]
+        assert all("purple fox" in frame.shared for frame in take.context[1:])
+    scout = Reference(id="scout", image=image, caption="a fox", shots="cited")
+    session = studio.pipeline.session(GLOBAL_CAPTION, seed=7, references=[scout], policy=policy, quiet=True)
+    steer = Steer(caption="it jumps", chunk_index=1)
+    for index, caption in enumerate((*CAPTIONS, "@scout walks")):
+        steers = [steer] if index < 4 else []
+        chunks = session.shot(caption, num_chunks=2, seed=shot_seed(7, index), then=steers)
+        assert hash_frames(np.concatenate([chunk.frames for chunk in chunks])) == studio.frame_hashes()[index]
     studio.close()
 
 
