@@ -1,7 +1,10 @@
 """The recipes of the ablations: the theatre's stages in miniature, starting from the theatre's teacher."""
 
 from dataclasses import replace
+from typing import Final, TypeVar
 
+from shotstream.data.shard_source import ShardsConfig
+from shotstream.data.story_pool import StoryPoolConfig
 from shotstream.training.stages.causal_init import CausalInitRecipe
 from shotstream.training.stages.inter_shot import InterShotRecipe
 from shotstream.training.stages.intra_shot import IntraShotRecipe
@@ -15,6 +18,25 @@ from shotstream.training.theatre import (
     theatre_teacher,
 )
 
+_Data = TypeVar("_Data", StoryPoolConfig, StoryPoolConfig | ShardsConfig)
+
+_BASE_STEPS: Final = 18_900
+"""Number of steps of the teacher that the rows of docs/ablations.md started from."""
+
+
+def _as_published(data: _Data, **changes: int) -> _Data:
+    """Returns the theatre's stories as the rows had them: without turns, references and longer shots."""
+    assert isinstance(data, StoryPoolConfig)
+    plain = StoryPoolConfig()
+    return replace(
+        data,
+        num_latent_frames=plain.num_latent_frames,
+        shot_weights=plain.shot_weights,
+        turn_share=0.0,
+        reference_share=0.0,
+        **changes,
+    )
+
 
 def mini_teacher() -> TeacherRecipe:
     """Returns the recipe of a row's teacher, which `ablate` starts from the theatre's teacher.
@@ -25,9 +47,9 @@ def mini_teacher() -> TeacherRecipe:
     return replace(
         full,
         name="mini_teacher",
-        data=replace(full.data, block_stories=32, batch_size=12),
+        data=_as_published(full.data, block_stories=32, batch_size=12),
         optim=replace(full.optimizer, learning_rate=1e-3, decay_steps=fork, ema_decay=0.98),
-        train=replace(full.train, num_steps=full.train.num_steps + fork),
+        train=replace(full.train, num_steps=_BASE_STEPS + fork),
     )
 
 
@@ -37,7 +59,7 @@ def mini_ode_pairs() -> OdePairsRecipe:
     return replace(
         full,
         name="mini_ode_pairs",
-        data=replace(full.data, block_stories=32, batch_size=12, steps_per_block=4),
+        data=_as_published(full.data, block_stories=32, batch_size=12, steps_per_block=4),
         train=replace(full.train, num_steps=24, save_every=4, log_every=4),
         stage=replace(full.stage, context_guidance=1.0),
         inputs=replace(full.inputs, teacher="mini_teacher"),
@@ -62,7 +84,7 @@ def mini_intra_shot() -> IntraShotRecipe:
     return replace(
         full,
         name="mini_intra_shot",
-        data=replace(full.data, block_stories=32, num_blocks=4),
+        data=_as_published(full.data, block_stories=32, num_blocks=4),
         optim=replace(full.optimizer, ema_decay=0.9),
         train=replace(full.train, num_steps=40, save_every=10, preview_every=1000),
         stage=replace(full.stage, context_guidance=1.0, fake_updates=3, fake_warmup_steps=4),
