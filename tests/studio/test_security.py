@@ -468,7 +468,7 @@ def test_what_still_comes_of_a_body_that_is_too_large_is_taken_before_it_is_refu
     scope = {
         "type": "http",
         "method": "POST",
-        "path": "/api/stories",
+        "path": "/api/stories/import",
         "root_path": "",
         "scheme": "http",
         "headers": [(b"host", b"127.0.0.1"), (b"content-length", length)],
