@@ -237,12 +237,12 @@ class ShardSource:
 
     def _found_bad(self, shard: int, sample: int, error: ShardError) -> None:
         with self._lock:
-            if (shard, sample) in self._bad:
-                return
-            self._bad.add((shard, sample))
-            _log.warning(
-                "replaced by another clip: %s (%d of %d allowed)", error, len(self._bad), self._allowed
-            )
+            if (shard, sample) not in self._bad:
+                self._bad.add((shard, sample))
+                _log.warning(
+                    "replaced by another clip: %s (%d of %d allowed)", error, len(self._bad), self._allowed
+                )
+            # Also for a clip that a thread has found already, which reads a later step ahead.
             if len(self._bad) > self._allowed:
                 raise TooManyBadSamples(
                     f"{error}; {len(self._bad)} damaged clips, and max_bad allows {self._allowed}"
