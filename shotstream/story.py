@@ -564,7 +564,7 @@ def _steers(value: object, ignored: list[str], where: str) -> tuple[Steer, ...]:
         if isinstance(entry, Mapping):
             found, _ = _sort_keys(cast("Mapping[object, object]", entry), _STEER_KEYS, ignored, where)
         after = _whole_number(found, "after")
-        mode = found.get("mode") or "recache"
+        mode = _one_of(found, "mode", get_args(SteerMode))
         steers.append(
             Steer(
                 caption=_text(found, "caption"),
@@ -614,9 +614,17 @@ def reference_from_document(document: Mapping[str, object]) -> Reference:
         id=_text(document, "id").removeprefix("@"),
         image=_text(document, "image"),
         caption=_text(document, "caption"),
-        role=cast("ReferenceRole", document.get("role") or "subject"),
+        role=cast("ReferenceRole", _one_of(document, "role", get_args(ReferenceRole))),
         shots=cast("Any", shots),
     )
+
+
+def _one_of(entries: Mapping[str, object], key: str, words: Sequence[str]) -> str:
+    """Returns the word of a key, by default the first one."""
+    value = entries.get(key) or words[0]
+    if value not in words:
+        raise StoryError(f"{key} is {shown(value)}; it is one of {', '.join(words)}")
+    return cast("str", value)
 
 
 def _text(entries: Mapping[str, object], key: str) -> str:

@@ -70,7 +70,7 @@ def picture_from_bytes(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         raise PictureError("not a picture, or a damaged one; give a PNG, a JPEG or a WebP") from error
 
 
-def fit_picture(picture: UInt8[np.ndarray, "h w 3"], size: PixelSize) -> UInt8[np.ndarray, "h w 3"]:
+def fit_picture(picture: UInt8[np.ndarray, "h w 3"], size: PixelSize) -> UInt8[np.ndarray, "fit_h fit_w 3"]:
     """Returns a picture at a size: cropped around its centre to the proportions, then resized.
 
     A picture whose pixels are blocks of equal ones, such as enlarged pixel art, is reduced to them exactly.

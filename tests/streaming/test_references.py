@@ -29,7 +29,7 @@ def reference(name: str = "scout", level: int = 90, **changes: object) -> Refere
 def encoded(name: str, fill: float, **changes: object) -> EncodedReference:
     shape = (4, LATENT_SIZE.height, LATENT_SIZE.width)
     return EncodedReference(
-        reference=reference(name, caption=f"a {name}", **changes), latent=torch.full(shape, fill)
+        reference=reference(name, caption=f"a {name}", **changes), latent=torch.full(shape, float(fill))
     )
 
 

@@ -257,8 +257,6 @@ def test_what_has_no_meaning_is_refused_and_the_shot_goes_on(pipeline: Streaming
     next(shot)
     with pytest.raises(StoryError, match="caption is empty"):
         session.steer(" ")
-    with pytest.raises(StoryError, match="mode is slowly; it is one of recache, blend, keep"):
-        session.steer("It sleeps.", "slowly")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="cites @nobody"):
         session.steer("@nobody sleeps.")
     next(shot)
