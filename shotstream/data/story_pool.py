@@ -157,7 +157,9 @@ def draw_shots(stories: Sequence[StoryLatents], pool: StoryPool, step: int, samp
         rng = numpy_rng(pool.seed, "shot", step, sample)
         drawn = pairs if pairs and rng.random() < config.pair_share else eligible[index]
         story = drawn[int(rng.integers(len(drawn)))]
-        references = _references(story, index, rng) if rng.random() < config.reference_share else []
+        # Held-out stories have no pictures; neither have those of recipes without references.
+        has_references = bool(story.actor_references) and rng.random() < config.reference_share
+        references = _references(story, index, rng) if has_references else []
         x0.append(story.shots[index].target[:, :length].float())
         figures.append(story.shots[index].figures[:length])
         conditioning, rows = dropped(

@@ -84,10 +84,10 @@ class EvaluationConfig:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
         if self.policy is not None:
             named_policy(self.policy)
-        if self.codec_only and (self.other_captions or self.references):
-            raise ValueError(
-                "codec_only reads no captions and no references; leave out other_captions and references"
-            )
+        if self.codec_only and self.other_captions:
+            raise ValueError("codec_only does not read captions; leave out other_captions")
+        if self.codec_only and self.references:
+            raise ValueError("codec_only does not look at references; leave them out")
 
 
 def evaluate(
