@@ -66,13 +66,13 @@ class Steering:
             StoryError: The caption is empty, or the shot has not begun or has no further chunk.
         """
         with self._lock:
+            steer = Steer(caption=caption, chunk_index=max(self._next_chunk, 1), mode=mode)
             if self._next_chunk == 0:
                 raise ValueError(
                     "the shot has no chunk yet; give it this caption at its start, or steer it later"
                 )
             if self._next_chunk >= self._num_chunks:
                 raise ValueError("the last chunk of this shot is being made; cut to a new shot with it")
-            steer = Steer(caption=caption, chunk_index=self._next_chunk, mode=mode)
             self._steers[steer.chunk_index] = steer
             return steer
 
