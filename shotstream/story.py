@@ -244,6 +244,12 @@ class FittedCaption:
     """Text that was cut from the end of the global caption; empty if all of it fits."""
 
 
+def last_caption(captions: Sequence[ShotCaptions]) -> str:
+    """Returns the last of a film's captions."""
+    own = captions[-1]
+    return own if isinstance(own, str) else own[-1]
+
+
 def compose_caption(global_caption: str, caption: str, shot_index: int, *, style: CaptionStyle) -> str:
     """Returns the text that the model gets for one shot.
 

@@ -102,6 +102,8 @@ def evaluate(
             returns=returns,
             policy=policies[0] if len(policies) == 1 else None,
         )
+        if mode != "recache" and not steering:
+            raise ValueError("--mode says how shots are steered; give --steering too")
         if run is not None and (references or steering):
             raise ValueError("references and steering are scored for a model; export the run, and name it")
 
@@ -113,6 +115,11 @@ def evaluate(
                 raise ValueError(
                     "--steering scores first shots, which have no context; leave out --returns and "
                     "--context-policy"
+                )
+            if references or no_context or other_captions or codec_only or by_shot or steps or shots != 5:
+                raise ValueError(
+                    "--steering steers one shot of each story, as it is; only --stories, --seed, --mode and "
+                    "options of the model can be given with it"
                 )
             from shotstream.evaluation.steering import evaluate_steering
             from shotstream.streaming.loading import load

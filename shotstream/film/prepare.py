@@ -162,8 +162,7 @@ def caption_warnings(story: Story, pipeline: StreamingPipeline, seed: int = 0) -
 
 
 def _picture_warnings(story: Story, pipeline: StreamingPipeline) -> list[str]:
-    encoded = map(pipeline.encode_reference, story.references)
-    return [told for one in encoded if (told := pipeline.judge_reference(one)) is not None]
+    return [told for one in story.references if (told := pipeline.judge_reference(one)) is not None]
 
 
 def reading_warnings(shots: Sequence[Sequence[SettledShot]]) -> list[str]:

@@ -45,7 +45,7 @@ from shotstream.model.positions import (
     join_positions,
     target_positions,
 )
-from shotstream.story import ShotCaptions
+from shotstream.story import ShotCaptions, last_caption
 from shotstream.streaming.context_candidates import ContextPolicy, MatchCandidates, NextShot
 from shotstream.streaming.context_sampling import ContextPlan, ContextSlot, choose_context
 from shotstream.streaming.shot_memory import ShotMemory
@@ -142,11 +142,6 @@ TextFunction = Callable[[Sequence[ShotCaptions]], str]
 """Returns the text for the text encoder from the captions of a film's shots, for the last of these."""
 
 
-def _last(captions: Sequence[ShotCaptions]) -> str:
-    own = captions[-1]
-    return own if isinstance(own, str) else own[-1]
-
-
 def condition_next_shot(
     memories: Sequence[ShotMemory],
     caption: ShotCaptions,
@@ -156,7 +151,7 @@ def condition_next_shot(
     *,
     turn_frame: int = 0,
     references: Sequence[ShotMemory] = (),
-    text_of: TextFunction = _last,
+    text_of: TextFunction = last_caption,
     match: MatchCandidates | None = None,
     rng: np.random.Generator | None = None,
     device: torch.device | str = "cpu",

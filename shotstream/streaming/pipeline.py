@@ -349,18 +349,18 @@ class StreamingPipeline:
             reference=with_picture(reference, picture), latent=self.encode_frames(picture[None])[0]
         )
 
-    def judge_reference(self, encoded: EncodedReference) -> str | None:
+    def judge_reference(self, reference: Reference) -> str | None:
         """Returns a sentence that a reference's picture is not one of the model's world; None if it may be.
 
         Only the theatre's world is known; it is told by its colours.
         """
         if self.family != "theatre":
             return None
-        share = share_in_palette(fitted_picture(encoded.reference, self.config.pixel_size))
+        share = share_in_palette(fitted_picture(reference, self.config.pixel_size))
         if share >= LEAST_SHARE_IN_WORLD:
             return None
         return (
-            f"reference @{encoded.reference.id}: its picture is not one of this model's world, whose colours "
+            f"reference @{reference.id}: its picture is not one of this model's world, whose colours "
             f"{share:.0%} of it has; shots will show what their captions say"
         )
 

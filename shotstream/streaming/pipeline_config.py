@@ -9,7 +9,14 @@ from shotstream.diffusion.schedule import STUDENT_STEPS, FlowSchedule
 from shotstream.geometry import PixelSize
 from shotstream.model.student_rules import StudentRules
 from shotstream.sizes import refuse_sizes
-from shotstream.story import CaptionStyle, FittedCaption, ShotCaptions, compose_caption, fit_caption
+from shotstream.story import (
+    CaptionStyle,
+    FittedCaption,
+    ShotCaptions,
+    compose_caption,
+    fit_caption,
+    last_caption,
+)
 from shotstream.streaming.context_sampling import POLICIES_WITHOUT_CONTEXT, named_policy
 from shotstream.text.text_encoder import TextEncoder
 from shotstream.theatre.caption_encoder import CaptionEncoder
@@ -110,12 +117,6 @@ def read_and_settled(global_caption: str, captions: Sequence[ShotCaptions], seed
     for index in range(1, len(own)):
         shown = steered(shown, read_shot(own[index], global_caption, (*told, *own[:index])))
     return shown
-
-
-def last_caption(captions: Sequence[ShotCaptions]) -> str:
-    """Returns the last of a film's captions."""
-    own = captions[-1]
-    return own if isinstance(own, str) else own[-1]
 
 
 def fitted_family_caption(

@@ -298,7 +298,7 @@ class StorySession:
             encoded = reference
         else:
             encoded = self._pipeline.encode_reference(reference)
-            if not self._quiet and (told := self._pipeline.judge_reference(encoded)):
+            if not self._quiet and (told := self._pipeline.judge_reference(encoded.reference)):
                 warnings.warn(told, ReferenceWarning, stacklevel=3)
         name = encoded.reference.id
         if any(one.reference.id == name for one in self._references):

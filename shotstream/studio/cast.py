@@ -97,7 +97,7 @@ def picture_id_of(image: str) -> str:
 def judged_picture(image: str, pipeline: StreamingPipeline) -> StoredPicture:
     """Returns the record of a picture, a data URI at the model's size, with what the model says of it."""
     encoded = pipeline.encode_reference(Reference(id="picture", image=image, caption="a picture"))
-    told = pipeline.judge_reference(encoded)
+    told = pipeline.judge_reference(encoded.reference)
     return StoredPicture(
         picture_id=picture_id_of(image),
         num_bytes=len(image),

@@ -211,6 +211,9 @@ def test_bad_stories_are_bad_input(
         (("evaluate", "--context-policy", "latest"), "unknown context policy 'latest'; known: keys, prompt"),
         (("evaluate", "--no-context", "--context-policy", "keys"), "there is nothing to choose"),
         (("evaluate", "--codec-only", "--context-policy", "keys"), "codec_only generates nothing"),
+        (("evaluate", "--steering", "--references"), "--steering steers one shot of each story"),
+        (("evaluate", "--steering", "--shots", "9"), "--steering steers one shot of each story"),
+        (("evaluate", "--mode", "blend"), "--mode says how shots are steered; give --steering too"),
         (
             ("evaluate", "--context-policy", "keys", "--context-policy", "prompt", "--no-context"),
             "several policies are compared on a model with context",
