@@ -204,7 +204,8 @@ class StorySession:
             seed: New seed; None: unchanged if another argument is given, else the next seed is derived.
             num_chunks: New length in chunks; None: unchanged.
             steps: New number of denoising steps; None: unchanged.
-            then: New captions while it runs; None: unchanged, or none if its caption or length is new.
+            then: New captions while it runs; None: unchanged, as far as it lasts, or none if its caption is
+                new.
 
         Raises:
             ValueError: There is no such shot, or as in `shot`.
@@ -223,17 +224,23 @@ class StorySession:
         self._end_open_shot()
         shot_index = self._existing(shot_index)
         old = self._takes[shot_index]
+        length = old.num_chunks if num_chunks is None else num_chunks
+        if then is None:
+            kept = old.then if caption is None else ()
+            switches: Sequence[Steer] = [steer for steer in kept if steer.chunk_index < length]
+        else:
+            switches = then
         if seed is None:
             changed = (caption, num_chunks, steps, then) != (None, None, None, None)
             seed = old.seed if changed else derive_seed(old.seed, "retake")
         return self._start(
             self._request(
                 old.caption if caption is None else caption,
-                old.num_chunks if num_chunks is None else num_chunks,
+                length,
                 seed,
                 old.num_steps if steps is None else steps,
                 shot_index,
-                (old.then if caption is None and num_chunks is None else ()) if then is None else then,
+                switches,
             )
         )
 

@@ -243,6 +243,8 @@ def test_a_retake_keeps_the_switches_of_its_take(pipeline: StreamingPipeline) ->
     frames, steer = steered(session)
     again = np.concatenate([chunk.frames for chunk in session.retake(0, seed=session.shots[0].seed)])
     assert np.array_equal(frames, again) and session.shots[0].then == (steer,)
+    list(session.retake(0, num_chunks=steer.chunk_index + 1))
+    assert session.shots[0].then == (steer,), "a shorter take has those that it lasts for"
     list(session.retake(0, caption="The red fox jumps."))
     assert session.shots[0].then == ()
 
